@@ -1,0 +1,38 @@
+"""Attentional-Biased SGD for JAX and Optax.
+
+Weights every example of a mini-batch by `exp(loss / λ)` over a moving average of that
+quantity, at the price of plain SGD: λ > 0 for imbalanced data, λ < 0 for noisy labels.
+"""
+
+from absgd_jax import losses
+from absgd_jax._alias import abadam, absgd
+from absgd_jax._gradient import (
+    attentional_weights,
+    tilted_loss,
+    tilted_value_and_grad,
+)
+from absgd_jax._schedules import two_stage
+from absgd_jax._transform import (
+    AttentionState,
+    attention_state,
+    attentional_aggregate,
+    normalizer,
+    scale_by_attention,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionState",
+    "abadam",
+    "absgd",
+    "attention_state",
+    "attentional_aggregate",
+    "attentional_weights",
+    "losses",
+    "normalizer",
+    "scale_by_attention",
+    "tilted_loss",
+    "tilted_value_and_grad",
+    "two_stage",
+]
