@@ -240,7 +240,10 @@ def bound_losses(
     sorted_losses, v = all_losses[order], v[order]
     V = jnp.sum(v)
     top = sorted_losses[0]
-    exponents = jnp.where(v > 0, (sorted_losses - top) / lam, -jnp.inf)  # at most 0
+    # Logarithms that overflow stay finite, or the bound would be as infinite as they.
+    biggest = jnp.finfo(losses.dtype).max / 4
+    above_top = lambda x: jnp.clip((x - top) / lam, -biggest, biggest)
+    exponents = jnp.where(v > 0, above_top(sorted_losses), -jnp.inf)  # at most 0
     _, corrected = _bias_correction(log_discount, gamma)
 
     # Numerator (its logarithm) and denominator for k = 0, 1, ... all limited examples.
@@ -250,7 +253,7 @@ def bound_losses(
     V_k = jnp.append(jnp.cumsum(v) - v, V)
     old = jnp.where(
         corrected < 1.0,
-        jnp.log1p(-corrected) + (tilted_loss - top) / lam,
+        jnp.log1p(-corrected) + above_top(tilted_loss),
         -jnp.inf,
     )
     numerator = jnp.logaddexp(old, jnp.log(corrected) + rest - jnp.log(V))

@@ -1,0 +1,95 @@
+"""A small training problem, and ABSGD on it by each of the three routes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import absgd_jax
+
+FEATURES, CLASSES, BATCH = 5, 3, 16
+ROUTES = ("pullback", "dense", "value")
+
+
+def batches(steps, seed=0, batch=BATCH):
+    """x [steps, batch, features], labels [steps, batch], weights [steps, batch]."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(steps, batch, FEATURES))
+    labels = (x[..., :CLASSES] + rng.gumbel(size=(steps, batch, CLASSES))).argmax(-1)
+    return x, labels, rng.uniform(0.5, 2.0, size=(steps, batch))
+
+
+def initial_params():
+    return {"w": np.random.default_rng(1).normal(size=(FEATURES, CLASSES)) / 3}
+
+
+def per_example_losses(params, x, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(x @ params["w"], labels)
+
+
+def one_loss(params, x, label):
+    return per_example_losses(params, x[None], label[None])[0]
+
+
+def route_step(route, optimizer, params, state, x, labels, **weights):
+    """One step by a route; `optimizer` makes the transform for that route."""
+    if route == "value":
+        lam = absgd_jax.attention_state(state).lam
+        value, grads = jax.value_and_grad(
+            lambda p: absgd_jax.tilted_loss(
+                per_example_losses(p, x, labels), lam, **weights
+            )
+        )(params)
+        updates, state = optimizer.update(grads, state, params, value=value)
+    else:
+        losses_of = functools.partial(per_example_losses, x=x, labels=labels)
+        losses, per_example = jax.vjp(losses_of, params)
+        if route == "dense":
+            per_example = jax.vmap(jax.grad(one_loss), (None, 0, 0))(params, x, labels)
+        updates, state = optimizer.update(
+            per_example, state, params, losses=losses, **weights
+        )
+    return optax.apply_updates(params, updates), state, updates
+
+
+def transform(route, lam, gamma, **kwargs):
+    """The attention transform that fits the route."""
+    make = (
+        absgd_jax.scale_by_attention
+        if route == "value"
+        else absgd_jax.attentional_aggregate
+    )
+    return make(lam, gamma, **kwargs)
+
+
+@functools.partial(jax.jit, static_argnames=("route", "init_s"))
+def train(route, lam, gamma, data, params, init_s, eta=1e-3, beta=0.9, alpha=1e-3):
+    """Trains over all batches in one program; parameters after every step."""
+    optimizer = optax.chain(
+        transform(route, lam, gamma, init_s=init_s),
+        optax.add_decayed_weights(alpha),
+        optax.sgd(eta, momentum=beta),
+    )
+
+    def body(carry, batch):
+        params, state = carry
+        x, labels, v = batch
+        params, state, _ = route_step(
+            route, optimizer, params, state, x, labels, sample_weights=v
+        )
+        return (params, state), params
+
+    _, history = jax.lax.scan(body, (params, optimizer.init(params)), data)
+    return history
+
+
+def as_dtype(tree, dtype):
+    """Floating leaves in a dtype, integers left alone."""
+    return jax.tree.map(
+        lambda a: jnp.asarray(
+            a, dtype if np.issubdtype(a.dtype, np.floating) else None
+        ),
+        tree,
+    )

@@ -1,0 +1,173 @@
+"""ABSGD is Eq. (2), ABAdam Eq. (9); AB-AdaGrad and AB-RMSProp are one-line chains."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import absgd_jax
+from tests import oracle, problems
+
+LAM, GAMMA, ETA = 0.6, 0.3, 0.02
+STEPS = 60
+data = problems.batches(STEPS)
+w_0 = problems.initial_params()["w"]
+
+
+def trained(optimizer):
+    """Parameters after each step, in float64."""
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray(w_0)}
+        state = optimizer.init(params)
+        step = jax.jit(
+            lambda p, s, x, y, v: problems.route_step(
+                "pullback", optimizer, p, s, x, y, sample_weights=v
+            )[:2]
+        )
+        history = []
+        for batch in zip(*data, strict=True):
+            params, state = step(params, state, *batch)
+            history.append(np.asarray(params["w"]))
+        return np.stack(history)
+
+
+def directions(w):
+    """Algorithm 1's weighted gradient at each batch, and a slot for the next w."""
+    s = 0.0
+    for x, labels, v in zip(*data, strict=True):
+        losses, gradients = oracle.softmax_regression(w, x, labels)
+        exponentials = np.exp(losses / LAM)
+        s = (1 - GAMMA) * s + GAMMA * np.average(exponentials, weights=v)
+        p = exponentials / s
+        w = yield ((v * p)[:, None, None] * gradients).sum(axis=0) / v.sum()
+
+
+def reference(step, *slots):
+    """Runs `step(G, w, *slots) -> w, *slots` along the oracle's directions."""
+    w, history = w_0, []
+    stream = directions(w)
+    G = next(stream)
+    for t in range(STEPS):
+        w, *slots = step(t + 1, G, w, *slots)
+        history.append(w)
+        if t + 1 < STEPS:
+            G = stream.send(w)
+    return np.stack(history)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_absgd_is_equation_2(beta):
+    """w_{t+1} = w_t − η (G_t + α w_t) + β (w_t − w_{t−1}): decay is not weighted."""
+    alpha = 0.1
+
+    def step(_, G, w, previous):
+        return w - ETA * (G + alpha * w) + beta * (w - previous), w
+
+    got = trained(absgd_jax.absgd(ETA, LAM, GAMMA, momentum=beta, weight_decay=alpha))
+    np.testing.assert_allclose(got, reference(step, w_0), atol=1e-12)
+
+
+def test_absgd_without_momentum_and_with_nesterov():
+    plain = trained(absgd_jax.absgd(ETA, LAM, GAMMA, momentum=None))
+    np.testing.assert_array_equal(
+        plain, trained(absgd_jax.absgd(ETA, LAM, GAMMA, momentum=0.0))
+    )
+
+    def nesterov(_, G, w, velocity):
+        velocity = 0.9 * velocity + G
+        return w - ETA * (G + 0.9 * velocity), velocity
+
+    got = trained(absgd_jax.absgd(ETA, LAM, GAMMA, nesterov=True))
+    np.testing.assert_allclose(got, reference(nesterov, 0 * w_0), atol=1e-12)
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_abadam_is_equation_9(bias_correction):
+    """v / (√u + G_0) + α w with decoupled decay; as printed without bias correction."""
+    b1, b2, eps, alpha = 0.8, 0.95, 1e-3, 0.1
+
+    def step(t, G, w, v, u):
+        v, u = b1 * v + (1 - b1) * G, b2 * u + (1 - b2) * G**2
+        v_hat, u_hat = (v / (1 - b1**t), u / (1 - b2**t)) if bias_correction else (v, u)
+        return w - ETA * (v_hat / (np.sqrt(u_hat) + eps) + alpha * w), v, u
+
+    got = trained(
+        absgd_jax.abadam(
+            ETA,
+            LAM,
+            GAMMA,
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            weight_decay=alpha,
+            bias_correction=bias_correction,
+        )
+    )
+    np.testing.assert_allclose(got, reference(step, 0 * w_0, 0 * w_0), atol=1e-12)
+
+
+def test_ab_adagrad_is_a_one_line_chain():
+    optimizer = optax.chain(
+        absgd_jax.attentional_aggregate(LAM, GAMMA), optax.adagrad(ETA)
+    )
+
+    def step(_, G, w, total):
+        total = total + G**2
+        return w - ETA * G / np.sqrt(total + 1e-7), total
+
+    expected = reference(step, np.full_like(w_0, 0.1))
+    np.testing.assert_allclose(trained(optimizer), expected, atol=1e-12)
+
+
+def test_ab_rmsprop_is_a_one_line_chain():
+    optimizer = optax.chain(
+        absgd_jax.attentional_aggregate(LAM, GAMMA), optax.rmsprop(ETA, decay=0.9)
+    )
+
+    def step(_, G, w, u):
+        u = 0.9 * u + 0.1 * G**2
+        return w - ETA * G / np.sqrt(u + 1e-8), u
+
+    np.testing.assert_allclose(trained(optimizer), reference(step, 0 * w_0), atol=1e-12)
+
+
+def test_learning_rate_and_decay_may_follow_schedules():
+    schedule = optax.piecewise_constant_schedule(ETA, {30: 0.1})
+    got = trained(absgd_jax.absgd(schedule, LAM, GAMMA, weight_decay=1e-2))
+    constant = trained(absgd_jax.absgd(ETA, LAM, GAMMA, weight_decay=1e-2))
+    np.testing.assert_array_equal(got[:30], constant[:30])
+    assert (
+        np.abs(np.diff(got[45:], axis=0)).max()
+        < 0.2 * np.abs(np.diff(constant[45:], axis=0)).max()
+    )
+
+
+@pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])
+def test_aliases_pass_their_arguments_on(make):
+    with pytest.raises(ValueError, match="lam must be nonzero"):
+        make(0.1, 0.0)
+    with pytest.raises(ValueError, match="gamma must lie"):
+        make(0.1, 1.0, 2.0)
+    with pytest.raises(ValueError, match="max_weight must be positive"):
+        make(0.1, 1.0, max_weight=-1.0)
+    with pytest.raises(ValueError, match="init_s must be"):
+        make(0.1, 1.0, init_s=-1.0)
+    # Without decay no parameters are needed, as in Optax's own aliases.
+    tx = make(0.1, 1.0, init_s=None)
+    gradients = {"w": jnp.ones((4, 2))}
+    updates, _ = tx.update(gradients, tx.init({"w": jnp.ones(2)}), losses=jnp.ones(4))
+    chex.assert_shape(updates["w"], (2,))
+
+
+def test_two_stage_switches_at_its_step():
+    schedule = absgd_jax.two_stage(-2.0, 3, first=10.0)
+    lams = [float(schedule(step)) for step in range(5)]
+    assert lams == [10.0, 10.0, 10.0, -2.0, -2.0]
+    assert float(jax.jit(schedule)(jnp.int32(3))) == -2.0
+    with pytest.raises(ValueError, match="switch_step must not be negative, got -1"):
+        absgd_jax.two_stage(1.0, -1)
+    for lams in ((0.0, 1.0), (1.0, np.nan)):
+        with pytest.raises(ValueError, match="lam must be nonzero"):
+            absgd_jax.two_stage(lams[0], 1, first=lams[1])

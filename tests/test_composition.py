@@ -1,0 +1,333 @@
+"""ABSGD inside what users have: Optax's combinators, Flax NNX and Flax Linen."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from flax.training import train_state
+
+import absgd_jax
+from tests import problems
+from tests.problems import ROUTES, route_step, transform
+
+x, labels, _ = problems.as_dtype(tuple(a[0] for a in problems.batches(1)), jnp.float32)
+params = {
+    "w": problems.as_dtype(problems.initial_params()["w"], jnp.float32),
+    "b": jnp.zeros(problems.CLASSES),
+}
+
+
+def losses_of(params, x=x, labels=labels):
+    logits = x @ params["w"] + params["b"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def step(tx, params, state, **extra):
+    """A step by pullback."""
+    losses, pullback = jax.vjp(losses_of, params)
+    updates, state = tx.update(pullback, state, params, losses=losses, **extra)
+    return optax.apply_updates(params, updates), state
+
+
+def trained(tx, steps=5):
+    w, state = params, tx.init(params)
+    jitted = jax.jit(functools.partial(step, tx))
+    for _ in range(steps):
+        w, state = jitted(w, state)
+    return w, state
+
+
+reference = absgd_jax.absgd(0.1, 0.7, 0.3)
+
+
+# Optax.
+
+
+def test_chain_and_named_chain_are_the_alias():
+    parts = absgd_jax.attentional_aggregate(0.7, 0.3), optax.sgd(0.1, momentum=0.9)
+    expected, _ = trained(reference)
+    chex.assert_trees_all_close(trained(optax.chain(*parts))[0], expected)
+    named = optax.named_chain(*zip(("attention", "sgd"), parts, strict=True))
+    w, state = trained(named)
+    chex.assert_trees_all_close(w, expected)
+    assert state["attention"].count == 5
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_inject_hyperparams_and_changing_them_by_hand(route):
+    """Every number is injected; a changed λ is followed (one step on by `value`)."""
+    make = {
+        "value": absgd_jax.scale_by_attention,
+        "pullback": absgd_jax.attentional_aggregate,
+        "dense": absgd_jax.attentional_aggregate,
+    }[route]
+    small = {"w": params["w"]}
+    injected = optax.inject_hyperparams(make)(lam=0.7, gamma=0.3)
+    plain = transform(route, 0.7, 0.3)
+    state, plain_state = injected.init(small), plain.init(small)
+    for _ in range(3):
+        _, state, updates = route_step(route, injected, small, state, x, labels)
+        _, plain_state, expected = route_step(
+            route, plain, small, plain_state, x, labels
+        )
+        chex.assert_trees_all_close(updates, expected)
+
+    state.hyperparams["lam"] = jnp.float32(2.0)
+    plain = transform(route, 2.0, 0.3)
+    if route == "value":
+        _, state, _ = route_step(route, injected, small, state, x, labels)
+        _, plain_state, _ = route_step(route, plain, small, plain_state, x, labels)
+        assert absgd_jax.attention_state(state).lam == 2.0
+    _, _, updates = route_step(route, injected, small, state, x, labels)
+    _, _, expected = route_step(route, plain, small, plain_state, x, labels)
+    chex.assert_trees_all_close(updates, expected)
+
+
+def test_inject_hyperparams_takes_schedules_and_all_of_the_alias():
+    schedule = absgd_jax.two_stage(0.7, 2)
+    injected = optax.inject_hyperparams(absgd_jax.absgd)(
+        learning_rate=0.1, lam=schedule, gamma=0.3, max_weight=4.0, weight_decay=1e-3
+    )
+    plain = absgd_jax.absgd(0.1, schedule, 0.3, max_weight=4.0, weight_decay=1e-3)
+    w, state = trained(injected)
+    chex.assert_trees_all_close(w, trained(plain)[0], rtol=1e-6)
+    assert float(state.hyperparams["lam"]) == pytest.approx(0.7)
+    abadam = optax.inject_hyperparams(absgd_jax.abadam)(1e-2, lam=0.7)
+    expected = trained(absgd_jax.abadam(1e-2, 0.7))[0]
+    chex.assert_trees_all_close(trained(abadam)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("route", ["pullback", "value"])
+def test_freezing_after_aggregation(route):
+    """Partition and mask the aggregated gradient, not the per-example ones."""
+    attention = transform(route, 0.7, 0.3)
+    labelled = {"w": "train", "b": "freeze"}
+    partitioned = optax.chain(
+        attention,
+        optax.partition(
+            {"train": optax.sgd(0.1, momentum=0.9), "freeze": optax.set_to_zero()},
+            labelled,
+        ),
+    )
+    masked = optax.chain(
+        attention,
+        optax.sgd(0.1, momentum=0.9),
+        optax.masked(optax.set_to_zero(), {"w": False, "b": True}),
+    )
+
+    def train(tx):
+        w, state = params, tx.init(params)
+        for _ in range(3):
+            if route == "pullback":
+                w, state = step(tx, w, state)
+                continue
+            value, grads = jax.value_and_grad(
+                lambda p: absgd_jax.tilted_loss(losses_of(p), 0.7)
+            )(w)
+            updates, state = tx.update(grads, state, w, value=value)
+            w = optax.apply_updates(w, updates)
+        return w
+
+    by_partition, by_mask = train(partitioned), train(masked)
+    chex.assert_trees_all_close(by_partition, by_mask)
+    chex.assert_trees_all_equal(by_partition["b"], params["b"])
+    assert not np.allclose(by_partition["w"], params["w"])
+
+
+def test_apply_if_finite_around_the_rest_of_the_chain():
+    guarded = optax.chain(
+        absgd_jax.attentional_aggregate(0.7, 0.3),
+        optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3),
+    )
+    chex.assert_trees_all_close(trained(guarded)[0], trained(reference)[0])
+
+
+def test_tree_get_set_and_map_params():
+    optimizer = absgd_jax.absgd(0.1, absgd_jax.two_stage(0.7, 2), 0.3)
+    _, state = trained(optimizer)
+    assert int(optax.tree.get(state, "count", filtering=in_attention)) == 5
+    assert float(optax.tree.get(state, "lam")) == pytest.approx(0.7)
+    F = float(optax.tree.get(state, "tilted_loss"))
+    assert 0 < F < 5
+
+    rewound = optax.tree.set(state, in_attention, count=jnp.int32(0))
+    assert int(absgd_jax.attention_state(rewound).count) == 0
+    moved = optax.tree.set(state, tilted_loss=jnp.float32(F + 1))
+    assert float(absgd_jax.attention_state(moved).tilted_loss) == pytest.approx(F + 1)
+
+    doubled = optax.tree.map_params(optimizer, lambda p: 2 * p, state)
+    chex.assert_trees_all_equal(
+        absgd_jax.attention_state(doubled), absgd_jax.attention_state(state)
+    )
+    trace, expected = (optax.tree.get(s, "trace") for s in (doubled, state))
+    chex.assert_trees_all_equal(trace, jax.tree.map(lambda t: 2 * t, expected))
+
+
+def in_attention(path, _):
+    return any("AttentionState" in str(key) for key in path)
+
+
+# What cannot be right says what to do.
+
+
+@pytest.mark.parametrize("form", ["pullback", "dense"])
+def test_masking_before_aggregation_is_refused(form):
+    """Dense leaves that the mask leaves over would keep their batch axis."""
+    inner = absgd_jax.attentional_aggregate(0.7)
+    losses, per_example = jax.vjp(losses_of, params)
+    if form == "dense":
+        per_example = jax.jacrev(losses_of)(params)
+    for tx in (
+        optax.masked(inner, {"w": True, "b": False}),
+        optax.partition({"a": inner, "b": optax.set_to_zero()}, {"w": "a", "b": "b"}),
+    ):
+        with pytest.raises(ValueError, match=r"Mask after aggregating|structure"):
+            tx.update(per_example, tx.init(params), params, losses=losses)
+    # The message of the dangerous form is ours, and says what to write.
+    if form == "dense":
+        tx = optax.masked(inner, {"w": True, "b": False})
+        with pytest.raises(ValueError, match=r"chain\(attentional_aggregate\("):
+            tx.update(per_example, tx.init(params), params, losses=losses)
+
+
+def test_wrappers_that_keep_gradients_cannot_hold_an_aggregation():
+    """They return or store something of a gradient's shape: none of them runs."""
+    losses, per_example = losses_of(params), jax.jacrev(losses_of)(params)
+    guarded = optax.apply_if_finite(reference, 3)  # belongs after the aggregation
+    with pytest.raises(TypeError, match="cond"):
+        guarded.update(per_example, guarded.init(params), params, losses=losses)
+    # Averages gradients; tilted_value_and_grad(microbatch_size=) is what is wanted.
+    several = optax.MultiSteps(reference, 2)
+    with pytest.raises(ValueError, match="takes one gradient per loss"):
+        several.update(per_example, several.init(params), params, losses=losses)
+
+
+def test_a_callable_tree_of_arrays_is_not_taken_for_a_pullback():
+    """As the gradients of an Equinox module, which may be called like the module."""
+
+    @chex.dataclass(frozen=True, mappable_dataclass=False)
+    class Module:
+        w: jax.Array
+
+        def __call__(self, inputs):
+            raise AssertionError("a gradient was called")
+
+    dense = Module(w=jnp.arange(8.0).reshape(4, 2))
+    module = Module(w=jnp.zeros(2))
+    tx = absgd_jax.attentional_aggregate(jnp.inf, init_s=None)
+    updates, _ = tx.update(dense, tx.init(module), module, losses=jnp.ones(4))
+    chex.assert_trees_all_close(updates.w, dense.w.mean(axis=0))
+
+
+# Flax NNX.
+
+
+class Network(nnx.Module):
+    """A network whose BatchNorm couples the examples of a batch."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(problems.FEATURES, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.head = nnx.Linear(8, problems.CLASSES, rngs=rngs)
+
+    def __call__(self, inputs):
+        return self.head(nnx.relu(self.norm(self.hidden(inputs))))
+
+
+def network_losses(model):
+    return absgd_jax.losses.softmax_cross_entropy(model(x), labels)
+
+
+def test_nnx_optimizer_takes_the_value():
+    model = Network(nnx.Rngs(0))
+    tx = optax.chain(absgd_jax.scale_by_attention(0.7, 0.3), optax.sgd(0.1))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def train_step(model, optimizer):
+        lam = absgd_jax.attention_state(optimizer.opt_state).lam
+        value, grads = nnx.value_and_grad(
+            lambda m: absgd_jax.tilted_loss(network_losses(m), lam)
+        )(model)
+        optimizer.update(model, grads, value=value)
+        return value
+
+    values = [float(train_step(model, optimizer)) for _ in range(30)]
+    assert values[-1] < 0.6 * values[0]
+    state = absgd_jax.attention_state(optimizer.opt_state)
+    assert int(state.count) == 30
+    assert float(state.tilted_loss) == pytest.approx(np.mean(values[-3:]), rel=0.1)
+
+
+def test_nnx_pullback_is_exact_under_batchnorm():
+    """Both routes differentiate the coupled batch; vmap cannot even run it."""
+    graph, start, statistics = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
+
+    def losses_of(params):
+        model = nnx.merge(graph, params, statistics, copy=True)
+        losses = network_losses(model)
+        return losses, nnx.state(model, nnx.BatchStat)
+
+    tx = absgd_jax.attentional_aggregate(0.7, 0.3)
+    losses, pullback, moments = jax.vjp(losses_of, start, has_aux=True)
+    updates, _ = tx.update(pullback, tx.init(start), start, losses=losses)
+
+    rescale = absgd_jax.scale_by_attention(0.7, 0.3)
+    value, grads = jax.value_and_grad(
+        lambda p: absgd_jax.tilted_loss(losses_of(p)[0], 0.7)
+    )(start)
+    expected, _ = rescale.update(grads, rescale.init(start), start, value=value)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
+    before = jax.tree.leaves(
+        nnx.state(nnx.merge(graph, start, statistics), nnx.BatchStat)
+    )
+    assert not np.allclose(jax.tree.leaves(moments)[0], before[0])
+
+
+# Flax Linen.
+
+
+class AttentiveState(train_state.TrainState):
+    """A TrainState whose step takes per-example gradients."""
+
+    def apply_gradients(self, *, grads, losses, **kwargs):
+        updates, opt_state = self.tx.update(
+            grads, self.opt_state, self.params, losses=losses
+        )
+        return self.replace(
+            step=self.step + 1,
+            params=optax.apply_updates(self.params, updates),
+            opt_state=opt_state,
+            **kwargs,
+        )
+
+
+def test_linen_train_state():
+    model = linen.Dense(problems.CLASSES)
+    variables = model.init(jax.random.key(0), x)
+    state = AttentiveState.create(
+        apply_fn=model.apply, params=variables["params"], tx=absgd_jax.absgd(0.1, 0.7)
+    )
+
+    @jax.jit
+    def train_step(state):
+        def losses_of(p):
+            logits = state.apply_fn({"params": p}, x)
+            return absgd_jax.losses.softmax_cross_entropy(logits, labels)
+
+        losses, pullback = jax.vjp(losses_of, state.params)
+        return state.apply_gradients(grads=pullback, losses=losses), losses
+
+    first = None
+    for _ in range(20):
+        state, losses = train_step(state)
+        first = losses.max() if first is None else first
+    assert losses.max() < first
+    assert (
+        int(state.step) == 20 == int(absgd_jax.attention_state(state.opt_state).count)
+    )

@@ -1,0 +1,491 @@
+"""The transforms: Algorithm 1, three routes, eight guarantees, every refusal."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import absgd_jax
+from tests import oracle, problems
+from tests.problems import ROUTES, per_example_losses, route_step, transform
+
+LAMS = (0.05, 1.0, 10.0, np.inf, -0.5, -np.inf)
+GAMMAS = (0.1, 0.5, 1.0)
+X, LABELS, V = problems.batches(1)
+x, labels, v = problems.as_dtype((X[0], LABELS[0], V[0]), jnp.float32)
+params = problems.as_dtype(problems.initial_params(), jnp.float32)
+
+
+def update(route, *, lam=1.0, gamma=0.5, losses_of=per_example_losses, **kwargs):
+    """One update from the initial state."""
+    weights = {k: kwargs.pop(k) for k in ("where", "sample_weights") if k in kwargs}
+    tx = transform(route, lam, gamma, **kwargs)
+    _, state, updates = route_step(
+        route, tx, params, tx.init(params), x, labels, **weights
+    )
+    return updates, state
+
+
+# Guarantee 1: Algorithm 1, for hundreds of steps.
+
+
+@pytest.mark.parametrize("init_s", [0.0, 1.0, 1e3, None])
+@pytest.mark.parametrize("route", ROUTES)
+def test_training_equals_algorithm_1_in_numpy(route, init_s):
+    data = problems.batches(300)
+    w = problems.initial_params()["w"]
+    with jax.enable_x64(True):
+        for lam in LAMS:
+            for gamma in GAMMAS:
+                expected = oracle.algorithm1(
+                    w, zip(*data, strict=True), lam, gamma, eta=1e-3, alpha=1e-3,
+                    beta=0.9, init_s=init_s or 0.0, corrected=init_s is None,
+                )  # fmt: skip
+                expected = np.stack([w_t for w_t, _ in expected])
+                got = problems.train(route, lam, gamma, data, {"w": w}, init_s)["w"]
+                assert got.dtype == jnp.float64
+                np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
+
+
+# The three routes are one.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.float64, 1e-12)]
+)
+def test_three_routes_agree_step_by_step(dtype, tolerance):
+    """Over 300 steps; in float32 each step starts all routes from the same point."""
+    with jax.enable_x64(dtype == jnp.float64):
+        data = problems.as_dtype(problems.batches(300), dtype)
+        start = problems.as_dtype(problems.initial_params(), dtype)
+        for lam in LAMS:
+            for gamma in GAMMAS:
+                first, *others = (
+                    problems.train(route, lam, gamma, data, start, 0.0)["w"]
+                    for route in ROUTES
+                )
+                for other in others:
+                    scale = np.abs(first).max()
+                    np.testing.assert_allclose(other, first, atol=tolerance * scale)
+
+
+# Guarantee 2: λ = ±∞ is plain SGD.
+
+
+@pytest.mark.parametrize("lam", [np.inf, -np.inf])
+@pytest.mark.parametrize("route", ROUTES)
+def test_infinite_lam_is_plain_sgd(route, lam):
+    expected = jax.grad(lambda p: per_example_losses(p, x, labels).mean())(params)
+    updates, state = update(route, lam=lam, init_s=None)
+    tolerance = 1e-7 if route == "dense" else 0  # the dense sum is in another order
+    chex.assert_trees_all_close(updates, expected, rtol=0, atol=tolerance)
+    mean = per_example_losses(params, x, labels).mean()
+    assert float(state.tilted_loss) == pytest.approx(float(mean), rel=1e-6)
+
+
+# Guarantee 3: finite for every finite loss and every λ, in every precision.
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("lam", [1.2e-38, -1.2e-38, 1e-3, 0.1, -1.0, 1e8, np.inf])
+@pytest.mark.parametrize("kwargs", [{}, {"init_s": None}, {"max_weight": 5.0}])
+def test_updates_stay_finite_and_keep_their_dtype(dtype, lam, kwargs):
+    tx = absgd_jax.attentional_aggregate(lam, 0.01, **kwargs)
+    biggest = float(jnp.finfo(dtype).max)
+    gradients = {"w": jnp.ones((4, 3), dtype), "b": jnp.ones((4,), jnp.float32)}
+    weights = jax.tree.map(lambda g: g[0], gradients)
+    state = tx.init(weights)
+    for values in ([0, 1, 2, 3], [biggest, -biggest, 0, 1], [0, 0, 0, 0]):
+        losses = jnp.asarray(values, dtype)
+        updates, state = tx.update(gradients, state, weights, losses=losses)
+        chex.assert_tree_all_finite(updates)
+        assert jnp.isfinite(state.tilted_loss)
+        assert state.tilted_loss.dtype == state.lam.dtype == jnp.float32
+        chex.assert_trees_all_equal_dtypes(updates, weights)
+        _, pullback = jax.vjp(
+            lambda w, losses=losses: losses + w["w"].sum() * 0, weights
+        )
+        chex.assert_tree_all_finite(
+            tx.update(pullback, state, weights, losses=losses)[0]
+        )
+
+
+# Guarantee 4: order, constants, padding.
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_order_of_examples_is_immaterial(route):
+    tx = transform(route, 0.5, 0.5)
+    order = np.random.default_rng(0).permutation(problems.BATCH)
+    straight = route_step(route, tx, params, tx.init(params), x, labels)
+    shuffled = route_step(route, tx, params, tx.init(params), x[order], labels[order])
+    chex.assert_trees_all_close(shuffled, straight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("constant", [-3.0, 1e3])
+@pytest.mark.parametrize("lam", [0.5, -2.0])
+def test_a_constant_in_every_loss_changes_no_weight(constant, lam):
+    tx = absgd_jax.attentional_aggregate(lam, 0.3, init_s=None)
+    plain = shifted = tx.init(params)
+    for seed in range(3):
+        batch = problems.as_dtype(problems.batches(1, seed), jnp.float32)
+        losses, pullback = jax.vjp(
+            lambda p, b=batch: per_example_losses(p, b[0][0], b[1][0]), params
+        )
+        a, plain = tx.update(pullback, plain, params, losses=losses)
+        b, shifted = tx.update(pullback, shifted, params, losses=losses + constant)
+        chex.assert_trees_all_close(a, b, atol=1e-4 if constant > 100 else 1e-6)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("kwargs", [{}, {"init_s": None}])
+def test_padding_under_where_is_as_if_it_were_not_there(route, kwargs):
+    mask = jnp.arange(problems.BATCH) < 11
+    tx = transform(route, 0.5, 0.5, **kwargs)
+    # What stands in the padding must not matter, finite or not.
+    garbage = x.at[11:].set(1e4)
+    padded = route_step(route, tx, params, tx.init(params), garbage, labels, where=mask)
+    alone = route_step(route, tx, params, tx.init(params), x[:11], labels[:11])
+    chex.assert_trees_all_close(padded, alone, rtol=1e-5, atol=1e-7)
+
+
+def test_padding_may_have_gradients_that_are_not_finite():
+    gradients = {"w": jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf]])}
+    losses = jnp.array([1.0, jnp.nan])
+    tx = absgd_jax.attentional_aggregate(1.0, init_s=None)
+    weights = {"w": jnp.zeros(2)}
+    for absent in (
+        {"where": jnp.array([True, False])},
+        {"sample_weights": jnp.array([1.0, 0.0])},
+    ):
+        updates, _ = tx.update(
+            gradients, tx.init(weights), weights, losses=losses, **absent
+        )
+        chex.assert_trees_all_close(updates, {"w": jnp.array([1.0, 2.0])})
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_batch_of_padding_alone_does_nothing(route):
+    nobody = jnp.zeros(problems.BATCH, bool)
+    tx = transform(route, 1.0, 0.5)
+    _, before, _ = route_step(route, tx, params, tx.init(params), x, labels)
+    _, after, updates = route_step(route, tx, params, before, x, labels, where=nobody)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
+    assert after == before._replace(count=jnp.int32(2))
+
+
+def test_sample_weights_count_examples_as_often():
+    tx = absgd_jax.attentional_aggregate(0.5)
+    twice = jnp.concatenate([jnp.arange(problems.BATCH), jnp.arange(4)])
+    repeated = route_step(
+        "pullback", tx, params, tx.init(params), x[twice], labels[twice]
+    )
+    weights = jnp.where(jnp.arange(problems.BATCH) < 4, 2.0, 1.0)
+    weighted = route_step(
+        "pullback", tx, params, tx.init(params), x, labels, sample_weights=weights
+    )
+    chex.assert_trees_all_close(weighted, repeated, rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_of_sequences_weights_each_entry():
+    def losses_of(params):
+        logits = x.reshape(4, 4, -1) @ params["w"]
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels.reshape(4, 4)
+        )
+
+    tx = absgd_jax.attentional_aggregate(0.5)
+    _, flat_state, flat = route_step("pullback", tx, params, tx.init(params), x, labels)
+    losses, pullback = jax.vjp(losses_of, params)
+    by_pullback, state = tx.update(pullback, tx.init(params), params, losses=losses)
+    dense = jax.jacrev(losses_of)(params)
+    assert dense["w"].shape == (4, 4, problems.FEATURES, problems.CLASSES)
+    by_dense, _ = tx.update(dense, tx.init(params), params, losses=losses)
+    chex.assert_trees_all_close(by_pullback, flat, by_dense, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(state, flat_state, rtol=1e-6)
+
+
+# Guarantee 6: extra arguments, and compiled once.
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_unknown_arguments_are_ignored_and_a_missing_one_is_named(route):
+    tx = transform(route, 1.0, 0.5)
+    state = tx.init(params)
+    losses, pullback = jax.vjp(lambda p: per_example_losses(p, x, labels), params)
+    given = {"value": losses.mean()} if route == "value" else {"losses": losses}
+    grads = {
+        "value": params,
+        "pullback": pullback,
+        "dense": jax.tree.map(lambda p: jnp.ones((problems.BATCH, *p.shape)), params),
+    }[route]
+    chex.assert_trees_all_equal(
+        tx.update(grads, state, params, unknown=1, **given),
+        tx.update(grads, state, params, **given),
+    )
+    with pytest.raises(TypeError, match="'value'" if route == "value" else "'losses'"):
+        tx.update(grads, state, params)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_step_is_compiled_once_even_if_lam_follows_a_schedule(route):
+    tx = transform(route, absgd_jax.two_stage(0.5, 3), optax.constant_schedule(0.5))
+
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def step(params, state, x, labels):
+        return route_step(route, tx, params, state, x, labels)[:2]
+
+    w, state = params, jax.jit(tx.init)(params)
+    for batch in zip(*problems.as_dtype(problems.batches(6), jnp.float32), strict=True):
+        w, state = step(w, state, *batch[:2])
+    assert int(state.count) == 6
+    assert float(state.lam) == 0.5
+
+
+def test_lam_of_the_next_update_is_in_the_state():
+    tx = absgd_jax.scale_by_attention(absgd_jax.two_stage(0.5, 2))
+    state = tx.init(params)
+    lams = []
+    for _ in range(4):
+        lams.append(float(absgd_jax.attention_state(state).lam))
+        _, state = tx.update(params, state, params, value=1.0)
+    assert lams == [np.inf, np.inf, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_lam_and_gamma_may_be_numbers_arrays_or_schedules(route):
+    as_number = update(route, lam=0.5, gamma=0.25)
+    as_array = update(route, lam=jnp.array(0.5), gamma=np.float32(0.25))
+    as_schedule = update(route, lam=lambda count: 0.5, gamma=lambda count: 0.25)
+    chex.assert_trees_all_equal(as_number, as_array, as_schedule)
+
+
+# Guarantee 7: a batch whose losses are not finite.
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("lam", [1.0, -1.0])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("first", [True, False])
+def test_losses_that_are_not_finite_leave_s_alone(route, lam, bad, first):
+    tx = optax.chain(
+        transform(route, lam, 0.5),
+        optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3),
+    )
+
+    def poisoned(x):
+        return x.at[2].set(bad)
+
+    state = tx.init(params)
+    w = params
+    if not first:
+        w, state, _ = route_step(route, tx, w, state, x, labels)
+    w_after, state_after, _ = route_step(route, tx, w, state, poisoned(x), labels)
+    chex.assert_trees_all_equal(w_after, w)  # apply_if_finite dropped the step
+    before, after = map(absgd_jax.attention_state, (state, state_after))
+    assert after == before._replace(count=before.count + 1)
+    assert int(optax.tree.get(state_after, "total_notfinite")) == 1
+    # Training goes on, as if that batch had not been.
+    w_next, _, _ = route_step(route, tx, w_after, state_after, x, labels)
+    expected, _, _ = route_step(route, tx, w, state, x, labels)
+    chex.assert_trees_all_close(w_next, expected)
+
+
+# Guarantee 8: bounded weights.
+
+
+def test_max_weight_bounds_every_weight():
+    """With unit gradients along the axes the update is p / B itself."""
+    rng = np.random.default_rng(0)
+    identity = jnp.eye(8)
+    for c in (0.5, 1.0, 2.0, 5.0):
+        for lam in (0.1, 1.0, -0.3):
+            for kwargs in ({}, {"init_s": None}):
+                tx = absgd_jax.attentional_aggregate(lam, 0.3, max_weight=c, **kwargs)
+                state = tx.init(jnp.zeros(8))
+                for _ in range(5):
+                    losses = jnp.asarray(rng.exponential(size=8), jnp.float32)
+                    updates, state = tx.update(identity, state, losses=losses)
+                    assert float(updates.max()) * 8 <= c * (1 + 1e-6)
+                    assert float(updates.min()) >= 0
+
+
+def weights_over_time(max_weight, absurd, steps=40, absurd_step=10):
+    """Mean weight after each step at λ = 0.1 with one absurd loss on the way."""
+    rng = np.random.default_rng(0)
+    tx = absgd_jax.attentional_aggregate(0.1, 0.1, init_s=None, max_weight=max_weight)
+    state = tx.init(jnp.zeros(16))
+    means = []
+    for t in range(steps):
+        losses = rng.uniform(0.4, 0.6, size=16)
+        if t == absurd_step:
+            losses[3] = absurd
+        updates, state = tx.update(
+            jnp.eye(16), state, losses=jnp.asarray(losses, jnp.float32)
+        )
+        means.append(float(updates.sum()))
+    return np.array(means)
+
+
+@pytest.mark.parametrize("absurd_step", [0, 10])
+@pytest.mark.parametrize("absurd", [20.0, 1e4])
+def test_one_absurd_loss_neither_takes_over_nor_stalls(absurd, absurd_step):
+    bounded = weights_over_time(4.0, absurd, absurd_step=absurd_step)
+    assert bounded[absurd_step] < 4.0
+    assert (bounded[absurd_step + 1 :] > 0.3).all()
+    # And without the bound it does stall: the weights stay near zero to the end.
+    unbounded = weights_over_time(None, absurd, absurd_step=absurd_step)
+    assert (unbounded[absurd_step + 1 :] < 1e-3).all()
+
+
+# The normaliser, from a whole optimizer state.
+
+
+@pytest.mark.parametrize("init_s", [0.0, 2.0, None])
+def test_normalizer_recovers_s_from_a_whole_optimizer_state(init_s):
+    tx = optax.chain(
+        optax.named_chain(
+            ("attention", absgd_jax.attentional_aggregate(0.7, 0.3, init_s=init_s)),
+            ("sgd", optax.sgd(0.05)),
+        )
+    )
+    data = problems.batches(20)
+    w, state = params, tx.init(params)
+    if init_s is not None:
+        assert float(absgd_jax.normalizer(state, init_s)) == init_s
+    expected = oracle.algorithm1(
+        problems.initial_params()["w"], zip(*data, strict=True), 0.7, 0.3, eta=0.05,
+        init_s=init_s or 0.0, corrected=init_s is None,
+    )  # fmt: skip
+    batches = zip(*problems.as_dtype(data, jnp.float32), strict=True)
+    for (_, s), (bx, blabels, bv) in zip(expected, batches, strict=True):
+        w, state, _ = route_step(
+            "pullback", tx, w, state, bx, blabels, sample_weights=bv
+        )
+        assert float(absgd_jax.normalizer(state, init_s)) == pytest.approx(s, rel=1e-5)
+
+
+def test_attention_state_must_be_there_once():
+    with pytest.raises(ValueError, match=r"found 0\."):
+        absgd_jax.attention_state(optax.sgd(0.1).init(params))
+    twice = optax.chain(
+        absgd_jax.scale_by_attention(1.0), absgd_jax.scale_by_attention(1.0)
+    )
+    with pytest.raises(ValueError, match=r"found 2: \[0\], \[1\]"):
+        absgd_jax.normalizer(twice.init(params))
+
+
+def test_state_is_four_scalars_whatever_the_parameters():
+    for tree in (params, {"w": jnp.zeros((3, 3), jnp.bfloat16), "n": jnp.arange(3)}):
+        state = absgd_jax.attentional_aggregate(2.0).init(tree)
+        assert [(a.shape, str(a.dtype)) for a in state] == [
+            ((), "int32"), ((), "float32"), ((), "float32"), ((), "float32"),
+        ]  # fmt: skip
+    assert float(state.discount) == 1.0
+
+
+# Every refusal.
+
+
+@pytest.mark.parametrize("make", [absgd_jax.attentional_aggregate,
+                                  absgd_jax.scale_by_attention])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"lam": 0.0}, r"lam must be nonzero .* got 0\.0"),
+        ({"lam": np.nan}, r"lam must be nonzero .* got nan"),
+        ({"lam": 1e-40}, r"lam must be nonzero .* got 1e-40"),
+        ({"lam": jnp.ones(3)}, r"lam must be a scalar or a schedule, got shape \(3,\)"),
+        ({"lam": 1.0, "gamma": 0.0}, r"gamma must lie in \(0, 1\], got 0\.0"),
+        ({"lam": 1.0, "gamma": 1.5}, r"gamma must lie in \(0, 1\], got 1\.5"),
+        ({"lam": 1.0, "gamma": np.nan}, r"gamma must lie in \(0, 1\], got nan"),
+        ({"lam": 1.0, "init_s": -1.0}, r"init_s must be .* got -1\.0"),
+        ({"lam": 1.0, "init_s": np.inf}, r"init_s must be .* got inf"),
+    ],
+)
+def test_bad_hyperparameters_are_refused_when_built(make, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+def test_bad_hyperparameters_of_one_transform():
+    with pytest.raises(ValueError, match=r"max_weight must be positive .* got 0\.0"):
+        absgd_jax.attentional_aggregate(1.0, max_weight=0.0)
+    with pytest.raises(ValueError, match=r"lam must be nonzero"):
+        absgd_jax.scale_by_attention(lambda count: 0.0 * count).init(params)
+
+
+def aggregate_with(gradients, params=params, lam=1.0, **kwargs):
+    tx = absgd_jax.attentional_aggregate(lam)
+    return tx.update(gradients, tx.init(params), params, **kwargs)
+
+
+dense = {"w": jnp.ones((4, problems.FEATURES, problems.CLASSES))}
+
+
+@pytest.mark.parametrize(
+    ("gradients", "kwargs", "error", "message"),
+    [
+        (dense, {"losses": jnp.float32(1.0)}, ValueError, "batch axis, got a scalar"),
+        (dense, {"losses": jnp.arange(4)}, TypeError, "got dtype int32"),
+        (dense, {"losses": jnp.ones(3)}, ValueError, r"\(4, 5, 3\).*shape \(3,\)"),
+        (dense, {"losses": jnp.ones((4, 5))}, ValueError, r"\(4, 5, 5, 3\).*, got"),
+        (params, {"losses": jnp.ones(4)}, ValueError, "use scale_by_attention"),
+        ({"v": dense["w"]}, {"losses": jnp.ones(4)}, ValueError, "structure of params"),
+        (dense, {"losses": jnp.ones(4), "where": jnp.ones(3, bool)}, ValueError,
+         r"where must have the shape of losses, \(4,\), got \(3,\)"),
+        (dense, {"losses": jnp.ones(4), "where": jnp.ones(4)}, TypeError,
+         "where must be boolean, got dtype float32"),
+        (dense, {"losses": jnp.ones(4), "sample_weights": jnp.ones(3)}, ValueError,
+         r"sample_weights must have the shape of losses, \(4,\), got \(3,\)"),
+        (dense, {"losses": jnp.ones(4), "sample_weights": [1.0, 1.0, -2.0, 0.0]},
+         ValueError, r"sample_weights must not be negative, got -2\.0"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(gradients, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        aggregate_with(gradients, **kwargs)
+    arrays = {k: jnp.asarray(a) for k, a in kwargs.items()}
+    if "negative" not in message:  # a traced value has no sign yet
+        with pytest.raises(error, match=message):
+            jax.jit(aggregate_with)(gradients, **arrays)
+
+
+def test_a_pullback_of_more_than_the_parameters_is_refused():
+    losses, pullback = jax.vjp(lambda p, x: per_example_losses(p, x, labels), params, x)
+    with pytest.raises(ValueError, match="returned 2 cotangents instead of 1"):
+        aggregate_with(pullback, losses=losses)
+    with pytest.raises(ValueError, match="returned dict cotangents instead of 1"):
+        aggregate_with(lambda weights: pullback(weights)[0], losses=losses)
+
+
+def test_gradients_given_to_the_wrong_transform_are_refused():
+    tx = absgd_jax.scale_by_attention(1.0)
+    losses, pullback = jax.vjp(lambda p: per_example_losses(p, x, labels), params)
+    with pytest.raises(
+        ValueError, match=r"shape \(4, 5, 3\) and its parameter \(5, 3\)"
+    ):
+        tx.update(dense, tx.init(params), params, value=1.0)
+    with pytest.raises(TypeError, match="give pullbacks to attentional_aggregate"):
+        tx.update(pullback, tx.init(params), params, value=1.0)
+    with pytest.raises(ValueError, match=r"value must be a scalar, got shape \(16,\)"):
+        tx.update(params, tx.init(params), params, value=losses)
+    with pytest.raises(
+        TypeError, match="value must be floating point, got dtype int32"
+    ):
+        tx.update(params, tx.init(params), params, value=jnp.int32(1))
+
+
+def test_objective_and_weights_refuse_alike():
+    for function in (absgd_jax.tilted_loss, absgd_jax.attentional_weights):
+        with pytest.raises(ValueError, match="lam must be nonzero"):
+            function(jnp.ones(3), 0.0)
+        with pytest.raises(ValueError, match="before their mean"):
+            function(jnp.float32(1.0), 1.0)
+        with pytest.raises(TypeError, match="floating point"):
+            function(jnp.arange(3), 1.0)
