@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from absgd_jax._attention import AxisName
 from absgd_jax._check import ScalarOrSchedule
+from absgd_jax._devices import AxisName
 from absgd_jax._transform import attentional_aggregate
 
 

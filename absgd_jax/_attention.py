@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-AxisName = str | tuple[str, ...] | None
+from absgd_jax._devices import AxisName
 
 
 def _at_temperature(

@@ -15,6 +15,8 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from absgd_jax._devices import AxisName, already_summed
+
 ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
 
 
@@ -156,6 +158,21 @@ def dense_gradients(gradients: Any, losses: jax.Array, params: Any) -> None:
             raise ValueError(
                 f"The per-example gradient {name} must have shape "
                 f"{losses.shape + shapes[i]} (losses, then parameter), got {shape}."
+            )
+
+
+def local_gradients(gradients: Any, like: jax.Array, axis_name: AxisName) -> None:
+    """Gradients of this device's examples, which shard_map has not summed."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        if already_summed(leaf, like, axis_name):
+            raise ValueError(
+                f"{jax.tree_util.keystr(path) or 'The gradient'} is summed over "
+                f"{axis_name!r} already, so its parts can no longer be weighted: "
+                "shard_map sums the gradients of parameters that do not vary. Pass the "
+                "pullback of jax.vjp to attentional_aggregate; or the gradient of "
+                f"tilted_loss(..., axis_name={axis_name!r}) to scale_by_attention("
+                "axis_name=None); or differentiate with respect to "
+                f"jax.lax.pcast(params, {axis_name!r}, to='varying')."
             )
 
 

@@ -37,7 +37,7 @@ def two_stage(
 
     References:
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
-      <https://arxiv.org/abs/2012.06951>`_, section 5 (CIFAR: λ from epoch 160 of 200).
+      <https://arxiv.org/abs/2012.06951>`_: the experiments on CIFAR, λ from epoch 160.
     """
     _check.lam(lam)
     _check.lam(first)

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from absgd_jax import _attention, _check
-from absgd_jax._attention import AxisName
+from absgd_jax import _attention, _check, _devices
 from absgd_jax._check import ScalarOrSchedule
+from absgd_jax._devices import AxisName
+from absgd_jax._gradient import contract
 
 
 class AttentionState(NamedTuple):
@@ -238,9 +239,10 @@ def attentional_aggregate(
         else:
             _check.whole_tree("attentional_aggregate", updates)
             _check.dense_gradients(updates, given, params)
+            _check.local_gradients(updates, given, axis_name)
             padded = where is not None or sample_weights is not None
-            direction = _contract(updates, cotangent, v > 0 if padded else None)
-        return direction, step.state
+            direction = contract(updates, cotangent, v > 0 if padded else None)
+        return _devices.sum_gradients(direction, given, axis_name), step.state
 
     return optax.GradientTransformationExtraArgs(_init_fn(lam), update_fn)  # pyright: ignore[reportArgumentType]
 
@@ -261,23 +263,6 @@ def _pull_back(
     (direction,) = outputs
     _check.whole_tree("attentional_aggregate", direction)
     return direction
-
-
-def _contract(gradients: Any, cotangent: jax.Array, present: jax.Array | None) -> Any:
-    """`Σ_i cotangent_i g_i`, leaf by leaf."""
-
-    def weighted_sum(g: jax.Array) -> jax.Array:
-        # Not a dot: it multiplies in bfloat16 on a TPU, and raises where the batch is
-        # sharded over an Explicit axis. XLA fuses the product into the sum.
-        over_parameter = tuple(range(cotangent.ndim, g.ndim))
-        weights = jnp.expand_dims(cotangent, over_parameter)
-        dtype = jnp.promote_types(g.dtype, weights.dtype)
-        terms = weights.astype(dtype) * g.astype(dtype)
-        if present is not None:  # 0 times the NaN of a padding example is NaN
-            terms = jnp.where(jnp.expand_dims(present, over_parameter), terms, 0.0)
-        return jnp.sum(terms, axis=tuple(range(cotangent.ndim))).astype(g.dtype)
-
-    return jax.tree.map(weighted_sum, gradients)
 
 
 def scale_by_attention(
@@ -375,11 +360,14 @@ def scale_by_attention(
         step = _step(state, T, lam_t, gamma_t, init_s, next_lam)
         factor = jnp.where(jnp.isfinite(T), V_d * r * step.scale, 1.0)[0]
 
+        _check.local_gradients(updates, part, axis_name)
+
         def rescale(g: jax.Array) -> jax.Array:
             wide = jnp.promote_types(g.dtype, dtype)
             return (factor.astype(wide) * g.astype(wide)).astype(g.dtype)
 
-        return jax.tree.map(rescale, updates), step.state
+        rescaled = jax.tree.map(rescale, updates)
+        return _devices.sum_gradients(rescaled, part, axis_name), step.state
 
     return optax.GradientTransformationExtraArgs(_init_fn(lam), update_fn)  # pyright: ignore[reportArgumentType]
 

@@ -17,10 +17,11 @@ x, labels, v = problems.as_dtype((X, LABELS, V), jnp.float32)
 params = problems.as_dtype(problems.initial_params(), jnp.float32)
 
 
-@pytest.mark.parametrize("lam", [0.05, 1.0, np.inf, -0.5])
-@pytest.mark.parametrize("micro", [1, 4, 11, 21, 22, 100])
+@pytest.mark.parametrize("lam", [0.05, np.inf, -0.5])
+@pytest.mark.parametrize("micro", [1, 4, 11, 21, 100])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_microbatches_give_the_whole_batch(lam, micro, weighted):
+@pytest.mark.parametrize("dense", [False, True])
+def test_microbatches_give_the_whole_batch(lam, micro, weighted, dense):
     """Ragged last microbatch, masks and weights included."""
     weights = {"where": jnp.arange(B) % 5 != 1, "sample_weights": v} if weighted else {}
     whole = jax.value_and_grad(
@@ -29,7 +30,7 @@ def test_microbatches_give_the_whole_batch(lam, micro, weighted):
         )
     )(params)
     parts = absgd_jax.tilted_value_and_grad(
-        per_example_losses, lam, microbatch_size=micro
+        per_example_losses, lam, microbatch_size=micro, dense=dense
     )
     chex.assert_trees_all_close(
         jax.jit(parts)(params, x, labels, **weights), whole, rtol=2e-6, atol=1e-6
@@ -76,8 +77,9 @@ def test_lam_may_be_traced():
         chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("micro", [None, 4, 7])
-def test_aux_comes_back_in_the_order_of_the_batch(micro):
+@pytest.mark.parametrize("micro", [None, 1, 4, 7])
+@pytest.mark.parametrize("dense", [False, True])
+def test_aux_comes_back_in_the_order_of_the_batch(micro, dense):
     """Leaves with a batch axis concatenate, the others average over examples."""
 
     def losses_and_aux(p, x, labels):
@@ -85,7 +87,7 @@ def test_aux_comes_back_in_the_order_of_the_batch(micro):
         return losses, {"logits": x @ p["w"], "mean": x.mean(axis=0), "one": x.mean()}
 
     (_, aux), _ = absgd_jax.tilted_value_and_grad(
-        losses_and_aux, 1.0, has_aux=True, microbatch_size=micro
+        losses_and_aux, 1.0, has_aux=True, microbatch_size=micro, dense=dense
     )(params, x, labels)
     expected = losses_and_aux(params, x, labels)[1]
     chex.assert_trees_all_close(aux, expected, rtol=1e-5, atol=1e-6)
@@ -132,6 +134,10 @@ def test_what_does_not_fit_is_refused():
         absgd_jax.tilted_value_and_grad(per_example_losses, 1.0, microbatch_size=0)
     with pytest.raises(ValueError, match="lam must be nonzero"):
         absgd_jax.tilted_value_and_grad(per_example_losses, 0.0)
+    with pytest.raises(ValueError, match=r"one loss per example: .* shape \(1, 3\)"):
+        absgd_jax.tilted_value_and_grad(lambda p, x: x @ p["w"], 1.0, dense=True)(
+            params, x
+        )
     function = absgd_jax.tilted_value_and_grad(per_example_losses, 1.0)
     with pytest.raises(ValueError, match=r"same leading axis, got .*\(21,\), \(22,\)"):
         function(params, x, labels[:-1])
