@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from absgd_jax import _devices
 from absgd_jax._devices import AxisName
 
 
@@ -229,10 +230,7 @@ def bound_losses(
     Returns:
       The losses with the k largest exponentials limited to c s, shape `[*batch]`.
     """
-    everything = (losses.ravel(), weights.ravel())
-    if axis_name is not None:
-        everything = lax.all_gather(everything, axis_name, tiled=True)
-    all_losses, v = everything
+    all_losses, v = (_devices.gather(x, axis_name).ravel() for x in (losses, weights))
     c = jnp.maximum(max_weight, 1.0)
 
     signed = jnp.where(v > 0, jnp.where(lam > 0, all_losses, -all_losses), -jnp.inf)

@@ -61,3 +61,23 @@ def vary(params: Any, like: ArrayLike) -> Any:
         )
 
     return jax.tree.map(cast, params)
+
+
+def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The whole of a batch, on every device.
+
+    Args:
+      x: this device's part, shape `[local batch, ...]`; or the whole of it, on a mesh
+        with Explicit axes perhaps spread over them.
+      axis_name: the mapped axes.
+    """
+    if axis_name is not None:
+        return lax.all_gather(x, axis_name, tiled=True)
+    if _is_spread_explicitly(x):
+        return jax.sharding.reshard(x, jax.P())
+    return x
+
+
+def _is_spread_explicitly(x: jax.Array) -> bool:
+    spec: Any = getattr(jax.typeof(x).sharding, "spec", ())
+    return any(axis is not None for axis in spec)

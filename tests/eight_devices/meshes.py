@@ -1,0 +1,127 @@
+"""Ways to spread one training step over eight devices; each gives params and state."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import absgd_jax
+from tests import problems
+from tests.problems import per_example_losses
+
+DEVICES = 8
+GLOBAL_BATCH = 32
+
+
+def start(dtype=jnp.float32):
+    return problems.as_dtype(problems.initial_params(), dtype)
+
+
+def global_batches(steps=5, seed=0, dtype=jnp.float32):
+    """x, labels and weights of every step, the batch whole."""
+    data = problems.batches(steps, seed, batch=GLOBAL_BATCH)
+    return list(zip(*problems.as_dtype(data, dtype), strict=True))
+
+
+def optimizer(route, lam, gamma, axis_name=None, **kwargs):
+    attention = problems.transform(route, lam, gamma, axis_name=axis_name, **kwargs)
+    return optax.chain(attention, optax.sgd(0.1, momentum=0.9))
+
+
+def make_step(tx, route, axis_name=None):
+    """A step that a user would write; `axis_name` goes wherever it is taken."""
+
+    def step(params, state, x, labels, v):
+        losses_of = functools.partial(per_example_losses, x=x, labels=labels)
+        if route == "value":
+            lam = absgd_jax.attention_state(state).lam
+            value, grads = jax.value_and_grad(
+                lambda p: absgd_jax.tilted_loss(
+                    losses_of(p), lam, sample_weights=v, axis_name=axis_name
+                )
+            )(params)
+            updates, state = tx.update(grads, state, params, value=value)
+        else:
+            losses, per_example = jax.vjp(losses_of, params)
+            if route == "dense":
+                params_ = vary(params, axis_name)
+                per_example = jax.vmap(jax.grad(problems.one_loss), (None, 0, 0))(
+                    params_, x, labels
+                )
+            updates, state = tx.update(
+                per_example, state, params, losses=losses, sample_weights=v
+            )
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def vary(params, axis_name):
+    """What the error message for dense gradients under `shard_map` says to do."""
+    if axis_name is None:
+        return params
+    return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
+
+
+def train(step, tx, batches, params=None):
+    """Runs a compiled step over all batches."""
+    params = start() if params is None else params
+    state = tx.init(params)
+    for batch in batches:
+        params, state = step(params, state, *batch)
+    return params, state
+
+
+def single(tx, route, batches):
+    return train(jax.jit(make_step(tx, route)), tx, batches)
+
+
+def sharded_jit(tx, route, batches, axis_type=AxisType.Auto):
+    """The batch over the mesh, parameters everywhere; the step knows nothing of it."""
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+        return train(
+            jax.jit(make_step(tx, route)),
+            tx,
+            [jax.device_put(batch, spread) for batch in batches],
+            jax.device_put(start(), everywhere),
+        )
+
+
+def mapped(step, check_vma, axes=("data",)):
+    """A step under `shard_map`, over a mesh of one or two axes."""
+    shape = (DEVICES,) if len(axes) == 1 else (2, DEVICES // 2)
+    mesh = jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * len(axes))
+    return jax.jit(
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(P(), P(), P(axes), P(axes), P(axes)),
+            out_specs=(P(), P()),
+            check_vma=check_vma,
+        )
+    )
+
+
+def shard_map(tx, route, batches, check_vma=True, axes=("data",)):
+    axis_name = axes[0] if len(axes) == 1 else axes
+    step = mapped(make_step(tx, route, axis_name), check_vma, axes)
+    return train(step, tx, batches)
+
+
+def pmap(tx, route, batches, step=None):
+    """Replicated parameters; every device must end with the same ones."""
+    step = jax.pmap(step or make_step(tx, route, "data"), axis_name="data")
+    copies = lambda tree: jax.tree.map(lambda a: jnp.stack([a] * DEVICES), tree)
+    params, state = copies(start()), copies(tx.init(start()))
+    for batch in batches:
+        split = [a.reshape(DEVICES, -1, *a.shape[1:]) for a in batch]
+        params, state = step(params, state, *split)
+    for leaf in jax.tree.leaves((params, state)):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    return jax.tree.map(lambda a: a[0], (params, state))

@@ -1,0 +1,63 @@
+"""What the devices say to each other, read off the compiled program."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.eight_devices import meshes
+from tests.problems import ROUTES, per_example_losses
+
+COLLECTIVE = re.compile(
+    r"= (\S+) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    r"|collective-broadcast|ragged-all-to-all)(?:-start)?\("
+)
+
+
+def collectives(step, tx):
+    """(shape, kind) of every collective in a step whose batch is sharded."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    params = meshes.start()
+    carried = jax.device_put((params, tx.init(params)), everywhere)
+    batch = jax.device_put(meshes.global_batches(1)[0], spread)
+    program = jax.jit(step, out_shardings=everywhere).lower(*carried, *batch).compile()
+    found = COLLECTIVE.findall(program.as_text())
+    return sorted((re.sub(r"\{[^}]*\}", "", shape), kind) for shape, kind in found)
+
+
+def plain_sgd(params, state, x, labels, v):
+    tx = optax.sgd(0.1, momentum=0.9)
+    grads = jax.grad(lambda p: per_example_losses(p, x, labels).mean())(params)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("lam", [0.5, -0.5])
+def test_two_small_collectives_more_than_sgd(route, lam):
+    """A maximum of two numbers and a sum of three; 20 bytes whatever the model."""
+    sgd = collectives(plain_sgd, optax.sgd(0.1, momentum=0.9))
+    assert [kind for _, kind in sgd] == ["all-reduce"]  # the gradient
+    tx = meshes.optimizer(route, lam, 0.3)
+    step = meshes.make_step(tx, route)
+    without_weights = lambda p, s, x, y, v: step(p, s, x, y, jnp.ones_like(v))
+    more = collectives(without_weights, tx)
+    gradient = [c for c in more if c[0] not in ("f32[2]", "f32[3]")]
+    assert [kind for _, kind in gradient] == ["all-reduce"]
+    assert [c for c in more if c not in gradient] == [
+        ("f32[2]", "all-reduce"),
+        ("f32[3]", "all-reduce"),
+    ]
+
+
+def test_max_weight_gathers_the_losses_and_nothing_larger():
+    tx = meshes.optimizer("pullback", 0.5, 0.3, max_weight=4.0)
+    found = collectives(meshes.make_step(tx, "pullback"), tx)
+    sizes = [int(n) for shape, _ in found for n in re.findall(r"\[(\d+)\]", shape)]
+    assert max(sizes) <= meshes.GLOBAL_BATCH
+    assert len(found) > 3  # it does cost more, and the documentation says so

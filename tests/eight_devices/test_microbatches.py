@@ -1,0 +1,136 @@
+"""Microbatches on top of sharding, and why `optax.MultiSteps` is not the same."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import absgd_jax
+from tests import problems
+from tests.eight_devices import meshes
+from tests.problems import per_example_losses
+
+batches = meshes.global_batches()
+
+
+def make_step(tx, micro, axis_name=None, dense=False):
+    def step(params, state, x, labels, v):
+        value, grads = absgd_jax.tilted_value_and_grad(
+            per_example_losses,
+            absgd_jax.attention_state(state).lam,
+            microbatch_size=micro,
+            dense=dense,
+            axis_name=axis_name,
+        )(params, x, labels, sample_weights=v)
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def expected(lam):
+    tx = meshes.optimizer("value", lam, 0.3)
+    return jax.device_get(meshes.single(tx, "value", batches))
+
+
+@pytest.mark.parametrize("lam", [0.5, -0.5])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_microbatches_under_shard_map(lam, dense, check_vma):
+    """Four local examples in microbatches of three: a ragged last one."""
+    tx = meshes.optimizer("value", lam, 0.3)
+    step = meshes.mapped(make_step(tx, 3, "data", dense), check_vma)
+    got = jax.device_get(meshes.train(step, tx, batches))
+    chex.assert_trees_all_close(got, expected(lam), rtol=1e-5, atol=1e-6)
+
+
+def test_microbatches_under_pmap():
+    tx = meshes.optimizer("value", 0.5, 0.3)
+    got = meshes.pmap(tx, "value", batches, step=make_step(tx, 2, "data"))
+    chex.assert_trees_all_close(
+        jax.device_get(got), expected(0.5), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("dense", [False, True])
+def test_microbatches_of_a_sharded_batch(axis_type, dense):
+    """Each microbatch is spread over all devices, as the batch is."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    tx = meshes.optimizer("value", 0.5, 0.3)
+    with jax.set_mesh(mesh):
+        spread = NamedSharding(mesh, P("data"))
+        step = jax.jit(make_step(tx, 16, dense=dense))
+        start = jax.device_put(meshes.start(), NamedSharding(mesh, P()))
+        data = [jax.device_put(batch, spread) for batch in batches]
+        got = jax.device_get(meshes.train(step, tx, data, start))
+        compiled = step.lower(start, tx.init(start), *data[0]).compile().as_text()
+    chex.assert_trees_all_close(got, expected(0.5), rtol=1e-5, atol=1e-6)
+    for moved in ("all-gather", "all-to-all", "collective-permute"):
+        assert f" {moved}(" not in compiled, "a microbatch was moved between devices"
+
+
+def test_multisteps_is_another_and_wrong_answer():
+    """It averages microbatch gradients, each tilted alone, and keeps the last T only.
+
+    Not an error that anything could raise: it runs, and trains on another objective.
+    """
+    params = meshes.start()
+    (x, labels, _), *_ = batches
+    tx = meshes.optimizer("value", 0.2, 0.3)
+    whole = absgd_jax.tilted_value_and_grad(per_example_losses, 0.2)
+    value, grads = whole(params, x, labels)
+    right, _ = tx.update(grads, tx.init(params), params, value=value)
+
+    parts = absgd_jax.tilted_value_and_grad(per_example_losses, 0.2, microbatch_size=8)
+    value, grads = parts(params, x, labels)
+    by_parts, _ = tx.update(grads, tx.init(params), params, value=value)
+    chex.assert_trees_all_close(by_parts, right, rtol=1e-5, atol=1e-6)
+
+    several = optax.MultiSteps(tx, 4)
+    state = several.init(params)
+    for i in range(4):
+        micro = slice(8 * i, 8 * (i + 1))
+        value, grads = whole(params, x[micro], labels[micro])
+        wrong, state = several.update(grads, state, params, value=value)
+    norm = lambda tree: float(optax.tree.norm(tree))
+    assert norm(jax.tree.map(jnp.subtract, wrong, right)) > 0.1 * norm(right)
+
+
+def memory(step, params, batch):
+    program = jax.jit(step).lower(params, *batch).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_memory_is_that_of_one_microbatch(dense):
+    """Eight times the examples in microbatches of one size: hardly more memory."""
+    hidden = 256
+
+    def losses_of(params, x, labels):
+        h = x
+        for w in params["hidden"]:
+            h = jnp.tanh(h @ w)
+        return optax.softmax_cross_entropy_with_integer_labels(h @ params["w"], labels)
+
+    params = {
+        "hidden": [jnp.zeros((hidden, hidden))] * 4,
+        "w": jnp.zeros((hidden, problems.CLASSES)),
+    }
+
+    def step(micro):
+        return absgd_jax.tilted_value_and_grad(
+            losses_of, 0.5, microbatch_size=micro, dense=dense
+        )
+
+    def batch(size):
+        return jnp.zeros((size, hidden)), jnp.zeros(size, int)
+
+    small, large = (memory(step(32), params, batch(size)) for size in (64, 512))
+    whole = memory(step(None), params, batch(512))
+    inputs = 4 * hidden * (512 - 64)  # the batch itself, once in microbatch order
+    assert large - small < 1.25 * inputs
+    assert large < 0.5 * whole

@@ -1,0 +1,204 @@
+"""Eight devices give the update of one, however the step is spread over them."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+import absgd_jax
+from tests import problems
+from tests.eight_devices import meshes
+from tests.problems import ROUTES, per_example_losses
+
+SPREADS = {
+    "jit, Auto axes": meshes.sharded_jit,
+    "jit, Explicit axes": functools.partial(
+        meshes.sharded_jit, axis_type=AxisType.Explicit
+    ),
+    "shard_map": meshes.shard_map,
+    "shard_map, unchecked": functools.partial(meshes.shard_map, check_vma=False),
+    "shard_map, two axes": functools.partial(meshes.shard_map, axes=("host", "chip")),
+    "pmap": meshes.pmap,
+}
+AXIS = {
+    "jit, Auto axes": None,
+    "jit, Explicit axes": None,
+    "shard_map, two axes": ("host", "chip"),
+}
+batches = meshes.global_batches()
+
+
+def assert_equal(got, expected):
+    """Parameters and state, to float32 rounding."""
+    got, expected = jax.device_get((got, expected))
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("lam", [0.2, -0.5])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("spread", SPREADS)
+def test_eight_devices_are_one(spread, route, lam):
+    axis_name = AXIS.get(spread, "data")
+    tx = meshes.optimizer(route, lam, 0.3, axis_name)
+    expected = meshes.single(meshes.optimizer(route, lam, 0.3), route, batches)
+    assert_equal(SPREADS[spread](tx, route, batches), expected)
+
+
+@pytest.mark.parametrize(
+    ("lam", "kwargs"), [(np.inf, {"init_s": None}), (0.2, {"max_weight": 2.0})]
+)
+@pytest.mark.parametrize("spread", SPREADS)
+def test_options_hold_across_devices(spread, lam, kwargs):
+    axis_name = AXIS.get(spread, "data")
+    tx = meshes.optimizer("pullback", lam, 0.3, axis_name, **kwargs)
+    alone = meshes.optimizer("pullback", lam, 0.3, **kwargs)
+    expected = meshes.single(alone, "pullback", batches)
+    assert_equal(SPREADS[spread](tx, "pullback", batches), expected)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("spread", SPREADS)
+def test_a_device_of_padding_alone_counts_for_nothing(spread, route):
+    """Device 3 holds weight 0 throughout: examples 12 to 15."""
+    padded, real = [], []
+    for x, labels, v in batches:
+        padding = (np.arange(meshes.GLOBAL_BATCH) // 4) == 3
+        padded.append((jnp.where(padding[:, None], 1e3, x), labels, v * ~padding))
+        real.append(tuple(a[~padding] for a in (x, labels, v)))
+    axis_name = AXIS.get(spread, "data")
+    tx = meshes.optimizer(route, 0.5, 0.3, axis_name)
+    expected = meshes.single(meshes.optimizer(route, 0.5, 0.3), route, real)
+    assert_equal(SPREADS[spread](tx, route, padded), expected)
+
+
+@pytest.mark.parametrize("route", ["pullback", "value"])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_one_bad_device_is_known_to_all(spread, route):
+    """NaN on one device: s stays on every device, and every gradient is NaN."""
+    (x, labels, v), *_ = batches
+    poisoned = [(x.at[5].set(jnp.nan), labels, v)]
+    axis_name = AXIS.get(spread, "data")
+    tx = meshes.optimizer(route, 0.5, 0.3, axis_name)
+    params, state = SPREADS[spread](tx, route, poisoned)
+    assert np.isnan(params["w"]).all()
+    attention = absgd_jax.attention_state(state)
+    assert float(attention.log_discount) == 0.0
+    assert int(attention.count) == 1
+
+
+# shard_map sums gradients of replicated parameters: be right, or refuse.
+
+
+def test_dense_gradients_that_are_summed_already_are_refused():
+    tx = meshes.optimizer("dense", 0.5, 0.3, "data")
+
+    def naive(params, state, x, labels, v):
+        dense = jax.vmap(jax.grad(problems.one_loss), (None, 0, 0))(params, x, labels)
+        losses = per_example_losses(params, x, labels)
+        updates, state = tx.update(dense, state, params, losses=losses)
+        return optax.apply_updates(params, updates), state
+
+    with pytest.raises(
+        ValueError, match=r"\['w'\] is summed over 'data' already.*pcast"
+    ):
+        meshes.train(meshes.mapped(naive, True), tx, batches)
+
+
+def local_tilt(tx, cast):
+    """The step without a collective between forward and backward pass."""
+
+    def step(params, state, x, labels, v):
+        mine = meshes.vary(params, "data") if cast else params
+        lam = absgd_jax.attention_state(state).lam
+        value, grads = jax.value_and_grad(
+            lambda p: absgd_jax.tilted_loss(
+                per_example_losses(p, x, labels), lam, sample_weights=v
+            )
+        )(mine)
+        updates, state = tx.update(
+            grads, state, params, value=value, total_weight=v.sum()
+        )
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+@pytest.mark.parametrize("lam", [0.5, -0.5])
+def test_local_tilt_rescaled_afterwards_is_the_same_update(lam):
+    tx = meshes.optimizer("value", lam, 0.3, "data")
+    expected = meshes.single(meshes.optimizer("value", lam, 0.3), "value", batches)
+    for check_vma in (True, False):
+        step = meshes.mapped(local_tilt(tx, cast=check_vma), check_vma)
+        assert_equal(meshes.train(step, tx, batches), expected)
+    assert_equal(
+        meshes.pmap(tx, "value", batches, step=local_tilt(tx, cast=False)), expected
+    )
+
+
+def test_local_tilt_of_summed_gradients_is_refused():
+    tx = meshes.optimizer("value", 0.5, 0.3, "data")
+    step = meshes.mapped(local_tilt(tx, cast=False), check_vma=True)
+    with pytest.raises(ValueError, match="summed over 'data' already"):
+        meshes.train(step, tx, batches)
+
+
+def test_under_shard_map_a_global_gradient_needs_no_axis_name():
+    """`tilted_loss(axis_name=)` alone: its gradient is already the whole batch's."""
+    tx = meshes.optimizer("value", 0.5, 0.3)
+    step = meshes.mapped(meshes.make_step(tx, "value", "data"), check_vma=True)
+    expected = meshes.single(tx, "value", batches)
+    assert_equal(meshes.train(step, tx, batches), expected)
+
+
+def test_under_pmap_a_mean_over_devices_does_too():
+    """The pmean that a pmapped loop has already, in place of axis_name."""
+    tx = meshes.optimizer("value", 0.5, 0.3)
+
+    def step(params, state, x, labels, v):
+        lam = absgd_jax.attention_state(state).lam
+        value, grads = jax.value_and_grad(
+            lambda p: absgd_jax.tilted_loss(
+                per_example_losses(p, x, labels),
+                lam,
+                sample_weights=v,
+                axis_name="data",
+            )
+        )(params)
+        grads = jax.lax.pmean(grads, "data")
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    expected = meshes.single(tx, "value", batches)
+    assert_equal(meshes.pmap(tx, "value", batches, step=step), expected)
+
+
+# Why all this: what a device-local normaliser would do.
+
+
+def test_weights_per_device_would_be_another_objective():
+    """The same code without axis_name, averaged over devices, is off by far."""
+    tx = meshes.optimizer("value", 0.2, 0.3)
+
+    def step(params, state, x, labels, v):
+        value, grads = jax.value_and_grad(
+            lambda p: absgd_jax.tilted_loss(
+                per_example_losses(p, x, labels), 0.2, sample_weights=v
+            )
+        )(params)
+        grads, value = jax.lax.pmean((grads, value), "data")
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    per_device, _ = meshes.train(meshes.mapped(step, False), tx, batches)
+    expected, _ = meshes.single(tx, "value", batches)
+    difference = np.abs(np.asarray(per_device["w"]) - np.asarray(expected["w"])).max()
+    assert difference > 0.1 * np.abs(expected["w"]).max()
