@@ -29,7 +29,8 @@ def _at_temperature(
     """`λ f(x/λ)` for an f with f(0) = 0, f'(0) = 1; it tends to x as |λ| → ∞."""
     ratio = x / lam
     vanishes = jnp.abs(ratio) <= jnp.finfo(ratio.dtype).eps ** 2
-    return jnp.where(vanishes, x, lam * function(ratio))
+    # Not even in the branch that is not taken is ∞ multiplied by 0: `jax.debug_nans`.
+    return jnp.where(vanishes, x, jnp.where(vanishes, 1.0, lam) * function(ratio))
 
 
 def _reduce(
@@ -94,7 +95,7 @@ def tilt(
     T = c + jnp.where(
         mean / lam > -0.5,
         _at_temperature(jnp.log1p, mean, lam),
-        lam * jnp.log(exp_sum / V),
+        jnp.where(jnp.isinf(lam), 1.0, lam) * jnp.log(exp_sum / V),
     )
     return jnp.clip(T, -minus_low, high), exponentials / exp_sum, V
 
@@ -188,7 +189,7 @@ def _bias_correction(
 
 def _times_exp(weight: jax.Array, exponent: jax.Array) -> jax.Array:
     """`weight exp(exponent)`, and 0 for a weight of 0 however large the exponent."""
-    return jnp.where(weight > 0.0, weight * jnp.exp(exponent), 0.0)
+    return weight * jnp.exp(jnp.where(weight > 0.0, exponent, 0.0))
 
 
 def bound_losses(

@@ -112,6 +112,18 @@ def test_updates_stay_finite_and_keep_their_dtype(dtype, lam, kwargs):
         )
 
 
+@pytest.mark.parametrize("lam", [1e-3, 1e8, np.inf])
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_nan_arises_on_the_way(route, lam):
+    """`jax.debug_nans` looks at every operation, branches not taken included."""
+    tx = transform(route, lam, 1.0, init_s=0.0)
+    state = tx.init(params)
+    with jax.debug_nans(True):
+        for _ in range(2):
+            _, state, updates = route_step(route, tx, params, state, x, labels)
+    chex.assert_tree_all_finite(updates)
+
+
 # Guarantee 4: order, constants, padding.
 
 
