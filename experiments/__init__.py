@@ -1,0 +1,1 @@
+"""The paper's experiments. Run with `python -m experiments`."""

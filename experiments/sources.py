@@ -1,0 +1,88 @@
+"""Data sets as NumPy arrays."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Examples(NamedTuple):
+    """Images with labels."""
+
+    images: np.ndarray  # float32 [examples, height, width, channels], in [0, 1]
+    labels: np.ndarray  # int32 [examples]
+
+    def take(self, index: np.ndarray) -> "Examples":
+        """The examples at these places, `index` int `[n]`."""
+        return Examples(self.images[index], self.labels[index])
+
+
+class Splits(NamedTuple):
+    """Three disjoint sets of examples, as places in the whole."""
+
+    train: np.ndarray  # int64 [n]
+    validation: np.ndarray  # int64 [classes * validation_per_class]
+    test: np.ndarray  # int64 [classes * test_per_class]
+
+
+@functools.cache
+def digits() -> Examples:
+    """The 1,797 handwritten digits of 8 × 8 pixels that scikit-learn carries.
+
+    Returns:
+      Images, float32 `[1797, 8, 8, 1]` in [0, 1], and labels in 0 ... 9. Read-only,
+      since every caller gets the same.
+
+    References:
+      Alpaydin and Kaynak, `Optical Recognition of Handwritten Digits
+      <https://doi.org/10.24432/C50P49>`_, UCI Machine Learning Repository.
+    """
+    from sklearn.datasets import load_digits  # a second of imports
+
+    data = load_digits()
+    images = (data.images / 16.0).astype(np.float32)[..., np.newaxis]
+    labels = data.target.astype(np.int32)
+    images.flags.writeable = labels.flags.writeable = False
+    return Examples(images, labels)
+
+
+def split(
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    validation_per_class: int,
+    test_per_class: int,
+) -> Splits:
+    """Splits each class: so many to test, so many to validation, the rest to train.
+
+    The test examples are the same whatever `rng`, as in every published data set: what
+    one seed chooses λ on, another does not report.
+
+    Args:
+      labels: int `[examples]`, in 0 ... classes - 1.
+      rng: decides between training and validation.
+      validation_per_class: examples of each class.
+      test_per_class: examples of each class.
+
+    Returns:
+      Places of the examples in `labels`, grouped by class.
+
+    Raises:
+      ValueError: a class has no example left to train on.
+    """
+    held_out = validation_per_class + test_per_class
+    smallest = int(np.bincount(labels).min())
+    if smallest <= held_out:
+        raise ValueError(
+            f"The smallest class has {smallest} examples, too few to hold out "
+            f"{held_out} and train on the rest."
+        )
+    fixed = np.random.default_rng(0)
+    train, validation, test = [], [], []
+    for label in np.unique(labels):
+        places = fixed.permutation(np.flatnonzero(labels == label))
+        test.append(places[:test_per_class])
+        rest = rng.permutation(places[test_per_class:])
+        validation.append(rest[:validation_per_class])
+        train.append(rest[validation_per_class:])
+    return Splits(*(np.concatenate(part) for part in (train, validation, test)))

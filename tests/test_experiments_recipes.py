@@ -1,0 +1,47 @@
+"""The recipes: every variant is compared with the SGD of its own data and seed."""
+
+import math
+
+import pytest
+
+from experiments import configs, recipes, record
+
+
+@pytest.fixture
+def two_variants(monkeypatch):
+    variants = {"long-tail": ((0.5, 0.9, 0.5),), "label-noise": ((0.0, 0.5, -2.0),)}
+    monkeypatch.setattr(configs.Recipes, "variants", variants)
+
+
+@pytest.mark.usefixtures("two_variants")
+def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
+    config = configs.Recipes(out=tmp_path, seeds=1, epochs=1)
+    assert recipes.main(config) == 0
+    events = record.read(tmp_path / recipes.RECORDS)
+    assert [e["study"] for e in events] == list(config.runs())
+    by_name = {e["study"]: e["test"]["accuracy"] for e in events}
+    table = (tmp_path / recipes.TABLE).read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    for name, title in (("long-tail", "Long-tailed"), ("label-noise", "Balanced")):
+        (variant,) = (n for n in by_name if n.startswith(f"{name} "))
+        (row,) = (line for line in table.splitlines() if f"| {title}" in line)
+        points = 100 * (by_name[variant] - by_name[name])
+        assert f"{points:+.1f}".replace("-", "−") in row
+
+
+def test_every_recipe_differs_from_its_study_in_attention_alone():
+    found = configs.Recipes().runs()
+    for name, run in found.items():
+        study = configs.Recipes.study(name).run
+        if math.isinf(run.lam):
+            assert run == study
+        else:
+            assert (run.data, run.model, run.optimizer, run.epochs) == (
+                study.data, study.model, study.optimizer, study.epochs,
+            )  # fmt: skip
+    assert len(set(found.values())) == len(found)
+
+
+def test_at_least_one_seed():
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        configs.Recipes(seeds=0)
