@@ -1,0 +1,201 @@
+"""One host of several. Run by `test_hosts.py`: `python -m tests.hosts_worker --help`.
+
+Each host is a process with devices of its own and reads its own rows of every batch.
+"""
+
+import argparse
+import ctypes
+import itertools
+import pathlib
+import resource
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import absgd_jax
+from tests import problems
+
+STEPS = 8
+PADDED_HOST = 1  # the host whose rows are padding where rows are
+RAISE_AT = 9  # the step after which the host that is to raise does
+FILLINGS = ("full", "padded")
+# The step is cut up by XLA, or written for one device. Not every route is here by both,
+# for compiling on every host is what takes the time: test_devices.py has more.
+PROGRAMS = (
+    ("pullback", "jit"),
+    ("value", "jit"),
+    ("microbatches", "jit"),
+    ("pullback", "shard_map"),
+    ("value", "shard_map"),
+)
+
+
+def optimizer_for(route, axis_name=None):
+    """λ changes on the way, so that the count has to be right on every host too."""
+    lam = absgd_jax.two_stage(0.5, 3)
+    if route in ("value", "microbatches"):  # these gradients are global already
+        attention = problems.transform("value", lam, 0.5)
+    else:
+        attention = problems.transform(route, lam, 0.5, axis_name=axis_name)
+    return optax.chain(attention, optax.sgd(0.1, momentum=0.9))
+
+
+def make_step(route, axis_name=None):
+    """(params, state, x, labels, weights, where) to params, state and updates."""
+    optimizer = optimizer_for(route, axis_name)
+
+    def step(params, state, x, labels, weights, where):
+        masks = {"sample_weights": weights, "where": where}
+        if route != "microbatches":
+            if route == "value":
+                masks["axis_name"] = axis_name
+            return problems.route_step(
+                route, optimizer, params, state, x, labels, **masks
+            )
+        value, grads = absgd_jax.tilted_value_and_grad(
+            problems.per_example_losses,
+            absgd_jax.attention_state(state).lam,
+            microbatch_size=len(x) // 2,
+            axis_name=axis_name,
+        )(params, x, labels, **masks)
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state, updates
+
+    return optimizer, step
+
+
+def rows_of_host(host, hosts, padded):
+    """x, labels, weights and where, `[steps, rows, ...]`: all that this host reads."""
+    rows = problems.BATCH // hosts
+    x, labels, weights = (
+        a[:, host * rows : (host + 1) * rows] for a in problems.batches(STEPS)
+    )
+    where = np.ones(labels.shape, bool)
+    if padded and host == PADDED_HOST:
+        # What stands in the padding must not matter.
+        x, where = np.full_like(x, 1e4), ~where
+    return (
+        x.astype(np.float32), labels.astype(np.int32), weights.astype(np.float32), where
+    )  # fmt: skip
+
+
+def program(mesh, route, spread):
+    """The compiled step and its initial arguments, the same on every device."""
+    everywhere = NamedSharding(mesh, P())
+    if spread == "jit":
+        optimizer, step = make_step(route)
+    else:
+        optimizer, step = make_step(route, axis_name="data")
+        step = jax.shard_map(
+            step, mesh=mesh, in_specs=(P(), P(), *[P("data")] * 4), out_specs=P()
+        )
+    params = {"w": problems.initial_params()["w"].astype(np.float32)}
+    start = jax.device_put((params, optimizer.init(params)), everywhere)
+    return jax.jit(step, out_shardings=everywhere), start
+
+
+def global_batches(mesh, padded=False):
+    """One batch a step: no host has the rows of another."""
+    mine = rows_of_host(jax.process_index(), jax.process_count(), padded)
+    batches = [
+        [
+            jax.make_array_from_process_local_data(NamedSharding(mesh, P("data")), rows)
+            for rows in batch
+        ]
+        for batch in zip(*mine, strict=True)
+    ]
+    x = batches[0][0]
+    assert x.shape[0] == problems.BATCH
+    here = sum(len(shard.data) for shard in x.addressable_shards)
+    assert here == problems.BATCH // jax.process_count()
+    return batches
+
+
+def copies(tree):
+    """The leaves, `[local devices, ...]`: the copy that every device here holds."""
+    return [
+        np.stack([np.asarray(shard.data) for shard in leaf.addressable_shards])
+        for leaf in jax.tree.leaves(tree)
+    ]
+
+
+def train(mesh, folder):
+    """Every program, for a few steps; what this host holds then goes to a file."""
+    results = {}
+    batches = {
+        filling: global_batches(mesh, filling == "padded") for filling in FILLINGS
+    }
+    for route, spread in PROGRAMS:
+        step, start = program(mesh, route, spread)
+        for filling in FILLINGS:
+            params, state = start
+            updates = []
+            for batch in batches[filling]:
+                params, state, update = step(params, state, *batch)
+                updates += copies(update)
+            case = f"{route}/{spread}/{filling}"
+            results[f"{case}/updates"] = np.stack(updates, axis=1)
+            (results[f"{case}/params"],) = copies(params)
+            for name, leaf in absgd_jax.attention_state(state)._asdict().items():
+                (results[f"{case}/{name}"],) = copies(leaf)
+    np.savez(folder / f"{jax.process_index()}.npz", **results)
+
+
+def train_on(mesh, raising):
+    """Trains until something stops it, and says at which step it is."""
+    step, (params, state) = program(mesh, "pullback", "jit")
+    batches = global_batches(mesh)
+    for t in itertools.count():
+        params, state, _ = step(params, state, *batches[t % STEPS])
+        jax.block_until_ready(params)
+        print("step", t, flush=True)
+        if raising and t == RAISE_AT:
+            raise RuntimeError(f"the data of step {t + 1} cannot be read")
+        time.sleep(0.02)  # thousands of steps would only fill the log
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["train", "train_on"])
+    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--hosts", type=int, required=True)
+    parser.add_argument("--host", type=int, required=True)
+    parser.add_argument("--heartbeat", type=int, required=True, help="seconds")
+    parser.add_argument("--shutdown", type=int, required=True, help="seconds")
+    parser.add_argument("--raising", type=int, help="the host that will raise")
+    args = parser.parse_args()
+
+    # JAX aborts when another host is lost: no core file of each.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        # If the tests are killed themselves, nobody is left to end this process.
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+    address = f"127.0.0.1:{args.port}"
+    jax.distributed.initialize(
+        coordinator_address=address,
+        coordinator_bind_address=address,  # the default listens on every interface
+        num_processes=args.hosts,
+        process_id=args.host,
+        initialization_timeout=60,
+        heartbeat_timeout_seconds=args.heartbeat,
+        shutdown_timeout_seconds=args.shutdown,
+    )
+    assert jax.process_count() == args.hosts
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    if args.what == "train":
+        train(mesh, args.folder)
+    else:
+        train_on(mesh, raising=args.raising == args.host)
+
+
+if __name__ == "__main__":
+    main()
