@@ -1,0 +1,735 @@
+"""The published long tails, steps and wrong labels: counts, laws, draws, refusals."""
+
+import hashlib
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.random import RandomState
+
+from experiments import corrupt
+from experiments.corrupt import (
+    asymmetric_cifar10_author_code,
+    asymmetric_cifar10_sce,
+    asymmetric_cifar100_author_code,
+    asymmetric_cifar100_sce,
+    effective_number_probabilities,
+    long_tail_counts,
+    scale_counts,
+    select_published,
+    step_counts,
+    symmetric_noise_gce,
+    symmetric_noise_sce,
+)
+
+CAT, DEER, DOG, BIRD, TRUCK = 3, 4, 5, 2, 9
+FLIPS = {TRUCK: 1, BIRD: 0, CAT: DOG, DOG: CAT, DEER: 7}
+
+
+def _balanced(classes):
+    """50,000 labels, as many of each class as CIFAR has, and not to be written to."""
+    labels = np.repeat(np.arange(classes), 50_000 // classes)
+    labels = RandomState(7).permutation(labels).astype(np.uint8)
+    labels.flags.writeable = False
+    return labels
+
+
+CIFAR10, CIFAR100 = _balanced(10), _balanced(100)
+
+# Each with one generator, whose seed is the published one.
+NOISES = {
+    "sce symmetric 10": (
+        CIFAR10,
+        lambda y, rate, seed=123: symmetric_noise_sce(y, rate, 10, RandomState(seed)),
+    ),
+    "sce symmetric 100": (
+        CIFAR100,
+        lambda y, rate, seed=123: symmetric_noise_sce(y, rate, 100, RandomState(seed)),
+    ),
+    "gce symmetric 10": (
+        CIFAR10,
+        lambda y, rate, seed=0: symmetric_noise_gce(y, rate, 10, RandomState(seed)),
+    ),
+    "gce symmetric 100": (
+        CIFAR100,
+        lambda y, rate, seed=0: symmetric_noise_gce(y, rate, 100, RandomState(seed)),
+    ),
+    "sce asymmetric 10": (
+        CIFAR10,
+        lambda y, rate, seed=123: asymmetric_cifar10_sce(y, rate, RandomState(seed)),
+    ),
+    "author asymmetric 10": (
+        CIFAR10,
+        lambda y, rate, seed=123: asymmetric_cifar10_author_code(
+            y, rate, RandomState(seed)
+        ),
+    ),
+    "sce asymmetric 100": (
+        CIFAR100,
+        lambda y, rate, seed=0: asymmetric_cifar100_sce(
+            y, rate, RandomState(123), RandomState(seed)
+        ),
+    ),
+    "author asymmetric 100": (
+        CIFAR100,
+        lambda y, rate, seed=123: asymmetric_cifar100_author_code(
+            y, rate, RandomState(seed)
+        ),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _the_global_generator_is_left_alone():
+    before = np.random.get_state()
+    yield
+    after = np.random.get_state()
+    np.testing.assert_array_equal(after[1], before[1])
+    assert after[2:] == before[2:]
+
+
+def _digest(array):
+    return hashlib.sha256(array.astype("<i4").tobytes()).hexdigest()
+
+
+def _transitions(labels, noisy, classes):
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, noisy), 1)
+    return counts
+
+
+def _deviation(p, n):
+    """Four standard deviations of a share of n with expectation p."""
+    return 4 * math.sqrt(p * (1 - p) / n)
+
+
+# Counts.
+
+
+@pytest.mark.parametrize(
+    ("rule", "head", "classes", "ratio", "counts"),
+    [
+        (
+            long_tail_counts, 5000, 10, 100,
+            [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50],
+        ),
+        (
+            long_tail_counts, 5000, 10, 10,
+            [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500],
+        ),
+        (
+            long_tail_counts, 500, 100, 100,
+            [
+                500, 477, 455, 434, 415, 396, 378, 361, 344, 328, 314, 299, 286, 273,
+                260, 248, 237, 226, 216, 206, 197, 188, 179, 171, 163, 156, 149, 142,
+                135, 129, 123, 118, 112, 107, 102, 98, 93, 89, 85, 81, 77, 74, 70, 67,
+                64, 61, 58, 56, 53, 51, 48, 46, 44, 42, 40, 38, 36, 35, 33, 32, 30, 29,
+                27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 15, 14, 13, 13, 12,
+                12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 7, 6, 6, 6, 6, 5, 5, 5, 5,
+            ],
+        ),
+        (
+            long_tail_counts, 500, 100, 10,
+            [
+                500, 488, 477, 466, 455, 445, 434, 424, 415, 405, 396, 387, 378, 369,
+                361, 352, 344, 336, 328, 321, 314, 306, 299, 292, 286, 279, 273, 266,
+                260, 254, 248, 243, 237, 232, 226, 221, 216, 211, 206, 201, 197, 192,
+                188, 183, 179, 175, 171, 167, 163, 159, 156, 152, 149, 145, 142, 139,
+                135, 132, 129, 126, 123, 121, 118, 115, 112, 110, 107, 105, 102, 100,
+                98, 95, 93, 91, 89, 87, 85, 83, 81, 79, 77, 75, 74, 72, 70, 69, 67, 66,
+                64, 63, 61, 60, 58, 57, 56, 54, 53, 52, 51, 50,
+            ],
+        ),
+        (step_counts, 5000, 10, 100, [5000] * 5 + [50] * 5),
+        (step_counts, 5000, 10, 10, [5000] * 5 + [500] * 5),
+        (step_counts, 500, 100, 100, [500] * 50 + [5] * 50),
+        (step_counts, 500, 100, 10, [500] * 50 + [50] * 50),
+        # IMDB, the positive reviews first.
+        (step_counts, 12_500, 2, 10, [12_500, 1250]),
+    ],
+)  # fmt: skip
+def test_counts_of_the_published_sets(rule, head, classes, ratio, counts):
+    assert rule(head, classes, ratio) == counts
+
+
+def test_counts_of_covid_by_the_formula_and_scaled_to_the_text():
+    steep, gentle = long_tail_counts(37_800, 4, 100), long_tail_counts(3_780, 4, 10)
+    assert steep == [37_800, 8143, 1754, 378]
+    assert gentle == [3780, 1754, 814, 378]
+    assert (sum(steep), sum(gentle)) == (48_075, 6_726)
+    assert sum(scale_counts(steep, 12_875)) == 12_875
+    assert sum(scale_counts(gentle, 4_516)) == 4_516
+
+
+@pytest.mark.parametrize(
+    ("classes", "share", "minority"),
+    [(10, 0.1, 1), (10, 0.9, 9), (100, 0.07, 7), (5, 0.5, 3), (3, 0.1, 1), (2, 0.5, 1)],
+)
+def test_the_minority_share_is_rounded_up(classes, share, minority):
+    counts = step_counts(100, classes, 4, share)
+    assert counts == [100] * (classes - minority) + [25] * minority
+
+
+@given(head=st.integers(200, 60_000), ratio=st.sampled_from([10, 20, 50, 100, 200]))
+def test_step_counts_are_the_published_product(head, ratio):
+    assert step_counts(head, 2, ratio)[1] == int(head * (1.0 / ratio))
+
+
+@given(head=st.integers(1, 10_000))
+def test_a_ratio_that_leaves_one_example_leaves_one(head):
+    assert step_counts(head, 2, head) == [head, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((50, 10, 100), "A ratio of 100 leaves no example of a minority class"),
+        ((50, 10, 0.5), "The ratio is 0.5; it must be at least 1"),
+        ((50, 10, math.nan), "The ratio is nan"),
+        ((50, 10, 2, 0.0), "A minority share of 0.0 makes 0 of 10 classes small"),
+        ((50, 10, 2, 0.95), "A minority share of 0.95 makes 10 of 10 classes small"),
+        ((50, 1, 2), "A minority share of 0.5 makes 1 of 1 classes small"),
+    ],
+)
+def test_steps_that_are_none_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        step_counts(*arguments)
+
+
+@given(
+    counts=st.lists(st.integers(1, 5000), min_size=1, max_size=8),
+    total=st.integers(0, 20_000),
+)
+def test_scaled_counts_keep_the_sum_the_order_and_the_proportions(counts, total):
+    exact = [count * total / sum(counts) for count in counts]
+    try:
+        scaled = scale_counts(counts, total)
+    except ValueError:
+        assert min(exact) < 1.0
+        return
+    assert sum(scaled) == total
+    assert all(abs(s - e) < 1.0 for s, e in zip(scaled, exact, strict=True))
+    for i, j in zip(range(len(counts)), range(1, len(counts)), strict=False):
+        if counts[i] > counts[j]:
+            assert scaled[i] >= scaled[j]
+
+
+@pytest.mark.parametrize(
+    ("counts", "total", "message"),
+    [
+        ([0, 0], 3, r"The counts are \[0, 0\]; none may be negative, nor all zero"),
+        ([3, -1], 3, r"The counts are \[3, -1\]"),
+        ([98, 2], 10, "A total of 10 leaves no example of class 1, which has 2 of 100"),
+    ],
+)
+def test_counts_that_do_not_scale_are_refused(counts, total, message):
+    with pytest.raises(ValueError, match=message):
+        scale_counts(counts, total)
+
+
+# Selection.
+
+
+# Of a transcription of LDAM's loop, with the global generator seeded with 0.
+@pytest.mark.parametrize(
+    ("ratio", "digest"),
+    [
+        (10, "a364fc587751387b33df7065f1a0c7e501b750704a459bd39794cf47f77488e4"),
+        (20, "99bf211ff4a9b5bc116eeafed6faaee68227ffffe089bad8d6593899309f1619"),
+        (50, "9e804caf4e4b0947620e2314febce8fde5ca58a376348924877326557fb3ce70"),
+        (100, "b6a148d6a7616e07426b16ac6f66796d87c4b59738e9a96228a8dc99ae42dabb"),
+        (200, "ddbb46d9b39c3cbce2e21c77ab1947d39b59db9c60e423314d603f3163b65787"),
+    ],
+)
+def test_the_published_selection_image_for_image(ratio, digest):
+    counts = long_tail_counts(5000, 10, ratio)
+    chosen = select_published(CIFAR10, counts, RandomState(0))
+    assert chosen.dtype == np.int64
+    assert _digest(chosen) == digest
+
+
+def test_the_published_selection_keeps_the_head_of_each_shuffled_class():
+    labels, rng = CIFAR10, RandomState(0)
+    by_class = []
+    for label in range(10):
+        places = np.flatnonzero(labels == label)
+        rng.shuffle(places)
+        by_class.append(places)
+    for ratio in (10, 100):
+        counts = step_counts(5000, 10, ratio)
+        chosen = select_published(labels, counts, RandomState(0))
+        expected = [p[:n] for p, n in zip(by_class, counts, strict=True)]
+        np.testing.assert_array_equal(chosen, np.concatenate(expected))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_the_published_selection_takes_the_counts_and_nests(sizes, seed, data):
+    labels = RandomState(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    labels.flags.writeable = False
+    counts = [data.draw(st.integers(0, size)) for size in sizes]
+    fewer = [count // 2 for count in counts]
+    chosen = select_published(labels, counts, RandomState(seed))
+    assert np.bincount(labels[chosen], minlength=len(sizes)).tolist() == counts
+    assert len(set(chosen)) == len(chosen)
+    assert (np.diff(labels[chosen]) >= 0).all()
+    assert set(select_published(labels, fewer, RandomState(seed))) <= set(chosen)
+
+
+def test_the_generator_of_the_selection_is_advanced_and_decides():
+    labels, rng = np.arange(400) % 4, RandomState(5)
+    first, second = (select_published(labels, [9] * 4, rng) for _ in range(2))
+    again = select_published(labels, [9] * 4, RandomState(5))
+    np.testing.assert_array_equal(first, again)
+    assert set(first) != set(second)
+
+
+def test_a_class_too_small_to_select_from_is_refused():
+    with pytest.raises(ValueError, match="Class 1 has 2 examples, fewer than 3"):
+        select_published(np.array([0, 1, 1]), [1, 3], RandomState(0))
+
+
+# Resampling.
+
+
+@given(
+    sizes=st.lists(st.integers(1, 500), min_size=1, max_size=6),
+    beta=st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.9999]),
+    seed=st.integers(0, 99),
+)
+def test_probabilities_are_one_over_the_effective_number(sizes, beta, seed):
+    labels = RandomState(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    labels.flags.writeable = False
+    p = effective_number_probabilities(labels, beta)
+    assert p.shape == labels.shape
+    assert p.dtype == np.float64
+    assert p.sum() == pytest.approx(1.0, rel=1e-12)
+    # The effective number as the geometric series that it is: no cancellation.
+    effective = np.array([math.fsum(beta**k for k in range(n)) for n in sizes])
+    expected = (1.0 / effective)[labels]
+    np.testing.assert_allclose(p, expected / expected.sum(), rtol=1e-9)
+
+
+def test_probabilities_of_the_long_tail_of_cifar10():
+    counts = long_tail_counts(5000, 10, 100)
+    labels = np.repeat(np.arange(10), counts)
+    p = effective_number_probabilities(labels)
+    # The class-balanced weights of this set, which sum to the number of classes.
+    weights = p[np.cumsum([0, *counts[:-1]])]
+    np.testing.assert_allclose(
+        10 * weights / weights.sum(),
+        [
+            0.050611, 0.076900, 0.121134, 0.195037, 0.318805, 0.524590, 0.868349,
+            1.442627, 2.409223, 3.992724,
+        ],
+        atol=1e-6,
+    )  # fmt: skip
+
+
+def test_probabilities_in_the_limits_of_beta():
+    labels = np.repeat([4, 7], [90, 10])  # no class need be there
+    np.testing.assert_array_equal(effective_number_probabilities(labels, 0.0), 0.01)
+    p = effective_number_probabilities(labels, 1.0 - 2.0**-50)
+    assert p[labels == 7].sum() == pytest.approx(0.5, rel=1e-12)
+    assert effective_number_probabilities(labels[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("beta", [1.0, -0.1, math.nan])
+def test_a_beta_without_effective_number_is_refused(beta):
+    message = rf"beta is {beta}; it must be in \[0, 1\)"
+    with pytest.raises(ValueError, match=message):
+        effective_number_probabilities(np.arange(3), beta)
+
+
+# Noise: what all rules share.
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_keeps_its_input_and_says_what_is_wrong(name):
+    labels, noise = NOISES[name]  # writing to them would raise
+    noisy, wrong = noise(labels, 0.4)
+    assert noisy.dtype == labels.dtype
+    assert noisy.shape == labels.shape
+    assert not np.shares_memory(noisy, labels)
+    assert wrong.dtype == bool
+    np.testing.assert_array_equal(wrong, noisy != labels)
+    assert wrong.any()
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_is_seeded(name):
+    labels, noise = NOISES[name]
+    first, again, other = (noise(labels[:5000], 0.1, seed)[0] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_of_nothing_and_at_rate_zero(name):
+    labels, noise = NOISES[name]
+    noisy, wrong = noise(labels, 0.0)
+    np.testing.assert_array_equal(noisy, labels)
+    assert not wrong.any()
+    noisy, wrong = noise(labels[:0], 0.4)
+    assert noisy.shape == wrong.shape == (0,)
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
+def test_a_rate_that_is_none_is_refused(name, rate):
+    labels, noise = NOISES[name]
+    with pytest.raises(ValueError, match=rf"rate is {rate}; it must be in \[0, 1\]"):
+        noise(labels, rate)
+
+
+@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, 100]), "run from 0 to 100; they must be in 0 ... 9"),
+        (np.array([-1, 3]), "run from -1 to 3; they must be in 0"),
+        (np.zeros((2, 1), int), r"labels are int64 \[2, 1\]; they must be integers"),
+        (np.zeros(2), r"labels are float64 \[2\]; they must be integers"),
+    ],
+)
+def test_labels_that_no_rule_covers_are_refused(name, labels, message):
+    _, noise = NOISES[name]
+    with pytest.raises(ValueError, match=message):
+        noise(labels, 0.2)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: select_published(CIFAR10, [1] * 10, rng),
+        lambda rng: symmetric_noise_sce(CIFAR10, 0.2, 10, rng),
+        lambda rng: symmetric_noise_gce(CIFAR10, 0.2, 10, rng),
+        lambda rng: asymmetric_cifar10_sce(CIFAR10, 0.2, rng),
+        lambda rng: asymmetric_cifar10_author_code(CIFAR10, 0.2, rng),
+        lambda rng: asymmetric_cifar100_sce(CIFAR100, 0.2, rng, RandomState(0)),
+        lambda rng: asymmetric_cifar100_sce(CIFAR100, 0.2, RandomState(0), rng),
+        lambda rng: asymmetric_cifar100_author_code(CIFAR100, 0.2, rng),
+    ],
+)
+def test_a_generator_with_another_stream_is_refused(draw):
+    with pytest.raises(TypeError, match="generator is a Generator; the published"):
+        draw(np.random.default_rng(0))
+
+
+# Of a transcription of each source's loops, with its seeds and generators.
+@pytest.mark.parametrize(
+    ("name", "rate", "digest"),
+    [
+        (
+            "sce symmetric 10",
+            0.2,
+            "7bd7fdde95d93ea3196207e7a661b3321d32541649d48226215a29786e4c89f4",
+        ),
+        (
+            "sce symmetric 10",
+            0.4,
+            "d63c85238c8802673420e52afb0214309f507dd3898a47227d0c6e8cc538b406",
+        ),
+        (
+            "sce symmetric 100",
+            0.2,
+            "015029d23251e0d58568f1b7db214f3f2ec8964d94eefdf48fa2110a838a7690",
+        ),
+        (
+            "sce symmetric 100",
+            0.4,
+            "35487838061ed277b81d0338aae921387a6d6781de0982b8a1316e4971724f91",
+        ),
+        (
+            "gce symmetric 10",
+            0.2,
+            "9ec7c4f1119e5c822d47b51acdb7f19860337a340085e7c6d1f12ffed0a0e9fc",
+        ),
+        (
+            "gce symmetric 10",
+            0.4,
+            "71b20943ce714b303916482cd16877a58ebe7d84e74f7d4118284ef67686b42b",
+        ),
+        (
+            "gce symmetric 100",
+            0.2,
+            "9d1987bb15f0c650b63f66a435d82f2d85bb8d254786f5be14623c5939fb565f",
+        ),
+        (
+            "gce symmetric 100",
+            0.4,
+            "26ce60b371d43406c7310d2ef943a3440b8d7a875e77f76d336a9104a5aed95b",
+        ),
+        (
+            "sce asymmetric 10",
+            0.2,
+            "c765f23bc1cf943544af033e50a67a7b6994c42795dfeb276949d6c471abb56d",
+        ),
+        (
+            "sce asymmetric 10",
+            0.4,
+            "a3ae3cc0f5aa5675b9117f147082fa7e6325bdbcd742fdead407fc8082788460",
+        ),
+        (
+            "author asymmetric 10",
+            0.2,
+            "6634397f0a49481e329ece375f4d5466fc1df43ecdde55920195bed451587743",
+        ),
+        (
+            "author asymmetric 10",
+            0.4,
+            "9ffdacbac1a2f8b7890048ed2c39b1c1483a16178b594c687a123d0f95a6dfb8",
+        ),
+        (
+            "sce asymmetric 100",
+            0.2,
+            "f5532e070f8e4b3f313aa4ed6c3883733cfcf95fcef8d7eab84aac8695d5310f",
+        ),
+        (
+            "sce asymmetric 100",
+            0.4,
+            "d27b5aba2c1afcafb8ee866c72d74afec3ba04a936205bc76026d12283c61541",
+        ),
+        (
+            "author asymmetric 100",
+            0.2,
+            "7bf7353703fe5a608d358324a89e53eb0331398f3e7373f06d0bc66c0d4b9d18",
+        ),
+        (
+            "author asymmetric 100",
+            0.4,
+            "05ef0a758abefd9b5ac2ee6982ea5bd903caf5e5d9d80cc36445b181f5aa336a",
+        ),
+    ],
+)
+def test_the_published_labels_bit_for_bit(name, rate, digest):
+    labels, noise = NOISES[name]
+    assert _digest(noise(labels, rate)[0]) == digest
+
+
+# Symmetric noise.
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+@pytest.mark.parametrize(("labels", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
+def test_symmetric_noise_of_sce_is_exact_in_every_class_and_uniform(
+    labels, classes, rate
+):
+    noisy, wrong = symmetric_noise_sce(labels, rate, classes, RandomState(123))
+    per_class = round(rate * 50_000 / classes)
+    assert np.bincount(labels[wrong]).tolist() == [per_class] * classes
+    counts = _transitions(labels, noisy, classes)
+    others = counts[~np.eye(classes, dtype=bool)]
+    expected = per_class / (classes - 1)
+    # Chi-square over all moves, which has a standard deviation of √(2n).
+    freedom = classes * (classes - 2)
+    chi_square = ((others - expected) ** 2 / expected).sum()
+    assert abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+@given(
+    per_class=st.integers(0, 40),
+    classes=st.integers(2, 8),
+    rate=st.floats(0.0, 1.0),
+    seed=st.integers(0, 99),
+)
+def test_symmetric_noise_of_sce_draws_what_one_call_per_example_draws(
+    per_class, classes, rate, seed
+):
+    labels = RandomState(seed).permutation(np.repeat(np.arange(classes), per_class))
+    labels.flags.writeable = False
+    noisy, wrong = symmetric_noise_sce(labels, rate, classes, RandomState(seed))
+    share = int(int(rate * len(labels)) / classes)
+    assert all(wrong[labels == label].sum() == share for label in range(classes))
+    if share == 0:
+        return
+    rng, expected = RandomState(seed), labels.copy()
+    struck = [
+        rng.choice(np.flatnonzero(labels == label), share, replace=False)
+        for label in range(classes)
+    ]
+    for place in np.concatenate(struck):
+        expected[place] = rng.choice(
+            [label for label in range(classes) if label != labels[place]]
+        )
+    np.testing.assert_array_equal(noisy, expected)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+def test_symmetric_noise_of_gce_has_the_rate_in_expectation_only(rate):
+    noisy, wrong = symmetric_noise_gce(CIFAR10, rate, 10, RandomState(0))
+    assert abs(wrong.mean() - rate) < _deviation(rate, 50_000)
+    per_class = np.bincount(CIFAR10[wrong])
+    assert len(set(per_class)) > 1  # random, unlike SCE's
+    counts = _transitions(CIFAR10, noisy, 10)
+    others = counts[~np.eye(10, dtype=bool)] / 5000
+    assert np.abs(others - rate / 9).max() < _deviation(rate / 9, 5000)
+
+
+def test_symmetric_noise_at_rate_one_leaves_no_label():
+    for noise in (symmetric_noise_sce, symmetric_noise_gce):
+        assert noise(CIFAR10, 1.0, 10, RandomState(0))[1].all()
+
+
+@pytest.mark.parametrize("noise", [symmetric_noise_sce, symmetric_noise_gce])
+def test_symmetric_noise_without_another_class_is_refused(noise):
+    with pytest.raises(ValueError, match="needs 2 classes or more, not 1"):
+        noise(np.zeros(5, int), 0.2, 1, RandomState(0))
+
+
+def test_symmetric_noise_of_sce_refuses_a_class_smaller_than_its_number():
+    labels = np.repeat([0, 1], [90, 10])
+    with pytest.raises(ValueError, match="Class 1 has 10 examples, fewer than 20"):
+        symmetric_noise_sce(labels, 0.4, 2, RandomState(0))
+
+
+# Asymmetric noise of CIFAR-10.
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+def test_asymmetric_cifar10_of_sce_is_exact_from_clean_labels(rate):
+    noisy, wrong = asymmetric_cifar10_sce(CIFAR10, rate, RandomState(123))
+    expected = np.diag(np.full(10, 5000))
+    for source, target in FLIPS.items():
+        expected[source, source] -= rate * 5000
+        expected[source, target] += rate * 5000
+    np.testing.assert_array_equal(_transitions(CIFAR10, noisy, 10), expected)
+    assert wrong.mean() == rate / 2
+
+
+@pytest.mark.parametrize(("rate", "overall"), [(0.2, 0.096), (0.4, 0.184)])
+def test_asymmetric_cifar10_of_the_author_code_restores_cats(rate, overall):
+    noisy, wrong = asymmetric_cifar10_author_code(CIFAR10, rate, RandomState(123))
+    counts = _transitions(CIFAR10, noisy, 10)
+    flipped = round(rate * 5000)
+    moves = {(i, j) for i, j in np.argwhere(counts) if i != j}
+    assert moves == set(FLIPS.items())
+    for source in (TRUCK, BIRD, DEER):
+        assert counts[source, FLIPS[source]] == flipped
+    # Of the pool of dogs and of cats that have become dogs, exactly the rate is taken,
+    # and everything of it that is not a dog is a cat restored.
+    taken = round(rate * (5000 + flipped))
+    restored = flipped - counts[CAT, DOG]
+    assert counts[DOG, CAT] + restored == taken
+    # Restored cats are hypergeometric; its deviation is below the binomial's.
+    assert abs(restored / flipped - rate) < _deviation(rate, flipped)
+    assert abs(wrong[CIFAR10 == CAT].mean() - rate * (1 - rate)) < 0.01
+    assert abs(wrong[CIFAR10 == DOG].mean() - rate) < 0.01
+    assert abs(wrong.mean() - overall) < 0.002
+
+
+def test_asymmetric_cifar10_in_expectation_over_seeds():
+    small = CIFAR10[:2000]
+    sizes = np.bincount(small)
+    rates = []
+    for seed in range(200):
+        _, wrong = asymmetric_cifar10_author_code(small, 0.4, RandomState(seed))
+        rates.append([wrong[small == CAT].mean(), wrong[small == DOG].mean()])
+    cat, dog = np.mean(rates, axis=0)
+    assert abs(cat - 0.24) < _deviation(0.24, 200 * sizes[CAT])
+    assert abs(dog - 0.4) < _deviation(0.4, 200 * sizes[DOG]) + 0.5 / sizes[DOG]
+
+
+def test_asymmetric_cifar10_at_rate_one():
+    noisy, _ = asymmetric_cifar10_sce(CIFAR10, 1.0, RandomState(0))
+    became = [FLIPS.get(label, label) for label in range(10)]
+    np.testing.assert_array_equal(noisy, np.take(became, CIFAR10))
+    # Every cat becomes a dog, and every dog, those cats among them, a cat.
+    noisy, _ = asymmetric_cifar10_author_code(CIFAR10, 1.0, RandomState(0))
+    became[CAT] = CAT
+    np.testing.assert_array_equal(noisy, np.take(became, CIFAR10))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=10, max_size=10),
+    rate=st.floats(0.0, 1.0),
+    seed=st.integers(0, 99),
+)
+def test_asymmetric_cifar10_of_unequal_and_absent_classes(sizes, rate, seed):
+    labels = np.repeat(np.arange(10), sizes)
+    labels.flags.writeable = False
+    expected = Counter(
+        {source: int(rate * sizes[source]) for source in FLIPS}  # of clean labels
+    )
+    _, wrong = asymmetric_cifar10_sce(labels, rate, RandomState(seed))
+    assert Counter(labels[wrong].tolist()) == +expected
+    noisy, wrong = asymmetric_cifar10_author_code(labels, rate, RandomState(seed))
+    for source in (TRUCK, BIRD, DEER):
+        assert wrong[labels == source].sum() == expected[source]
+    pool = sizes[DOG] + expected[CAT]
+    assert (noisy == DOG).sum() == pool - int(rate * pool)
+
+
+# Asymmetric noise of CIFAR-100.
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+def test_asymmetric_cifar100_of_sce_swaps_a_pair_of_each_block(rate):
+    noisy, wrong = asymmetric_cifar100_sce(
+        CIFAR100, rate, RandomState(123), RandomState(0)
+    )
+    counts = _transitions(CIFAR100, noisy, 100)
+    moves = [(i, j) for i, j in np.argwhere(counts) if i != j]
+    assert {(j, i) for i, j in moves} == set(moves)
+    assert all(i // 5 == j // 5 for i, j in moves)
+    assert sorted(i // 5 for i, _ in moves) == [b for b in range(20) for _ in range(2)]
+    for i, j in moves:
+        assert abs(counts[i, j] / 500 - rate) < _deviation(rate, 500)
+    assert abs(wrong.mean() - 0.4 * rate) < _deviation(rate, 20_000)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+def test_asymmetric_cifar100_of_the_author_code_rotates_each_block(rate):
+    noisy, wrong = asymmetric_cifar100_author_code(CIFAR100, rate, RandomState(123))
+    following = np.arange(100) // 5 * 5 + (np.arange(100) + 1) % 5
+    np.testing.assert_array_equal(noisy[wrong], following[CIFAR100[wrong]])
+    shares = np.bincount(CIFAR100[wrong]) / 500
+    assert np.abs(shares - rate).max() < _deviation(rate, 500)
+    assert abs(wrong.mean() - rate) < _deviation(rate, 50_000)
+
+
+def test_asymmetric_cifar100_at_rate_one():
+    labels = np.arange(15)
+    noisy, _ = asymmetric_cifar100_author_code(labels, 1.0, RandomState(0), classes=15)
+    assert noisy.tolist() == [1, 2, 3, 4, 0, 6, 7, 8, 9, 5, 11, 12, 13, 14, 10]
+    pairs = set()
+    for seed in range(60):
+        noisy, wrong = asymmetric_cifar100_sce(
+            labels, 1.0, RandomState(seed), RandomState(0), classes=15
+        )
+        np.testing.assert_array_equal(noisy[noisy], labels)  # a swap undoes itself
+        assert wrong.reshape(3, 5).sum(axis=1).tolist() == [2, 2, 2]
+        pairs.add(tuple(np.flatnonzero(wrong[:5])))
+    assert len(pairs) == 10  # of five classes every pair comes up
+
+
+def test_the_pairs_do_not_depend_on_the_labels_generator():
+    moves = []
+    for seed in (0, 1):
+        noisy, wrong = asymmetric_cifar100_sce(
+            CIFAR100, 0.4, RandomState(123), RandomState(seed)
+        )
+        moves.append(set(zip(CIFAR100[wrong], noisy[wrong], strict=True)))
+    assert moves[0] == moves[1]
+
+
+@pytest.mark.parametrize("classes", [7, 0, -5])
+def test_classes_that_make_no_blocks_are_refused(classes):
+    nothing = np.zeros(0, int)
+    message = f"{classes} classes do not make blocks of 5"
+    with pytest.raises(ValueError, match=message):
+        asymmetric_cifar100_author_code(nothing, 0.2, RandomState(0), classes)
+    with pytest.raises(ValueError, match=message):
+        asymmetric_cifar100_sce(nothing, 0.2, RandomState(0), RandomState(0), classes)
+
+
+def test_the_noise_of_any_data_set_agrees_with_sce_on_the_law():
+    # Same counts on equal classes; other draws, since the generators differ.
+    _, wrong = corrupt.symmetric_noise(CIFAR10, 0.4, 10, np.random.default_rng(0))
+    assert np.bincount(CIFAR10[wrong]).tolist() == [2000] * 10
