@@ -56,10 +56,11 @@ def tilt(
     """The tilted mean, its gradient, and the number of examples behind it.
 
     `T_λ(L; v) = λ log( Σ v_i exp(L_i/λ) / V )`, computed as
-    `c + λ log1p( Σ v_i expm1((L_i − c)/λ) / V )` with c the loss of largest weight.
-    No exponent is positive, so nothing overflows; `expm1` and `log1p` keep the digits
-    that `log` and `exp` lose for large λ. Once more than half of the sum is gone the
-    plain logarithm is the accurate one.
+    `c + λ log1p( Σ v_i expm1((L_i − c)/λ) / V )` with c the smallest loss, so that all
+    terms have one sign and none cancels another; or, where λ > 0 is small enough for
+    large exponents, the largest. No exponent exceeds 8, so nothing overflows; `expm1`
+    and `log1p` keep the digits that `log` and `exp` lose for large λ. Where more than
+    half of V is lost to the exponential, the plain logarithm is the accurate one.
 
     Args:
       losses: L, shape `[*batch]`, float32 or float64.
@@ -77,7 +78,8 @@ def tilt(
         [jnp.where(present, losses, -jnp.inf), jnp.where(present, -losses, -jnp.inf)],
         axis_name,
     )
-    c = jnp.where(lam > 0, high, -minus_low)
+    low = -minus_low
+    c = jnp.where((high - low) / lam > 8.0, high, low)
     # A difference may exceed the largest float although both losses are finite.
     biggest = jnp.finfo(losses.dtype).max
     from_c = jnp.clip(losses - c, -biggest, biggest)
@@ -97,7 +99,7 @@ def tilt(
         _at_temperature(jnp.log1p, mean, lam),
         jnp.where(jnp.isinf(lam), 1.0, lam) * jnp.log(exp_sum / V),
     )
-    return jnp.clip(T, -minus_low, high), exponentials / exp_sum, V
+    return jnp.clip(T, low, high), exponentials / exp_sum, V
 
 
 @tilt.defjvp
