@@ -1,0 +1,171 @@
+"""Reads what devices say to each other off a compiled program's text.
+
+Text is the one form in which every version of XLA shows a program that it has
+partitioned. Nothing here needs JAX.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_KINDS = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+_HEAVY = ("convolution", "dot")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(
+    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = "
+    r"(?P<shape>.*?) (?P<opcode>[a-z][a-z0-9\-]*)\((?P<rest>.*)$"
+)
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|\w+_computation|branch_computations)="
+    r"(\{[^}]*\}|%?[\w.\-]+)"
+)
+_ARRAY = re.compile(r"([a-z]+)(\d*)[a-z0-9]*\[([\d,]*)\]")
+
+
+class Collective(NamedTuple):
+    """One exchange between devices."""
+
+    kind: str  # "all-reduce add": what it does, and with what if it reduces
+    arrays: tuple[str, ...]  # ("f32[3]",): what each device has afterwards
+    bytes: int  # the size of those
+    waiting: int  # convolutions and matrix products that need it, directly or not
+    repeated: bool  # whether inside a loop; it counts once here
+
+
+class Program(NamedTuple):
+    """What a program says, in its order, and how many products it computes."""
+
+    collectives: list[Collective]
+    heavy: int  # convolutions and matrix products
+
+
+class _Instruction(NamedTuple):
+    name: str
+    opcode: str
+    shape: str
+    called: tuple[str, ...]
+    operands: frozenset[str]
+    root: bool
+
+
+_Computations = dict[str, list[_Instruction]]
+
+
+def read(text: str) -> Program:
+    """Finds every collective of a scheduled program, wherever it is called from.
+
+    A tuple that XLA has combined into one exchange counts as one; so does an
+    asynchronous pair, with the shape of its `-done`. What a loop repeats counts once,
+    and what waits for it is what comes after the loop.
+
+    Args:
+      text: `compiled.as_text()`.
+
+    Returns:
+      Its collectives, and its convolutions and matrix products.
+
+    Raises:
+      ValueError: there is no entry computation in the text.
+    """
+    computations, entry = _parse(text)
+
+    def heavy(instruction: _Instruction) -> int:
+        inside = _inside(instruction, computations)
+        return sum(each.opcode in _HEAVY for each in inside)
+
+    steps = computations[entry]
+    found = []
+    for position, step in enumerate(steps):
+        for each in _inside(step, computations):
+            kind = each.opcode.removesuffix("-done")
+            if kind in _KINDS:
+                arrays = tuple(_arrays(each.shape))
+                found.append(
+                    Collective(
+                        " ".join([kind, *_reduction(each, computations)]),
+                        tuple(text for text, _ in arrays),
+                        sum(size for _, size in arrays),
+                        sum(map(heavy, _after(steps[position:]))),
+                        step.opcode == "while",
+                    )
+                )
+    return Program(found, sum(map(heavy, steps)))
+
+
+def _parse(text: str) -> tuple[_Computations, str]:
+    """Every computation's instructions, and the name of the entry."""
+    computations: _Computations = {}
+    entry, current = None, []
+    for line in text.splitlines():
+        if opened := _COMPUTATION.match(line):
+            current = computations.setdefault(opened[2], [])
+            entry = opened[2] if opened[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            called = [
+                name
+                for names in _CALLED.findall(found["rest"])
+                for name in re.findall(r"[\w.\-]+", names)
+            ]
+            operands = re.findall(r"%([\w.\-]+)", found["rest"])
+            current.append(
+                _Instruction(
+                    found["name"],
+                    found["opcode"],
+                    found["shape"],
+                    tuple(called),
+                    frozenset(operands) - {*called},
+                    found["root"] is not None,
+                )
+            )
+    if entry is None:
+        raise ValueError(f"No entry computation in this text: {text[:80]!r}...")
+    return computations, entry
+
+
+def _inside(
+    instruction: _Instruction, computations: _Computations
+) -> Iterator[_Instruction]:
+    """An instruction, and all that it calls."""
+    yield instruction
+    if instruction.opcode not in ("async-update", "async-done"):  # the start did
+        for name in instruction.called:
+            for each in computations.get(name, []):
+                yield from _inside(each, computations)
+
+
+def _after(instructions: list[_Instruction]) -> Iterator[_Instruction]:
+    """Those that need the first one; a scheduled program is in order."""
+    needing = {instructions[0].name}
+    for instruction in instructions[1:]:
+        if instruction.operands & needing:
+            needing.add(instruction.name)
+            yield instruction
+
+
+def _reduction(instruction: _Instruction, computations: _Computations) -> list[str]:
+    """With what a collective reduces: the root of what it, or its start, calls."""
+    called = set(instruction.called)
+    for instructions in computations.values():
+        for each in instructions:
+            if each.name in instruction.operands and each.opcode.endswith("-start"):
+                called |= {*each.called}
+    return [each.opcode for name in called for each in computations[name] if each.root]
+
+
+def _arrays(shape: str) -> Iterator[tuple[str, int]]:
+    """Each array of a shape that may be a tuple: its type, and its bytes."""
+    for found in _ARRAY.finditer(shape):
+        letters, bits, dimensions = found.groups()
+        count = math.prod(int(n) for n in dimensions.split(",") if n)
+        size = 1 if letters == "pred" else int(bits or 0) / 8
+        yield found[0], math.ceil(count * size)
