@@ -70,7 +70,8 @@ def tilt(
 
     Returns:
       `T`, shape `[]`, in `[min L, max L]`; NaN if a loss is not finite or V is 0.
-      `r`, shape `[*batch]`, `exp((L_i − T)/λ) / V`, so that `v_i r_i = ∂T/∂L_i`.
+      `r`, shape `[*batch]`, `exp((L_i − T)/λ) / V`, so that `v_i r_i = ∂T/∂L_i`, which
+        is `p*_i` of Eq. (5).
       `V`, shape `[]`.
     """
     present = weights > 0
@@ -158,7 +159,8 @@ def advance(
 
     Returns:
       `F_{t+1}`; `log d_{t+1}`; and `exp(T/λ) / s_{t+1}`, at most 1/γ, by which the
-      gradient of T becomes the direction of the step.
+      gradient of T becomes the direction of Eq. (2):
+      `r_i V exp(T/λ) / s_{t+1} = exp(L_i/λ) / s_{t+1} = p_i`.
     """
     next_log_discount, corrected = _bias_correction(log_discount, gamma)
 

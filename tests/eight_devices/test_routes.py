@@ -36,7 +36,7 @@ batches = meshes.global_batches()
 def assert_equal(got, expected):
     """Parameters and state, to float32 rounding."""
     got, expected = jax.device_get((got, expected))
-    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_there_are_eight_devices():
