@@ -5,12 +5,19 @@ import json
 import pathlib
 import sys
 import time
-from importlib import metadata
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
-from experiments import configs, record, report, train
+from experiments import (
+    configs,
+    demo_report,
+    pipeline,
+    record,
+    sharding,
+    train,
+)
 
 CONFIG, RECORDS, TABLE, FIGURE = "config.json", "records.jsonl", "table.md", "demo.png"
 
@@ -49,13 +56,13 @@ def main(config: configs.Demo) -> int:
 
 def _train_all(studies: list[configs.Study], recorder: record.Recorder) -> None:
     """Seed by seed, so that an interrupt leaves whole seeds of both studies."""
-    runs = [
+    trainings = [
         (study, run)
         for seed in range(max(study.seeds for study in studies))
         for study in studies
         for run in study.runs(seed)
     ]
-    total = sum(run.epochs for _, run in runs)
+    total = sum(run.epochs for _, run in trainings)
     # None: no bar where standard error is not a terminal.
     with tqdm(total=total, unit="epoch", disable=None) as progress:
 
@@ -63,19 +70,52 @@ def _train_all(studies: list[configs.Study], recorder: record.Recorder) -> None:
             recorder.write(**event)
             progress.update()
 
-        for study, run in runs:
+        for study, run in trainings:
             progress.set_description(
-                f"{study.name}, seed {run.seed}, {run.method} λ = {run.lam:g}"
+                f"{study.name}, seed {run.seed}, {run.method.title} "
+                f"λ = {run.method.lam:g}"
             )
-            train.run(run, study.name, write)
+            train_one(run, study.name, write)
+
+
+def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
+    """Trains once, on one device, and writes one event per epoch.
+
+    Args:
+      run: what to run.
+      study: name under which the events are kept.
+      write: takes an event as keywords. The last one of a run has the key `test`.
+
+    Raises:
+      FloatingPointError: a loss is not finite; names the step.
+    """
+    task = pipeline.task(run.data, run.seed)
+    layout, session = sharding.layout(1), configs.Session()
+
+    def write_named(**event: Any) -> None:
+        event |= {
+            "study": study,
+            "method": run.method.title,
+            "lam": run.method.lam,
+            "seed": run.seed,
+        }
+        if event["test"] is None:
+            del event["test"]
+        else:
+            event["class_counts"] = task.class_counts
+        write(**event)
+
+    start = train.begin(run, task, layout, session)
+    hooks = train.Hooks(write_named)
+    train.fit(run, task, layout, session, start, hooks, test_last=True)
 
 
 def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:
     """Reads the records back, prints the table and draws the figure."""
     records = record.read(out / RECORDS)
-    outcomes = {study.name: report.outcome(study, records) for study in studies}
+    outcomes = {study.name: demo_report.outcome(study, records) for study in studies}
     tables = [
-        report.table(found)
+        demo_report.table(found)
         if found
         else f"### {studies[i].title}\n\nNo seed was finished by every method.\n"
         for i, found in enumerate(outcomes.values())
@@ -84,7 +124,7 @@ def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:
     (out / TABLE).write_text(text, encoding="utf-8")
     print(text)
     if any(outcomes.values()):
-        report.figure(outcomes, out / FIGURE)
+        demo_report.figure(outcomes, out / FIGURE)
 
 
 def _write_config(config: configs.Demo, studies: list[configs.Study]) -> None:
@@ -92,11 +132,7 @@ def _write_config(config: configs.Demo, studies: list[configs.Study]) -> None:
     resolved = {
         "demo": dataclasses.asdict(config),
         "studies": studies,
-        "versions": {
-            name: metadata.version(name)
-            for name in ("jax", "flax", "optax", "numpy", "scikit-learn")
-        }
-        | {"python": sys.version.split()[0]},
+        "versions": record.versions(),
     }
     (config.out / CONFIG).write_text(
         json.dumps(record.plain(resolved), indent=2, allow_nan=False) + "\n"

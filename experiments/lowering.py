@@ -18,7 +18,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import absgd_jax
-from experiments import hlo, resnet
+from experiments import hlo
+from experiments.models import resnet
 
 AXIS = "data"
 LEARNING_RATE, LAM, GAMMA, MOMENTUM, MAX_WEIGHT = 0.1, 1.0, 0.5, 0.9, 10.0
@@ -135,8 +136,9 @@ def network(
     blocks: tuple[int, ...], classes: int, width: int = 64
 ) -> tuple[nnx.GraphDef, Any, Any]:
     """The graph, the abstract parameters and the abstract statistics."""
+    widths = [width << stage for stage in range(len(blocks))]
     model = nnx.eval_shape(
-        lambda: resnet.ResNet(blocks, classes, width=width, rngs=nnx.Rngs(0))
+        lambda: resnet.ResNet(blocks, classes, widths=widths, rngs=nnx.Rngs(0))
     )
     return nnx.split(model, nnx.Param, ...)
 

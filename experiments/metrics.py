@@ -1,47 +1,176 @@
-"""Confusion counts, and the numbers that are read off them."""
+"""Counts over evaluated examples, and the numbers that are read off them."""
+
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import absgd_jax
 
-def confusion(
-    labels: jax.Array, predictions: jax.Array, present: jax.Array, classes: int
-) -> jax.Array:
-    """Counts what is taken for what; counts of batches add up.
+BINS = 15  # of confidence, equally wide, as calibration is usually reported
+MANY, FEW = 100, 20  # training examples: many are more than that, few are less
+LARGEST_CONFUSION = (
+    1000  # classes; the table of more would be larger than most networks
+)
+
+
+class Counts(NamedTuple):
+    """Sums over examples, so that those of batches add."""
+
+    examples: jax.Array  # int32 [classes], by label
+    correct: jax.Array  # int32 [classes], of them
+    top5: jax.Array  # int32 [classes], of them with the label among the best five
+    confusion: jax.Array  # int32 [classes, classes]: label, then prediction; or [0, 0]
+    bin_examples: jax.Array  # int32 [BINS]
+    bin_confidence: jax.Array  # float32 [BINS], sum of what the best class is given
+    bin_correct: jax.Array  # int32 [BINS]
+    loss: jax.Array  # float32 []
+
+
+def count(
+    logits: jax.Array,
+    labels: jax.Array,
+    present: jax.Array,
+    losses: jax.Array | None = None,
+) -> Counts:
+    """Counts what is right, and how sure the network was of it.
+
+    Of equal logits the one of the first class counts as larger, so a network that tells
+    nothing apart always answers with class 0, and its best five are the first five. A
+    logit that is NaN is the smallest; the loss stays NaN.
 
     Args:
-      labels: int `[batch]`.
-      predictions: int `[batch]`.
+      logits: floating `[batch, classes]`.
+      labels: int `[batch]`, in [0, classes).
       present: bool `[batch]`, False for padding.
-      classes: number of classes.
+      losses: of each example, `[batch]`; None for cross-entropy.
 
     Returns:
-      int32 `[classes, classes]`: label, then prediction.
+      The counts. The confusion counts are left out, `[0, 0]`, above
+      `LARGEST_CONFUSION` classes.
     """
-    counts = jnp.zeros((classes, classes), jnp.int32)
-    return counts.at[labels, predictions].add(present.astype(jnp.int32))
+    logits = logits.astype(jnp.float32)
+    if losses is None:
+        losses = absgd_jax.losses.softmax_cross_entropy(logits, labels)
+    classes = logits.shape[1]
+    here = present.astype(jnp.int32)
+    logits = jnp.nan_to_num(logits, nan=jnp.finfo(logits.dtype).min)
+
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    first = jnp.arange(classes) < labels[:, None]
+    ahead = jnp.sum((logits > own) | ((logits == own) & first), axis=1)
+    correct = here * (ahead == 0)
+    predictions = jnp.argmax(logits, axis=1)
+
+    confidence = jnp.max(jax.nn.softmax(logits), axis=1)
+    bins = jnp.clip(jnp.ceil(BINS * confidence).astype(jnp.int32) - 1, 0, BINS - 1)
+
+    def by(place: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jnp.zeros(shape, values.dtype).at[place].add(values)
+
+    return Counts(
+        examples=by(labels, here, (classes,)),
+        correct=by(labels, correct, (classes,)),
+        top5=by(labels, here * (ahead < 5), (classes,)),
+        confusion=by((labels, predictions), here, (classes, classes))
+        if classes <= LARGEST_CONFUSION
+        else jnp.zeros((0, 0), jnp.int32),
+        bin_examples=by(bins, here, (BINS,)),
+        bin_confidence=by(bins, jnp.where(present, confidence, 0.0), (BINS,)),
+        bin_correct=by(bins, correct, (BINS,)),
+        loss=jnp.sum(jnp.where(present, losses, 0.0), dtype=jnp.float32),
+    )
 
 
-def accuracy(counts: np.ndarray) -> float:
-    """Share of examples that are right, from confusion counts `[classes, classes]`."""
-    return float(np.trace(counts) / np.sum(counts))
+def add(one: Counts, other: Counts) -> Counts:
+    """The counts of both batches together."""
+    return jax.tree.map(operator.add, one, other)
 
 
-def per_class_recall(counts: np.ndarray) -> np.ndarray:
-    """Share of each class that is right.
+def summary(
+    counts: Counts, class_counts: np.ndarray, tail_classes: int = 0
+) -> dict[str, Any]:
+    """The numbers by which a network is judged; shares in [0, 1].
+
+    Balanced accuracy is the mean recall of the classes that have an example. `many`,
+    `medium` and `few` are the same mean over the classes with more than 100, 20 to 100
+    and less than 20 *training* examples.
+
+    The expected calibration error is `Σ_b n_b/n |accuracy_b − confidence_b|` over 15
+    equally wide bins `((b − 1)/15, b/15]` of the confidence, the probability that the
+    softmax gives to the best class (Guo et al., ICML 2017).
 
     Args:
-      counts: `[classes, classes]`: label, then prediction.
+      counts: over all examples.
+      class_counts: training examples of each class, `[classes]`.
+      tail_classes: number of last classes that count as the tail; 0 for none.
 
     Returns:
-      float64 `[classes]`; NaN for a class without an example.
+      `examples`, their number; `accuracy`; `top5`, None for five classes and fewer;
+      `loss`, its mean; `recall` of each class, NaN where it has no example; `balanced`;
+      `many`, `medium`, `few` and `tail_recall`, None where there is no such class;
+      `calibration_error`; `calibration`, the bins' `examples`, `confidence` and
+      `accuracy`, NaN where one is empty; `confusion` counts or None. A mean over no
+      example is NaN.
+
+    Raises:
+      ValueError: `class_counts` is not of the shape `[classes]`, or the tail has more
+        classes than there are.
     """
-    totals = np.sum(counts, axis=1)
-    shares = np.full(len(totals), np.nan)
-    return np.divide(np.diag(counts), totals, out=shares, where=totals > 0)
+    counts = Counts(*(np.asarray(leaf) for leaf in jax.device_get(counts)))
+    class_counts = np.asarray(class_counts)
+    classes = len(counts.examples)
+    if class_counts.shape != (classes,):
+        raise ValueError(
+            f"class_counts must have the shape ({classes},), got {class_counts.shape}."
+        )
+    if not 0 <= tail_classes <= classes:
+        raise ValueError(
+            f"tail_classes must lie in [0, {classes}], got {tail_classes}."
+        )
+    recall = _ratio(counts.correct, counts.examples)
+    tail = np.arange(classes) >= classes - tail_classes
+    bins = {
+        "examples": counts.bin_examples,
+        "confidence": _ratio(counts.bin_confidence, counts.bin_examples),
+        "accuracy": _ratio(counts.bin_correct, counts.bin_examples),
+    }
+    examples = counts.examples.sum()
+    # Bin by bin n_b |accuracy − confidence| is a difference of sums.
+    gaps = np.abs(counts.bin_correct - counts.bin_confidence.astype(np.float64))
+    return {
+        "examples": int(examples),
+        "accuracy": float(_ratio(counts.correct.sum(), examples)),
+        "top5": float(_ratio(counts.top5.sum(), examples)) if classes > 5 else None,
+        "loss": float(_ratio(counts.loss, examples)),
+        "recall": recall.tolist(),
+        "balanced": _mean(recall),
+        "many": _mean_or_none(recall[class_counts > MANY]),
+        "medium": _mean_or_none(recall[(class_counts >= FEW) & (class_counts <= MANY)]),
+        "few": _mean_or_none(recall[class_counts < FEW]),
+        "tail_recall": _mean_or_none(recall[tail]),
+        "calibration_error": float(_ratio(gaps.sum(), examples)),
+        "calibration": {name: values.tolist() for name, values in bins.items()},
+        "confusion": counts.confusion.tolist() if counts.confusion.size else None,
+    }
 
 
-def tail_recall(counts: np.ndarray, tail_classes: int) -> float:
-    """Mean recall of the last `tail_classes` classes, from confusion counts."""
-    return float(np.mean(per_class_recall(counts)[-tail_classes:]))
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """float64; NaN where the denominator is 0."""
+    numerator = np.asarray(numerator, np.float64)
+    shares = np.full(numerator.shape, np.nan)
+    return np.divide(numerator, denominator, out=shares, where=denominator > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are not NaN; NaN if there is none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _mean_or_none(values: np.ndarray) -> float | None:
+    """The same; None of no class, and of classes none of which has an example."""
+    mean = _mean(values)
+    return None if np.isnan(mean) else mean

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from tqdm import tqdm
 
-from experiments import configs, record, report, train
+from experiments import configs, demo, demo_report, record, tables
 
 RECORDS, TABLE = "records.jsonl", "table.md"
 
@@ -21,7 +21,7 @@ def main(config: configs.Recipes) -> int:
       Exit status: 0; 130 if interrupted, after a report on what is finished.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    finished: dict[str, dict[int, report.Event]] = {}
+    finished: dict[str, dict[int, demo_report.Event]] = {}
     jobs = [
         (name, dataclasses.replace(run, seed=seed))
         for seed in range(config.seeds)
@@ -32,8 +32,8 @@ def main(config: configs.Recipes) -> int:
         try:
             # None: no bar where standard error is not a terminal.
             for name, run in tqdm(jobs, unit="run", disable=None):
-                events: list[report.Event] = []
-                train.run(run, name, lambda events=events, **e: events.append(e))
+                events: list[demo_report.Event] = []
+                demo.train_one(run, name, lambda events=events, **e: events.append(e))
                 recorder.write(**events[-1])
                 finished.setdefault(name, {})[run.seed] = events[-1]
         except KeyboardInterrupt:
@@ -44,7 +44,9 @@ def main(config: configs.Recipes) -> int:
     return status
 
 
-def table(config: configs.Recipes, finished: dict[str, dict[int, report.Event]]) -> str:
+def table(
+    config: configs.Recipes, finished: dict[str, dict[int, demo_report.Event]]
+) -> str:
     """Test accuracy of every recipe less that of SGD, paired by seed.
 
     Args:
@@ -57,7 +59,7 @@ def table(config: configs.Recipes, finished: dict[str, dict[int, report.Event]])
     rows = [["data", "λ from", "γ", "λ", "accuracy − SGD's", "tail recall − SGD's"]]
     seeds = 0
     for name, run in config.runs().items():
-        if math.isinf(run.lam):
+        if math.isinf(run.method.lam):
             continue
         baseline = finished.get(config.baseline(name), {})
         both = sorted(finished.get(name, {}).keys() & baseline.keys())
@@ -75,11 +77,11 @@ def table(config: configs.Recipes, finished: dict[str, dict[int, report.Event]])
         rows.append(
             [
                 config.study(name).title,
-                f"{100 * run.attention.start_at:.0f}%",
-                f"{run.attention.gamma:g}",
-                report.number(run.lam),
+                f"{100 * run.method.start_at:.0f}%",
+                f"{run.method.gamma:g}",
+                tables.number(run.method.lam),
                 *(
-                    report.difference(differences[key]) if key in differences else ""
+                    tables.difference(differences[key]) if key in differences else ""
                     for key in ("accuracy", "tail_recall")
                 ),
             ]
@@ -88,4 +90,4 @@ def table(config: configs.Recipes, finished: dict[str, dict[int, report.Event]])
         "Test set, points, mean ± standard error of the paired difference over "
         f"{seeds} seeds. To be read, not chosen from: λ is chosen on validation data."
     )
-    return "\n".join([*report.markdown(rows), "", note, ""])
+    return "\n".join([*tables.markdown(rows), "", note, ""])

@@ -1,10 +1,15 @@
 """One JSON line per event."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any, Self
 
 
@@ -36,27 +41,210 @@ class Recorder:
     """Writes a file of JSON lines, each on the disk before the next begins.
 
     A line goes out in one system call, so an interrupt falls between lines, not into
-    one.
+    one. What a full disk does not take is kept, and tried again with the next event.
+
+    Args:
+      path: of the file; None writes nothing, for hosts that leave it to the first.
+      resume_at: step at which the training goes on: epochs after it are dropped, for
+        they are trained again. None begins the file anew.
+      tensorboard: directory for the numbers of every epoch as TensorBoard reads them;
+        None for none.
+      log: told what could not be written. None raises OSError then.
+
+    Raises:
+      OSError: when it is closed, if there still are events that could not be written.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._file = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644
-        )
+    def __init__(
+        self,
+        path: pathlib.Path | None,
+        *,
+        resume_at: int | None = None,
+        tensorboard: pathlib.Path | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        self._file = self._curves = None
+        self._unwritten = b""
+        if path is None:
+            return
+        self._folder, self._log = path.parent, log
+        if resume_at is not None:
+            _keep_until(path, resume_at)
+        anew = os.O_TRUNC if resume_at is None else 0
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | anew, 0o644)
+        if tensorboard is not None:
+            self._curves = _Curves(tensorboard, 0 if resume_at is None else resume_at)
 
     def write(self, **event: Any) -> None:
         """Appends one line."""
-        line = json.dumps(plain(event), allow_nan=False, ensure_ascii=False) + "\n"
-        os.write(self._file, line.encode())
+        if self._file is None:
+            return
+        event = plain(event)
+        line = json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n"
+        try:
+            self._write(line.encode())
+            if self._curves is not None and event.get("event") == "epoch":
+                self._curves.write(event["step"], dict(_numbers(event)))
+        except OSError as error:
+            if self._log is None:
+                raise
+            self._log(f"An event could not be written in {self._folder}: {error}")
+
+    def _write(self, line: bytes) -> None:
+        # Taken first, so that an interrupt after the call does not write it again.
+        lines, self._unwritten = self._unwritten + line, b""
+        try:
+            while lines:
+                lines = lines[os.write(self._file, lines) :]
+        except OSError:
+            self._unwritten = lines
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+        if self._curves is not None:
+            self._curves.close()
+        if self._file is not None:
+            try:
+                self._write(b"")
+            finally:
+                os.close(self._file)
+
+
+class _Curves:
+    """Numbers by step, in TensorBoard's files.
+
+    On the disk when they are written: the writer that tensorboardX has for this leaves
+    it to a thread, which a kill takes with it, and waits for ever where the disk is
+    full.
+
+    Args:
+      directory: of the files.
+      resume_at: step; what there is of later ones is not to be shown.
+    """
+
+    def __init__(self, directory: pathlib.Path, resume_at: int) -> None:
+        self._directory = directory
+        self._purge_from = resume_at + 1
+        self._file: Any = None
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Raises OSError if the disk refuses; the next step begins another file."""
+        from tensorboardX.proto import event_pb2  # a second of imports
+        from tensorboardX.summary import scalar
+
+        try:
+            if self._file is None:
+                self._open(event_pb2)
+            for name, number in numbers.items():
+                self._add(
+                    event_pb2.Event(
+                        wall_time=time.time(), step=step, summary=scalar(name, number)
+                    )
+                )
+            self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def _open(self, event_pb2: Any) -> None:
+        from tensorboardX.record_writer import RecordWriter
+
+        self._directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        self._file = RecordWriter(str(self._directory / name))
+        began = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        for said in (
+            {"file_version": "brain.Event:2"},
+            {"session_log": began, "step": self._purge_from},
+        ):
+            self._add(event_pb2.Event(wall_time=time.time(), **said))
+
+    def _add(self, event: Any) -> None:
+        self._file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """What could not be written is left out."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+
+
+def _numbers(event: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of an event, those inside another under its name."""
+    for name, value in event.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield prefix + name, value
+
+
+def _keep_until(path: pathlib.Path, step: int) -> None:
+    """Drops epochs and an end after a step, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = [
+        event
+        for event in events(path)[0]
+        if event.get("event") not in ("epoch", "finished") or event["step"] <= step
+    ]
+    lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(lines), encoding="utf-8")
+    beside.replace(path)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The events of a file, in order."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+    """The events of a file that may still be written to, or was torn by a crash.
+
+    Args:
+      path: of the file, which may not be there yet.
+
+    Returns:
+      The events in order, and how many lines are not one.
+    """
+    found, torn = [], 0
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # of JSON, or of UTF-8
+            torn += 1
+            continue
+        if isinstance(event, dict):
+            found.append(event)
+        else:
+            torn += 1
+    return found, torn
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names joined by dots.
+
+    Examples:
+      >>> flat({"a": {"b": 1}})
+      {'a.b': 1}
+    """
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of what makes the numbers."""
+    names = ("jax", "flax", "optax", "numpy", "scikit-learn")
+    found = {name: metadata.version(name) for name in names}
+    return found | {"python": sys.version.split()[0]}

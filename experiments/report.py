@@ -1,348 +1,101 @@
-"""From records to a table and a figure."""
+"""Records of training runs, to tables and figures."""
 
-import dataclasses
-import math
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from experiments import configs, results, sections
+from experiments.figures import calibration, confusion, curves, weights
+from experiments.results import Group
 
-from experiments import configs
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Event = dict[str, Any]  # one line of the records
-Measure = Callable[[Event], Any]  # of a run's last event
-
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-_SGD, _ABSGD = "#0072B2", "#D55E00"
-_GREY = "#777777"
+REPORT = "report.md"
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What is known of a study: the runs of the seeds that every method finished.
-
-    Attributes:
-      study: what was compared.
-      seeds: those seeds.
-      runs: events by λ, then seed, then epoch.
-      lam: the λ that validation chose.
-    """
-
-    study: configs.Study
-    seeds: list[int]
-    runs: dict[float, list[list[Event]]]
-    lam: float
-
-    def last(self, lam: float, measure: Measure) -> np.ndarray:
-        """A measure of the finished runs with this λ, `[seeds, ...]`."""
-        return np.array([measure(events[-1]) for events in self.runs[lam]])
-
-    def course(self, lam: float, measure: Measure) -> np.ndarray:
-        """A measure over the epochs of the runs with this λ, `[seeds, epochs, ...]`."""
-        return np.array([[measure(e) for e in events] for events in self.runs[lam]])
-
-
-def outcome(study: configs.Study, records: Iterable[Event]) -> Outcome | None:
-    """Collects what a study's finished runs say, and chooses λ.
-
-    A seed that some method did not finish is left out for all of them, since they are
-    compared seed by seed. Of two λs with the same validation accuracy the one nearer
-    to SGD is taken.
+def main(config: configs.Report) -> int:
+    """Reads run directories, writes report.md and the figures, and prints the report.
 
     Args:
-      study: which, and its candidates.
-      records: events, in order.
+      config: which, and where to.
 
     Returns:
-      The outcome, or None if no seed is complete.
+      Exit status 0.
+
+    Raises:
+      BadConfiguration: no directory is given, one holds no run, or two the same one.
     """
-    lams = (math.inf, *study.lams)
-    events: dict[tuple[float, int], list[Event]] = {}
-    for event in records:
-        if event["study"] == study.name:
-            key = float(event["lam"]), event["seed"]
-            events.setdefault(key, []).append(event)
-    finished = {key for key, of_run in events.items() if "test" in of_run[-1]}
-    seeds = [
-        seed
-        for seed in range(study.seeds)
-        if all((lam, seed) in finished for lam in lams)
-    ]
-    if not seeds:
-        return None
-    runs = {lam: [events[lam, seed] for seed in seeds] for lam in lams}
-    found = Outcome(study, seeds, runs, math.inf)
-    chosen = max(
-        study.lams,
-        key=lambda lam: (np.mean(found.last(lam, _validation)).round(9), abs(lam)),
-    )
-    return dataclasses.replace(found, lam=chosen)
+    if not config.dirs:
+        raise configs.BadConfiguration("Name at least one run directory.")
+    groups = results.grouped(results.read(path) for path in config.dirs)
+    alone = len(config.dirs) == 1
+    out = config.out or (config.dirs[0] if alone else config.dirs[0].parent)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw(groups, out)
+    if config.features:
+        _draw_features(groups, config.data_dir, out / "features.png")
+        drawn.append("features.png")
+    report = text(groups, drawn)
+    (out / REPORT).write_text(report, encoding="utf-8")
+    print(report)
+    print(f"Report and figures: {out}")
+    return 0
 
 
-def table(found: Outcome) -> str:
-    """SGD against ABSGD, in Markdown that also reads well in a terminal."""
-    study, data, seeds = found.study, found.study.run.data, len(found.seeds)
-    measures = {"test accuracy": lambda e: e["test"]["accuracy"]}
-    if data.tail_classes:
-        measures["tail recall"] = lambda e: e["test"]["tail_recall"]
-
-    of_sgd = [found.last(math.inf, measure) for measure in measures.values()]
-    of_absgd = [found.last(found.lam, measure) for measure in measures.values()]
-    rows = [
-        ["method", "λ", *measures],
-        ["SGD", number(math.inf), *(_spread(values) for values in of_sgd)],
-        ["ABSGD", number(found.lam), *(_spread(values) for values in of_absgd)],
-        [
-            "difference",
-            "",
-            *(difference(b - a) for a, b in zip(of_sgd, of_absgd, strict=True)),
-        ],
-    ]
-    tried = ", ".join(
-        f"{'SGD' if math.isinf(lam) else f'λ = {number(lam)}'} "
-        f"{100.0 * np.mean(found.last(lam, _validation)):.1f}"
-        for lam in found.runs
-    )
-    classes = study.run.model.classes
-    tail = ", ".join(map(str, range(classes - data.tail_classes, classes)))
-    last = found.runs[math.inf][0][-1]
-    counts = last["class_counts"]
-    notes = [
-        f"Percent, mean ± standard deviation over {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}; the difference is paired by seed, "
-        "± its standard error.",
-        f"Trained on {sum(counts)} images, {counts[0]} of the first class and "
-        f"{counts[-1]} of the last, for {last['step']} updates; in a pair from the "
-        "same start, on the same batches, at the same learning rates.",
-        f"Tested on {data.test_per_class * classes} images, balanced, labels clean."
-        + (f" Tail: classes {tail}." if data.tail_classes else ""),
-        f"λ is chosen on {data.validation_per_class * classes} validation images a "
-        f"seed, {_validation_labels(data)}.",
-        f"Validation accuracy: {tried}.",
-    ]
-    return "\n".join(
-        [f"### {study.title}", "", *markdown(rows), "", *(f"* {n}" for n in notes), ""]
-    )
-
-
-def figure(outcomes: dict[str, Outcome | None], path: pathlib.Path) -> None:
-    """Draws what attention does, in three panels.
+def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
+    """Draws what the records hold, in place of what an earlier report drew.
 
     Args:
-      outcomes: of the demo's studies, by name; None where nothing is finished.
-      path: of the image, PNG.
+      groups: of the report. Of several, a figure that shows one has its number in the
+        name.
+      out: directory.
+
+    Returns:
+      Names of the figures, in the order of the report.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # draws to a file, also where there is no screen
-    import matplotlib.pyplot as plt
-
-    style = {
-        "font.size": 11,
-        "axes.titlesize": 12,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": _GREY,
-        "xtick.color": "#444444",
-        "ytick.color": "#444444",
-        "legend.frameon": False,
-    }
-    long_tail = outcomes[configs.LONG_TAIL.name]
-    label_noise = outcomes[configs.LABEL_NOISE.name]
-    with plt.rc_context(style):
-        canvas, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
-        for panel, found, draw in (
-            (axes[0], long_tail, _draw_class_weights),
-            (axes[1], long_tail, _draw_recall),
-            (axes[2], label_noise, _draw_clean_weights),
-        ):
-            if found is None:
-                panel.set_axis_off()
-                panel.text(0.5, 0.5, "no seed finished", ha="center", color=_GREY)
-            else:
-                draw(panel, found)
-        canvas.get_layout_engine().set(wspace=0.06)
-        canvas.savefig(path, dpi=150)
-        plt.close(canvas)
-
-
-def _draw_class_weights(panel: "Axes", found: Outcome) -> None:
-    """Mean attentional weight of each class over training."""
-    import matplotlib
-    from matplotlib import ticker
-
-    weights = found.course(found.lam, lambda e: e["weight_by_class"]).mean(axis=0)
-    epochs, classes = weights.shape
-    counts = found.last(found.lam, lambda e: e["class_counts"])[0]
-    palette = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1.0, classes))
-    for label in range(classes):
-        panel.plot(
-            np.arange(1, epochs + 1),
-            weights[:, label],
-            color=palette[label],
-            linewidth=1.8,
-            label=f"{label}  ({counts[label]})",
-        )
-    panel.set_yscale("log")
-    panel.set_ylim(min(0.4, 0.8 * weights.min()), max(2.5, 1.25 * weights.max()))
-    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    panel.yaxis.set_minor_locator(ticker.NullLocator())
-    _mark_switch(panel, found, height=0.05)
-    panel.set_title("Long tail: weight by class")
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("mean attentional weight")
-    panel.legend(
-        title="class (training images)",
-        fontsize=9.5,
-        title_fontsize=9.5,
-        labelspacing=0.25,
-        handlelength=1.2,
-        loc="upper left",
-    )
-
-
-def _draw_recall(panel: "Axes", found: Outcome) -> None:
-    """Recall of each class, SGD against ABSGD."""
-    counts = found.last(found.lam, lambda e: e["class_counts"])[0]
-    places = np.arange(len(counts))
-    for lam, name, color, marker, offset in (
-        (math.inf, "SGD", _SGD, "s", -0.14),
-        (found.lam, f"ABSGD, λ = {number(found.lam)}", _ABSGD, "o", 0.14),
-    ):
-        recall = 100.0 * found.last(lam, lambda e: e["test"]["recall"])
-        panel.errorbar(
-            places + offset,
-            recall.mean(axis=0),
-            yerr=_standard_error(recall),
-            fmt=marker,
-            color=color,
-            markersize=6,
-            elinewidth=1.6,
-            label=name,
-        )
-    panel.set_xticks(places, [f"{label}\n{counts[label]}" for label in places])
-    panel.set_ylim(0, 104)
-    panel.set_title("Long tail: recall by class")
-    panel.set_xlabel("class, and its training images")
-    panel.set_ylabel("test recall, %")
-    panel.legend(
-        loc="lower left",
-        title=f"mean ± standard error, n = {len(found.seeds)}",
-        title_fontsize=9.5,
-        alignment="left",
-    )
-    panel.grid(axis="y", color="#e6e6e6")
-    panel.set_axisbelow(True)
-
-
-def _draw_clean_weights(panel: "Axes", found: Outcome) -> None:
-    """Weight of clean and of mislabelled examples over training."""
-    for key, name, color in (
-        ("weight_clean", "clean", _SGD),
-        ("weight_mislabelled", "mislabelled", _ABSGD),
-    ):
-        weights = found.course(found.lam, lambda e, key=key: e[key])
-        mean, error = weights.mean(axis=0), _standard_error(weights)
-        epochs = np.arange(1, len(mean) + 1)
-        panel.plot(epochs, mean, color=color, linewidth=2.2)
-        panel.fill_between(
-            epochs, mean - error, mean + error, color=color, alpha=0.25, linewidth=0
-        )
-        panel.annotate(
-            name,
-            (epochs[-1], mean[-1]),
-            xytext=(-2, 8),
-            textcoords="offset points",
-            ha="right",
-            color=color,
-            fontweight="bold",
-        )
-    panel.set_ylim(0, 1.15 * panel.get_ylim()[1])
-    _mark_switch(panel, found, height=0.5)
-    rate = found.study.run.data.noise_rate
-    panel.set_title(f"{rate:.0%} wrong labels: weight of examples")
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("mean attentional weight")
-
-
-def _mark_switch(panel: "Axes", found: Outcome, height: float) -> None:
-    """Marks where λ is switched on; `height` of the words, share of the panel's."""
-    run = found.study.run
-    switch = run.attention.start_at * run.epochs
-    panel.axvline(switch, color=_GREY, linewidth=1, linestyle=":")
-    late = switch > run.epochs / 2  # then there is more room before it
-    panel.annotate(
-        f"plain SGD, then λ = {number(found.lam)}"
-        if late
-        else f"λ = {number(found.lam)} from here on",
-        (switch, height),
-        xycoords=("data", "axes fraction"),
-        xytext=(-6 if late else 6, 0),
-        textcoords="offset points",
-        ha="right" if late else "left",
-        va="center",
-        color="#555555",
-        fontsize=10,
-    )
-    panel.set_xlim(1, max(run.epochs, 2))
-
-
-def number(value: float) -> str:
-    """A number with the sign that print uses."""
-    return "∞" if math.isinf(value) else f"{value:g}".replace("-", "−")
-
-
-def _validation(event: Event) -> float:
-    return event["validation"]["accuracy"]
-
-
-def _validation_labels(data: configs.Data) -> str:
-    """Says how honest the validation labels are."""
-    if data.noise_rate == 0.0:
-        return "balanced, labels clean"
-    correct = 100.0 * (1.0 - data.noise_rate)
-    return (
-        f"whose labels are as noisy as the training's (so {correct:.0f} is about the "
-        "best that can be scored on them)"
-    )
-
-
-def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over seeds, the first axis; 0 for a single seed."""
-    seeds = len(values)
-    if seeds < 2:
-        return np.zeros(values.shape[1:])
-    return values.std(axis=0, ddof=1) / math.sqrt(seeds)
-
-
-def _spread(values: np.ndarray) -> str:
-    """Mean ± standard deviation of shares `[seeds]`, in percent."""
-    mean = f"{100.0 * values.mean():.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {100.0 * values.std(ddof=1):.1f}"
-
-
-def difference(values: np.ndarray) -> str:
-    """Mean ± standard error of differences of shares `[seeds]`, in points."""
-    mean = f"{100.0 * values.mean():+.1f}".replace("-", "−")
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {100.0 * _standard_error(values):.1f}"
-
-
-def markdown(rows: list[list[str]]) -> list[str]:
-    """A table with its columns aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        + " |"
-        for row in rows
+    together = {"curves": curves, "calibration": calibration}
+    singly = {"confusion": confusion, "weights": weights}
+    for name in (*together, *singly, "features"):
+        for old in (out / f"{name}.png", *out.glob(f"{name}-[0-9]*.png")):
+            old.unlink(missing_ok=True)
+    drawn = [
+        f"{name}.png"
+        for name, figure in together.items()
+        if figure.draw(groups, out / f"{name}.png")
     ]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+    for place, group in enumerate(groups, start=1):
+        for name, figure in singly.items():
+            path = out / (f"{name}-{place}.png" if len(groups) > 1 else f"{name}.png")
+            if figure.draw(group, path):
+                drawn.append(path.name)
+    return drawn
+
+
+def text(groups: list[Group], drawn: list[str]) -> str:
+    """The report, in Markdown that also reads well in a terminal.
+
+    Args:
+      groups: of the report.
+      drawn: names of the figures beside it.
+
+    Returns:
+      Markdown.
+    """
+    lines = []
+    if len(groups) > 1:
+        lines += ["# Comparison", "", *sections.comparison(groups), ""]
+    for place, group in enumerate(groups, start=1):
+        count = f"{place}. " if len(groups) > 1 else ""
+        lines += [f"# {count}{group.title}", "", *sections.section(group)]
+    if drawn:
+        lines += ["# Figures", "", *(f"![{name}]({name})" for name in drawn), ""]
+    return "\n".join(lines)
+
+
+def _draw_features(
+    groups: list[Group], data_dir: pathlib.Path | None, path: pathlib.Path
+) -> None:
+    """What enters the head, of the first seed of each group."""
+    from experiments import embedding, runs
+
+    embedding.figure(
+        {g.title: runs.features(g.results[0].directory, data_dir) for g in groups},
+        path,
+        class_counts={g.title: g.results[0].class_counts for g in groups},
+    )

@@ -1,158 +1,528 @@
 """Pure training and evaluation steps, compiled once per program."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 import absgd_jax
-from experiments import configs, methods, metrics, models
+from experiments import augment, configs, methods, metrics, models, objectives
+from experiments.methods import Moment
 from experiments.pipeline import Batch
+from experiments.sharding import AXIS, Layout
+
+NAMED = 8  # examples with a loss that is not finite that a step can name
+
+
+class OptimizerState(NamedTuple):
+    """Of the two parts of a method."""
+
+    attention: absgd_jax.AttentionState
+    descent: Any
 
 
 class TrainState(NamedTuple):
-    """All that a step changes."""
+    """All that a step changes, and what it draws from."""
 
-    params: Any  # float32 leaves
+    step: jax.Array  # int32 []: updates so far
+    key: jax.Array  # uint32 [2]: of dropout and of augmentation on the device
+    params: Any  # trained, float32 leaves
+    frozen: Any  # parameters that are not trained
     statistics: Any  # BatchNorm's running means and variances, float32 leaves
-    optimizer: optax.OptState
+    optimizer: OptimizerState
+    kept: jax.Array  # bool [train examples], False where truncation drops; or [0]
+
+
+class Given(NamedTuple):
+    """What the training examples are like, as arguments of the compiled step."""
+
+    class_counts: jax.Array  # float32 [classes], at least 1
+    class_weights: jax.Array  # float32 [classes]; ones for none
+    mislabelled: jax.Array  # bool [train examples]
 
 
 class Seen(NamedTuple):
-    """What a step saw; padding has zeros."""
+    """What a step saw: sums over its examples, so that steps add up."""
 
-    losses: jax.Array  # float32 [batch], before the update
-    weights: jax.Array  # float32 [batch], p_i, about one on average
-    tilted_loss: jax.Array  # float32 [], F after the update
+    examples: jax.Array  # int32 []
+    loss: jax.Array  # float32 []: sum of L_i before the update
+    tilted_loss: jax.Array  # float32 []: F after the update; not a sum
+    weight: jax.Array  # float32 []: sum of p_i
+    effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share of the batch that counts
+    largest: jax.Array  # float32 []: largest p_i; not a sum
+    weight_of_class: jax.Array  # float32 [classes]
+    examples_of_class: jax.Array  # int32 [classes]
+    weight_mislabelled: jax.Array  # float32 []
+    examples_mislabelled: jax.Array  # int32 []
+    not_finite: jax.Array  # int32 [NAMED]: examples whose loss is not finite, then -1
 
 
 class Program(NamedTuple):
-    """The compiled functions of one configuration, whatever its seed and λ."""
+    """The compiled functions of one configuration, whatever its seed, λ and data."""
 
-    init: Callable[[int, float], TrainState]
-    train: Callable[[TrainState, Batch, float], tuple[TrainState, Seen]]
-    evaluate: Callable[[TrainState, Batch], jax.Array]
+    init: Callable[[Any, int, int], TrainState]  # network, seed, training examples
+    train: Callable[[TrainState, Batch, Given, Moment], tuple[TrainState, Seen]]
+    evaluate: Callable[[TrainState, Batch], metrics.Counts]
+    prune: Callable[[TrainState, Batch], TrainState]
+    features: Callable[[TrainState, Batch], jax.Array]
+
+
+def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
+    """Bytes to numbers in [0, 1], then normalised; words stay as they are."""
+    if data.kind.inputs == "text":
+        return inputs
+    images = inputs.astype(jnp.float32)
+    if inputs.dtype == jnp.uint8:
+        images = images / 255.0
+    if data.mean:
+        images = (images - jnp.array(data.mean)) / jnp.array(data.std)
+    return images
 
 
 def train_step(
     graph: nnx.GraphDef,
-    tx: optax.GradientTransformationExtraArgs,
+    run: configs.Run,
     state: TrainState,
     batch: Batch,
+    given: Given,
+    moment: Moment,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, Seen]:
     """One update: one forward and one backward pass.
 
     Args:
       graph: the network without its arrays.
-      tx: see `methods.build`.
+      run: loss, method and optimizer.
       state: before.
       batch: examples, padding marked.
+      given: what the training examples are like.
+      moment: learning rate and λ of this update.
+      axis_name: axis of `jax.pmap` that the batch is spread over.
 
     Returns:
       The state after, and what was seen.
     """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    # Of each example, so that any layout over devices draws the same numbers.
+    keys, moves = (
+        jax.vmap(functools.partial(jax.random.fold_in, of))(batch.index)
+        for of in jax.random.split(key)
+    )
+    inputs = batch.inputs
+    if run.data.augment_on == "device":
+        inputs = augment.on_device(inputs, moves, run.data)
+    inputs = prepare(run.data, inputs)
+    kept = state.kept[batch.index] if state.kept.size else None
 
-    def per_example_losses(params: Any) -> tuple[jax.Array, Any]:
+    def per_example_losses(
+        params: Any,
+        inputs: jax.Array,
+        labels: jax.Array,
+        present: jax.Array,
+        keys: jax.Array,
+        kept: jax.Array | None,
+    ) -> tuple[jax.Array, Any]:
         # A copy: its statistics are written at this level of tracing.
-        model = nnx.merge(graph, params, state.statistics, copy=True)
-        model.train()
-        logits = model(batch.images, batch.present)
-        losses = absgd_jax.losses.softmax_cross_entropy(logits, batch.labels)
-        return losses, nnx.state(model, nnx.Not(nnx.Param))
+        network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
+        network.train()
+        losses = objectives.per_example_losses(
+            run.loss,
+            network(inputs, present, keys),
+            labels,
+            class_counts=given.class_counts,
+            class_weights=given.class_weights,
+            kept=kept,
+        )
+        return losses, (losses, nnx.state(network, nnx.Not(nnx.Param)))
 
-    losses, pullback, statistics = jax.vjp(
-        per_example_losses, state.params, has_aux=True
+    examples = (inputs, batch.labels, batch.present, keys, kept)
+    method = methods.build(run, moment, axis_name)
+    attention = methods.begin(state.optimizer.attention, moment)
+    if run.method.route == "pullback":
+        (losses, (_, statistics)), pullback = _vjp(
+            per_example_losses, state.params, examples
+        )
+        total = _sum(jnp.sum(batch.present), axis_name)
+        added = moment.uniform / total * batch.present
+        direction, attention = method.attention.update(
+            # The weights are its cotangent, and what is done to them is done there.
+            lambda cotangent: pullback(cotangent * moment.scale + added),
+            attention,
+            state.params,
+            losses=losses,
+            where=batch.present,
+        )
+    else:
+        value_and_grad = absgd_jax.tilted_value_and_grad(
+            per_example_losses,
+            moment.lam,
+            has_aux=True,
+            microbatch_size=run.method.microbatch_size,
+            dense=run.method.route == "dense",
+            axis_name=axis_name,
+        )
+        (value, (losses, statistics)), direction = value_and_grad(
+            state.params, *examples, where=batch.present
+        )
+        direction, attention = method.attention.update(
+            direction, attention, state.params, value=value
+        )
+        direction = optax.tree.scale(moment.scale, direction)
+    if run.loss.class_weights_norm == "weights":
+        weights = jnp.where(batch.present, given.class_weights[batch.labels], 0.0)
+        mean = _sum(jnp.sum(weights), axis_name) / _sum(
+            jnp.sum(batch.present), axis_name
+        )
+        direction = optax.tree.scale(1.0 / mean, direction)
+    updates, descent = method.descent.update(
+        direction, state.optimizer.descent, state.params
     )
-    updates, optimizer = tx.update(
-        pullback, state.optimizer, state.params, losses=losses, where=batch.present
+    after = state._replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        statistics=statistics,
+        optimizer=OptimizerState(attention, descent),
     )
-    params = optax.apply_updates(state.params, updates)
+    seen = _see(run, batch, given, moment, attention, losses, axis_name)
+    return after, seen
 
-    lam = absgd_jax.attention_state(state.optimizer).lam  # of this update
-    tilted_loss = absgd_jax.attention_state(optimizer).tilted_loss
-    weights = jnp.exp((losses - tilted_loss) / lam)
-    seen = Seen(
-        jnp.where(batch.present, losses, 0.0),
-        jnp.where(batch.present, weights, 0.0),
-        tilted_loss,
+
+def _vjp(
+    per_example_losses: Callable[..., Any], params: Any, examples: tuple[Any, ...]
+) -> tuple[Any, Callable[[jax.Array], Any]]:
+    """Losses and auxiliary output, and the pullback to the parameters."""
+    losses, pullback, aux = jax.vjp(
+        lambda params: per_example_losses(params, *examples), params, has_aux=True
     )
-    return TrainState(params, statistics, optimizer), seen
+    return (losses, aux), pullback
+
+
+def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
+    """Over devices too."""
+    return value if axis_name is None else jax.lax.psum(value, axis_name)
+
+
+def _see(
+    run: configs.Run,
+    batch: Batch,
+    given: Given,
+    moment: Moment,
+    attention: absgd_jax.AttentionState,
+    losses: jax.Array,
+    axis_name: str | None,
+) -> Seen:
+    """Sums up a step."""
+    p = methods.weights(run, moment, attention, losses)
+    present, labels, index = batch.present, batch.labels, batch.index
+    wrong = given.mislabelled[index] & present
+    if axis_name is not None:
+        gather = functools.partial(
+            jax.lax.all_gather, axis_name=axis_name, axis=0, tiled=True
+        )
+        losses, p, present, labels, index, wrong = map(
+            gather, (losses, p, present, labels, index, wrong)
+        )
+    p = jnp.where(present, p, 0.0)
+    of_class = jnp.zeros(run.data.classes)
+    bad = present & ~jnp.isfinite(losses)
+    (places,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
+    examples = jnp.sum(present)
+    return Seen(
+        examples=examples,
+        loss=jnp.sum(losses, where=present),
+        tilted_loss=attention.tilted_loss,
+        weight=jnp.sum(p),
+        effective=jnp.sum(p) ** 2 / (examples * jnp.sum(p**2)),
+        largest=jnp.max(p),
+        weight_of_class=of_class.at[labels].add(p),
+        examples_of_class=of_class.at[labels].add(present).astype(jnp.int32),
+        weight_mislabelled=jnp.sum(p, where=wrong),
+        examples_mislabelled=jnp.sum(wrong),
+        not_finite=jnp.where(places < 0, -1, index[places]),
+    )
+
+
+def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
+    """The network as it is evaluated."""
+    network = nnx.merge(graph, state.params, state.frozen, state.statistics, copy=True)
+    network.eval()
+    return network
 
 
 def eval_step(
-    graph: nnx.GraphDef, classes: int, state: TrainState, batch: Batch
-) -> jax.Array:
+    graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
+) -> metrics.Counts:
     """Counts what is taken for what.
 
     Args:
       graph: the network without its arrays.
-      classes: number of classes.
+      run: how inputs are prepared.
       state: its arrays.
       batch: examples, padding marked.
 
     Returns:
-      Confusion counts, int32 `[classes, classes]`: label, then prediction.
+      Sums over the examples.
     """
-    model = nnx.merge(graph, state.params, state.statistics, copy=True)
-    model.eval()
-    predictions = jnp.argmax(model(batch.images, batch.present), axis=-1)
-    return metrics.confusion(batch.labels, predictions, batch.present, classes)
+    network = _network(graph, state)
+    logits = network(prepare(run.data, batch.inputs), batch.present)
+    losses = absgd_jax.losses.softmax_cross_entropy(logits, batch.labels)
+    return metrics.count(logits, batch.labels, batch.present, losses)
 
 
-@functools.cache
-def network(model: configs.Model) -> tuple[nnx.GraphDef, Callable[[int], Any]]:
-    """The network without its arrays, and what draws them.
+def prune_step(
+    graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
+) -> TrainState:
+    """Keeps the training examples whose label has a probability above k.
 
     Args:
-      model: its config.
+      graph: the network without its arrays.
+      run: loss.
+      state: before.
+      batch: training examples, not augmented.
 
     Returns:
-      The graph, and a compiled function: seed -> parameters and statistics.
+      The state with `kept` set for the examples of the batch.
     """
+    logits = _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
+    probabilities = jnp.take_along_axis(
+        jax.nn.softmax(logits), batch.labels[:, None], axis=1
+    )[:, 0]
+    outside = state.kept.size  # where padding is dropped
+    places = jnp.where(batch.present, batch.index, outside)
+    kept = state.kept.at[places].set(probabilities > run.loss.k, mode="drop")
+    return state._replace(kept=kept)
 
-    def draw(seed: jax.typing.ArrayLike) -> models.ConvNet:
-        return models.ConvNet(model, rngs=nnx.Rngs(jax.random.key(seed)))
 
-    graph = nnx.graphdef(nnx.eval_shape(lambda: draw(0)))
-    return graph, jax.jit(lambda seed: nnx.split(draw(seed), nnx.Param, ...)[1:])
+def network(run: configs.Run, axis_name: str | None = None) -> nnx.Module:
+    """The network of a run without its arrays, as shapes."""
+    return nnx.eval_shape(
+        lambda: models.build(run.model, run.data, rngs=nnx.Rngs(0), axis_name=axis_name)
+    )
 
 
-@functools.cache
 def program(
-    model: configs.Model,
-    optimizer: configs.Optimizer,
-    attention: configs.Attention,
-    total_steps: int,
+    run: configs.Run, layout: Layout, parallel: Literal["jit", "pmap"] = "jit"
 ) -> Program:
-    """Compiles the steps; seed and λ are arguments, so that all runs share them.
+    """Compiles the steps.
+
+    Seed, λ, learning rates and what the data are like are arguments, so that runs that
+    differ in those share a program.
 
     Args:
-      model: the network.
-      optimizer: what SGD and ABSGD share.
-      attention: what ABSGD adds.
-      total_steps: updates in the whole training.
+      run: network, loss, method and optimizer.
+      layout: devices.
+      parallel: whether the program is cut up by the sharding of the batch, or run on
+        each device with explicit sums.
 
     Returns:
       The compiled functions. `train` gives the buffers of the state before to the
       state after.
     """
-    graph, draw = network(model)
-    build = functools.partial(methods.build, optimizer, attention, total_steps)
-    init_optimizer = jax.jit(lambda params, lam: build(lam).init(params))
-
-    def init(seed: int, lam: float) -> TrainState:
-        params, statistics = draw(seed)
-        return TrainState(params, statistics, init_optimizer(params, lam))
-
-    def train(state: TrainState, batch: Batch, lam: float) -> tuple[TrainState, Seen]:
-        return train_step(graph, build(lam), state, batch)
-
-    return Program(
-        init,
-        jax.jit(train, donate_argnums=0),
-        jax.jit(functools.partial(eval_step, graph, model.classes)),
+    plain = configs.replace(
+        run,
+        {
+            "data": configs.Data(
+                source=run.data.source,
+                test_per_class=1 if run.data.test_per_class else 0,
+                image_size=run.data.image_size,
+                mean=run.data.mean,
+                std=run.data.std,
+                vocabulary=run.data.vocabulary,
+                length=run.data.length,
+                **(
+                    {
+                        name: getattr(run.data, name)
+                        for name in ("augment_on", "crop_padding", "flip", "rotation")
+                    }
+                    if run.data.augment_on == "device"
+                    else {}
+                ),
+            ),
+            "method": dataclasses.replace(
+                run.method,
+                lam=1.0,
+                first_lam=1.0,
+                start_at=0.0,
+                gamma=1.0,
+                init_s=None if run.method.init_s is None else 0.0,
+                alpha=1.0,
+                uniform=False,
+            ),
+            "loss": dataclasses.replace(
+                run.loss,
+                prune_from=1.0,
+                prune_every=1,
+                class_weights=False,
+                class_weights_from=0.0,
+                effective_beta=0.0,
+            ),
+            "optimizer.learning_rate": 1.0,
+            "optimizer.warmup": 0.0,
+            "optimizer.decay": "drops",
+            "optimizer.drop_at": (),
+            "optimizer.drop_factor": 1.0,
+            "epochs": 1,
+            "eval_every": 1,
+            "seed": 0,
+            "start_from": None,
+            "new_head": False,
+            "model.pretrained": None,
+        },
     )
+    return _program(plain, layout, parallel)
+
+
+@functools.cache
+def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
+    axis_name = AXIS if parallel == "pmap" else None
+    # The axis has a name only inside `pmap`; what is evaluated is not inside.
+    graphs = [
+        nnx.split(network(run, name), *_parts(run, network(run)))[0]
+        for name in (axis_name, None)
+    ]
+    train = functools.partial(train_step, graphs[0], run, axis_name=axis_name)
+    whole, spread = layout.replicated, layout.spread
+    plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
+    evaluate, features = _looks(
+        configs.replace(run, plain | {"optimizer": configs.Optimizer()}), layout
+    )
+    return Program(
+        functools.partial(_init, run, layout),
+        _by_pmap(train, layout)
+        if parallel == "pmap"
+        else jax.jit(
+            train,
+            in_shardings=(whole, spread, whole, whole),
+            out_shardings=whole,
+            donate_argnums=0,
+        ),
+        evaluate,
+        jax.jit(
+            functools.partial(prune_step, graphs[1], run),
+            in_shardings=(whole, spread),
+            out_shardings=whole,
+            donate_argnums=0,
+        ),
+        features,
+    )
+
+
+@functools.cache
+def _looks(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
+    """Compiles what only looks at a network, however it is trained."""
+    graph = nnx.split(network(run), *_parts(run, network(run)))[0]
+
+    def look(step: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = jax.jit(
+            functools.partial(step, graph, run),
+            in_shardings=(layout.replicated, layout.spread),
+            out_shardings=layout.replicated,
+        )
+        # Without what belongs to the training, whose kind would be compiled in.
+        rest = {"step": None, "key": None, "optimizer": None, "kept": None}
+        return lambda state, batch: compiled(state._replace(**rest), batch)
+
+    return [look(step) for step in (eval_step, feature_step)]
+
+
+def feature_step(
+    graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
+) -> jax.Array:
+    """What enters the head, float `[batch, features]`."""
+    return _network(graph, state).features(
+        prepare(run.data, batch.inputs), batch.present
+    )
+
+
+def draw(run: configs.Run, seed: int) -> Any:
+    """A network with its arrays.
+
+    Args:
+      run: which network.
+      seed: of its parameters.
+
+    Returns:
+      The network, as `models.build` makes it.
+    """
+    return nnx.merge(*_draw(run.model, _shape_of(run.data))(seed))
+
+
+def _shape_of(data: configs.Data) -> configs.Data:
+    """What of the data a network depends on; the rest as it is by default."""
+    return configs.Data(
+        source=data.source,
+        test_per_class=1 if data.test_per_class else 0,
+        image_size=data.image_size,
+        vocabulary=data.vocabulary,
+        length=data.length,
+    )
+
+
+@functools.cache
+def _draw(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
+    """Compiles what draws the arrays: seed -> graph and state."""
+
+    def network(seed: jax.typing.ArrayLike) -> Any:
+        return models.build(model, data, rngs=nnx.Rngs(jax.random.key(seed)))
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: network(0)))
+    # It runs once or a few times. Optimized further, the same numbers come out, after
+    # five times as long at the compiler.
+    state = jax.jit(
+        lambda seed: nnx.state(network(seed)),
+        compiler_options={"xla_backend_optimization_level": 1},
+    )
+    return lambda seed: (graph, state(seed))
+
+
+def _parts(run: configs.Run, network: Any) -> tuple[Any, ...]:
+    """Filters: what is trained, other parameters, statistics."""
+    return models.trained(run.trainable, network), nnx.Param, ...
+
+
+def _init(
+    run: configs.Run, layout: Layout, network: Any, seed: int, examples: int
+) -> TrainState:
+    """The state before the first step."""
+    _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
+    method = methods.build(run, methods.moment(run, 1, 0))
+    truncates = run.loss.name == "truncated"
+    state = TrainState(
+        step=np.int32(0),
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
+        params=params,
+        frozen=frozen,
+        statistics=statistics,
+        optimizer=OptimizerState(
+            method.attention.init(params), method.descent.init(params)
+        ),
+        kept=np.ones(examples if truncates else 0, bool),
+    )
+    # Copies, since a step gives the buffers of its state away.
+    return layout.replicate(jax.tree.map(np.array, state))
+
+
+def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """The step on every device of its own, from whole batches."""
+    devices = list(layout.mesh.devices.flat)
+    mapped = jax.pmap(
+        train,
+        axis_name=AXIS,
+        in_axes=(None, 0, None, None),
+        out_axes=None,
+        devices=devices,
+    )
+
+    def step(
+        state: TrainState, batch: Batch, given: Given, moment: Moment
+    ) -> tuple[TrainState, Seen]:
+        rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+        return layout.replicate(mapped(state, rows, given, moment))
+
+    return step

@@ -1,107 +1,331 @@
 """The loop over the epochs of one run."""
 
-from collections.abc import Callable
-from typing import Any
+import collections
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import configs, metrics, pipeline, steps
+from experiments import configs, methods, metrics, objectives, pipeline, steps
+from experiments.pipeline import Task
+from experiments.sharding import Layout
 from experiments.sources import Examples
 
 EVAL_BATCH = 256  # examples; a set smaller than that is padded to it
 
 
-def run(config: configs.Run, study: str, write: Callable[..., None]) -> None:
-    """Trains once, and writes one event per epoch.
+class Place(NamedTuple):
+    """Where a training stands: what is trained next."""
+
+    epoch: int  # from 0
+    batch: int  # of that epoch, from 0
+    totals: dict[str, Any]  # of the epoch's batches so far; see `_add`
+
+
+class Hooks(NamedTuple):
+    """What a loop tells those who run it.
+
+    Attributes:
+      write: takes an event as keywords.
+      stepped: takes the step, and what is worth showing of it as numbers by name.
+      due: takes the step after every update, and says whether to save within the epoch.
+      save: takes the step, the state and the place after an update that was due, or
+        that ended an epoch. All that was trained on until then has finite losses.
+    """
+
+    write: Callable[..., None]
+    stepped: Callable[[int, dict[str, float]], None] = lambda step, shown: None
+    due: Callable[[int], bool] = lambda step: False
+    save: Callable[[int, steps.TrainState, Place], None] = (
+        lambda step, state, place: None
+    )
+
+
+class Start(NamedTuple):
+    """Where a loop begins."""
+
+    state: steps.TrainState
+    place: Place = Place(0, 0, {})
+
+
+def fit(
+    run: configs.Run,
+    task: Task,
+    layout: Layout,
+    session: configs.Session,
+    start: Start,
+    hooks: Hooks,
+    *,
+    test_last: bool = False,
+) -> steps.TrainState:
+    """Trains, and writes one event per epoch.
 
     Steps are dispatched from Python: inside `lax.scan` XLA's convolutions are tens of
-    times slower on a CPU. What they saw is read once an epoch, so they do not wait.
+    times slower on a CPU. What a step saw is read while the next one runs, so that the
+    device does not wait for it.
 
     Args:
-      config: what to run.
-      study: name under which the events are kept.
-      write: takes an event as keywords. The last one of a run has the key `test`.
+      run: what to run.
+      task: what on.
+      layout: devices.
+      session: how batches are made ready and the step is run.
+      start: state and place, of `begin` or of a checkpoint.
+      hooks: who is told.
+      test_last: whether the test set is looked at after the last epoch alone.
+
+    Returns:
+      The state after the last epoch.
 
     Raises:
-      FloatingPointError: a loss is not finite; names the step.
+      FloatingPointError: a loss is not finite; names the step and the examples.
     """
-    task = pipeline.task(config.data, config.model.classes, config.seed)
-    order_rng = np.random.default_rng([config.seed, 1])
-    examples = len(task.train.labels)
-    steps_per_epoch = -(-examples // config.batch_size)
-    total_steps = config.epochs * steps_per_epoch
-    program = steps.program(
-        config.model, config.optimizer, config.attention, total_steps
+    program = steps.program(run, layout, session.parallel)
+    per_epoch = steps_per_epoch(run, task)
+    state, place = start
+    given = _given(run, task, layout)
+    loader = pipeline.training(
+        task.train,
+        run.data,
+        run.batch_size,
+        seed=run.seed,
+        epochs=range(place.epoch, run.epochs),
+        first=place.batch,
+        rows=layout.rows(run.batch_size),
+        workers=session.workers,
     )
-    state = program.init(config.seed, config.lam)
+    with pipeline.prefetch(loader, session.prefetch, layout.place) as batches:
+        for epoch in range(place.epoch, run.epochs):
+            began, waited = time.monotonic(), batches.waited
+            first = place.batch if epoch == place.epoch else 0
+            totals = dict(place.totals) if first else {}
+            if first == 0 and _prunes(run, epoch):
+                state = _prune(program, layout, state, task.train, run, session)
+            given = given._replace(class_weights=_class_weights(run, task, epoch))
+            unread: collections.deque[tuple[int, steps.Seen]] = collections.deque()
+            for number in range(first, per_epoch):
+                step = epoch * per_epoch + number
+                moment = methods.moment(run, per_epoch, step)
+                state, seen = program.train(state, next(batches), given, moment)
+                unread.append((step + 1, seen))
+                due, whole = hooks.due(step + 1), number + 1 == per_epoch
+                # What is saved has been read: the totals are of all that was trained.
+                while len(unread) > (0 if due or whole else 1):
+                    _read(run, unread.popleft(), totals, hooks)
+                if due and not whole:
+                    hooks.save(step + 1, state, Place(epoch, number + 1, totals))
+            last = epoch + 1 == run.epochs
+            event = {
+                "event": "epoch",
+                "epoch": epoch + 1,
+                "step": (epoch + 1) * per_epoch,
+                "learning_rate": moment.learning_rate,
+                "lam": moment.lam,
+                **_summary(totals),
+                "waited": batches.waited - waited,
+                "seconds": time.monotonic() - began,
+                "validation": None,
+                "test": None,
+            }
+            if last or (epoch + 1) % run.eval_every == 0:
+                for name in ("validation", "test"):
+                    examples = getattr(task, name)
+                    if examples is not None and (
+                        last or name == "validation" or not test_last
+                    ):
+                        event[name] = evaluate(
+                            program, layout, state, examples, run, task, session
+                        )
+            hooks.write(**event)
+            hooks.save((epoch + 1) * per_epoch, state, Place(epoch + 1, 0, {}))
+    return state
 
-    for epoch in range(config.epochs):
-        order = order_rng.permutation(examples)
-        shuffled = task.train.take(order)
-        shuffled = shuffled._replace(
-            images=pipeline.shift(shuffled.images, config.data.max_shift, order_rng)
-        )
-        epoch_seen = []
-        for batch in pipeline.batches(shuffled, config.batch_size):
-            state, seen = program.train(state, batch, config.lam)
-            epoch_seen.append(seen)
-        losses, weights, tilted_losses = (
-            np.stack(column) for column in zip(*jax.device_get(epoch_seen), strict=True)
-        )
-        _require_finite(losses, config, first_step=epoch * steps_per_epoch + 1)
-        # Padding is at the end of the epoch, and nowhere else.
-        losses, weights = losses.ravel()[:examples], weights.ravel()[:examples]
-        wrong = task.mislabelled[order]
-        event = {
-            "study": study,
-            "method": config.method,
-            "lam": config.lam,
-            "seed": config.seed,
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * steps_per_epoch,
-            "loss": np.mean(losses),
-            "tilted_loss": tilted_losses[-1],
-            "weight_by_class": [
-                np.mean(weights[shuffled.labels == label])
-                for label in range(config.model.classes)
-            ],
-            "weight_clean": np.mean(weights[~wrong]),
-            "weight_mislabelled": np.mean(weights[wrong]) if wrong.any() else None,
-            "validation": evaluate(program, state, task.validation, config),
-        }
-        if epoch + 1 == config.epochs:
-            event["class_counts"] = np.bincount(task.train.labels)
-            event["test"] = evaluate(program, state, task.test, config)
-        write(**event)
+
+def steps_per_epoch(run: configs.Run, task: Task) -> int:
+    """Updates in an epoch; the last may have fewer examples than the others."""
+    return -(-len(task.train.labels) // run.batch_size)
+
+
+def begin(
+    run: configs.Run,
+    task: Task,
+    layout: Layout,
+    session: configs.Session,
+    network: Any = None,
+) -> Start:
+    """The state before the first step.
+
+    Args:
+      run: what to run.
+      task: what on.
+      layout: devices.
+      session: how the step is run.
+      network: whose arrays to start from; None draws them by the run's seed.
+
+    Returns:
+      Where the loop begins.
+    """
+    program = steps.program(run, layout, session.parallel)
+    drawn = steps.draw(run, run.seed) if network is None else network
+    return Start(program.init(drawn, run.seed, len(task.train.labels)))
 
 
 def evaluate(
     program: steps.Program,
+    layout: Layout,
     state: steps.TrainState,
     examples: Examples,
-    config: configs.Run,
+    run: configs.Run,
+    task: Task,
+    session: configs.Session,
 ) -> dict[str, Any]:
-    """Accuracy, recall of each class and of the tail, in [0, 1]."""
-    counts = sum(
-        np.asarray(program.evaluate(state, batch))
-        for batch in pipeline.batches(examples, EVAL_BATCH)
+    """Accuracy and what else `metrics.summary` has."""
+    counts: Any = None
+    for batch in in_order(examples, run, layout, session):
+        found = program.evaluate(state, batch)
+        counts = found if counts is None else metrics.add(counts, found)
+    return metrics.summary(
+        jax.device_get(counts),
+        task.class_counts,
+        tail_classes=run.data.tail_classes,
     )
-    tail_classes = config.data.tail_classes
-    return {
-        "accuracy": metrics.accuracy(counts),
-        "recall": metrics.per_class_recall(counts),
-        "tail_recall": metrics.tail_recall(counts, tail_classes)
-        if tail_classes
-        else None,
-    }
 
 
-def _require_finite(losses: np.ndarray, config: configs.Run, first_step: int) -> None:
-    """Refuses losses `[steps, batch]` that are not finite."""
-    bad_steps = np.flatnonzero(~np.isfinite(losses).all(axis=1))
-    if bad_steps.size:
+def in_order(
+    examples: Examples, run: configs.Run, layout: Layout, session: configs.Session
+) -> Iterator[pipeline.Batch]:
+    """Batches of the examples as they are, on the devices.
+
+    Args:
+      examples: of any split.
+      run: what they are like.
+      layout: devices.
+      session: how batches are made ready.
+
+    Yields:
+      Batches, the last one padded.
+    """
+    size = -(-EVAL_BATCH // layout.devices) * layout.devices
+    batches = pipeline.batches(
+        examples,
+        run.data,
+        size,
+        rows=layout.rows(size),
+        workers=session.workers,
+    )
+    with pipeline.prefetch(batches, session.prefetch, layout.place) as placed:
+        yield from placed
+
+
+def _given(run: configs.Run, task: Task, layout: Layout) -> steps.Given:
+    """What the training examples are like, on the devices."""
+    counts = np.maximum(task.class_counts, 1).astype(np.float32)
+    return layout.replicate(steps.Given(counts, np.ones_like(counts), task.mislabelled))
+
+
+def _class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
+    on = epoch >= run.epoch_at(run.loss.class_weights_from)
+    return objectives.class_weights(run.loss, task.class_counts, on)
+
+
+def _prunes(run: configs.Run, epoch: int) -> bool:
+    """Whether truncation looks anew at what to drop before this epoch."""
+    since = epoch - run.epoch_at(run.loss.prune_from)
+    return (
+        run.loss.name == "truncated"
+        and run.loss.prune_from < 1.0
+        and since >= 0
+        and since % run.loss.prune_every == 0
+    )
+
+
+def _prune(
+    program: steps.Program,
+    layout: Layout,
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    session: configs.Session,
+) -> steps.TrainState:
+    for batch in in_order(examples, run, layout, session):
+        state = program.prune(state, batch)
+    return state
+
+
+def _read(
+    run: configs.Run,
+    unread: tuple[int, steps.Seen],
+    totals: dict[str, Any],
+    hooks: Hooks,
+) -> None:
+    """Waits for what a step saw, refuses what is not finite, and adds it up."""
+    step, seen = unread[0], jax.device_get(unread[1])
+    bad = seen.not_finite[seen.not_finite >= 0]
+    if bad.size:
+        more = " and perhaps others" if bad.size == steps.NAMED else ""
         raise FloatingPointError(
-            f"A loss is not finite at step {first_step + bad_steps[0]} "
-            f"({config.method}, λ = {config.lam}, seed {config.seed})."
+            f"A loss is not finite at step {step}: training examples "
+            f"{', '.join(map(str, sorted(bad)))}{more} "
+            f"({run.method.title}, λ = {run.method.lam}, seed {run.seed})."
         )
+    _add(totals, seen)
+    examples = max(int(seen.examples), 1)
+    hooks.stepped(
+        step,
+        {
+            "loss": float(seen.loss) / examples,
+            "F": float(seen.tilted_loss),
+            "effective": float(seen.effective),
+            "largest": float(seen.largest),
+            "total": float(seen.weight) / examples,
+        },
+    )
+
+
+def _add(totals: dict[str, Any], seen: steps.Seen) -> None:
+    """Adds a step to an epoch's totals: lists and numbers, for JSON."""
+    totals["tilted_loss"] = float(seen.tilted_loss)
+    totals["largest"] = max(float(totals.get("largest", 0.0)), float(seen.largest))
+    totals["steps"] = totals.get("steps", 0) + 1
+    mean = {
+        "effective": float(seen.effective),
+        "total": float(seen.weight) / max(int(seen.examples), 1),
+    }
+    sums = {
+        name: np.asarray(getattr(seen, name), np.float64)
+        for name in (
+            "examples",
+            "loss",
+            "weight_of_class",
+            "examples_of_class",
+            "weight",
+            "weight_mislabelled",
+            "examples_mislabelled",
+        )
+    }
+    for name, value in (mean | sums).items():
+        totals[name] = (np.asarray(totals.get(name, 0.0), np.float64) + value).tolist()
+
+
+def _summary(totals: dict[str, Any]) -> dict[str, Any]:
+    """An epoch in a few numbers. The loss is before each update, weights after."""
+    counts = np.array(totals["examples_of_class"])
+    of_class = np.array(totals["weight_of_class"])
+    wrong = totals["examples_mislabelled"]
+    clean = totals["examples"] - wrong
+    return {
+        "loss": totals["loss"] / totals["examples"],
+        "tilted_loss": totals["tilted_loss"],
+        "effective_sample_size": totals["effective"] / totals["steps"],
+        "largest_weight": totals["largest"],
+        "total_weight": totals["total"] / totals["steps"],
+        "weight_by_class": np.divide(
+            of_class, counts, out=np.full(len(counts), math.nan), where=counts > 0
+        ),
+        "weight_clean": (totals["weight"] - totals["weight_mislabelled"]) / clean
+        if clean
+        else None,
+        "weight_mislabelled": totals["weight_mislabelled"] / wrong if wrong else None,
+    }

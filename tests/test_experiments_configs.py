@@ -22,24 +22,51 @@ def test_configs_and_the_command_line_import_no_jax():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: configs.Data(imbalance_ratio=0.5), "imbalance_ratio .* got 0.5"),
-        (lambda: configs.Data(noise_rate=1.0), "noise_rate .* got 1.0"),
-        (lambda: configs.Data(test_per_class=0), "test_per_class .* got 20 and 0"),
-        (lambda: configs.Data(max_shift=-1), "max_shift .* got 0 and -1"),
-        (lambda: configs.Model(widths=()), "widths .* got \\(\\)"),
-        (lambda: configs.Model(classes=1), "classes .* got 1"),
+        (lambda: _data(imbalance_ratio=0.5), "imbalance_ratio .* got 0.5"),
+        (lambda: _data(noise_rate=1.0), "noise_rate .* got 1.0"),
+        (lambda: _data(test_per_class=0), "test_per_class .* got 0 for digits"),
+        (lambda: _data(source="cifar10"), "test_per_class .* got 50 for cifar10"),
+        (lambda: _data(crop_padding=-1), "crop_padding .* got -1"),
+        (lambda: _data(tail_classes=10), "tail_classes .* got 10"),
+        (lambda: _data(mean=(0.5,)), "mean and std .* got \\(0.5,\\) and \\(\\)"),
+        (lambda: _data(examples_per_class=0), "examples_per_class .* got 0"),
+        (lambda: _data(resized_crop=True), "image files, got digits"),
+        (lambda: _data(noise="asymmetric_sce"), "cifar100, got digits"),
+        (lambda: configs.Data(source="imdb", flip=True), "imdb is text.* no flip"),
+        (lambda: configs.Data(source="places_lt"), "image_size must be given"),
+        (
+            lambda: configs.Data(source="places_lt", image_size=8, rotation=1.0),
+            "held in memory, got places_lt",
+        ),
+        (lambda: configs.Model(widths=(0,)), "widths .* got \\(0,\\)"),
+        (lambda: configs.Model(dropout=1.0), "dropout .* got 1.0"),
+        (lambda: configs.Loss(prune_from=2.0), "prune_from .* got 2.0"),
+        (lambda: configs.Loss(effective_beta=1.0), "effective_beta .* got 1.0"),
+        (lambda: configs.Method(lam=0.0), "lam must be nonzero, got 0.0"),
+        (lambda: configs.Method(gamma=0.0), "gamma .* got 0.0"),
+        (lambda: configs.Method(start_at=-0.1), "start_at .* got -0.1"),
+        (lambda: configs.Method(init_s=-1.0), "init_s .* got -1.0"),
+        (lambda: configs.Method(max_weight=0.0), "max_weight .* got 0.0"),
+        (lambda: configs.Method(route="value", uniform=True), "pullback .* 'value'"),
+        (lambda: configs.Method(microbatch_size=4), "microbatch_size .* 4 with pull"),
         (lambda: configs.Optimizer(learning_rate=math.nan), "learning_rate .* nan"),
-        (lambda: configs.Optimizer(0.1, momentum=1.0), "momentum .* got 1.0"),
-        (lambda: configs.Optimizer(0.1, weight_decay=-1.0), "weight_decay .* -1.0"),
-        (lambda: configs.Optimizer(0.1, drop_at=2.0), "drop_at .* got 2.0"),
-        (lambda: configs.Optimizer(0.1, drop_factor=0.5), "drop_factor .* got 0.5"),
-        (lambda: configs.Attention(gamma=0.0), "gamma .* got 0.0"),
-        (lambda: configs.Attention(start_at=-0.1), "start_at .* got -0.1"),
+        (lambda: configs.Optimizer(momentum=1.0), "momentum .* got 1.0"),
+        (lambda: configs.Optimizer(weight_decay=-1.0), "weight_decay .* -1.0"),
+        (lambda: configs.Optimizer(drop_at=(2.0,)), "drop_at .* got 2.0"),
+        (lambda: configs.Optimizer(drop_factor=0.5), "drop_factor .* got 0.5"),
+        (lambda: configs.Optimizer(clip_norm=0.0), "clip_norm .* got 0.0"),
         (lambda: _run(epochs=0), "epochs .* got 0"),
         (lambda: _run(batch_size=1), "batch_size .* got 1"),
-        (lambda: _run(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: _run(seed=-1), "seed .* got -1"),
-        (lambda: _run(data=configs.Data(tail_classes=10)), "tail_classes .* got 10"),
+        (lambda: _run(model=configs.Model(name="bilstm")), "got bilstm for digits"),
+        (lambda: _run(loss=configs.Loss(name="ldam")), "'cosine', got 'linear'"),
+        (
+            lambda: _run(method=configs.Method(route="value", microbatch_size=4)),
+            "BatchNorm .* depends on the others",
+        ),
+        (lambda: configs.Session(devices=0), "devices .* got 0"),
+        (lambda: configs.Session(coordinator="a:1"), "for --distributed alone"),
+        (lambda: configs.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: configs.Demo(seeds=0), "seeds .* got 0"),
         (lambda: configs.Demo(epochs=0), "epochs .* got 0"),
         (
@@ -57,11 +84,15 @@ def _run(**changes):
     return dataclasses.replace(configs.LONG_TAIL.run, **changes)
 
 
+def _data(**changes):
+    return dataclasses.replace(configs.LONG_TAIL.run.data, **changes)
+
+
 def test_a_study_runs_sgd_and_every_lam_on_the_same_terms():
     runs = configs.LABEL_NOISE.runs(seed=3)
-    assert [run.lam for run in runs] == [math.inf, *configs.LABEL_NOISE.lams]
-    assert [run.method for run in runs] == ["SGD"] + 3 * ["ABSGD"]
-    assert len({dataclasses.replace(run, lam=1.0) for run in runs}) == 1
+    assert [run.method.lam for run in runs] == [math.inf, *configs.LABEL_NOISE.lams]
+    assert [run.method.title for run in runs] == ["SGD"] + 3 * ["ABSGD"]
+    assert len({configs.replace(run, {"method.lam": 1.0}) for run in runs}) == 1
 
 
 def test_the_demo_gives_both_methods_one_budget():

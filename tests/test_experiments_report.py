@@ -1,116 +1,492 @@
-"""Records and what is read off them."""
+"""Reports of training runs, from the records that such runs leave."""
 
 import dataclasses
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
 
-from experiments import configs, record, report
+from experiments import (
+    configs,
+    directory,
+    metrics,
+    presets,
+    printed,
+    record,
+    report,
+    results,
+    sections,
+    tables,
+)
+from experiments.figures import axes, calibration, confusion, weights
 
-STUDY = dataclasses.replace(configs.LONG_TAIL, lams=(1.0, 0.5, 0.25), seeds=3)
+PNG = b"\x89PNG"
+FIGURES = ("curves.png", "calibration.png", "confusion.png", "weights.png")
+
+# Two classes, no validation examples; ten; and a hundred.
+TWO = configs.Run(
+    data=configs.Data(source="imdb"), model=configs.Model(name="bilstm"), epochs=1
+)
+TEN = configs.replace(presets.get("cifar10_lt100").run, {"epochs": 10})
+HUNDRED = configs.replace(presets.get("cifar100_lt100").run, {"epochs": 5})
 
 
-def _run(lam, seed, validation, test, finished=True, study=STUDY):
-    """Two epochs of a run, as `train.run` records them and a file brings them back."""
-    event = {
-        "study": study.name,
-        "lam": lam,
-        "seed": seed,
-        "weight_by_class": [1.0] * 10,
-        "weight_clean": 1.2,
-        "weight_mislabelled": 0.1,
-        "validation": {"accuracy": validation},
+def _evaluation(accuracy, class_counts, rng):
+    """As `metrics.summary` makes it, with a hundred examples of each class."""
+    classes = len(class_counts)
+    right = np.full(classes, round(100 * accuracy)) + rng.integers(-5, 6, classes)
+    wrong = 100 - right
+    matrix = np.diag(right)
+    matrix[np.arange(classes), (np.arange(classes) + 1) % classes] += wrong
+    bins = np.zeros((3, metrics.BINS))
+    bins[0, [7, 14]] = wrong.sum(), right.sum()
+    bins[1] = bins[0] * (np.arange(metrics.BINS) + 0.5) / metrics.BINS
+    bins[2, 14] = right.sum()
+    counts = metrics.Counts(
+        examples=np.full(classes, 100),
+        correct=right,
+        top5=right + wrong // 2,
+        confusion=matrix,
+        bin_examples=bins[0],
+        bin_confidence=bins[1],
+        bin_correct=bins[2],
+        loss=np.float32(100.0),
+    )
+    return metrics.summary(counts, class_counts)
+
+
+def _events(run, class_counts, accuracies, validation=None, noise=False):
+    """One event for each accuracy on the test set; None for an epoch without a test."""
+    rng = np.random.default_rng(run.seed)
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        yield {
+            "event": "epoch",
+            "epoch": epoch,
+            "step": 100 * epoch,
+            "loss": 2.0 / epoch,
+            "tilted_loss": 2.5 / epoch,
+            "learning_rate": 0.1,
+            "lam": math.inf,
+            "effective_sample_size": 0.5,
+            "largest_weight": 3.0,
+            "total_weight": 1.0,
+            "weight_by_class": np.linspace(0.5, 2.0 + rng.random(), len(class_counts)),
+            "weight_clean": 1.2,
+            "weight_mislabelled": 0.2 if noise else None,
+            "seconds": 40.0 if epoch == 1 else 20.0,
+            "waited": 1.0,
+            "validation": validation
+            and _evaluation(validation[epoch - 1], class_counts, rng),
+            "test": accuracy and _evaluation(accuracy, class_counts, rng),
+        }
+
+
+def _write(path, run, events, class_counts, preset=None):
+    """A run directory."""
+    path.mkdir(parents=True)
+    config = {"preset": preset, "run": run, "versions": {}}
+    config["class_counts"] = class_counts
+    (path / directory.CONFIG).write_text(json.dumps(record.plain(config)))
+    with record.Recorder(path / directory.RECORDS) as recorder:
+        for event in events:
+            recorder.write(**event)
+    return path
+
+
+def _finished(run):
+    return {"event": "finished", "step": 100 * run.epochs, "seconds": 1.0}
+
+
+def _long_tail(classes, head):
+    return np.array([round(head * 0.01 ** (c / (classes - 1))) for c in range(classes)])
+
+
+def _three_seeds(parent, run=TEN, preset="cifar10_lt100", rise=0.02):
+    """Ten epochs each; validation is best at the ninth, test at the tenth."""
+    counts = _long_tail(10, 5000)
+    for seed in range(3):
+        mine = dataclasses.replace(run, seed=seed)
+        test = [0.5 + rise * epoch + 0.01 * seed for epoch in range(10)]
+        validation = [*test[:8], 0.9, 0.7]
+        events = [*_events(mine, counts, test, validation), _finished(mine)]
+        yield _write(parent / f"{preset}-{seed}", mine, events, counts, preset)
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _row(text, first, column=""):
+    """The cells of the first row that begins so, in a table with that column."""
+    lines = text.splitlines()
+    head = next(i for i, line in enumerate(lines) if f" {column} " in line) - 1
+    at = next(
+        i for i, line in enumerate(lines) if i > head and line.startswith(f"| {first} ")
+    )
+    head = next(i for i in range(at, 0, -1) if lines[i].startswith("|--")) - 1
+    return dict(zip(_cells(lines[head]), _cells(lines[at]), strict=True))
+
+
+def _percent(values):
+    values = [100.0 * float(value) for value in values]
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def _report(*dirs, out=None):
+    return report.main(configs.Report(dirs=dirs, out=out))
+
+
+def test_three_seeds_are_averaged_and_stand_beside_the_paper(tmp_path, capsys):
+    dirs = list(_three_seeds(tmp_path))
+    assert _report(*dirs) == 0
+    text = (tmp_path / report.REPORT).read_text(encoding="utf-8")  # beside the runs
+    assert text in capsys.readouterr().out
+    for name in FIGURES:
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+        assert f"]({name})" in text
+
+    events = [record.read(path / directory.RECORDS) for path in dirs]
+    names = {
+        "accuracy": "accuracy",
+        "top5": "top 5",
+        "balanced": "balanced",
+        "many": "many",
+        "medium": "medium",
+        "calibration_error": "calibration error",
     }
-    last = {
-        **event,
-        "step": 594,
-        "class_counts": list(range(100, 0, -10)),
-        "test": {
-            "accuracy": test,
-            "recall": [test] * 10,
-            "tail_recall": test / 2.0,
-        },
-    }
-    events = [event | {"epoch": 1}, (last if finished else event) | {"epoch": 2}]
-    return json.loads(json.dumps(record.plain(events)))
+    for row, place in ((sections.LAST, 9), (sections.ON_VALIDATION, 8)):
+        cells = _row(text, row)
+        assert cells["epoch"] == str(place + 1)
+        for key, name in names.items():
+            assert cells[name] == _percent(e[place]["test"][key] for e in events)
+        assert "few" not in cells  # of the ten classes none has so few
+    best = [max(e["test"]["accuracy"] for e in of[:10]) for of in events]
+    assert _row(text, sections.ON_TEST)["accuracy"] == _percent(best)
+
+    head, worst = _row(text, "0"), _row(text, "9")
+    assert (head["training examples"], worst["training examples"]) == ("5,000", "50")
+    assert worst["last epoch"] == _percent(e[9]["test"]["recall"][9] for e in events)
+
+    assert _row(text, "later version, Table 1")["percent"] == "71.75 ± 0.75"
+    assert "| 72.43 ± 0.31 | 3    |          |" in text  # not this run: other epochs
+    assert "None of these is this run" in text
+    time = _row(text, "2", column="waited for input")
+    assert time["training"] == "3 min 40 s"  # 40 s + 9 × 20 s
+    assert time["a step"] == "200 ms"  # 20 s of 100 steps
+    assert time["waited for input"] == "4.5%"  # 10 s of 220
 
 
-def _records():
-    """Three seeds, the last of them cut off; λ = 0.5 is best on validation."""
-    scores = {math.inf: (0.80, 0.60), 1.0: (0.81, 0.62), 0.5: (0.83, 0.64)}
-    scores[0.25] = (0.82, 0.70)  # best on test, which must not be looked at
-    return [
-        event
-        for seed in range(3)
-        for lam, (validation, test) in scores.items()
-        for event in _run(
-            lam, seed, validation, test + 0.02 * seed, finished=seed < 2 or lam > 0.5
+def test_several_runs_are_compared_and_an_old_report_replaced(tmp_path):
+    absgd = list(_three_seeds(tmp_path / "a"))
+    plain = configs.replace(TEN, {"method.name": "sgd"})
+    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("confusion.png", "weights-3.png", "mine-1.png"):
+        (out / name).write_text("old")
+    assert _report(*absgd, *sgd, out=out) == 0
+    made = {path.name for path in out.iterdir()}
+    assert made == {
+        "report.md", "mine-1.png", "curves.png", "calibration.png", "confusion-1.png",
+        "confusion-2.png", "weights-1.png", "weights-2.png",
+    }  # fmt: skip
+    text = (out / report.REPORT).read_text(encoding="utf-8")
+    for title, dirs in (
+        ("cifar10_lt100, ABSGD, λ = 1", absgd),
+        ("cifar10_lt100, SGD", sgd),
+    ):
+        last = [record.read(path / directory.RECORDS)[9] for path in dirs]
+        cells = _row(text, title)
+        assert cells["seeds"] == "3"
+        for split, column in (("test", ""), ("validation", "validation ")):
+            expected = _percent(e[split]["accuracy"] for e in last)
+            assert cells[f"{column}accuracy"] == expected
+
+
+def test_extremes_are_reported_and_drawn(tmp_path):
+    two = _write(
+        tmp_path / "two", TWO, [*_events(TWO, [900, 90], [0.7])], np.array([900, 90])
+    )
+    assert _report(two) == 0
+    text = (two / report.REPORT).read_text(encoding="utf-8")
+    assert "top 5" not in text
+    assert sections.ON_VALIDATION not in text
+    assert "no validation examples to choose an epoch by" in text
+    assert "not finished: epoch 1 of 1" in text  # its last line is yet to come
+    assert "of one seed, which says nothing of the spread" in text
+
+    run = configs.replace(HUNDRED, {"data.noise_rate": 0.4})
+    counts = _long_tail(100, 500)
+    tests = [None, 0.4, None, None, 0.5]
+    events = [*_events(run, counts, tests, noise=True), _finished(run)]
+    events[1]["weight_by_class"][3] = math.nan
+    events[2]["test"] = None
+    hundred = _write(tmp_path / "hundred", run, events, counts)
+    assert _report(hundred) == 0
+    text = (hundred / report.REPORT).read_text(encoding="utf-8")
+    assert "Recall of each class" not in text
+    cells = _row(text, sections.LAST)
+    assert cells["epoch"] == "5"
+    assert {"many", "medium", "few"} <= cells.keys()
+    for path in (two, hundred):
+        for name in FIGURES:
+            assert (path / name).read_bytes().startswith(PNG)
+
+
+def test_a_run_that_has_just_begun_has_a_report(tmp_path):
+    begun = _write(tmp_path / "begun", TEN, [], np.full(10, 5000))
+    (begun / directory.RECORDS).unlink()
+    assert _report(begun) == 0
+    text = (begun / report.REPORT).read_text(encoding="utf-8")
+    assert "No epoch has been tested yet" in text
+    assert "epoch 0 of 10" in text
+    assert not list(begun.glob("*.png"))
+
+
+def test_what_was_done_again_replaces_what_it_was(tmp_path):
+    counts = np.full(10, 5000)
+    first = list(_events(TEN, counts, [0.1, 0.2, 0.3, 0.4]))
+    again = list(_events(TEN, counts, [0.1, 0.2, 0.6]))[2:]
+    events = [
+        *first,
+        {"event": "save_failed", "step": 400, "error": "disk full"},
+        {"event": "resumed", "step": 250},  # in the middle of the third epoch
+        *again,
+    ]
+    path = _write(tmp_path / "run", TEN, events, counts)
+    found = results.read(path)
+    assert [e["epoch"] for e in found.epochs] == [1, 2, 3]
+    assert found.epochs[2] == record.plain(again[0])
+    assert (found.resumed, found.failed_saves, found.finished) == (1, 1, False)
+    assert found.progress == "epoch 3 of 10"
+    (group,) = results.grouped([found])
+    text = "\n".join(sections.section(group))
+    assert "was interrupted and resumed once" in text
+    assert "1 checkpoint could not be written" in text
+    assert "is not finished: epoch 3 of 10" in text
+
+
+def test_torn_lines_are_passed_over_and_counted(tmp_path):
+    counts = np.full(10, 5000)
+    path = _write(tmp_path / "run", TEN, _events(TEN, counts, [0.1, 0.2, 0.3]), counts)
+    records = path / directory.RECORDS
+    whole = records.read_bytes()
+    one, two, three = whole.splitlines(keepends=True)
+    for torn, epochs in (
+        (whole[:-20], [1, 2]),  # the last line is being written
+        (whole[: len(one) + len(two)], [1, 2]),
+        (one + two[:50] + three, [1]),  # killed as it wrote, and resumed
+        (one + "λ".encode()[:1], [1]),  # in the middle of a letter
+        (one + b"12\n", [1]),  # JSON, but no event
+    ):
+        records.write_bytes(torn)
+        found = results.read(path)
+        assert [e["epoch"] for e in found.epochs] == epochs
+        assert found.unreadable == (not torn.endswith(two))
+    text = "\n".join(sections.section(results.grouped([found])[0]))
+    assert "1 torn line of records.jsonl passed over" in text
+
+
+def test_unfinished_seeds_are_left_out_or_cut_to_what_all_have(tmp_path):
+    counts = np.full(10, 5000)
+    runs = [dataclasses.replace(TEN, seed=seed) for seed in range(4)]
+    unfinished = [
+        results.read(_write(tmp_path / str(r.seed), r, list(events), counts))
+        for r, events in zip(
+            runs,
+            (
+                _events(runs[0], counts, [0.1, 0.2, None, 0.4]),
+                _events(runs[1], counts, [0.3, 0.5, 0.6]),
+                (),
+            ),
+            strict=False,
         )
     ]
+    (group,) = results.grouped(reversed(unfinished))
+    assert [r.run.seed for r in group.results] == [0, 1]
+    assert group.left_out == [unfinished[2]]
+    assert [e["epoch"] for e in group.last()] == [2, 2]
+    text = "\n".join(sections.section(group))
+    assert "all of these seeds were tested after" in text
+    epochs, losses = group.course(lambda e: e["loss"])
+    np.testing.assert_array_equal(epochs, [1, 2, 3])
+    np.testing.assert_allclose(losses, np.tile(2.0 / epochs, (2, 1)))
+
+    events = [*_events(runs[3], counts, [0.7] * 10), _finished(runs[3])]
+    whole = results.read(_write(tmp_path / "3", runs[3], events, counts))
+    (group,) = results.grouped([*unfinished, whole])
+    assert group.results == [whole]
+    assert group.left_out == unfinished
+    assert "Seed 1 (" in "\n".join(sections.section(group))
 
 
-def test_lam_is_chosen_on_validation_and_incomplete_seeds_are_left_out():
-    found = report.outcome(STUDY, _records())
-    assert found.lam == 0.5
-    assert found.seeds == [0, 1]
-    accuracy = found.last(0.5, lambda e: e["test"]["accuracy"])
-    np.testing.assert_allclose(accuracy, [0.64, 0.66])
-    course = found.course(0.5, lambda e: e["weight_by_class"])
-    assert course.shape == (2, 2, 10)
+def test_the_first_epoch_of_the_best_is_chosen_where_it_was_tested(tmp_path):
+    counts = np.full(10, 5000)
+    events = list(_events(TEN, counts, [0.1, 0.2, 0.3, 0.4, 0.5], [0.5] * 5))
+    accuracies = (0.9, 0.6, 0.8, 0.8, math.nan)
+    for event, accuracy in zip(events, accuracies, strict=True):
+        event["validation"]["accuracy"] = accuracy
+    events[0]["test"] = None
+    found = results.read(_write(tmp_path / "run", TEN, events, counts))
+    assert found.best("validation")["epoch"] == 3
+    assert found.best("test")["epoch"] == 5
 
 
-def test_of_equal_lams_the_one_nearer_to_sgd_is_taken():
-    records = [
-        event for lam in (math.inf, *STUDY.lams) for event in _run(lam, 0, 0.8, 0.6)
+def test_seeds_of_one_run_belong_together(tmp_path):
+    counts = np.full(10, 5000)
+
+    def written(name, run):
+        return results.read(_write(tmp_path / name, run, [], counts, "p"))
+
+    # A second stage of each seed starts from the first stage of that seed.
+    firsts = [written(f"first{s}", dataclasses.replace(TEN, seed=s)) for s in (0, 1)]
+    seconds = [
+        written(
+            f"second{s}",
+            dataclasses.replace(TEN, seed=s, start_from=firsts[s].directory),
+        )
+        for s in (0, 1)
     ]
-    assert report.outcome(STUDY, records).lam == 1.0
+    lam = written("lam", configs.replace(TEN, {"method.lam": 2.0}))
+    rate = written("rate", configs.replace(TEN, {"optimizer.learning_rate": 0.05}))
+    groups = results.grouped([*firsts, *seconds, lam, rate, firsts[0]])
+    assert [group.results for group in groups] == [firsts, seconds, [lam], [rate]]
+    titles = [group.title for group in groups]
+    assert len(set(titles)) == 4
+    assert titles[2].startswith("p, ABSGD, λ = 2, optimizer.learning_rate 0.1")
+    assert "optimizer.learning_rate 0.05" in titles[3]
+    (alone,) = results.grouped(firsts)
+    assert alone.title == "p"
+
+    twin = written("twin", TEN)
+    with pytest.raises(
+        configs.BadConfiguration, match="same seed, 0: name one of them"
+    ):
+        results.grouped([*firsts, twin])
 
 
-def test_nothing_finished_is_no_outcome():
-    assert report.outcome(STUDY, []) is None
-    assert report.outcome(STUDY, _run(math.inf, 0, 0.8, 0.6)) is None
-    assert report.outcome(configs.LABEL_NOISE, _records()) is None
+def test_what_is_no_run_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / directory.CONFIG).write_text('{"demo": {}, "studies": []}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / directory.CONFIG).write_text('{"run": ')
+    bad = _write(tmp_path / "bad", TEN, [], np.full(10, 5))
+    config = json.loads((bad / directory.CONFIG).read_text())
+    config["run"]["epochs"] = 0
+    (bad / directory.CONFIG).write_text(json.dumps(config))
+    for name, reason in (
+        ("missing", "There is no directory .*missing"),
+        ("empty", "empty is not the directory of a run: it has no config.json"),
+        ("demo", "demo.config.json is not the config of a run: .*'run'"),
+        ("broken", "broken.config.json is not the config of a run"),
+        ("bad", "(?s)bad.config.json is not .*epochs must be at least 1, got 0"),
+    ):
+        with pytest.raises(configs.BadConfiguration, match=reason):
+            _report(tmp_path / name)
+    with pytest.raises(configs.BadConfiguration, match="at least one run directory"):
+        _report()
 
 
-def test_the_table_says_mean_spread_and_paired_difference():
-    lines = report.table(report.outcome(STUDY, _records())).splitlines()
-    assert "| SGD        | ∞   | 61.0 ± 1.4    | 30.5 ± 0.7  |" in lines
-    assert "| ABSGD      | 0.5 | 65.0 ± 1.4    | 32.5 ± 0.7  |" in lines
-    assert "| difference |     | +4.0 ± 0.0    | +2.0 ± 0.0  |" in lines
-    text = "\n".join(lines)
-    assert "2 seeds" in text
-    assert "SGD 80.0, λ = 1 81.0, λ = 0.5 83.0, λ = 0.25 82.0" in text
-    assert "labels clean" in text
+def test_a_run_finds_its_row_in_the_paper():
+    known = presets.get("cifar10_lt100")
+
+    def own(changes):
+        run = configs.replace(known.run, changes)
+        return {r.printed for r, same in printed.rows(known.name, run) if same}
+
+    absgd = {"72.43 ± 0.31", "73.10 ± 0.08"}  # of the two versions
+    assert own({}) == absgd
+    assert own({"seed": 3, "method.lam": 5.0, "method.gamma": 0.1}) == absgd
+    assert own({"method.name": "sgd"}) == {"71.75 ± 0.75", "70.46 ± 0.21"}
+    assert own({"method.name": "adam"}) == set()
+    assert own({"epochs": 100}) == set()
+    assert own({"method.start_at": 0.0}) == set()
+    assert len(printed.rows(known.name, known.run)) == len(known.results)
+    assert printed.rows("a name of my own", known.run) == []
+    assert printed.rows(None, known.run) == []
 
 
-def test_a_loss_of_accuracy_is_printed_as_it_is():
-    records = [
-        event
-        for seed in range(2)
-        for lam, test in ((math.inf, 0.6), (-2.0, 0.55 - 0.02 * seed))
-        for event in _run(lam, seed, 0.5, test, study=configs.LABEL_NOISE)
+def test_groups_of_classes_and_their_mean_weight():
+    counts = np.array([1000, 200, 101, 100, 20, 19])
+    halves, shots = weights.halves(counts), weights.shots(counts)
+    assert list(halves) == ["majority, 0 to 2", "minority, 3 to 5"]
+    assert list(weights.halves(counts[::-1])) == [
+        "minority, 0 to 2",
+        "majority, 3 to 5",
     ]
-    study = dataclasses.replace(configs.LABEL_NOISE, lams=(-2.0,))
-    table = report.table(report.outcome(study, records))
-    assert "| difference |    | −6.0 ± 1.0    |" in table
-    assert "as noisy as the training's" in table
+    assert weights.halves(np.full(6, 7)) == {}
+    assert [np.flatnonzero(v).tolist() for v in shots.values()] == [
+        [0, 1, 2],
+        [3, 4],
+        [5],
+    ]
+    assert len(weights.shots(np.full(6, 500))) == 1
+
+    of_class = np.array(
+        [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, np.nan, 3.0, 4.0, 5.0, 6.0]]
+    )
+    majority, minority = halves.values()
+    np.testing.assert_allclose(
+        weights.mean_weight(of_class, counts, majority),
+        [(1000 + 2 * 200 + 3 * 101) / 1301, (1000 + 3 * 101) / 1101],
+    )
+    np.testing.assert_allclose(
+        weights.mean_weight(of_class, counts, minority), np.full(2, 614 / 139)
+    )
+    assert np.isnan(weights.mean_weight(np.full(6, np.nan), counts, majority))
 
 
-def test_one_seed_has_no_spread():
-    records = [e for e in _records() if e["seed"] == 0]
-    table = report.table(report.outcome(STUDY, records))
-    assert "| 64.0          | 32.0        |" in table
+def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_path):
+    run = configs.replace(TEN, {"optimizer.drop_at": (0.5, 0.8)})
+    counts = np.full(10, 5)
+    for epochs, drops, switch in ((10, (5, 8), 8), (7, (5,), None), (5, (), None)):
+        events = _events(run, counts, [None] * epochs)
+        path = _write(tmp_path / str(epochs), run, events, counts)
+        (group,) = results.grouped([results.read(path)])
+        assert axes.marks(group) == (drops, switch)
+    plain = dataclasses.replace(group, results=[
+        dataclasses.replace(
+            group.results[0], run=configs.replace(run, {"method.name": "sgd"})
+        )
+    ])  # fmt: skip
+    assert axes.marks(plain).switch is None
 
 
-def test_the_figure_is_drawn_from_what_there_is(tmp_path):
-    found = report.outcome(STUDY, _records())
-    report.figure({"long-tail": found, "label-noise": None}, tmp_path / "half.png")
-    whole = dataclasses.replace(found, study=configs.LABEL_NOISE)
-    report.figure({"long-tail": found, "label-noise": whole}, tmp_path / "whole.png")
-    for name in ("half.png", "whole.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+def test_seeds_are_pooled_in_calibration_and_confusion(tmp_path):
+    dirs = list(_three_seeds(tmp_path))
+    (group,) = results.grouped(map(results.read, dirs))
+    last = [record.read(path / directory.RECORDS)[9]["test"] for path in dirs]
+    found = calibration.bins(group)
+    examples = np.sum([e["calibration"]["examples"] for e in last], axis=0)
+    np.testing.assert_array_equal(found.examples, examples)
+    # All are sure of what is right, by 29/30, and of what is wrong, by a half.
+    right = sum(np.trace(e["confusion"]) for e in last)
+    assert found.accuracy[14] == 1.0
+    assert found.accuracy[7] == 0.0
+    assert found.confidence[14] == pytest.approx(29 / 30)
+    assert np.isnan(found.accuracy[0])
+    assert found.examples[14] == right
+    expected = (right / 30 + (3000 - right) / 2) / 3000
+    assert found.error == pytest.approx(expected, abs=1e-6)
+
+    shares = confusion.shares_of(np.array([[3, 1, 0], [0, 0, 0], [0, 2, 2]]))
+    np.testing.assert_array_equal(
+        shares, [[0.75, 0.25, 0.0], [np.nan] * 3, [0.0, 0.5, 0.5]]
+    )
+
+
+def test_numbers_are_written_as_print_does():
+    assert tables.number(math.inf) == "∞"
+    assert tables.number(-0.5) == "−0.5"
+    assert tables.spread(np.array([0.5])) == "50.0"
+    assert tables.spread(np.array([0.5, 0.7])) == "60.0 ± 14.1"
+    assert tables.spread(np.array([0.5, np.nan])) == "–"
+    assert tables.difference(np.array([-0.01, -0.03])) == "−2.0 ± 1.0"
+    lines = tables.markdown([["a", "bcd"], ["λλ", "e"]])
+    assert lines == ["| a  | bcd |", "|----|-----|", "| λλ | e   |"]
 
 
 def test_records_come_back(tmp_path):
@@ -121,9 +497,9 @@ def test_records_come_back(tmp_path):
         # On the disk already, whatever happens next.
         assert record.read(path) == [{"lam": "inf", "loss": 0.5, "counts": [0, 1, 2]}]
         recorder.write(run=configs.LONG_TAIL.run, name="λ", bound=None)
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            recorder.write(value=object())
     last = record.read(path)[-1]
     assert last["run"]["data"]["imbalance_ratio"] == 50.0
-    assert float(last["run"]["lam"]) == math.inf
+    assert float(last["run"]["method"]["lam"]) == math.inf
     assert last["name"] == "λ"
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        record.Recorder(path).write(value=object())

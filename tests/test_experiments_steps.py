@@ -1,10 +1,7 @@
-"""The training step: exact under padding, SGD at λ = ∞, ABSGD otherwise."""
+"""The training step: one answer by every route, exact under padding, SGD at λ = ∞."""
 
-import dataclasses
-import functools
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,90 +9,61 @@ import optax
 import pytest
 from flax import nnx
 
-import absgd_jax
-from experiments import configs, methods, models, pipeline, sources, steps, train
+from experiments import configs, methods, objectives, sharding, steps
+from tests import training_problem as problem
 
-MODEL = configs.Model(widths=(8,))
-OPTIMIZER = configs.Optimizer(learning_rate=0.1, drop_at=0.5)
-ATTENTION = configs.Attention(gamma=0.5, start_at=0.25)
-TOTAL_STEPS = 8
-program = functools.partial(steps.program, MODEL, OPTIMIZER, ATTENTION, TOTAL_STEPS)
+LAYOUT = sharding.layout(1)
 
 
 @pytest.fixture(scope="module")
-def examples():
-    return sources.digits().take(np.arange(64))
+def by_pullback():
+    return problem.train(problem.RUN)
 
 
-def _train(examples, lam, batch_size, updates=TOTAL_STEPS, seed=0):
-    """Trains on batches of the examples in order, over and over."""
-    state, seen = program().init(seed, lam), []
-    batches = list(pipeline.batches(examples, batch_size))
-    for step in range(updates):
-        state, one = program().train(state, batches[step % len(batches)], lam)
-        seen.append(one)
-    return state, seen
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_convolution_is_a_convolution(stride):
-    ours = models.Convolution(3, 5, stride, rngs=nnx.Rngs(0))
-    theirs = nnx.Conv(
-        3, 5, (3, 3), strides=stride, padding=1, use_bias=False, rngs=nnx.Rngs(0)
+@pytest.mark.parametrize(
+    ("route", "microbatch"), [("value", None), ("value", 5), ("dense", 8)]
+)
+def test_every_route_trains_to_the_same_numbers(by_pullback, route, microbatch):
+    state, seen = problem.train(
+        configs.replace(
+            problem.RUN, {"method.route": route, "method.microbatch_size": microbatch}
+        )
     )
-    theirs.kernel[...] = ours.product.kernel[...].reshape(3, 3, 3, 5)
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    np.testing.assert_allclose(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+    problem.same(state, by_pullback[0])
+    problem.same(seen, by_pullback[1])
+
+
+def test_the_dense_route_refuses_batchnorm_and_says_why():
+    with pytest.raises(
+        ValueError, match="BatchNorm the gradient of an example depends"
+    ):
+        configs.replace(problem.NORMALIZED, {"method.route": "dense"})
 
 
 @pytest.mark.parametrize("lam", [math.inf, 0.5, -2.0])
-def test_padding_changes_nothing(examples, lam):
-    """Not the parameters, nor BatchNorm's statistics, nor the attention."""
-    few = examples.take(np.arange(10))
-    exact, exact_seen = _train(few, lam, batch_size=10)
-    padded, padded_seen = _train(few, lam, batch_size=16)
-    chex.assert_trees_all_close(exact, padded, rtol=2e-4, atol=2e-5)
-    for a, b in zip(exact_seen, padded_seen, strict=True):
-        np.testing.assert_allclose(b.losses[:10], a.losses, rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(b.weights[:10], a.weights, rtol=1e-3, atol=1e-5)
-        assert not np.any(b.losses[10:])
-        assert not np.any(b.weights[10:])
+def test_padding_changes_nothing(lam):
+    """Not the parameters, nor BatchNorm's statistics, nor the attention, nor sums."""
+    run = configs.replace(problem.NORMALIZED, {"method.lam": lam, "model.dropout": 0.3})
+    exact = problem.train(run, batches=lambda step: problem.batch(step, 10, 10))
+
+    def padded(step):
+        batch = problem.batch(step, 10, 16)
+        batch.inputs[10:] = 255  # what padding holds is of no account
+        return batch
+
+    problem.same(problem.train(run, batches=padded), exact, rtol=1e-3, atol=1e-5)
 
 
-def test_what_padding_holds_changes_nothing(examples):
-    """Not even a thousand times an image's brightness."""
-    (batch,) = pipeline.batches(examples.take(np.arange(10)), 16)
-    images = batch.images.copy()
-    images[10:] = 1e3
-    garbage = batch._replace(images=images)
-    init, step = program().init, program().train
-    clean, _ = step(init(0, 0.5), batch, 0.5)
-    dirty, _ = step(init(0, 0.5), garbage, 0.5)
-    chex.assert_trees_all_close(clean, dirty, rtol=1e-6)
-
-
-def test_evaluation_leaves_padding_out(examples):
-    state = program().init(0, math.inf)
-    evaluate = program().evaluate
-    whole = sum(np.asarray(evaluate(state, b)) for b in pipeline.batches(examples, 64))
-    parts = sum(np.asarray(evaluate(state, b)) for b in pipeline.batches(examples, 48))
-    assert whole.sum() == 64
-    np.testing.assert_array_equal(whole, parts)
-
-
-def test_sgd_is_optax_sgd(examples):
+def test_sgd_is_optax_sgd():
     """λ = ∞ is `optax.sgd` on the mean loss, written out here without the library."""
-    state, _ = _train(examples, math.inf, batch_size=16)
+    run = configs.replace(problem.NORMALIZED, {"method.name": "sgd"})
+    state, _ = problem.train(run, updates=6)
 
     tx = optax.chain(
-        optax.add_decayed_weights(OPTIMIZER.weight_decay),
-        optax.sgd(
-            lambda step: jnp.where(step < 4, 0.1, 0.1 / OPTIMIZER.drop_factor),
-            momentum=OPTIMIZER.momentum,
-        ),
+        optax.add_decayed_weights(1e-3),
+        optax.sgd(lambda step: jnp.where(step < 4, 0.05, 0.005), momentum=0.9),
     )
-    network = models.ConvNet(MODEL, rngs=nnx.Rngs(jax.random.key(0)))
-    graph, params, statistics = nnx.split(network, nnx.Param, ...)
+    graph, params, statistics = nnx.split(steps.draw(run, 0), nnx.Param, ...)
     opt_state = tx.init(params)
 
     @jax.jit
@@ -103,115 +71,184 @@ def test_sgd_is_optax_sgd(examples):
         def mean_loss(params):
             model = nnx.merge(graph, params, statistics, copy=True)
             model.train()
+            images = (batch.inputs / 255.0 - 0.5) / 0.25
             losses = optax.softmax_cross_entropy_with_integer_labels(
-                model(batch.images, batch.present), batch.labels
+                model(images.astype(jnp.float32)), batch.labels
             )
-            return losses.mean(), nnx.state(model, nnx.BatchStat)
+            return losses.mean(), nnx.state(model, nnx.Not(nnx.Param))
 
         grads, statistics_ = jax.grad(mean_loss, has_aux=True)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), statistics_, opt_state
 
-    batches = list(pipeline.batches(examples, 16))
-    for i in range(TOTAL_STEPS):
+    for i in range(6):
         params, statistics, opt_state = step(
-            params, statistics, opt_state, batches[i % len(batches)]
+            params, statistics, opt_state, problem.batch(i)
         )
-    chex.assert_trees_all_close(
-        jax.tree.leaves(state.params), jax.tree.leaves(params), rtol=1e-4, atol=1e-6
+    problem.same(state.params, params)
+    problem.same(state.statistics, statistics)
+
+
+def test_the_weighted_mean_divides_by_the_weights_of_the_batch():
+    """As PyTorch's weighted mean: a common factor on the class weights falls out."""
+    run = configs.replace(
+        problem.RUN, {"method.name": "sgd", "loss.class_weights_norm": "weights"}
     )
-    chex.assert_trees_all_close(
-        jax.tree.leaves(state.statistics),
-        jax.tree.leaves(statistics),
-        rtol=1e-4,
-        atol=1e-6,
+    weights = np.linspace(0.5, 2.0, 10)
+    state, _ = problem.train(run, 2, weights=weights)
+    problem.same(problem.train(run, 2, weights=7.0 * weights)[0].params, state.params)
+    plain = configs.replace(run, {"loss.class_weights_norm": "examples"})
+    mean = [np.mean(weights[problem.batch(step).labels]) for step in range(2)]
+    undecayed = {"optimizer.weight_decay": 0.0, "optimizer.momentum": 0.0}
+    one, _ = problem.train(configs.replace(run, undecayed), 1, weights=weights)
+    other, _ = problem.train(
+        configs.replace(plain, undecayed | {"optimizer.learning_rate": 0.05 / mean[0]}),
+        1,
+        weights=weights,
+    )
+    problem.same(one.params, other.params)
+
+
+def test_the_sums_are_those_of_the_losses(by_pullback):
+    """Σp over the batch and Algorithm 1's normaliser agree after the switch."""
+    _, seen = by_pullback
+    for one in seen[:2]:  # λ = ∞
+        assert one.weight == one.examples == problem.SIZE
+        assert one.effective == pytest.approx(1.0)
+    labels = problem.batch(3).labels
+    np.testing.assert_array_equal(
+        seen[3].examples_of_class, np.bincount(labels, minlength=10)
+    )
+    assert seen[3].weight_of_class.sum() == pytest.approx(float(seen[3].weight))
+    wrong = problem.WRONG[problem.batch(3).index]
+    assert seen[3].examples_mislabelled == wrong.sum()
+    assert 0 < seen[3].weight_mislabelled < seen[3].weight
+    assert 1 / problem.SIZE <= seen[3].effective < 1.0
+    # The first step of attention: s is γ times the batch's mean, so Σp is n/γ.
+    assert seen[2].weight == pytest.approx(problem.SIZE / 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("which", ["head", "last_block"])
+def test_what_is_not_trained_stays(which):
+    run = configs.replace(problem.NORMALIZED, {"trainable": which})
+    before = nnx.state(steps.draw(run, 0), nnx.Param)
+    state, _ = problem.train(run, 2)
+    drawn = dict(nnx.to_flat_state(before))
+    trained = dict(nnx.to_flat_state(state.params))
+    frozen = dict(nnx.to_flat_state(state.frozen))
+    assert drawn.keys() == trained.keys() | frozen.keys()
+    assert {path[0] for path in trained} == (
+        {"head"} if which == "head" else {"head", "blocks"}
+    )
+    for path, value in frozen.items():
+        np.testing.assert_array_equal(value[...], drawn[path][...])
+    for path, value in trained.items():
+        assert np.any(value[...] != drawn[path][...]), path
+    # BatchNorm's statistics move all the same, as in the authors' code.
+    fresh = jax.tree.leaves(nnx.state(steps.draw(run, 0), nnx.BatchStat))
+    moved = jax.tree.leaves(state.statistics)
+    assert all(np.any(a != b) for a, b in zip(fresh, moved, strict=True))
+
+
+def test_truncation_drops_what_the_network_does_not_believe():
+    run = configs.replace(problem.RUN, {"loss.name": "truncated", "loss.k": 0.1})
+    program = steps.program(run, LAYOUT)
+    state = program.init(steps.draw(run, 0), 0, problem.EXAMPLES)
+    assert state.kept.shape == (problem.EXAMPLES,)
+    assert np.all(state.kept)
+    batch = problem.batch(0, 10)
+    pruned = jax.device_get(program.prune(state, batch))
+
+    network = steps.draw(run, 0)
+    network.eval()
+    images = jnp.float32((batch.inputs / 255.0 - 0.5) / 0.25)
+    probabilities = np.asarray(jax.nn.softmax(network(images)))
+    believed = probabilities[np.arange(problem.SIZE), batch.labels] > 0.1
+    expected = np.ones(problem.EXAMPLES, bool)
+    expected[batch.index[:10]] = believed[:10]
+    np.testing.assert_array_equal(pruned.kept, expected)
+    assert not believed[:10].all()
+
+    # What is dropped has no gradient: with all dropped the parameters only decay.
+    nothing = pruned._replace(kept=np.zeros(problem.EXAMPLES, bool))
+    moment = methods.moment(run, 2, 0)
+    after, _ = program.train(
+        LAYOUT.replicate(nothing), batch, problem.given(LAYOUT), moment
+    )
+    problem.same(
+        after.params, jax.tree.map(lambda w: w * (1 - 0.05 * 1e-3), nothing.params)
     )
 
 
-def test_attention_starts_at_the_switch(examples):
-    """Before it the two methods are the same; after it the weights are Eq. (5)'s."""
-    switch = int(ATTENTION.start_at * TOTAL_STEPS)
-    before_sgd, _ = _train(examples, math.inf, 16, updates=switch)
-    before, seen = _train(examples, 0.5, 16, updates=switch)
-    chex.assert_trees_all_equal(before_sgd.params, before.params)
-    for one in seen:
-        np.testing.assert_array_equal(one.weights, 1.0)
-
-    _, seen = _train(examples, 0.5, 16, updates=switch + 1)
-    losses = np.asarray(seen[-1].losses, np.float64)
-    # The running normaliser, from the mean losses before the switch.
-    means = [np.mean(one.losses) for one in seen[:-1]]
-    assert switch == 2
-    old = means[0] + (0.5 / 0.75) * (means[1] - means[0])  # γ' = γ / (1 − (1 − γ)²)
-    share = 0.5 / (1 - 0.5**3)
-    s = (1 - share) * np.exp(old / 0.5) + share * np.mean(np.exp(losses / 0.5))
-    np.testing.assert_allclose(seen[-1].weights, np.exp(losses / 0.5) / s, rtol=1e-4)
+def test_a_loss_that_is_not_finite_names_its_examples():
+    batch = problem.batch(0)
+    network = steps.draw(problem.RUN, 0)
+    # Class 3 scores infinity, so a loss is infinite but for labels of 3.
+    bias = np.zeros(10, np.float32)
+    bias[3] = np.inf
+    network.head.bias[...] = jnp.asarray(bias)
+    _, (seen,) = problem.train(problem.RUN, 1, batches=lambda _: batch, network=network)
+    named = seen.not_finite[seen.not_finite >= 0]
+    assert len(named) == steps.NAMED
+    assert set(named) <= set(batch.index.tolist())
 
 
-def test_learning_rate_drops_once():
-    schedule = methods.learning_rate(OPTIMIZER, TOTAL_STEPS)
-    rates = [float(schedule(step)) for step in range(TOTAL_STEPS)]
-    np.testing.assert_allclose(rates, 4 * [0.1] + 4 * [0.1 / 50.0], rtol=1e-6)
-
-
-def test_nothing_recompiles_for_another_seed_or_lam(examples):
-    compiled = program()
-    _train(examples, math.inf, 16)
-    before = compiled.train._cache_size()
-    for seed, lam in ((1, 0.5), (2, -1.0), (3, 2.0)):
-        _train(examples, lam, 16, seed=seed)
-    assert compiled.train._cache_size() == before
-
-
-def _events(config):
-    events = []
-    train.run(config, "study", lambda **event: events.append(event))
-    return events
-
-
-@pytest.fixture(scope="module")
-def short_run():
-    return dataclasses.replace(
-        configs.LABEL_NOISE.run,
-        model=MODEL,
-        attention=configs.Attention(start_at=0.4),  # in the second epoch
-        epochs=3,
-        batch_size=128,
-        lam=-1.0,
+def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
+    program = steps.program(problem.RUN, LAYOUT)
+    problem.train(problem.RUN, 3)
+    compiled = program.train._cache_size()
+    other = configs.replace(
+        problem.RUN,
+        {
+            "seed": 3,
+            "method.lam": -2.0,
+            "method.start_at": 0.0,
+            "optimizer.learning_rate": 0.2,
+            "optimizer.decay": "cosine",
+            "data.imbalance_ratio": 10.0,
+            "data.noise_rate": 0.2,
+            "epochs": 9,
+        },
     )
+    assert steps.program(other, LAYOUT) is program
+    problem.train(other, 3)
+    assert program.train._cache_size() == compiled
 
 
-def test_the_same_seed_gives_the_same_numbers(short_run):
-    first, again = _events(short_run), _events(short_run)
-    chex.assert_trees_all_equal(first, again)
-    other = _events(dataclasses.replace(short_run, seed=1))
-    assert other[0]["loss"] != first[0]["loss"]
-
-
-def test_events_of_a_run(short_run):
-    events = _events(short_run)
-    assert [event["epoch"] for event in events] == [1, 2, 3]
-    assert ["test" in event for event in events] == [False, False, True]
-    assert events[-1]["loss"] < events[0]["loss"]
-    assert events[0]["weight_clean"] == pytest.approx(1.0)  # before the switch
-    assert events[-1]["weight_clean"] != pytest.approx(1.0, abs=1e-4)
-    assert events[-1]["class_counts"].sum() == 1097
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
-    short_run, monkeypatch
-):
-    real = absgd_jax.losses.softmax_cross_entropy
-    monkeypatch.setattr(
-        absgd_jax.losses,
-        "softmax_cross_entropy",
-        # Overflows in the second step, since the first one moved the parameters.
-        lambda logits, labels: real(logits, labels) * 1e30,
+def test_class_weights_are_off_until_their_time():
+    loss = configs.Loss(class_weights=True, class_weights_from=0.5)
+    np.testing.assert_array_equal(
+        objectives.class_weights(loss, problem.COUNTS, False), 1.0
     )
-    diverging = dataclasses.replace(
-        short_run, optimizer=configs.Optimizer(learning_rate=1e30), lam=math.inf
-    )
-    steps.program.cache_clear()
-    with pytest.raises(FloatingPointError, match=r"not finite at step 2 .*seed 0"):
-        _events(diverging)
-    steps.program.cache_clear()
+    weights = objectives.class_weights(loss, problem.COUNTS, True)
+    per_count = (1 - 0.9999) / (1 - 0.9999 ** problem.COUNTS.astype(float))
+    np.testing.assert_allclose(weights, 10 * per_count / per_count.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["focal", "ldam", "symmetric", "generalized", "truncated", "logit_adjusted"]
+)
+def test_every_loss_has_a_finite_gradient_in_the_step(name):
+    """Values are tested against formulas elsewhere; here they go through a config."""
+    loss = configs.Loss(name=name, logit_norm=1.0)
+    batch = problem.batch(0)
+    logits = jax.random.normal(jax.random.key(0), (problem.SIZE, 10)) * 3.0
+
+    def total(logits, loss):
+        return jnp.sum(
+            objectives.per_example_losses(
+                loss,
+                logits,
+                jnp.asarray(batch.labels),
+                class_counts=jnp.asarray(problem.COUNTS, jnp.float32),
+                class_weights=jnp.ones(10),
+                kept=jnp.ones(problem.SIZE, bool),
+            )
+        )
+
+    value, gradient = jax.value_and_grad(total)(logits, loss)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    # Divided by their norm, logits may be of any size.
+    np.testing.assert_allclose(total(5.0 * logits, loss), value, rtol=1e-4)
+    assert value != total(logits, configs.Loss(name=name))

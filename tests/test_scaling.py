@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import hlo, lowering, resnet, scaling
+from experiments import hlo, lowering, scaling
+from experiments.models import resnet
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_small_network_classifies_and_ignores_padding():
 
     @jax.jit
     def classify(images):
-        model = resnet.ResNet((1,), 3, width=4, rngs=nnx.Rngs(0))
+        model = resnet.ResNet((1,), 3, widths=(4,), rngs=nnx.Rngs(0))
         model.train()
         return model(images, present)
 
@@ -39,7 +40,7 @@ def test_small_network_classifies_and_ignores_padding():
 
 
 def test_stride_and_initialisation():
-    model = resnet.ResNet((1, 1), 3, width=64, rngs=nnx.Rngs(0))
+    model = resnet.ResNet((1, 1), 3, widths=(64, 128), rngs=nnx.Rngs(0))
     block = model.blocks[1]
     strides = [
         part.convolution.strides

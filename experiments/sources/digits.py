@@ -1,20 +1,11 @@
-"""Data sets as NumPy arrays."""
+"""The digits of scikit-learn, and the splits that they come without."""
 
 import functools
 from typing import NamedTuple
 
 import numpy as np
 
-
-class Examples(NamedTuple):
-    """Images with labels."""
-
-    images: np.ndarray  # float32 [examples, height, width, channels], in [0, 1]
-    labels: np.ndarray  # int32 [examples]
-
-    def take(self, index: np.ndarray) -> "Examples":
-        """The examples at these places, `index` int `[n]`."""
-        return Examples(self.images[index], self.labels[index])
+from experiments.sources.examples import Examples
 
 
 class Splits(NamedTuple):
@@ -30,7 +21,7 @@ def digits() -> Examples:
     """The 1,797 handwritten digits of 8 × 8 pixels that scikit-learn carries.
 
     Returns:
-      Images, float32 `[1797, 8, 8, 1]` in [0, 1], and labels in 0 ... 9. Read-only,
+      Inputs, float32 `[1797, 8, 8, 1]` in [0, 1], and labels in 0 ... 9. Read-only,
       since every caller gets the same.
 
     References:

@@ -1,0 +1,175 @@
+"""Crops, mirrors and rotations of images in memory: NumPy on the host, JAX on a device.
+
+Both draw from the same distribution and compute the same images, though not from the
+same random numbers. Rotation by an angle takes each pixel from where it was, bilinearly
+between its four neighbours; what lies outside the image is black.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import configs
+
+
+class Moves(NamedTuple):
+    """What happens to each image, in this order."""
+
+    corner: np.ndarray  # int64 [n, 2]: first row and column kept of the padded image
+    mirrored: np.ndarray  # bool [n]
+    angle: np.ndarray  # float32 [n], radians, with the columns' axis to the rows'
+
+    def take(self, rows: slice) -> "Moves":
+        """Those of these images."""
+        return Moves(*(column[rows] for column in self))
+
+
+def draw(n: int, data: configs.Data, rng: np.random.Generator) -> Moves:
+    """Moves of n images.
+
+    Args:
+      n: number of images.
+      data: how far they may go.
+      rng: decides; is advanced.
+
+    Returns:
+      The moves.
+    """
+    corner = rng.integers(0, 2 * data.crop_padding + 1, (n, 2))
+    mirrored = (rng.random(n) < 0.5) & data.flip
+    limit = math.radians(data.rotation)
+    angle = rng.uniform(-limit, limit, n).astype(np.float32)
+    return Moves(corner, mirrored, angle)
+
+
+def crop_flip_rotate(
+    images: np.ndarray, data: configs.Data, rng: np.random.Generator
+) -> np.ndarray:
+    """Moves images at random.
+
+    Args:
+      images: uint8 or float32 `[n, height, width, channels]`; not changed.
+      data: how far: `crop_padding`, `flip` and `rotation`.
+      rng: decides; is advanced.
+
+    Returns:
+      New images of the same shape and dtype.
+    """
+    return move(images, draw(len(images), data, rng), data)
+
+
+def move(images: np.ndarray, moves: Moves, data: configs.Data) -> np.ndarray:
+    """Moves images.
+
+    Args:
+      images: uint8 or float32 `[n, height, width, channels]`; not changed.
+      moves: what happens to each.
+      data: says which kinds of moves there are.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    if data.crop_padding or data.flip:
+        images = _crop_and_mirror(images, moves, data.crop_padding)
+    if data.rotation:
+        images = _rotate(images, moves.angle)
+    return images
+
+
+def _crop_and_mirror(images: np.ndarray, moves: Moves, padding: int) -> np.ndarray:
+    height, width = images.shape[1:3]
+    around = (padding, padding)
+    padded = np.pad(images, ((0, 0), around, around, (0, 0)))
+    moved = np.empty_like(images)
+    # One slice an image: a quarter of the time that indexing with arrays takes.
+    for i, (top, left) in enumerate(moves.corner.tolist()):
+        window = padded[i, top : top + height, left : left + width]
+        moved[i] = window[:, ::-1] if moves.mirrored[i] else window
+    return moved
+
+
+def _rotate(images: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    n, height, width, channels = images.shape
+    y, x = _origins(np, height, width, angle)
+    # From the first black pixel before an image to the first behind it, and a border
+    # wide enough for the four neighbours of both.
+    y, x = np.clip(y, -1.0, height) + 1.0, np.clip(x, -1.0, width) + 1.0
+    padded = np.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))
+    top, left = y.astype(np.intp), x.astype(np.intp)
+    down, right = (y - top).astype(np.float32), (x - left).astype(np.float32)
+    first = (np.arange(n)[:, None, None] * (height + 3) + top) * (width + 3) + left
+    moved = np.empty_like(images)
+    # Channel by channel, and two neighbours at a time, so that the cache holds them: a
+    # third of the time that all at once take.
+    for channel in range(channels):
+        values = padded[..., channel].astype(np.float32).ravel()
+        upper = _between(values.take(first), values.take(first + 1), right)
+        below = first + width + 3
+        lower = _between(values.take(below), values.take(below + 1), right)
+        moved[..., channel] = _like(np, _between(upper, lower, down), images.dtype)
+    return moved
+
+
+def on_device(images: jax.Array, keys: jax.Array, data: configs.Data) -> jax.Array:
+    """`crop_flip_rotate` in JAX; under `jit`, `data` is fixed.
+
+    What happens to an image depends on its own key alone, so that images are moved
+    alike however they are spread over devices.
+
+    Args:
+      images: uint8 or float32 `[n, height, width, channels]`.
+      keys: random keys `[n]`.
+      data: how far: `crop_padding`, `flip` and `rotation`.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    return jax.vmap(functools.partial(_one_on_device, data=data))(images, keys)
+
+
+def _one_on_device(image: jax.Array, key: jax.Array, data: configs.Data) -> jax.Array:
+    height, width, _ = image.shape
+    corner_key, flip_key, angle_key = jax.random.split(key, 3)
+    if padding := data.crop_padding:
+        top, left = jax.random.randint(corner_key, (2,), 0, 2 * padding + 1)
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    if data.flip:
+        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+    if data.rotation:
+        limit = math.radians(data.rotation)
+        angle = jax.random.uniform(angle_key, (1,), minval=-limit, maxval=limit)
+        places = [place[0] for place in _origins(jnp, height, width, angle)]
+        turned = jax.vmap(
+            lambda channel: jax.scipy.ndimage.map_coordinates(channel, places, order=1),
+            in_axes=-1,
+            out_axes=-1,
+        )(image.astype(jnp.float32))
+        image = _like(jnp, turned, image.dtype)
+    return image
+
+
+def _origins(xp: Any, height: int, width: int, angle: Any) -> tuple[Any, Any]:
+    """The row and the column, float32 `[n, height, width]`, that each pixel is from."""
+    y = xp.arange(height, dtype=xp.float32)[:, None] - (height - 1) / 2
+    x = xp.arange(width, dtype=xp.float32) - (width - 1) / 2
+    cosine, sine = (f(angle)[:, None, None] for f in (xp.cos, xp.sin))
+    return (
+        cosine * y - sine * x + (height - 1) / 2,
+        sine * y + cosine * x + (width - 1) / 2,
+    )
+
+
+def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return a + (b - a) * share
+
+
+def _like(xp: Any, values: Any, dtype: Any) -> Any:
+    """Values of a dtype, rounded to the nearest where it is of integers."""
+    return (xp.rint(values) if xp.issubdtype(dtype, xp.integer) else values).astype(
+        dtype
+    )

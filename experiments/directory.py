@@ -1,0 +1,60 @@
+"""A run directory: what its files are called, and what its config says."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import pydantic
+
+from experiments import configs
+
+CONFIG, RECORDS, CHECKPOINTS = "config.json", "records.jsonl", "checkpoints"
+TENSORBOARD, EVALUATION = "tensorboard", "evaluation.json"
+
+
+class Kept(NamedTuple):
+    """What a run directory says of itself."""
+
+    preset: str | None
+    run: configs.Run
+    data_dir: pathlib.Path | None  # where the data were in training
+    class_counts: list[int]  # training examples of each class
+
+
+def load(out: pathlib.Path) -> Kept:
+    """What a run directory says of itself.
+
+    Args:
+      out: run directory.
+
+    Returns:
+      Preset, run, and what it was trained on.
+
+    Raises:
+      BadConfiguration: there is no such directory, or no config of a run in it.
+    """
+    path = out / CONFIG
+    if not out.is_dir():
+        raise configs.BadConfiguration(f"There is no directory {out}.")
+    if not path.is_file():
+        raise configs.BadConfiguration(
+            f"{out} is not the directory of a run: it has no {CONFIG}."
+        )
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        data_dir = kept.get("data_dir")
+        return Kept(
+            preset=kept.get("preset"),
+            run=parse(kept["run"]),
+            data_dir=pathlib.Path(data_dir) if data_dir else None,
+            class_counts=[int(count) for count in kept["class_counts"]],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise configs.BadConfiguration(
+            f"{path} is not the config of a run: {error}"
+        ) from error
+
+
+def parse(run: dict[str, Any]) -> configs.Run:
+    """A run from JSON. A field that is younger than the file has its default."""
+    return pydantic.TypeAdapter(configs.Run).validate_python(run)

@@ -1,0 +1,111 @@
+"""Networks, each on a page; `build` makes the one that a config names."""
+
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+from flax import nnx
+
+from experiments import configs
+from experiments.models import basic_resnet, cifar_resnet, norm, pretrained, resnet
+from experiments.models.basic_resnet import BasicResNet
+from experiments.models.bilstm import BiLstm
+from experiments.models.cifar_resnet import CifarResNet
+from experiments.models.convnet import ConvNet
+from experiments.models.network import Network
+from experiments.models.resnet import ResNet
+from experiments.models.sce_cnn import SceCnn
+from experiments.sources import text
+
+__all__ = ["Network", "build", "count", "pretrained", "trained"]
+
+# Blocks in each stage, as published.
+_RESIDUAL = {
+    "resnet20": (CifarResNet, cifar_resnet.RESNET_20),
+    "resnet32": (CifarResNet, cifar_resnet.RESNET_32),
+    "resnet18": (BasicResNet, basic_resnet.RESNET_18),
+    "resnet34": (BasicResNet, basic_resnet.RESNET_34),
+    "resnet50": (ResNet, resnet.RESNET_50),
+    "resnet152": (ResNet, resnet.RESNET_152),
+}
+
+
+def build(
+    model: configs.Model,
+    data: configs.Data,
+    *,
+    rngs: nnx.Rngs,
+    axis_name: str | None = None,
+) -> Network:
+    """Draws the network of a config; see `Network` for what it does.
+
+    Args:
+      model: which network. `model.pretrained` is not read, see `pretrained.load`.
+      data: what it is for: the number of classes, and the size of an example.
+      rngs: its initial values.
+      axis_name: of the `pmap` or `shard_map` over which batches are cut up, and over
+        which BatchNorm adds up its moments; None under `jit`.
+
+    Returns:
+      In training mode. In a `pmap` of several devices it needs that axis.
+
+    Raises:
+      configs.BadConfiguration: `model.blocks` or `model.widths` does not suit the
+        network; it quotes them.
+    """
+    if model.blocks and model.name not in _RESIDUAL:
+        raise configs.BadConfiguration(
+            f"{model.name} has no residual blocks, got {model.blocks}."
+        )
+    shared: dict[str, Any] = {
+        "head": model.head,
+        "dropout": model.dropout,
+        "rngs": rngs,
+    }
+    if model.widths:
+        shared["widths"] = model.widths
+    if model.name == "bilstm":
+        words = data.vocabulary + text.FIRST_WORD
+        return BiLstm(data.classes, words=words, **shared)
+    shared["channels"] = data.channels
+    shared["norm"] = functools.partial(
+        norm.norm, model.norm, momentum=model.statistics_momentum, axis_name=axis_name
+    )
+    if model.name == "convnet":
+        return ConvNet(data.classes, **shared)
+    if model.name == "sce_cnn":
+        size = data.image_size or data.kind.shape[0]
+        return SceCnn(data.classes, size=size, **shared)
+    network, blocks = _RESIDUAL[model.name]
+    return network(model.blocks or blocks, data.classes, **shared)
+
+
+def trained(which: Literal["all", "last_block", "head"], network: Network) -> Any:
+    """The parameters that are trained, as a filter of `nnx.split`.
+
+    Args:
+      which: all, the last of the network's blocks and what follows it, or the head.
+      network: whose.
+
+    Returns:
+      A filter; the other parameters and the statistics are the rest.
+    """
+    last = len(network.blocks) - 1
+
+    def follows(path: tuple[Any, ...], _: Any) -> bool:
+        if path[0] == "blocks":
+            return path[1] == last
+        return path[0] not in ("stem", "embedding")
+
+    return {
+        "all": nnx.Param,
+        "last_block": nnx.All(nnx.Param, follows),
+        "head": nnx.All(nnx.Param, lambda path, _: path[0] == "head"),
+    }[which]
+
+
+def count(network: Network) -> int:
+    """Number of parameters; the network may be abstract (`nnx.eval_shape`)."""
+    leaves = jax.tree.leaves(nnx.state(network, nnx.Param))
+    return sum(math.prod(leaf.shape) for leaf in leaves)

@@ -1,0 +1,78 @@
+"""A bidirectional LSTM for text, on a page."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.models import heads
+from experiments.models.network import Network
+
+WIDTHS = (128, 128)
+EMBEDDING = 128
+
+
+class BiLstm(Network):
+    """Two bidirectional LSTM layers, and the mean over the words of what they say.
+
+    The papers give no more of their IMDB network than that it is a bidirectional LSTM,
+    and LDAM's that it has two layers: vocabulary, length, widths, the mean and the
+    initial values (Flax's) are ours.
+
+    Word 0 is padding, in front of the text: the layers see none of it.
+    """
+
+    def __init__(
+        self,
+        classes: int = 2,
+        *,
+        words: int,
+        widths: Sequence[int] = WIDTHS,
+        embedding: int = EMBEDDING,
+        head: str = "linear",
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the initial values.
+
+        Args:
+          classes: number of outputs.
+          words: number of words, with padding.
+          widths: LSTM states a direction of each layer.
+          embedding: numbers that stand for a word.
+          head: see `heads.head`.
+          dropout: share of what enters the head that is dropped.
+          rngs: initial values.
+        """
+        self.embedding = nnx.Embed(words, embedding, rngs=rngs)
+        layers, inputs = [], embedding
+        for width in widths:
+            # Their carries start at zero: no random numbers are kept in the network.
+            forth, back = (
+                nnx.RNN(nnx.OptimizedLSTMCell(inputs, width, rngs=rngs), rngs=False)
+                for _ in range(2)
+            )
+            layers.append(nnx.Bidirectional(forth, back, rngs=False))
+            inputs = 2 * width
+        self.blocks = nnx.List(layers)
+        self.widths = tuple(widths)
+        self.head = heads.head(head, inputs, classes, rngs=rngs)
+        self.dropout = dropout
+
+    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Int32 `[batch, length]` to float32 `[batch, 2 widths[-1]]`."""
+        del present  # examples do not meet
+        # Backward, so that padding is behind, as the layers expect it. They read in
+        # both directions: backward is as good as forward.
+        words = inputs[:, ::-1]
+        is_word = words > 0
+        lengths = jnp.sum(is_word, axis=1)
+        x = self.embedding(words)
+        for layer, width in zip(self.blocks, self.widths, strict=True):
+            zeros = jnp.zeros_like(x, shape=(len(x), width))
+            x = layer(
+                x, initial_carry=((zeros, zeros), (zeros, zeros)), seq_lengths=lengths
+            )
+        x = jnp.sum(x, axis=1, where=is_word[..., None])
+        return x / jnp.maximum(lengths, 1)[:, None]

@@ -1,0 +1,146 @@
+"""BatchNorm that padding and devices do not change; and GroupNorm."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+Norm = Callable[..., nnx.Module]  # (channels, rngs=...), then (x, present) -> x
+
+
+class BatchNorm(nnx.Module):
+    """BatchNorm over the examples that are present, on all devices together.
+
+    On a whole batch on one device this is `nnx.BatchNorm`. That one averages the
+    devices' masked means, each alike; where the last batch of an epoch leaves more
+    examples to one device than to another, this is not the batch's mean. Here sums and
+    counts are added up, and divided once.
+
+    As in Flax the running variance takes in the biased variance of the batch, the one
+    that it is normalised by; PyTorch's takes in n / (n - 1) times as much. A device
+    with no example present adds nothing, and a batch with none moves no statistics.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        axis_name: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Scales by one, shifts by zero.
+
+        Args:
+          channels: size of the last axis.
+          momentum: share of the running statistics that a batch keeps.
+          epsilon: added to the variance.
+          axis_name: of the `pmap`, `shard_map` or `vmap` over which the batch is cut
+            up; None where it is whole, as it is under `jit` for any sharding.
+          rngs: as all modules take it; nothing is random.
+        """
+        self.scale = nnx.Param(nnx.initializers.ones(rngs.params(), (channels,)))
+        self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (channels,)))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.axis_name = axis_name
+        self.use_running_average = False  # set by `train` and `eval` of any module
+
+    def __call__(self, x: jax.Array, present: jax.Array | None = None) -> jax.Array:
+        """Normalises, and in training moves the running statistics.
+
+        Args:
+          x: float32 `[batch, ..., channels]`.
+          present: bool `[batch]`; None if all are.
+
+        Returns:
+          Like `x`.
+        """
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = self._moments(x, present)
+        per_channel = (*[1] * (x.ndim - 1), -1)
+        mean, var, scale, bias = (
+            jnp.reshape(each, per_channel)
+            for each in (mean, var, self.scale[...], self.bias[...])
+        )
+        return (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+
+    def _moments(
+        self, x: jax.Array, present: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of each channel, which the running ones move towards."""
+        axes = tuple(range(x.ndim - 1))
+        if present is None:
+            where, count, kept = None, math.prod(x.shape[:-1]), self.momentum
+        else:
+            where = jnp.reshape(present, (-1, *[1] * (x.ndim - 1)))
+            count = jnp.sum(present, dtype=x.dtype) * math.prod(x.shape[1:-1])
+        # In one pass over x, as Flax takes them.
+        squares = jnp.square(x)
+        sums = (jnp.sum(x, axes, where=where), jnp.sum(squares, axes, where=where))
+        if self.axis_name is not None:
+            *sums, count = lax.psum((*sums, count), self.axis_name)
+        if present is not None:
+            kept = jnp.where(count > 0, self.momentum, 1.0)
+            count = jnp.maximum(count, 1.0)
+        mean, square = (each / count for each in sums)
+        var = jnp.maximum(0.0, square - jnp.square(mean))
+
+        self.mean[...] = kept * self.mean[...] + (1.0 - kept) * mean
+        self.var[...] = kept * self.var[...] + (1.0 - kept) * var
+        return mean, var
+
+
+class GroupNorm(nnx.GroupNorm):
+    """GroupNorm of at least 16 channels a group, under which examples do not meet.
+
+    The group is the smallest that divides the channels: 16 of 64, 28 of 196, and all
+    where there are fewer than 16.
+    """
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs) -> None:
+        """Scales by one, shifts by zero; `channels` is the size of the last axis."""
+        sizes = (size for size in range(16, channels) if channels % size == 0)
+        size = next(sizes, channels)
+        super().__init__(
+            channels, num_groups=None, group_size=size, epsilon=1e-5, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array, present: jax.Array | None = None) -> jax.Array:
+        """Normalises float32 `[batch, ..., channels]`, whoever is present."""
+        del present
+        return super().__call__(x)
+
+
+def norm(
+    kind: Literal["batch", "group"],
+    channels: int,
+    momentum: float = 0.9,
+    axis_name: str | None = None,
+    *,
+    rngs: nnx.Rngs,
+) -> BatchNorm | GroupNorm:
+    """The norm of a config, see `BatchNorm` and `GroupNorm`.
+
+    Args:
+      kind: which.
+      channels: size of the last axis.
+      momentum: share of BatchNorm's running statistics that a batch keeps.
+      axis_name: over which BatchNorm's batch is cut up.
+      rngs: as all modules take it; nothing is random.
+
+    Returns:
+      A module: float32 `[batch, ..., channels]` and `present` to the former's like.
+    """
+    if kind == "group":
+        return GroupNorm(channels, rngs=rngs)
+    return BatchNorm(channels, momentum=momentum, axis_name=axis_name, rngs=rngs)

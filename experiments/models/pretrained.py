@@ -1,0 +1,213 @@
+"""Weights from elsewhere, checked name by name, by shape and by what comes out."""
+
+import pathlib
+import zipfile
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from experiments import configs, sources
+from experiments.models.basic_resnet import BasicResNet
+from experiments.models.network import Network
+from experiments.models.norm import BatchNorm
+from experiments.models.normalized import Normalized
+from experiments.models.resnet import Bottleneck, ResNet
+
+TOLERANCE = 1e-3  # of the largest stored logit; what float32 leaves open is below it
+_CHECKS = ("check.images", "check.logits")
+_SHOWN = 10  # names in a message
+
+
+def load(network: Network, path: pathlib.Path) -> bool:
+    """Overwrites parameters and running statistics with those of a file.
+
+    The arrays are named and laid out as in torchvision's `resnet50` (`conv1.weight`,
+    `layer1.0.bn1.running_mean`, `layer1.0.downsample.0.weight`, `fc.weight`), perhaps
+    after `module.`; its counts of batches (`num_batches_tracked`) are skipped. In a
+    file `.npz` nothing pickled is read.
+
+    The head is taken if the file's has as many classes as the network's and the
+    network's is linear. Otherwise it is left as it was drawn.
+
+    A file can bring its own proof: `check.images`, float32 `[n, height, width, 3]`,
+    normalised, and `check.logits`, `[n, classes]`, what the file's network, head
+    included, made of them. If ours makes something else, the file is refused.
+
+    Args:
+      network: a `ResNet` or a `BasicResNet` with BatchNorm; untouched if refused.
+      path: of the file, `.safetensors` or `.npz`.
+
+    Returns:
+      Whether the head was taken.
+
+    Raises:
+      configs.BadConfiguration: the network has no such names, or the file no such
+        suffix.
+      sources.MissingData: there is no file.
+      sources.DamagedData: arrays are missing, too many, or of other shapes, or have
+        numbers that are not finite; or the logits differ from those in the file by more
+        than `TOLERANCE` times the largest of them.
+    """
+    if not isinstance(network, ResNet | BasicResNet) or not isinstance(
+        network.stem.norm, BatchNorm
+    ):
+        raise configs.BadConfiguration(
+            "pretrained is for resnet18, resnet34, resnet50 and resnet152 with "
+            f"BatchNorm, got a {type(network).__name__}."
+        )
+    arrays = _read(path)
+    checks = [arrays.pop(name) for name in _CHECKS if name in arrays]
+    loaded = nnx.clone(network)
+    head = _assign(loaded, arrays, path)
+    if checks:
+        _check(loaded, arrays, checks, path)
+    nnx.update(network, nnx.state(loaded))
+    return head
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, float32, by name."""
+    if path.suffix not in (".safetensors", ".npz"):
+        raise configs.BadConfiguration(
+            "pretrained must be a file .safetensors or .npz (others can hold code), "
+            f"got {path}."
+        )
+    if not path.is_file():
+        raise sources.MissingData(f"{path}: no such file of weights.")
+    try:
+        if path.suffix == ".npz":
+            if not zipfile.is_zipfile(path):  # `np.load` opens other files too
+                raise zipfile.BadZipFile("it is not a zip file.")
+            with path.open("rb") as file:
+                arrays = dict(np.load(file, allow_pickle=False))
+        else:
+            arrays = safetensors.numpy.load_file(path)
+    except (
+        OSError,
+        EOFError,
+        ValueError,  # pickled, among others
+        zipfile.BadZipFile,
+        safetensors.SafetensorError,
+    ) as error:
+        raise sources.DamagedData(f"{path}: cannot be read: {error}") from error
+    return {
+        name.removeprefix("module."): np.asarray(array, np.float32)
+        for name, array in arrays.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def _layers(network: ResNet | BasicResNet) -> Iterator[tuple[str, str, Normalized]]:
+    """The names of a convolution and of its norm, and where they go."""
+    yield "conv1", "bn1", network.stem
+    places = [(s, b) for s, count in enumerate(network.stages) for b in range(count)]
+    for (stage, number), block in zip(places, network.blocks, strict=True):
+        name = f"layer{stage + 1}.{number}"
+        if isinstance(block, Bottleneck):
+            layers = [block.down, block.middle, block.up]
+        else:
+            layers = [block.first, block.second]
+        for i, layer in enumerate(layers, 1):
+            yield f"{name}.conv{i}", f"{name}.bn{i}", layer
+        if block.shortcut is not None:
+            yield f"{name}.downsample.0", f"{name}.downsample.1", block.shortcut
+
+
+def _variables(
+    network: ResNet | BasicResNet,
+) -> dict[str, tuple[nnx.Variable, tuple[int, ...]]]:
+    """By name: what is set, and the order of the file's axes in it; no head."""
+    found = {}
+    for convolution, norm, layer in _layers(network):
+        # Out, in, height, width; ours is height, width, in, out.
+        found[f"{convolution}.weight"] = (layer.convolution.kernel, (2, 3, 1, 0))
+        found[f"{norm}.weight"] = (layer.norm.scale, (0,))
+        found[f"{norm}.bias"] = (layer.norm.bias, (0,))
+        found[f"{norm}.running_mean"] = (layer.norm.mean, (0,))
+        found[f"{norm}.running_var"] = (layer.norm.var, (0,))
+    return found
+
+
+def _assign(
+    network: ResNet | BasicResNet, arrays: dict[str, np.ndarray], path: pathlib.Path
+) -> bool:
+    """Sets what a file has, if it has it all and no more; whether the head is taken."""
+    variables = _variables(network)
+    shapes = {
+        name: tuple(variable.shape[axes.index(i)] for i in range(len(axes)))
+        for name, (variable, axes) in variables.items()
+    }
+    features, classes = network.head.kernel.shape
+    linear = isinstance(network.head, nnx.Linear)
+    theirs = arrays["fc.bias"].size if "fc.bias" in arrays else classes
+    shapes |= {"fc.weight": (theirs, features), "fc.bias": (theirs,)}
+
+    wrong = [
+        f"{name} is {array.shape}, not {shapes[name]}"
+        for name, array in arrays.items()
+        if name in shapes and array.shape != shapes[name]
+    ]
+    infinite = [name for name in arrays if not np.all(np.isfinite(arrays[name]))]
+    for what, names in (
+        ("are missing", sorted(shapes.keys() - arrays.keys())),
+        ("are unknown", sorted(arrays.keys() - shapes.keys())),
+        ("have other shapes", wrong),
+        ("are not finite", infinite),
+    ):
+        if names:
+            more = ", …" if len(names) > _SHOWN else ""
+            raise sources.DamagedData(
+                f"{path}: {len(names)} arrays {what}: "
+                f"{', '.join(names[:_SHOWN])}{more}."
+            )
+
+    taken = linear and theirs == classes
+    if taken:
+        variables["fc.weight"] = (network.head.kernel, (1, 0))
+        variables["fc.bias"] = (network.head.bias, (0,))
+    for name, (variable, axes) in variables.items():
+        variable[...] = jnp.asarray(arrays[name].transpose(axes))
+    return taken
+
+
+def _check(
+    network: Network,
+    arrays: dict[str, np.ndarray],
+    checks: list[np.ndarray],
+    path: pathlib.Path,
+) -> None:
+    """Refuses a file whose logits the network does not make."""
+    kernel, bias = arrays["fc.weight"], arrays["fc.bias"]
+    if [array.ndim for array in checks] != [4, 2]:
+        raise sources.DamagedData(
+            f"{path}: {' and '.join(_CHECKS)} must be there together, of 4 and of 2 "
+            f"axes, got shapes {[array.shape for array in checks]}."
+        )
+    images, logits = checks
+    channels = network.stem.convolution.in_features
+    if images.shape[-1] != channels or logits.shape != (len(images), len(bias)):
+        raise sources.DamagedData(
+            f"{path}: check.images {images.shape} and check.logits {logits.shape} do "
+            f"not fit {channels} channels and {len(bias)} classes."
+        )
+    network.eval()
+    graph, state = nnx.split(network)
+
+    @jax.jit
+    def features(state: nnx.State, images: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state).features(images)
+
+    with jax.default_matmul_precision("highest"):
+        found = np.asarray(features(state, images)) @ kernel.T + bias
+    difference = np.max(np.abs(found - logits), initial=0.0)
+    allowed = TOLERANCE * np.max(np.abs(logits), initial=0.0)
+    if not difference <= allowed:
+        raise sources.DamagedData(
+            f"{path}: the network's logits differ from check.logits by up to "
+            f"{difference:.3g}, more than {allowed:.3g}."
+        )

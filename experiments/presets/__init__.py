@@ -1,0 +1,115 @@
+"""Runs with names: every table and figure of both versions of the paper.
+
+A family of presets is a module here. A preset's `doc` says how to run it, what that
+costs, what the paper has for it and where it departs from the paper. `NAME_smoke` is
+the preset NAME made so small that it is over in seconds. Imports no JAX.
+"""
+
+import difflib
+import functools
+
+from experiments import configs
+from experiments.presets import (
+    cifar_imbalance,
+    cifar_noise,
+    clothing1m,
+    covid_lt,
+    digits,
+    imagenet_lt,
+    imdb,
+    inaturalist18,
+    places_lt,
+)
+from experiments.presets._cost import steps_per_epoch
+from experiments.presets._listing import table
+from experiments.presets._preset import Preset, Variant, rehearsal
+from experiments.presets._smoke import smoke
+
+__all__ = [
+    "Preset",
+    "UnknownPreset",
+    "Variant",
+    "every",
+    "get",
+    "listing",
+    "smoke",
+    "steps_per_epoch",
+]
+
+_SMOKE = "_smoke"
+
+
+class UnknownPreset(configs.BadConfiguration, LookupError):
+    """There is no preset of that name; the message says which there are."""
+
+
+@functools.cache
+def every() -> tuple[Preset, ...]:
+    """All presets but the rehearsals, family by family."""
+    return tuple(
+        preset
+        for family in (
+            digits,
+            cifar_imbalance,
+            cifar_noise,
+            imagenet_lt,
+            places_lt,
+            inaturalist18,
+            imdb,
+            covid_lt,
+            clothing1m,
+        )
+        for preset in family.presets()
+    )
+
+
+def get(name: str) -> Preset:
+    """The preset of that name.
+
+    Args:
+      name: as `listing` has it, or that with `_smoke`.
+
+    Returns:
+      The preset.
+
+    Raises:
+      UnknownPreset: there is none; suggests one.
+
+    Examples:
+      >>> get("cifar10_lt100").run.epochs
+      200
+      >>> get("cifar10_lt100_smoke").run.epochs
+      3
+    """
+    known = {preset.name: preset for preset in every()}
+    base = name.removesuffix(_SMOKE)
+    if base in known:
+        preset = known[base]
+        return preset if base == name else rehearsal(preset, smoke(preset.run))
+    close = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
+    meant = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise UnknownPreset(
+        f"There is no preset {name!r}.{meant} "
+        "`python -m experiments list` has them all."
+    )
+
+
+def listing(pattern: str | None = None) -> str:
+    """Names, data, models, schedules and costs, in columns.
+
+    Args:
+      pattern: part of the names that are listed; None for all.
+
+    Returns:
+      Lines of at most 110 characters.
+
+    Raises:
+      UnknownPreset: no name has that part.
+    """
+    chosen = [preset for preset in every() if (pattern or "") in preset.name]
+    if not chosen:
+        raise UnknownPreset(
+            f"No preset has {pattern!r} in its name. `python -m experiments list` has "
+            "them all."
+        )
+    return table(chosen)

@@ -1,0 +1,116 @@
+"""What a run costs: steps from the known counts, time where it was measured."""
+
+import math
+
+from experiments import configs
+
+# Training examples of each class as published.
+_PER_CLASS: dict[configs.Source, tuple[int, ...]] = {
+    "digits": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180),
+    "cifar10": (5000,) * 10,
+    "cifar100": (500,) * 100,
+    "imdb": (12_500,) * 2,
+}
+_COVID_IMAGES = 378  # of the last class; the others follow from the ratio
+# In all, of the sets that are imbalanced by themselves.
+_TOTAL: dict[configs.Source, int] = {
+    "imagenet_lt": 115_846,
+    "places_lt": 62_500,
+    "inaturalist18": 437_513,
+    "clothing1m": 1_000_000,
+}
+
+# Seconds of a training step on two idle CPU cores: of an example, and of the step as
+# such, which is most of it where the network is small.
+_SECONDS = {"resnet32": (0.7 / 128, 0.0), "convnet": (0.0, 0.01)}
+_NETWORKS = {
+    "convnet": "the convolutional network",
+    "resnet20": "ResNet-20",
+    "resnet32": "ResNet-32",
+    "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
+    "resnet50": "ResNet-50",
+    "resnet152": "ResNet-152",
+    "sce_cnn": "the CNN of SCE",
+    "bilstm": "the BiLSTM",
+}
+
+
+def examples(data: configs.Data) -> int:
+    """Training examples that are left after holding out and thinning.
+
+    Args:
+      data: of a full data set: `examples_per_class` is not looked at.
+
+    Returns:
+      Their number.
+    """
+    from experiments import corrupt  # NumPy, which the command line can do without
+
+    thin = {
+        "long_tail": corrupt.long_tail_counts,
+        "step": corrupt.step_counts,
+    }[data.imbalance]
+    held_out = data.validation_per_class + data.test_per_class
+    if data.source in _TOTAL:
+        return _TOTAL[data.source] - data.classes * held_out
+    if data.source == "covid_lt":  # thinned before anything is held out
+        head = round(_COVID_IMAGES * data.imbalance_ratio)
+        return sum(thin(head, data.classes, data.imbalance_ratio)) - (
+            data.classes * held_out
+        )
+    counts = [count - held_out for count in _PER_CLASS[data.source]]
+    if data.imbalance_ratio > 1.0:
+        counts = thin(min(counts), data.classes, data.imbalance_ratio)
+    return sum(counts)
+
+
+def steps_per_epoch(run: configs.Run) -> int:
+    """Updates in an epoch; the last may have fewer examples than the others."""
+    return math.ceil(examples(run.data) / run.batch_size)
+
+
+def seconds(run: configs.Run) -> float | None:
+    """Of all training steps on two CPU cores; None where no step was measured."""
+    measured = _SECONDS.get(run.model.name)
+    if measured is None or run.data.kind.files or run.model.blocks:
+        return None
+    example, step = measured
+    return run.epochs * steps_per_epoch(run) * (step + example * run.batch_size)
+
+
+def duration(seconds: float) -> str:
+    """In two digits and the unit that suits them."""
+    for unit, name in ((86_400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.2g} {name}"
+    return f"{seconds:.1g} s"
+
+
+def cost(run: configs.Run) -> str:
+    """In plain words: steps, and the time they take where that is known.
+
+    Args:
+      run: of a full data set.
+
+    Returns:
+      One or two sentences.
+    """
+    steps = steps_per_epoch(run)
+    text = (
+        f"{run.epochs} epochs of {steps:,} steps: {examples(run.data):,} examples in "
+        f"batches of {run.batch_size}."
+    )
+    network = _NETWORKS[run.model.name]
+    network = network[0].upper() + network[1:]
+    total = seconds(run)
+    if total is not None:
+        step = total / (run.epochs * steps)
+        return (
+            f"{text} {network} takes about {step:.1g} s a step on two CPU cores, which "
+            f"makes {duration(total)} of training; compiling and evaluation come on "
+            "top."
+        )
+    if run.model.name == "bilstm":
+        return f"{text} {network}'s step was not measured here."
+    return f"{text} {network} needs a GPU; its step was not measured here."

@@ -1,0 +1,77 @@
+"""Presets in columns."""
+
+import math
+from collections.abc import Sequence
+
+from experiments import configs
+from experiments.presets import _cost
+from experiments.presets._preset import Preset
+
+_HEADINGS = ("preset", "data", "model", "schedule", "cost")
+_LEGEND = (
+    "schedule  epochs x batch; λ 1@160: λ = 1 from epoch 160 on, plain SGD until then",
+    "2*        starts from a finished run of a first stage",
+    "cost      training alone, on two CPU cores; - needs a GPU or was not measured",
+    "",
+    "NAME_smoke is NAME made small: three epochs on a few examples, in seconds.",
+    "`python -m experiments train NAME --help` says what NAME is, and what the paper "
+    "has for it.",
+)
+
+
+def table(presets: Sequence[Preset]) -> str:
+    """The presets, family by family.
+
+    Args:
+      presets: at least one; those of a family one after the other.
+
+    Returns:
+      Lines with columns.
+    """
+    rows = [_row(preset) for preset in presets]
+    widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(padded).rstrip()
+
+    lines = [line(_HEADINGS)]
+    family = None
+    for preset, row in zip(presets, rows, strict=True):
+        if preset.family != family:
+            family = preset.family
+            lines += ["", family]
+        lines.append(line(row))
+    return "\n".join([*lines, "", *_LEGEND])
+
+
+def _row(preset: Preset) -> tuple[str, ...]:
+    run = preset.run
+    seconds = _cost.seconds(run)
+    steps = run.epochs * _cost.steps_per_epoch(run)
+    return (
+        preset.name,
+        _data(run.data),
+        run.model.name + ("" if preset.needs is None else " 2*"),
+        _schedule(run),
+        f"{steps:,} steps, " + ("-" if seconds is None else _cost.duration(seconds)),
+    )
+
+
+def _data(data: configs.Data) -> str:
+    """The source and what is done to it, in short."""
+    name = data.source
+    if data.imbalance_ratio > 1.0:
+        shape = {"long_tail": "LT", "step": "ST"}[data.imbalance]
+        return f"{name} {shape} {data.imbalance_ratio:g}"
+    if data.noise_rate:
+        return f"{name} {data.noise.split('_')[0][:-6]} {data.noise_rate:g}"
+    return name
+
+
+def _schedule(run: configs.Run) -> str:
+    """Epochs, batch, and λ with the epoch from which it holds."""
+    text = f"{run.epochs} x {run.batch_size}"
+    if not run.method.attends or math.isinf(run.method.lam):
+        return f"{text}, SGD"
+    return f"{text}, λ {run.method.lam:g}@{run.epoch_at(run.method.start_at)}"

@@ -1,0 +1,207 @@
+"""What a preset is, and how it describes itself."""
+
+import dataclasses
+import textwrap
+from typing import Any, NamedTuple
+
+from experiments import configs
+from experiments.paper import VERSIONS, Key, Row, lookup
+from experiments.presets import _cost
+
+_COLUMNS = 80
+
+
+class Variant(NamedTuple):
+    """A row of the paper, and how the preset's run becomes it."""
+
+    method: str  # as printed
+    changes: tuple[tuple[str, Any], ...] = ()  # of the run, as in `configs.replace`
+    of: str = ""  # name of another preset that the row is to be had from; "" for none
+
+    @property
+    def flags(self) -> str:
+        """The changes on the command line."""
+        return " ".join(_flag(name, value) for name, value in self.changes)
+
+    @property
+    def how(self) -> str:
+        """What is to be done for the row, in words or flags."""
+        return f"see {self.of}" if self.of else self.flags or "as it is"
+
+
+def variant(
+    method: str, changes: dict[str, Any] | None = None, of: str = ""
+) -> Variant:
+    """A row, from a mapping of changes."""
+    return Variant(method, tuple((changes or {}).items()), of)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A run with a name.
+
+    Attributes:
+      name: on the command line.
+      family: heading under which it is listed.
+      title: what it is, in one line.
+      run: what it trains.
+      paper: blocks of the paper's tables that have its numbers.
+      variants: its rows there, the run's own (without changes) among them, and those
+        to be held against it.
+      figures: which of the paper's figures are drawn from it.
+      lams: λs to choose among; () where there is nothing to choose.
+      choice: where the run's λ and γ come from, and how λ is to be chosen.
+      note: in what it differs from the paper, and what was not to be found there.
+      needs: preset whose finished run this one starts from; None for none.
+      pretrained: what file of weights the run is to be given; "" for none.
+      rehearsal: whether it is another preset made small.
+    """
+
+    name: str
+    family: str
+    title: str
+    run: configs.Run
+    paper: tuple[Key, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    figures: tuple[str, ...] = ()
+    lams: tuple[float, ...] = ()
+    choice: str = ""
+    note: str = ""
+    needs: str | None = None
+    pretrained: str = ""
+    rehearsal: bool = False
+
+    @property
+    def cost(self) -> str:
+        """Steps, and time where it is known, in plain words."""
+        if self.rehearsal:
+            return "Seconds; more where thousands of classes have an image each."
+        return _cost.cost(self.run)
+
+    @property
+    def results(self) -> tuple[Row, ...]:
+        """What the paper prints for its variants."""
+        methods = {variant.method for variant in self.variants}
+        return tuple(
+            row for key in self.paper for row in lookup(key) if row.method in methods
+        )
+
+    def run_of(self, method: str) -> configs.Run:
+        """The run of one of its rows.
+
+        Args:
+          method: as printed.
+
+        Returns:
+          The preset's run with the row's changes.
+
+        Raises:
+          LookupError: it has no such row, or not of its own.
+        """
+        own = [variant for variant in self.variants if not variant.of]
+        for variant in own:
+            if variant.method == method:
+                return configs.replace(self.run, dict(variant.changes))
+        known = ", ".join(variant.method for variant in own) or "none"
+        raise LookupError(f"{self.name} has no row {method!r}; it has {known}.")
+
+    @property
+    def command(self) -> str:
+        """What to type."""
+        command = f"python -m experiments train {self.name}"
+        if self.run.data.source != "digits":
+            command += " --data-dir DIR"
+        if self.pretrained:
+            command += " --model.pretrained FILE"
+        if self.needs is not None:
+            command += f" --start-from runs/{self.needs}"
+        return command
+
+    @property
+    def doc(self) -> str:
+        """All there is to say: command, cost, the paper's numbers, what differs.
+
+        Lines that are not headings are indented, so that `--help` leaves them alone.
+        """
+        parts = [f"{self.title}.\n  {self.command}"]
+        if self.pretrained:
+            parts.append(_section("FILE", f"{self.pretrained}."))
+        if self.needs is not None:
+            stands = f"Stands for the directory of a finished run of {self.needs}."
+            parts.append(_section(f"runs/{self.needs}", stands))
+        parts.append(_section("Cost", self.cost))
+        if self.results:
+            parts.append(self._table())
+        if self.figures:
+            parts.append(_section("Figures", "; ".join(self.figures) + "."))
+        if self.choice:
+            parts.append(_section("λ and γ", self.choice))
+        if self.note:
+            parts.append(_section("Beside the paper", self.note))
+        return "\n\n".join(parts) + "\n"
+
+    def _table(self) -> str:
+        """The paper's numbers, version by version, and the flags of every row."""
+        lines = ["The paper: accuracy on the test set, percent"]
+        cells = [
+            (
+                f"{VERSIONS[row.version]}, Table {row.table}",
+                row.method + ("" if row.metric == "top1" else f", {row.metric}"),
+                row.printed or "not reported",
+                f"{row.runs} runs" if row.runs else "",
+                "certainly a misprint" if "typo" in row.note else "",
+            )
+            for row in self.results
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            padded = map(str.ljust, row, widths)
+            lines.append(f"  {'  '.join(padded)}".rstrip())
+        lines += ["", "How its rows are run"]
+        for variant in self.variants:
+            lines.append(_filled(f"{variant.method}: {variant.how}"))
+        return "\n".join(lines)
+
+
+def rehearsal(preset: Preset, run: configs.Run) -> Preset:
+    """The preset made small: same family, no claim to any number."""
+    return dataclasses.replace(
+        preset,
+        name=f"{preset.name}_smoke",
+        title=f"{preset.title}, made small",
+        run=run,
+        paper=(),
+        variants=(),
+        figures=(),
+        lams=(),
+        choice="",
+        note="A tiny network on a few examples, to see that everything runs.",
+        needs=preset.needs and f"{preset.needs}_smoke",
+        pretrained="",
+        rehearsal=True,
+    )
+
+
+def _flag(name: str, value: Any) -> str:
+    """One field on the command line."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        group, _, field = name.rpartition(".")
+        return f"--{group}.{'' if value else 'no-'}{field}"
+    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+
+
+def _section(heading: str, text: str) -> str:
+    return f"{heading}\n{_filled(text)}"
+
+
+def _filled(text: str) -> str:
+    """A paragraph, indented; flags are not broken at their hyphens."""
+    return textwrap.fill(
+        text,
+        _COLUMNS,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )

@@ -1,0 +1,437 @@
+"""A run directory: start or resume, keep the books, and look at what came out."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from experiments import (
+    checkpoint,
+    configs,
+    directory,
+    models,
+    pipeline,
+    record,
+    sharding,
+    steps,
+    train,
+)
+from experiments.sources import DamagedData
+
+
+def main(preset: str, run: configs.Run, session: configs.Session) -> int:
+    """Trains a run, or goes on with it where the directory holds its beginning.
+
+    Args:
+      preset: its name.
+      run: what to train.
+      session: where and on what.
+
+    Returns:
+      Exit status: 0, or 130 if it was interrupted, after a checkpoint.
+
+    Raises:
+      BadConfiguration: the directory holds another run; names the differing fields.
+      FloatingPointError: a loss was not finite.
+    """
+    if session.distributed:
+        jax.distributed.initialize(
+            session.coordinator, session.processes, session.process
+        )
+    out = session.out or _default_out(preset, run)
+    first_host = jax.process_index() == 0
+    layout = _layout(run, session)
+    _require_same(out, run)
+    try:
+        task = pipeline.task(
+            run.data, run.seed, session.data_dir, download=session.download
+        )
+    except ValueError as error:  # more is asked for than there is
+        raise configs.BadConfiguration(str(error)) from error
+    total = run.epochs * train.steps_per_epoch(run, task)
+
+    with contextlib.ExitStack() as stack:
+        saver = stack.enter_context(
+            checkpoint.Checkpoints(
+                out / directory.CHECKPOINTS, keep=session.checkpoints, log=_say
+            )
+        )
+        start, step = _start(run, task, layout, session, saver)
+        if start.place.epoch == run.epochs:
+            if first_host and not _says_finished(out):  # it was stopped just before
+                with _recorder(out, step, session, first_host) as recorder:
+                    recorder.write(event="finished", step=step, seconds=0.0)
+            _say(f"{out} is finished: {run.epochs} epochs, {step} steps.")
+            return 0
+        # Only now, so that a directory that is refused is left as it is.
+        if first_host:
+            out.mkdir(parents=True, exist_ok=True)
+            _write_config(out, preset, run, session, task)
+        interrupted = stack.enter_context(_interruptible())
+        recorder = stack.enter_context(_recorder(out, step, session, first_host))
+        if step:
+            _say(
+                f"Resuming {out} at step {step} of {total} "
+                f"(epoch {start.place.epoch + 1} of {run.epochs})."
+            )
+            recorder.write(event="resumed", step=step)
+        progress = stack.enter_context(
+            tqdm(
+                total=total,
+                initial=step,
+                unit="step",
+                desc=f"{preset}, {run.method.title}",
+                # None: no bar where standard error is not a terminal.
+                disable=None if first_host else True,
+            )
+        )
+        began = time.monotonic()
+        books = _Books(run, session, recorder, progress, saver, interrupted)
+        stack.callback(books.close)
+        try:
+            train.fit(run, task, layout, session, start, books.hooks())
+        except KeyboardInterrupt:
+            _say(f"Interrupted; the same command goes on from {out}.")
+            return 130
+        books.close()
+        recorder.write(event="finished", step=total, seconds=time.monotonic() - began)
+    if first_host:
+        _say(f"Finished: {out}. Its report: python -m experiments report {out}")
+    return 0
+
+
+class _Books:
+    """Writes down what the loop tells."""
+
+    def __init__(
+        self,
+        run: configs.Run,
+        session: configs.Session,
+        recorder: record.Recorder,
+        progress: Any,
+        saver: checkpoint.Checkpoints,
+        interrupted: threading.Event,
+    ) -> None:
+        self._interrupted = interrupted
+        self._run = record.plain(run)
+        self._session = session
+        self._recorder = recorder
+        self._progress = progress
+        self._saver = saver
+        self._saved_at = time.monotonic()
+        self._failures = 0
+
+    def hooks(self) -> train.Hooks:
+        """What the loop calls."""
+        return train.Hooks(self._recorder.write, self._stepped, self._due, self._save)
+
+    def _stepped(self, step: int, shown: dict[str, float]) -> None:
+        self._progress.set_postfix(
+            {name: f"{value:.3g}" for name, value in shown.items()}, refresh=False
+        )
+        self._progress.update()
+
+    def _due(self, step: int) -> bool:
+        # Several hosts save at the ends of epochs, which needs no agreement.
+        alone = jax.process_count() == 1
+        late = time.monotonic() - self._saved_at >= self._session.checkpoint_seconds
+        return alone and (late or self._interrupted.is_set())
+
+    def _save(self, step: int, state: steps.TrainState, place: train.Place) -> None:
+        self._write(step, state, place)
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
+
+    def _write(self, step: int, state: steps.TrainState, place: train.Place) -> None:
+        self._saver.save(step, state, {"place": place._asdict(), "run": self._run})
+        self._saved_at = time.monotonic()
+        self._note_failures()
+
+    def close(self) -> None:
+        """Waits for the last checkpoint."""
+        self._saver.wait()
+        self._note_failures()
+
+    def _note_failures(self) -> None:
+        """Writes down what could not be saved since the last time."""
+        for step, reason in self._saver.failures[self._failures :]:
+            self._recorder.write(event="save_failed", step=step, error=reason)
+        self._failures = len(self._saver.failures)
+
+
+def restore(
+    out: pathlib.Path, kept: directory.Kept, layout: sharding.Layout
+) -> tuple[int, steps.TrainState]:
+    """The newest good checkpoint of a run.
+
+    Args:
+      out: run directory.
+      kept: what was trained there.
+      layout: devices.
+
+    Returns:
+      Its step, and the state.
+
+    Raises:
+      BadConfiguration: there is none.
+    """
+    run = kept.run
+    program = steps.program(run, layout)
+    like = program.init(steps.draw(run, run.seed), run.seed, sum(kept.class_counts))
+    with checkpoint.Checkpoints(out / directory.CHECKPOINTS, keep=2, log=_say) as saver:
+        found = _restore(saver, like, run)
+    if found is None:
+        raise configs.BadConfiguration(f"{out} has no checkpoint yet.")
+    return found[0], found[1]
+
+
+def evaluate(config: configs.Evaluate) -> int:
+    """Evaluates the newest checkpoint of a run.
+
+    Args:
+      config: which.
+
+    Returns:
+      Exit status 0.
+    """
+    kept, task, layout, step, state = _reopen(
+        config.dir, config.data_dir, config.devices
+    )
+    session = configs.Session()
+    program = steps.program(kept.run, layout)
+    found: dict[str, Any] = {"step": step}
+    for name in ("validation", "test"):
+        examples = getattr(task, name)
+        if examples is not None:
+            found[name] = train.evaluate(
+                program, layout, state, examples, kept.run, task, session
+            )
+    text = json.dumps(record.plain(found), indent=2, allow_nan=False)
+    (config.dir / directory.EVALUATION).write_text(text + "\n", encoding="utf-8")
+    for name, summary in found.items():
+        if name != "step":
+            shown = {
+                key: f"{value:.4f}"
+                for key, value in summary.items()
+                if isinstance(value, float)
+            }
+            print(f"{name}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
+    print(f"Step {step}. All of it: {config.dir / directory.EVALUATION}")
+    return 0
+
+
+def features(
+    out: pathlib.Path, data_dir: pathlib.Path | None = None, examples: int = 1000
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What enters the head of a trained network.
+
+    Args:
+      out: run directory.
+      data_dir: where the data sets are; None for where they were in training.
+      examples: at most so many of each split, drawn with a fixed seed.
+
+    Returns:
+      By split (`train`, `test`): features, float32 `[n, features]`, and labels `[n]`.
+    """
+    kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
+    program = steps.program(kept.run, layout)
+    found = {}
+    for name in ("train", "test"):
+        whole = getattr(task, name)
+        rng = np.random.default_rng(0)
+        count = min(examples, len(whole.labels))
+        chosen = whole.take(rng.choice(len(whole.labels), count, replace=False))
+        parts = [
+            np.asarray(program.features(state, batch))[np.asarray(batch.present)]
+            for batch in train.in_order(chosen, kept.run, layout, configs.Session())
+        ]
+        found[name] = np.concatenate(parts), chosen.labels
+    return found
+
+
+def _reopen(
+    out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
+) -> tuple[directory.Kept, pipeline.Task, sharding.Layout, int, steps.TrainState]:
+    """All that is needed to look at a trained network."""
+    kept = directory.load(out)
+    task = pipeline.task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
+    layout = sharding.layout(devices)
+    step, state = restore(out, kept, layout)
+    return kept, task, layout, step, state
+
+
+def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
+    lam = f"-{run.method.lam:g}" if run.method.attends else ""
+    return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
+
+
+def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
+    """The devices, of which each takes as many examples."""
+    if session.parallel == "pmap" and session.distributed:
+        raise configs.BadConfiguration("pmap runs on one host; take --parallel jit.")
+    try:
+        layout = sharding.layout(session.devices)
+    except ValueError as error:
+        raise configs.BadConfiguration(str(error)) from error
+    if run.batch_size % layout.devices:
+        raise configs.BadConfiguration(
+            f"batch_size must be a multiple of the {layout.devices} devices, got "
+            f"{run.batch_size}."
+        )
+    return layout
+
+
+def _require_same(out: pathlib.Path, run: configs.Run) -> None:
+    """Refuses a directory that holds another run."""
+    if (out / directory.CONFIG).is_file():
+        _compare(str(out), directory.load(out).run, run)
+
+
+def _compare(where: str, there: configs.Run, here: configs.Run) -> None:
+    """Refuses to go on with another run than the one that is there."""
+    differing = checkpoint.differences(record.plain(there), record.plain(here))
+    if differing:
+        raise configs.BadConfiguration(
+            f"{where} holds a run of another configuration:\n  "
+            + "\n  ".join(differing)
+            + "\nGive another --out, or the same configuration."
+        )
+
+
+def _start(
+    run: configs.Run,
+    task: pipeline.Task,
+    layout: sharding.Layout,
+    session: configs.Session,
+    saver: checkpoint.Checkpoints,
+) -> tuple[train.Start, int]:
+    """From the newest checkpoint, or from the first step."""
+    fresh = train.begin(run, task, layout, session, _network(run, layout))
+    found = _restore(saver, fresh.state, run)
+    if found is None:
+        return fresh, 0
+    step, state, kept = found
+    return train.Start(state, train.Place(**kept["place"])), step
+
+
+def _restore(
+    saver: checkpoint.Checkpoints, like: steps.TrainState, run: configs.Run
+) -> tuple[int, steps.TrainState, dict[str, Any]] | None:
+    """The newest whole checkpoint, with what is wrong in this program's words."""
+    try:
+        found = saver.restore(like)
+    except checkpoint.OtherConfiguration as error:
+        raise configs.BadConfiguration(str(error)) from error
+    except checkpoint.DamagedCheckpoint as error:
+        raise DamagedData(str(error)) from error
+    if found is not None:
+        _compare(f"Checkpoint {found[0]}", directory.parse(found[2]["run"]), run)
+    return found
+
+
+def _network(run: configs.Run, layout: sharding.Layout) -> Any:
+    """The network to start from: drawn, from published weights, or of stage one."""
+    network = steps.draw(run, run.seed)
+    if run.model.pretrained is not None:
+        models.pretrained.load(network, run.model.pretrained)
+    if run.start_from is None:
+        return network
+    first = directory.load(run.start_from)
+    if _shape(first.run) != _shape(run):
+        raise configs.BadConfiguration(
+            f"{run.start_from} trained another network:\n  "
+            + "\n  ".join(checkpoint.differences(_shape(first.run), _shape(run)))
+        )
+    head = nnx.state(network.head)
+    _, state = restore(run.start_from, first, layout)
+    nnx.update(network, state.params, state.frozen, state.statistics)
+    if run.new_head:
+        nnx.update(network.head, head)
+    return network
+
+
+def _shape(run: configs.Run) -> dict[str, Any]:
+    """What decides the shapes of the parameters."""
+    model = record.plain(run.model)
+    for name in ("statistics_momentum", "dropout", "pretrained"):
+        del model[name]
+    return {"model": model, "classes": run.data.classes}
+
+
+def _write_config(
+    out: pathlib.Path,
+    preset: str,
+    run: configs.Run,
+    session: configs.Session,
+    task: pipeline.Task,
+) -> None:
+    """What is run, in full, on what and by which versions."""
+    data_dir = session.data_dir and session.data_dir.resolve()
+    resolved = {
+        "preset": preset,
+        "run": run,
+        "data_dir": data_dir,
+        "session": dataclasses.replace(session, data_dir=data_dir),
+        "class_counts": task.class_counts,
+        "devices": [str(device) for device in jax.devices()],
+        "versions": record.versions(),
+    }
+    text = json.dumps(record.plain(resolved), indent=2, allow_nan=False)
+    # By one rename: a kill must not leave half of it, nor another host read that.
+    beside = out / f"{directory.CONFIG}.tmp"
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(out / directory.CONFIG)
+
+
+def _recorder(
+    out: pathlib.Path, step: int, session: configs.Session, first_host: bool
+) -> contextlib.AbstractContextManager[record.Recorder]:
+    """Records that go on where the checkpoint is; on the first host alone."""
+    return record.Recorder(
+        out / directory.RECORDS if first_host else None,
+        resume_at=step,
+        tensorboard=out / directory.TENSORBOARD if session.tensorboard else None,
+        log=_say,
+    )
+
+
+def _says_finished(out: pathlib.Path) -> bool:
+    events, _ = record.events(out / directory.RECORDS)
+    return any(event.get("event") == "finished" for event in events)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Lets the loop finish its step when told to stop; told twice, it stops at once."""
+    told = threading.Event()
+
+    def tell(*_: object) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    before = {
+        number: signal.signal(number, tell)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # a log on a disk that is full
+        tqdm.write(message, file=sys.stderr)

@@ -1,0 +1,94 @@
+"""Where arrays lie: a mesh of one axis, over which batches are spread."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+
+class Layout(NamedTuple):
+    """Devices in a row, on one host or several."""
+
+    mesh: Mesh
+    replicated: NamedSharding
+    spread: NamedSharding  # over the first axis of an array
+
+    @property
+    def devices(self) -> int:
+        """Of all hosts."""
+        return self.mesh.size
+
+    def rows(self, batch_size: int) -> slice:
+        """The places of a batch that this host's devices hold."""
+        mine = [
+            place
+            for place, device in enumerate(self.mesh.devices.flat)
+            if device.process_index == jax.process_index()
+        ]
+        each = batch_size // self.devices
+        return slice(mine[0] * each, (mine[-1] + 1) * each)
+
+    def place(self, batch: Any) -> Any:
+        """Spreads a batch, of which this host gives its own rows.
+
+        Args:
+          batch: tree of NumPy arrays `[rows, ...]`.
+
+        Returns:
+          The same tree of arrays `[batch, ...]`.
+        """
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self.spread)
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(self.spread, rows),
+            batch,
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Gives every device a copy, of a tree that every host has alike."""
+        return jax.tree.map(self._replicate_one, tree)
+
+    def _replicate_one(self, array: Any) -> Any:
+        if jax.process_count() == 1:
+            return jax.device_put(array, self.replicated)
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(
+            whole.shape, self.replicated, lambda index: whole[index]
+        )
+
+
+def layout(devices: int | None = None) -> Layout:
+    """A row of devices.
+
+    Args:
+      devices: how many; None for all there are, on all hosts.
+
+    Returns:
+      The layout.
+
+    Raises:
+      ValueError: there are not so many, or, on several hosts, not all are taken.
+    """
+    there = jax.devices()
+    count = len(there) if devices is None else devices
+    if count > len(there):
+        raise ValueError(
+            f"devices must be at most {len(there)}, which is how many "
+            f"{there[0].platform.upper()} devices there are, got {count}."
+        )
+    if jax.process_count() > 1 and count < len(there):
+        raise ValueError(
+            f"On several hosts all of their {len(there)} devices are used, got "
+            f"devices = {count}."
+        )
+    mesh = jax.make_mesh(
+        (count,), (AXIS,), axis_types=(AxisType.Auto,), devices=there[:count]
+    )
+    return Layout(
+        mesh,
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec(AXIS)),
+    )

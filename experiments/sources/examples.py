@@ -1,0 +1,86 @@
+"""What a data set is once it is read, and what is said when it cannot be."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class MissingData(Exception):
+    """A data set is not there; the message says what to do about it."""
+
+
+class DamagedData(Exception):
+    """A data set is there but not what it should be; names the file, and the line."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Image files, decoded when they are needed. Indexed as a NumPy vector is.
+
+    Attributes:
+      root: directory that the paths are relative to.
+      paths: of the images, `StringDType` `[n]`, with forward slashes, below `root`.
+      listed: the file that lists them, for messages.
+      lines: int64 `[n]`, the line of each in it, from 1; None where it has no lines.
+    """
+
+    root: pathlib.Path
+    paths: np.ndarray
+    listed: str = ""
+    lines: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> "Files":
+        """Those at these places: an int (one file), a slice, an int or bool array."""
+        return Files(
+            self.root,
+            np.atleast_1d(self.paths[index]),
+            self.listed,
+            None if self.lines is None else np.atleast_1d(self.lines[index]),
+        )
+
+    def path(self, place: int) -> pathlib.Path:
+        """Where the image at this place is."""
+        return self.root / str(self.paths[place])
+
+    def where(self, place: int) -> str:
+        """The image at this place and what lists it, for messages."""
+        line = "" if self.lines is None else f", line {self.lines[place]}"
+        listed = f" ({self.listed}{line})" if self.listed else ""
+        return f"{self.path(place)}{listed}"
+
+    def read(self, place: int) -> bytes:
+        """The image at this place, still encoded.
+
+        Raises:
+          DamagedData: it cannot be read; names the file, and the line that lists it.
+        """
+        try:
+            return self.path(place).read_bytes()
+        except OSError as error:
+            raise DamagedData(f"{self.where(place)}: {error.strerror}.") from error
+
+
+class Examples(NamedTuple):
+    """Inputs with labels."""
+
+    # Images: uint8 [n, height, width, channels], or float32 in [0, 1] (digits).
+    # Text: int32 [n, length]. Image files: Files of length n.
+    inputs: np.ndarray | Files
+    labels: np.ndarray  # int32 [n]
+
+    def take(self, index: np.ndarray) -> "Examples":
+        """The examples at these places, `index` int `[n]`."""
+        return Examples(self.inputs[index], self.labels[index])
+
+
+class Loaded(NamedTuple):
+    """A data set as its makers split it."""
+
+    train: Examples
+    test: Examples | None  # None where there is no test split (digits)
+    validation: Examples | None  # None where there is no validation split

@@ -1,0 +1,75 @@
+"""Reviews as numbers: which words there are, and which a review has.
+
+The papers do not say how they did it; this is ours. Text is put in lower case, line
+breaks of HTML become spaces, and a word is a run of letters, digits and underscores,
+apostrophes within it included.
+"""
+
+import collections
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+PADDING = 0
+UNKNOWN = 1
+FIRST_WORD = 2  # the most frequent; an embedding needs `vocabulary + FIRST_WORD` rows
+
+_BREAK = re.compile(r"<br\s*/?>")
+_WORD = re.compile(r"\w+(?:'\w+)*")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text.
+
+    Examples:
+      >>> words("Don't miss it!<br /><br />It's a '80s film.")
+      ["don't", 'miss', 'it', "it's", 'a', '80s', 'film']
+    """
+    return _WORD.findall(_BREAK.sub(" ", text.lower()))
+
+
+def vocabulary(texts: Iterable[str], size: int) -> list[str]:
+    """The most frequent words.
+
+    Args:
+      texts: what they are counted in.
+      size: how many at most.
+
+    Returns:
+      The words, the most frequent first; of equally frequent ones in alphabetical
+      order.
+
+    Examples:
+      >>> vocabulary(["b a", "c c a", "d"], 3)
+      ['a', 'c', 'b']
+    """
+    counts = collections.Counter()
+    for text in texts:
+        counts.update(words(text))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [word for word, _ in ranked[:size]]
+
+
+def ids(texts: Sequence[str], known: Sequence[str], length: int) -> np.ndarray:
+    """The last words of each text as numbers, padded in front.
+
+    Args:
+      texts: n of them.
+      known: the vocabulary.
+      length: words that are kept.
+
+    Returns:
+      int32 `[n, length]`: 0 where there is no word, 1 for one that is not known, 2 for
+      the first of the vocabulary, and so on.
+
+    Examples:
+      >>> ids(["a film", "not a good film"], ["a", "film"], 3).tolist()
+      [[0, 2, 3], [2, 1, 3]]
+    """
+    numbers = {word: number for number, word in enumerate(known, start=FIRST_WORD)}
+    table = np.full((len(texts), length), PADDING, np.int32)
+    for row, text in zip(table, texts, strict=True):
+        kept = words(text)[-length:]
+        row[length - len(kept) :] = [numbers.get(word, UNKNOWN) for word in kept]
+    return table

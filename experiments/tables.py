@@ -1,0 +1,62 @@
+"""How numbers are written, in all reports."""
+
+import math
+
+import numpy as np
+
+from experiments import configs
+
+
+def number(value: float) -> str:
+    """A number with the signs that print uses."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:g}".replace("-", "−")
+
+
+def method(method: configs.Method) -> str:
+    """A method, with λ where it weights by one."""
+    if math.isinf(method.lam) or not method.attends:
+        return method.title
+    return f"{method.title}, λ = {number(method.lam)}"
+
+
+def percent(value: float) -> str:
+    """A share in percent; a dash where it is not known."""
+    return "–" if math.isnan(value) else f"{100.0 * value:.1f}"
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean ± standard deviation of shares `[seeds]`, in percent."""
+    mean = percent(values.mean())
+    if len(values) < 2 or np.isnan(values).any():
+        return mean
+    return f"{mean} ± {percent(values.std(ddof=1))}"
+
+
+def difference(values: np.ndarray) -> str:
+    """Mean ± standard error of differences of shares `[seeds]`, in points."""
+    mean = f"{100.0 * values.mean():+.1f}".replace("-", "−")
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {percent(standard_error(values))}"
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over seeds, the first axis; 0 for a single seed."""
+    seeds = len(values)
+    if seeds < 2:
+        return np.zeros(values.shape[1:])
+    return values.std(axis=0, ddof=1) / math.sqrt(seeds)
+
+
+def markdown(rows: list[list[str]]) -> list[str]:
+    """A table with its columns aligned; the first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        + " |"
+        for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]

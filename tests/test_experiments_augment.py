@@ -1,0 +1,125 @@
+"""Crops, mirrors and rotations, on the host and on a device, by slow oracles."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+import scipy.ndimage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import augment, configs
+
+
+def _moved_slowly(image, top, left, mirrored, padding):
+    """Pixel by pixel."""
+    height, width, _ = image.shape
+    found = np.zeros_like(image)
+    for y, x in itertools.product(range(height), range(width)):
+        from_y = y + top - padding
+        from_x = (width - 1 - x if mirrored else x) + left - padding
+        if 0 <= from_y < height and 0 <= from_x < width:
+            found[y, x] = image[from_y, from_x]
+    return found
+
+
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 6), st.sampled_from([1, 3])),
+    padding=st.integers(0, 7),
+    flip=st.booleans(),
+    dtype=st.sampled_from([np.uint8, np.float32]),
+    seed=st.integers(0, 99),
+)
+def test_crops_and_mirrors_pixel_by_pixel(shape, padding, flip, dtype, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(1, 256, (3, *shape)).astype(dtype)
+    before = images.copy()
+    data = configs.Data(source="cifar10", crop_padding=padding, flip=flip)
+    moves = augment.draw(3, data, rng)
+    moved = augment.move(images, moves, data)
+    np.testing.assert_array_equal(images, before)
+    assert moved.dtype == dtype
+    for image, found, (top, left), mirrored in zip(
+        images, moved, moves.corner, moves.mirrored, strict=True
+    ):
+        expected = _moved_slowly(image, top, left, mirrored and flip, padding)
+        np.testing.assert_array_equal(found, expected)
+
+
+def _on_host(images, data, seed=0):
+    return augment.crop_flip_rotate(images, data, np.random.default_rng(seed))
+
+
+def _on_device(images, data, seed=0):
+    keys = jax.random.split(jax.random.key(seed), len(images))
+    moved = jax.jit(lambda images, keys: augment.on_device(images, keys, data))
+    return np.asarray(moved(images, keys))
+
+
+both = pytest.mark.parametrize("moved", [_on_host, _on_device])
+
+
+@both
+def test_crops_and_mirrors_are_all_possible_ones_alike(moved):
+    image = np.arange(1, 13, dtype=np.uint8).reshape(2, 3, 2)
+    data = configs.Data(source="cifar10", crop_padding=1, flip=True)
+    possible = [
+        _moved_slowly(image, top, left, mirrored, 1).tobytes()
+        for top, left, mirrored in itertools.product(range(3), range(3), (False, True))
+    ]
+    n = 1800
+    found = [one.tobytes() for one in moved(np.tile(image, (n, 1, 1, 1)), data)]
+    assert set(found) == set(possible)
+    counts = np.array([found.count(one) for one in possible])
+    # Chi-square with 17 degrees of freedom, whose standard deviation is √34.
+    chi_square = ((counts - n / 18) ** 2 / (n / 18)).sum()
+    assert abs(chi_square - 17) < 4 * math.sqrt(34)
+
+
+@both
+def test_rotations_by_an_oracle(moved):
+    """A slope tells by how much it was turned; then SciPy turns it too."""
+    height, width, n = 16, 21, 200
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    noise = np.random.default_rng(0).integers(0, 256, (height, width))
+    image = np.stack([10 * x, 10 * y, noise], axis=-1).astype(np.float32)
+    images = np.tile(image, (n, 1, 1, 1))
+    data = configs.Data(source="cifar10", rotation=30.0)
+    turned = moved(images, data)
+    assert turned.dtype == np.float32
+    in_bytes = moved(images.astype(np.uint8), data)
+    assert in_bytes.dtype == np.uint8
+    assert np.abs(in_bytes - turned).max() < 0.501
+    middle = turned[:, height // 2 - 3 : height // 2 + 3, width // 2, 0]
+    degrees = np.degrees(np.arcsin((middle[:, -1] - middle[:, 0]) / 50))
+    # Uniform between the limits.
+    assert np.abs(degrees).max() < 30.01
+    assert degrees.max() > 28.0
+    assert degrees.min() < -28.0
+    assert abs(degrees.mean()) < 4 * 60 / math.sqrt(12 * n)
+    for one, angle in zip(turned, degrees, strict=True):
+        expected = scipy.ndimage.rotate(
+            image, -angle, reshape=False, order=1, mode="grid-constant"
+        )
+        np.testing.assert_allclose(one, expected, atol=0.1)
+
+
+@both
+def test_moves_of_an_image_that_may_not_move(moved):
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(moved(images, configs.Data(source="cifar10")), images)
+
+
+def test_what_a_device_does_to_an_image_depends_on_its_own_key():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    data = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0)
+    keys = jax.random.split(jax.random.key(1), 24)
+    move = jax.jit(lambda images, keys: augment.on_device(images, keys, data))
+    whole = np.asarray(move(images, keys))
+    order = np.random.default_rng(0).permutation(24)
+    np.testing.assert_array_equal(move(images[order], keys[order]), whole[order])
+    other = np.asarray(move(images, keys[order]))
+    assert (other != whole).any(axis=(1, 2, 3)).mean() > 0.8

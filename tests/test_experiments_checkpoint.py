@@ -1,0 +1,449 @@
+"""Checkpoints, against real files, full disks, damage, kills and hosts."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments import checkpoint
+from tests.checkpoint_worker import SIZE, add_one, assert_same, checkpoints, numbers
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+# What comes back is what was there.
+
+
+class Carried(NamedTuple):
+    network: nnx.State
+    optimizer: optax.OptState
+    key: jax.Array
+    rest: dict
+
+
+def carried():
+    network = nnx.state(nnx.Sequential(
+        nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    ))  # fmt: skip
+    optimizer = optax.chain(optax.clip(1.0), optax.adam(optax.constant_schedule(0.1)))
+    device = jax.devices()[0]
+    return Carried(
+        network,
+        optimizer.init(nnx.filter_state(network, nnx.Param)),
+        jax.random.split(jax.random.key(3, impl="rbg"), 2),
+        {
+            "key data/ü": jax.random.PRNGKey(4),
+            "half": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3),
+            "special": jnp.array([np.nan, -0.0, np.inf, 1e-45], jnp.float32),
+            "flags": jnp.array([True, False]),
+            "fixed": jax.device_put(jax.random.key(5), device),
+            "empty": jnp.zeros((0, 3)),
+            "nothing": (None, (), [], optax.EmptyState()),
+            "host": [np.arange(3, dtype=np.int8), np.float64(0.1), 7, 0.1],
+        },
+    )
+
+
+def test_a_state_comes_back_to_the_bit(tmp_path):
+    state = carried()
+    expected = jax.tree.map(lambda x: x.copy() if hasattr(x, "copy") else x, state)
+    with checkpoints(tmp_path) as saved:
+        assert saved.restore(state) is None
+        saved.save(5, state, {"epoch": 1, "rate": float("inf"), "seen": (1, 2)})
+        # What was saved is what was there, whatever happens to its memory now.
+        state.rest["host"][0][:] = -1
+        add_one((state.network, state.rest["half"]))
+    with checkpoints(tmp_path) as saved:
+        step, restored, place = saved.restore(expected)
+        assert (step, place) == (5, {"epoch": 1, "rate": "inf", "seen": [1, 2]})
+        assert_same(restored, expected)
+        abstract = jax.tree.map(
+            lambda x: (
+                jax.ShapeDtypeStruct(x.shape, x.dtype)
+                if isinstance(x, jax.Array)
+                else x
+            ),
+            expected,
+        )
+        _, restored, _ = saved.restore(abstract)
+        # Where nothing says where an array is to be, it is where JAX likes.
+        fixed = restored.rest.pop("fixed")
+        assert not fixed.committed
+        assert fixed == expected.rest.pop("fixed")
+        assert_same(restored, expected)
+    assert not saved.failures
+
+
+def test_the_newest_are_kept_and_nothing_else(tmp_path):
+    folder = tmp_path / "not" / "there"
+    with checkpoints(folder, keep=2) as saved:
+        for step in (1, 2, 3, 3, 12):
+            saved.save(step, numbers(step), {})
+        saved.wait()
+        assert sorted(os.listdir(folder)) == ["12", "3"]
+        with pytest.raises(ValueError, match="rise, got 11 after 12"):
+            saved.save(11, numbers(11), {})
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        checkpoints(folder, keep=0)
+    # What a user may check, by the tool that everybody has.
+    subprocess.run(
+        ["sha256sum", "--check", "--quiet", checkpoint.DIGESTS],
+        cwd=folder / "12", check=True,
+    )  # fmt: skip
+
+
+def test_nothing_is_overwritten_that_was_not_looked_at(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        saved.save(4, numbers(4), {})
+    with (
+        checkpoints(tmp_path) as other,
+        pytest.raises(RuntimeError, match=r"steps \[4\]: restore before"),
+    ):
+        other.save(5, numbers(5), {})
+    with checkpoints(tmp_path) as other:
+        assert_same(other.restore(numbers(0))[1], numbers(4))
+
+
+def test_what_cannot_be_written_is_refused_at_once(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        with pytest.raises(TypeError, match="numbers and keys, got 'sgd'"):
+            saved.save(1, {"name": "sgd"}, {})
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            saved.save(2, numbers(2), {"rule": object()})
+    assert not saved.failures
+
+
+# Other configurations.
+
+
+def test_differences_name_the_fields():
+    there = {
+        "method": {"lam": 0.5, "gamma": 0.9, "name": "absgd"},
+        "epochs": 2,
+        "to": (),
+    }
+    here = {"method": {"lam": 1.0, "name": "absgd", "k": None}, "epochs": 2.0, "to": []}
+    assert checkpoint.differences(there, here) == [
+        "method.lam: 0.5 there, 1.0 here",
+        "method.gamma: 0.9 there, absent here",
+        "method.k: absent there, None here",
+    ]
+    for value in (float("inf"), float("nan"), (1, (2,)), None):
+        assert checkpoint.differences({"a": value}, {"a": value}) == []
+    assert checkpoint.differences({"a": {"b": 1}}, {"a": 1}) == [
+        "a.b: 1 there, absent here",
+        "a: absent there, 1 here",
+    ]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    run = {"seed": 0, "method": {"lam": float("inf"), "milestones": (0.5,)}}
+    other = {"seed": 0, "method": {"lam": 1.0, "milestones": (0.5,)}}
+    with checkpoints(tmp_path) as saved:
+        saved.save(1, numbers(1), {"run": run})
+    with checkpoints(tmp_path) as saved:
+        with pytest.raises(
+            checkpoint.OtherConfiguration,
+            match=r"configuration:\n  method.lam: 'inf' there, 1.0 here$",
+        ):
+            saved.restore(numbers(0), other)
+        wider = numbers(0) | {"params": {"w": np.zeros((125, 9), np.float32)}}
+        with pytest.raises(
+            checkpoint.OtherConfiguration,
+            match=r"params.w: 'float32\[125, 8\]' there, 'float32\[125, 9\]' here$",
+        ):
+            saved.restore(wider, run)
+        assert_same(saved.restore(numbers(0), run)[1], numbers(1))
+
+
+# Damage.
+
+
+def damages(folder):
+    """Pairs of what is done to a checkpoint and a function that does and undoes it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    biggest = max(files, key=lambda path: path.stat().st_size)
+    for path in files:
+        content = path.read_bytes()
+        name = path.relative_to(folder).as_posix()
+        for place in {0, len(content) // 2, len(content) - 1} if content else ():
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << place % 8
+            yield f"bit of byte {place} of {name}", path, bytes(flipped)
+        yield f"a byte more in {name}", path, content + b"\0"
+        yield f"no {name}", path, None
+        if path == biggest:
+            yield f"end of {name}", path, content[: len(content) // 2]
+            yield f"all of {name}", path, b""
+    yield "a file more", folder / "state" / "another", b""
+
+
+def test_whatever_is_damaged_the_one_before_is_taken(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        for step in (1, 2):
+            saved.save(step, numbers(step), {"of": step})
+    tried = 0
+    for what, path, content in list(damages(tmp_path / "2")):
+        before = path.read_bytes() if path.exists() else None
+        path.unlink() if content is None else path.write_bytes(content)
+        log = []
+        with checkpoints(tmp_path, log.append) as saved:
+            step, state, place = saved.restore(numbers(0))
+        assert (step, place) == (1, {"of": 1}), what
+        assert_same(state, numbers(1))
+        assert len(log) == 2, what
+        assert log[0].startswith("Checkpoint 2 is damaged: "), log
+        assert log[1] == "Going on from checkpoint 1."
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_bytes(before)
+        tried += 1
+    assert tried > 40
+    log = []
+    with checkpoints(tmp_path, log.append) as saved:
+        assert saved.restore(numbers(0))[0] == 2
+    assert log == []
+
+
+def damage(folder, step):
+    (folder / str(step) / checkpoint.PLACE).write_text("{}")
+
+
+def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        for step in (1, 2):
+            saved.save(step, numbers(step), {})
+    damage(tmp_path, 1)
+    damage(tmp_path, 2)
+    log = []
+    with (
+        checkpoints(tmp_path, log.append) as saved,
+        pytest.raises(
+            checkpoint.DamagedCheckpoint, match=r"damaged \(steps 1, 2\). Remove"
+        ),
+    ):
+        saved.restore(numbers(0))
+    assert [line[:23] for line in log] == [f"Checkpoint {n} is damaged" for n in (2, 1)]
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_made_again(tmp_path):
+    with checkpoints(tmp_path, keep=2) as saved:
+        for step in (1, 2):
+            saved.save(step, numbers(step), {})
+    for good in range(1, 5):  # also a disk that fails all the time does not fill up
+        damage(tmp_path, good + 1)
+        with checkpoints(tmp_path, keep=2) as saved:
+            assert saved.restore(numbers(0))[0] == good
+            for step in (good + 1, good + 2):
+                saved.save(step, numbers(step), {})
+        names = sorted(os.listdir(tmp_path))
+        assert names[:2] == [str(good + 1), str(good + 2)]
+        aside = [f"damaged-{step}" for step in (good, good + 1) if step > 1]
+        assert names[2:] == aside
+
+
+# Disks.
+
+
+def test_a_folder_that_cannot_be_made_does_not_stop_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    log = []
+    with checkpoints(tmp_path / "file", log.append) as saved:
+        assert saved.restore(numbers(0)) is None
+        saved.save(1, numbers(1), {})
+        saved.save(2, numbers(2), {})
+        assert [failure.step for failure in saved.failures] == [1, 2]
+        assert "NotADirectoryError" in saved.failures[0].reason
+        assert log[0] == f"Step 1 could not be saved: {saved.failures[0].reason}"
+        (tmp_path / "file").unlink()
+        saved.save(3, numbers(3), {})
+    assert len(saved.failures) == len(log) == 2
+    with checkpoints(tmp_path / "file") as saved:
+        assert_same(saved.restore(numbers(0))[1], numbers(3))
+
+
+def test_more_than_there_is_room_for_is_not_begun(tmp_path):
+    with pytest.raises(OSError, match=f"{10**18} bytes are to be written, [0-9]+ are"):
+        checkpoints(tmp_path)._prepare(10**18)
+
+
+def test_a_full_disk_does_not_stop_the_run(tmp_path):
+    # Through pipes, which have no size that could be limited.
+    process = subprocess.run(
+        **command("full", tmp_path), capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    assert "absl" not in process.stderr  # the stacks that Orbax writes there
+    lines = process.stdout.splitlines()
+    said = [line for line in lines if "could not be saved" in line]
+    assert [line for line in lines if line not in said] == [
+        "trained 1 1", "trained 2 1", "trained 3 1", "trained 4 1 4", "trained 5 1 4 5"
+    ]  # fmt: skip
+    assert len(said) == 2
+    for step, line in zip((2, 3), said, strict=True):
+        assert line.startswith(f"Step {step} could not be saved: ")
+        assert "File too large" in line
+    with checkpoints(tmp_path) as saved:
+        assert_same(saved.restore(numbers(0, 100_000))[1], numbers(5, 100_000))
+
+
+# Kills.
+
+
+def test_a_kill_loses_no_more_than_what_is_being_written(tmp_path):
+    rng = np.random.default_rng(0)
+    folders = [tmp_path / name for name in "ab"]
+    left = 0
+    for _ in range(2):
+        logs = [folder.with_suffix(".log") for folder in folders]
+        with contextlib.ExitStack() as running:
+            processes = [
+                running.enter_context(started(log, "endless", folder))
+                for log, folder in zip(logs, folders, strict=True)
+            ]
+            for log, process in zip(logs, processes, strict=True):
+                wait_for(3, "begun", process, log)  # one is written, another half
+                time.sleep(rng.uniform(0, 0.5))
+                process.kill()
+        for folder, log in zip(folders, logs, strict=True):
+            said = [line.split() for line in log.read_text().splitlines()]
+            assert {words[0] for words in said} == {"begun", "written"}, said
+            begun, written = (
+                max(int(step) for word, step in said if word == what)
+                for what in ("begun", "written")
+            )
+            left += (folder / "unfinished").exists()
+            complaints = []
+            with checkpoints(folder, complaints.append) as saved:
+                step, state, place = saved.restore(numbers(0, SIZE))
+            assert 1 <= written <= step <= begun
+            assert place == {"step": step}
+            assert_same(state, numbers(step, SIZE))
+            assert complaints == []
+    assert left  # or no kill came while something was written
+    for folder in folders:
+        with checkpoints(folder) as saved:
+            step, _, _ = saved.restore(numbers(0, SIZE))
+            saved.save(step + 1, numbers(step + 1), {})
+        assert all(name.isdigit() for name in os.listdir(folder))
+
+
+def test_an_interrupt_waits_for_what_is_being_written(tmp_path):
+    def interrupted():
+        with checkpoints(tmp_path) as saved:
+            saved.save(1, numbers(1, SIZE), {})
+            signal.raise_signal(signal.SIGINT)
+
+    filters = list(logging.getLogger("absl").filters)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert checkpoints(tmp_path).steps() == [1]
+    assert logging.getLogger("absl").filters == filters
+
+
+# Devices and hosts.
+
+
+def host_leaves(state):
+    """What `spread` is made of, and is like on one device."""
+    return {
+        "same": jax.tree.map(jnp.asarray, state),
+        "cut": jnp.arange(64, dtype=jnp.float32),
+        "key": jax.random.key(7),
+        "local": jnp.int32(5),
+    }
+
+
+def test_a_state_moves_between_one_device_and_eight(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        saved.save(1, host_leaves(numbers(1)), {})
+    log = tmp_path / "log"
+    with started(log, "eight_devices", tmp_path, JAX_NUM_CPU_DEVICES="8") as process:
+        assert process.wait(timeout=120) == 0, log.read_text()
+    with checkpoints(tmp_path) as saved:
+        step, state, _ = saved.restore(host_leaves(numbers(0)))
+    assert step == 2
+    expected = host_leaves(numbers(1))
+    expected["same"] = jax.tree.map(lambda x: x + 1, expected["same"])
+    assert_same(state, expected)
+
+
+def test_hosts_save_together_and_go_on_from_the_same_step(tmp_path):
+    with socket.socket() as reserved:
+        # Bound without listening, and shared as gRPC shares its ports.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = str(reserved.getsockname()[1])
+        logs = [tmp_path / f"{host}.log" for host in "01"]
+        settings = {
+            "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+            "JAX_NUM_CPU_DEVICES": "2",
+        }
+        with contextlib.ExitStack() as running:
+            processes = [
+                running.enter_context(
+                    started(log, "hosts", tmp_path, str(host), port, **settings)
+                )
+                for host, log in enumerate(logs)
+            ]
+            codes = [process.wait(timeout=120) for process in processes]
+    assert codes == [0, 0], [log.read_text() for log in logs]
+    with checkpoints(tmp_path / "run") as saved:
+        step, state, _ = saved.restore(host_leaves(numbers(0)))
+    assert step == 3
+    assert_same(state, host_leaves(numbers(3)))
+
+
+# Processes.
+
+
+def command(what, *arguments, **environment):
+    """What runs a function of the worker, as `subprocess` takes it."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "XLA_")) and not name.lower().endswith("_proxy")
+    }
+    module = "tests.checkpoint_worker"
+    return {
+        "args": [sys.executable, "-W", "error", "-m", module, what, *arguments],
+        "cwd": ROOT,
+        "env": clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        "stdin": subprocess.DEVNULL,
+    }
+
+
+@contextlib.contextmanager
+def started(log, what, *arguments, **environment):
+    """A process that runs a function of the worker; it does not outlive the block."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            **command(what, *arguments, **environment), stdout=out, stderr=out
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(times, word, process, log):
+    deadline = time.monotonic() + 120
+    while log.read_text().count(word) < times:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)

@@ -1,0 +1,128 @@
+"""What is set for an update: schedules, the switch, and the authors' variants."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import configs, methods
+
+CIFAR = configs.Run(
+    data=configs.Data(source="cifar10"),
+    model=configs.Model(name="resnet32"),
+    method=configs.Method(lam=1.0, gamma=0.3, start_at=160 / 200, init_s=0.0),
+    optimizer=configs.Optimizer(
+        warmup=5 / 200, drop_at=(160 / 200, 180 / 200), drop_factor=100.0
+    ),
+    epochs=200,
+)
+
+
+def test_the_learning_rate_is_that_of_the_published_code():
+    """Up over five epochs, then divided by 100 after 160 and again after 180."""
+    rates = [
+        float(methods.moment(CIFAR, 97, epoch * 97 + place).learning_rate)
+        for epoch in range(200)
+        for place in (0, 96)
+    ]
+    expected = [0.02, 0.04, 0.06, 0.08] + 156 * [0.1] + 20 * [1e-3] + 20 * [1e-5]
+    np.testing.assert_allclose(rates, np.repeat(expected, 2), rtol=1e-6)
+
+
+def test_a_cosine_falls_to_zero():
+    run = configs.replace(CIFAR, {"optimizer.decay": "cosine", "optimizer.warmup": 0.0})
+    run = configs.replace(run, {"optimizer.drop_at": (), "epochs": 3})
+    rates = [float(methods.moment(run, 4, step).learning_rate) for step in range(12)]
+    reference = optax.cosine_decay_schedule(0.1, 12)
+    np.testing.assert_allclose(rates, [reference(s) for s in range(12)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.7, -1.5])
+@pytest.mark.parametrize("init_s", [0.0, 2.0, None])
+def test_algorithm_1_begins_at_the_switch(lam, init_s):
+    """Against the algorithm as printed, in float64, from s_0 at the switch on."""
+    run = configs.replace(
+        CIFAR,
+        {
+            "method.lam": lam,
+            "method.init_s": init_s,
+            "method.start_at": 0.5,
+            "epochs": 4,
+        },
+    )
+    rng, x = np.random.default_rng(0), jnp.linspace(-1.0, 1.0, 6)
+    params = jnp.float32(0.0)
+    state = methods.build(run, methods.moment(run, 2, 0)).attention.init(params)
+    s = init_s
+    for step in range(8):
+        losses = jnp.asarray(rng.exponential(size=6), jnp.float32)
+        moment = methods.moment(run, 2, step)
+        _, pullback = jax.vjp(lambda w, losses=losses: losses + w * x, params)
+        state = methods.begin(state, moment)
+        update, state = methods.build(run, moment).attention.update(
+            pullback, state, params, losses=losses
+        )
+        weights = np.asarray(methods.weights(run, moment, state, losses))
+        if step < 4:
+            np.testing.assert_array_equal(weights, 1.0)
+        elif init_s is not None:
+            e = np.exp(np.asarray(losses, np.float64) / lam)
+            s = 0.7 * s + 0.3 * e.mean()
+            np.testing.assert_allclose(weights, e / s, rtol=1e-5)
+        np.testing.assert_allclose(update, np.mean(weights * x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_finite_first_lam_is_attention_from_the_first_step():
+    run = configs.replace(CIFAR, {"method.first_lam": 100.0})
+    first, later = methods.moment(run, 97, 0), methods.moment(run, 97, 160 * 97)
+    assert (first.lam, first.init_s, bool(first.restart)) == (100.0, 0.0, True)
+    assert (later.lam, bool(later.restart)) == (1.0, False)
+
+
+def test_the_authors_variants():
+    """α divides the weights and the uniform term adds one, both after the switch."""
+    run = configs.replace(CIFAR, {"method.alpha": 0.5, "method.uniform": True})
+    for step, (factor, added) in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
+        moment = methods.moment(run, 97, step)
+        assert (moment.scale, moment.uniform) == (factor, added)
+        state = methods.build(run, moment).attention.init(jnp.float32(0))
+        state = state._replace(tilted_loss=jnp.float32(0.4), log_discount=-jnp.inf)
+        p = methods.weights(run, moment, state, jnp.float32([0.4, 1.4]))
+        tilt = 1.0 if math.isinf(moment.lam) else math.e
+        np.testing.assert_allclose(
+            p, [factor + added, factor * tilt + added], rtol=1e-6
+        )
+
+
+def test_the_hidden_layer_has_a_decay_of_its_own():
+    optimizer = {"optimizer.weight_decay": 0.1, "optimizer.hidden_weight_decay": 0.5}
+    run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
+    params = {"hidden": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+    descent = methods.build(run, methods.moment(run, 1, 100)).descent
+    updates, _ = descent.update(
+        jax.tree.map(jnp.zeros_like, params), descent.init(params), params
+    )
+    np.testing.assert_allclose(updates["hidden"]["kernel"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 0.1, rtol=1e-6)
+
+
+def test_clipping_comes_before_the_decay():
+    optimizer = {"optimizer.weight_decay": 0.1, "optimizer.clip_norm": 5.0}
+    run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
+    params = jnp.zeros(2) + 1.0
+    descent = methods.build(run, methods.moment(run, 1, 100)).descent
+    updates, _ = descent.update(jnp.array([30.0, 40.0]), descent.init(params), params)
+    np.testing.assert_allclose(updates, -0.1 * np.array([3.1, 4.1]), rtol=1e-6)
+
+
+def test_adam_decays_outside_its_means():
+    run = configs.replace(
+        CIFAR, {"method.name": "abadam", "optimizer.weight_decay": 0.1}
+    )
+    params = jnp.ones(2)
+    descent = methods.build(run, methods.moment(run, 1, 100)).descent
+    updates, _ = descent.update(jnp.array([3.0, -4.0]), descent.init(params), params)
+    np.testing.assert_allclose(updates, -0.1 * np.array([1.1, -0.9]), rtol=1e-5)

@@ -1,0 +1,425 @@
+"""The networks: their sizes, what padding and devices may not change, their parts."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import configs, models
+from experiments.models import cifar_resnet, convnet, heads, norm, resnet, sce_cnn
+from experiments.models.network import dropout
+from experiments.sources import text
+
+CIFAR_10 = configs.Data(source="cifar10")
+CIFAR_100 = configs.Data(source="cifar100")
+IMDB = configs.Data(source="imdb", vocabulary=20, length=6)
+PLACES = configs.Data(source="places_lt", image_size=32)
+
+# One of each file, as small as it gets.
+TINY = {
+    "convnet": (configs.Model("convnet", widths=(4, 6)), CIFAR_10),
+    "resnet20": (configs.Model("resnet20", widths=(4, 7), blocks=(1, 2)), CIFAR_100),
+    "resnet18": (configs.Model("resnet18", widths=(4, 6), blocks=(1, 2)), CIFAR_10),
+    "resnet50": (configs.Model("resnet50", widths=(2, 3), blocks=(1, 2)), PLACES),
+    "sce_cnn": (configs.Model("sce_cnn", widths=(4, 6, 5)), CIFAR_10),
+    "bilstm": (configs.Model("bilstm", widths=(4, 3)), IMDB),
+}
+FEATURES = {
+    "convnet": 6,
+    "resnet20": 7,
+    "resnet18": 6,
+    "resnet50": 12,
+    "sce_cnn": 5,
+    "bilstm": 6,
+}
+
+
+def _inputs(data, batch):
+    if data.kind.inputs == "text":
+        rows = data.vocabulary + text.FIRST_WORD
+        return jax.random.randint(jax.random.key(1), (batch, data.length), 1, rows)
+    size = data.image_size or 32
+    return jax.random.normal(jax.random.key(1), (batch, size, size, data.channels))
+
+
+def _abstract(model, data):
+    return nnx.eval_shape(lambda: models.build(model, data, rngs=nnx.Rngs(0)))
+
+
+def _filled(model, data):
+    """Graph and arrays, drawn by NumPy, which has nothing to compile."""
+    graph, state = nnx.split(_abstract(model, data))
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype)
+    return graph, jax.tree.map(draw, state)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "linear", "cosine"),
+    [
+        ("resnet20", CIFAR_10, 269_722, 269_712),
+        ("resnet32", CIFAR_10, 464_154, 464_144),
+        ("resnet32", CIFAR_100, 470_004, 469_904),
+        ("resnet18", CIFAR_100, 11_220_132, 11_220_032),
+        ("resnet34", CIFAR_100, 21_328_292, 21_328_192),
+        ("sce_cnn", CIFAR_10, 1_639_794, 1_639_784),
+    ],
+)
+def test_number_of_parameters(model, data, linear, cosine):
+    """As published; those of ResNet-50 and 152 are beside what their steps cost."""
+    assert models.count(_abstract(configs.Model(model), data)) == linear
+    with_cosines = configs.Model(model, head="cosine")
+    assert models.count(_abstract(with_cosines, data)) == cosine
+
+
+def test_depth_is_that_of_the_name():
+    imagenet = configs.Data(source="imagenet_lt", image_size=224)
+    assert models.count(_abstract(configs.Model("resnet50"), imagenet)) == 25_557_032
+    assert models.count(_abstract(configs.Model("resnet152"), imagenet)) == 60_192_808
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_networks_classify_and_ignore_padding(name):
+    """Nor does dropout depend on who else is in the batch."""
+    config, data = TINY[name]
+    config = configs.replace(config, {"dropout": 0.5})
+    present = jnp.array([True, True, False, True])
+    keys = jax.random.split(jax.random.key(2), 4)
+
+    graph, state = _filled(config, data)
+
+    @jax.jit
+    def classify(state, inputs):
+        network = nnx.merge(graph, state)
+        network.train()
+        features = network.features(inputs, present)
+        return (
+            features,
+            network.head(features),
+            network(inputs, present),
+            network(inputs, present, keys),
+            nnx.state(network, nnx.BatchStat),
+        )
+
+    inputs = _inputs(data, 4)
+    features, after, logits, dropped, statistics = classify(state, inputs)
+    assert features.shape == (4, FEATURES[name])
+    assert logits.shape == (4, data.classes)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, after, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(logits, dropped)
+    assert not np.allclose(logits[0], logits[1])
+
+    other = classify(state, inputs.at[2].set(7))
+    assert not np.allclose(other[2][2], logits[2])
+    where = np.asarray(present)
+    for a, b in zip((features, after, logits, dropped), other[:4], strict=True):
+        np.testing.assert_array_equal(a[where], b[where])
+    chex.assert_trees_all_equal(statistics, other[4])
+
+
+def test_sce_cnn_fits_other_images():
+    digits = configs.Data(test_per_class=1)
+    model = configs.Model("sce_cnn", widths=(4, 6, 5))
+    network = _abstract(model, digits)
+    assert network.hidden.kernel.shape == (2 * 2 * 6, 5)
+    logits = nnx.eval_shape(lambda n, x: n(x), network, jnp.zeros((3, 8, 8, 1)))
+    assert logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (configs.Model("convnet", blocks=(1,)), r"no residual blocks, got \(1,\)"),
+        (configs.Model("resnet32", blocks=(1, 1)), r"\(1, 1\) and \(16, 32, 64\)"),
+        (configs.Model("resnet18", widths=(4,)), r"\(2, 2, 2, 2\) and \(4,\)"),
+        (configs.Model("resnet50", widths=(4,)), r"\(3, 4, 6, 3\) and \(4,\)"),
+        (configs.Model("resnet20", widths=(4, 2, 8)), r"not fall, got \(4, 2, 8\)"),
+        (configs.Model("sce_cnn", widths=(4,)), r"got \(4,\) for 32 pixels"),
+        (configs.Model("sce_cnn", widths=(4,) * 7), "for 32 pixels"),
+    ],
+)
+def test_what_does_not_suit_a_network_is_refused(model, message):
+    with pytest.raises(configs.BadConfiguration, match=message):
+        _abstract(model, CIFAR_10)
+
+
+# Initial values.
+
+
+def _std(variable):
+    return float(np.std(np.asarray(variable[...])))
+
+
+def test_initial_values_of_the_cifar_resnet():
+    """He's by what comes in, also in the head; its bias as PyTorch draws it."""
+    network = cifar_resnet.CifarResNet((1,), 100, widths=(64,), rngs=nnx.Rngs(0))
+    kernel = network.blocks[0].second.convolution.kernel
+    assert _std(kernel) == pytest.approx(np.sqrt(2 / (3 * 3 * 64)), rel=0.02)
+    assert _std(network.head.kernel) == pytest.approx(np.sqrt(2 / 64), rel=0.05)
+    bias = np.asarray(network.head.bias[...])
+    assert np.abs(bias).max() <= 1 / 8
+    assert bias.std() == pytest.approx(1 / 8 / np.sqrt(3), rel=0.2)
+
+
+def test_initial_values_of_the_other_heads():
+    """PyTorch's for the deep networks, Keras's for the SCE network, LDAM's cosines."""
+    kernel = heads.head("linear", 64, 500, rngs=nnx.Rngs(0)).kernel
+    assert float(jnp.abs(kernel[...]).max()) == pytest.approx(1 / 8, rel=0.01)
+    assert _std(kernel) == pytest.approx(1 / 8 / np.sqrt(3), rel=0.02)
+
+    network = sce_cnn.SceCnn(widths=(2, 500), size=8, rngs=nnx.Rngs(0))
+    for layer, inputs in ((network.hidden, 2 * 4 * 4), (network.head, 500)):
+        assert _std(layer.kernel) == pytest.approx(np.sqrt(2 / inputs), rel=0.03)
+        assert not np.any(layer.bias[...])
+
+    columns = np.asarray(heads.head("cosine", 64, 500, rngs=nnx.Rngs(0)).kernel[...])
+    np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1.0, rtol=1e-6)
+    uniform = 1 / np.sqrt(64 / 3)  # the largest of a column
+    assert np.abs(columns).max(axis=0).mean() == pytest.approx(uniform, rel=0.03)
+
+
+# The norms.
+
+
+def _moved(module, *arguments):
+    """Output in training, then in evaluation, and the statistics."""
+    module.train()
+    trained = module(*arguments)
+    module.eval()
+    return trained, module(*arguments), nnx.state(module, nnx.BatchStat)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 4, 3, 5)])
+def test_batch_norm_is_flax_batch_norm_where_all_are_present(shape):
+    x = 3.0 * jax.random.normal(jax.random.key(0), shape) + 1.0
+    ours = _moved(norm.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
+    theirs = _moved(nnx.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_sees_whoever_is_present():
+    x = jax.random.normal(jax.random.key(0), (6, 4, 3, 5))
+    present = jnp.array([True, False, True, True, False, True])
+    few = _moved(norm.BatchNorm(5, rngs=nnx.Rngs(0)), x[present])
+    x = x.at[~present].set(1e4)
+    many = _moved(norm.BatchNorm(5, rngs=nnx.Rngs(0)), x, present)
+    many = (many[0][present], many[1][present], many[2])
+    chex.assert_trees_all_close(many, few, rtol=1e-5, atol=1e-5)
+
+
+def _split_and_gradient(axis_name, x, present, weights):
+    """Outputs, statistics, and the gradients of a function of those present."""
+    module = norm.BatchNorm(5, axis_name=axis_name, rngs=nnx.Rngs(0))
+    graph, params, statistics = nnx.split(module, nnx.Param, ...)
+
+    def total(params, x):
+        module = nnx.merge(graph, params, statistics, copy=True)
+        y = module(x, present)
+        of_each = jnp.sum(jnp.sin(y) * weights, axis=tuple(range(1, y.ndim)))
+        value = jnp.sum(jnp.where(present, of_each, 0.0))
+        return value, (y, nnx.state(module, nnx.BatchStat))
+
+    grads, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
+    return grads[0], grads[1], *seen
+
+
+def test_batch_norm_over_devices_is_that_of_the_whole_batch():
+    """Though one has three examples present, one has one, and one has none."""
+    x, weights = jax.random.normal(jax.random.key(0), (2, 12, 2, 3, 5)) + 1.0
+    present = jnp.array([[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]], bool)
+    x = jnp.where(present.reshape(12, 1, 1, 1), x, 1e3)
+    cut_up = lambda a: a.reshape(4, 3, *a.shape[1:])
+    over_devices = jax.vmap(functools.partial(_split_and_gradient, "i"), axis_name="i")
+    params, images, y, statistics = jax.jit(over_devices)(
+        cut_up(x), present, cut_up(weights)
+    )
+    whole = jax.jit(functools.partial(_split_and_gradient, None))(
+        x, present.reshape(12), weights
+    )
+
+    params = jax.tree.map(lambda a: a.sum(axis=0), params)
+    join = lambda a: a.reshape(12, *a.shape[2:])
+    for device in range(4):
+        here = jax.tree.map(lambda a, i=device: a[i], statistics)
+        chex.assert_trees_all_close(
+            (params, join(images), join(y), here), whole, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_nobody_present_moves_no_statistics():
+    x = jax.random.normal(jax.random.key(0), (6, 5))
+    nobody = jnp.zeros(6, bool)
+    module = norm.BatchNorm(5, rngs=nnx.Rngs(0))
+    before = jax.tree.map(jnp.copy, nnx.state(module, nnx.BatchStat))
+    params, inputs, y, statistics = _split_and_gradient(None, x, nobody, 1.0)
+    chex.assert_trees_all_equal(statistics, before)
+    chex.assert_tree_all_finite((params, inputs, y))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (64, 4), (196, 7), (17, 1)])
+def test_group_norm(channels, groups):
+    """Against NumPy, each example for itself."""
+    x = np.random.default_rng(0).normal(1.0, size=(3, 2, 2, channels))
+    x = x.astype(np.float32)
+    module = norm.norm("group", channels, rngs=nnx.Rngs(0))
+    normalise = jax.jit(lambda x, present: module(x, present))
+    parts = x.astype(np.float64).reshape(3, 4, groups, -1)
+    mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+    found = normalise(x, np.ones(3, bool))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    x[1:] = 7.0
+    alone = normalise(x, np.zeros(3, bool))
+    np.testing.assert_array_equal(found[0], alone[0])
+
+
+def test_group_norm_networks_keep_no_statistics():
+    model = configs.replace(TINY["resnet20"][0], {"norm": "group"})
+    network = _abstract(model, CIFAR_10)
+    assert not jax.tree.leaves(nnx.state(network, nnx.BatchStat))
+
+
+# Parts.
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_convolution_is_a_convolution(stride):
+    ours = convnet.Convolution(3, 5, stride, rngs=nnx.Rngs(0))
+    theirs = nnx.Conv(
+        3, 5, (3, 3), strides=stride, padding=1, use_bias=False, rngs=nnx.Rngs(0)
+    )
+    theirs.kernel[...] = ours.product.kernel[...].reshape(3, 3, 3, 5)
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    np.testing.assert_allclose(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_shortcuts_take_every_second_pixel_and_pad_both_sides(size):
+    block = nnx.eval_shape(
+        lambda: cifar_resnet.Block(3, 8, 2, norm=norm.BatchNorm, rngs=nnx.Rngs(0))
+    )
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3))
+    half = (size + 1) // 2
+    expected = np.zeros((2, half, half, 8))
+    for i in range(half):
+        for j in range(half):
+            expected[:, i, j, 2:5] = images[:, 2 * i, 2 * j]
+    found = block.shortcut(jnp.asarray(images, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    block.stride, block.more = 1, 0
+    np.testing.assert_array_equal(block.shortcut(found), found)
+
+
+def test_shortcuts_with_parameters_are_where_sizes_change():
+    config, data = TINY["resnet50"]
+    shortcuts = [block.shortcut for block in _abstract(config, data).blocks]
+    assert [shortcut is None for shortcut in shortcuts] == [False, False, True]
+    config, data = TINY["resnet18"]
+    shortcuts = [block.shortcut for block in _abstract(config, data).blocks]
+    assert [shortcut is None for shortcut in shortcuts] == [True, False, True]
+    assert shortcuts[1].convolution.strides == 2
+
+
+def test_cosine_head():
+    head = heads.Cosine(7, 3, rngs=nnx.Rngs(0))
+    features = jax.random.normal(jax.random.key(0), (4, 7))
+    kernel = np.asarray(head.kernel[...], np.float64)
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(kernel, axis=0)
+    expected = np.asarray(features, np.float64) @ kernel / lengths
+    np.testing.assert_allclose(head(features), expected, rtol=1e-5, atol=1e-6)
+
+    head.kernel[...] = 5.0 * head.kernel[...]
+    np.testing.assert_allclose(head(0.01 * features), expected, rtol=1e-5, atol=1e-6)
+
+    squares = lambda features: jnp.sum((head(features) - 1.0) ** 2)
+    zero = features.at[1].set(0.0)
+    assert not np.any(head(zero)[1])
+    gradient = jax.grad(squares)(zero)
+    assert np.all(np.isfinite(gradient))
+    assert not np.any(gradient[1])
+    assert np.all(np.any(gradient[jnp.array([0, 2, 3])] != 0.0, axis=1))
+
+
+def test_dropout_goes_by_the_keys_of_the_examples():
+    x = jnp.ones((8, 5000))
+    keys = jax.random.split(jax.random.key(0), 8)
+    dropped = dropout(x, 0.3, keys)
+    assert float(jnp.mean(dropped == 0.0)) == pytest.approx(0.3, abs=0.01)
+    assert float(jnp.mean(dropped)) == pytest.approx(1.0, abs=0.02)
+    assert not np.array_equal(dropped[0], dropped[1])
+    order = np.random.default_rng(0).permutation(8)[:5]
+    np.testing.assert_array_equal(dropout(x[order], 0.3, keys[order]), dropped[order])
+    assert dropout(x, 0.3, None) is x
+    assert dropout(x, 0.0, keys) is x
+
+
+def test_padding_in_front_of_a_text_changes_nothing():
+    config, data = TINY["bilstm"]
+    graph, params = _filled(config, data)
+    classify = jax.jit(lambda params, words: nnx.merge(graph, params)(words))
+    words = jnp.array([[3, 1, 4, 2], [0, 0, 5, 9], [0, 0, 0, 0]])
+    logits = classify(params, words)
+    longer = jnp.pad(words, ((0, 0), (3, 0)))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    close(classify(params, longer), logits)
+    assert np.all(np.isfinite(logits))
+    assert not np.allclose(classify(params, words[:, ::-1])[0], logits[0], rtol=1e-3)
+
+    table = params["embedding"]["embedding"]
+    table[...] = table[...].at[text.PADDING].set(1e3)
+    close(classify(params, words), logits)
+
+
+def test_a_recurrent_network_holds_parameters_and_nothing_else():
+    network = _abstract(*TINY["bilstm"])
+    assert not jax.tree.leaves(nnx.state(network, nnx.Not(nnx.Param)))
+    assert network.embedding.num_embeddings == IMDB.vocabulary + text.FIRST_WORD
+
+
+# What is trained.
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("convnet", {("blocks", 1)}),
+        ("resnet20", {("blocks", 2)}),
+        ("resnet50", {("blocks", 2)}),
+        ("sce_cnn", {("blocks", 1), ("hidden", "kernel"), ("hidden", "bias")}),
+        ("bilstm", {("blocks", 1)}),
+    ],
+)
+def test_what_is_trained(name, last):
+    network = _abstract(*TINY[name])
+    paths = lambda state: {path for path, _ in nnx.to_flat_state(state)}
+    every = paths(nnx.state(network, nnx.Param))
+    head = {("head", "kernel"), ("head", "bias")}
+    in_last = {path for path in every if path[:2] in last or path[0] == "norm"}
+    assert len({path[:2] for path in in_last} & last) == len(last)
+    for which, expected in (
+        ("all", every),
+        ("last_block", in_last | head),
+        ("head", head),
+    ):
+        _, trained, frozen, statistics = nnx.split(
+            network, models.trained(which, network), nnx.Param, ...
+        )
+        assert paths(trained) == expected
+        assert paths(frozen) == every - expected
+        assert all(path[-1] in ("mean", "var") for path in paths(statistics))
+
+
+def test_the_stem_of_a_residual_network_is_frozen_before_its_last_block():
+    network = _abstract(*TINY["resnet50"])
+    _, trained, frozen, _ = nnx.split(
+        network, models.trained("last_block", network), nnx.Param, ...
+    )
+    assert set(trained) == {"blocks", "head"}
+    assert set(frozen) == {"blocks", "stem"}
+    assert set(trained["blocks"]) == {2}
+    assert isinstance(network.blocks[2], resnet.Bottleneck)

@@ -1,0 +1,818 @@
+"""Data sets as they lie on disk: read right, and refused where they are wrong."""
+
+import hashlib
+import json
+import math
+import pickle
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import configs, corrupt, sources
+from experiments.sources import cifar, covid, imdb, listing, lists, records, text
+from tests import trees
+
+FILES = [source for source, kind in configs.KINDS.items() if kind.files]
+LISTS = ["imagenet_lt", "places_lt", "inaturalist18"]
+
+
+def data(source, *, partial=True, **fields):
+    if configs.KINDS[source].files:
+        fields = {"image_size": 32, **fields}
+    if source == "covid_lt":
+        fields = {"imbalance_ratio": 10.0, **fields}
+    return configs.Data(source=source, partial=partial, **fields)
+
+
+def missing(source, data_dir, **fields):
+    """What is said when a data set is not there."""
+    download = fields.pop("download", False)
+    with pytest.raises(sources.MissingData) as error:
+        sources.load(data(source, **fields), data_dir, download=download)
+    return str(error.value)
+
+
+def damaged(source, data_dir, **fields):
+    """What is said when a data set is not what it should be."""
+    with pytest.raises(sources.DamagedData) as error:
+        sources.load(data(source, **fields), data_dir)
+    return str(error.value)
+
+
+def listed(examples):
+    """Paths with labels."""
+    return list(
+        zip(map(str, examples.inputs.paths), examples.labels.tolist(), strict=True)
+    )
+
+
+# --- What all have in common ---
+
+
+def test_files_are_indexed_as_a_vector_is(tmp_path):
+    names = np.array(["a.jpg", "b/c.jpg", "d.jpg", "é.jpg"])
+    lines = np.array([1, 2, 4, 5])
+    files = sources.Files(
+        tmp_path, names.astype(np.dtypes.StringDType()), "list.txt", lines
+    )
+    assert len(files) == 4
+    for index in (
+        np.array([3, 1, 1]),
+        slice(1, 3),
+        np.array([True, False, True, False]),
+        np.array([], np.int64),
+        2,
+        -1,
+    ):
+        part = files[index]
+        assert list(part.paths) == list(np.atleast_1d(names[index]))
+        assert list(part.lines) == list(np.atleast_1d(lines[index]))
+        assert part.root == tmp_path
+    assert files.path(1) == tmp_path / "b" / "c.jpg"
+    copy = pickle.loads(pickle.dumps(files[[1, 3]]))  # for processes that decode
+    assert copy.where(1) == f"{tmp_path / 'é.jpg'} (list.txt, line 5)"
+    taken = sources.Examples(files, np.arange(4)).take(np.array([2, 0]))
+    assert listed(taken) == [("d.jpg", 2), ("a.jpg", 0)]
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path):
+    trees.write_lines(tmp_path / "list.txt", ["a.jpg 0", "b.jpg 1"])
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    files = listing.examples(tmp_path, listing.read(tmp_path / "list.txt", 2)).inputs
+    assert files.read(0) == b"content"
+    with pytest.raises(sources.DamagedData, match=r"b\.jpg .*list\.txt, line 2"):
+        files.read(1)
+
+
+def test_digits_need_no_directory():
+    loaded = sources.load(configs.Data(test_per_class=50), None)
+    digits = sources.digits()
+    assert loaded.test is None
+    assert loaded.validation is None
+    np.testing.assert_array_equal(loaded.train.inputs, digits.inputs)
+    assert digits.inputs.shape == (1797, 8, 8, 1)
+    assert digits.inputs.dtype == np.float32
+    assert (digits.inputs.min(), digits.inputs.max()) == (0.0, 1.0)
+    assert digits.labels.dtype == np.int32
+    with pytest.raises(ValueError, match="read-only"):
+        digits.inputs[0] = 0.0
+
+
+@pytest.mark.parametrize("source", [one for one in configs.KINDS if one != "digits"])
+def test_what_is_not_there_is_asked_for(source, tmp_path):
+    assert "--data-dir" in missing(source, None)
+    said = missing(source, tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in said
+    asked = "must hold" if configs.KINDS[source].files else "tfds.builder"
+    assert asked in said
+
+
+@pytest.mark.parametrize("source", FILES)
+def test_every_set_of_files_has_labels_and_images(source, tmp_path):
+    loaded = sources.load(data(source), trees.build(source, tmp_path))
+    for split in (one for one in loaded if one is not None):
+        assert split.labels.dtype == np.int32
+        assert len(split.inputs) == len(split.labels) > 0
+        assert split.inputs.read(len(split.labels) - 1)[:2] in (b"\xff\xd8", b"\x89P")
+
+
+# --- CIFAR ---
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cifar10")
+    return root, trees.tfds_cifar(root)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_cifar_comes_in_the_official_order(source, tmp_path):
+    truth = trees.tfds_cifar(tmp_path, source, train=4, test=2, seed=1)
+    loaded = sources.load(data(source), tmp_path)
+    assert loaded.validation is None
+    for split, (images, labels) in zip(loaded, truth.values(), strict=False):
+        assert split.inputs.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        np.testing.assert_array_equal(split.inputs, images)
+        np.testing.assert_array_equal(split.labels, labels)
+
+
+def test_the_newest_version_is_read(cifar10, tmp_path):
+    shutil.copytree(cifar10[0], tmp_path, dirs_exist_ok=True)
+    truth = trees.tfds_cifar(tmp_path, train=2, test=1, version="3.0.10", seed=9)
+    (tmp_path / "cifar10" / "3.1.0").mkdir()  # an interrupted preparation
+    loaded = sources.load(data("cifar10"), tmp_path, download=True)
+    np.testing.assert_array_equal(loaded.train.labels, truth["train"][1])
+
+
+def _as_published(monkeypatch, truth):
+    """Makes a small set the published one."""
+    for split, (images, labels) in truth.items():
+        monkeypatch.setitem(cifar._COUNTS, split, len(labels))
+        digest = hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes())
+        monkeypatch.setitem(cifar._DIGESTS["cifar10"], split, digest.hexdigest())
+    mean = (truth["train"][0] / 255).mean(axis=(0, 1, 2))
+    monkeypatch.setitem(cifar._MEANS, "cifar100", tuple(mean.round(4)))
+
+
+def test_the_whole_of_cifar_is_held_to_counts_and_checksum(
+    cifar10, tmp_path, monkeypatch
+):
+    root, truth = cifar10
+    said = damaged("cifar10", root, partial=False)
+    assert "has 200 examples, published are 50,000" in said
+
+    _as_published(monkeypatch, truth)
+    loaded = sources.load(data("cifar10", partial=False), root)
+    np.testing.assert_array_equal(loaded.test.labels, truth["test"][1])
+
+    other = trees.tfds_cifar(tmp_path / "other", seed=5)
+    assert "SHA-256" in damaged("cifar10", tmp_path / "other", partial=False)
+    assert not (other["train"][0] == truth["train"][0]).all()
+
+    splits = _splits(truth)
+    splits["train"][0]["label"] = (splits["train"][0]["label"] + 1) % 10
+    _write(tmp_path / "label", splits)
+    said = damaged("cifar10", tmp_path / "label", partial=False)
+    assert "published are 20." in said
+
+    splits = _splits(truth)
+    splits["train"][0]["id"] = b"train_00200"
+    _write(tmp_path / "gap", splits)
+    assert "must be train_00000 to train_00199" in damaged(
+        "cifar10", tmp_path / "gap", partial=False
+    )
+
+
+def test_cifar100_is_held_to_the_mean_of_its_pixels(tmp_path, monkeypatch):
+    truth = trees.tfds_cifar(tmp_path, "cifar100", train=2, test=1)
+    _as_published(monkeypatch, truth)
+    sources.load(data("cifar100", partial=False), tmp_path)
+    monkeypatch.setitem(cifar._MEANS, "cifar100", (0.5071, 0.4865, 0.4409))
+    said = damaged("cifar100", tmp_path, partial=False)
+    assert "published is [0.5071, 0.4865, 0.4409]" in said
+
+
+def _splits(truth, names=("train", "test")):
+    """Records of CIFAR-10, to be spoilt."""
+    return {
+        split: [
+            {
+                "id": f"{split}_{i:05d}".encode(),
+                "image": trees.encode(image, "PNG"),
+                "label": int(label),
+            }
+            for i, (image, label) in enumerate(zip(*truth[split], strict=True))
+        ]
+        for split in names
+    }
+
+
+def _write(root, splits, features=None):
+    if features is None:
+        features = {
+            "id": trees._feature("text_feature.Text", text={}),
+            "image": trees._feature(
+                "image_feature.Image",
+                image={"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}},
+            ),
+            "label": trees._label(10),
+        }
+    trees.write_tfds(root / "cifar10" / "3.0.2", "cifar10", splits, features)
+
+
+HUGE = trees.encode(np.zeros((64, 32, 3), np.uint8), "PNG")
+GREY = trees.encode(np.zeros((32, 32), np.uint8), "PNG")
+JPEG = trees.encode(np.zeros((32, 32, 3), np.uint8), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"label": 10}, r"train_00007: the label must be in 0 \.\.\. 9, got 10"),
+        ({"label": -1}, r"train_00007: the label must be in 0 \.\.\. 9, got -1"),
+        ({"id": b"test_00007"}, r"expected an id as train_00042, got b'test_00007'"),
+        ({"id": b"7"}, r"expected an id as train_00042, got b'7'"),
+        ({"id": b"train_00003"}, r"two records have the id train_00003"),
+        ({"image": HUGE}, r"train_00007: the image must be 32 × 32 × 3, got 64 × 32 ×"),
+        ({"image": GREY}, r"train_00007: the image must be 32 × 32 × 3, got 32 × 32 ×"),
+        ({"image": JPEG}, r"train_00007: the image cannot be decoded"),
+        ({"image": HUGE[:70]}, r"train_00007: the image"),
+        ({"image": b""}, r"train_00007: the image cannot be decoded"),
+    ],
+)
+def test_a_damaged_record_of_cifar_is_named(cifar10, tmp_path, row, said):
+    splits = _splits(cifar10[1])
+    splits["train"][7] |= row
+    _write(tmp_path, splits)
+    assert re.search(said, damaged("cifar10", tmp_path))
+
+
+def test_a_truncated_png_is_refused(cifar10, tmp_path):
+    splits = _splits(cifar10[1])
+    splits["train"][7]["image"] = splits["train"][7]["image"][:-200]
+    _write(tmp_path, splits)
+    assert "train_00007: the image cannot be decoded" in damaged("cifar10", tmp_path)
+
+
+def test_damaged_tfds_directories_are_named(cifar10, tmp_path):
+    splits = _splits(cifar10[1])
+    _write(tmp_path / "split", {"train": splits["train"]})
+    assert "no split 'test'" in damaged("cifar10", tmp_path / "split")
+    _write(tmp_path / "empty", {"train": [], "test": []})
+    assert "'train' is empty" in damaged("cifar10", tmp_path / "empty")
+    old = {
+        split: [{"label": row["label"]} for row in rows]
+        for split, rows in splits.items()
+    }
+    _write(tmp_path / "old", old, {"label": trees._label(10)})
+    assert "no feature 'id'" in damaged("cifar10", tmp_path / "old")
+    swapped = {
+        split: [{**row, "label": b"cat"} for row in rows]
+        for split, rows in splits.items()
+    }
+    text_label = trees._feature("text_feature.Text", text={})
+    _write(
+        tmp_path / "text", swapped, dict.fromkeys(["id", "image", "label"], text_label)
+    )
+    assert "label must be int, got bytes" in damaged("cifar10", tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("cifar10-train.array_record-00001-of-00002", lambda file: file.unlink()),
+        (
+            "cifar10-train.array_record-00001-of-00002",
+            lambda file: file.write_bytes(file.read_bytes()[:70_000]),
+        ),
+        (
+            "cifar10-train.array_record-00000-of-00002",
+            lambda file: file.write_bytes(b""),
+        ),
+        ("features.json", lambda file: file.write_text("{")),
+        ("features.json", lambda file: file.unlink()),
+        ("dataset_info.json", lambda file: file.write_text("{")),
+        ("dataset_info.json", lambda file: file.write_text('{"splits": 3}')),
+    ],
+)
+def test_spoilt_files_of_tfds_are_refused(cifar10, tmp_path, name, spoil):
+    shutil.copytree(cifar10[0], tmp_path, dirs_exist_ok=True)
+    spoil(tmp_path / "cifar10" / "3.0.2" / name)
+    assert str(tmp_path / "cifar10" / "3.0.2") in damaged("cifar10", tmp_path)
+
+
+def test_another_record_format_is_to_be_converted(cifar10, tmp_path):
+    shutil.copytree(cifar10[0], tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "cifar10" / "3.0.2" / "dataset_info.json"
+    content = json.loads(info.read_text())
+    info.write_text(json.dumps(content | {"fileFormat": "tfrecord"}))
+    said = missing("cifar10", tmp_path)
+    assert "records as tfrecord" in said
+    assert f"--dataset_version_dir={info.parent} --out_file_format=array_record" in said
+    # As the conversion in place leaves it.
+    both = {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
+    info.write_text(json.dumps(content | both))
+    loaded = sources.load(data("cifar10"), tmp_path)
+    np.testing.assert_array_equal(loaded.train.labels, cifar10[1]["train"][1])
+
+
+def test_download_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    said = missing("cifar100", tmp_path, download=True)
+    assert "needs TensorFlow" in said
+    assert f"tfds.builder('cifar100', data_dir='{tmp_path}'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_download_is_reported(tmp_path, monkeypatch):
+    # Whether TensorFlow is there or not: what is asked for cannot be written.
+    monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: name)
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    said = missing("imdb", file, download=True)
+    assert f"could not prepare imdb_reviews/plain_text in {file}: " in said
+
+
+# --- IMDB ---
+
+
+def _oracle(string):
+    """Words, letter by letter."""
+    string = string.lower()
+    for mark in ("<br />", "<br/>", "<br>"):
+        string = string.replace(mark, " ")
+    found, word = [], ""
+    for i, letter in enumerate(string + " "):
+        inside = letter.isalnum() or letter == "_"
+        after = i + 1 < len(string) and (
+            string[i + 1].isalnum() or string[i + 1] == "_"
+        )
+        if inside or (letter == "'" and word and after):
+            word += letter
+        elif word:
+            found.append(word)
+            word = ""
+    return found
+
+
+PIECES = ["a", "B", "é", "_", "1", "'", ".", " ", "\n", "<br />", "<br>"]
+REVIEWS = st.lists(
+    st.lists(st.sampled_from(PIECES), max_size=30).map("".join), min_size=1, max_size=6
+)
+
+
+@given(texts=REVIEWS, size=st.integers(1, 8), length=st.integers(1, 6))
+def test_words_and_their_numbers(texts, size, length):
+    tokens = [_oracle(one) for one in texts]
+    assert [text.words(one) for one in texts] == tokens
+    every = [word for one in tokens for word in one]
+    ranked = sorted(set(every), key=lambda word: (-every.count(word), word))[:size]
+    assert text.vocabulary(texts, size) == ranked
+    table = text.ids(texts, ranked, length)
+    assert table.shape == (len(texts), length)
+    assert table.dtype == np.int32
+    for row, words in zip(table, tokens, strict=True):
+        expected = [ranked.index(w) + 2 if w in ranked else 1 for w in words]
+        expected = ([0] * length + expected)[-length:]
+        assert row.tolist() == expected
+
+
+def test_reviews_keep_their_order_and_their_ends(tmp_path):
+    truth = trees.tfds_imdb(tmp_path, seed=2)
+    loaded = sources.load(data("imdb", vocabulary=6, length=12), tmp_path)
+    known = text.vocabulary(truth["train"][0], 6)  # of the training text alone
+    assert loaded.validation is None
+    for split, (texts, labels) in zip(loaded, truth.values(), strict=False):
+        np.testing.assert_array_equal(split.labels, labels)
+        assert split.labels.dtype == np.int32
+        np.testing.assert_array_equal(split.inputs, text.ids(texts, known, 12))
+    assert loaded.train.inputs.max() == 7
+    assert loaded.train.inputs[:, -1].min() > 0
+
+
+def test_imdb_is_held_to_its_counts(tmp_path, monkeypatch):
+    trees.tfds_imdb(tmp_path, train=10, test=10)
+    said = damaged("imdb", tmp_path, partial=False)
+    assert "has 10 negative and 10 positive reviews, published are 12,500" in said
+    monkeypatch.setattr(imdb, "_COUNT", 20)
+    sources.load(data("imdb", partial=False), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": b"good", "label": 2}, r"record 1: the label must be in 0 \.\.\. 1"),
+        ({"text": b"\xff", "label": 1}, r"record 1: .*can't decode"),
+    ],
+)
+def test_a_damaged_review_is_named(tmp_path, row, said):
+    rows = [{"text": b"fine", "label": 1}, row]
+    trees.write_tfds(
+        tmp_path / "imdb_reviews" / "plain_text" / "1.0.0",
+        "imdb_reviews",
+        {"train": rows, "test": rows[:1]},
+        {
+            "text": trees._feature("text_feature.Text", text={}),
+            "label": trees._label(2),
+        },
+        config="plain_text",
+    )
+    assert re.search(said, damaged("imdb", tmp_path))
+
+
+def test_an_empty_split_of_reviews_is_refused(tmp_path):
+    trees.tfds_imdb(tmp_path, test=0)
+    assert "'test' is empty" in damaged("imdb", tmp_path)
+
+
+# --- Lists of files ---
+
+
+@pytest.mark.parametrize("source", LISTS)
+def test_lists_are_read_as_they_stand(source, tmp_path):
+    entries = list(getattr(trees, source)(tmp_path).values())
+    loaded = sources.load(data(source), tmp_path)
+    assert listed(loaded.train) == entries[0]
+    assert listed(loaded.test) == entries[-1]
+    if source == "inaturalist18":
+        assert loaded.validation is None
+    else:
+        assert listed(loaded.validation) == entries[1]
+    assert loaded.train.inputs.root == tmp_path / source
+    assert loaded.train.inputs.lines.tolist() == list(range(1, len(entries[0]) + 1))
+
+
+def test_annotations_of_inaturalist_do_for_lists(tmp_path):
+    entries = trees.inaturalist18(tmp_path, as_json=True)
+    loaded = sources.load(data("inaturalist18"), tmp_path)
+    assert listed(loaded.train) == entries["iNaturalist18_train.txt"]
+    assert listed(loaded.test) == entries["iNaturalist18_val.txt"]
+    assert loaded.train.inputs.lines is None
+    assert "train2018.json" in loaded.train.inputs.where(0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda content: content[:-1], r"train2018\.json: .*line 1"),
+        (lambda content: "[]", r"an object with 'annotations', list"),
+        (lambda c: c.replace('"file_name"', '"name"', 1), r"with 'file_name', str"),
+        (
+            lambda c: c.replace('"image_id": 100', '"image_id": 1', 1),
+            r"\.\. 8141, got N",
+        ),
+        (lambda c: c.replace('"category_id": 0', '"category_id": 8142'), r"got 8142"),
+        (
+            lambda c: c.replace('"category_id": 0', '"category_id": "0"', 1),
+            r"_id', int",
+        ),
+        (lambda c: c.replace("train_val2018/Aves", "..", 1), r"must stay below"),
+    ],
+)
+def test_spoilt_annotations_are_refused(tmp_path, spoil, said):
+    trees.inaturalist18(tmp_path, as_json=True)
+    file = tmp_path / "inaturalist18" / "train2018.json"
+    file.write_text(spoil(file.read_text()))
+    assert re.search(said, damaged("inaturalist18", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train/a.JPEG", "expected `path label`, got 'train/a.JPEG'"),
+        ("train/a.JPEG x", "expected `path label`, got 'train/a.JPEG x'"),
+        ("train/a.JPEG -1", "expected `path label`, got 'train/a.JPEG -1'"),
+        ("train/a.JPEG 1.0", "expected `path label`, got"),
+        ("train/a.JPEG ٣", "expected `path label`, got"),
+        ("train/a.JPEG " + "9" * 5000, "expected `path label`, got"),
+        (" 3", "expected `path label`, got ' 3'"),
+        ("", "expected `path label`, got ''"),
+        (
+            "train/a.JPEG 1000",
+            "the label must be in 0 ... 999, got 'train/a.JPEG 1000'",
+        ),
+        ("../a.JPEG 1", "must stay below the data set's directory, got '../a.JPEG'"),
+        ("train/../../a.JPEG 1", "must stay below"),
+        ("train/.. 1", "must stay below"),
+        ("/etc/hosts 1", "must stay below the data set's directory, got '/etc/hosts'"),
+        ("..\\a.JPEG 1", "must stay below"),
+        ("train/a\0.JPEG 1", "must stay below"),
+    ],
+)
+def test_a_bad_line_is_quoted_with_its_number(tmp_path, line, said):
+    trees.imagenet_lt(tmp_path)
+    file = tmp_path / "imagenet_lt" / "ImageNet_LT_train.txt"
+    before = file.read_text().splitlines()
+    trees.write_lines(file, [*before[:3], line, *before[3:]])
+    error = damaged("imagenet_lt", tmp_path)
+    assert error.startswith(f"{file}, line 4: ")
+    assert said in error
+
+
+def test_dots_and_spaces_in_names_are_no_escape(tmp_path):
+    trees.write_lines(tmp_path / "list.txt", ["a..b/.c d.jpg 1", "...jpg 0"])
+    assert listing.read(tmp_path / "list.txt", 2).paths == ["a..b/.c d.jpg", "...jpg"]
+
+
+def test_images_listed_twice_are_refused(tmp_path):
+    entries = trees.places_lt(tmp_path)
+    train, val, _ = (tmp_path / "places_lt" / name for name in entries)
+    lines = train.read_text().splitlines()
+    trees.write_lines(train, [*lines, lines[2]])
+    said = damaged("places_lt", tmp_path)
+    assert said.startswith(f"{train}, line {len(lines) + 1}: ")
+    trees.write_lines(train, lines)
+    trees.write_lines(val, [*val.read_text().splitlines(), lines[0]])
+    said = damaged("places_lt", tmp_path)
+    assert said.startswith(f"{val}, line 13: ")
+    assert f"is in {train} already" in said
+
+
+def test_other_spoilt_lists_are_refused(tmp_path):
+    trees.places_lt(tmp_path)
+    file = tmp_path / "places_lt" / "Places_LT_val.txt"
+    file.write_bytes(b"")
+    assert f"{file} lists no image" in damaged("places_lt", tmp_path)
+    file.write_bytes(b"val/a.jpg 1\n\xff\xfe\n")
+    assert f"{file} is not text" in damaged("places_lt", tmp_path)
+    file.unlink()
+    assert f"{file} is not there" in missing("places_lt", tmp_path)
+
+
+def test_missing_images_are_found_before_training(tmp_path):
+    entries = trees.imagenet_lt(tmp_path)
+    path, _ = entries["ImageNet_LT_test.txt"][4]
+    (tmp_path / "imagenet_lt" / path).unlink()
+    said = missing("imagenet_lt", tmp_path)
+    assert (
+        f"{path} ({tmp_path / 'imagenet_lt' / 'ImageNet_LT_test.txt'}, line 5)" in said
+    )
+    assert "1 of the 18 images" in said
+
+
+def test_the_first_image_of_every_class_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "_LOOKED_FOR", 3)
+    for missed in (4, 17, 33):  # more than a sample of three can hit by chance
+        labels = np.zeros(40, np.int32)
+        labels[missed] = 1
+        root = tmp_path / str(missed)
+        root.mkdir()
+        paths = [f"{i}.jpg" for i in range(40)]
+        for i in set(range(40)) - {missed}:
+            (root / paths[i]).touch()
+        one = listing.listing(tmp_path / "list.txt", paths, labels)
+        with pytest.raises(sources.MissingData, match=f"line {missed + 1}"):
+            listing.refuse_missing_images(listing.examples(root, one), "images")
+
+
+def _whole_places(root):
+    """The lists of Places-LT as large as they are, without images."""
+    rest = 62_500 - 4980 - 5
+    counts = [4980, *[rest // 363 + (i < rest % 363) for i in range(363)], 5]
+    root = root / "places_lt"
+    root.mkdir()
+    for name, directory, counted in (
+        ("Places_LT_train.txt", "train", counts),
+        ("Places_LT_val.txt", "val", [20] * 365),
+        ("Places_LT_test.txt", "test", [100] * 365),
+    ):
+        trees.write_lines(
+            root / name,
+            [
+                f"{directory}/{label}/{i}.jpg {label}"
+                for label, count in enumerate(counted)
+                for i in range(count)
+            ],
+        )
+    return root
+
+
+def test_whole_lists_are_held_to_their_counts(tmp_path):
+    root = _whole_places(tmp_path)
+    # All is well with the lists; now for the images.
+    assert "images that were looked for are not there" in missing(
+        "places_lt", tmp_path, partial=False
+    )
+    train = root / "Places_LT_train.txt"
+    lines = train.read_text().splitlines()
+    trees.write_lines(train, lines[:-1])
+    said = damaged("places_lt", tmp_path, partial=False)
+    assert f"{train} lists 62,499 images, the published list 62,500" in said
+    trees.write_lines(train, [*lines[:-1], "train/7/more.jpg 7"])
+    said = damaged("places_lt", tmp_path, partial=False)
+    assert "lists 4 images of class 364; the published list has 5 to 4,980" in said
+
+
+@pytest.mark.parametrize("source", [one for one in FILES if one != "covid_lt"])
+def test_a_part_is_refused_unless_asked_for(source, tmp_path):
+    trees.build(source, tmp_path)
+    assert "data.partial" in damaged(source, tmp_path, partial=False)
+
+
+@pytest.mark.parametrize("source", LISTS)
+def test_published_counts_agree_with_each_other(source):
+    """Counts of classes that cannot add up to the lines would refuse every list."""
+    classes = configs.KINDS[source].classes
+    published = lists._SETS[source]
+    for part in (published.train, published.validation, published.test):
+        if part is not None and part.least is not None:
+            assert classes * part.least <= part.images <= classes * part.most
+
+
+# --- COVID-LT ---
+
+
+def _patient(path):
+    found = re.search(r"patient\d+", path)
+    return found[0] if found else None
+
+
+def test_covid_is_a_long_tail_by_patient(tmp_path):
+    truth = trees.covid_lt(tmp_path)
+    loaded = sources.load(data("covid_lt", imbalance_ratio=100.0), tmp_path)
+    train, test = dict(listed(loaded.train)), dict(listed(loaded.test))
+    assert loaded.validation is None
+    assert (train | test).items() <= truth.items()  # the right class; no CT, no SARS
+    assert np.bincount(list(test.values())).tolist() == [4] * 4
+    counts = np.bincount(list(train.values())).tolist()
+    assert counts == corrupt.long_tail_counts(counts[0], 4, 100)
+    assert counts[-1] == 1
+    tested = {_patient(path) for path in test} - {None}
+    assert tested
+    assert tested.isdisjoint(_patient(path) for path in train)
+
+
+def test_patients_of_the_covid_collection_are_not_shared(tmp_path):
+    # Pairs of X-rays for each patient, and no other class to be scarce.
+    trees.covid_lt(tmp_path, other=60, normal=60, pneumonia=60, covid=48)
+    loaded = sources.load(data("covid_lt", imbalance_ratio=1.0), tmp_path)
+    file = tmp_path / "covid_lt" / "covid-chestxray-dataset" / "metadata.csv"
+    owners = {}
+    for line in re.findall(
+        r"^(\d+),Pneumonia.*?,images,(.*?),", file.read_text(), re.M
+    ):
+        owners[f"covid-chestxray-dataset/images/{line[1]}"] = line[0]
+    sides = [
+        {owners[path] for path, label in listed(split) if label == 3}
+        for split in (loaded.train, loaded.test)
+    ]
+    assert len(sides[1]) < 10  # some have two of the ten
+    assert sides[0].isdisjoint(sides[1])
+
+
+def test_covid_is_drawn_by_its_seed(tmp_path):
+    trees.covid_lt(tmp_path)
+    first, again, none, other = (
+        sources.load(data("covid_lt", corruption_seed=seed), tmp_path)
+        for seed in (0, 0, None, 1)
+    )
+    assert listed(first.train) == listed(again.train) == listed(none.train)
+    assert set(listed(first.train)) != set(listed(other.train))
+    assert listed(first.test) == listed(other.test)
+    assert np.bincount(first.train.labels).tolist() == corrupt.long_tail_counts(
+        int(np.sum(first.train.labels == 0)), 4, 10
+    )
+
+
+def test_covid_as_large_as_the_paper_has_it():
+    plenty = np.array([150_000, 20_000, 5000, 378])
+    for ratio, counts in (
+        (100.0, [37800, 8143, 1754, 378]),
+        (10.0, [3780, 1754, 814, 378]),
+    ):
+        for partial in (False, True):
+            asked = data("covid_lt", imbalance_ratio=ratio, partial=partial)
+            assert covid._counts(asked, plenty) == counts
+        # One less, and the whole is refused; a part keeps the proportions.
+        less = plenty - [0, 0, 0, 1]
+        whole = data("covid_lt", imbalance_ratio=ratio, partial=False)
+        assert covid._counts(whole, less) == []
+        part = covid._counts(data("covid_lt", imbalance_ratio=ratio), less)
+        assert part[-1] == 377
+        assert part[0] == math.floor(377 * ratio)
+
+
+def test_too_little_for_covid_is_refused(tmp_path):
+    trees.covid_lt(tmp_path)
+    said = damaged("covid_lt", tmp_path, partial=False)
+    assert "[130, 40, 24, 16] X-rays of the four classes are too few" in said
+    assert "100 each" in said
+    said = damaged("covid_lt", tmp_path, imbalance_ratio=1000.0)
+    assert "a long tail of ratio 1000" in said
+
+
+def test_covid_has_no_step(tmp_path):
+    trees.covid_lt(tmp_path)
+    for fields in ({"imbalance": "step"}, {"scarce_first": True}):
+        with pytest.raises(ValueError, match="covid_lt is a long tail"):
+            sources.load(data("covid_lt", **fields), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "said"),
+    [
+        (0, "Pneumonia\n", "Pneumonitis\n", "line 1: there is no column 'Pneumonia'"),
+        (0, ",1.0,1.0,\n", ",2.0,1.0,\n", "No Finding must be empty, 1.0, 0.0 or -1.0"),
+        (
+            0,
+            "/train/patient",
+            "/valid/patient",
+            "expected a path as CheXpert-v1.0-small",
+        ),
+        (0, "/study1/", "/../", "must stay below"),
+        (1, "filename", "file", "line 1: there is no column 'filename'"),
+        (1, ",case-2.png,", ",../case-2.png,", "must stay below"),
+        (1, ",case-2.png,", ",case-0.png,", "case-0.png' is in"),
+        (1, "Two", "x" * 140_000, "is not a CSV file: field larger"),
+        (1, "1000,Pneumonia", "1000\n1000,Pneumonia", "line 2: the row is too short"),
+    ],
+)
+def test_spoilt_tables_are_refused(tmp_path, file, before, after, said):
+    trees.covid_lt(tmp_path)
+    path = tmp_path / "covid_lt" / covid._LISTS[file]
+    content = path.read_text()
+    assert before in content
+    path.write_text(content.replace(before, after, 1))
+    error = damaged("covid_lt", tmp_path)
+    assert error.startswith(str(path))
+    assert said in error
+
+
+def test_an_older_table_of_covid_findings_will_do(tmp_path):
+    trees.covid_lt(tmp_path)
+    now = sources.load(data("covid_lt"), tmp_path)
+    path = tmp_path / "covid_lt" / covid._LISTS[1]
+    content = path.read_text().replace(
+        "Pneumonia/Viral/COVID-19", '"COVID-19, ARDS"', 5
+    )
+    path.write_text(content.replace("Pneumonia/Viral/COVID-19", "COVID-19"))
+    before = sources.load(data("covid_lt"), tmp_path)
+    assert listed(before.train) == listed(now.train)
+
+
+# --- Clothing1M ---
+
+
+def test_clothing1m_has_noisy_training_and_clean_other_labels(tmp_path):
+    entries = trees.clothing1m(tmp_path)
+    loaded = sources.load(data("clothing1m"), tmp_path)
+    assert listed(loaded.train) == entries["noisy_train"]
+    assert listed(loaded.validation) == entries["clean_val"]
+    assert listed(loaded.test) == entries["clean_test"]
+
+
+def test_swapped_lists_of_clothing1m_are_refused(tmp_path):
+    trees.clothing1m(tmp_path)
+    root = tmp_path / "clothing1m"
+    keys = [f"images/{i}.jpg" for i in range(14_313 + 10_526)]
+    trees.write_lines(root / "clean_label_kv.txt", [f"{key} 3" for key in keys])
+    val, test = root / "clean_val_key_list.txt", root / "clean_test_key_list.txt"
+    trees.write_lines(val, keys[14_313:])
+    trees.write_lines(test, keys[:14_313])
+    for partial in (False, True):
+        said = damaged("clothing1m", tmp_path, partial=partial)
+        assert f"{test} has the 14,313 lines of clean_val_key_list.txt" in said
+    val.rename(root / "kept")
+    test.rename(val)
+    (root / "kept").rename(test)
+    said = damaged("clothing1m", tmp_path, partial=False)
+    assert "noisy_train_key_list.txt lists 84 images" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "said"),
+    [
+        (
+            "noisy_train_key_list.txt",
+            "images/0/no.jpg",
+            "has no label in noisy_label_kv",
+        ),
+        ("noisy_train_key_list.txt", "../a.jpg", "must stay below"),
+        ("noisy_train_key_list.txt", "", "must stay below"),
+        ("clean_label_kv.txt", "images/0/a.jpg 14", "must be in 0 ... 13"),
+        ("noisy_label_kv.txt", "images/0/a.jpg", "expected `path label`"),
+    ],
+)
+def test_bad_lines_of_clothing1m_are_quoted(tmp_path, file, line, said):
+    trees.clothing1m(tmp_path)
+    path = tmp_path / "clothing1m" / file
+    lines = path.read_text().splitlines()
+    trees.write_lines(path, [lines[0], line, *lines[1:]])
+    error = damaged("clothing1m", tmp_path)
+    assert error.startswith(f"{path}, line 2: ")
+    assert said in error
+
+
+def test_clothing1m_refuses_one_image_in_two_lists(tmp_path):
+    entries = trees.clothing1m(tmp_path)
+    test = tmp_path / "clothing1m" / "clean_test_key_list.txt"
+    key = entries["clean_val"][0][0]
+    trees.write_lines(test, [*test.read_text().splitlines(), key])
+    said = damaged("clothing1m", tmp_path)
+    assert said.startswith(f"{test}, line 29: {key!r} is in ")
