@@ -106,13 +106,16 @@ def _train(arguments: list[str]) -> int:
         preset = presets.get(name)
     except presets.UnknownPreset as error:
         return _refuse(str(error))
-    command = tyro.cli(
-        configs.Train,
-        default=configs.Train(preset.run),
-        prog=f"{PROGRAM} train {name}",
-        description=preset.doc,
-        args=rest,
-    )
+    try:
+        command = tyro.cli(
+            configs.Train,
+            default=configs.Train(preset.run),
+            prog=f"{PROGRAM} train {name}",
+            description=preset.doc,
+            args=rest,
+        )
+    except ValueError as error:  # fields that do not go together
+        return _refuse(str(error))
 
     def run(command: configs.Train) -> int:
         if preset.needs is not None and command.run.start_from is None:

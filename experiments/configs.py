@@ -638,6 +638,10 @@ class Session:
             f"checkpoint_seconds must not be negative, got {self.checkpoint_seconds}.",
         )
         _refuse(
+            self.distributed and self.parallel == "pmap",
+            "pmap runs on one host; take --parallel jit with --distributed.",
+        )
+        _refuse(
             self.coordinator is not None and not self.distributed,
             "coordinator is for --distributed alone.",
         )

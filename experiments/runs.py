@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from experiments import (
@@ -28,6 +30,10 @@ from experiments import (
     train,
 )
 from experiments.sources import DamagedData
+
+# Seconds after which a host that is lost, and one that failed, stops the others; JAX's
+# own are minutes. See docs/hosts.md.
+HEARTBEAT, SHUTDOWN = 10, 60
 
 
 def main(preset: str, run: configs.Run, session: configs.Session) -> int:
@@ -46,9 +52,7 @@ def main(preset: str, run: configs.Run, session: configs.Session) -> int:
       FloatingPointError: a loss was not finite.
     """
     if session.distributed:
-        jax.distributed.initialize(
-            session.coordinator, session.processes, session.process
-        )
+        _join(session)
     out = session.out or _default_out(preset, run)
     first_host = jax.process_index() == 0
     layout = _layout(run, session)
@@ -131,6 +135,7 @@ class _Books:
         self._saver = saver
         self._saved_at = time.monotonic()
         self._failures = 0
+        self._steps = 0  # since the start of this process
 
     def hooks(self) -> train.Hooks:
         """What the loop calls."""
@@ -143,10 +148,16 @@ class _Books:
         self._progress.update()
 
     def _due(self, step: int) -> bool:
-        # Several hosts save at the ends of epochs, which needs no agreement.
-        alone = jax.process_count() == 1
+        if jax.process_count() > 1:
+            # They save at the ends of epochs, which needs no agreement. To be stopped
+            # does: at the same step, whichever of them was told and whenever. JAX takes
+            # the first step that it is asked about for 1.
+            self._steps += 1
+            if multihost_utils.reached_preemption_sync_point(self._steps):
+                self._interrupted.set()
+            return self._interrupted.is_set()
         late = time.monotonic() - self._saved_at >= self._session.checkpoint_seconds
-        return alone and (late or self._interrupted.is_set())
+        return late or self._interrupted.is_set()
 
     def _save(self, step: int, state: steps.TrainState, place: train.Place) -> None:
         self._write(step, state, place)
@@ -271,6 +282,20 @@ def _reopen(
     return kept, task, layout, step, state
 
 
+def _join(session: configs.Session) -> None:
+    """Makes this process one of several."""
+    try:
+        jax.distributed.initialize(
+            session.coordinator,
+            session.processes,
+            session.process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
+        )
+    except ValueError as error:  # it lacks what no cluster tells
+        raise configs.BadConfiguration(str(error)) from error
+
+
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     lam = f"-{run.method.lam:g}" if run.method.attends else ""
     return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
@@ -278,8 +303,6 @@ def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
 
 def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
     """The devices, of which each takes as many examples."""
-    if session.parallel == "pmap" and session.distributed:
-        raise configs.BadConfiguration("pmap runs on one host; take --parallel jit.")
     try:
         layout = sharding.layout(session.devices)
     except ValueError as error:
@@ -353,11 +376,10 @@ def _network(run: configs.Run, layout: sharding.Layout) -> Any:
             f"{run.start_from} trained another network:\n  "
             + "\n  ".join(checkpoint.differences(_shape(first.run), _shape(run)))
         )
-    head = nnx.state(network.head)
     _, state = restore(run.start_from, first, layout)
     nnx.update(network, state.params, state.frozen, state.statistics)
     if run.new_head:
-        nnx.update(network.head, head)
+        nnx.update(network.head, nnx.state(steps.draw(run, run.seed).head))
     return network
 
 
@@ -413,20 +435,27 @@ def _says_finished(out: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Lets the loop finish its step when told to stop; told twice, it stops at once."""
-    told = threading.Event()
+    """Lets the loop finish its step when told to stop; told twice, it stops at once.
+
+    Of several hosts, all stop when one is told: by SIGTERM, which JAX waits for and
+    passes on.
+    """
+    stop, told = threading.Event(), threading.Event()
+    several = jax.process_count() > 1
 
     def tell(*_: object) -> None:
         if told.is_set():
             raise KeyboardInterrupt
         told.set()
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            stop.set()
 
-    before = {
-        number: signal.signal(number, tell)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, tell) for number in numbers}
     try:
-        yield told
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,7 +14,7 @@ from experiments.pipeline import Task
 from experiments.sharding import Layout
 from experiments.sources import Examples
 
-EVAL_BATCH = 256  # examples; a set smaller than that is padded to it
+EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
 
 
 class Place(NamedTuple):
@@ -39,8 +39,8 @@ class Hooks(NamedTuple):
     write: Callable[..., None]
     stepped: Callable[[int, dict[str, float]], None] = lambda step, shown: None
     due: Callable[[int], bool] = lambda step: False
-    save: Callable[[int, steps.TrainState, Place], None] = (
-        lambda step, state, place: None
+    save: Callable[[int, steps.TrainState, Place], None] = lambda step, state, place: (
+        None
     )
 
 
@@ -207,7 +207,8 @@ def in_order(
     Yields:
       Batches, the last one padded.
     """
-    size = -(-EVAL_BATCH // layout.devices) * layout.devices
+    size = min(EVAL_BATCH, 2 * run.batch_size)
+    size = -(-size // layout.devices) * layout.devices
     batches = pipeline.batches(
         examples,
         run.data,

@@ -65,6 +65,10 @@ def test_configs_and_the_command_line_import_no_jax():
             "BatchNorm .* depends on the others",
         ),
         (lambda: configs.Session(devices=0), "devices .* got 0"),
+        (
+            lambda: configs.Session(distributed=True, parallel="pmap"),
+            "pmap runs on one host",
+        ),
         (lambda: configs.Session(coordinator="a:1"), "for --distributed alone"),
         (lambda: configs.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: configs.Demo(seeds=0), "seeds .* got 0"),

@@ -221,33 +221,34 @@ def _split_and_gradient(axis_name, x, present, weights):
         module = nnx.merge(graph, params, statistics, copy=True)
         y = module(x, present)
         of_each = jnp.sum(jnp.sin(y) * weights, axis=tuple(range(1, y.ndim)))
-        value = jnp.sum(jnp.where(present, of_each, 0.0))
+        value = jnp.sum(of_each, where=present)
         return value, (y, nnx.state(module, nnx.BatchStat))
 
     grads, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
     return grads[0], grads[1], *seen
 
 
-def test_batch_norm_over_devices_is_that_of_the_whole_batch():
+@pytest.mark.parametrize(
+    "present", [None, [[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]]
+)
+def test_batch_norm_over_devices_is_that_of_the_whole_batch(present):
     """Though one has three examples present, one has one, and one has none."""
     x, weights = jax.random.normal(jax.random.key(0), (2, 12, 2, 3, 5)) + 1.0
-    present = jnp.array([[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]], bool)
-    x = jnp.where(present.reshape(12, 1, 1, 1), x, 1e3)
-    cut_up = lambda a: a.reshape(4, 3, *a.shape[1:])
-    over_devices = jax.vmap(functools.partial(_split_and_gradient, "i"), axis_name="i")
-    params, images, y, statistics = jax.jit(over_devices)(
-        cut_up(x), present, cut_up(weights)
-    )
-    whole = jax.jit(functools.partial(_split_and_gradient, None))(
-        x, present.reshape(12), weights
-    )
+    if present is not None:
+        present = jnp.array(present, bool).reshape(12)
+        x = jnp.where(present[:, None, None, None], x, 1e3)
+    batch = (x, present, weights)
+    whole = jax.jit(functools.partial(_split_and_gradient, None))(*batch)
 
-    params = jax.tree.map(lambda a: a.sum(axis=0), params)
-    join = lambda a: a.reshape(12, *a.shape[2:])
+    over_devices = jax.vmap(functools.partial(_split_and_gradient, "i"), axis_name="i")
+    cut_up = jax.tree.map(lambda a: a.reshape(4, 3, *a.shape[1:]), batch)
+    params, images, y, statistics = jax.jit(over_devices)(*cut_up)
+    params = jax.tree.map(functools.partial(jnp.sum, axis=0), params)
+    images, y = (a.reshape(12, *a.shape[2:]) for a in (images, y))
     for device in range(4):
         here = jax.tree.map(lambda a, i=device: a[i], statistics)
         chex.assert_trees_all_close(
-            (params, join(images), join(y), here), whole, rtol=1e-4, atol=1e-4
+            (params, images, y, here), whole, rtol=1e-4, atol=1e-4
         )
 
 

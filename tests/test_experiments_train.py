@@ -1,0 +1,231 @@
+"""The command line from end to end, on the embedded digits."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from experiments import configs, directory, record, runs
+from experiments.__main__ import main
+
+# A network of two layers, and some 20 updates: compiling is most of what it costs.
+TINY = (
+    "--model.widths", "4", "8", "--data.examples-per-class", "100",
+    "--batch-size", "32", "--epochs", "2", "--no-tensorboard",
+    "--method.start-at", "0.5",
+)  # fmt: skip
+
+
+def _train(out, *arguments, preset="digits_label_noise"):
+    return main(["train", preset, *TINY, "--out", str(out), *arguments])
+
+
+def _epochs(out):
+    """Without what is not the same twice."""
+    found = [e for e in record.read(out / directory.RECORDS) if e["event"] == "epoch"]
+    for event in found:
+        del event["seconds"], event["waited"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert _train(out, "--method.lam", "-1") == 0
+    return out
+
+
+def test_a_run_leaves_its_books(trained):
+    config = json.loads((trained / directory.CONFIG).read_text())
+    assert config["preset"] == "digits_label_noise"
+    assert config["run"]["method"]["lam"] == -1.0
+    assert sum(config["class_counts"]) == 300  # 100 a class, less 70 held out
+    assert {"jax", "flax", "optax", "python"} <= config["versions"].keys()
+    events = record.read(trained / directory.RECORDS)
+    assert [event["event"] for event in events] == ["epoch", "epoch", "finished"]
+    first, last, finished = events
+    assert first["lam"] == "inf"
+    assert first["weight_clean"] == 1.0
+    assert last["lam"] == -1.0
+    assert last["step"] == finished["step"] == 20
+    assert last["loss"] < first["loss"]
+    assert 0.0 < last["effective_sample_size"] <= 1.0
+    assert 0.0 <= last["waited"] <= last["seconds"]
+    assert last["validation"]["examples"] == 200
+    assert np.sum(last["test"]["confusion"]) == last["test"]["examples"] == 500
+
+
+def test_evaluation_gives_the_numbers_of_the_last_epoch(trained, capsys):
+    assert main(["evaluate", str(trained)]) == 0
+    written = json.loads((trained / directory.EVALUATION).read_text())
+    last = _epochs(trained)[-1]
+    assert written["step"] == last["step"]
+    for split in ("validation", "test"):
+        assert written[split] == last[split]
+    assert f"accuracy {last['test']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_a_report_is_made(trained, capsys):
+    assert main(["report", str(trained), "--features"]) == 0
+    text = (trained / "report.md").read_text()
+    assert text in capsys.readouterr().out
+    accuracy = 100 * _epochs(trained)[-1]["test"]["accuracy"]
+    assert f"{accuracy:.1f}" in text
+    for image in trained.glob("*.png"):
+        assert image.name in text
+    assert {"curves.png", "confusion.png", "weights.png"} <= {
+        image.name for image in trained.glob("*.png")
+    }
+
+
+def test_features_are_what_the_head_makes_logits_of(trained):
+    found = runs.features(trained, examples=40)
+    assert {name: len(labels) for name, (_, labels) in found.items()} == {
+        "train": 40,
+        "test": 40,
+    }
+    assert found["test"][0].shape == (40, 8)  # the last width
+    assert np.all(found["test"][0] >= 0.0)  # means of ReLUs
+
+
+def test_the_same_seed_gives_the_same_numbers(trained, tmp_path):
+    assert _train(tmp_path / "again", "--method.lam", "-1") == 0
+    assert _epochs(tmp_path / "again") == _epochs(trained)
+    assert _train(tmp_path / "other", "--method.lam", "-1", "--seed", "1") == 0
+    assert _epochs(tmp_path / "other")[0]["loss"] != _epochs(trained)[0]["loss"]
+
+
+def test_methods_train_alike_until_the_switch(trained, tmp_path):
+    assert _train(tmp_path, "--method.name", "sgd") == 0
+    sgd, absgd = _epochs(tmp_path), _epochs(trained)
+    for key in ("loss", "validation", "test"):
+        assert sgd[0][key] == absgd[0][key]
+        assert sgd[1][key] != absgd[1][key]
+    assert sgd[1]["weight_by_class"] == 10 * [1.0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--method.name", "abadam", "--optimizer.learning-rate", "0.003"),
+        ("--method.alpha", "0.5", "--method.uniform", "--method.init-s", "0"),
+        ("--loss.name", "truncated", "--loss.prune-from", "0.5", "--loss.k", "0.1"),
+        ("--data.augment-on", "device", "--optimizer.decay", "cosine"),
+        ("--loss.class-weights", "--loss.class-weights-norm", "weights"),
+        ("--optimizer.clip-norm", "0.1", "--eval-every", "2"),
+    ],
+    ids=lambda arguments: arguments[1],
+)
+def test_what_can_be_set_changes_what_it_is_to_change(arguments, trained, tmp_path):
+    assert _train(tmp_path, "--method.lam", "-1", *arguments) == 0
+    ours, theirs = _epochs(tmp_path), _epochs(trained)
+    assert all(math.isfinite(event["loss"]) for event in ours)
+    assert ours[-1]["loss"] != theirs[-1]["loss"]
+    if "--eval-every" in arguments:
+        assert ours[0]["test"] is ours[0]["validation"] is None
+        assert ours[1]["test"] is not None
+    if "--method.alpha" in arguments:
+        # Twice Algorithm 1's weights, and one more, from the switch on.
+        assert ours[0]["total_weight"] == theirs[0]["total_weight"] == 1.0
+        assert ours[1]["total_weight"] > 2.5
+
+
+def test_a_second_stage_starts_from_the_first(trained, tmp_path):
+    arguments = ("--start-from", str(trained), "--trainable", "head")
+    slow = ("--optimizer.learning-rate", "1e-9", "--epochs", "1", "--seed", "0")
+    statistics = ("--model.statistics-momentum", "0.999999")
+    assert _train(tmp_path / "kept", *arguments, *slow, *statistics) == 0
+    first, second = _epochs(trained)[-1], _epochs(tmp_path / "kept")[-1]
+    assert second["test"]["confusion"] == first["test"]["confusion"]
+    assert _train(tmp_path / "drawn", *arguments, *slow, *statistics, "--new-head") == 0
+    drawn = _epochs(tmp_path / "drawn")[-1]
+    assert drawn["test"]["confusion"] != first["test"]["confusion"]
+
+
+def test_another_network_is_no_first_stage(trained, tmp_path, capsys):
+    other = ("--start-from", str(trained), "--model.widths", "4", "4")
+    assert _train(tmp_path / "run", *other) == 2
+    said = capsys.readouterr().err
+    assert "trained another network" in said
+    assert "model.widths: [4, 8] there, [4, 4] here" in said
+    assert not (tmp_path / "run" / directory.RECORDS).exists()
+
+
+def test_published_weights_that_do_not_fit_are_refused(tmp_path, capsys):
+    path = tmp_path / "weights.safetensors"
+    save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, path)
+    assert _train(tmp_path / "run", "--model.pretrained", str(path)) != 0
+    assert "pretrained" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path, capsys):
+    assert _train(tmp_path, "--optimizer.learning-rate", "1e30") == 4
+    said = capsys.readouterr().err
+    assert "A loss is not finite at step " in said
+    assert "training examples " in said
+    assert "seed 0" in said
+    assert not _epochs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["trian"], 2, "Did you mean 'train'?"),
+        (["train", "cifar10_lt10O"], 2, "Did you mean cifar10_lt10"),
+        (["train", "imagenet_lt"], 2, "finished run of imagenet_lt_stage1"),
+        (["list", "nothing_like_it"], 2, "nothing_like_it"),
+        (["evaluate", "no/such/run"], 2, "no/such/run"),
+        (["report", "no/such/run"], 2, "no/such/run"),
+        (["train", "cifar10_lt100"], 3, "--data-dir"),
+        (["train", "imdb", "--data-dir", "no/such/data"], 3, "no/such/data"),
+        (["train", "digits_label_noise", "--devices", "99"], 2, "got 99"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    arguments, status, said, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == status
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method.lamb", "1"], "--method.lam"),
+        (["--method.lam", "0"], "lam must be nonzero, got 0.0"),
+        (["--method.route", "dense"], "BatchNorm"),
+        (["--distributed", "--parallel", "pmap"], "pmap runs on one host"),
+        (["--epochs", "many"], "many"),
+    ],
+)
+def test_a_bad_field_is_refused_with_a_suggestion(arguments, said, capsys):
+    try:
+        status = main(["train", "digits_label_noise", *arguments])
+    except SystemExit as stopped:  # as any command line ends that cannot be read
+        status = stopped.code
+    assert status == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_list_names_every_preset(capsys):
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("cifar10_lt100", "clothing1m", "covid_lt", "imdb", "inaturalist18"):
+        assert name in listed
+    assert main(["list", "imdb"]) == 0
+    assert "cifar" not in capsys.readouterr().out
+
+
+def test_points_in_time_round_to_epochs():
+    run = configs.replace(configs.LONG_TAIL.run, {"epochs": 200})
+    assert [run.epoch_at(share) for share in (0.0, 0.0249, 0.8, 0.9, 1.0)] == [
+        0,
+        5,
+        160,
+        180,
+        200,
+    ]
