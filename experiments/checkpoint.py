@@ -31,6 +31,7 @@ from experiments import record
 
 DIGESTS = "SHA256SUMS"
 PLACE = "place.json"
+OVERHEAD = 8_000  # bytes of an array beside its numbers: its description and blocks
 
 
 class DamagedCheckpoint(Exception):
@@ -183,7 +184,7 @@ class Checkpoints:
                 if isinstance(leaf, jax.Array) and not _is_key(leaf):
                     leaf.copy_to_host_async()
             arrays = {n: _stored(leaf) for n, leaf in leaves.items() if np.size(leaf)}
-            self._prepare(sum(array.nbytes for array in arrays.values()))
+            self._prepare(sum(array.nbytes + OVERHEAD for array in arrays.values()))
             if jax.process_count() > 1:  # Orbax's hosts meet here, and not in a thread
                 written = self._begin(step, arrays).result
             else:

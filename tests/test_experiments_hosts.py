@@ -1,0 +1,156 @@
+"""The command line on several devices and hosts: the curve of one device."""
+
+import contextlib
+import re
+import shutil
+import signal
+import socket
+
+import numpy as np
+import pytest
+
+from tests.programs import Programs, epochs, newest, resumed, saved, state
+
+# Layouts differ in the order of sums: BatchNorm's over the batch, the attention's, and
+# the last batch of an epoch, of which the last devices hold padding alone.
+EPOCHS, STEPS = 5, 10  # an epoch
+TRAIN = (
+    "train", "digits_label_noise", "--model.widths", "8", "--model.dropout", "0.3",
+    "--method.init-s", "0", "--method.start-at", "0.4", "--data.examples-per-class",
+    "100", "--batch-size", "32", "--epochs", str(EPOCHS), "--no-tensorboard",
+)  # fmt: skip
+EIGHT = "--xla_force_host_platform_device_count=8"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def programs(compiled):
+    with contextlib.closing(Programs(compiled, XLA_FLAGS=EIGHT)) as programs:
+        yield programs
+
+
+@pytest.fixture(scope="module")
+def on_one(programs, tmp_path_factory):
+    """A run on one device; the checkpoints of all epochs are kept."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    arguments = ("--devices", "1", "--checkpoints", str(EPOCHS), "--out", out)
+    assert programs.run(*TRAIN, *arguments) == 0, programs.said
+    assert saved(out) == [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
+    return out
+
+
+def assert_close(out, expected):
+    """The same curve and parameters, but for float32 rounding."""
+    assert newest(out) == newest(expected) == EPOCHS * STEPS
+    (leaves, note), (wanted, wanted_note) = state(out), state(expected)
+    assert note == wanted_note
+    for name, leaf in wanted.items():
+        np.testing.assert_allclose(leaves[name], leaf, 1e-4, 1e-5, err_msg=name)
+    curve, wanted_curve = epochs(out), epochs(expected)
+    assert len(curve) == EPOCHS
+    for event, want in zip(curve, wanted_curve, strict=True):
+        for name in (
+            "learning_rate", "loss", "tilted_loss", "effective_sample_size",
+            "largest_weight", "total_weight", "weight_by_class", "weight_clean",
+            "weight_mislabelled",
+        ):  # fmt: skip
+            np.testing.assert_allclose(event[name], want[name], 1e-4, err_msg=name)
+        for split in ("validation", "test"):
+            np.testing.assert_allclose(event[split]["loss"], want[split]["loss"], 1e-4)
+
+
+# Devices.
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_four_devices_train_as_one(programs, on_one, tmp_path, parallel):
+    arguments = ("--devices", "4", "--parallel", parallel, "--out", tmp_path)
+    assert programs.run(*TRAIN, *arguments) == 0, programs.said
+    assert_close(tmp_path, on_one)
+
+
+def test_four_devices_go_on_with_a_run_of_one(programs, on_one, tmp_path):
+    out = shutil.copytree(on_one, tmp_path / "run")
+    half = EPOCHS // 2 * STEPS
+    for step in saved(out):
+        if step > half:
+            shutil.rmtree(out / "checkpoints" / str(step))
+    assert programs.run(*TRAIN, "--devices", "4", "--out", out) == 0, programs.said
+    assert resumed(out) == [half]
+    assert_close(out, on_one)
+
+
+# Hosts.
+
+
+@pytest.fixture(scope="module")
+def hosts(compiled):
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(contextlib.closing(Programs(compiled))) for _ in "01"
+        ]
+
+
+@pytest.fixture
+def command(hosts):
+    """A function that starts both processes on a run directory."""
+    with socket.socket() as reserved:
+        # Bound without listening, and shared as gRPC shares its ports: the coordinator
+        # can have this port and nobody else gets it before it does.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+
+        def start(out):
+            for i, host in enumerate(hosts):
+                host.start(
+                    *TRAIN, "--distributed", "--coordinator", address, "--processes",
+                    "2", "--process", i, "--out", out,
+                )  # fmt: skip
+
+        yield start
+
+
+def test_two_hosts_that_are_killed_and_interrupted_train_as_one(
+    hosts, command, on_one, tmp_path
+):
+    def said():
+        return "\n".join(host.said for host in hosts)
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    command(whole)
+    assert [host.end() for host in hosts] == [0, 0], said()
+    assert saved(whole) == [(EPOCHS - 1) * STEPS, EPOCHS * STEPS]
+    assert_close(whole, on_one)
+
+    # One is killed: the other stops, and says why.
+    first, second = hosts
+    command(out)
+    second.wait_for(lambda: newest(out) > 0)
+    assert second.end(signal.SIGKILL) == -signal.SIGKILL
+    assert first.end() not in (0, 130)
+    assert re.search(
+        r"Task 1 heartbeat timeout|"
+        r"tasks are unhealthy \(stopped sending heartbeats\):\n1\n",
+        first.said,
+    ), first.said
+    assert newest(out) % STEPS == 0
+
+    # One is told to stop: both do, after the same step.
+    began = newest(out)
+    command(out)
+    first.wait_for(lambda: resumed(out))
+    assert [second.end(signal.SIGTERM), first.end()] == [130, 130], said()
+    stopped = newest(out)
+    assert began < stopped
+
+    command(out)
+    assert [host.end() for host in hosts] == [0, 0], said()
+    assert resumed(out) == [began, stopped]
+    assert epochs(out) == epochs(whole)
+    for name, leaf in state(whole)[0].items():
+        assert state(out)[0][name].tobytes() == leaf.tobytes()

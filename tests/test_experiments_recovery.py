@@ -1,0 +1,272 @@
+"""Runs that are killed, interrupted, damaged, and that find the disk full."""
+
+import resource
+import shutil
+import signal
+import struct
+import time
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from tests.programs import Programs, epochs, events, newest, resumed, saved, state
+
+# Whatever a checkpoint has to carry: BatchNorm's statistics, momentum, the attention's
+# normaliser from s_0 = 0 and its switch, dropout's key, the place in an epoch, whose
+# last batch is padded.
+EPOCHS, STEPS = 4, 19  # an epoch
+TRAIN = (
+    "train", "digits_label_noise", "--model.widths", "4", "8", "--model.dropout", "0.3",
+    "--method.init-s", "0", "--method.start-at", "0.5", "--data.examples-per-class",
+    "100", "--batch-size", "16", "--epochs", str(EPOCHS),
+)  # fmt: skip
+EVERY_STEP = ("--checkpoint-seconds", "0")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    programs = Programs(tmp_path_factory.mktemp("compiled"))
+    yield programs
+    programs.close()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(programs, tmp_path_factory):
+    """A run that nothing happened to, with no checkpoint but at the ends of epochs."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert programs.run(*TRAIN, "--out", out) == 0, programs.said
+    assert programs.said == (
+        f"Finished: {out}. Its report: python -m experiments report {out}\n"
+    )
+    assert saved(out) == [(EPOCHS - 1) * STEPS, EPOCHS * STEPS]
+    return out
+
+
+# What is in a run directory.
+
+
+def assert_same(out, expected):
+    """The same last checkpoint, to the bit, and the same numbers of every epoch."""
+    (leaves, note), (wanted, wanted_note) = state(out), state(expected)
+    assert note == wanted_note
+    for part in ("params", "statistics", "optimizer.attention", "optimizer.descent"):
+        assert any(name.startswith(part) for name in wanted), wanted.keys()
+    assert leaves.keys() == wanted.keys()
+    for name, leaf in leaves.items():
+        assert leaf.tobytes() == wanted[name].tobytes(), name
+    assert len(epochs(out)) == EPOCHS
+    assert epochs(out) == epochs(expected)
+
+
+def curves(out):
+    """Steps and losses that TensorBoard shows."""
+    shown = []
+    for path in sorted((out / "tensorboard").iterdir()):
+        content, at = path.read_bytes(), 0
+        while at < len(content):  # length, its digest, the event, its digest
+            (length,) = struct.unpack_from("Q", content, at)
+            assert at + length + 16 <= len(content)
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            at += length + 16
+            if event.session_log.status == event_pb2.SessionLog.START:
+                shown = [(step, value) for step, value in shown if step < event.step]
+            shown += [
+                (event.step, value.simple_value)
+                for value in event.summary.value
+                if value.tag == "loss"
+            ]
+    return shown
+
+
+def everything(folder):
+    """Names, contents and times of change of all that is there."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+# Kills.
+
+
+def test_twenty_kills_at_random_moments_change_nothing(
+    programs, uninterrupted, tmp_path
+):
+    rng = np.random.default_rng(16)
+    # Seconds from the start of a run to its first step saved, and to each of the next.
+    to_begin, to_step = 1.0, 0.05
+    outs, kills, while_saving, before_any = [tmp_path / "0"], 0, 0, 0
+    while True:
+        out = outs[-1]
+        before, began = newest(out), time.monotonic()
+        programs.start(*TRAIN, *EVERY_STEP, "--out", out)
+        if kills < 20:
+            # So many steps after the one that it goes on from, and then some time.
+            steps, share = divmod(rng.uniform(0, 6), 1.0)
+            programs.wait_for(lambda o=out, step=before + steps: newest(o) >= step)
+            if steps:
+                to_begin = time.monotonic() - began - (steps - 1) * to_step
+            time.sleep(share * (to_step if steps else max(to_begin, 0)))
+            if programs.end(signal.SIGKILL) == -signal.SIGKILL:
+                kills += 1
+                while_saving += (out / "checkpoints" / "unfinished").exists()
+                before_any += newest(out) == before
+                continue
+        else:
+            assert programs.end() == 0, programs.said
+        # It has come to its end; should that be too soon, another one is begun.
+        assert_same(out, uninterrupted)
+        shown = [(event["step"], event["loss"]) for event in epochs(out)]
+        assert curves(out) == [(step, np.float32(loss)) for step, loss in shown]
+        if kills == 20:
+            break
+        outs.append(tmp_path / str(len(outs)))
+    steps = [step for out in outs for step in resumed(out)]
+    assert len(set(steps)) >= 8, steps
+    assert sum(step % STEPS > 0 for step in steps) >= 5, steps
+    assert while_saving
+    assert before_any
+
+
+# Interrupts.
+
+
+def test_an_interrupt_saves_and_the_same_command_goes_on(
+    programs, uninterrupted, tmp_path
+):
+    out = tmp_path / "run"
+    programs.start(*TRAIN, "--out", out)
+    programs.wait_for(lambda: events(out, "epoch"))
+    stops = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        assert programs.end(number) == 130, programs.said
+        assert programs.said.endswith(
+            f"Interrupted; the same command goes on from {out}.\n"
+        )
+        assert resumed(out) == stops
+        stops.append(newest(out))
+        programs.start(*TRAIN, "--out", out)
+        programs.wait_for(lambda: len(resumed(out)) == len(stops))
+    assert programs.end() == 0, programs.said
+    assert programs.said.startswith(
+        f"Resuming {out} at step {stops[-1]} of {EPOCHS * STEPS} (epoch "
+    )
+    # Within an epoch nothing else saves.
+    assert any(step % STEPS for step in stops), stops
+    assert len(set(stops)) == len(stops)  # each of them went on
+    assert_same(out, uninterrupted)
+
+
+# What is there already.
+
+
+def copy(uninterrupted, tmp_path):
+    return shutil.copytree(uninterrupted, tmp_path / "run")
+
+
+def damage(out, step):
+    """One bit of the parameters."""
+    files = (out / "checkpoints" / str(step) / "state").rglob("d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def test_a_finished_run_is_left_as_it_is(programs, uninterrupted):
+    before = everything(uninterrupted)
+    assert programs.run(*TRAIN, "--out", uninterrupted) == 0
+    assert programs.said == (
+        f"{uninterrupted} is finished: {EPOCHS} epochs, {EPOCHS * STEPS} steps.\n"
+    )
+    assert everything(uninterrupted) == before
+
+
+def test_a_run_that_was_stopped_after_its_last_checkpoint_is_finished(
+    programs, uninterrupted, tmp_path
+):
+    out = copy(uninterrupted, tmp_path)
+    lines = (out / "records.jsonl").read_text().splitlines(keepends=True)
+    (out / "records.jsonl").write_text("".join(lines[:-1]) + lines[-1][:10])
+    assert programs.run(*TRAIN, "--out", out) == 0
+    assert [event["step"] for event in events(out, "finished")] == [EPOCHS * STEPS]
+    assert_same(out, uninterrupted)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    programs, uninterrupted, tmp_path
+):
+    out = copy(uninterrupted, tmp_path)
+    first, last = saved(out)
+    damage(out, last)
+    assert programs.run(*TRAIN, "--out", out) == 0, programs.said
+    said = programs.said.splitlines()
+    assert said[0].startswith(f"Checkpoint {last} is damaged: ")
+    assert said[0].endswith("is not as it was written.")
+    assert said[1:3] == [
+        f"Going on from checkpoint {first}.",
+        f"Resuming {out} at step {first} of {last} (epoch {EPOCHS} of {EPOCHS}).",
+    ]
+    assert len(events(out, "finished")) == 1
+    assert_same(out, uninterrupted)
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_overwritten(
+    programs, uninterrupted, tmp_path
+):
+    out = copy(uninterrupted, tmp_path)
+    for step in saved(out):
+        damage(out, step)
+    before = everything(out)
+    assert programs.run(*TRAIN, "--out", out) == 3
+    assert f"All checkpoints in {out / 'checkpoints'} are damaged" in programs.said
+    assert everything(out) == before
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_another_configuration_is_refused(
+    programs, uninterrupted, tmp_path, with_config
+):
+    out = copy(uninterrupted, tmp_path)
+    if not with_config:
+        (out / "config.json").unlink()
+    before = everything(out)
+    assert (
+        programs.run(*TRAIN, "--method.lam", "-0.5", "--seed", "1", "--out", out) == 2
+    )
+    assert "\n  method.lam: -1.0 there, -0.5 here\n" in programs.said
+    assert "\n  seed: 0 there, 1 here\n" in programs.said
+    assert programs.said.count(" there, ") == 2
+    assert everything(out) == before
+
+
+def test_more_than_the_data_have_is_refused(programs, tmp_path):
+    out = tmp_path / "run"
+    assert programs.run(*TRAIN, "--data.validation-per-class", "60", "--out", out) == 2
+    assert "Traceback" not in programs.said
+    assert not out.exists()
+
+
+# Disks.
+
+
+def test_a_full_disk_does_not_stop_a_run(programs, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = programs.start(*TRAIN, "--checkpoint-seconds", "0.1", "--out", out)
+    programs.wait_for(lambda: newest(out) >= 1)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (0, most))
+    # No file can be written to: neither checkpoints nor what is told of them.
+    programs.wait_for(lambda: programs.said.count("could not be saved: ") >= 2)
+    programs.wait_for(lambda: "An event could not be written in" in programs.said)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (most, most))
+    assert programs.end() == 0, programs.said
+    failures = events(out, "save_failed")
+    assert len(failures) >= 2
+    for failure in failures:
+        said = f"Step {failure['step']} could not be saved: {failure['error']}\n"
+        assert said in programs.said
+        assert "File too large" in failure["error"]
+    assert len(failures) == programs.said.count("could not be saved: ")
+    assert_same(out, uninterrupted)
