@@ -381,17 +381,12 @@ def program(
 @functools.cache
 def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
     axis_name = AXIS if parallel == "pmap" else None
-    # The axis has a name only inside `pmap`; what is evaluated is not inside.
-    graphs = [
-        nnx.split(network(run, name), *_parts(run, network(run)))[0]
-        for name in (axis_name, None)
-    ]
-    train = functools.partial(train_step, graphs[0], run, axis_name=axis_name)
-    whole, spread = layout.replicated, layout.spread
-    plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
-    evaluate, features = _looks(
-        configs.replace(run, plain | {"optimizer": configs.Optimizer()}), layout
+    train = functools.partial(
+        train_step, _graph(_untrained(run), axis_name), run, axis_name=axis_name
     )
+    whole, spread = layout.replicated, layout.spread
+    # The axis has a name only inside `pmap`; what is evaluated is not inside.
+    evaluate, features = _looks(_untrained(run), layout)
     return Program(
         functools.partial(_init, run, layout),
         _by_pmap(train, layout)
@@ -404,7 +399,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
         ),
         evaluate,
         jax.jit(
-            functools.partial(prune_step, graphs[1], run),
+            functools.partial(prune_step, _graph(_untrained(run)), run),
             in_shardings=(whole, spread),
             out_shardings=whole,
             donate_argnums=0,
@@ -413,14 +408,26 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
     )
 
 
+def _untrained(run: configs.Run) -> configs.Run:
+    """A run without what only training depends on."""
+    plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
+    return configs.replace(run, plain | {"optimizer": configs.Optimizer()})
+
+
+@functools.cache
+def _graph(run: configs.Run, axis_name: str | None = None) -> nnx.GraphDef:
+    """The network of a run without its arrays, to be merged with its three parts."""
+    abstract = network(run, axis_name)
+    return nnx.split(abstract, *_parts(run, abstract))[0]
+
+
 @functools.cache
 def _looks(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
     """Compiles what only looks at a network, however it is trained."""
-    graph = nnx.split(network(run), *_parts(run, network(run)))[0]
 
     def look(step: Callable[..., Any]) -> Callable[..., Any]:
         compiled = jax.jit(
-            functools.partial(step, graph, run),
+            functools.partial(step, _graph(run), run),
             in_shardings=(layout.replicated, layout.spread),
             out_shardings=layout.replicated,
         )

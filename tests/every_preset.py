@@ -10,7 +10,6 @@ import math
 import pytest
 
 from experiments import configs, corrupt, directory, presets, record, runs
-from experiments.__main__ import main
 from tests import trees
 
 # Presets that can share programs lie together, in one test: compiling is most of what
@@ -52,7 +51,7 @@ def train(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_preset_starts(group, train, data_dir, tmp_path):
+def test_every_preset_starts(group, train):
     weighted = set()
     for preset in GROUPS[group]:
         run = _short(preset.run)
@@ -66,21 +65,6 @@ def test_every_preset_starts(group, train, data_dir, tmp_path):
             weighted.add(kind)
             plain = configs.replace(run, {"loss.class_weights": False})
             _differs_from_its_switch_on(out, train(plain), run)
-
-    # The last one once more, as it is typed.
-    where = data_dir(run.data.source, run.data.examples_per_class)
-    typed = {
-        "--out": tmp_path / "typed",
-        "--data-dir": where,
-        "--workers": 0,
-        "--epochs": run.epochs,
-        "--eval-every": run.eval_every,
-    }
-    if run.start_from is not None:
-        typed["--start-from"] = run.start_from
-    flags = [str(word) for flag in typed.items() for word in flag]
-    assert main(["train", preset.name, "--no-tensorboard", *flags]) == 0
-    assert _epochs(tmp_path / "typed") == _epochs(out)
 
 
 def _short(run):

@@ -10,9 +10,7 @@ from experiments.pipeline import Batch
 EXAMPLES, SIZE = 64, 16  # training examples, and those of a batch
 RUN = configs.Run(
     data=configs.Data(source="cifar10", mean=(0.5,) * 3, std=(0.25,) * 3),
-    model=configs.Model(
-        name="resnet20", blocks=(1, 1), widths=(4, 8), norm="group"
-    ),
+    model=configs.Model(name="resnet20", blocks=(1, 1), widths=(4, 8), norm="group"),
     method=configs.Method(lam=0.5, init_s=0.0, start_at=0.25),
     optimizer=configs.Optimizer(
         learning_rate=0.05, drop_at=(0.5,), drop_factor=10.0, weight_decay=1e-3
