@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import save_file
 
-from experiments import configs, directory, record, runs
+from experiments import configs, directory, record, runs, sharding
 from experiments.__main__ import main
 
 # A network of two layers, and some 20 updates: compiling is most of what it costs.
@@ -28,6 +29,11 @@ def _epochs(out):
     for event in found:
         del event["seconds"], event["waited"]
     return found
+
+
+def _state(out):
+    """Of the newest checkpoint."""
+    return runs.restore(out, directory.load(out), sharding.layout(1))[1]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +132,8 @@ def test_what_can_be_set_changes_what_it_is_to_change(arguments, trained, tmp_pa
     if "--eval-every" in arguments:
         assert ours[0]["test"] is ours[0]["validation"] is None
         assert ours[1]["test"] is not None
+    if "truncated" in arguments:
+        assert 0 < np.sum(_state(tmp_path).kept) < 300  # those of the last look
     if "--method.alpha" in arguments:
         # Twice Algorithm 1's weights, and one more, from the switch on.
         assert ours[0]["total_weight"] == theirs[0]["total_weight"] == 1.0
@@ -144,6 +152,20 @@ def test_a_second_stage_starts_from_the_first(trained, tmp_path):
     assert drawn["test"]["confusion"] != first["test"]["confusion"]
 
 
+def test_a_second_stage_trains_its_part_alone(trained, tmp_path):
+    arguments = ("--start-from", str(trained), "--trainable", "last_block")
+    assert _train(tmp_path, *arguments) == 0
+    before = dict(nnx.to_flat_state(_state(trained).params))
+    state = _state(tmp_path)
+    kept, moved = (dict(nnx.to_flat_state(p)) for p in (state.frozen, state.params))
+    assert before.keys() == kept.keys() | moved.keys()
+    assert {path[:2] for path in kept} == {("blocks", 0)}
+    for path, value in kept.items():
+        np.testing.assert_array_equal(value[...], before[path][...])
+    for path, value in moved.items():
+        assert np.any(value[...] != before[path][...]), path
+
+
 def test_another_network_is_no_first_stage(trained, tmp_path, capsys):
     other = ("--start-from", str(trained), "--model.widths", "4", "4")
     assert _train(tmp_path / "run", *other) == 2
@@ -151,6 +173,31 @@ def test_another_network_is_no_first_stage(trained, tmp_path, capsys):
     assert "trained another network" in said
     assert "model.widths: [4, 8] there, [4, 4] here" in said
     assert not (tmp_path / "run" / directory.RECORDS).exists()
+
+
+def test_published_weights_are_started_from(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "weights.safetensors"
+    sizes = {"conv1": 1, "layer1.0.conv1": 4, "layer1.0.conv2": 4}
+    weights = {
+        f"{name}.weight": rng.normal(size=(4, inputs, 3, 3), scale=0.3)
+        for name, inputs in sizes.items()
+    }
+    for norm in ("bn1", "layer1.0.bn1", "layer1.0.bn2"):
+        for what in ("weight", "bias", "running_mean", "running_var"):
+            weights[f"{norm}.{what}"] = rng.uniform(0.5, 1.5, 4)
+    weights |= {"fc.weight": rng.normal(size=(10, 4)), "fc.bias": rng.normal(size=10)}
+    save_file({name: np.float32(value) for name, value in weights.items()}, path)
+    network = ("--model.name", "resnet18", "--model.widths", "4", "--model.blocks", "1")
+    slow = ("--optimizer.learning-rate", "1e-9", "--epochs", "1")
+    out = tmp_path / "run"
+    assert _train(out, *network, *slow, "--model.pretrained", str(path)) == 0
+    params = _state(out).params
+    found = params["blocks"][0]["second"]["convolution"]["kernel"][...]
+    expected = weights["layer1.0.conv2.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        params["head"]["kernel"][...], weights["fc.weight"].T, atol=1e-5
+    )
 
 
 def test_published_weights_that_do_not_fit_are_refused(tmp_path, capsys):
