@@ -22,7 +22,7 @@ demo: $(VENV)/.installed-experiments
 	$(BIN)/python -m experiments demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-fail-under=98
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=98
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -116,6 +116,7 @@ def test_methods_train_alike_until_the_switch(trained, tmp_path):
     "arguments",
     [
         ("--method.name", "abadam", "--optimizer.learning-rate", "0.003"),
+        ("--method.name", "adam", "--optimizer.learning-rate", "0.003"),
         ("--method.alpha", "0.5", "--method.uniform", "--method.init-s", "0"),
         ("--loss.name", "truncated", "--loss.prune-from", "0.5", "--loss.k", "0.1"),
         ("--data.augment-on", "device", "--optimizer.decay", "cosine"),
