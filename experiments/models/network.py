@@ -1,5 +1,6 @@
 """What all networks share: features, dropout, a head."""
 
+import abc
 from collections.abc import Sequence
 
 import jax
@@ -24,9 +25,9 @@ class Network(nnx.Module):
     head: nnx.Module
     dropout: float
 
+    @abc.abstractmethod
     def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
         """Features before dropout."""
-        raise NotImplementedError
 
     def features(
         self,
