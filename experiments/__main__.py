@@ -30,7 +30,7 @@ SUMMARIES = {
     "train": "PRESET [--field value ...] [--out DIR] [--seed N]: train, or go on",
     "evaluate": "DIR: the newest checkpoint on validation and test examples",
     "report": "DIR...: tables and figures, beside the paper's numbers",
-    "demo": "SGD against ABSGD on embedded data; about a minute",
+    "demo": "SGD against ABSGD on embedded data; a minute or two",
     "recipes": "the demo with other switches, γ and λ",
     "toy": "the paper's toy figure",
 }
