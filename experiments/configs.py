@@ -357,16 +357,35 @@ class Loss:
         )
 
 
+MethodName = Literal[
+    "sgd",
+    "absgd",
+    "adam",
+    "abadam",
+    "eg",
+    "eg_examples",
+    "term",
+    "recover",
+    "group_dro",
+    "cvar",
+    "meta",
+    "l2rw",
+    "mw_net",
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """How examples are weighted.
 
     Attributes:
-      name: plain `sgd` or `adam`, or either by attention: `absgd`, `abadam`.
+      name: plain `sgd` or `adam`; either by attention: `absgd`, `abadam`; or SGD with
+        the weights of a baseline, see docs/methods.md.
       lam: λ after the switch, nonzero, in units of loss; ±inf weights all alike.
       first_lam: λ before it.
       start_at: share of the training after which `lam` holds. The two-stage recipe.
-      gamma: γ, share of the newest batch in the running normaliser, in (0, 1].
+      gamma: γ, share of the newest batch in the running normaliser, in (0, 1]; `term`
+        has such a share too, and `recover`, whose a it is.
       init_s: s_0; 0 as in the paper, None for weights that average one from the start.
       max_weight: upper bound on each weight; None for none.
       alpha: constant by which the weights are divided; the paper's is 1, the authors'
@@ -378,9 +397,13 @@ class Method:
         all examples one by one (`dense`).
       microbatch_size: examples at a time on the `value` and `dense` routes; None for
         all.
+      rate: step size of what a baseline learns beside the network: the weights of
+        examples (`eg_examples`), of groups (`group_dro`) or of a batch (`meta`), or the
+        network that weights (`mw_net`).
+      level: share of the batch, its largest losses, that `cvar` trains on, in (0, 1].
     """
 
-    name: Literal["sgd", "absgd", "adam", "abadam"] = "absgd"
+    name: MethodName = "absgd"
     lam: float = math.inf
     first_lam: float = math.inf
     start_at: float = 0.0
@@ -391,6 +414,8 @@ class Method:
     uniform: bool = False
     route: Literal["pullback", "value", "dense"] = "pullback"
     microbatch_size: int | None = None
+    rate: float = 0.01
+    level: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("lam", "first_lam"):
@@ -426,11 +451,37 @@ class Method:
             "microbatch_size must be positive, on the value and dense routes, got "
             f"{self.microbatch_size} with {self.route}.",
         )
+        _refuse(not math.isfinite(self.rate), f"rate must be finite, got {self.rate}.")
+        _refuse(
+            not 0.0 < self.level <= 1.0, f"level must lie in (0, 1], got {self.level}."
+        )
+        of_attention = {
+            "route": self.route != "pullback",
+            "max_weight": self.max_weight is not None,
+            "alpha": self.alpha != 1.0,
+            "uniform": self.uniform,
+            "first_lam": not math.isinf(self.first_lam),
+        }
+        asked = [name for name, value in of_attention.items() if value]
+        _refuse(
+            self.baseline and bool(asked),
+            f"{', '.join(asked)} are for attention, got {self.name}.",
+        )
 
     @property
     def attends(self) -> bool:
-        """Whether examples are weighted by their losses."""
+        """Whether examples are weighted by attention, as ABSGD does."""
         return self.name in ("absgd", "abadam")
+
+    @property
+    def baseline(self) -> bool:
+        """Whether examples are weighted in another way."""
+        return self.weights and not self.attends
+
+    @property
+    def weights(self) -> bool:
+        """Whether examples are weighted at all."""
+        return self.name not in ("sgd", "adam")
 
     @property
     def title(self) -> str:
@@ -441,6 +492,15 @@ class Method:
             "adam": "Adam",
             "absgd": "ABSGD" if weighting else "SGD",
             "abadam": "ABAdam" if weighting else "Adam",
+            "eg": "EG",
+            "eg_examples": "EG per example",
+            "term": "TERM",
+            "recover": "RECOVER",
+            "group_dro": "Group DRO",
+            "cvar": "CVaR",
+            "meta": "META",
+            "l2rw": "L2RW",
+            "mw_net": "Meta-Weight-Net",
         }[self.name]
 
 

@@ -340,10 +340,10 @@ def _start(
     saver: checkpoint.Checkpoints,
 ) -> tuple[train.Start, int]:
     """From the newest checkpoint, or from the first step."""
-    fresh = train.begin(run, task, layout, session, _network(run, layout))
-    found = _restore(saver, fresh.state, run)
-    if found is None:
-        return fresh, 0
+    drawn = train.begin(run, task, layout, session)
+    found = _restore(saver, drawn.state, run)
+    if found is None:  # else what it started from is needed no more
+        return train.begin(run, task, layout, session, _network(run, layout)), 0
     step, state, kept = found
     return train.Start(state, train.Place(**kept["place"])), step
 

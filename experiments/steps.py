@@ -23,7 +23,7 @@ NAMED = 8  # examples with a loss that is not finite that a step can name
 class OptimizerState(NamedTuple):
     """Of the two parts of a method."""
 
-    attention: absgd_jax.AttentionState
+    rule: Any  # of what weights examples
     descent: Any
 
 
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 
     examples: jax.Array  # int32 []
     loss: jax.Array  # float32 []: sum of L_i before the update
-    tilted_loss: jax.Array  # float32 []: F after the update; not a sum
+    tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
     weight: jax.Array  # float32 []: sum of p_i
     effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share of the batch that counts
     largest: jax.Array  # float32 []: largest p_i; not a sum
@@ -63,11 +63,15 @@ class Seen(NamedTuple):
     not_finite: jax.Array  # int32 [NAMED]: examples whose loss is not finite, then -1
 
 
+# State, batch, what the examples are like, what is set -> state after, what was seen.
+Train = Callable[[TrainState, Batch, Given, Moment], tuple[TrainState, Seen]]
+
+
 class Program(NamedTuple):
     """The compiled functions of one configuration, whatever its seed, λ and data."""
 
     init: Callable[[Any, int, int], TrainState]  # network, seed, training examples
-    train: Callable[[TrainState, Batch, Given, Moment], tuple[TrainState, Seen]]
+    train: Callable[[Moment], Train]  # the step for a moment, which is its argument too
     evaluate: Callable[[TrainState, Batch], metrics.Counts]
     prune: Callable[[TrainState, Batch], TrainState]
     features: Callable[[TrainState, Batch], jax.Array]
@@ -93,8 +97,10 @@ def train_step(
     given: Given,
     moment: Moment,
     axis_name: str | None = None,
+    *,
+    on: bool = True,
 ) -> tuple[TrainState, Seen]:
-    """One update: one forward and one backward pass.
+    """One update: one forward and one backward pass, unless the rule needs more.
 
     Args:
       graph: the network without its arrays.
@@ -104,6 +110,7 @@ def train_step(
       given: what the training examples are like.
       moment: learning rate and λ of this update.
       axis_name: axis of `jax.pmap` that the batch is spread over.
+      on: whether the rule weights; False before it is switched on.
 
     Returns:
       The state after, and what was seen.
@@ -119,6 +126,12 @@ def train_step(
         inputs = augment.on_device(inputs, moves, run.data)
     inputs = prepare(run.data, inputs)
     kept = state.kept[batch.index] if state.kept.size else None
+
+    rule = methods.rule(run)
+    class_weights = given.class_weights
+    weighs_classes = rule.weighs_classes
+    if weighs_classes:
+        given = given._replace(class_weights=jnp.ones_like(class_weights))
 
     def per_example_losses(
         params: Any,
@@ -139,68 +152,38 @@ def train_step(
             class_weights=given.class_weights,
             kept=kept,
         )
-        return losses, (losses, nnx.state(network, nnx.Not(nnx.Param)))
+        return losses, nnx.state(network, nnx.Not(nnx.Param))
 
-    examples = (inputs, batch.labels, batch.present, keys, kept)
-    method = methods.build(run, moment, axis_name)
-    attention = methods.begin(state.optimizer.attention, moment)
-    if run.method.route == "pullback":
-        (losses, (_, statistics)), pullback = _vjp(
-            per_example_losses, state.params, examples
-        )
-        total = _sum(jnp.sum(batch.present), axis_name)
-        added = moment.uniform / total * batch.present
-        direction, attention = method.attention.update(
-            # The weights are its cotangent, and what is done to them is done there.
-            lambda cotangent: pullback(cotangent * moment.scale + added),
-            attention,
-            state.params,
-            losses=losses,
-            where=batch.present,
-        )
-    else:
-        value_and_grad = absgd_jax.tilted_value_and_grad(
-            per_example_losses,
-            moment.lam,
-            has_aux=True,
-            microbatch_size=run.method.microbatch_size,
-            dense=run.method.route == "dense",
-            axis_name=axis_name,
-        )
-        (value, (losses, statistics)), direction = value_and_grad(
-            state.params, *examples, where=batch.present
-        )
-        direction, attention = method.attention.update(
-            direction, attention, state.params, value=value
-        )
-        direction = optax.tree.scale(moment.scale, direction)
+    problem = methods.Problem(
+        params=state.params,
+        per_example_losses=per_example_losses,
+        examples=(inputs, batch.labels, batch.present, keys, kept),
+        present=batch.present,
+        labels=batch.labels,
+        index=batch.index,
+        class_weights=class_weights,
+        moment=moment,
+        axis_name=axis_name,
+    )
+    gradient = rule.gradient if on or rule.before is None else rule.before
+    found = gradient(problem, state.optimizer.rule)
+    direction = found.gradient
     if run.loss.class_weights_norm == "weights":
         weights = jnp.where(batch.present, given.class_weights[batch.labels], 0.0)
         mean = _sum(jnp.sum(weights), axis_name) / _sum(
             jnp.sum(batch.present), axis_name
         )
         direction = optax.tree.scale(1.0 / mean, direction)
-    updates, descent = method.descent.update(
+    updates, descent = methods.descent(run, moment).update(
         direction, state.optimizer.descent, state.params
     )
     after = state._replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        statistics=statistics,
-        optimizer=OptimizerState(attention, descent),
+        statistics=found.statistics,
+        optimizer=OptimizerState(found.state, descent),
     )
-    seen = _see(run, batch, given, moment, attention, losses, axis_name)
-    return after, seen
-
-
-def _vjp(
-    per_example_losses: Callable[..., Any], params: Any, examples: tuple[Any, ...]
-) -> tuple[Any, Callable[[jax.Array], Any]]:
-    """Losses and auxiliary output, and the pullback to the parameters."""
-    losses, pullback, aux = jax.vjp(
-        lambda params: per_example_losses(params, *examples), params, has_aux=True
-    )
-    return (losses, aux), pullback
+    return after, _see(run, batch, given, found, axis_name)
 
 
 def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
@@ -212,13 +195,11 @@ def _see(
     run: configs.Run,
     batch: Batch,
     given: Given,
-    moment: Moment,
-    attention: absgd_jax.AttentionState,
-    losses: jax.Array,
+    found: methods.Found,
     axis_name: str | None,
 ) -> Seen:
     """Sums up a step."""
-    p = methods.weights(run, moment, attention, losses)
+    losses, p = found.losses, found.weights
     present, labels, index = batch.present, batch.labels, batch.index
     wrong = given.mislabelled[index] & present
     if axis_name is not None:
@@ -236,7 +217,7 @@ def _see(
     return Seen(
         examples=examples,
         loss=jnp.sum(losses, where=present),
-        tilted_loss=attention.tilted_loss,
+        tilted_loss=found.objective,
         weight=jnp.sum(p),
         effective=jnp.sum(p) ** 2 / (examples * jnp.sum(p**2)),
         largest=jnp.max(p),
@@ -309,7 +290,7 @@ def network(run: configs.Run, axis_name: str | None = None) -> nnx.Module:
 def program(
     run: configs.Run, layout: Layout, parallel: Literal["jit", "pmap"] = "jit"
 ) -> Program:
-    """Compiles the steps.
+    """Compiles the steps, each when it is first called.
 
     Seed, λ, learning rates and what the data are like are arguments, so that runs that
     differ in those share a program.
@@ -353,6 +334,8 @@ def program(
                 init_s=None if run.method.init_s is None else 0.0,
                 alpha=1.0,
                 uniform=False,
+                rate=0.0,
+                level=1.0,
             ),
             "loss": dataclasses.replace(
                 run.loss,
@@ -381,22 +364,32 @@ def program(
 @functools.cache
 def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
     axis_name = AXIS if parallel == "pmap" else None
-    train = functools.partial(
-        train_step, _graph(_untrained(run), axis_name), run, axis_name=axis_name
-    )
     whole, spread = layout.replicated, layout.spread
+
+    @functools.cache
+    def compiled(on: bool) -> Callable[..., Any]:
+        step = functools.partial(
+            train_step,
+            _graph(_untrained(run), axis_name),
+            run,
+            axis_name=axis_name,
+            on=on,
+        )
+        if parallel == "pmap":
+            return _by_pmap(step, layout)
+        return jax.jit(
+            step,
+            in_shardings=(whole, spread, whole, whole),
+            out_shardings=whole,
+            donate_argnums=0,
+        )
+
+    one_program = methods.rule(run).before is None
     # The axis has a name only inside `pmap`; what is evaluated is not inside.
     evaluate, features = _looks(_untrained(run), layout)
     return Program(
         functools.partial(_init, run, layout),
-        _by_pmap(train, layout)
-        if parallel == "pmap"
-        else jax.jit(
-            train,
-            in_shardings=(whole, spread, whole, whole),
-            out_shardings=whole,
-            donate_argnums=0,
-        ),
+        lambda moment: compiled(one_program or bool(moment.on)),
         evaluate,
         jax.jit(
             functools.partial(prune_step, _graph(_untrained(run)), run),
@@ -498,7 +491,7 @@ def _init(
 ) -> TrainState:
     """The state before the first step."""
     _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
-    method = methods.build(run, methods.moment(run, 1, 0))
+    rule, descent = methods.rule(run), methods.descent(run, methods.moment(run, 1, 0))
     truncates = run.loss.name == "truncated"
     state = TrainState(
         step=np.int32(0),
@@ -507,7 +500,7 @@ def _init(
         frozen=frozen,
         statistics=statistics,
         optimizer=OptimizerState(
-            method.attention.init(params), method.descent.init(params)
+            rule.init(params, examples, run.data.classes), descent.init(params)
         ),
         kept=np.ones(examples if truncates else 0, bool),
     )

@@ -108,7 +108,7 @@ def fit(
             for number in range(first, per_epoch):
                 step = epoch * per_epoch + number
                 moment = methods.moment(run, per_epoch, step)
-                state, seen = program.train(state, next(batches), given, moment)
+                state, seen = program.train(moment)(state, next(batches), given, moment)
                 unread.append((step + 1, seen))
                 due, whole = hooks.due(step + 1), number + 1 == per_epoch
                 # What is saved has been read: the totals are of all that was trained.

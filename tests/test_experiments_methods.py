@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from experiments import configs, methods
+from experiments.methods import attention
 
 CIFAR = configs.Run(
     data=configs.Data(source="cifar10"),
@@ -55,17 +56,17 @@ def test_algorithm_1_begins_at_the_switch(lam, init_s):
     )
     rng, x = np.random.default_rng(0), jnp.linspace(-1.0, 1.0, 6)
     params = jnp.float32(0.0)
-    state = methods.build(run, methods.moment(run, 2, 0)).attention.init(params)
+    state = attention.transform(run, methods.moment(run, 2, 0)).init(params)
     s = init_s
     for step in range(8):
         losses = jnp.asarray(rng.exponential(size=6), jnp.float32)
         moment = methods.moment(run, 2, step)
         _, pullback = jax.vjp(lambda w, losses=losses: losses + w * x, params)
-        state = methods.begin(state, moment)
-        update, state = methods.build(run, moment).attention.update(
+        state = attention.begin(state, moment)
+        update, state = attention.transform(run, moment).update(
             pullback, state, params, losses=losses
         )
-        weights = np.asarray(methods.weights(run, moment, state, losses))
+        weights = np.asarray(attention.weights(run, moment, state, losses))
         if step < 4:
             np.testing.assert_array_equal(weights, 1.0)
         elif init_s is not None:
@@ -88,9 +89,9 @@ def test_the_authors_variants():
     for step, (factor, added) in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
         moment = methods.moment(run, 97, step)
         assert (moment.scale, moment.uniform) == (factor, added)
-        state = methods.build(run, moment).attention.init(jnp.float32(0))
+        state = attention.transform(run, moment).init(jnp.float32(0))
         state = state._replace(tilted_loss=jnp.float32(0.4), log_discount=-jnp.inf)
-        p = methods.weights(run, moment, state, jnp.float32([0.4, 1.4]))
+        p = attention.weights(run, moment, state, jnp.float32([0.4, 1.4]))
         tilt = 1.0 if math.isinf(moment.lam) else math.e
         np.testing.assert_allclose(
             p, [factor + added, factor * tilt + added], rtol=1e-6
@@ -101,7 +102,7 @@ def test_the_hidden_layer_has_a_decay_of_its_own():
     optimizer = {"optimizer.weight_decay": 0.1, "optimizer.hidden_weight_decay": 0.5}
     run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
     params = {"hidden": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
-    descent = methods.build(run, methods.moment(run, 1, 100)).descent
+    descent = methods.descent(run, methods.moment(run, 1, 100))
     updates, _ = descent.update(
         jax.tree.map(jnp.zeros_like, params), descent.init(params), params
     )
@@ -113,7 +114,7 @@ def test_clipping_comes_before_the_decay():
     optimizer = {"optimizer.weight_decay": 0.1, "optimizer.clip_norm": 5.0}
     run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
     params = jnp.zeros(2) + 1.0
-    descent = methods.build(run, methods.moment(run, 1, 100)).descent
+    descent = methods.descent(run, methods.moment(run, 1, 100))
     updates, _ = descent.update(jnp.array([30.0, 40.0]), descent.init(params), params)
     np.testing.assert_allclose(updates, -0.1 * np.array([3.1, 4.1]), rtol=1e-6)
 
@@ -123,6 +124,6 @@ def test_adam_decays_outside_its_means():
         CIFAR, {"method.name": "abadam", "optimizer.weight_decay": 0.1}
     )
     params = jnp.ones(2)
-    descent = methods.build(run, methods.moment(run, 1, 100)).descent
+    descent = methods.descent(run, methods.moment(run, 1, 100))
     updates, _ = descent.update(jnp.array([3.0, -4.0]), descent.init(params), params)
     np.testing.assert_allclose(updates, -0.1 * np.array([1.1, -0.9]), rtol=1e-5)

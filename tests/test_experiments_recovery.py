@@ -50,7 +50,7 @@ def assert_same(out, expected):
     """The same last checkpoint, to the bit, and the same numbers of every epoch."""
     (leaves, note), (wanted, wanted_note) = state(out), state(expected)
     assert note == wanted_note
-    for part in ("params", "statistics", "optimizer.attention", "optimizer.descent"):
+    for part in ("params", "statistics", "optimizer.rule", "optimizer.descent"):
         assert any(name.startswith(part) for name in wanted), wanted.keys()
     assert leaves.keys() == wanted.keys()
     for name, leaf in leaves.items():

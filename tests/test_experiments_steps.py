@@ -172,7 +172,7 @@ def test_truncation_drops_what_the_network_does_not_believe():
     # What is dropped has no gradient: with all dropped the parameters only decay.
     nothing = pruned._replace(kept=np.zeros(problem.EXAMPLES, bool))
     moment = methods.moment(run, 2, 0)
-    after, _ = program.train(
+    after, _ = program.train(moment)(
         LAYOUT.replicate(nothing), batch, problem.given(LAYOUT), moment
     )
     problem.same(
@@ -195,8 +195,9 @@ def test_a_loss_that_is_not_finite_names_its_examples():
 
 def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
     program = steps.program(problem.RUN, LAYOUT)
+    moment = methods.moment(problem.RUN, 2, 0)
     problem.train(problem.RUN, 3)
-    compiled = program.train._cache_size()
+    compiled = program.train(moment)._cache_size()
     other = configs.replace(
         problem.RUN,
         {
@@ -212,7 +213,7 @@ def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
     )
     assert steps.program(other, LAYOUT) is program
     problem.train(other, 3)
-    assert program.train._cache_size() == compiled
+    assert program.train(moment)._cache_size() == compiled
 
 
 def test_class_weights_are_off_until_their_time():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -154,10 +155,11 @@ def test_a_second_stage_starts_from_the_first(trained, tmp_path):
 
 
 def test_a_second_stage_trains_its_part_alone(trained, tmp_path):
-    arguments = ("--start-from", str(trained), "--trainable", "last_block")
-    assert _train(tmp_path, *arguments) == 0
+    first, out = shutil.copytree(trained, tmp_path / "first"), tmp_path / "second"
+    arguments = ("--start-from", str(first), "--trainable", "last_block")
+    assert _train(out, *arguments) == 0
     before = dict(nnx.to_flat_state(_state(trained).params))
-    state = _state(tmp_path)
+    state = _state(out)
     kept, moved = (dict(nnx.to_flat_state(p)) for p in (state.frozen, state.params))
     assert before.keys() == kept.keys() | moved.keys()
     assert {path[:2] for path in kept} == {("blocks", 0)}
@@ -165,6 +167,9 @@ def test_a_second_stage_trains_its_part_alone(trained, tmp_path):
         np.testing.assert_array_equal(value[...], before[path][...])
     for path, value in moved.items():
         assert np.any(value[...] != before[path][...]), path
+
+    shutil.rmtree(first)  # which who goes on has no need of
+    assert _train(out, *arguments) == 0
 
 
 def test_another_network_is_no_first_stage(trained, tmp_path, capsys):

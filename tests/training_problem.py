@@ -58,11 +58,9 @@ def train(
     network = steps.draw(run, run.seed) if network is None else network
     state, seen = program.init(network, run.seed, EXAMPLES), []
     for step in range(updates):
-        state, one = program.train(
-            state,
-            layout.place(batches(step)),
-            given(layout, weights),
-            methods.moment(run, 2, step),
+        moment = methods.moment(run, 2, step)
+        state, one = program.train(moment)(
+            state, layout.place(batches(step)), given(layout, weights), moment
         )
         seen.append(jax.device_get(one))
     return state, seen

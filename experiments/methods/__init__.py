@@ -1,0 +1,32 @@
+"""From a config to what makes an update, a method a module.
+
+A method is a rule that weights examples, and a descent along the weighted gradient that
+all of them share. ABSGD's is `attention`; the others are what the paper compares with.
+"""
+
+from experiments import configs
+from experiments.methods import attention
+from experiments.methods.descent import descent
+from experiments.methods.moments import Moment, moment
+from experiments.methods.rule import Found, Problem, Rule
+
+__all__ = ["Found", "Moment", "Problem", "Rule", "descent", "moment", "rule"]
+
+_RULES = {
+    "sgd": attention.rule,
+    "adam": attention.rule,
+    "absgd": attention.rule,
+    "abadam": attention.rule,
+}
+
+
+def rule(run: configs.Run) -> Rule:
+    """The rule by which a run weights examples.
+
+    Args:
+      run: method and loss.
+
+    Returns:
+      Pure functions; what changes from update to update is in their `Problem`.
+    """
+    return _RULES[run.method.name](run)

@@ -1,0 +1,71 @@
+"""What is set for one update: learning rate and hyperparameters, on schedule."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import configs
+
+
+class Moment(NamedTuple):
+    """What is set for one update. Arguments of the compiled step, not part of it."""
+
+    learning_rate: np.ndarray  # float32 []: η
+    lam: np.ndarray  # float32 []: λ
+    gamma: np.ndarray  # float32 []: γ
+    init_s: np.ndarray  # float32 []: s_0; not looked at where the run leaves it out
+    restart: np.ndarray  # bool []: whether s starts anew
+    scale: np.ndarray  # float32 []: what the weights are multiplied by, 1/α
+    uniform: np.ndarray  # float32 []: what is then added to them
+    rate: np.ndarray  # float32 []: step size of what a baseline learns beside w
+    level: np.ndarray  # float32 []: share of the batch that CVaR looks at
+    on: np.ndarray  # bool []: whether the method weights, or all is plain yet
+
+
+def moment(run: configs.Run, steps_per_epoch: int, step: int) -> Moment:
+    """What is set for an update.
+
+    η rises over the epochs of the warm-up and is divided at the first step of an epoch;
+    a cosine falls step by step.
+
+    Where plain training comes first (λ = ∞) and s_0 is given, Algorithm 1 begins at the
+    switch: s starts there from s_0, not at the first step of all, as in the authors'
+    code. Until then s is 1.
+
+    Args:
+      run: its schedule.
+      steps_per_epoch: updates in an epoch.
+      step: updates before this one.
+
+    Returns:
+      Scalars.
+    """
+    epoch, optimizer, method = step // steps_per_epoch, run.optimizer, run.method
+    learning_rate = optimizer.learning_rate
+    warmup = run.epoch_at(optimizer.warmup)
+    if epoch < warmup:
+        learning_rate *= (epoch + 1) / warmup
+    if optimizer.decay == "cosine":
+        share = step / (run.epochs * steps_per_epoch)
+        learning_rate *= 0.5 * (1.0 + math.cos(math.pi * share))
+    drops = sum(epoch >= run.epoch_at(share) for share in optimizer.drop_at)
+    learning_rate /= optimizer.drop_factor**drops
+
+    switch = run.epoch_at(method.start_at) * steps_per_epoch
+    weights = method.weights and step >= switch
+    lam = method.lam if weights else method.first_lam if method.weights else math.inf
+    begins = 0 if math.isfinite(method.first_lam) else switch
+    return Moment(
+        np.float32(learning_rate),
+        np.float32(lam),
+        np.float32(method.gamma),
+        np.float32(1.0 if step < begins else method.init_s or 0.0),
+        np.bool_(method.init_s is not None and step == begins),
+        # The authors' variants hold where λ does.
+        np.float32(1.0 / method.alpha if math.isfinite(lam) else 1.0),
+        np.float32(method.uniform and math.isfinite(lam)),
+        np.float32(method.rate),
+        np.float32(method.level),
+        np.bool_(weights),
+    )

@@ -1,0 +1,104 @@
+"""What every way of weighting examples is given, and what it gives back."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.methods.moments import Moment
+
+
+class Problem(NamedTuple):
+    """One update's question: which gradient?"""
+
+    params: Any  # w_t, float32 leaves
+    per_example_losses: Callable[..., tuple[jax.Array, Any]]  # see `losses_of`
+    examples: tuple[Any, ...]  # pytrees with the leading axis of the batch
+    present: jax.Array  # bool [batch], False for padding
+    labels: jax.Array  # int32 [batch]
+    index: jax.Array  # int32 [batch], place among the training examples
+    class_weights: jax.Array  # float32 [classes]
+    moment: Moment  # what is set for this update
+    clean_loss_of: Callable[[Any], jax.Array] | None = None  # w -> mean clean loss, []
+    axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
+
+    def losses_of(self, params: Any) -> tuple[jax.Array, Any]:
+        """Losses L_i(w), float32 `[batch]`, and the network's statistics after it."""
+        return self.per_example_losses(params, *self.examples)
+
+
+class Found(NamedTuple):
+    """The answer, and how it came about."""
+
+    gradient: Any  # like the parameters
+    state: Any  # of the rule, after the update
+    losses: jax.Array  # float32 [batch], at w_t; at padding anything
+    statistics: Any  # of the network after w_t's forward pass
+    weights: jax.Array  # float32 [batch]: p_i of mean_i p_i ∇L_i; at padding anything
+    objective: jax.Array  # float32 []: what the rule makes small, as it estimates it
+
+
+class Rule(NamedTuple):
+    """A way of weighting examples.
+
+    Attributes:
+      init: parameters, number of training examples, of classes -> state, a pytree.
+      gradient: problem and state -> what was found. Pure.
+      before: the same before the rule is switched on, where that is another program;
+        None where `gradient` serves, because it has an argument for that.
+      weighs_classes: whether it applies the class weights itself; `losses_of` then
+        leaves them out.
+    """
+
+    init: Callable[[Any, int, int], Any]
+    gradient: Callable[[Problem, Any], Found]
+    before: Callable[[Problem, Any], Found] | None = None
+    weighs_classes: bool = False
+
+
+def mean(values: jax.Array, present: jax.Array) -> jax.Array:
+    """Over the examples that are there."""
+    return jnp.sum(values, where=present) / jnp.sum(present)
+
+
+def weighted(problem: Problem, weigh: Callable[[jax.Array], Any]) -> Found:
+    """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
+
+    Args:
+      problem: this update's.
+      weigh: losses `[batch]` -> weights p `[batch]`, state and objective.
+
+    Returns:
+      What was found.
+    """
+    losses, pullback, statistics = jax.vjp(
+        problem.losses_of, problem.params, has_aux=True
+    )
+    p, state, objective = weigh(losses)
+    (gradient,) = pullback(cotangent(p, problem.present))
+    return Found(gradient, state, losses, statistics, p, objective)
+
+
+def cotangent(weights: jax.Array, present: jax.Array) -> jax.Array:
+    """What the pullback of the losses is given for `mean_i p_i ∇L_i`."""
+    return jnp.where(present, weights, 0.0) / jnp.sum(present)
+
+
+def plain(problem: Problem, state: Any) -> Found:
+    """All examples weigh one, and the state stays: what comes before any rule."""
+
+    def weigh(losses: jax.Array) -> Any:
+        return jnp.ones_like(losses), state, mean(losses, problem.present)
+
+    return weighted(problem, weigh)
+
+
+def later(
+    init: Callable[[Any, int, int], Any],
+    gradient: Callable[[Problem, Any], Found],
+    *,
+    weighs_classes: bool = False,
+) -> Rule:
+    """A rule that comes after plain training."""
+    return Rule(init, gradient, plain, weighs_classes)
