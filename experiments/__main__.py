@@ -19,20 +19,26 @@ FAILED, BAD_CONFIGURATION, NO_DATA, NOT_FINITE, INTERRUPTED = 1, 2, 3, 4, 130
 COMMANDS: dict[str, Any] = {
     "list": configs.List,
     "train": configs.Train,
+    "compare": configs.Compare,
+    "sweep": configs.Sweep,
     "evaluate": configs.Evaluate,
     "report": configs.Report,
     "demo": configs.Demo,
     "recipes": configs.Recipes,
     "toy": configs.Toy,
+    "bench": configs.Bench,
 }
 SUMMARIES = {
     "list": "the presets: data, model, schedule and cost",
     "train": "PRESET [--field value ...] [--out DIR] [--seed N]: train, or go on",
+    "compare": "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table",
+    "sweep": "PRESET --lams a,b --gammas x,y --seeds N: side by side in one program",
     "evaluate": "DIR: the newest checkpoint on validation and test examples",
     "report": "DIR...: tables and figures, beside the paper's numbers",
     "demo": "SGD against ABSGD on embedded data; a minute or two",
     "recipes": "the demo with other switches, γ and λ",
     "toy": "the paper's toy figure",
+    "bench": "[SUITE ...]: what a step costs, and what surrounds it",
 }
 
 
@@ -55,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = given
     if name not in COMMANDS:
         return _refuse(f"There is no command {name!r}.{_meant(name, COMMANDS)}")
-    if name == "train":
-        return _train(rest)
+    if name in ("train", "compare", "sweep"):
+        return _with_preset(name, rest)
     config = tyro.cli(COMMANDS[name], prog=f"{PROGRAM} {name}", args=rest)
     return _run(_command, config)
 
@@ -85,20 +91,25 @@ def _command(config: Any) -> int:
             from experiments import recipes
 
             return recipes.main(config)
+        case configs.Bench():
+            from experiments.bench import command
+
+            return command.main(config)
         case _:
             from experiments import toy
 
             return toy.main(config)
 
 
-def _train(arguments: list[str]) -> int:
+def _with_preset(command: str, arguments: list[str]) -> int:
     """Reads a preset's name, then the fields that are to differ from it."""
     from experiments import presets
 
     if not arguments or arguments[0].startswith("-"):
         print(
-            f"usage: {PROGRAM} train PRESET [--field value ...]\n\n"
-            f"The presets: {PROGRAM} list. The fields: {PROGRAM} train PRESET --help."
+            f"usage: {PROGRAM} {command} PRESET [--field value ...]\n\n"
+            f"The presets: {PROGRAM} list. "
+            f"The fields: {PROGRAM} {command} PRESET --help."
         )
         return 0 if arguments[:1] in (["-h"], ["--help"]) else BAD_CONFIGURATION
     name, *rest = arguments
@@ -106,28 +117,41 @@ def _train(arguments: list[str]) -> int:
         preset = presets.get(name)
     except presets.UnknownPreset as error:
         return _refuse(str(error))
+    kind = COMMANDS[command]
     try:
-        command = tyro.cli(
-            configs.Train,
-            default=configs.Train(preset.run),
-            prog=f"{PROGRAM} train {name}",
-            description=preset.doc,
+        config = tyro.cli(
+            kind,
+            default=kind(preset.run),
+            prog=f"{PROGRAM} {command} {name}",
+            description=preset.doc if command == "train" else None,
             args=rest,
         )
     except ValueError as error:  # fields that do not go together
         return _refuse(str(error))
 
-    def run(command: configs.Train) -> int:
-        if preset.needs is not None and command.run.start_from is None:
-            raise configs.BadConfiguration(
-                f"{name} is a second stage: give --start-from the directory of a "
-                f"finished run of {preset.needs}."
-            )
+    if preset.needs is not None and config.run.start_from is None:
+        return _refuse(
+            f"{name} is a second stage: give --start-from the directory of a "
+            f"finished run of {preset.needs}."
+        )
+
+    def train(config: configs.Train) -> int:
         from experiments import runs
 
-        return runs.main(name, command.run, command.session)
+        return runs.main(name, config.run, config.session)
 
-    return _run(run, command)
+    def compare(config: configs.Compare) -> int:
+        from experiments import compare
+
+        return compare.main(name, config)
+
+    def sweep(config: configs.Sweep) -> int:
+        from experiments import sweep
+
+        return sweep.main(name, config)
+
+    commands = {"train": train, "compare": compare, "sweep": sweep}
+    return _run(commands[command], config)
 
 
 def _run(command: Callable[[Any], int], config: Any) -> int:

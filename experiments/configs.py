@@ -89,10 +89,19 @@ class Data:
         by, before anything is thinned out or relabelled. 0 for none.
       test_per_class: likewise to be tested on, where the data set has no test split;
         the same for every seed.
+      clean_per_class: likewise to be looked at by methods that learn weights, with the
+        labels that the data set has: a clean, balanced set. Not the one to choose by.
+        Other methods hold it out too and do not look at it, so that all can train on
+        the same examples. 0 for none.
       examples_per_class: at most so many examples of each class and split are used;
         None for all.
       tail_classes: number of last classes that count as the tail; 0 for none.
       partial: whether a data set with fewer examples than published is accepted.
+      sampling: how an epoch is drawn, which is as many examples as there are: each once
+        (`shuffled`); with replacement, every class alike (`balanced`) or an example by
+        the effective number of its class (`effective`, as LDAM); or class after class,
+        four examples at a time (`class_aware`, as Kang et al.). See `sampling`.
+      sampling_beta: β of `effective`, in [0, 1).
       crop_padding: black border, pixels, out of which a training image is cut again at
         random; 0 for none.
       flip: whether half of the training images are mirrored.
@@ -128,9 +137,12 @@ class Data:
     corruption_seed: int | None = None
     validation_per_class: int = 0
     test_per_class: int = 0
+    clean_per_class: int = 0
     examples_per_class: int | None = None
     tail_classes: int = 0
     partial: bool = False
+    sampling: Literal["shuffled", "balanced", "effective", "class_aware"] = "shuffled"
+    sampling_beta: float = 0.9999
     crop_padding: int = 0
     flip: bool = False
     rotation: float = 0.0
@@ -152,9 +164,14 @@ class Data:
             not 0.0 <= self.noise_rate < 1.0,
             f"noise_rate must lie in [0, 1), got {self.noise_rate}.",
         )
+        _refuse(
+            not 0.0 <= self.sampling_beta < 1.0,
+            f"sampling_beta must lie in [0, 1), got {self.sampling_beta}.",
+        )
         counts = {
             "validation_per_class": self.validation_per_class,
             "test_per_class": self.test_per_class,
+            "clean_per_class": self.clean_per_class,
             "tail_classes": self.tail_classes,
             "crop_padding": self.crop_padding,
             "rotation": self.rotation,
@@ -245,11 +262,17 @@ class Model:
       name: which. `convnet` is the demo's own, the others are the papers'.
       widths: channels (or LSTM states a direction) of each stage; () as published.
       blocks: residual blocks in each stage; () as published.
-      head: a linear layer, or the cosines between features and class vectors (`cosine`)
-        that LDAM asks for.
+      head: a linear layer; the cosines between features and class vectors (`cosine`)
+        that LDAM asks for; a linear layer whose logits have a factor each (`scaled`),
+        as LWS learns; or OLTR's memory of the classes (`memory`), with attention to the
+        image before it. The last two are for second stages, and take what they can from
+        a first one with a linear head.
       norm: BatchNorm, or GroupNorm, under which examples do not meet.
       statistics_momentum: share of BatchNorm's running statistics that a step keeps.
       dropout: share of what enters the head that is dropped in training.
+      dtype: of convolutions, matrix products and what is between them. Parameters,
+        norms' statistics, features, logits, losses and the optimizer are float32 in any
+        case. `bfloat16` is for accelerators that compute in it.
       pretrained: file of weights to start from, `.safetensors` or `.npz`, named as
         torchvision names them.
     """
@@ -267,10 +290,11 @@ class Model:
     ] = "convnet"
     widths: tuple[int, ...] = ()
     blocks: tuple[int, ...] = ()
-    head: Literal["linear", "cosine"] = "linear"
+    head: Literal["linear", "cosine", "scaled", "memory"] = "linear"
     norm: Literal["batch", "group"] = "batch"
     statistics_momentum: float = 0.9
     dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
     pretrained: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
@@ -287,6 +311,11 @@ class Model:
             not 0.0 <= self.dropout < 1.0,
             f"dropout must lie in [0, 1), got {self.dropout}.",
         )
+        _refuse(
+            self.dtype == "bfloat16" and self.name == "bilstm",
+            "dtype 'bfloat16' is for networks that read images: an LSTM adds up its "
+            "states over the words, got bilstm.",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +323,8 @@ class Loss:
     """The loss of one example; see `absgd_jax.losses`.
 
     Attributes:
-      name: which.
+      name: which. `oltr` and `range` are cross-entropy and a penalty on the features of
+        the batch; see `feature_losses`.
       focusing: focal loss's exponent.
       max_margin: LDAM's margin for the scarcest class.
       scale: LDAM's factor on the logits.
@@ -305,6 +335,10 @@ class Loss:
       prune_from: share of the training after which truncation drops examples.
       prune_every: epochs between two looks at which to drop.
       tau: logit adjustment's factor on the log of the class priors.
+      range_intra: range loss's factor on distances within classes. Its authors' value,
+        and those of the two below, are not known to us; these are ours, and modest.
+      range_inter: and on what the nearest two class means lack to the margin.
+      range_margin: the squared distance that they are to have.
       class_weights: whether classes are weighted by their effective number.
       effective_beta: β of the effective number.
       class_weights_from: share of the training after which they are.
@@ -322,6 +356,8 @@ class Loss:
         "generalized",
         "truncated",
         "logit_adjusted",
+        "oltr",
+        "range",
     ] = "cross_entropy"
     focusing: float = 1.0
     max_margin: float = 0.5
@@ -333,6 +369,9 @@ class Loss:
     prune_from: float = 1.0
     prune_every: int = 1
     tau: float = 1.0
+    range_intra: float = 0.01
+    range_inter: float = 0.01
+    range_margin: float = 10.0
     class_weights: bool = False
     effective_beta: float = 0.9999
     class_weights_from: float = 0.0
@@ -351,10 +390,9 @@ class Loss:
             not 0.0 <= self.effective_beta < 1.0,
             f"effective_beta must lie in [0, 1), got {self.effective_beta}.",
         )
-        _refuse(
-            self.logit_norm < 0.0,
-            f"logit_norm must not be negative, got {self.logit_norm}.",
-        )
+        for name in ("logit_norm", "range_intra", "range_inter", "range_margin"):
+            value = getattr(self, name)
+            _refuse(value < 0.0, f"{name} must not be negative, got {value}.")
 
 
 MethodName = Literal[
@@ -401,6 +439,8 @@ class Method:
         examples (`eg_examples`), of groups (`group_dro`) or of a batch (`meta`), or the
         network that weights (`mw_net`).
       level: share of the batch, its largest losses, that `cvar` trains on, in (0, 1].
+      clean_batch_size: clean examples that `meta`, `l2rw` and `mw_net` look at in an
+        update; all of them where there are fewer. As published, 100.
     """
 
     name: MethodName = "absgd"
@@ -416,6 +456,7 @@ class Method:
     microbatch_size: int | None = None
     rate: float = 0.01
     level: float = 0.5
+    clean_batch_size: int = 100
 
     def __post_init__(self) -> None:
         for name in ("lam", "first_lam"):
@@ -455,6 +496,10 @@ class Method:
         _refuse(
             not 0.0 < self.level <= 1.0, f"level must lie in (0, 1], got {self.level}."
         )
+        _refuse(
+            self.clean_batch_size < 2,  # BatchNorm of one example is its bias
+            f"clean_batch_size must be at least 2, got {self.clean_batch_size}.",
+        )
         of_attention = {
             "route": self.route != "pullback",
             "max_weight": self.max_weight is not None,
@@ -477,6 +522,11 @@ class Method:
     def baseline(self) -> bool:
         """Whether examples are weighted in another way."""
         return self.weights and not self.attends
+
+    @property
+    def looks_at_clean(self) -> bool:
+        """Whether weights are learned from examples whose labels are known."""
+        return self.name in ("meta", "l2rw", "mw_net")
 
     @property
     def weights(self) -> bool:
@@ -578,10 +628,12 @@ class Run:
       optimizer: what all methods share.
       epochs: passes over the training examples.
       batch_size: examples per update; the last of an epoch may have fewer.
-      trainable: what is trained: all, the last residual block and the head, or the
-        head. BatchNorm's statistics move in any case, as in the authors' code.
+      trainable: what is trained: all, the last residual block and what follows it, the
+        head (with OLTR's attention, if there is one), or the factors (`scale`) of a
+        scaled head. BatchNorm's statistics move in any case, as in the authors' code.
       start_from: directory of a finished run of the same network, whose parameters this
-        one starts from; the second stage of two.
+        one starts from; the second stage of two. Its head may be linear where this
+        one's is scaled, and anything where this one's is a memory.
       new_head: whether the head is drawn anew all the same.
       eval_every: epochs from one evaluation to the next; the last epoch always has one.
       seed: of split, corruption, initial parameters, order and augmentation. Two runs
@@ -596,7 +648,7 @@ class Run:
     optimizer: Optimizer = Optimizer()
     epochs: int = 30
     batch_size: int = 128
-    trainable: Literal["all", "last_block", "head"] = "all"
+    trainable: Literal["all", "last_block", "head", "scale"] = "all"
     start_from: pathlib.Path | None = None
     new_head: bool = False
     eval_every: int = 1
@@ -634,6 +686,31 @@ class Run:
             "LDAM's margins are between cosines: set model.head to 'cosine', got "
             f"{self.model.head!r}.",
         )
+        _refuse(
+            self.loss.name == "oltr" and self.model.head != "memory",
+            "OLTR's loss draws features to the centroids of its memory: set model.head "
+            f"to 'memory', got {self.model.head!r}.",
+        )
+        _refuse(
+            self.loss.name in ("oltr", "range") and self.method.route != "pullback",
+            f"The {self.loss.name} loss of an example depends on the others of its "
+            f"batch: take the pullback route, got {self.method.route!r}.",
+        )
+        _refuse(
+            self.trainable == "scale" and self.model.head != "scaled",
+            "trainable 'scale' is for a scaled head: set model.head to 'scaled', got "
+            f"{self.model.head!r}.",
+        )
+        _refuse(
+            self.method.looks_at_clean and not self.data.clean_per_class,
+            f"{self.method.title} learns weights from clean examples: set "
+            "data.clean_per_class to at least 1, got 0.",
+        )
+        _refuse(
+            self.method.name == "meta" and self.loss.class_weights_norm == "weights",
+            "META weights classes itself and divides by the examples: set "
+            "loss.class_weights_norm to 'examples', got 'weights'.",
+        )
 
     def epoch_at(self, share: float) -> int:
         """The epoch, from 0, that begins when that share of the training is over."""
@@ -656,8 +733,14 @@ class Session:
         tells.
       processes: how many; None where the cluster tells.
       process: which of them this is, from 0; None where the cluster tells.
-      workers: processes that decode image files.
+      workers: processes that decode image files; as many more for the clean ones of a
+        method that looks at them.
       prefetch: batches that are made ready ahead of the device.
+      steps_per_dispatch: most updates that the device is given at once. 1 sends it
+        batch by batch. More keep the training examples on the device and send the
+        places of many batches: for accelerators, where a small update takes less time
+        than its launch. Not for a CPU, whose convolutions are some 35 times slower in
+        such a loop.
       checkpoint_seconds: between two checkpoints within an epoch; one is made at the
         end of every epoch in any case.
       checkpoints: how many are kept.
@@ -675,6 +758,7 @@ class Session:
     process: int | None = None
     workers: int = 2
     prefetch: int = 2
+    steps_per_dispatch: int = 1
     checkpoint_seconds: float = 300.0
     checkpoints: int = 2
     tensorboard: bool = True
@@ -686,6 +770,7 @@ class Session:
             "process": 0,
             "workers": 0,
             "prefetch": 1,
+            "steps_per_dispatch": 1,
             "checkpoints": 2,
         }.items():
             value = getattr(self, name)
@@ -700,6 +785,12 @@ class Session:
         _refuse(
             self.distributed and self.parallel == "pmap",
             "pmap runs on one host; take --parallel jit with --distributed.",
+        )
+        _refuse(
+            self.steps_per_dispatch > 1
+            and (self.distributed or self.parallel == "pmap"),
+            "Many steps per dispatch run in one process, under --parallel jit, got "
+            f"{self.steps_per_dispatch}.",
         )
         _refuse(
             self.coordinator is not None and not self.distributed,
@@ -745,7 +836,8 @@ def replace(config: Any, changes: dict[str, Any]) -> Any:
 
     Args:
       config: a frozen dataclass.
-      changes: by name; a dot leads into a dataclass inside.
+      changes: by name; a dot leads into a dataclass inside, the new one where both are
+        given.
 
     Returns:
       Another of the same class.
@@ -753,6 +845,8 @@ def replace(config: Any, changes: dict[str, Any]) -> Any:
     Examples:
       >>> replace(Run(), {"epochs": 3, "method.lam": 0.5}).method.lam
       0.5
+      >>> replace(Run(), {"method.lam": 0.5, "method": Method("eg")}).method.title
+      'EG'
     """
     nested: dict[str, dict[str, Any]] = {}
     own = {}
@@ -763,7 +857,7 @@ def replace(config: Any, changes: dict[str, Any]) -> Any:
         else:
             own[first] = value
     for name, inner in nested.items():
-        own[name] = replace(getattr(config, name), inner)
+        own[name] = replace(own.get(name, getattr(config, name)), inner)
     return dataclasses.replace(config, **own)
 
 
@@ -937,6 +1031,117 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Trains many methods on one preset's data, network and budget, and tabulates them.
+
+    Every method has one hyperparameter, chosen among three values by validation
+    accuracy over all seeds. Goes on where the run directory holds a beginning, also
+    with more methods or seeds. Writes there:
+
+      table.md      one row a method
+      results.json  what the table shows, seed by seed, and all values of every grid
+      costs.json    time and memory of a step, and how they were measured
+      runs/         a run directory for each training
+
+    Attributes:
+      run: what all have in common; a preset's, whose loss and method are left out.
+      methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
+        for all that fit. `+norm` divides the logits by their norm in training.
+      seeds: number of seeds, from 0; each trains every method on its own split.
+      measure: whether the steps are timed, one by one beside plain SGD's.
+      session: where and on what.
+    """
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    methods: str = ""
+    seeds: int = 3
+    measure: bool = True
+    session: Annotated[Session, tyro.conf.arg(name="")] = Session()
+
+    def __post_init__(self) -> None:
+        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
+        _refuse(
+            self.session.distributed or self.session.parallel == "pmap",
+            "A comparison runs in one process, under --parallel jit.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Trains one preset for every seed, λ and γ, many side by side in one program.
+
+    For accelerators, which one small network leaves idle. The curves are those of the
+    same runs trained alone by `train`, to float32 rounding. λ and γ are chosen by
+    validation accuracy at the last epoch, the mean over the seeds; test accuracy is
+    shown for the chosen ones alone. Writes to the run directory:
+
+      sweep.json    what is swept
+      table.md      one row for every λ and γ
+      results.json  the same, seed by seed
+      runs/         config.json and records.jsonl of each training, as `train` writes
+                    them; `report` reads them
+
+    Goes on where the directory holds the same sweep: what is finished is not trained
+    again. A training whose loss is not finite ends there, and the others go on.
+
+    Attributes:
+      run: what all have in common.
+      lams: values of `method.lam` with commas between them, such as `--lams=-1,0.5`
+        (with =, since the first begins with a minus sign) or `--lams 0.5,inf`; empty
+        for the preset's own.
+      gammas: values of `method.gamma` likewise.
+      seeds: number of seeds, from 0; each trains on its own split, and all training
+        sets must be of one size.
+      side_by_side: most trainings in one program, which holds so many networks; None
+        for all.
+      session: where and on what: one process and one device.
+    """
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    lams: str = ""
+    gammas: str = ""
+    seeds: int = 3
+    side_by_side: int | None = None
+    session: Annotated[Session, tyro.conf.arg(name="")] = Session()
+
+    def __post_init__(self) -> None:
+        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
+        _refuse(
+            self.side_by_side is not None and self.side_by_side < 1,
+            f"side_by_side must be at least 1, got {self.side_by_side}.",
+        )
+        _refuse(
+            self.session.distributed
+            or self.session.parallel == "pmap"
+            or self.session.devices not in (None, 1),
+            "A sweep runs in one process, on one device, under --parallel jit.",
+        )
+        self.settings()  # refuses what they refuse
+
+    def settings(self) -> list[Run]:
+        """A run for every λ and γ, the seed to be filled in."""
+        lams = _numbers("lams", self.lams) or (self.run.method.lam,)
+        gammas = _numbers("gammas", self.gammas) or (self.run.method.gamma,)
+        return [
+            replace(self.run, {"method.lam": lam, "method.gamma": gamma})
+            for lam in lams
+            for gamma in gammas
+        ]
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Those with commas between them, each once."""
+    try:
+        found = tuple(float(part) for part in text.split(",") if text.strip())
+    except ValueError:
+        raise ValueError(
+            f"{name} must be numbers with commas between them, got {text!r}."
+        ) from None
+    _refuse(len(set(found)) < len(found), f"{name} must differ, got {text!r}.")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Evaluates the newest checkpoint of a run, on validation and test examples.
 
@@ -1005,3 +1210,72 @@ class Toy:
             f"lam must be nonzero, got {self.lam}.",
         )
         _refuse(self.seed < 0, f"seed must not be negative, got {self.seed}.")
+
+
+Suite = Literal["overhead", "dense", "peers", "input", "end_to_end", "sweep"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measures what a step costs, and what surrounds it.
+
+    Every contender is a process of its own; they are asked in turn, in random order, so
+    that the machine's drift strikes all alike. Prints tables, and writes by suite:
+
+      SUITE.json  device, versions, load, all samples, medians and quartiles
+      SUITE.png   the figure
+
+    What to measure: ABSGD over SGD, over sizes and batches (overhead); gradients of
+    single examples (dense); other methods, Flax and PyTorch (peers); the loaders alone
+    (input); whole trainings, and how long they take to begin (end_to_end); runs side by
+    side in one program (sweep). How to read it is in experiments/bench/__init__.py.
+
+    Attributes:
+      suites: which; all if none is given.
+      out: where to.
+      data_dir: where CIFAR-10 is, for end_to_end; without it that part is left out.
+      repeats: samples of every contender.
+      sizes: numbers of parameters, for overhead.
+      batches: numbers of examples, for overhead and dense.
+      quick: everything tiny, and three samples: whether it works, not how fast it is.
+      torch_python: an interpreter with torch, and with `absgd` if it is to be measured,
+        for peers; None leaves PyTorch out.
+    """
+
+    suites: tyro.conf.Positional[tuple[Suite, ...]] = ()
+    out: pathlib.Path = pathlib.Path("runs/bench")
+    data_dir: pathlib.Path | None = None
+    repeats: int = 20
+    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+    batches: tuple[int, ...] = (32, 256, 1024, 4096)
+    quick: bool = False
+    torch_python: pathlib.Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sizes", "batches"):
+            values = getattr(self, name)
+            _refuse(
+                min(values, default=0) < 1,
+                f"{name} must be positive, and at least one, got {values}.",
+            )
+        _refuse(self.repeats < 1, f"repeats must be at least 1, got {self.repeats}.")
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The sizes that are measured."""
+        return (1_000,) if self.quick else self.sizes
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batches that are measured."""
+        return (4, 16) if self.quick else self.batches
+
+    @property
+    def rounds(self) -> int:
+        """Samples of every contender."""
+        return 3 if self.quick else self.repeats
+
+    @property
+    def turn(self) -> float:
+        """Seconds that a sample takes at least."""
+        return 0.002 if self.quick else 0.2

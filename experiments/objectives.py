@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from absgd_jax import losses
-from experiments import configs
+from experiments import configs, feature_losses
 
 
 def per_example_losses(
@@ -16,6 +16,10 @@ def per_example_losses(
     class_counts: jax.Array,
     class_weights: jax.Array,
     kept: jax.Array | None = None,
+    features: jax.Array | None = None,
+    present: jax.Array | None = None,
+    centroids: jax.Array | None = None,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """The loss that is trained on.
 
@@ -26,15 +30,21 @@ def per_example_losses(
       class_counts: training examples of each class, float `[classes]`.
       class_weights: factor on each class, float `[classes]`; ones for none.
       kept: bool `[batch]`, False for what truncation drops; None for no truncation.
+      features: what entered the head, float `[batch, features]`; for `oltr` and `range`
+        alone.
+      present: bool `[batch]`, False for padding, which their penalties leave out; None
+        if every example is present.
+      centroids: of OLTR's memory, float `[classes, features]`; for `oltr` alone.
+      axis_name: axis of `jax.pmap` that the batch is spread over.
 
     Returns:
-      Float `[batch]`.
+      Float `[batch]`. Class weights are on cross-entropy alone, not on penalties.
     """
     if loss.logit_norm > 0.0:
         squares = jnp.sum(jnp.square(logits), axis=-1, keepdims=True)
         logits = logits / (squares + 1e-12) ** (loss.logit_norm / 2.0)
     match loss.name:
-        case "cross_entropy":
+        case "cross_entropy" | "oltr" | "range":
             found = losses.softmax_cross_entropy(
                 logits, labels, class_weights=class_weights
             )
@@ -80,6 +90,18 @@ def per_example_losses(
                 tau=loss.tau,
                 class_weights=class_weights,
             )
+    if loss.name in ("oltr", "range"):
+        assert features is not None
+        here = jnp.ones(labels.shape, bool) if present is None else present
+        if loss.name == "oltr":
+            assert centroids is not None
+            return found + feature_losses.centroids(
+                features, labels, here, centroids, axis_name
+            )
+        intra, inter = feature_losses.range_terms(
+            features, labels, here, loss.range_margin, axis_name
+        )
+        found = found + loss.range_intra * intra + loss.range_inter * inter
     return found
 
 

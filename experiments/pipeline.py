@@ -5,6 +5,7 @@ number and the place in the batch. So a training that resumes, one with other wo
 processes and one whose hosts each make their own rows see the same examples.
 """
 
+import contextlib
 import dataclasses
 import functools
 import queue
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import augment, configs, corrupt, files, sources
+from experiments.sampling import Sampler
 from experiments.sources import Examples, Files
 
 
@@ -29,6 +31,7 @@ class Task(NamedTuple):
     test: Examples
     mislabelled: np.ndarray  # bool [train examples]
     class_counts: np.ndarray  # int64 [classes], of train, by the labels it has
+    clean: Examples | None = None  # with the labels of the data set, balanced
 
 
 class Batch(NamedTuple):
@@ -38,6 +41,7 @@ class Batch(NamedTuple):
     labels: np.ndarray  # int32 [rows]
     present: np.ndarray  # bool [rows], False for padding
     index: np.ndarray  # int32 [rows], place among the examples; 0 for padding
+    clean: "Batch | None" = None  # beside it, for methods that look at clean examples
 
 
 def task(
@@ -49,10 +53,10 @@ def task(
 ) -> Task:
     """Loads, splits and corrupts.
 
-    In this order: every split keeps `examples_per_class`; validation and, for digits,
-    test examples are held out; the training set is thinned out; labels of training and
-    validation are replaced. Sets of image files are never thinned out: they are
-    imbalanced by themselves, or by the lists that come with them.
+    In this order: every split keeps `examples_per_class`; validation, clean and, for
+    digits, test examples are held out; the training set is thinned out; labels of
+    training and validation are replaced. Sets of image files are never thinned out:
+    they are imbalanced by themselves, or by the lists that come with them.
 
     Args:
       data: what to do.
@@ -78,17 +82,21 @@ def task(
         None if part is None else _first_of_each_class(part, data.examples_per_class)
         for part in sources.load(data, data_dir, download=download)
     )
-    if test is None or data.validation_per_class:
+    clean = None
+    if test is None or data.validation_per_class or data.clean_per_class:
         parts = sources.split(
             train.labels,
             split_rng,
             validation_per_class=data.validation_per_class,
             test_per_class=data.test_per_class,
+            clean_per_class=data.clean_per_class,
         )
         if test is None:
             test = train.take(parts.test)
         if data.validation_per_class:
             validation = train.take(parts.validation)
+        if data.clean_per_class:
+            clean = train.take(parts.clean)
         train = train.take(parts.train)
     if data.imbalance_ratio > 1.0 and not data.kind.files:
         train = train.take(_thinned(train.labels, data, tail_rng))
@@ -100,7 +108,7 @@ def task(
         if validation is not None:
             validation = validation._replace(labels=noise(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts)
+    return Task(train, validation, test, mislabelled, class_counts, clean)
 
 
 def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
@@ -174,17 +182,26 @@ def _noise(
             )
 
 
-@functools.lru_cache(maxsize=2)
-def order(seed: int, epoch: int, examples: int) -> np.ndarray:
+@functools.lru_cache(maxsize=4)
+def order(
+    seed: int,
+    epoch: int,
+    examples: int,
+    stream: int = 1,
+    sampler: Sampler | None = None,
+) -> np.ndarray:
     """In which order an epoch goes through the examples.
 
     Args:
       seed: of the run.
       epoch: from 0.
       examples: how many there are.
+      stream: of random numbers.
+      sampler: draws their places by their labels; None to shuffle them.
 
     Returns:
-      A permutation, int64 `[examples]`; read-only, since it is kept for the next call.
+      A permutation, or what the sampler draws, int64 `[examples]`; read-only, since it
+      is kept for the next call.
 
     Examples:
       >>> order(0, 3, 5).tolist() == order(0, 3, 5).tolist()
@@ -192,9 +209,10 @@ def order(seed: int, epoch: int, examples: int) -> np.ndarray:
       >>> sorted(order(0, 3, 5).tolist())
       [0, 1, 2, 3, 4]
     """
-    permutation = np.random.default_rng([seed, 1, epoch]).permutation(examples)
-    permutation.flags.writeable = False
-    return permutation
+    rng = np.random.default_rng([seed, stream, epoch])
+    drawn = rng.permutation(examples) if sampler is None else sampler.draw(rng)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def batches(
@@ -242,8 +260,8 @@ def training(
 
     Args:
       examples: n of them.
-      data: how they are augmented, and whether here: what the device does to images
-        when `augment_on` is "device" is not done here.
+      data: how they are sampled and augmented, and whether here: what the device does
+        to images when `augment_on` is "device" is not done here.
       batch_size: examples per batch, of all hosts.
       seed: of order and augmentation.
       epochs: which, from 0.
@@ -263,8 +281,90 @@ def training(
       >>> [int(batch.present.sum()) for batch in epochs]
       [1000, 797, 1000, 797]
     """
-    plan = _Plan(len(examples.labels), batch_size, rows, seed, epochs, first)
+    sampler = (
+        None
+        if data.sampling == "shuffled"
+        else Sampler(data.sampling, examples.labels, data.sampling_beta)
+    )
+    plan = _Plan(
+        len(examples.labels), batch_size, rows, seed, epochs, first, sampler=sampler
+    )
     return _make(examples, data, plan, workers)
+
+
+def clean(
+    examples: Examples,
+    data: configs.Data,
+    batch_size: int,
+    *,
+    seed: int,
+    steps: range,
+    size: int | None = None,
+    rows: slice = slice(None),
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """For every update a batch of clean examples, augmented as those of a training.
+
+    Epoch after epoch of their own. Order and augmentation are drawn beside those of the
+    training, and depend on the seed and the number of the update alone.
+
+    Args:
+      examples: n of them.
+      data: how they are augmented, and whether here.
+      batch_size: examples per batch, of all hosts; n where there are fewer.
+      seed: of order and augmentation.
+      steps: updates, from 0.
+      size: places of a batch, for one that all devices share evenly; those after the
+        examples are padding. None for no more than `batch_size`.
+      rows: the places of a batch that are wanted; those that this host's devices hold.
+      workers: processes that decode image files; 0 for this one.
+
+    Yields:
+      A batch for each of the updates. Closing it ends the processes.
+
+    Examples:
+      >>> data = configs.Data(test_per_class=50, clean_per_class=4)
+      >>> examples = task(data, 0).clean
+      >>> batches = clean(examples, data, 30, seed=0, steps=range(5, 8), size=32)
+      >>> [int(batch.present.sum()) for batch in batches]
+      [10, 30, 10]
+    """
+    batch_size = min(batch_size, len(examples.labels))
+    per_epoch = -(-len(examples.labels) // batch_size)
+    begun, first = divmod(steps.start, per_epoch)
+    epochs = range(begun, -(-steps.stop // per_epoch))
+    plan = _Plan(
+        len(examples.labels), batch_size, rows, seed, epochs, first, stream=_CLEAN
+    )
+    wanted = len(range(size or batch_size)[rows])
+    with contextlib.closing(_make(examples, data, plan, workers)) as batches:
+        for _, batch in zip(steps, batches, strict=False):
+            missing = wanted - len(batch.labels)
+            inputs, labels, present, index = (
+                np.pad(column, [(0, missing)] + [(0, 0)] * (column.ndim - 1))
+                for column in batch[:4]
+            )
+            yield Batch(inputs, labels, present, index)
+
+
+def beside(
+    batches: Generator[Batch, None, None], clean: Generator[Batch, None, None]
+) -> Generator[Batch, None, None]:
+    """Each batch with its clean one.
+
+    Args:
+      batches: of a training.
+      clean: as many; see `clean`.
+
+    Yields:
+      Batches. Closing it closes both.
+    """
+    with contextlib.closing(batches), contextlib.closing(clean):
+        for batch, of_clean in zip(batches, clean, strict=True):
+            yield batch._replace(clean=of_clean)
+
+
+_TRAINING, _CLEAN = 1, 3  # what is drawn for: the order, and after it the augmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +378,8 @@ class _Plan:
       seed: of order and augmentation; None for neither.
       epochs: which.
       first: batch of the first epoch that is the first item.
+      stream: of random numbers, and the next one.
+      sampler: draws by labels; None to shuffle.
     """
 
     examples: int
@@ -286,6 +388,8 @@ class _Plan:
     seed: int | None = None
     epochs: range = range(1)
     first: int = 0
+    stream: int = _TRAINING
+    sampler: Sampler | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -308,8 +412,11 @@ class _Plan:
         index = np.where(present, at, 0)
         if self.seed is None:
             return files.Wanted(index, present, None)
-        index = np.where(present, order(self.seed, epoch, self.examples)[index], 0)
-        keys = [(self.seed, 2, epoch, number, int(place)) for place in places]
+        drawn = order(self.seed, epoch, self.examples, self.stream, self.sampler)
+        index = np.where(present, drawn[index], 0)
+        keys = [
+            (self.seed, self.stream + 1, epoch, number, int(place)) for place in places
+        ]
         return files.Wanted(index, present, keys)
 
 
@@ -346,7 +453,7 @@ def _in_memory(
         if augmented:
             # Drawn for the whole batch, so that a row's moves are the same whichever
             # rows are made here.
-            rng = np.random.default_rng([plan.seed, 2, *plan.when(item)])
+            rng = np.random.default_rng([plan.seed, plan.stream + 1, *plan.when(item)])
             moves = augment.draw(plan.batch_size, data, rng).take(plan.rows)
             chosen = augment.move(chosen, moves, data)
         yield chosen

@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -20,29 +21,34 @@ from tqdm import tqdm
 
 from experiments import (
     checkpoint,
+    classifiers,
     configs,
     directory,
     models,
     pipeline,
     record,
+    resident,
     sharding,
     steps,
     train,
 )
-from experiments.sources import DamagedData
+from experiments.sources import DamagedData, Examples
 
 # Seconds after which a host that is lost, and one that failed, stops the others; JAX's
 # own are minutes. See docs/hosts.md.
 HEARTBEAT, SHUTDOWN = 10, 60
 
 
-def main(preset: str, run: configs.Run, session: configs.Session) -> int:
+def main(
+    preset: str, run: configs.Run, session: configs.Session, *, alone: bool = True
+) -> int:
     """Trains a run, or goes on with it where the directory holds its beginning.
 
     Args:
       preset: its name.
       run: what to train.
       session: where and on what.
+      alone: whether it is not one of many, whose progress is shown by who runs them.
 
     Returns:
       Exit status: 0, or 130 if it was interrupted, after a checkpoint.
@@ -56,7 +62,10 @@ def main(preset: str, run: configs.Run, session: configs.Session) -> int:
     out = session.out or _default_out(preset, run)
     first_host = jax.process_index() == 0
     layout = _layout(run, session)
-    _require_same(out, run)
+    _require_jit(run, session)
+    if session.steps_per_dispatch > 1:
+        resident.require(run)
+    require_same(out, run)
     try:
         task = pipeline.task(
             run.data, run.seed, session.data_dir, download=session.download
@@ -81,7 +90,7 @@ def main(preset: str, run: configs.Run, session: configs.Session) -> int:
         # Only now, so that a directory that is refused is left as it is.
         if first_host:
             out.mkdir(parents=True, exist_ok=True)
-            _write_config(out, preset, run, session, task)
+            write_config(out, preset, run, session, task)
         interrupted = stack.enter_context(_interruptible())
         recorder = stack.enter_context(_recorder(out, step, session, first_host))
         if step:
@@ -98,6 +107,7 @@ def main(preset: str, run: configs.Run, session: configs.Session) -> int:
                 desc=f"{preset}, {run.method.title}",
                 # None: no bar where standard error is not a terminal.
                 disable=None if first_host else True,
+                leave=alone,
             )
         )
         began = time.monotonic()
@@ -110,7 +120,7 @@ def main(preset: str, run: configs.Run, session: configs.Session) -> int:
             return 130
         books.close()
         recorder.write(event="finished", step=total, seconds=time.monotonic() - began)
-    if first_host:
+    if first_host and alone:
         _say(f"Finished: {out}. Its report: python -m experiments report {out}")
     return 0
 
@@ -256,19 +266,69 @@ def features(
       By split (`train`, `test`): features, float32 `[n, features]`, and labels `[n]`.
     """
     kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
-    program = steps.program(kept.run, layout)
     found = {}
     for name in ("train", "test"):
         whole = getattr(task, name)
         rng = np.random.default_rng(0)
         count = min(examples, len(whole.labels))
         chosen = whole.take(rng.choice(len(whole.labels), count, replace=False))
-        parts = [
-            np.asarray(program.features(state, batch))[np.asarray(batch.present)]
-            for batch in train.in_order(chosen, kept.run, layout, configs.Session())
-        ]
-        found[name] = np.concatenate(parts), chosen.labels
+        found[name] = _features(state, chosen, kept.run, layout), chosen.labels
     return found
+
+
+class Seen(NamedTuple):
+    """What the head of a trained network is given, and what it makes of it."""
+
+    splits: dict[str, tuple[np.ndarray, np.ndarray]]  # features [n, features], labels
+    kernel: np.ndarray  # float32 [features, classes]
+    bias: np.ndarray | None  # float32 [classes]; None for a head without
+
+
+def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> Seen:
+    """What enters the head of a trained network, of every example as it is.
+
+    Args:
+      out: run directory.
+      data_dir: where the data sets are; None for where they were in training.
+
+    Returns:
+      By split (`train`, `validation` if there is one, `test`) features, float32, and
+      labels as the training has them; and the head.
+    """
+    kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
+    splits = {
+        name: (_features(state, examples, kept.run, layout), examples.labels)
+        for name in ("train", "validation", "test")
+        if (examples := getattr(task, name)) is not None
+    }
+    head = _head(state)
+    bias = head.get(("bias",))
+    return Seen(splits, head[("kernel",)], bias)
+
+
+def _features(
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    layout: sharding.Layout,
+    session: configs.Session | None = None,
+) -> np.ndarray:
+    """What enters the head, of examples in order, float32 `[n, features]`."""
+    program = steps.program(run, layout)
+    batches = train.in_order(examples, run, layout, session or configs.Session())
+    # Padding is at the end alone. Every host has all features, though not all examples.
+    parts = [np.asarray(program.features(state, batch)) for batch in batches]
+    return np.concatenate(parts)[: len(examples.labels)]
+
+
+def _head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
+    """The parameters of the head by name, whether they are trained or not."""
+    return {
+        path[1:]: np.asarray(value[...])
+        for part in (state.params, state.frozen)
+        for path, value in nnx.to_flat_state(part)
+        if path[0] == "head"
+    }
 
 
 def _reopen(
@@ -315,8 +375,24 @@ def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
     return layout
 
 
-def _require_same(out: pathlib.Path, run: configs.Run) -> None:
-    """Refuses a directory that holds another run."""
+def _require_jit(run: configs.Run, session: configs.Session) -> None:
+    """Refuses sums written out for each device where a rule takes whole batches."""
+    if run.method.baseline and session.parallel == "pmap":
+        raise configs.BadConfiguration(
+            f"{run.method.title} runs under --parallel jit, got pmap."
+        )
+
+
+def require_same(out: pathlib.Path, run: configs.Run) -> None:
+    """Refuses a directory that holds another run.
+
+    Args:
+      out: run directory, or where one may be.
+      run: what is to be there.
+
+    Raises:
+      BadConfiguration: another one is; names the differing fields.
+    """
     if (out / directory.CONFIG).is_file():
         _compare(str(out), directory.load(out).run, run)
 
@@ -343,7 +419,8 @@ def _start(
     drawn = train.begin(run, task, layout, session)
     found = _restore(saver, drawn.state, run)
     if found is None:  # else what it started from is needed no more
-        return train.begin(run, task, layout, session, _network(run, layout)), 0
+        network = _network(run, task, layout, session)
+        return train.begin(run, task, layout, session, network), 0
     step, state, kept = found
     return train.Start(state, train.Place(**kept["place"])), step
 
@@ -363,7 +440,12 @@ def _restore(
     return found
 
 
-def _network(run: configs.Run, layout: sharding.Layout) -> Any:
+def _network(
+    run: configs.Run,
+    task: pipeline.Task,
+    layout: sharding.Layout,
+    session: configs.Session,
+) -> Any:
     """The network to start from: drawn, from published weights, or of stage one."""
     network = steps.draw(run, run.seed)
     if run.model.pretrained is not None:
@@ -371,34 +453,77 @@ def _network(run: configs.Run, layout: sharding.Layout) -> Any:
     if run.start_from is None:
         return network
     first = directory.load(run.start_from)
-    if _shape(first.run) != _shape(run):
+    there, here = _shape(first.run), _shape(run)
+    heads = first.run.model.head, run.model.head
+    remembers = heads[1] == "memory" != heads[0]
+    if remembers or heads == ("linear", "scaled"):  # factors then stay as drawn: ones
+        there["model"]["head"] = run.model.head
+    if there != here:
         raise configs.BadConfiguration(
             f"{run.start_from} trained another network:\n  "
-            + "\n  ".join(checkpoint.differences(_shape(first.run), _shape(run)))
+            + "\n  ".join(checkpoint.differences(there, here))
         )
     _, state = restore(run.start_from, first, layout)
-    nnx.update(network, state.params, state.frozen, state.statistics)
+    for part in (state.params, state.frozen, state.statistics):
+        kept = [
+            (path, value)
+            for path, value in nnx.to_flat_state(part)
+            if not (remembers and path[0] == "head")
+        ]
+        nnx.update(network, nnx.from_flat_state(kept))
     if run.new_head:
         nnx.update(network.head, nnx.state(steps.draw(run, run.seed).head))
+    elif remembers:
+        _remember(network, state, first.run, task, layout, session)
     return network
+
+
+def _remember(
+    network: Any,
+    state: steps.TrainState,
+    first: configs.Run,
+    task: pipeline.Task,
+    layout: sharding.Layout,
+    session: configs.Session,
+) -> None:
+    """Gives OLTR's memory what stage one knows of the classes.
+
+    Centroids are the class means of its features of the training examples as they are,
+    and what recalls them is its head, if that is linear, as in OLTR's code.
+    """
+    features = _features(state, task.train, first, layout, session)
+    means = classifiers.class_means(features, task.train.labels, first.data.classes)
+    network.head.centroids[...] = jnp.asarray(means)
+    if first.model.head == "linear":
+        head = _head(state)
+        network.head.recalls.kernel[...] = jnp.asarray(head[("kernel",)])
+        network.head.recalls.bias[...] = jnp.asarray(head[("bias",)])
 
 
 def _shape(run: configs.Run) -> dict[str, Any]:
     """What decides the shapes of the parameters."""
     model = record.plain(run.model)
-    for name in ("statistics_momentum", "dropout", "pretrained"):
+    for name in ("statistics_momentum", "dropout", "dtype", "pretrained"):
         del model[name]
     return {"model": model, "classes": run.data.classes}
 
 
-def _write_config(
+def write_config(
     out: pathlib.Path,
     preset: str,
     run: configs.Run,
     session: configs.Session,
     task: pipeline.Task,
 ) -> None:
-    """What is run, in full, on what and by which versions."""
+    """What is run, in full, on what and by which versions, as config.json.
+
+    Args:
+      out: run directory, which is there.
+      preset: its name.
+      run: what is trained.
+      session: where and on what.
+      task: the examples.
+    """
     data_dir = session.data_dir and session.data_dir.resolve()
     resolved = {
         "preset": preset,

@@ -82,6 +82,8 @@ def describe(group: Group) -> str:
         words.append(f"{kind} of ratio {number(data.imbalance_ratio)}")
     if data.noise_rate > 0.0:
         words.append(f"{data.noise_rate:.0%} of the labels replaced ({data.noise})")
+    if data.sampling != "shuffled":
+        words.append(f"{data.sampling.replace('_', '-')} sampling")
     counts = group.class_counts
     what = (
         f"{', '.join(words)}: {counts.sum():,.0f} training examples, "
@@ -100,6 +102,7 @@ def describe(group: Group) -> str:
         "all": "",
         "last_block": " Only the last block and the head are trained.",
         "head": " Only the head is trained.",
+        "scale": " Only the factors on the logits are trained.",
     }[run.trainable]
     seeds = [str(result.run.seed) for result in group.results]
     return (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -54,7 +55,7 @@ class Seen(NamedTuple):
     loss: jax.Array  # float32 []: sum of L_i before the update
     tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
     weight: jax.Array  # float32 []: sum of p_i
-    effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share of the batch that counts
+    effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share that counts; 0 for p = 0
     largest: jax.Array  # float32 []: largest p_i; not a sum
     weight_of_class: jax.Array  # float32 [classes]
     examples_of_class: jax.Array  # int32 [classes]
@@ -116,15 +117,7 @@ def train_step(
       The state after, and what was seen.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    # Of each example, so that any layout over devices draws the same numbers.
-    keys, moves = (
-        jax.vmap(functools.partial(jax.random.fold_in, of))(batch.index)
-        for of in jax.random.split(key)
-    )
-    inputs = batch.inputs
-    if run.data.augment_on == "device":
-        inputs = augment.on_device(inputs, moves, run.data)
-    inputs = prepare(run.data, inputs)
+    inputs, keys = _drawn(run, batch, key, axis_name)
     kept = state.kept[batch.index] if state.kept.size else None
 
     rule = methods.rule(run)
@@ -140,19 +133,42 @@ def train_step(
         present: jax.Array,
         keys: jax.Array,
         kept: jax.Array | None,
+        class_weights: jax.Array = given.class_weights,
     ) -> tuple[jax.Array, Any]:
         # A copy: its statistics are written at this level of tracing.
         network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
         network.train()
+        features = network.features(inputs, present, keys)
         losses = objectives.per_example_losses(
             run.loss,
-            network(inputs, present, keys),
+            network.head(features),
             labels,
             class_counts=given.class_counts,
-            class_weights=given.class_weights,
+            class_weights=class_weights,
             kept=kept,
+            features=features,
+            present=present,
+            centroids=network.head.centroids[...] if run.loss.name == "oltr" else None,
+            axis_name=axis_name,
         )
         return losses, nnx.state(network, nnx.Not(nnx.Param))
+
+    clean = batch.clean
+
+    def clean_loss(params: Any) -> jax.Array:
+        assert clean is not None
+        # What they draw is drawn beside what the batch draws, by keys of their own.
+        inputs, keys = _drawn(run, clean, jax.random.fold_in(key, 2), axis_name)
+        losses, _ = per_example_losses(
+            params,
+            inputs,
+            clean.labels,
+            clean.present,
+            keys,
+            clean.present,  # none of them is dropped
+            jnp.ones_like(class_weights),
+        )
+        return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
 
     problem = methods.Problem(
         params=state.params,
@@ -163,6 +179,7 @@ def train_step(
         index=batch.index,
         class_weights=class_weights,
         moment=moment,
+        clean_loss_of=None if clean is None else clean_loss,
         axis_name=axis_name,
     )
     gradient = rule.gradient if on or rule.before is None else rule.before
@@ -184,6 +201,39 @@ def train_step(
         optimizer=OptimizerState(found.state, descent),
     )
     return after, _see(run, batch, given, found, axis_name)
+
+
+def _drawn(
+    run: configs.Run, batch: Batch, key: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Inputs as the network takes them, and keys of dropout `[batch]`."""
+    # Of each example, so that any layout over devices draws the same numbers; and of
+    # each time that it is in the batch, where sampling repeats it.
+    fold = jax.vmap(jax.random.fold_in)
+    again = _repeats(batch, axis_name)
+    keys, moves = (
+        jnp.where(again > 0, fold(once, again), once)
+        for of in jax.random.split(key)
+        for once in [jax.vmap(functools.partial(jax.random.fold_in, of))(batch.index)]
+    )
+    inputs = batch.inputs
+    if run.data.augment_on == "device":
+        inputs = augment.on_device(inputs, moves, run.data)
+    return prepare(run.data, inputs), keys
+
+
+def _repeats(batch: Batch, axis_name: str | None) -> jax.Array:
+    """How often each example comes before its place in the batch, int32 `[batch]`."""
+    index, present = batch.index, batch.present
+    places = jnp.arange(len(index))
+    every, everywhere = index, present
+    if axis_name is not None:
+        places = places + jax.lax.axis_index(axis_name) * len(index)
+        every = jax.lax.all_gather(index, axis_name, tiled=True)
+        everywhere = jax.lax.all_gather(present, axis_name, tiled=True)
+    before = jnp.arange(len(every)) < places[:, None]
+    same = (index[:, None] == every) & everywhere
+    return jnp.sum(before & same, axis=1, dtype=jnp.int32)
 
 
 def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
@@ -210,6 +260,7 @@ def _see(
             gather, (losses, p, present, labels, index, wrong)
         )
     p = jnp.where(present, p, 0.0)
+    squares = jnp.sum(p**2)
     of_class = jnp.zeros(run.data.classes)
     bad = present & ~jnp.isfinite(losses)
     (places,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
@@ -219,7 +270,7 @@ def _see(
         loss=jnp.sum(losses, where=present),
         tilted_loss=found.objective,
         weight=jnp.sum(p),
-        effective=jnp.sum(p) ** 2 / (examples * jnp.sum(p**2)),
+        effective=jnp.where(squares > 0.0, jnp.sum(p) ** 2 / (examples * squares), 0.0),
         largest=jnp.max(p),
         weight_of_class=of_class.at[labels].add(p),
         examples_of_class=of_class.at[labels].add(present).astype(jnp.int32),
@@ -305,12 +356,18 @@ def program(
       The compiled functions. `train` gives the buffers of the state before to the
       state after.
     """
-    plain = configs.replace(
+    return _program(essential(run), layout, parallel)
+
+
+def essential(run: configs.Run) -> configs.Run:
+    """What of a run its programs depend on; the rest is the same for all."""
+    return configs.replace(
         run,
         {
             "data": configs.Data(
                 source=run.data.source,
                 test_per_class=1 if run.data.test_per_class else 0,
+                clean_per_class=1 if run.method.looks_at_clean else 0,
                 image_size=run.data.image_size,
                 mean=run.data.mean,
                 std=run.data.std,
@@ -328,7 +385,7 @@ def program(
             "method": dataclasses.replace(
                 run.method,
                 lam=1.0,
-                first_lam=1.0,
+                first_lam=math.inf if run.method.baseline else 1.0,
                 start_at=0.0,
                 gamma=1.0,
                 init_s=None if run.method.init_s is None else 0.0,
@@ -336,6 +393,7 @@ def program(
                 uniform=False,
                 rate=0.0,
                 level=1.0,
+                clean_batch_size=2,
             ),
             "loss": dataclasses.replace(
                 run.loss,
@@ -358,7 +416,34 @@ def program(
             "model.pretrained": None,
         },
     )
-    return _program(plain, layout, parallel)
+
+
+def updates_of(
+    run: configs.Run, axis_name: str | None = None, *, on: bool = True
+) -> Train:
+    """The pure step of a run, not compiled.
+
+    Args:
+      run: network, loss, method and optimizer.
+      axis_name: as `train_step` takes it.
+      on: likewise.
+
+    Returns:
+      `train_step` without what is fixed.
+    """
+    graph = _graph(_untrained(run), axis_name)
+    return functools.partial(train_step, graph, run, axis_name=axis_name, on=on)
+
+
+def counts_of(run: configs.Run) -> Callable[[TrainState, Batch], metrics.Counts]:
+    """The pure evaluation of a run, `eval_step` without what is fixed."""
+    alike = _untrained(run)
+    return functools.partial(eval_step, _graph(alike), alike)
+
+
+def switches(run: configs.Run) -> bool:
+    """Whether what comes before the rule is switched on is a program of its own."""
+    return methods.rule(run).before is not None
 
 
 @functools.cache
@@ -368,13 +453,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
     @functools.cache
     def compiled(on: bool) -> Callable[..., Any]:
-        step = functools.partial(
-            train_step,
-            _graph(_untrained(run), axis_name),
-            run,
-            axis_name=axis_name,
-            on=on,
-        )
+        step = updates_of(run, axis_name, on=on)
         if parallel == "pmap":
             return _by_pmap(step, layout)
         return jax.jit(
@@ -384,7 +463,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
             donate_argnums=0,
         )
 
-    one_program = methods.rule(run).before is None
+    one_program = not switches(run)
     # The axis has a name only inside `pmap`; what is evaluated is not inside.
     evaluate, features = _looks(_untrained(run), layout)
     return Program(
@@ -404,7 +483,8 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 def _untrained(run: configs.Run) -> configs.Run:
     """A run without what only training depends on."""
     plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
-    return configs.replace(run, plain | {"optimizer": configs.Optimizer()})
+    plain |= {"optimizer": configs.Optimizer(), "data.clean_per_class": 0}
+    return configs.replace(run, plain)
 
 
 @functools.cache

@@ -1,15 +1,24 @@
 """The loop over the epochs of one run."""
 
 import collections
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments import configs, methods, metrics, objectives, pipeline, steps
+from experiments import (
+    configs,
+    methods,
+    metrics,
+    objectives,
+    pipeline,
+    resident,
+    steps,
+)
 from experiments.pipeline import Task
 from experiments.sharding import Layout
 from experiments.sources import Examples
@@ -31,7 +40,8 @@ class Hooks(NamedTuple):
     Attributes:
       write: takes an event as keywords.
       stepped: takes the step, and what is worth showing of it as numbers by name.
-      due: takes the step after every update, and says whether to save within the epoch.
+      due: takes the step after every update, or after many made at once, and says
+        whether to save within the epoch.
       save: takes the step, the state and the place after an update that was due, or
         that ended an epoch. All that was trained on until then has finite losses.
     """
@@ -63,9 +73,9 @@ def fit(
 ) -> steps.TrainState:
     """Trains, and writes one event per epoch.
 
-    Steps are dispatched from Python: inside `lax.scan` XLA's convolutions are tens of
-    times slower on a CPU. What a step saw is read while the next one runs, so that the
-    device does not wait for it.
+    Steps are dispatched from Python, one by one unless the session has many at once:
+    inside `lax.scan` XLA's convolutions are tens of times slower on a CPU. What a step
+    saw is read while the next one runs, so that the device does not wait for it.
 
     Args:
       run: what to run.
@@ -81,54 +91,36 @@ def fit(
 
     Raises:
       FloatingPointError: a loss is not finite; names the step and the examples.
+      BadConfiguration: many steps at once are asked for, and the run has it not.
     """
     program = steps.program(run, layout, session.parallel)
     per_epoch = steps_per_epoch(run, task)
     state, place = start
-    given = _given(run, task, layout)
-    loader = pipeline.training(
-        task.train,
-        run.data,
-        run.batch_size,
-        seed=run.seed,
-        epochs=range(place.epoch, run.epochs),
-        first=place.batch,
-        rows=layout.rows(run.batch_size),
-        workers=session.workers,
-    )
-    with pipeline.prefetch(loader, session.prefetch, layout.place) as batches:
+    given = about(run, task, layout)
+    with _updates(program, place, run, task, layout, session) as update:
         for epoch in range(place.epoch, run.epochs):
-            began, waited = time.monotonic(), batches.waited
+            began, waited = time.monotonic(), update.waited
             first = place.batch if epoch == place.epoch else 0
             totals = dict(place.totals) if first else {}
             if first == 0 and _prunes(run, epoch):
                 state = _prune(program, layout, state, task.train, run, session)
-            given = given._replace(class_weights=_class_weights(run, task, epoch))
-            unread: collections.deque[tuple[int, steps.Seen]] = collections.deque()
-            for number in range(first, per_epoch):
+            given = given._replace(class_weights=class_weights(run, task, epoch))
+            unread: collections.deque[tuple[int, int, steps.Seen]] = collections.deque()
+            number = first
+            while number < per_epoch:
                 step = epoch * per_epoch + number
-                moment = methods.moment(run, per_epoch, step)
-                state, seen = program.train(moment)(state, next(batches), given, moment)
-                unread.append((step + 1, seen))
-                due, whole = hooks.due(step + 1), number + 1 == per_epoch
+                state, seen, moments = update(state, given, epoch, number)
+                unread.append((step, len(moments), seen))
+                number, step = number + len(moments), step + len(moments)
+                due, whole = hooks.due(step), number == per_epoch
                 # What is saved has been read: the totals are of all that was trained.
                 while len(unread) > (0 if due or whole else 1):
-                    _read(run, unread.popleft(), totals, hooks)
+                    _read_all(run, unread.popleft(), totals, hooks)
                 if due and not whole:
-                    hooks.save(step + 1, state, Place(epoch, number + 1, totals))
+                    hooks.save(step, state, Place(epoch, number, totals))
             last = epoch + 1 == run.epochs
-            event = {
-                "event": "epoch",
-                "epoch": epoch + 1,
-                "step": (epoch + 1) * per_epoch,
-                "learning_rate": moment.learning_rate,
-                "lam": moment.lam,
-                **_summary(totals),
-                "waited": batches.waited - waited,
-                "seconds": time.monotonic() - began,
-                "validation": None,
-                "test": None,
-            }
+            waited, seconds = update.waited - waited, time.monotonic() - began
+            event = event_of(epoch, per_epoch, moments[-1], totals, waited, seconds)
             if last or (epoch + 1) % run.eval_every == 0:
                 for name in ("validation", "test"):
                     examples = getattr(task, name)
@@ -141,6 +133,54 @@ def fit(
             hooks.write(**event)
             hooks.save((epoch + 1) * per_epoch, state, Place(epoch + 1, 0, {}))
     return state
+
+
+class _OneByOne:
+    """Makes the updates of a training batch by batch; see `resident.Dispatches`."""
+
+    def __init__(
+        self,
+        program: steps.Program,
+        run: configs.Run,
+        batches: pipeline.Prefetched,
+        per_epoch: int,
+    ) -> None:
+        self._program, self._run = program, run
+        self._batches, self._per_epoch = batches, per_epoch
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the loop has waited for batches."""
+        return self._batches.waited
+
+    def __call__(
+        self, state: steps.TrainState, given: steps.Given, epoch: int, number: int
+    ) -> tuple[steps.TrainState, steps.Seen, list[methods.Moment]]:
+        """The next update; that of the next batch."""
+        step = epoch * self._per_epoch + number
+        moment = methods.moment(self._run, self._per_epoch, step)
+        update = self._program.train(moment)
+        state, seen = update(state, next(self._batches), given, moment)
+        return state, seen, [moment]
+
+
+@contextlib.contextmanager
+def _updates(
+    program: steps.Program,
+    place: Place,
+    run: configs.Run,
+    task: Task,
+    layout: Layout,
+    session: configs.Session,
+) -> Iterator[_OneByOne | resident.Dispatches]:
+    """What makes the updates from a place on."""
+    per_epoch, most = steps_per_epoch(run, task), session.steps_per_dispatch
+    if most > 1:
+        yield resident.Dispatches(run, task.train, layout, per_epoch, most)
+        return
+    loader = batches_from(place, run, task, layout, session)
+    with pipeline.prefetch(loader, session.prefetch, layout.place) as batches:
+        yield _OneByOne(program, run, batches, per_epoch)
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -220,13 +260,62 @@ def in_order(
         yield from placed
 
 
-def _given(run: configs.Run, task: Task, layout: Layout) -> steps.Given:
-    """What the training examples are like, on the devices."""
+def batches_from(
+    place: Place,
+    run: configs.Run,
+    task: Task,
+    layout: Layout,
+    session: configs.Session,
+) -> Generator[pipeline.Batch, None, None]:
+    """The batches of a training from a place on, clean ones beside them if need be.
+
+    Args:
+      place: where the training stands.
+      run: what it is.
+      task: what on.
+      layout: devices.
+      session: how batches are made ready.
+
+    Returns:
+      Batches of this host's rows, not yet placed. Closing it ends its processes.
+    """
+    batches = pipeline.training(
+        task.train,
+        run.data,
+        run.batch_size,
+        seed=run.seed,
+        epochs=range(place.epoch, run.epochs),
+        first=place.batch,
+        rows=layout.rows(run.batch_size),
+        workers=session.workers,
+    )
+    if not run.method.looks_at_clean:
+        return batches
+    assert task.clean is not None
+    per_epoch = steps_per_epoch(run, task)
+    size = min(run.method.clean_batch_size, len(task.clean.labels))
+    padded = -(-size // layout.devices) * layout.devices
+    clean = pipeline.clean(
+        task.clean,
+        run.data,
+        size,
+        seed=run.seed,
+        steps=range(place.epoch * per_epoch + place.batch, run.epochs * per_epoch),
+        size=padded,
+        rows=layout.rows(padded),
+        workers=session.workers,
+    )
+    return pipeline.beside(batches, clean)
+
+
+def about(run: configs.Run, task: Task, layout: Layout) -> steps.Given:
+    """What the training examples are like, on the devices; no class weights yet."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
     return layout.replicate(steps.Given(counts, np.ones_like(counts), task.mislabelled))
 
 
-def _class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
+def class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
+    """The factor on each class in an epoch, float32 `[classes]`."""
     on = epoch >= run.epoch_at(run.loss.class_weights_from)
     return objectives.class_weights(run.loss, task.class_counts, on)
 
@@ -255,14 +344,41 @@ def _prune(
     return state
 
 
-def _read(
+def _read_all(
     run: configs.Run,
-    unread: tuple[int, steps.Seen],
+    unread: tuple[int, int, steps.Seen],
     totals: dict[str, Any],
     hooks: Hooks,
 ) -> None:
-    """Waits for what a step saw, refuses what is not finite, and adds it up."""
-    step, seen = unread[0], jax.device_get(unread[1])
+    """Waits for what steps saw, after so many before them, and reads each."""
+    step, count, seen = unread[0], unread[1], jax.device_get(unread[2])
+    if seen.loss.ndim == 0:  # of one that was made alone
+        read(run, step + 1, seen, totals, hooks)
+        return
+    for place in range(count):
+        one = steps.Seen(*(values[place] for values in seen))
+        read(run, step + 1 + place, one, totals, hooks)
+
+
+def read(
+    run: configs.Run,
+    step: int,
+    seen: steps.Seen,
+    totals: dict[str, Any],
+    hooks: Hooks,
+) -> None:
+    """Refuses what is not finite, adds up what a step saw, and tells of it.
+
+    Args:
+      run: that is trained.
+      step: number of updates with this one.
+      seen: by it, on the host.
+      totals: of the epoch, to be added to.
+      hooks: who is told.
+
+    Raises:
+      FloatingPointError: a loss is not finite; names the step and the examples.
+    """
     bad = seen.not_finite[seen.not_finite >= 0]
     if bad.size:
         more = " and perhaps others" if bad.size == steps.NAMED else ""
@@ -308,6 +424,41 @@ def _add(totals: dict[str, Any], seen: steps.Seen) -> None:
     }
     for name, value in (mean | sums).items():
         totals[name] = (np.asarray(totals.get(name, 0.0), np.float64) + value).tolist()
+
+
+def event_of(
+    epoch: int,
+    per_epoch: int,
+    moment: methods.Moment,
+    totals: dict[str, Any],
+    waited: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """The event of an epoch, without evaluations.
+
+    Args:
+      epoch: from 0.
+      per_epoch: updates in one.
+      moment: what was set for its last update.
+      totals: of its updates.
+      waited: seconds that were waited for batches.
+      seconds: that it took.
+
+    Returns:
+      Keywords for `Hooks.write`.
+    """
+    return {
+        "event": "epoch",
+        "epoch": epoch + 1,
+        "step": (epoch + 1) * per_epoch,
+        "learning_rate": moment.learning_rate,
+        "lam": moment.lam,
+        **_summary(totals),
+        "waited": waited,
+        "seconds": seconds,
+        "validation": None,
+        "test": None,
+    }
 
 
 def _summary(totals: dict[str, Any]) -> dict[str, Any]:

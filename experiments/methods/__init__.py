@@ -5,7 +5,18 @@ all of them share. ABSGD's is `attention`; the others are what the paper compare
 """
 
 from experiments import configs
-from experiments.methods import attention
+from experiments.methods import (
+    attention,
+    cvar,
+    eg,
+    eg_examples,
+    group_dro,
+    l2rw,
+    meta,
+    mw_net,
+    recover,
+    term,
+)
 from experiments.methods.descent import descent
 from experiments.methods.moments import Moment, moment
 from experiments.methods.rule import Found, Problem, Rule
@@ -17,6 +28,15 @@ _RULES = {
     "adam": attention.rule,
     "absgd": attention.rule,
     "abadam": attention.rule,
+    "eg": eg.rule,
+    "eg_examples": eg_examples.rule,
+    "term": term.rule,
+    "recover": recover.rule,
+    "group_dro": group_dro.rule,
+    "cvar": cvar.rule,
+    "meta": meta.rule,
+    "l2rw": l2rw.rule,
+    "mw_net": mw_net.rule,
 }
 
 

@@ -5,15 +5,24 @@ import math
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from experiments import configs
-from experiments.models import basic_resnet, cifar_resnet, norm, pretrained, resnet
+from experiments.models import (
+    basic_resnet,
+    cifar_resnet,
+    norm,
+    precision,
+    pretrained,
+    resnet,
+)
+from experiments.models.attention import Attention
 from experiments.models.basic_resnet import BasicResNet
 from experiments.models.bilstm import BiLstm
 from experiments.models.cifar_resnet import CifarResNet
 from experiments.models.convnet import ConvNet
-from experiments.models.network import Network
+from experiments.models.network import ImageNetwork, Network
 from experiments.models.resnet import ResNet
 from experiments.models.sce_cnn import SceCnn
 from experiments.sources import text
@@ -51,9 +60,39 @@ def build(
       In training mode. In a `pmap` of several devices it needs that axis.
 
     Raises:
-      configs.BadConfiguration: `model.blocks` or `model.widths` does not suit the
-        network; it quotes them.
+      configs.BadConfiguration: `model.blocks`, `model.widths` or `model.head` does not
+        suit the network; it quotes them.
     """
+    network = _plain(model, data, rngs, axis_name)
+    if model.head == "memory":
+        if not isinstance(network, ImageNetwork):
+            raise configs.BadConfiguration(
+                f"{model.name} has no maps to attend to, got head {model.head!r}."
+            )
+        _, *sizes = _maps(model, data).shape
+        network.attention = Attention(*sizes, rngs=rngs)
+    if model.dtype == "bfloat16":
+        precision.halve(network)
+    return network
+
+
+def _maps(model: configs.Model, data: configs.Data) -> jax.ShapeDtypeStruct:
+    """What its last maps are like, of one image; nothing is computed."""
+    size = data.image_size or data.kind.shape[0]
+
+    def maps() -> jax.Array:
+        network = _plain(model, data, nnx.Rngs(0), None)
+        assert isinstance(network, ImageNetwork)
+        network.eval()
+        return network.maps(jnp.zeros((1, size, size, data.channels)), None)
+
+    return jax.eval_shape(maps)
+
+
+def _plain(
+    model: configs.Model, data: configs.Data, rngs: nnx.Rngs, axis_name: str | None
+) -> Network:
+    """The network without attention."""
     if model.blocks and model.name not in _RESIDUAL:
         raise configs.BadConfiguration(
             f"{model.name} has no residual blocks, got {model.blocks}."
@@ -70,7 +109,10 @@ def build(
         return BiLstm(data.classes, words=words, **shared)
     shared["channels"] = data.channels
     shared["norm"] = functools.partial(
-        norm.norm, model.norm, momentum=model.statistics_momentum, axis_name=axis_name
+        precision.norm if model.dtype == "bfloat16" else norm.norm,
+        model.norm,
+        momentum=model.statistics_momentum,
+        axis_name=axis_name,
     )
     if model.name == "convnet":
         return ConvNet(data.classes, **shared)
@@ -81,11 +123,14 @@ def build(
     return network(model.blocks or blocks, data.classes, **shared)
 
 
-def trained(which: Literal["all", "last_block", "head"], network: Network) -> Any:
+def trained(
+    which: Literal["all", "last_block", "head", "scale"], network: Network
+) -> Any:
     """The parameters that are trained, as a filter of `nnx.split`.
 
     Args:
-      which: all, the last of the network's blocks and what follows it, or the head.
+      which: all, the last of the network's blocks and what follows it, the head (and
+        attention, if there is any), or the factors of a scaled head.
       network: whose.
 
     Returns:
@@ -101,7 +146,8 @@ def trained(which: Literal["all", "last_block", "head"], network: Network) -> An
     return {
         "all": nnx.Param,
         "last_block": nnx.All(nnx.Param, follows),
-        "head": nnx.All(nnx.Param, lambda path, _: path[0] == "head"),
+        "head": nnx.All(nnx.Param, lambda path, _: path[0] in ("head", "attention")),
+        "scale": nnx.All(nnx.Param, lambda path, _: path == ("head", "scale")),
     }[which]
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models import heads
-from experiments.models.network import Network, check_stages
+from experiments.models.network import ImageNetwork, check_stages
 from experiments.models.norm import BatchNorm, Norm
-from experiments.models.normalized import Normalized
+from experiments.models.normalized import Normalized, relu
 
 RESNET_18 = (2, 2, 2, 2)  # blocks in each stage
 RESNET_34 = (3, 4, 6, 3)
@@ -34,11 +33,11 @@ class Basic(nnx.Module):
     def __call__(self, x: jax.Array, present: jax.Array | None) -> jax.Array:
         """Float `[batch, height, width, channels]` to the same with other sizes."""
         shortcut = x if self.shortcut is None else self.shortcut(x, present)
-        x = nnx.relu(self.first(x, present))
-        return nnx.relu(self.second(x, present) + shortcut)
+        x = relu(self.first(x, present))
+        return relu(self.second(x, present) + shortcut)
 
 
-class BasicResNet(Network):
+class BasicResNet(ImageNetwork):
     """He et al.'s ResNet-18 and ResNet-34 in the form that is usual for CIFAR.
 
     The stem is a 3 × 3 convolution of stride 1 with no maximum after it; then four
@@ -76,9 +75,9 @@ class BasicResNet(Network):
         self.head = heads.head(head, inputs, classes, rngs=rngs)
         self.dropout = dropout
 
-    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float32 `[batch, height, width, channels]` to `[batch, widths[-1]]`."""
-        x = nnx.relu(self.stem(inputs, present))
+    def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Float32 `[batch, height, width, channels]` to `[..., widths[-1]]`."""
+        x = relu(self.stem(inputs, present))
         for block in self.blocks:
             x = block(x, present)
-        return jnp.mean(x, axis=(1, 2))
+        return x

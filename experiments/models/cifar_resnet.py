@@ -8,9 +8,9 @@ from flax import nnx
 
 from experiments import configs
 from experiments.models import heads
-from experiments.models.network import Network, check_stages
+from experiments.models.network import ImageNetwork, check_stages
 from experiments.models.norm import BatchNorm, Norm
-from experiments.models.normalized import Normalized
+from experiments.models.normalized import Normalized, relu
 
 RESNET_20 = (3, 3, 3)  # blocks in each stage
 RESNET_32 = (5, 5, 5)
@@ -40,11 +40,11 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, present: jax.Array | None) -> jax.Array:
         """Float `[batch, height, width, channels]` to the same with other sizes."""
-        y = nnx.relu(self.first(x, present))
-        return nnx.relu(self.second(y, present) + self.shortcut(x))
+        y = relu(self.first(x, present))
+        return relu(self.second(y, present) + self.shortcut(x))
 
 
-class CifarResNet(Network):
+class CifarResNet(ImageNetwork):
     """He et al.'s ResNet for CIFAR, with the shortcuts that have no parameters.
 
     A 3 × 3 convolution, three stages of basic blocks, the mean over what is left of the
@@ -87,9 +87,9 @@ class CifarResNet(Network):
         )
         self.dropout = dropout
 
-    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float32 `[batch, height, width, channels]` to `[batch, widths[-1]]`."""
-        x = nnx.relu(self.stem(inputs, present))
+    def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Float32 `[batch, height, width, channels]` to `[..., widths[-1]]`."""
+        x = relu(self.stem(inputs, present))
         for block in self.blocks:
             x = block(x, present)
-        return jnp.mean(x, axis=(1, 2))
+        return x

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models import heads
-from experiments.models.network import Network
+from experiments.models.network import ImageNetwork
 from experiments.models.norm import BatchNorm, Norm
 
 
@@ -48,7 +48,7 @@ class Stage(nnx.Module):
         return nnx.relu(self.norm(self.convolution(x), present))
 
 
-class ConvNet(Network):
+class ConvNet(ImageNetwork):
     """A small convolutional network for 8 × 8 images; not one of the paper's.
 
     3 × 3 convolutions, each with BatchNorm and ReLU, the second and later ones of
@@ -85,9 +85,9 @@ class ConvNet(Network):
         )
         self.dropout = dropout
 
-    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float32 `[batch, height, width, channels]` to `[batch, widths[-1]]`."""
+    def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Float32 `[batch, height, width, channels]` to `[..., widths[-1]]`."""
         x = inputs
         for block in self.blocks:
             x = block(x, present)
-        return jnp.mean(x, axis=(1, 2))
+        return x

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments import configs
+from experiments.models.attention import Attention
 
 
 class Network(nnx.Module):
@@ -36,7 +37,8 @@ class Network(nnx.Module):
         keys: jax.Array | None = None,
     ) -> jax.Array:
         """What enters the head, float32 `[batch, n]`; arguments as for a call."""
-        return dropout(self.body(inputs, present), self.dropout, keys)
+        features = self.body(inputs, present).astype(jnp.float32)
+        return dropout(features, self.dropout, keys)
 
     def __call__(
         self,
@@ -58,6 +60,29 @@ class Network(nnx.Module):
           Logits, float32 `[batch, classes]`.
         """
         return self.head(self.features(inputs, present, keys))
+
+
+class ImageNetwork(Network):
+    """A network whose features are the means of its last maps over the image.
+
+    A network's own file has its `maps`.
+
+    Attributes:
+      attention: what is done to the maps before; None for nothing.
+    """
+
+    attention: Attention | None = None
+
+    @abc.abstractmethod
+    def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """The last maps, float32 `[batch, height, width, channels]`."""
+
+    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Float32 `[batch, height, width, channels]` to `[batch, features]`."""
+        x = self.maps(inputs, present)
+        if self.attention is not None:
+            x = self.attention(x)
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:

@@ -67,26 +67,26 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = self._moments(x, present)
+        factor = lax.rsqrt(var + self.epsilon) * self.scale[...]
+        shift = self.bias[...] - mean * factor
+        # So no `x - mean` is kept for the backward pass, as large as x.
         per_channel = (*[1] * (x.ndim - 1), -1)
-        mean, var, scale, bias = (
-            jnp.reshape(each, per_channel)
-            for each in (mean, var, self.scale[...], self.bias[...])
-        )
-        return (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        return x * factor.reshape(per_channel) + shift.reshape(per_channel)
 
     def _moments(
         self, x: jax.Array, present: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each channel, which the running ones move towards."""
-        axes = tuple(range(x.ndim - 1))
+        # In one pass over x, as Flax takes them. Of each example first: whoever is not
+        # present is left out of [batch, channels], not of a copy of x.
+        inside = tuple(range(1, x.ndim - 1))
+        of_each = (jnp.sum(x, inside), jnp.sum(jnp.square(x), inside))
         if present is None:
             where, count, kept = None, math.prod(x.shape[:-1]), self.momentum
         else:
-            where = jnp.reshape(present, (-1, *[1] * (x.ndim - 1)))
+            where = present[:, None]
             count = jnp.sum(present, dtype=x.dtype) * math.prod(x.shape[1:-1])
-        # In one pass over x, as Flax takes them.
-        squares = jnp.square(x)
-        sums = (jnp.sum(x, axes, where=where), jnp.sum(squares, axes, where=where))
+        sums = [jnp.sum(each, 0, where=where) for each in of_each]
         if self.axis_name is not None:
             *sums, count = lax.psum((*sums, count), self.axis_name)
         if present is not None:

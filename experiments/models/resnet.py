@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models import heads
-from experiments.models.network import Network, check_stages
+from experiments.models.network import ImageNetwork, check_stages
 from experiments.models.norm import BatchNorm, Norm
-from experiments.models.normalized import Normalized
+from experiments.models.normalized import Normalized, relu
 
 RESNET_50 = (3, 4, 6, 3)  # bottlenecks in each stage
 RESNET_152 = (3, 8, 36, 3)
@@ -36,12 +35,12 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: jax.Array, present: jax.Array | None) -> jax.Array:
         """Float `[batch, height, width, channels]` to the same with other sizes."""
         shortcut = x if self.shortcut is None else self.shortcut(x, present)
-        x = nnx.relu(self.down(x, present))
-        x = nnx.relu(self.middle(x, present))
-        return nnx.relu(self.up(x, present) + shortcut)
+        x = relu(self.down(x, present))
+        x = relu(self.middle(x, present))
+        return relu(self.up(x, present) + shortcut)
 
 
-class ResNet(Network):
+class ResNet(ImageNetwork):
     """He et al.'s bottleneck ResNet for images of about 224 pixels, variant "v1.5".
 
     As published but for the stride, which sits on the 3 × 3 convolution and not on the
@@ -79,10 +78,10 @@ class ResNet(Network):
         self.head = heads.head(head, inputs, classes, rngs=rngs)
         self.dropout = dropout
 
-    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float `[batch, height, width, channels]` to `[batch, 4 widths[-1]]`."""
-        x = nnx.relu(self.stem(inputs, present))
+    def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Float32 `[batch, height, width, channels]` to `[..., 4 widths[-1]]`."""
+        x = relu(self.stem(inputs, present))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for block in self.blocks:
             x = block(x, present)
-        return jnp.mean(x, axis=(1, 2))
+        return x

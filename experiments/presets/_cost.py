@@ -51,7 +51,7 @@ def examples(data: configs.Data) -> int:
         "long_tail": corrupt.long_tail_counts,
         "step": corrupt.step_counts,
     }[data.imbalance]
-    held_out = data.validation_per_class + data.test_per_class
+    held_out = data.validation_per_class + data.test_per_class + data.clean_per_class
     if data.source in _TOTAL:
         return _TOTAL[data.source] - data.classes * held_out
     if data.source == "covid_lt":  # thinned before anything is held out

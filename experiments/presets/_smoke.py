@@ -42,13 +42,18 @@ def smoke(run: configs.Run) -> configs.Run:
     per_class = 1 if many else max(fewest, 50 // data.classes)
     model = _SAME.get(run.model.name, run.model.name)
     widths = _WIDTHS[model]
-    held_out = min(data.validation_per_class, 1) + min(data.test_per_class, 2)
+    held_out = (
+        min(data.validation_per_class, 1)
+        + min(data.test_per_class, 2)
+        + min(data.clean_per_class, 1)
+    )
     changes = {
         "data.partial": True,
         "data.imbalance_ratio": min(data.imbalance_ratio, 2.0),
         "data.examples_per_class": per_class + held_out,
         "data.validation_per_class": min(data.validation_per_class, 1),
         "data.test_per_class": min(data.test_per_class, 2),
+        "data.clean_per_class": min(data.clean_per_class, 1),
         "model.name": model,
         "model.widths": widths,
         "model.blocks": (1,) * len(widths) if model in _RESIDUAL else (),

@@ -38,6 +38,12 @@ _BASELINES = {
     "CB-LDAM": _DEFERRED,
 }
 
+# Cross-entropy without class weights. It stands here for the table that it is in.
+_RESAMPLING = variant(
+    "Resampling (CE)",
+    _SGD | {"loss.class_weights": False, "data.sampling": "effective"},
+)
+
 # Accuracy of cross-entropy with deferred weights, from LDAM's paper (Cao et al. 2019,
 # 100 less the error), which ABSGD's leaves out.
 _DRW_CE = {
@@ -78,6 +84,12 @@ _ALWAYS_NOTE = (
 )
 
 
+_RESAMPLING_NOTE = (
+    "Resampling draws by LDAM's probabilities from the first epoch on; in LDAM's code "
+    "they never reach the loader. "
+)
+
+
 def presets() -> list[Preset]:
     """All of them; a name is data set, shape and ratio, then loss, then what differs.
 
@@ -106,7 +118,8 @@ def _tables(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
     """The rows of SGD and ABSGD in Tables 1 and 2, a preset for each loss.
 
     Tables 1 (CE, Focal) are means of three runs, Tables 2 (LDAM and class weights) say
-    nothing of runs. LDAM without class weights is printed for SGD alone.
+    nothing of runs. LDAM without class weights is printed for SGD alone. Resampling,
+    on cross-entropy, is with CB-CE, because it is in Table 2.
     """
     setting = f"{source}_{shape}{ratio}"
     return [
@@ -128,6 +141,7 @@ def _tables(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
             variants=(
                 variant(f"SGD ({loss})", _BASELINES[loss]),
                 *([] if loss == "LDAM" else [variant(f"ABSGD ({loss})")]),
+                *([_RESAMPLING] if loss == "CB-CE" else []),
             ),
             figures=_drawn(setting + suffix),
             lams=_LAMS,
@@ -372,4 +386,6 @@ def _note(setting: str, loss: str) -> str:
     if loss in ("CB-CE", "CB-Focal"):
         drw = f"{setting}_drw_{loss.removeprefix('CB-').lower()}"
         text += _ALWAYS_NOTE.format(drw=drw)
+    if loss == "CB-CE":
+        text += _RESAMPLING_NOTE
     return text + _NOTE

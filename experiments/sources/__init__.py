@@ -3,7 +3,11 @@
 Nothing here is unpickled, and no path in a list leads out of the data set's directory.
 """
 
+import contextlib
+import contextvars
+import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 from experiments import configs
 from experiments.sources import cifar, clothing1m, covid, imdb, lists
@@ -25,8 +29,14 @@ __all__ = [
     "Splits",
     "digits",
     "load",
+    "remembering",
     "split",
 ]
+
+# What has been read, while someone wants it remembered.
+_read: contextvars.ContextVar[dict[object, Loaded] | None] = contextvars.ContextVar(
+    "read", default=None
+)
 
 
 def load(
@@ -59,6 +69,29 @@ def load(
             f"holds {_DIRECTORIES.get(data.source, data.source)}/."
         )
     data_dir = data_dir.expanduser()
+    remembered = _read.get()
+    if remembered is None:
+        return _load(data, data_dir, download)
+    # Runs that are compared differ in these, which are not looked at here.
+    alike = dataclasses.replace(data, sampling="shuffled", clean_per_class=0)
+    key = (alike, data_dir)
+    if key not in remembered:
+        remembered.clear()  # one is enough, and they are large
+        remembered[key] = _load(data, data_dir, download)
+    return remembered[key]
+
+
+@contextlib.contextmanager
+def remembering() -> Iterator[None]:
+    """Within it, what was read last is not read again; files must not change."""
+    token = _read.set({})
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def _load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Loaded:
     match data.source:
         case "cifar10" | "cifar100":
             return cifar.load(data, data_dir, download=download)

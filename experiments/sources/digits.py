@@ -9,11 +9,12 @@ from experiments.sources.examples import Examples
 
 
 class Splits(NamedTuple):
-    """Three disjoint sets of examples, as places in the whole."""
+    """Disjoint sets of examples, as places in the whole."""
 
     train: np.ndarray  # int64 [n]
     validation: np.ndarray  # int64 [classes * validation_per_class]
     test: np.ndarray  # int64 [classes * test_per_class]
+    clean: np.ndarray  # int64 [classes * clean_per_class]
 
 
 @functools.cache
@@ -43,17 +44,20 @@ def split(
     *,
     validation_per_class: int,
     test_per_class: int,
+    clean_per_class: int = 0,
 ) -> Splits:
-    """Splits each class: so many to test, so many to validation, the rest to train.
+    """Splits each class: so many to test, validation and clean, the rest to train.
 
     The test examples are the same whatever `rng`, as in every published data set: what
-    one seed chooses λ on, another does not report.
+    one seed chooses λ on, another does not report. Test and validation examples are the
+    same whatever `clean_per_class`.
 
     Args:
       labels: int `[examples]`, in 0 ... classes - 1.
-      rng: decides between training and validation.
+      rng: decides between training, validation and clean.
       validation_per_class: examples of each class.
       test_per_class: examples of each class.
+      clean_per_class: examples of each class.
 
     Returns:
       Places of the examples in `labels`, grouped by class.
@@ -61,7 +65,7 @@ def split(
     Raises:
       ValueError: a class has no example left to train on.
     """
-    held_out = validation_per_class + test_per_class
+    held_out = validation_per_class + test_per_class + clean_per_class
     smallest = int(np.bincount(labels).min())
     if smallest <= held_out:
         raise ValueError(
@@ -69,11 +73,14 @@ def split(
             f"{held_out} and train on the rest."
         )
     fixed = np.random.default_rng(0)
-    train, validation, test = [], [], []
+    train, validation, test, clean = [], [], [], []
     for label in np.unique(labels):
         places = fixed.permutation(np.flatnonzero(labels == label))
         test.append(places[:test_per_class])
         rest = rng.permutation(places[test_per_class:])
         validation.append(rest[:validation_per_class])
-        train.append(rest[validation_per_class:])
-    return Splits(*(np.concatenate(part) for part in (train, validation, test)))
+        rest = rest[validation_per_class:]
+        clean.append(rest[:clean_per_class])
+        train.append(rest[clean_per_class:])
+    parts = (train, validation, test, clean)
+    return Splits(*(np.concatenate(part) for part in parts))

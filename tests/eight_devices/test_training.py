@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, sharding
+from experiments import configs, methods, resident, sharding, steps
+from experiments.sources import Examples
 from tests import training_problem as problem
 
 # BatchNorm, dropout, moves drawn on the device, and batches whose last devices hold
@@ -42,6 +43,16 @@ def test_the_value_route_too(parallel):
     problem.same(problem.train(run, 3, devices=8, parallel=parallel), one)
 
 
+def test_weights_learned_from_clean_examples_too():
+    """The clean batch has padding of its own, which is all that some devices hold."""
+    changes = {"data.clean_per_class": 1, "method": configs.Method(name="meta")}
+    run = configs.replace(RUN, changes | {"method.rate": 0.5})
+    batches = lambda step: _batches(step)._replace(clean=problem.batch(9 + step, 10))
+    one = problem.train(run, 3, batches=batches)
+    eight = problem.train(run, 3, batches=batches, devices=8)
+    problem.same(eight, one, rtol=1e-3, atol=2e-5)
+
+
 def test_a_layout_of_some_of_the_devices():
     layout = sharding.layout(4)
     assert layout.devices == 4
@@ -52,3 +63,32 @@ def test_a_layout_of_some_of_the_devices():
     assert len(copies.addressable_shards) == 4
     with pytest.raises(ValueError, match=f"at most {len(jax.devices())}, .* got 9"):
         sharding.layout(9)
+
+
+def test_many_updates_at_once_on_resident_data_too():
+    """Every device has all inputs, and gathers its own part of each batch."""
+    run = configs.replace(RUN, {"model.blocks": (1,), "model.widths": (4,)})
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (problem.EXAMPLES, 32, 32, 3)).astype(np.uint8)
+    labels = rng.integers(0, 10, problem.EXAMPLES).astype(np.int32)
+    batches = [_batches(step) for step in range(4)]
+    found = []
+    for devices in (1, 8):
+        layout = sharding.layout(devices)
+        state = steps.program(run, layout).init(steps.draw(run, 0), 0, problem.EXAMPLES)
+        turns = resident.turns(
+            np.stack([batch.index for batch in batches]),
+            np.stack([batch.present for batch in batches]),
+            [methods.moment(run, 2, step) for step in range(4)],
+            5,
+        )
+        found.append(
+            resident.compiled(run, layout)(
+                state,
+                resident.place(Examples(inputs, labels), layout),
+                problem.given(layout),
+                turns,
+            )
+        )
+    problem.same(found[1], found[0], rtol=1e-3, atol=2e-5)
+    assert found[0][0].step == 4  # the fifth turn changes nothing

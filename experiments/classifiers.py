@@ -1,0 +1,136 @@
+"""Classifiers of the features of a trained network that need no training."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+
+class NearestMean(NamedTuple):
+    """Classifies by the nearest class mean; see `nearest_class_mean`."""
+
+    means: np.ndarray  # float32 [classes, features], of transformed features
+    examples: np.ndarray  # int64 [classes]
+    centre: np.ndarray  # float32 [features]: what is subtracted first
+    normalises: bool  # whether what is left is then given length one
+
+    def __call__(self, features: Any) -> np.ndarray:
+        """Logits, minus squared distances: `[n, features]` to float32 `[n, classes]`.
+
+        -inf for a class without an example, which so never wins.
+        """
+        x = _transformed(features, self.centre, self.normalises)
+        # Distances are the same from any origin. In the midst of the means the squares
+        # that are subtracted are small, and so is what float32 loses of them.
+        there = self.examples > 0
+        origin = np.mean(self.means, axis=0, where=there[:, None])
+        x, means = x - origin, self.means - origin
+        squares = np.sum(means**2, axis=1) - 2.0 * x @ means.T
+        squares += np.sum(x**2, axis=1, keepdims=True)
+        return np.where(there, -np.maximum(squares, 0.0), -np.inf).astype(np.float32)
+
+
+def nearest_class_mean(
+    features: Any,
+    labels: Any,
+    classes: int,
+    transform: Literal["plain", "l2", "centred"] = "centred",
+) -> NearestMean:
+    """NCM: the class whose mean feature is nearest.
+
+    Means are of transformed features, and are not normalised once more. What is to be
+    classified is transformed alike, by the training set's centre.
+
+    Args:
+      features: of the training examples as they are, `[n, features]`, at least one.
+      labels: int `[n]`.
+      classes: how many there are.
+      transform: `plain` takes features as they are; `l2` gives them length one;
+        `centred` first subtracts their mean over all training examples. A feature of
+        zeros stays so.
+
+    Returns:
+      Features to logits.
+
+    Examples:
+      >>> features = np.array([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0]])
+      >>> classify = nearest_class_mean(features, np.array([0, 0, 2]), 3, "plain")
+      >>> classify(np.array([[0.0, 0.0]])).tolist()
+      [[-4.0, -inf, -16.0]]
+
+    References:
+      Kang et al., `Decoupling representation and classifier for long-tailed recognition
+      <https://arxiv.org/abs/1910.09217>`_; `centred` is its code's choice.
+    """
+    features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    centre = np.zeros(features.shape[1], np.float32)
+    if transform == "centred":
+        centre = np.asarray(np.mean(features, axis=0, dtype=np.float64), np.float32)
+    normalises = transform != "plain"
+    means = class_means(_transformed(features, centre, normalises), labels, classes)
+    examples = np.bincount(labels, minlength=classes)
+    return NearestMean(means, examples, centre, normalises)
+
+
+class Linear(NamedTuple):
+    """Classifies by a linear layer without bias."""
+
+    kernel: np.ndarray  # float32 [features, classes]
+
+    def __call__(self, features: Any) -> np.ndarray:
+        """Logits: `[n, features]` to float32 `[n, classes]`."""
+        return np.asarray(features, np.float32) @ self.kernel
+
+
+def tau_normalised(kernel: Any, tau: float) -> Linear:
+    """A linear head with the norms of its class vectors divided out: `w_c / ‖w_c‖^τ`.
+
+    `τ = 0` leaves the head without its bias, `τ = 1` gives all classes vectors of
+    length one. A vector of zeros stays so.
+
+    Args:
+      kernel: of a linear head, `[features, classes]`; its bias is dropped.
+      tau: the power.
+
+    Returns:
+      Features to logits; its `kernel` is what was asked for.
+
+    Examples:
+      >>> tau_normalised(np.array([[3.0, 0.0], [4.0, 2.0]]), 1.0).kernel.tolist()
+      [[0.6000000238418579, 0.0], [0.800000011920929, 1.0]]
+
+    References:
+      Kang et al., `Decoupling representation and classifier for long-tailed recognition
+      <https://arxiv.org/abs/1910.09217>`_.
+    """
+    kernel = np.asarray(kernel, np.float32)
+    norms = np.linalg.norm(kernel, axis=0)
+    return Linear(kernel / np.where(norms > 0.0, norms, 1.0) ** np.float32(tau))
+
+
+def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """The mean feature of each class.
+
+    Args:
+      features: float `[n, features]`.
+      labels: int `[n]`.
+      classes: how many there are.
+
+    Returns:
+      float32 `[classes, features]`; zeros for a class without an example.
+    """
+    there, begins, counts = np.unique(
+        np.sort(labels), return_index=True, return_counts=True
+    )
+    by_class = features[np.argsort(labels, kind="stable")]
+    sums = np.add.reduceat(by_class, begins, axis=0, dtype=np.float64)
+    means = np.zeros((classes, features.shape[1]), np.float32)
+    means[there] = sums / counts[:, None]
+    return means
+
+
+def _transformed(features: Any, centre: np.ndarray, normalises: bool) -> np.ndarray:
+    x = np.asarray(features, np.float32) - centre
+    if not normalises:
+        return x
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0.0, norms, 1.0)

@@ -1,0 +1,417 @@
+"""The methods that `compare` sets against each other, each with its grid.
+
+A contender is what it changes in one plain run, and a grid of as many values of one
+hyperparameter as every other has: its own, or the learning rate where it has none.
+Imports no JAX.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from experiments import configs
+
+GRID = 3  # values that each method's hyperparameter is chosen among
+NORMALISED = "+norm"  # suffix: the same with logits divided by their norm
+
+# Examples of each class that are held out where the data set has no validation split,
+# and that methods which learn weights are shown.
+_VALIDATION: dict[configs.Source, int] = {
+    "cifar10": 100,
+    "cifar100": 10,
+    "imdb": 250,
+    "covid_lt": 20,
+}
+_CLEAN = 10
+_SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
+
+
+class Contender(NamedTuple):
+    """One way to train.
+
+    Attributes:
+      name: on the command line.
+      title: in tables.
+      changes: of the plain run, as in `configs.replace`.
+      knob: hyperparameter that is chosen, as tables call it.
+      grid: its values as tables show them, and what each changes.
+      backward: backward passes over a batch for an update, clean batches included.
+      stage: 2 where it starts from a finished plain run.
+      classifier: what classifies features of a finished plain run without training:
+        nearest class means, or the head with its norms divided out.
+    """
+
+    name: str
+    title: str
+    changes: Mapping[str, Any]
+    knob: str
+    grid: tuple[tuple[str, Mapping[str, Any]], ...]
+    backward: int = 1
+    stage: Literal[1, 2] = 1
+    classifier: Literal["ncm", "tau"] | None = None
+
+    def runs(self, plain: configs.Run) -> list[configs.Run]:
+        """What is trained, for each value of the grid."""
+        return [
+            configs.replace(plain, {**self.changes, **changes})
+            for _, changes in self.grid
+        ]
+
+
+def plain(run: configs.Run) -> configs.Run:
+    """The run that all contenders change: SGD on cross-entropy, with validation data.
+
+    Args:
+      run: whose data, network, schedule and optimizer it takes.
+
+    Returns:
+      The run without what a method or a loss of its own adds, evaluated at its end.
+    """
+    held_out = run.data.validation_per_class or _VALIDATION.get(run.data.source, 0)
+    return configs.replace(
+        run,
+        {
+            "data.validation_per_class": held_out,
+            "data.sampling": "shuffled",
+            "data.clean_per_class": 0,
+            "model.head": "linear",
+            "loss": configs.Loss(logit_norm=run.loss.logit_norm),
+            "method": configs.Method("sgd", start_at=_start(run)),
+            "eval_every": run.epochs,
+        },
+    )
+
+
+def every(run: configs.Run) -> dict[str, Contender]:
+    """The contenders that fit a run's data and network, by name.
+
+    Args:
+      run: a preset's, from which come γ, the share of the training after which weights
+        begin, and whether labels are noisy.
+
+    Returns:
+      In the order of the documentation.
+    """
+    makers = (_weighting, _class_level, _learned, _two_stage, _noise)
+    found = [contender for make in makers for contender in make(run)]
+    return {contender.name: contender for contender in found}
+
+
+def choose(run: configs.Run, names: str) -> list[Contender]:
+    """The contenders of a comma-separated list.
+
+    Args:
+      run: a preset's.
+      names: such as `absgd,ldam_drw`; a name may end in `+norm`. Empty for all.
+
+    Returns:
+      Plain SGD first, since all others are held against it.
+
+    Raises:
+      configs.BadConfiguration: there is no such method for this run.
+    """
+    known = every(run)
+    chosen = [name.strip() for name in names.split(",")] if names else list(known)
+    found = {"sgd": known["sgd"]}
+    for name in chosen:
+        base = name.removesuffix(NORMALISED)
+        if base not in known:
+            raise configs.BadConfiguration(
+                f"There is no method {name!r} for {run.data.source} and "
+                f"{run.model.name}; there are {', '.join(known)}, and each with "
+                f"{NORMALISED} at its end."
+            )
+        contender = known[base]
+        if name != base:
+            changes = {**contender.changes, "loss.logit_norm": 1.0}
+            title = f"{contender.title}, logits normalised"
+            contender = contender._replace(name=name, title=title, changes=changes)
+        found[name] = contender
+    return list(found.values())
+
+
+def _noisy(run: configs.Run) -> bool:
+    return run.data.noise_rate > 0.0 or run.data.source == "clothing1m"
+
+
+def _start(run: configs.Run) -> float:
+    """The share of the training after which weights begin."""
+    return run.method.start_at or max(run.loss.class_weights_from, 0.0)
+
+
+def _grid(
+    values: tuple[Any, Any, Any], changes: Callable[[Any], Mapping[str, Any]]
+) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    return tuple((f"{value:g}", changes(value)) for value in values)
+
+
+def _rates(rate: float) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Of learning; the run's own first, which a second stage starts from."""
+    values = (rate, rate / 2.0, rate * 2.0)
+    return _grid(values, lambda value: {"optimizer.learning_rate": value})
+
+
+def _lams(run: configs.Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    digits = run.data.source == "digits"
+    if _noisy(run):
+        values = (-2.0, -1.0, -0.5) if digits else (-10.0, -5.0, -1.0)
+    else:
+        values = (1.0, 0.5, 0.25) if digits else (5.0, 2.0, 1.0)
+    return _grid(values, lambda value: {"method.lam": value})
+
+
+def _method(run: configs.Run, name: configs.MethodName, **more: Any) -> configs.Method:
+    """Of that name, from the same epoch on as the run's own."""
+    return configs.Method(name, start_at=_start(run), **more)
+
+
+def _weighting(run: configs.Run) -> list[Contender]:
+    """By the losses: in the batch, over time, or of groups."""
+    lams, rate = _lams(run), run.optimizer.learning_rate
+    gamma, init_s = run.method.gamma, run.method.init_s
+    attention = {"gamma": gamma, "init_s": init_s}
+    adam = {"optimizer.learning_rate": 1e-3}
+    # Steps as long as with momentum, which these do without.
+    still = {
+        "optimizer.momentum": 0.0,
+        "optimizer.nesterov": False,
+        "optimizer.learning_rate": rate / (1.0 - run.optimizer.momentum),
+    }
+    sign = 1.0 if _noisy(run) else -1.0
+
+    def of(name: configs.MethodName, **more: Any) -> dict[str, Any]:
+        return {"method": _method(run, name, **more)}
+
+    return [
+        Contender("sgd", "SGD", {}, "η", _rates(rate)),
+        Contender("absgd", "ABSGD", of("absgd", **attention), "λ", lams),
+        Contender(
+            "adam", "Adam", {"method": configs.Method("adam")}, "η", _rates(1e-3)
+        ),
+        Contender("abadam", "ABAdam", of("abadam", **attention) | adam, "λ", lams),
+        Contender("eg", "EG, within the batch", of("eg"), "λ", lams),
+        Contender(
+            "eg_examples",
+            "EG, per example",
+            of("eg_examples"),
+            "rate",
+            _grid(
+                (0.1 * sign, 0.03 * sign, 0.3 * sign),
+                lambda value: {"method.rate": value},
+            ),
+        ),
+        Contender("term", "TERM, batch", of("term", gamma=1.0) | still, "λ", lams),
+        Contender(
+            "term_stochastic",
+            "TERM, stochastic",
+            of("term", gamma=0.2) | still,
+            "λ",
+            lams,
+        ),
+        Contender("recover", "RECOVER", of("recover", gamma=0.5) | still, "λ", lams, 2),
+        Contender(
+            "group_dro",
+            "Group DRO",
+            of("group_dro"),
+            "rate",
+            _grid((0.01, 0.1, 0.001), lambda value: {"method.rate": value}),
+        ),
+        Contender(
+            "cvar",
+            "CVaR",
+            of("cvar"),
+            "level",
+            _grid((0.5, 0.7, 0.9), lambda value: {"method.level": value}),
+        ),
+    ]
+
+
+def _class_level(run: configs.Run) -> list[Contender]:
+    """By the class: sampling, weights, margins."""
+    start, rates = _start(run), _rates(run.optimizer.learning_rate)
+    gamma, init_s = run.method.gamma, run.method.init_s
+    always = {
+        "loss.class_weights": True,
+        "loss.class_weights_norm": "weights",  # PyTorch's weighted mean
+    }
+    deferred = always | {"loss.class_weights_from": start}
+    attended = {
+        "method": _method(run, "absgd", gamma=gamma, init_s=init_s),
+        "loss.class_weights": True,
+        "loss.class_weights_from": start,
+    }
+    betas = _grid((0.9999, 0.999, 0.99), lambda value: {"loss.effective_beta": value})
+    focusing = _grid((1.0, 0.5, 2.0), lambda value: {"loss.focusing": value})
+    margins = _grid((0.5, 0.3, 0.7), lambda value: {"loss.max_margin": value})
+    cosine = {"loss.name": "ldam", "model.head": "cosine"}
+    return [
+        Contender(
+            "joint",
+            "Joint: class-aware sampling",
+            {"data.sampling": "class_aware"},
+            "η",
+            rates,
+        ),
+        Contender(
+            "resampling",
+            "Resampling by effective number",
+            {"data.sampling": "effective"},
+            "η",
+            rates,
+        ),
+        Contender("cb_ce", "CB-CE, weights always on", always, "β", betas),
+        Contender("drw_ce", "CB-CE, weights deferred (DRW)", deferred, "β", betas),
+        Contender("focal", "Focal", {"loss.name": "focal"}, "focusing", focusing),
+        Contender(
+            "cb_focal",
+            "CB-Focal, weights always on",
+            always | {"loss.name": "focal"},
+            "focusing",
+            focusing,
+        ),
+        Contender(
+            "drw_focal",
+            "CB-Focal, weights deferred",
+            deferred | {"loss.name": "focal"},
+            "focusing",
+            focusing,
+        ),
+        Contender("ldam", "LDAM", cosine, "margin", margins),
+        Contender("ldam_drw", "LDAM-DRW", deferred | cosine, "margin", margins),
+        Contender(
+            "logit_adjusted",
+            "Logit adjustment",
+            {"loss.name": "logit_adjusted"},
+            "τ",
+            _grid((1.0, 0.5, 1.5), lambda value: {"loss.tau": value}),
+        ),
+        Contender("absgd_cb", "ABSGD (CB-CE)", attended, "λ", _lams(run)),
+        Contender(
+            "absgd_cb_mean",
+            "ABSGD (CB-CE), weighted mean",
+            attended | {"loss.class_weights_norm": "weights"},
+            "λ",
+            _lams(run),
+        ),
+    ]
+
+
+def _learned(run: configs.Run) -> list[Contender]:
+    """By what helps on clean, balanced examples."""
+    clean = {"data.clean_per_class": _CLEAN // 2 if _small(run) else _CLEAN}
+    weighted = {"loss.class_weights": True, "loss.class_weights_from": _start(run)}
+
+    def rates(*values: float) -> Any:
+        return _grid(values, lambda value: {"method.rate": value})
+
+    def of(name: configs.MethodName) -> dict[str, Any]:
+        return {"method": _method(run, name)} | clean
+
+    return [
+        Contender(
+            "meta", "META", of("meta") | weighted, "rate", rates(0.01, 1.0, 100.0), 3
+        ),
+        Contender(
+            "l2rw", "L2RW", of("l2rw"), "η", _rates(run.optimizer.learning_rate), 2
+        ),
+        Contender(
+            "mw_net",
+            "Meta-Weight-Net",
+            of("mw_net"),
+            "rate",
+            rates(1e-3, 1e-4, 1e-2),
+            3,
+        ),
+    ]
+
+
+def _small(run: configs.Run) -> bool:
+    return run.data.source == "digits"
+
+
+def _two_stage(run: configs.Run) -> list[Contender]:
+    """Another classifier on the features of plain training."""
+    rate, epochs = run.optimizer.learning_rate, run.epochs
+    second = {
+        "data.sampling": "class_aware",
+        "epochs": max(1, round(_SECOND_STAGE * epochs)),
+        "optimizer.decay": "cosine",
+        "optimizer.warmup": 0.0,
+        "optimizer.drop_at": (),
+    }
+    found = [
+        Contender(
+            "crt",
+            "cRT",
+            second | {"trainable": "head", "new_head": True},
+            "η",
+            _rates(rate),
+            stage=2,
+        ),
+        Contender(
+            "lws",
+            "LWS",
+            second | {"trainable": "scale", "model.head": "scaled"},
+            "η",
+            _rates(rate),
+            stage=2,
+        ),
+        Contender(
+            "ncm",
+            "NCM",
+            {},
+            "features",
+            tuple((name, {}) for name in ("centred", "l2", "plain")),
+            backward=0,
+            stage=2,
+            classifier="ncm",
+        ),
+        Contender(
+            "tau",
+            "τ-normalised",
+            {},
+            "τ",
+            tuple((name, {}) for name in ("1", "0.5", "1.5")),
+            backward=0,
+            stage=2,
+            classifier="tau",
+        ),
+    ]
+    if run.model.name not in ("sce_cnn", "bilstm"):  # which have no map to attend to
+        changes = second | {"model.head": "memory", "loss.name": "oltr"}
+        slower = _rates(rate / 10.0)
+        found.append(Contender("oltr", "OLTR", changes, "η", slower, stage=2))
+    intra = _grid((0.01, 0.001, 0.1), lambda value: {"loss.range_intra": value})
+    found.append(
+        Contender("range", "Range loss", {"loss.name": "range"}, "intra", intra)
+    )
+    return found
+
+
+def _noise(run: configs.Run) -> list[Contender]:
+    """Losses that trust a label less."""
+    return [
+        Contender(
+            "sce",
+            "SCE",
+            {"loss.name": "symmetric"},
+            "α, β",
+            tuple(
+                (f"{alpha:g}, {beta:g}", {"loss.alpha": alpha, "loss.beta": beta})
+                for alpha, beta in ((0.1, 1.0), (1.0, 1.0), (6.0, 0.1))
+            ),
+        ),
+        Contender(
+            "gce",
+            "GCE",
+            {"loss.name": "generalized"},
+            "q",
+            _grid((0.7, 0.5, 0.9), lambda value: {"loss.q": value}),
+        ),
+        Contender(
+            "tce",
+            "Truncated GCE",
+            {"loss.name": "truncated", "loss.prune_from": _start(run)},
+            "k",
+            _grid((0.5, 0.3, 0.1), lambda value: {"loss.k": value}),
+        ),
+    ]

@@ -1,0 +1,35 @@
+"""Conditional value at risk: the mean over the largest losses of the batch.
+
+With the B losses in falling order, rank `r_i` from 0, and α the share that counts,
+`p_i = min(max(αB − r_i, 0), 1) / α`: the largest weigh 1/α, the one on the boundary
+the rest, and all together average one. Levy, Carmon, Duchi and Sidford, `Large-Scale
+Methods for Distributionally Robust Optimization <https://arxiv.org/abs/2010.05893>`_,
+estimate the objective on a batch in this way. α = 1 is the plain mean, α ≤ 1/B the
+maximum. Equal losses are told apart by their places.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import configs
+from experiments.methods.rule import Found, Problem, Rule, later, mean, weighted
+
+
+def rule(run: configs.Run) -> Rule:
+    """Weights from the order of the losses; nothing is kept."""
+    return later(lambda params, examples, classes: (), gradient)
+
+
+def gradient(problem: Problem, state: tuple[()]) -> Found:
+    """That of the batch's conditional value at risk."""
+    present, level = problem.present, problem.moment.level
+
+    def weigh(losses: jax.Array) -> Any:
+        order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
+        ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
+        p = jnp.clip(level * jnp.sum(present) - ranks, 0.0, 1.0) / level
+        return p, state, mean(p * losses, present)
+
+    return weighted(problem, weigh)

@@ -1,0 +1,33 @@
+"""Exponentiated gradient within the batch: what ABSGD is without a running normaliser.
+
+`p_i = B exp(L_i/λ) / Σ_j exp(L_j/λ)` over the B examples of the batch: one step of
+exponentiated gradient from uniform weights (Majidi et al., `Exponentiated Gradient
+Reweighting <https://arxiv.org/abs/2104.01493>`_), as the papers on ABSGD compare with
+it. λ > 0 attends to large losses, λ < 0 distrusts them, ±inf weighs all alike.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import absgd_jax
+from experiments import configs
+from experiments.methods.rule import Found, Problem, Rule, later, weighted
+
+
+def rule(run: configs.Run) -> Rule:
+    """Weights from the batch alone; nothing is kept."""
+    return later(lambda params, examples, classes: (), gradient)
+
+
+def gradient(problem: Problem, state: tuple[()]) -> Found:
+    """That of the batch's tilted loss."""
+    present, lam = problem.present, problem.moment.lam
+
+    def weigh(losses: jax.Array) -> Any:
+        p = absgd_jax.attentional_weights(losses, lam, where=present)
+        objective = absgd_jax.tilted_loss(losses, lam, where=present)
+        return jnp.sum(present) * p, state, objective
+
+    return weighted(problem, weigh)

@@ -1,0 +1,48 @@
+"""Exponentiated gradient with a weight for every training example, kept over epochs.
+
+`w_i ← w_i exp(−η L_i)` for each example of the batch, then scaled so that the mean of
+w over all N training examples is one; `p_i = w_i` after that. Majidi et al.,
+`Exponentiated Gradient Reweighting <https://arxiv.org/abs/2104.01493>`_, whose η here
+is `rate`: positive distrusts large losses, negative attends to them.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import configs
+from experiments.methods.rule import Found, Problem, Rule, later, mean, weighted
+
+
+class ExamplesState(NamedTuple):
+    """What is kept of every training example."""
+
+    log_weights: jax.Array  # float32 [examples]: log w, whose w average one
+
+
+def rule(run: configs.Run) -> Rule:
+    """Weights from all that was seen of an example."""
+
+    def init(params: Any, examples: int, classes: int) -> ExamplesState:
+        return ExamplesState(jnp.zeros(examples, jnp.float32))
+
+    return later(init, gradient)
+
+
+def gradient(problem: Problem, state: ExamplesState) -> Found:
+    """That of the mean loss under the weights after they have seen the batch."""
+    present, rate = problem.present, problem.moment.rate
+
+    def weigh(losses: jax.Array) -> Any:
+        outside = state.log_weights.size  # where padding is dropped
+        places = jnp.where(present, problem.index, outside)
+        # An example that is drawn twice counts twice.
+        log_weights = state.log_weights.at[places].add(-rate * losses, mode="drop")
+        log_sum = jax.nn.logsumexp(log_weights)
+        log_weights = log_weights - (log_sum - math.log(outside))
+        p = jnp.exp(log_weights[problem.index])
+        return p, ExamplesState(log_weights), mean(p * losses, present)
+
+    return weighted(problem, weigh)

@@ -1,0 +1,33 @@
+"""Learning to reweight: examples weigh as their gradients agree with the clean ones'.
+
+With C the mean loss of the clean batch, `p̃_i = max(⟨∇L_i(w), ∇C(w)⟩, 0)` and
+`p_i = B p̃_i / Σ_j p̃_j`, or all zero where that sum is. Ren, Zeng, Yang and Urtasun,
+`Learning to Reweight Examples for Robust Deep Learning
+<https://arxiv.org/abs/1803.09050>`_, Eq. (7) to (9) and (12): a virtual step from
+weights ε = 0, which ends where it began, so its step size falls out of p.
+
+Weights are never negative, and average one over the batch.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from experiments import configs
+from experiments.methods import _clean
+from experiments.methods.rule import Found, Problem, Rule, later
+
+
+def rule(run: configs.Run) -> Rule:
+    """Weights from the clean gradient at w. It keeps nothing."""
+    return later(_clean.none, gradient)
+
+
+def gradient(problem: Problem, state: Any) -> Found:
+    """One backward pass of the batch, one of the clean batch, one tangent product."""
+    line = _clean.linearized(problem)
+    slope, clean = _clean.derivative(problem, line, None)
+    p = jnp.maximum(-slope, 0.0)  # η p̃
+    total = jnp.sum(p)
+    scale = jnp.sum(problem.present) / jnp.where(total > 0.0, total, 1.0)
+    return _clean.found(problem, line, p * scale, state, clean)

@@ -1,0 +1,86 @@
+"""Meta-Weight-Net: a small network makes weights of losses, and learns from clean ones.
+
+With `V(L; Θ)` of one hidden layer, ReLU and a sigmoid, and C the mean loss of the clean
+batch,
+
+    w'(Θ) = w − η mean_i V(L_i; Θ) ∇L_i(w),    Θ ← Θ − Adam(∇_Θ C(w'(Θ))),
+
+and the direction is `mean_i V(L_i; Θ) ∇L_i(w)` with the new Θ. No gradient goes through
+the losses that V reads. Shu et al., `Meta-Weight-Net <https://arxiv.org/abs/1902.07379>`_,
+Eq. (3) to (5), with the 100 hidden units and the Adam of their code, whose step size of
+1e-3 is `rate` here. Their code also decays Θ, by 1e-4; here it is not.
+
+Θ is drawn as PyTorch draws linear layers, from one key whatever the seed of the run.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import configs
+from experiments.methods import _clean
+from experiments.methods.rule import Found, Problem, Rule, cotangent, later
+
+HIDDEN = 100
+
+
+class Theta(NamedTuple):
+    """The network that weights."""
+
+    hidden: jax.Array  # float32 [HIDDEN]: from the loss, the only input
+    hidden_bias: jax.Array  # float32 [HIDDEN]
+    output: jax.Array  # float32 [HIDDEN]
+    output_bias: jax.Array  # float32 []
+
+
+class NetState(NamedTuple):
+    """What is learned beside w."""
+
+    theta: Theta
+    adam: optax.OptState
+
+
+def rule(run: configs.Run) -> Rule:
+    """Weights from a function of the loss that is learned on the way."""
+    return later(init, gradient)
+
+
+def init(params: Any, examples: int, classes: int) -> NetState:
+    """Θ as drawn, uniformly within 1/√inputs of zero."""
+    keys = jax.random.split(jax.random.key(0), len(Theta._fields))
+    draw = lambda key, shape, inputs: jax.random.uniform(
+        key, shape, jnp.float32, -1.0 / math.sqrt(inputs), 1.0 / math.sqrt(inputs)
+    )
+    theta = Theta(
+        draw(keys[0], (HIDDEN,), 1),
+        draw(keys[1], (HIDDEN,), 1),
+        draw(keys[2], (HIDDEN,), HIDDEN),
+        draw(keys[3], (), HIDDEN),
+    )
+    return NetState(theta, optax.scale_by_adam().init(theta))
+
+
+def weigh(theta: Theta, losses: jax.Array) -> jax.Array:
+    """V, float32 `[batch]`, in (0, 1)."""
+    hidden = jax.nn.relu(losses[:, None] * theta.hidden + theta.hidden_bias)
+    return jax.nn.sigmoid(hidden @ theta.output + theta.output_bias)
+
+
+def gradient(problem: Problem, state: NetState) -> Found:
+    """Two backward passes of the batch, one of the clean batch, one tangent product."""
+    line = _clean.linearized(problem)
+    # What padding holds must not come to Θ, nor as 0 · ∞.
+    losses = jnp.where(problem.present, line.losses, 0.0)
+    p, pullback = jax.vjp(lambda theta: weigh(theta, losses), state.theta)
+    virtual = cotangent(p, problem.present)
+    slope, clean = _clean.derivative(problem, line, virtual)
+    (gradient,) = pullback(cotangent(slope, problem.present))
+
+    direction, adam = optax.scale_by_adam().update(gradient, state.adam)
+    descend = lambda theta, of: theta - problem.moment.rate * of
+    theta = jax.tree.map(descend, state.theta, direction)
+    p = weigh(theta, losses)
+    return _clean.found(problem, line, p, NetState(theta, adam), clean)

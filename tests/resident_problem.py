@@ -1,0 +1,44 @@
+"""A small training on digits, for the tests of many updates and many runs at once.
+
+As a command line and as a run. They share compiled programs, as do the tests' files.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from experiments import configs, presets, sharding
+
+LAYOUT = sharding.layout(1)
+PRESET = "digits_label_noise"
+# A network of one layer, and 200 training examples: seven updates an epoch, the last
+# one of eight.
+TINY = (
+    "--model.widths", "4", "--model.dropout", "0.2", "--data.examples-per-class", "90",
+    "--batch-size", "32", "--epochs", "3", "--method.start-at", "0.34",
+    "--data.augment-on", "device",
+)  # fmt: skip
+EXAMPLES, PER_EPOCH = 200, 7
+RUN = configs.replace(
+    presets.get(PRESET).run,
+    {
+        "model.widths": (4,),
+        "model.dropout": 0.2,
+        "data.examples_per_class": 90,
+        "batch_size": 32,
+        "epochs": 3,
+        "method.start_at": 0.34,
+        "data.augment_on": "device",
+    },
+)
+
+
+@contextlib.contextmanager
+def compiled_quickly() -> Iterator[None]:
+    """Spares the compiler a third of its time; the numbers stay, to rounding."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,200 @@
+"""Methods on equal terms: what is trained, what is chosen, and what the table says."""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as command_line
+from experiments import compare, configs, contenders, presets
+from experiments.contenders import Contender
+
+LONG_TAIL = presets.get("digits_long_tail").run
+NOISE = presets.get("digits_label_noise").run
+SHORT = ("--epochs", "2", "--seeds", "2", "--model.widths", "4", "4")
+METHODS = pathlib.Path(__file__).parent.parent / "docs" / "methods.md"
+
+
+def _compare(out, *arguments):
+    return command_line.main(
+        ["compare", "digits_long_tail", "--out", str(out), *SHORT, *arguments]
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Of both stages, with and without training of their own."""
+    out = tmp_path_factory.mktemp("compare")
+    assert _compare(out, "--methods", "absgd,crt,ncm,tau") == 0
+    return out
+
+
+def _results(out):
+    return json.loads((out / "results.json").read_text())["methods"]
+
+
+def test_every_preset_has_contenders_with_grids_of_equal_size():
+    for preset in presets.every():
+        plain = contenders.plain(preset.run)
+        for contender in contenders.every(preset.run).values():
+            where = (preset.name, contender.name)
+            assert len(contender.grid) == contenders.GRID, where
+            runs = contender.runs(plain)
+            if contender.classifier is None:
+                assert len({*runs}) == contenders.GRID, where
+            for run in runs:
+                assert run.epochs <= plain.epochs, where
+                assert run.data.source == plain.data.source, where
+                assert run.model.name == plain.model.name, where
+
+
+def test_the_plain_run_has_nothing_of_a_method():
+    weighted = configs.replace(
+        presets.get("cifar10_lt100_cb_ldam").run, {"data.sampling": "effective"}
+    )
+    plain = contenders.plain(weighted)
+    assert plain.loss == configs.Loss()
+    assert (plain.method.name, plain.model.head) == ("sgd", "linear")
+    assert plain.data.sampling == "shuffled"
+    assert plain.data.validation_per_class == 100
+    assert contenders.plain(LONG_TAIL).data.validation_per_class == 20
+
+
+def test_weights_attend_to_the_tail_and_distrust_noise():
+    for run, sign in ((LONG_TAIL, 1), (NOISE, -1)):
+        for name in ("absgd", "eg", "term", "recover", "absgd_cb"):
+            for one in contenders.every(run)[name].runs(contenders.plain(run)):
+                assert np.sign(one.method.lam) == sign
+                assert one.method.start_at == run.method.start_at
+        for one in contenders.every(run)["eg_examples"].runs(contenders.plain(run)):
+            assert np.sign(one.method.rate) == -sign  # w falls where the loss is large
+
+
+def test_a_method_that_is_not_there_is_named(tmp_path, capsys):
+    assert _compare(tmp_path, "--methods", "absgd,abgsd") == 2
+    assert "'abgsd'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_normalised_logits_are_an_ending_of_any_method():
+    sgd, found = contenders.choose(LONG_TAIL, "absgd+norm")
+    assert sgd.name == "sgd"
+    run = found.runs(contenders.plain(LONG_TAIL))[0]
+    assert (run.loss.logit_norm, run.method.name) == (1.0, "absgd")
+
+
+def _outcome(name, validation, test):
+    values = [
+        compare.Trial(str(place), scores, [_summary(score) for score in test[place]])
+        for place, scores in enumerate(validation)
+    ]
+    grid = tuple((str(place), {}) for place in range(len(validation)))
+    return compare.Outcome(Contender(name, name, {}, "k", grid), values)
+
+
+def _summary(accuracy):
+    if accuracy is None:
+        return None
+    return dict.fromkeys(compare.MEASURES, accuracy) | {"few": None}
+
+
+def test_validation_chooses_whatever_the_test_set_says():
+    outcome = _outcome("m", [[0.5, 0.7], [0.6, 0.7]], [[0.9, 0.9], [0.1, 0.2]])
+    assert outcome.chosen.value == "1"
+    equal = _outcome("m", [[0.5], [0.5]], [[0.1], [0.9]])
+    assert equal.chosen.value == "0"  # the first: what is published
+
+
+def test_what_diverged_is_not_chosen_and_is_shown():
+    sgd = _outcome("SGD", [[0.5, 0.5]], [[0.5, 0.7]])
+    once = _outcome("once", [[0.9, -math.inf], [0.1, 0.1]], [[0.9, None], [0.6, 0.9]])
+    always = _outcome("always", [[-math.inf] * 2], [[None, None]])
+    assert once.chosen.value == "1"
+    assert always.chosen is None
+    text = compare.table([sgd, once, always], {"once": {"time": 1.5}}, 2)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.split("\n")
+    ]
+    head, _, of_sgd, of_once, of_always = rows[:5]
+    shown = dict(zip(head, of_once, strict=True))
+    assert shown["chosen"] == "k = 1"
+    assert shown["accuracy"] == "75.0 ± 21.2"  # of 60 and 90
+    assert shown["against SGD"] == "+15.0 ± 5.0"  # of 10 and 20
+    assert (shown["few"], shown["time"], shown["memory"]) == ("–", "1.50×", "–")
+    assert dict(zip(head, of_sgd, strict=True))["against SGD"] == "–"
+    assert of_always[1] == "diverged"
+
+
+def test_a_comparison_says_all_of_it(compared, capsys):
+    results = _results(compared)
+    assert set(results) == {"sgd", "absgd", "crt", "ncm", "tau"}
+    for found in results.values():
+        assert len(found["grid"]) == contenders.GRID
+        for trial in found["grid"]:
+            assert len(trial["validation"]) == len(trial["accuracy"]) == 2
+        means = [np.mean(trial["validation"]) for trial in found["grid"]]
+        best = found["grid"][int(np.argmax(means))]["value"]
+        assert found["chosen"] == best
+    table = (compared / "table.md").read_text()
+    for found in results.values():
+        assert f"| {found['title']} " in table
+    costs = json.loads((compared / "costs.json").read_text())
+    assert set(costs) == {"sgd", "absgd", "crt"}
+    assert costs["sgd"]["flops"] == costs["sgd"]["memory"] == 1.0
+    assert costs["absgd"]["flops"] < 1.01
+    assert costs["crt"]["flops"] < 0.9  # no gradient of the body
+
+
+def test_a_second_run_trains_nothing_and_more_can_be_added(compared):
+    records = {
+        path: path.stat().st_mtime_ns for path in compared.glob("runs/*/records.jsonl")
+    }
+    # Three plain ones, three with attention, three second stages; two seeds.
+    assert len(records) == 2 * 9
+    before = _results(compared)
+    more = ("--methods", "absgd,crt,ncm,tau,focal", "--no-measure")
+    assert _compare(compared, *more) == 0
+    after = _results(compared)
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"focal"}
+
+
+def test_second_stages_share_the_first(compared):
+    firsts = {
+        json.loads((path / "config.json").read_text())["run"]["start_from"]
+        for path in compared.glob("runs/crt-*-seed1")
+    }
+    (first,) = firsts
+    assert pathlib.Path(first) in compared.glob("runs/sgd-*-seed1")
+
+
+def test_another_budget_is_another_comparison(compared, capsys):
+    arguments = ("--methods", "absgd", "--batch-size", "16", "--no-measure")
+    assert _compare(compared, *arguments) == 2
+    assert "batch_size" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
+    arguments = ("--methods", "absgd", "--optimizer.learning-rate", "1e30")
+    for _ in range(2):  # and is not tried again
+        assert _compare(tmp_path, *arguments, "--no-measure") == 0
+        found = _results(tmp_path)["absgd"]
+        assert found["chosen"] is None
+    assert "diverged" in (tmp_path / "table.md").read_text()
+    assert len([*tmp_path.glob("runs/*/failed.json")]) == 2 * 6
+
+
+def test_validation_data_are_needed(tmp_path, capsys):
+    arguments = ["compare", "digits_long_tail", "--data.validation-per-class", "0"]
+    assert command_line.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "validation" in capsys.readouterr().err
+
+
+def test_the_documentation_has_every_method():
+    text = METHODS.read_text(encoding="utf-8")
+    for run in (LONG_TAIL, NOISE, presets.get("cifar10_lt100").run):
+        for contender in contenders.every(run).values():
+            assert f"`{contender.name}`" in text, contender.name

@@ -1,0 +1,480 @@
+"""Weights learned from clean examples: the derivative, three rules, and their data."""
+
+import contextlib
+import functools
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from experiments import (
+    configs,
+    directory,
+    methods,
+    pipeline,
+    record,
+    sharding,
+    sources,
+    steps,
+)
+from experiments.__main__ import main
+from experiments.methods import _clean
+from experiments.sources import Examples, Files
+from tests import meta_oracle, training_problem
+
+NAMES = ["meta", "l2rw", "mw_net"]
+CLASSES, FEATURES, HIDDEN, ROWS = 3, 4, 5, 8
+CLASS_WEIGHTS = np.float32([0.5, 1.0, 2.0])
+
+
+# Two networks on a few numbers.
+
+
+def logits_of(params, x, present):
+    """Softmax regression, or with a hidden layer under BatchNorm before it."""
+    if "hidden" in params:
+        x = x @ params["hidden"]
+        there = present[:, None]
+        mean = jnp.mean(x, 0, where=there)
+        x = (x - mean) / jnp.sqrt(jnp.var(x, 0, where=there) + 1e-3)
+        x = jnp.tanh(x)  # smooth, so that second derivatives have no kinks
+    return x @ params["head"]
+
+
+def losses_of(params, x, labels, present):
+    logits = logits_of(params, x, present)
+    label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - label, jnp.mean(logits[0])
+
+
+def draw(seed, rows=ROWS):
+    """The same examples for the same seed; rows after the eighth are garbage."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, ROWS).astype(np.int32)
+    pad = [(0, rows - ROWS)]
+    x = np.pad(x, [*pad, (0, 0)], constant_values=1e3)
+    return x, np.pad(labels, pad), np.arange(rows) < ROWS
+
+
+def start(kind, seed=0):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    if kind == "logistic":
+        return {"head": normal(FEATURES, CLASSES)}
+    return {"hidden": normal(FEATURES, HIDDEN), "head": normal(HIDDEN, CLASSES)}
+
+
+def problem_of(params, batch, clean, rate=0.05):
+    _, labels, present = batch
+    moment = methods.moment(configs.Run(), 1, 0)
+    return methods.Problem(
+        params=params,
+        per_example_losses=losses_of,
+        examples=batch,
+        present=present,
+        labels=labels,
+        index=jnp.zeros_like(labels),
+        class_weights=jnp.asarray(CLASS_WEIGHTS),
+        moment=moment._replace(rate=np.float32(rate), learning_rate=np.float32(0.3)),
+        clean_loss_of=lambda w: jnp.mean(losses_of(w, *clean)[0], where=clean[2]),
+    )
+
+
+def the_rule(name):
+    data = configs.Data(test_per_class=50, clean_per_class=1)
+    return methods.rule(configs.Run(data=data, method=configs.Method(name=name)))
+
+
+@functools.cache
+def trained(name, kind, by, rows=ROWS, updates=3):
+    """What was found, update by update, and the parameters after the last."""
+    rule = the_rule(name)
+    gradient = rule.gradient if by == "rule" else meta_oracle.GRADIENTS[name]
+
+    @jax.jit
+    def step(params, state, batch, clean):
+        found = gradient(problem_of(params, batch, clean), state)
+        move = lambda w, g: w - 0.3 * g
+        return jax.tree.map(move, params, found.gradient), found
+
+    params, found = start(kind), []
+    state = rule.init(params, 20, CLASSES)
+    for number in range(updates):
+        batch, clean = draw(number, rows), draw(100 + number, rows)
+        params, one = step(params, state, batch, clean)
+        state = one.state
+        # At padding they may be anything.
+        found.append(one._replace(losses=one.losses[:ROWS], weights=one.weights[:ROWS]))
+    return params, found
+
+
+@pytest.mark.parametrize("kind", ["logistic", "normalised"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_tangent_product_is_the_derivative_through_the_step(kind, moved):
+    """Of the clean loss after a virtual step, by every weight of that step."""
+    problem = problem_of(start(kind), draw(0, 10), draw(1, 10))
+    a = np.linspace(0.1, 0.9, 10).astype(np.float32) if moved else np.zeros(10)
+    a = jnp.where(problem.present, a, 0.0)
+    eta = problem.moment.learning_rate
+
+    @jax.jit
+    def both(params):
+        at = problem._replace(params=params)
+        line = _clean.linearized(at)
+        ours = _clean.derivative(at, line, a if moved else None)
+        return ours, meta_oracle.derivative(at, a, eta)
+
+    (slope, clean), (value, expected) = both(problem.params)
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(clean, value, rtol=1e-5)
+    assert np.abs(expected).max() > 1e-2  # there is something to be found
+    assert (slope[ROWS:] == 0.0).all()
+
+
+@pytest.mark.parametrize("kind", ["logistic", "normalised"])
+@pytest.mark.parametrize("name", NAMES)
+def test_rules_train_as_their_second_order_forms(name, kind):
+    ours, theirs = (trained(name, kind, by) for by in ("rule", "oracle"))
+    training_problem.same(ours, theirs, rtol=1e-4, atol=1e-5)
+    weights = np.array([one.weights for one in ours[1]])
+    assert weights.std() > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_of_either_batch_changes_nothing(name):
+    exact, padded = (trained(name, "normalised", "rule", rows) for rows in (ROWS, 11))
+    training_problem.same(padded, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_published_of_the_weights():
+    """META's are those of classes and a little; L2RW's average one; V's are shares."""
+    labels = draw(2)[1]
+    meta, l2rw, mw_net = (trained(name, "logistic", "rule")[1][2] for name in NAMES)
+    added = meta.weights - CLASS_WEIGHTS[labels]
+    assert 0.0 < np.abs(added).max() < 0.5
+    assert l2rw.weights.mean() == pytest.approx(1.0)
+    assert l2rw.weights.min() == 0.0
+    assert (mw_net.weights > 0.0).all()
+    assert (mw_net.weights < 1.0).all()
+
+
+def test_l2rw_gives_mislabelled_examples_no_weight():
+    """Of two far clusters, clean examples pull against wrong labels."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(0, 2, 2 * ROWS)
+    x = np.zeros((2 * ROWS, FEATURES), np.float32)
+    x[:, 0] = 2.0 * side - 1.0 + 0.1 * rng.normal(size=2 * ROWS)
+    wrong = np.arange(2 * ROWS) % 4 == 0
+    labels = np.where(wrong, 1 - side, side).astype(np.int32)
+    everywhere = np.ones(2 * ROWS, bool)
+    batch, clean = (x, labels, everywhere), (x, side.astype(np.int32), everywhere)
+    params = {"head": jnp.zeros((FEATURES, CLASSES))}
+    find = lambda batch: the_rule("l2rw").gradient(problem_of(params, batch, clean), ())
+    gradient = jax.jit(find)
+    found = gradient(batch)
+    assert (found.weights[wrong] == 0.0).all()
+    assert (found.weights[~wrong] > 0.5).all()
+    # Where every example is wrong, none has weight, and nothing moves.
+    batch = (x, (1 - side).astype(np.int32), everywhere)
+    found = gradient(batch)
+    assert (found.weights == 0.0).all()
+    assert (found.gradient["head"] == 0.0).all()
+
+
+def test_before_the_switch_meta_has_class_weights_alone():
+    problem = problem_of(start("logistic"), draw(0), draw(1))
+    found = the_rule("meta").before(problem, ())
+    np.testing.assert_array_equal(found.weights, CLASS_WEIGHTS[draw(0)[1]])
+
+
+# What it costs.
+
+
+def _products(jaxpr):
+    """Matrix products in a program, wherever they are."""
+    count = 0
+    for eqn in jaxpr.eqns:
+        count += eqn.primitive.name == "dot_general"
+        for inside in jaxprs_in_params(eqn.params):
+            count += _products(inside)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("name", "backward"), [("meta", 2), ("l2rw", 1), ("mw_net", 2)]
+)
+def test_the_passes_of_an_update(name, backward):
+    """Forward 2 products, backward and tangent 3: no derivative by the inputs."""
+    rule, params = the_rule(name), start("normalised")
+    state = rule.init(params, 20, CLASSES)
+
+    def count(gradient):
+        update = lambda w: gradient(problem_of(w, draw(0), draw(1)), state).gradient
+        return _products(jax.make_jaxpr(update)(params).jaxpr)
+
+    batch, clean = 2 + 3 * backward + 3, 2 + 3
+    of_theta = {"mw_net": 4}.get(name, 0)  # V twice, and its derivative
+    assert count(rule.gradient) == batch + clean + of_theta
+    assert count(meta_oracle.GRADIENTS[name]) > batch + clean + of_theta
+
+
+# The clean examples, and their batches.
+
+DIGITS = configs.Data(
+    validation_per_class=10, test_per_class=50, clean_per_class=3, noise_rate=0.4
+)
+
+
+def _rows(examples):
+    return {row.tobytes() for row in examples.inputs}
+
+
+def test_clean_examples_are_balanced_apart_and_clean():
+    data = configs.replace(DIGITS, {"imbalance_ratio": 10.0})
+    task = pipeline.task(data, seed=2)
+    parts = [task.train, task.validation, task.test, task.clean]
+    assert len(set.union(*map(_rows, parts))) == sum(len(p.labels) for p in parts)
+    assert np.bincount(task.clean.labels).tolist() == [3] * 10
+    digits = sources.digits()
+    known = dict(zip(map(bytes, digits.inputs), digits.labels, strict=True))
+    assert [known[bytes(x)] for x in task.clean.inputs] == task.clean.labels.tolist()
+    assert task.class_counts.tolist() == np.bincount(task.train.labels).tolist()
+    assert task.mislabelled.sum() > 0
+
+
+def test_clean_examples_take_nothing_from_the_other_splits():
+    with_, without = (
+        pipeline.task(configs.replace(DIGITS, {"clean_per_class": n}), seed=2)
+        for n in (3, 0)
+    )
+    assert without.clean is None
+    for name in ("validation", "test"):
+        one, other = getattr(with_, name), getattr(without, name)
+        np.testing.assert_array_equal(one.inputs, other.inputs)
+    assert _rows(with_.train) | _rows(with_.clean) == _rows(without.train)
+
+
+def _clean_batches(examples, data, steps=range(9), **options):
+    return list(pipeline.clean(examples, data, 10, seed=3, steps=steps, **options))
+
+
+def _same(batch, other):
+    for one, two in zip(batch[:4], other[:4], strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert one.dtype == two.dtype
+
+
+@pytest.fixture(params=["memory", "files"])
+def examples(request, tmp_path):
+    """25 images, and how they are augmented."""
+    images = np.random.default_rng(0).integers(0, 256, (25, 12, 12, 3), dtype=np.uint8)
+    labels = np.arange(25, dtype=np.int32)
+    if request.param == "memory":
+        data = configs.Data(source="cifar100", crop_padding=2, flip=True)
+        return Examples(images, labels), data
+    for place, image in enumerate(images):
+        PIL.Image.fromarray(image).save(tmp_path / f"{place}.png")
+    names = np.array([f"{place}.png" for place in labels], np.dtypes.StringDType())
+    data = configs.Data(source="places_lt", image_size=8, flip=True)
+    return Examples(Files(tmp_path, names), labels), data
+
+
+def test_a_clean_batch_is_a_function_of_the_update(examples):
+    whole = _clean_batches(*examples)
+    for first in (1, 3, 5):
+        resumed = _clean_batches(*examples, steps=range(first, 9))
+        assert len(resumed) == 9 - first
+        for one, other in zip(whole[first:], resumed, strict=True):
+            _same(one, other)
+    # Three updates see all of them, each time in another order and moved otherwise.
+    for epoch in range(3):
+        seen = np.concatenate([b.index[b.present] for b in whole[3 * epoch :][:3]])
+        assert sorted(seen) == list(range(25))
+        assert seen.tolist() != list(pipeline.order(3, epoch, 25))
+
+    def images(epoch):
+        """In the order of the examples."""
+        part = whole[3 * epoch :][:3]
+        inputs = np.concatenate([b.inputs[b.present] for b in part])
+        return inputs[np.concatenate([b.index[b.present] for b in part]).argsort()]
+
+    assert (images(0) != images(1)).any(axis=(1, 2, 3)).mean() > 0.3
+
+
+def test_hosts_make_their_rows_of_a_padded_clean_batch(examples):
+    whole = _clean_batches(*examples)
+    parts = [slice(0, 6), slice(6, 12), slice(12, 18)]  # the last has padding alone
+    shares = [_clean_batches(*examples, size=18, rows=rows) for rows in parts]
+    for batch, *rows in zip(whole, *shares, strict=True):
+        assert [len(share.labels) for share in rows] == [6, 6, 6]
+        columns = zip(*(share[:4] for share in rows), strict=True)
+        together = [np.concatenate(column) for column in columns]
+        _same(batch, [column[:10] for column in together])
+        assert not any(column[10:].any() for column in together)
+
+
+def test_a_clean_set_smaller_than_the_batch_is_the_batch(examples):
+    whole, data = examples
+    few = whole.take(np.arange(4))
+    for batch in pipeline.clean(few, data, 10, seed=0, steps=range(5), size=6):
+        assert batch.present.tolist() == [True] * 4 + [False] * 2
+        assert sorted(batch.index[:4]) == [0, 1, 2, 3]
+
+
+def test_batches_beside_one_another_end_together():
+    closed = []
+
+    def numbers(name):
+        with contextlib.ExitStack() as stack:
+            stack.callback(closed.append, name)
+            for number in range(3):
+                yield pipeline.Batch(*(np.full(1, number) for _ in range(4)))
+
+    both = pipeline.beside(numbers("train"), numbers("clean"))
+    assert [int(batch.clean.labels[0]) for batch in both] == [0, 1, 2]
+    both = pipeline.beside(numbers("train"), numbers("clean"))
+    next(both)
+    both.close()
+    assert sorted(closed) == ["clean", "clean", "train", "train"]
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_clean_examples_there_is_nothing_to_learn_from(name):
+    changes = {"method.name": name}
+    with pytest.raises(ValueError, match="clean_per_class to at least 1, got 0"):
+        configs.replace(configs.Run(), changes)
+    run = configs.replace(configs.Run(), changes | {"data.clean_per_class": 1})
+    assert run.method.looks_at_clean
+    # Another method may leave the same examples out.
+    configs.replace(run, {"method.name": "sgd"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.clean_per_class": -1}, "clean_per_class .* got -1"),
+        ({"method.clean_batch_size": 1}, "clean_batch_size .* got 1"),
+        (
+            {
+                "method.name": "meta",
+                "data.clean_per_class": 1,
+                "loss.class_weights_norm": "weights",
+            },
+            "META .* got 'weights'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        configs.replace(configs.Run(), changes)
+
+
+def test_more_clean_examples_than_there_are(tmp_path, capsys):
+    assert _train(tmp_path / "run", "--data.clean-per-class", "30") == 2
+    assert "too few to hold out 100" in " ".join(capsys.readouterr().err.split())
+
+
+def test_baselines_are_not_written_for_pmap(tmp_path, capsys):
+    assert _train(tmp_path / "run", "--parallel", "pmap") == 2
+    assert "L2RW runs under --parallel jit" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# From end to end.
+
+TINY = (
+    "--model.widths", "4", "8", "--data.examples-per-class", "100",
+    "--data.clean-per-class", "2", "--method.clean-batch-size", "15",
+    "--batch-size", "32", "--epochs", "2", "--no-tensorboard",
+    "--method.start-at", "0.5", "--checkpoint-seconds", "0", "--checkpoints", "30",
+)  # fmt: skip
+
+
+def _train(out, *arguments, name="l2rw"):
+    preset = ("train", "digits_label_noise", *TINY, "--method.name", name)
+    return main([*preset, "--out", str(out), *arguments])
+
+
+def _epochs(out):
+    found = [e for e in record.read(out / directory.RECORDS) if e["event"] == "epoch"]
+    for event in found:
+        del event["seconds"], event["waited"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["l2rw", "mw_net"])
+def test_a_run_goes_on_from_any_step(name, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert _train(whole, name=name) == 0
+    shutil.copytree(whole, cut)
+    kept = json.loads((whole / directory.CONFIG).read_text())
+    per_epoch = math.ceil(sum(kept["class_counts"]) / 32)
+    for checkpoint in (cut / directory.CHECKPOINTS).iterdir():
+        if int(checkpoint.name) > per_epoch + 2:
+            shutil.rmtree(checkpoint)
+    assert _train(cut, name=name) == 0
+    assert _epochs(cut) == _epochs(whole)
+    events = record.read(cut / directory.RECORDS)
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+    assert resumed == [per_epoch + 2]
+    first, last = _epochs(whole)
+    assert first["total_weight"] == first["weight_clean"] == 1.0
+    assert last["effective_sample_size"] < 0.9999
+    if name == "l2rw":
+        assert last["total_weight"] == pytest.approx(1.0)
+        assert last["weight_mislabelled"] < last["weight_clean"]
+
+
+def test_the_clean_loss_of_a_step():
+    """Of the network in training mode on the clean batch alone, without weights."""
+    run = configs.replace(
+        configs.LONG_TAIL.run,
+        {
+            "data.clean_per_class": 1,
+            "model.widths": (4,),
+            "method": configs.Method(name="l2rw"),
+            "loss.class_weights": True,
+            "loss.name": "truncated",  # and nothing is dropped
+        },
+    )
+    graph, layout = steps._graph(run), sharding.layout(1)
+    network = steps.draw(run, 0)
+    state = steps.program(run, layout).init(network, 0, 20)
+    state = state._replace(kept=jnp.zeros(20, bool))
+    rng = np.random.default_rng(0)
+
+    def batch(present, rows):
+        index = np.arange(rows, dtype=np.int32) % present
+        images = np.float32(rng.random((rows, 8, 8, 1)))
+        labels = (3 * index % 10).astype(np.int32)
+        return pipeline.Batch(images, labels, np.arange(rows) < present, index)
+
+    clean = batch(6, 9)
+    whole = batch(8, 8)
+    given = steps.Given(jnp.ones(10), jnp.full(10, 7.0), jnp.zeros(20, bool))
+    moment = methods.moment(run, 10, 0)
+    step = jax.jit(functools.partial(steps.train_step, graph, run))
+    after, seen = step(state, whole._replace(clean=clean), given, moment)
+
+    network.train()
+    logits = network(clean.inputs[:6])
+    p = jax.nn.softmax(logits)[np.arange(6), clean.labels[:6]]
+    q = run.loss.q
+    expected = jnp.mean((1.0 - p**q) / q)
+    np.testing.assert_allclose(seen.tilted_loss, expected, rtol=1e-5)
+    # Its statistics go nowhere.
+    network = steps.draw(run, 0)
+    network.train()
+    network(whole.inputs)
+    found = after.statistics["blocks"][0]["norm"]["mean"]
+    np.testing.assert_allclose(found[...], network.blocks[0].norm.mean[...], rtol=1e-5)

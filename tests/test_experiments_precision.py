@@ -1,0 +1,140 @@
+"""bfloat16: what is rounded, what is not, and that it learns all the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import configs, models, pipeline, steps, train
+from experiments.models import norm, precision
+from tests import training_problem as problem
+from tests.resident_problem import LAYOUT, RUN, compiled_quickly
+
+TINY = {"model.blocks": (1,), "model.widths": (4,)}
+FLOAT32 = jnp.dtype("float32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with compiled_quickly():
+        yield
+
+
+def _dtypes(tree):
+    return {leaf.dtype for leaf in jax.tree.leaves(tree)}
+
+
+def test_what_is_kept_and_what_is_lost():
+    """Maps in bfloat16; parameters, statistics, features, logits and losses not."""
+    half = configs.replace(problem.NORMALIZED, TINY | {"model.dtype": "bfloat16"})
+    network = steps.draw(half, 0)
+    network.eval()
+    images = jnp.ones((2, 32, 32, 3))
+    maps, features, logits = (
+        jax.eval_shape(lambda method=method: method(images))
+        for method in (lambda x: network.maps(x, None), network.features, network)
+    )
+    assert maps.dtype == jnp.bfloat16
+    assert features.dtype == logits.dtype == FLOAT32
+    assert _dtypes(nnx.state(network)) == {FLOAT32}
+    # No product of two matrices or convolution of what is in float32 but the head's.
+    made = str(jax.make_jaxpr(lambda x: network.maps(x, None))(images))
+    convolutions = [
+        line for line in made.splitlines() if "conv_general_dilated[" in line
+    ]
+    assert len(convolutions) == 3
+    assert all(":bf16[" in line for line in convolutions)
+
+
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_norms_take_their_moments_in_float32(kind):
+    """Of numbers whose squares bfloat16 would not tell apart."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(10.0, 0.3, (64, 3, 3, 4)), jnp.bfloat16)
+    present = jnp.arange(64) < 50
+    ours, theirs = (
+        module.norm(kind, 4, rngs=nnx.Rngs(0)) for module in (precision, norm)
+    )
+    found, wanted = ours(x, present), theirs(x.astype(jnp.float32), present)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
+    for mine, other in zip(
+        jax.tree.leaves(nnx.state(ours)),
+        jax.tree.leaves(nnx.state(theirs)),
+        strict=True,
+    ):
+        assert mine.dtype == FLOAT32
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_step_is_that_of_float32_to_rounding():
+    run = configs.replace(problem.NORMALIZED, TINY)
+    half = configs.replace(run, {"model.dtype": "bfloat16"})
+    graphs, updates = [], []
+    for each in (run, half):
+        state = steps.program(each, LAYOUT).init(steps.draw(each, 0), 0, 64)
+        graphs.append(jax.device_get(state.params))
+        step = jax.jit(steps.updates_of(each))
+        moment = steps.methods.moment(each, 2, 3)
+        updates.append(step(state, problem.batch(0), problem.given(LAYOUT), moment))
+    problem.same(graphs[1], graphs[0])  # they begin with the same parameters
+    (plain, seen), (after, seen_half) = updates
+    assert seen_half.loss.dtype == FLOAT32
+    assert _dtypes((after.params, after.statistics)) == {FLOAT32}
+    assert _dtypes(after.optimizer) == _dtypes(plain.optimizer)
+    assert seen_half.loss != seen.loss
+    np.testing.assert_allclose(seen_half.loss, seen.loss, rtol=1e-2)
+    for mine, other, before in zip(
+        *(map(jax.tree.leaves, (after.params, plain.params, graphs[0]))), strict=True
+    ):
+        # Eight bits a number: the step is known to some percent of its length.
+        assert np.linalg.norm(mine - other) <= 0.1 * np.linalg.norm(other - before)
+
+
+def test_digits_are_learned_as_well():
+    """To a few points of accuracy after few epochs, on 500 test images."""
+    accuracy = {}
+    for dtype in ("float32", "bfloat16"):
+        changes = {
+            "model.dtype": dtype,
+            "model.widths": (8, 16),
+            "model.dropout": 0.0,
+            "method.lam": float("inf"),
+            "data.noise_rate": 0.0,
+            "data.examples_per_class": None,
+            "data.crop_padding": 0,
+            "data.augment_on": "host",
+            "eval_every": 8,
+            "epochs": 8,
+        }
+        run = configs.replace(RUN, changes)
+        task = pipeline.task(run.data, 0)
+        session, events = configs.Session(), []
+        hooks = train.Hooks(lambda own=events, **event: own.append(event))
+        start = train.begin(run, task, LAYOUT, session)
+        train.fit(run, task, LAYOUT, session, start, hooks)
+        accuracy[dtype] = events[-1]["test"]["accuracy"]
+    assert accuracy["float32"] > 0.6
+    assert abs(accuracy["bfloat16"] - accuracy["float32"]) < 0.05
+
+
+def test_a_network_of_words_is_refused():
+    with pytest.raises(ValueError, match=r"networks that read images.* got bilstm"):
+        configs.Model(name="bilstm", dtype="bfloat16")
+
+
+def test_all_networks_of_images_compute_in_it():
+    """Every convolution and linear layer but the head's, and between them the norms."""
+    for name in ("convnet", "resnet32", "resnet18", "resnet50", "sce_cnn"):
+        model = configs.Model(name=name, dtype="bfloat16")
+        data = configs.Data(source="cifar10")
+        network = nnx.eval_shape(
+            lambda model=model, data=data: models.build(model, data, rngs=nnx.Rngs(0))
+        )
+        for path, module in nnx.iter_modules(network):
+            if isinstance(module, nnx.Conv | nnx.Linear):
+                half = module.dtype == jnp.bfloat16
+                assert half != (path[0] == "head"), (name, path)
+            if isinstance(module, norm.BatchNorm):
+                assert isinstance(module, precision.BatchNorm), (name, path)

@@ -1,0 +1,176 @@
+"""Many updates a dispatch, on resident data: the numbers of the loop over batches."""
+
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import configs, pipeline, record, resident, train
+from experiments.__main__ import main
+from tests import training_problem as problem
+from tests.resident_problem import EXAMPLES, LAYOUT, PER_EPOCH, RUN, compiled_quickly
+
+# Seven updates an epoch are a dispatch of four and one of three.
+SESSIONS = {k: configs.Session(steps_per_dispatch=k) for k in (1, 4)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with compiled_quickly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def task():
+    return pipeline.task(RUN.data, 0)
+
+
+def _fit(run, task, many, start=None, due=lambda step: False):
+    """Events, what was shown of every step, what was saved, and the state."""
+    session = SESSIONS[many]
+    events, shown, saved = [], [], []
+    hooks = train.Hooks(
+        lambda **event: events.append(event),
+        lambda step, numbers: shown.append((step, *numbers.values())),
+        due,
+        lambda step, state, place: saved.append(
+            (step, jax.device_get(state), copy.deepcopy(place))
+        ),
+    )
+    start = start or train.begin(run, task, LAYOUT, session)
+    state = train.fit(run, task, LAYOUT, session, start, hooks)
+    events = [record.plain(event) for event in events]
+    for event in events:
+        del event["seconds"], event["waited"]
+    return events, shown, saved, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def by_one(task):
+    return _fit(RUN, task, 1)
+
+
+def _assert_same(ours, theirs):
+    """To float32 rounding, and what is counted exactly."""
+    for mine, other in zip(ours[0], theirs[0], strict=True):
+        assert mine.keys() == other.keys()
+        for key, value in mine.items():
+            if isinstance(value, dict):  # an evaluation
+                np.testing.assert_allclose(value["loss"], other[key]["loss"], rtol=1e-3)
+            elif isinstance(value, float | list):
+                mean, others = (np.asarray(x, float) for x in (value, other[key]))
+                np.testing.assert_allclose(mean, others, rtol=1e-4, err_msg=key)
+            else:
+                assert value == other[key], key
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4, atol=1e-5)
+    problem.same(ours[3], theirs[3], atol=1e-5)
+
+
+def test_many_steps_at_once_are_the_steps_one_by_one(task, by_one):
+    """Order, moves and dropout, the switch, the short last batch, and every sum."""
+    _assert_same(_fit(RUN, task, 4), by_one)
+
+
+def test_a_rest_of_an_epoch_compiles_nothing_more(task):
+    assert resident.at_once(PER_EPOCH, 4) == 4
+    _fit(RUN, task, 4)
+    assert resident.compiled(RUN, LAYOUT)._cache_size() == 1
+    other = configs.replace(RUN, {"seed": 3, "method.lam": 2.0, "method.gamma": 0.1})
+    _fit(other, task, 4)
+    assert resident.compiled(other, LAYOUT)._cache_size() == 1
+
+
+def test_other_methods_and_samplers_too(task):
+    """Two programs, by the switch; truncation looks at the examples between epochs."""
+    changes = {
+        "method": configs.Method("eg_examples", rate=0.1, start_at=0.5),
+        "loss.name": "truncated",
+        "loss.k": 0.1,
+        "loss.prune_from": 0.5,
+        "loss.class_weights": True,
+        "loss.class_weights_from": 0.5,
+        "data.sampling": "balanced",
+        "data.crop_padding": 0,
+        "data.augment_on": "host",  # which then has nothing to do
+        "model.dropout": 0.0,
+    }
+    run = configs.replace(RUN, changes)
+    ours, theirs = (_fit(run, task, many) for many in (4, 1))
+    _assert_same(ours, theirs)
+    np.testing.assert_array_equal(ours[3].kept, theirs[3].kept)
+    assert 0 < ours[3].kept.sum() < EXAMPLES
+
+
+def test_what_is_saved_between_dispatches_is_gone_on_with(task, by_one):
+    whole = _fit(RUN, task, 4, due=lambda step: step == 11)
+    saved = {step: (state, place) for step, state, place in whole[2]}
+    assert sorted(saved) == [7, 11, 14, 21]
+    state, place = saved[11]
+    assert (place.epoch, place.batch) == (1, 4)
+    assert place.totals["steps"] == 4
+    rest = _fit(RUN, task, 4, train.Start(LAYOUT.replicate(state), place))
+    assert [shown[0] for shown in rest[1]] == list(range(12, 22))
+    problem.same(rest[3], whole[3])
+    # Also one by one, from where no dispatch of its own would have ended.
+    rest = _fit(RUN, task, 1, train.Start(LAYOUT.replicate(state), place))
+    problem.same(rest[3], by_one[3], atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
+    labels = task.train.labels.copy()
+    place = int(pipeline.order(0, 0, EXAMPLES)[32 * 5 + 3])  # of the sixth batch
+    labels[place] = 10  # of which there is no loss
+    bad = task._replace(train=task.train._replace(labels=labels))
+    for many in (1, 4):
+        with pytest.raises(FloatingPointError, match=f"at step 6: .* {place} "):
+            _fit(RUN, bad, many)
+
+
+def test_batches_are_those_of_the_pipeline(task):
+    run = configs.replace(RUN, {"data.sampling": "class_aware"})
+    made = pipeline.training(task.train, run.data, 32, seed=0, epochs=range(1, 2))
+    examples = resident.place(task.train, LAYOUT)
+    index, present = resident.places(run, task.train.labels, 1)
+    for theirs, places, here in zip(made, index, present, strict=True):
+        ours = resident.batch(examples, places, here)
+        for mine, other in zip(ours[:4], theirs[:4], strict=True):
+            np.testing.assert_array_equal(mine, other)
+            assert mine.dtype == other.dtype
+        assert ours.clean is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--data.augment-on", "host"), "--data.augment-on device"),
+        (
+            ("--method.name", "l2rw", "--data.clean-per-class", "2"),
+            "L2RW is given clean examples batch by batch",
+        ),
+        (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),
+        (("--steps-per-dispatch", "0"), "steps_per_dispatch must be at least 1, got 0"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_many_at_once_is_refused(arguments, said, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert (
+        main(
+            [
+                *("train", "digits_label_noise", "--out", str(out)),
+                *("--data.augment-on", "device", "--steps-per-dispatch", "4"),
+                *arguments,
+            ]
+        )
+        == 2
+    )
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_image_files_are_refused():
+    data = configs.Data(source="places_lt", image_size=8)
+    run = configs.Run(data=data, model=configs.Model("resnet18"))
+    with pytest.raises(configs.BadConfiguration, match="places_lt is decoded image by"):
+        resident.require(run)

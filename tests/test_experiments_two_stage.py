@@ -1,0 +1,372 @@
+"""Second stages: other heads, other samples, other classifiers on the same features."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import (
+    classifiers,
+    configs,
+    directory,
+    metrics,
+    models,
+    pipeline,
+    record,
+    runs,
+    sharding,
+    steps,
+)
+from experiments.__main__ import main
+from experiments.models import heads
+from experiments.models.attention import Attention
+
+TINY = (
+    "--model.widths", "4", "8", "--data.examples-per-class", "100",
+    "--data.imbalance-ratio", "5", "--batch-size", "32", "--epochs", "2",
+    "--no-tensorboard", "--method.name", "sgd", "--eval-every", "2",
+)  # fmt: skip
+SECOND = ("--data.sampling", "class_aware", "--optimizer.decay", "cosine")
+
+
+def _train(out, *arguments):
+    status = main(["train", "digits_long_tail", *TINY, "--out", str(out), *arguments])
+    assert status == 0
+    return out
+
+
+def _last(out):
+    events = record.read(out / directory.RECORDS)
+    return [event for event in events if event["event"] == "epoch"][-1]
+
+
+def _state(out):
+    return runs.restore(out, directory.load(out), sharding.layout(1))[1]
+
+
+def _flat(*parts):
+    return {
+        path: np.asarray(value[...])
+        for part in parts
+        for path, value in nnx.to_flat_state(part)
+    }
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory):
+    return _train(tmp_path_factory.mktemp("first") / "run")
+
+
+@pytest.fixture(scope="module")
+def seen(stage_one):
+    return runs.all_features(stage_one)
+
+
+# cRT and LWS.
+
+
+def test_crt_trains_a_new_head_on_the_old_features(stage_one, tmp_path):
+    head = ("--trainable", "head", "--new-head")
+    out = _train(tmp_path, "--start-from", str(stage_one), *head, *SECOND)
+    before, after = _state(stage_one), _state(out)
+    first, body = _flat(before.params), _flat(after.frozen)
+    assert set(first) - set(body) == {("head", "kernel"), ("head", "bias")}
+    for path, value in body.items():
+        np.testing.assert_array_equal(value, first[path])
+    drawn = _flat(nnx.state(steps.draw(directory.load(out).run, 0), nnx.Param))
+    for path, value in _flat(after.params).items():
+        assert np.all(value != first[path])
+        assert np.any(value != drawn[path])
+    for path, value in _flat(after.statistics).items():
+        assert np.any(value != _flat(before.statistics)[path])
+    assert np.isfinite(_last(out)["loss"])
+
+
+def test_lws_learns_the_factors_alone(stage_one, tmp_path):
+    scale = ("--trainable", "scale", "--model.head", "scaled")
+    out = _train(tmp_path, "--start-from", str(stage_one), *scale, *SECOND)
+    first, state = _flat(_state(stage_one).params), _state(out)
+    learned, rest = _flat(state.params), _flat(state.frozen)
+    assert set(learned) == {("head", "scale")}
+    assert learned[("head", "scale")].shape == (10,)
+    assert np.all(learned[("head", "scale")] != 1.0)
+    assert set(rest) == set(first)
+    for path, value in rest.items():
+        np.testing.assert_array_equal(value, first[path])
+
+
+def test_factors_multiply_logits_and_start_as_ones():
+    scaled = heads.head("scaled", 4, 3, rngs=nnx.Rngs(0))
+    linear = heads.head("linear", 4, 3, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (5, 4))
+    np.testing.assert_array_equal(scaled(x), linear(x))
+    scaled.scale[...] = jnp.array([2.0, -1.0, 0.5])
+    np.testing.assert_allclose(scaled(x), linear(x) * jnp.array([2.0, -1.0, 0.5]))
+
+
+# OLTR.
+
+
+def _softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def _memory(v, m, w, recalls, selects):
+    """The published code, in float64."""
+    nearest = np.linalg.norm(v[:, None] - m, axis=2).min(axis=1, keepdims=True)
+    remembered = _softmax(v @ recalls[0] + recalls[1]) @ m
+    x = 10.0 / nearest * (v + np.tanh(v @ selects[0] + selects[1]) * remembered)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return 16.0 * length / (1 + length) * (x / length) @ (w / np.linalg.norm(w, axis=0))
+
+
+def test_the_memory_makes_the_published_logits():
+    head = heads.head("memory", 5, 7, rngs=nnx.Rngs(0))
+    assert not np.any(head.centroids[...])
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=s) for s in ((6, 5), (7, 5), (5, 7), (5, 7), (5, 5))]
+    _, m, w, recalls, selects = arrays
+    biases = [rng.normal(size=n) for n in (7, 5)]
+    head.centroids[...], head.kernel[...] = jnp.float32(m), jnp.float32(w)
+    for layer, kernel, bias in zip(
+        (head.recalls, head.selects), (recalls, selects), biases, strict=True
+    ):
+        layer.kernel[...], layer.bias[...] = jnp.float32(kernel), jnp.float32(bias)
+    graph, state = nnx.split(head)
+    logits = jax.jit(lambda v: nnx.merge(graph, state)(v))
+    for v in (arrays[0], 1e-3 * arrays[0]):
+        expected = _memory(v, m, w, (recalls, biases[0]), (selects, biases[1]))
+        np.testing.assert_allclose(logits(jnp.float32(v)), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("where", ["on a centroid", "zero", "all zero"])
+def test_the_memory_has_finite_gradients(where):
+    graph, state = nnx.split(heads.head("memory", 3, 4, rngs=nnx.Rngs(0)))
+    if where != "all zero":
+        state["centroids"][...] = jax.random.normal(jax.random.key(1), (4, 3))
+    v = jnp.zeros((2, 3))
+    if where == "on a centroid":
+        v = state["centroids"][...][:2]
+    total = lambda state, v: jnp.sum(jnp.sin(nnx.merge(graph, state)(v)))
+    value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(state, v)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+
+
+def test_attention_is_the_published_one():
+    """Written out place by place; and at the start it changes nothing."""
+    attention = Attention(2, 3, 4, rngs=nnx.Rngs(0))
+    maps = np.random.default_rng(0).normal(size=(5, 2, 3, 4))
+    np.testing.assert_array_equal(attention(jnp.float32(maps)), np.float32(maps))
+
+    mask = np.random.default_rng(1).normal(size=(2, 4))
+    attention.mask.kernel[...] = jnp.float32(mask)
+    layers = (attention.g, attention.theta, attention.phi, attention.spatial)
+
+    def linear(layer):
+        kernel, bias = np.float64(layer.kernel[...]), np.float64(layer.bias[...])
+        return lambda x: x @ kernel + bias
+
+    g, theta, phi, spatial = map(linear, layers)
+    expected = np.empty_like(maps)
+    for image, found in zip(maps, expected, strict=True):
+        x = image.reshape(6, 4)
+        weight = _softmax(spatial(x.reshape(-1)))
+        for i in range(6):
+            alike = _softmax(np.array([theta(x[i]) @ phi(x[j]) for j in range(6)]))
+            looked = sum(alike[j] * g(x[j]) for j in range(6))
+            found.reshape(6, 4)[i] = x[i] + weight[i] * (looked @ mask)
+    np.testing.assert_allclose(
+        attention(jnp.float32(maps)), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def _abstract(name, head, data=configs.Data(source="cifar10"), **more):  # noqa: B008
+    model = configs.Model(name, head=head, **more)
+    return nnx.eval_shape(lambda: models.build(model, data, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "maps"),
+    [
+        ("convnet", {"widths": (4, 6)}, (16, 16, 6)),
+        ("resnet20", {"widths": (4, 7), "blocks": (1, 1)}, (16, 16, 7)),
+        ("resnet18", {"widths": (4, 6), "blocks": (1, 1)}, (16, 16, 6)),
+        ("resnet50", {"widths": (2, 3), "blocks": (1, 1)}, (4, 4, 12)),
+    ],
+)
+def test_a_memory_brings_attention_to_the_last_maps(name, more, maps):
+    network = _abstract(name, "memory", **more)
+    height, width, channels = maps
+    assert network.attention.spatial.kernel.shape == (
+        height * width * channels,
+        height * width,
+    )
+    assert network.head.centroids.shape == (10, channels)
+    assert _abstract(name, "linear", **more).attention is None
+    _, trained, frozen, _ = nnx.split(
+        network, models.trained("head", network), nnx.Param, ...
+    )
+    assert set(trained) == {"head", "attention"}
+    assert "blocks" in frozen
+    _, trained, _, _ = nnx.split(
+        network, models.trained("last_block", network), nnx.Param, ...
+    )
+    assert set(trained) == {"head", "attention", "blocks"}
+
+
+def test_a_memory_needs_maps():
+    with pytest.raises(configs.BadConfiguration, match=r"sce_cnn has no maps"):
+        _abstract("sce_cnn", "memory")
+    imdb = configs.Data(source="imdb", vocabulary=20)
+    with pytest.raises(configs.BadConfiguration, match=r"bilstm has no maps"):
+        _abstract("bilstm", "memory", imdb)
+
+
+def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tmp_path):
+    oltr = ("--model.head", "memory", "--loss.name", "oltr")
+    slow = ("--optimizer.learning-rate", "0.01")
+    out = _train(tmp_path, "--start-from", str(stage_one), *oltr, *slow, *SECOND)
+    run = directory.load(out).run
+    task, layout = pipeline.task(run.data, run.seed), sharding.layout(1)
+    session = configs.Session(workers=0)
+    network = runs._network(run, task, layout, session)
+    # Attention changes nothing yet, so features and their means are those of before.
+    features, labels = seen.splits["train"]
+    means = [features[labels == label].mean(axis=0) for label in range(10)]
+    np.testing.assert_allclose(network.head.centroids[...], means, atol=1e-5)
+    np.testing.assert_array_equal(network.head.recalls.kernel[...], seen.kernel)
+    np.testing.assert_array_equal(network.head.recalls.bias[...], seen.bias)
+    program = steps.program(run, layout)
+    start = program.init(network, run.seed, len(labels))
+    found = runs._features(start, task.test, run, layout)
+    np.testing.assert_allclose(found, seen.splits["test"][0], rtol=1e-5, atol=1e-6)
+
+    before, after = _flat(start.params), _flat(_state(out).params)
+    assert before.keys() == after.keys()
+    moved = {path for path in after if np.any(after[path] != before[path])}
+    # With W = 0 the rest of the attention has no gradient in the first step alone.
+    assert moved == set(after)
+    assert np.isfinite(_last(out)["loss"])
+
+    drawn = configs.replace(run, {"new_head": True})
+    fresh = runs._network(drawn, task, layout, session)
+    assert not np.any(fresh.head.centroids[...])
+    again = configs.replace(run, {"start_from": out})  # with a memory of its own
+    other = _flat(nnx.state(runs._network(again, task, layout, session), nnx.Param))
+    for path, value in other.items():
+        np.testing.assert_array_equal(value, after[path])
+
+
+def test_a_head_of_another_kind_is_refused(stage_one, tmp_path, capsys):
+    arguments = ("--start-from", str(stage_one), "--model.head", "cosine")
+    command = ["train", "digits_long_tail", *TINY, "--out", str(tmp_path / "run")]
+    assert main([*command, *arguments]) == 2
+    assert "model.head: 'linear' there, 'cosine' here" in capsys.readouterr().err
+
+
+# Range loss trains.
+
+
+def test_range_loss_narrows_classes(stage_one, seen, tmp_path):
+    def spread(splits):
+        features, labels = splits["train"]
+        own = [features[labels == label].std(axis=0).mean() for label in range(10)]
+        return np.mean(own) / features.std(axis=0).mean()
+
+    strong = ("--loss.name", "range", "--loss.range-intra", "1", "--epochs", "4")
+    out = _train(tmp_path, "--start-from", str(stage_one), *strong)
+    assert np.isfinite(_last(out)["loss"])
+    assert spread(runs.all_features(out).splits) < spread(seen.splits)
+
+
+# Classifiers that need no training.
+
+
+def test_all_features_make_the_logits_of_the_network(stage_one, seen):
+    last = _last(stage_one)
+    assert set(seen.splits) == {"train", "validation", "test"}
+    assert len(seen.splits["train"][1]) == sum(directory.load(stage_one).class_counts)
+    for split in ("validation", "test"):
+        features, labels = seen.splits[split]
+        logits = features @ seen.kernel + seen.bias
+        assert np.mean(logits.argmax(axis=1) == labels) == last[split]["accuracy"]
+
+
+@pytest.mark.parametrize("transform", ["plain", "l2", "centred"])
+def test_ncm_is_the_nearest_of_the_means(transform, seen):
+    features, labels = (np.asarray(array) for array in seen.splits["train"])
+    kept = labels != 4  # a class without an example
+    features, labels = features[kept], labels[kept]
+    classify = classifiers.nearest_class_mean(features, labels, 10, transform)
+    centre = features.mean(axis=0, dtype=np.float64)
+
+    def transformed(x):
+        x = np.float64(x)
+        if transform == "centred":
+            x = x - centre
+        if transform != "plain":
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return x
+
+    means = np.full((10, features.shape[1]), np.nan)
+    for label in np.unique(labels):
+        means[label] = transformed(features)[labels == label].mean(axis=0)
+    queries, answers = seen.splits["test"]
+    expected = -np.sum((transformed(queries)[:, None] - means) ** 2, axis=2)
+    expected[:, 4] = -np.inf
+    found = classify(jnp.asarray(queries))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    there = np.ones(len(answers), bool)
+    counts = metrics.count(found, answers, there)
+    summary = metrics.summary(counts, np.bincount(labels, minlength=10))
+    assert summary["recall"][4] == 0.0
+    assert summary["accuracy"] == np.mean(expected.argmax(axis=1) == answers)
+    assert not np.any(np.isnan(classify(np.zeros((1, features.shape[1])))))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_norms_are_divided_out(tau, seen):
+    classify = classifiers.tau_normalised(jnp.asarray(seen.kernel), tau)
+    before = np.linalg.norm(np.float64(seen.kernel), axis=0)
+    after = np.linalg.norm(classify.kernel, axis=0)
+    np.testing.assert_allclose(after, before ** (1.0 - tau), rtol=1e-5)
+    features, _ = seen.splits["test"]
+    expected = np.float64(features) @ np.float64(seen.kernel) / before**tau
+    np.testing.assert_allclose(classify(features), expected, rtol=1e-4, atol=1e-5)
+
+
+# What does not go together.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainable": "scale"}, "scaled head.* got 'linear'"),
+        ({"loss.name": "oltr"}, "to 'memory', got 'linear'"),
+        (
+            {"loss.name": "range", "method.route": "value", "method.name": "absgd"},
+            "range loss .* pullback route, got 'value'",
+        ),
+        ({"data.sampling_beta": 1.0}, "sampling_beta .* got 1.0"),
+        ({"loss.range_intra": -1.0}, "range_intra .* got -1.0"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        configs.replace(configs.LONG_TAIL.run, changes)
+
+
+def test_programs_are_shared_between_ways_of_sampling():
+    layout = sharding.layout(1)
+    run = configs.LONG_TAIL.run
+    other = configs.replace(
+        run, {"data.sampling": "effective", "data.sampling_beta": 0.5}
+    )
+    assert steps.program(other, layout) is steps.program(run, layout)
+    ranged = configs.replace(run, {"loss.name": "range"})
+    narrower = configs.replace(ranged, {"loss.range_intra": 0.5})
+    assert steps.program(narrower, layout) is not steps.program(ranged, layout)
