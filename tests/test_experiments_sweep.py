@@ -1,0 +1,311 @@
+"""Runs side by side in one program: each trains as it would alone; and the command."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+    configs,
+    directory,
+    methods,
+    pipeline,
+    record,
+    report,
+    results,
+    side_by_side,
+    steps,
+    sweep,
+    train,
+)
+from experiments.__main__ import main
+from tests import training_problem as problem
+from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
+
+SETTINGS = [(0, -1.0, 0.5), (1, -1.0, 0.5), (1, math.inf, 0.5), (0, 2.0, 0.1)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly():
+    with compiled_quickly():
+        yield
+
+
+def _member(seed, lam, gamma):
+    changes = {"seed": seed, "method.lam": lam, "method.gamma": gamma}
+    return configs.replace(RUN, changes)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [pipeline.task(RUN.data, seed) for seed in range(2)]
+
+
+def _side_by_side(runs, tasks, most):
+    events = [[] for _ in runs]
+    hooks = [
+        train.Hooks(lambda own=own, **event: own.append(record.plain(event)))
+        for own in events
+    ]
+    failures = side_by_side.fit(
+        runs, [tasks[run.seed] for run in runs], LAYOUT, hooks, most=most
+    )
+    return events, failures
+
+
+def _alone(run, task):
+    session, events = configs.Session(), []
+    hooks = train.Hooks(lambda **event: events.append(record.plain(event)))
+    train.fit(
+        run, task, LAYOUT, session, train.begin(run, task, LAYOUT, session), hooks
+    )
+    return events
+
+
+@pytest.fixture(scope="module")
+def alone(tasks):
+    runs = [_member(*setting) for setting in SETTINGS]
+    return [_alone(run, tasks[run.seed]) for run in runs]
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_each_trains_as_it_would_alone(most, tasks, alone):
+    runs = [_member(*setting) for setting in SETTINGS]
+    together, failures = _side_by_side(runs, tasks, most)
+    assert failures == [None] * 4
+    for ours, theirs in zip(together, alone, strict=True):
+        assert len(ours) == len(theirs) == 3
+        for mine, other in zip(ours, theirs, strict=True):
+            assert mine.keys() == other.keys()
+            assert mine["step"] == other["step"]
+            assert mine["lam"] == other["lam"]
+            for name in ("loss", "tilted_loss", "weight_by_class", "largest_weight"):
+                np.testing.assert_allclose(mine[name], other[name], rtol=1e-4)
+            for split in ("validation", "test"):
+                np.testing.assert_allclose(
+                    mine[split]["loss"], other[split]["loss"], rtol=1e-3
+                )
+                assert mine[split]["examples"] == other[split]["examples"]
+                assert abs(mine[split]["accuracy"] - other[split]["accuracy"]) < 0.01
+    # They are not one run four times.
+    assert len({events[-1]["loss"] for events in together}) == 4
+
+
+def test_the_step_maps_over_runs_of_a_residual_network_too():
+    """Convolutions, BatchNorm's gradient and statistics, keys of moves and dropout."""
+    run = configs.replace(
+        problem.NORMALIZED,
+        {
+            "model.blocks": (1,),
+            "model.widths": (4,),
+            "model.dropout": 0.3,
+            "data.augment_on": "device",
+            "data.crop_padding": 4,
+            "data.flip": True,
+        },
+    )
+    # Optimized further, the same numbers would come out, some seconds later.
+    quick = {"xla_backend_optimization_level": 0}
+    update = steps.updates_of(run)
+    step = jax.jit(update, compiler_options=quick)
+    many = jax.jit(jax.vmap(update, in_axes=(0, 0, None, None)), compiler_options=quick)
+    program = steps.program(run, LAYOUT)
+    given, moment = problem.given(LAYOUT), methods.moment(run, 2, 3)
+    begun = [
+        jax.device_get(program.init(steps.draw(run, seed), seed, problem.EXAMPLES))
+        for seed in range(2)
+    ]
+    batches = [problem.batch(seed, 10) for seed in range(2)]
+    alone = [
+        step(state, batch, given, moment)
+        for state, batch in zip(begun, batches, strict=True)
+    ]
+    stack = lambda *trees: jax.tree.map(lambda *x: np.stack(x), *trees)
+    together = many(stack(*begun), stack(*batches), given, moment)
+    problem.same(together, stack(*jax.device_get(alone)))
+
+
+def test_inputs_lie_on_the_device_once(tasks):
+    runs = [_member(*setting) for setting in SETTINGS]
+    together = side_by_side.SideBySide(runs, [tasks[r.seed] for r in runs], LAYOUT)
+    splits = together._splits
+    everything = np.concatenate(
+        [
+            getattr(task, name).inputs
+            for task in tasks
+            for name in ("train", "validation", "test")
+        ]
+    )
+    stored = splits["train"].inputs
+    assert len(stored) == len(np.unique(everything, axis=0)) < len(everything)
+    for place, run in enumerate(runs):
+        for name, examples in splits.items():
+            there = getattr(tasks[run.seed], name)
+            assert examples.inputs is stored
+            found = np.asarray(stored)[np.asarray(examples.rows[place])]
+            np.testing.assert_array_equal(found, there.inputs)
+            np.testing.assert_array_equal(examples.labels[place], there.labels)
+
+
+def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
+    labels = tasks[0].train.labels.copy()
+    labels[int(pipeline.order(0, 1, len(labels))[40])] = 10  # which has no loss
+    bad = [tasks[0]._replace(train=tasks[0].train._replace(labels=labels)), tasks[1]]
+    runs = [_member(*setting) for setting in SETTINGS]
+    events, failures = _side_by_side(runs, bad, 4)
+    # In whichever batch of the first epoch it comes.
+    assert [failure is None for failure in failures] == [False, True, True, False]
+    assert "A loss is not finite at step " in failures[0]
+    assert "(ABSGD, λ = 2.0, seed 0)" in failures[3]
+    assert [len(own) for own in events] == [0, 3, 3, 0]
+    assert events[1][-1]["loss"] == pytest.approx(alone[1][-1]["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"start_from": "runs/first"}, "drawn parameters, got runs/first"),
+        (
+            {"loss.name": "truncated", "loss.prune_from": 0.5},
+            "drops no examples on its way: set loss.prune_from to 1, got 0.5",
+        ),
+        ({"data.augment_on": "host"}, "--data.augment-on device"),
+    ],
+)
+def test_what_cannot_be_side_by_side_is_refused(changes, said, tasks):
+    run = configs.replace(RUN, changes)
+    with pytest.raises(configs.BadConfiguration, match=said):
+        side_by_side.require([run], tasks[:1])
+
+
+def test_other_sizes_and_shapes_are_refused(tasks):
+    fewer = tasks[1]._replace(train=tasks[1].train.take(np.arange(150)))
+    with pytest.raises(configs.BadConfiguration, match=r"train sets .* got 150, 200"):
+        side_by_side.require([RUN, RUN], [tasks[0], fewer])
+    other = configs.replace(RUN, {"epochs": 4})
+    with pytest.raises(configs.BadConfiguration, match="differ in nothing but seed"):
+        side_by_side.require([RUN, other], tasks)
+
+
+def _sweep(out, *arguments):
+    given = ["sweep", PRESET, "--out", str(out), *TINY, *arguments]
+    return main(given)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("swept") / "sweep"
+    assert _sweep(out, "--lams=-1,inf", "--gammas", "0.5", "--seeds", "2") == 0
+    return out
+
+
+def test_a_sweep_leaves_a_run_for_every_member(swept):
+    outs = sorted((swept / sweep.TRAININGS).iterdir())
+    kept = [directory.load(out) for out in outs]
+    assert {(one.run.seed, one.run.method.lam) for one in kept} == {
+        (seed, lam) for seed in range(2) for lam in (-1.0, math.inf)
+    }
+    for out, one in zip(outs, kept, strict=True):
+        events = record.read(out / directory.RECORDS)
+        assert [event["event"] for event in events] == [*3 * ["epoch"], "finished"]
+        assert events[-1]["step"] == events[-2]["step"] == 21
+        assert events[-2]["lam"] == record.plain(one.run.method.lam)
+        assert sum(one.class_counts) == 200
+    groups = results.grouped(map(results.read, outs))
+    assert [len(group.results) for group in groups] == [2, 2]
+    assert all(one.finished for group in groups for one in group.results)
+    text = report.text(groups, [])
+    assert all(group.title in text for group in groups)
+
+
+def test_the_table_shows_the_test_of_the_best_alone(swept):
+    found = json.loads((swept / sweep.RESULTS).read_text())
+    means = [np.mean(one["validation"]) for one in found["settings"]]
+    best = found["settings"][int(np.argmax(means))]
+    assert found["best"]["lam"] == best["lam"]
+    assert len(found["best"]["test"]) == found["seeds"] == 2
+    assert all("test" not in one for one in found["settings"])
+    rows = (swept / sweep.TABLE).read_text().splitlines()[2:4]
+    assert sorted("**" in row for row in rows) == [False, True]
+    assert [row.split("|")[4].strip() == "–" for row in rows] == [
+        "**" not in row for row in rows
+    ]
+
+
+def test_a_finished_sweep_is_reported_again_and_another_refused(swept, capsys):
+    before = (swept / sweep.TABLE).read_text()
+    records = [path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")]
+    again = ("--lams=-1,inf", "--gammas", "0.5", "--seeds", "2")
+    assert _sweep(swept, *again, "--side-by-side", "1") == 0
+    assert before in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")] == records
+    assert _sweep(swept, "--lams=-1,1", "--gammas", "0.5", "--seeds", "2") == 2
+    assert "another configuration:\n  lams: " in capsys.readouterr().err
+
+
+def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
+    """Three side by side at most: of five runs three, then two with one twice."""
+    seen = []
+
+    def fit(runs, tasks, layout, hooks, most):
+        seen.append([(run.seed, run.method.lam) for run in runs])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        accuracy = {"accuracy": 0.5}
+        for hook in hooks:
+            hook.write(event="epoch", validation=accuracy, test=accuracy)
+        return [None, *(len(runs) - 1) * ["A loss is not finite."]]
+
+    monkeypatch.setattr(side_by_side, "fit", fit)
+    arguments = ("--lams", "1,2,3,4,5", "--seeds", "1", "--side-by-side", "3")
+    assert _sweep(tmp_path, *arguments) == 0
+    assert seen == [[(0, 1), (0, 2), (0, 3)], [(0, 4), (0, 5), (0, 5)]]
+    (chosen,) = (
+        row for row in (tmp_path / sweep.TABLE).read_text().splitlines() if "**" in row
+    )
+    assert chosen.startswith("| 1 ")
+    for path in (tmp_path / sweep.TRAININGS).glob("*lam4*/*"):
+        path.unlink()
+    assert _sweep(tmp_path, *arguments) == 130
+    assert seen[2:] == [[(0, 4)]]
+
+
+def test_groups_are_filled_up_to_one_size():
+    assert [len(group) for group in sweep.grouped(range(10), 4)] == [4, 3, 3]
+    assert sweep.grouped("ab", 9) == [["a", "b"]]
+
+
+def test_a_diverged_setting_is_not_chosen():
+    ok = sweep.Setting(1.0, 0.5, [0.4, 0.6], [0.1, 0.3])
+    bad = sweep.Setting(2.0, 0.5, [0.9, -math.inf], [0.9, -math.inf])
+    assert sweep.best([bad, ok]) is ok
+    assert sweep.best([bad]) is None
+    text = sweep.table([bad, ok], 2)
+    assert "diverged (1 of 2)" in text
+    assert "20.0 ± 14.1" in text
+    assert "Every setting diverged." in sweep.table([bad], 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--lams", "1,x"), "lams must be numbers with commas between them, got '1,x'"),
+        (("--lams", "1,1.0"), "lams must differ, got '1,1.0'"),
+        (("--gammas", "2"), "gamma must lie in (0, 1], got 2.0"),
+        (("--side-by-side", "0"), "side_by_side must be at least 1, got 0"),
+        (("--devices", "2"), "one process, on one device"),
+        (("--data.validation-per-class", "0"), "give --data.validation-per-class"),
+        (("--data.augment-on", "host"), "--data.augment-on device"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    try:
+        status = _sweep(out, *arguments)
+    except SystemExit as stopped:  # as any command line ends that cannot be read
+        status = stopped.code
+    assert status == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
