@@ -1,0 +1,139 @@
+"""Runs the suites, and writes down what came out."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from experiments import configs, record
+from experiments.bench import figures, interleave, summary
+from experiments.bench.suites import dense, end_to_end, inputs, overhead, peers, sweep
+
+SUITES = {
+    "overhead": overhead.measure,
+    "dense": dense.measure,
+    "peers": peers.measure,
+    "input": inputs.measure,
+    "end_to_end": end_to_end.measure,
+    "sweep": sweep.measure,
+}
+
+
+def main(config: configs.Bench) -> int:
+    """Measures suite after suite.
+
+    Args:
+      config: which, and how often.
+
+    Returns:
+      Exit status: 0, or 1 if a contender died.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    with interleave.Workers(reuse=config.quick) as workers:
+        for name in config.suites or SUITES:
+            try:
+                run(name, config, workers)
+            except interleave.Died as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                return 1
+    return 0
+
+
+def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
+    """One suite: measured, written, drawn and printed.
+
+    Args:
+      name: of `SUITES`.
+      config: number of rounds, and where to.
+      workers: who measures.
+
+    Raises:
+      Died: a contender did.
+    """
+    said: list[str] = []
+
+    def say(what: str) -> None:
+        said.append(what)
+        print(f"{name}: {what}", file=sys.stderr, flush=True)
+
+    setting = interleave.Setting(config, workers, say)
+    before, began, at = _load(), time.monotonic(), datetime.now(UTC)
+    groups = [summary.summarise(group) for group in SUITES[name](setting)]
+    table = summary.table(groups)
+    path = config.out / f"{name}.json"
+    _write(
+        path,
+        {
+            "suite": name,
+            "command": " ".join([sys.executable, "-m", "experiments", *sys.argv[1:]]),
+            "config": dataclasses.asdict(config),
+            "at": at.isoformat(timespec="seconds"),
+            "seconds": time.monotonic() - began,
+            "machine": machine(),
+            "devices": _devices(groups),
+            "versions": record.versions(),
+            "environment": {
+                variable: value
+                for variable, value in os.environ.items()
+                if variable.startswith(("JAX_", "XLA_", "OMP_"))
+            },
+            "load": {"before": before, "after": _load()},
+            "said": said,
+            "groups": groups,
+            "table": table.splitlines(),
+        },
+    )
+    figures.draw(name, groups, path.with_suffix(".png"))
+    print(f"\n## {name}\n\n{table}\n")
+    for group in groups:
+        if group["why_not"]:
+            print(f"{group['name']}: {group['why_not']}")
+    print(f"All of it: {path}, {path.with_suffix('.png')}")
+
+
+def machine() -> dict[str, Any]:
+    """What it runs on, as far as the system says."""
+    model = ""
+    cpus = pathlib.Path("/proc/cpuinfo")
+    if cpus.is_file():
+        lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines()
+        named = [line for line in lines if line.startswith("model name")]
+        model = named[0].partition(":")[2].strip() if named else ""
+    return {
+        "system": platform.platform(),
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+    }
+
+
+def _devices(groups: list[dict[str, Any]]) -> list[str]:
+    """What JAX computed on."""
+    found = {
+        contender["facts"]["device"]
+        for group in groups
+        for contender in group["contenders"].values()
+        if "device" in contender["facts"]
+    }
+    return sorted(found)
+
+
+def _load() -> list[float]:
+    """Processes that wished to run in the last 1, 5 and 15 minutes."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+
+
+def _write(path: pathlib.Path, value: dict[str, Any]) -> None:
+    text = json.dumps(
+        record.plain(value), indent=1, allow_nan=False, ensure_ascii=False
+    )
+    beside = path.with_suffix(".tmp")
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,29 @@
+"""What the trainer's step says between eight devices beyond an SGD by hand."""
+
+import collections
+
+import jax
+
+from experiments.bench import network
+
+SMALL = {"model.blocks": [1, 1], "model.widths": [16, 32]}
+
+
+def _build(**described):
+    return network.build(batch=32, changes=SMALL, devices=8, **described).facts
+
+
+def test_two_messages_of_attention_and_three_of_the_books():
+    assert len(jax.devices()) == 8
+    sgd, absgd = _build(form="masked"), _build(contender="absgd")
+    more = collections.Counter(absgd["collectives"])
+    more -= collections.Counter(sgd["collectives"])
+    assert more["all-reduce maximum f32[2]"] == 1
+    assert more["all-reduce add f32[3]"] == 1
+    assert len(absgd["collectives"]) - len(sgd["collectives"]) <= 2 + 3
+    assert absgd["flops"] <= 1.001 * sgd["flops"]
+    assert absgd["temporary_bytes"] <= 1.01 * sgd["temporary_bytes"]
+
+    # λ = ∞ has them too: it is the same program.
+    plain = _build(contender="sgd")
+    assert sorted(plain["collectives"]) == sorted(absgd["collectives"])

@@ -1,0 +1,221 @@
+"""The bench end to end at tiny sizes; what it says of time is not looked at."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from flax import nnx
+
+from experiments import __main__ as command_line
+from experiments import configs
+from experiments.bench import (
+    compiled,
+    figures,
+    flax_resnet,
+    interleave,
+    mlp,
+    summary,
+)
+from experiments.bench.interleave import Child
+from experiments.bench.suites import peers
+from experiments.bench.summary import Group, Measured
+
+ROUNDS = 3
+PARAMETERS = 464_154  # of ResNet-32
+TORCH_WORKER = pathlib.Path(mlp.__file__).with_name("torch_worker.py")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Records by suite, and where they are."""
+    out = tmp_path_factory.mktemp("bench")
+    arguments = ["bench", "overhead", "dense", "sweep", "--quick", "--out", str(out)]
+    assert command_line.main(arguments) == 0
+    suites = ("overhead", "dense", "sweep")
+    return out, {
+        name: json.loads((out / f"{name}.json").read_text()) for name in suites
+    }
+
+
+@pytest.mark.parametrize("suite", ["overhead", "dense"])
+def test_what_is_written_is_whole(bench, suite):
+    out, records = bench
+    record = records[suite]
+    assert record["suite"] == suite
+    assert record["devices"] == ["cpu"]
+    assert record["versions"]["jax"]
+    assert record["machine"]["cores"] == os.cpu_count()
+    assert {len(load) for load in record["load"].values()} == {3}
+    for group in record["groups"]:
+        (baseline,) = group["baselines"]
+        assert not group["why_not"]
+        for name, found in group["contenders"].items():
+            assert len(found["samples"]) == ROUNDS
+            assert min(found["samples"]) > 0.0
+            for spread in (found["seconds"], found["time"][baseline]):
+                assert 0.0 < spread["low"] <= spread["median"] <= spread["high"]
+            assert found["flops_ratio"] > 0.0
+            assert found["facts"]["collectives"] == []
+            assert name in "\n".join(record["table"])
+        own = group["contenders"][baseline]
+        assert own["time"][baseline] == {"median": 1.0, "low": 1.0, "high": 1.0}
+        # Equal turns: a sample is the mean of as many steps for all of them.
+        assert len({found["steps"] for found in group["contenders"].values()}) == 1
+    image = (out / f"{suite}.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    assert len(image) > 1000
+
+
+def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
+    _, records = bench
+    for group in records["overhead"]["groups"]:
+        if "sgd_again" in group["contenders"]:
+            again = group["contenders"]["sgd_again"]
+            assert again["flops_ratio"] == again["temporary_bytes_ratio"] == 1.0
+    batches = {
+        group["facts"]["batch"]: group["contenders"]
+        for group in records["dense"]["groups"]
+    }
+    large = batches[max(batches)]
+    assert large["dense"]["temporary_bytes_ratio"] > 4.0
+    for name in ("dense", "tilted"):
+        temporary = large[f"{name}, microbatches"]["facts"]["temporary_bytes"]
+        assert temporary < large["dense"]["facts"]["temporary_bytes"] / 3.0
+
+
+# What is done with samples.
+
+
+def test_ratios_are_taken_round_by_round():
+    group = Group(
+        "one",
+        {},
+        {
+            "a": Measured({"flops": 2.0, "examples": 8}, [1.0, 10.0, 2.0], 5),
+            "b": Measured({"flops": 3.0, "examples": 8}, [2.0, 20.0, 6.0], 5),
+            "c": Measured({"examples": 8}, [4.0], 5),
+            "d": Measured({"flops": 2.0}, [], 0),
+        },
+        ("a", "b"),
+    )
+    found = summary.summarise(group)["contenders"]
+    assert found["b"]["time"]["a"] == {"median": 2.0, "low": 2.0, "high": 2.5}
+    assert found["b"]["flops_ratio"] == 1.5
+    assert found["a"]["examples_per_second"] == 4.0
+    assert found["c"]["time"]["a"]["median"] == 2.0  # to the median of the others
+    assert "time" not in found["d"]
+    head, _, *rows = summary.table([summary.summarise(group)]).splitlines()
+    assert "time / b" in head
+    assert "temporary" not in head  # of which nothing is known
+    assert len(rows) == 4
+
+
+def test_bars_leave_out_what_was_not_run(tmp_path):
+    ran = Measured({}, [1.0, 1.1, 1.2], 1)
+    groups = [
+        Group("ran", {}, {"a": ran, "b": Measured({}, [], 0)}, ("a",)),
+        Group("missing", {}, {}, ("a",), "There are no data."),
+    ]
+    path = tmp_path / "input.png"
+    figures.draw("input", [summary.summarise(group) for group in groups], path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_flax_as_one_would_write_it_has_the_same_size():
+    model = nnx.eval_shape(lambda: flax_resnet.ResNet(rngs=nnx.Rngs(0)))
+    assert compiled.parameters(nnx.state(model, nnx.Param)) == PARAMETERS
+
+
+def test_layers_have_about_the_parameters_asked_for():
+    for parameters in (10_000, 1_000_000, 100_000_000):
+        made = sum(a * b + b for a, b in mlp.shapes(parameters))
+        assert made == pytest.approx(parameters, rel=0.02)
+
+
+# Children, here of a few lines.
+
+CHILD = """
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    if request.get("run") == 13:
+        sys.exit("thirteen is too many")
+    print(json.dumps({"seconds": 0.5 * request.get("run", 0)}), flush=True)
+"""
+
+
+def _child(name="one"):
+    return Child(name, [sys.executable, "-c", CHILD])
+
+
+def test_children_are_asked_in_turn():
+    with _child("one") as one, _child("other") as other:
+        children = {"one": one, "other": other}
+        found, steps = interleave.measure(children, rounds=4, turn=2.0)
+    assert steps == {"one": 4, "other": 4}
+    assert found == {"one": [0.5] * 4, "other": [0.5] * 4}
+
+
+def test_a_child_that_dies_is_named_and_quoted(monkeypatch, capsys, tmp_path):
+    with _child() as child, pytest.raises(interleave.Died) as caught:
+        child.ask({"run": 13})
+    assert "one ended with status 1" in str(caught.value)
+    assert "thirteen is too many" in str(caught.value)
+
+    # By the command too, which ends with 1.
+    monkeypatch.setattr(interleave, "WORKER", (sys.executable, "-c", "assert 1 == 2"))
+    monkeypatch.setattr(Child.__init__, "__defaults__", (interleave.WORKER, None))
+    assert command_line.main(["bench", "dense", "--quick", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "dense: pullback ended with status 1" in said
+    assert "AssertionError" in said
+
+
+def test_a_child_that_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(interleave, "TIMEOUT", 0.1)
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    given_up = pytest.raises(interleave.Died, match=r"not answered for 0\.1 seconds")
+    with Child("silent", silent) as child, given_up:
+        child.ask({})
+
+
+def test_a_worker_does_not_build_what_it_does_not_know():
+    with Child("unknown") as child, pytest.raises(interleave.Died, match="'nothing'"):
+        child.ask({"build": {"kind": "nothing"}})
+
+
+def test_sizes_and_repeats_are_positive():
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        configs.Bench(repeats=0)
+    with pytest.raises(ValueError, match=r"sizes must be positive, .* got \(\)"):
+        configs.Bench(sizes=())
+
+
+def _torch_python():
+    """An interpreter that has torch: this one, or the one that a variable names."""
+    python = os.environ.get("BENCH_TORCH_PYTHON", sys.executable)
+    command = [python, "-c", "import importlib.util as u; assert u.find_spec('torch')"]
+    there = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return python if there else None
+
+
+@pytest.mark.skipif(_torch_python() is None, reason="PyTorch is not installed.")
+@pytest.mark.parametrize("layout", peers.FORMATS)
+def test_the_torch_worker_speaks_the_same_language(layout):
+    described = {
+        "batch": 4,
+        "blocks": [5, 5, 5],
+        "widths": [16, 32, 64],
+        "format": layout,
+        "lam": peers.LAM,
+        "gamma": peers.GAMMA,
+    }
+    with Child("torch", [_torch_python(), "-I", str(TORCH_WORKER)]) as child:
+        losses = ["sgd", "absgd"] if child.ask({})["absgd"] else ["sgd"]
+        for loss in losses:
+            built = child.ask({"build": described | {"loss": loss}})
+            assert built["parameters"] == PARAMETERS
+            assert child.ask({"run": 2})["seconds"] > 0.0
