@@ -11,7 +11,7 @@ def presets() -> list[Preset]:
     experiments demo` compares all λs over eight seeds.
     """
     return [
-        _preset("digits_long_tail", configs.LONG_TAIL, 0.25),
+        _preset("digits_long_tail", configs.LONG_TAIL, 0.5),
         _preset("digits_label_noise", configs.LABEL_NOISE, -1.0),
     ]
 
