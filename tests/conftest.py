@@ -16,5 +16,5 @@ collect_ignore = (
 )
 
 # Compilation makes first calls slow, and a failure must be the same one tomorrow.
-settings.register_profile("jax", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("jax", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("jax")

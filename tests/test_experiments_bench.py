@@ -32,9 +32,9 @@ TORCH_WORKER = pathlib.Path(mlp.__file__).with_name("torch_worker.py")
 def bench(tmp_path_factory):
     """Records by suite, and where they are."""
     out = tmp_path_factory.mktemp("bench")
-    arguments = ["bench", "overhead", "dense", "sweep", "--quick", "--out", str(out)]
+    arguments = ["bench", "overhead", "dense", "--quick", "--out", str(out)]
     assert command_line.main(arguments) == 0
-    suites = ("overhead", "dense", "sweep")
+    suites = ("overhead", "dense")
     return out, {
         name: json.loads((out / f"{name}.json").read_text()) for name in suites
     }

@@ -21,6 +21,7 @@ from experiments import (
     train,
 )
 from experiments.__main__ import main
+from experiments.bench import sweeping
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
 
@@ -309,3 +310,11 @@ def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, capsys):
     assert status == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
+
+
+def test_runs_side_by_side_can_be_timed():
+    ready = sweeping.build(
+        "digits_long_tail", members=2, changes={"model.widths": (4,)}
+    )
+    assert (ready.facts["members"], ready.facts["updates_at_once"]) == (2, 1)
+    assert ready.start()(4) > 0.0
