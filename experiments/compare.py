@@ -194,7 +194,7 @@ def _trained(setting: _Setting, run: configs.Run, out: pathlib.Path) -> dict[str
             if runs.main(setting.preset, run, session, alone=False):
                 raise _Interrupted
         except FloatingPointError as error:
-            _write(out / FAILED, {"error": str(error)})
+            record.save(out / FAILED, {"error": str(error)})
         found = _read_run(out, run)
     assert found is not None
     return found
@@ -226,7 +226,7 @@ def _classified(
     name = f"{kind} {value}"
     if name not in kept:
         kept |= _classify(setting, stage_one)
-        _write(stage_one / CLASSIFIED, kept)
+        record.save(stage_one / CLASSIFIED, kept)
     found = kept[name]
     return {"validation": found["validation"]["accuracy"], "test": found["test"]}
 
@@ -269,7 +269,7 @@ def _measure(setting: _Setting, chosen: list[Contender]) -> None:
     missing = [one for one in chosen if one.name not in measured]
     for name, cost in costs.measure(missing, setting.base, setting.session):
         measured[name] = cost
-        _write(path, measured)
+        record.save(path, measured)
 
 
 def _told(outcome: Outcome) -> str:
@@ -308,8 +308,8 @@ def table(
     ]  # fmt: skip
     plain = outcomes[0].chosen
     rows = [head]
-    for contender, trials in outcomes:
-        chosen = Outcome(contender, trials).chosen
+    for outcome in outcomes:
+        contender, chosen = outcome.contender, outcome.chosen
         if chosen is None:
             rows.append([contender.title, "diverged", *["–"] * (len(head) - 2)])
             continue
@@ -372,7 +372,7 @@ def _report(setting: _Setting, outcomes: list[Outcome], seeds: int) -> None:
             for outcome in outcomes
         },
     }
-    _write(setting.out / RESULTS, results)
+    record.save(setting.out / RESULTS, results)
     text = table(outcomes, _read(setting.out / COSTS), seeds)
     (setting.out / TABLE).write_text(text, encoding="utf-8")
     print(text)
@@ -381,12 +381,3 @@ def _report(setting: _Setting, outcomes: list[Outcome], seeds: int) -> None:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _write(path: pathlib.Path, value: dict[str, Any]) -> None:
-    """By one rename, so that a kill leaves the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record.plain(value), indent=2, allow_nan=False)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)

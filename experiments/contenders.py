@@ -135,7 +135,7 @@ def _noisy(run: configs.Run) -> bool:
 
 def _start(run: configs.Run) -> float:
     """The share of the training after which weights begin."""
-    return run.method.start_at or max(run.loss.class_weights_from, 0.0)
+    return run.method.start_at or run.loss.class_weights_from
 
 
 def _grid(

@@ -37,6 +37,20 @@ def plain(value: Any) -> Any:
     return value
 
 
+def save(path: pathlib.Path, value: Any) -> None:
+    """Writes strict JSON by one rename: a kill leaves the old file or the new one.
+
+    Args:
+      path: of the file; its directory is made if need be.
+      value: what `plain` takes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
 class Recorder:
     """Writes a file of JSON lines, each on the disk before the next begins.
 

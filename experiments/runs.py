@@ -534,11 +534,8 @@ def write_config(
         "devices": [str(device) for device in jax.devices()],
         "versions": record.versions(),
     }
-    text = json.dumps(record.plain(resolved), indent=2, allow_nan=False)
-    # By one rename: a kill must not leave half of it, nor another host read that.
-    beside = out / f"{directory.CONFIG}.tmp"
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(out / directory.CONFIG)
+    # Whole or not at all: another host may be reading it.
+    record.save(out / directory.CONFIG, resolved)
 
 
 def _recorder(

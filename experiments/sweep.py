@@ -97,7 +97,7 @@ def main(preset: str, config: configs.Sweep) -> int:
     for member in members:
         runs.require_same(member.out, member.run)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / SWEEP, described)
+    record.save(out / SWEEP, described)
     try:
         _train_all(preset, members, config)
     except KeyboardInterrupt:
@@ -208,7 +208,7 @@ def _train(
         seconds = time.monotonic() - began
         for member, recorder, failure in zip(group, recorders, failures, strict=False):
             if failure is not None:
-                _write(member.out / FAILED, {"error": failure})
+                record.save(member.out / FAILED, {"error": failure})
                 continue
             per_epoch = train.steps_per_epoch(member.run, member.task)
             total = per_epoch * member.run.epochs
@@ -286,7 +286,7 @@ def _report(
         setting.test.append(found[1])
     every = list(settings.values())
     chosen = best(every)
-    _write(
+    record.save(
         out / RESULTS,
         {
             "seeds": config.seeds,
@@ -302,11 +302,3 @@ def _report(
     (out / TABLE).write_text(text, encoding="utf-8")
     print(text)
     print(f"All of it: {out}")
-
-
-def _write(path: pathlib.Path, value: dict[str, Any]) -> None:
-    """By one rename, so that a kill leaves the old or the new."""
-    text = json.dumps(record.plain(value), indent=2, allow_nan=False)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)

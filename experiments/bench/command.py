@@ -1,7 +1,6 @@
 """Runs the suites, and writes down what came out."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import platform
@@ -66,7 +65,7 @@ def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
     groups = [summary.summarise(group) for group in SUITES[name](setting)]
     table = summary.table(groups)
     path = config.out / f"{name}.json"
-    _write(
+    record.save(
         path,
         {
             "suite": name,
@@ -128,12 +127,3 @@ def _devices(groups: list[dict[str, Any]]) -> list[str]:
 def _load() -> list[float]:
     """Processes that wished to run in the last 1, 5 and 15 minutes."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
-
-
-def _write(path: pathlib.Path, value: dict[str, Any]) -> None:
-    text = json.dumps(
-        record.plain(value), indent=1, allow_nan=False, ensure_ascii=False
-    )
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)
