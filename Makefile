@@ -21,6 +21,8 @@ $(VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-experiments
 	$(BIN)/python -m experiments demo
 
+# Quick is how XLA compiles most of them: see tests/compiling.py.
+test: export ABSGD_TESTS = quick
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=98
 

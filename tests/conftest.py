@@ -7,10 +7,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from hypothesis import settings
 
-# Eight devices are another process: see `test_devices.py`.
-collect_ignore = (
-    [] if "device_count=8" in os.environ.get("XLA_FLAGS", "") else ["eight_devices"]
-)
+from tests import compiling
+
+# Run by `test_devices.py` and `test_compiled_by_default.py`, in other processes.
+collect_ignore = ["eight_devices"]
+if compiling.QUICK:
+    os.environ.setdefault("XLA_FLAGS", compiling.FLAGS)
+    collect_ignore += [f"{module}.py" for module in compiling.BY_DEFAULT]
 
 # Compilation makes first calls slow, and a failure must be the same one tomorrow.
 settings.register_profile("jax", deadline=None, derandomize=True, max_examples=60)

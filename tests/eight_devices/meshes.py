@@ -80,6 +80,13 @@ def single(tx, route, batches):
     return train(jax.jit(make_step(tx, route)), tx, batches)
 
 
+@functools.cache
+def alone(route, lam, gamma=0.3, **kwargs):
+    """What one device makes of the global batches."""
+    tx = optimizer(route, lam, gamma, **kwargs)
+    return jax.device_get(single(tx, route, global_batches()))
+
+
 def sharded_jit(tx, route, batches, axis_type=AxisType.Auto):
     """The batch over the mesh, parameters everywhere; the step knows nothing of it."""
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(axis_type,))

@@ -31,11 +31,6 @@ def make_step(tx, micro, axis_name=None, dense=False):
     return step
 
 
-def expected(lam):
-    tx = meshes.optimizer("value", lam, 0.3)
-    return jax.device_get(meshes.single(tx, "value", batches))
-
-
 @pytest.mark.parametrize("lam", [0.5, -0.5])
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("check_vma", [True, False])
@@ -44,13 +39,15 @@ def test_microbatches_under_shard_map(lam, dense, check_vma):
     tx = meshes.optimizer("value", lam, 0.3)
     step = meshes.mapped(make_step(tx, 3, "data", dense), check_vma)
     got = jax.device_get(meshes.train(step, tx, batches))
-    chex.assert_trees_all_close(got, expected(lam), rtol=0, atol=1e-6)
+    chex.assert_trees_all_close(got, meshes.alone("value", lam), rtol=0, atol=1e-6)
 
 
 def test_microbatches_under_pmap():
     tx = meshes.optimizer("value", 0.5, 0.3)
     got = meshes.pmap(tx, "value", batches, step=make_step(tx, 2, "data"))
-    chex.assert_trees_all_close(jax.device_get(got), expected(0.5), rtol=0, atol=1e-6)
+    chex.assert_trees_all_close(
+        jax.device_get(got), meshes.alone("value", 0.5), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
@@ -66,7 +63,7 @@ def test_microbatches_of_a_sharded_batch(axis_type, dense):
         data = [jax.device_put(batch, spread) for batch in batches]
         got = jax.device_get(meshes.train(step, tx, data, start))
         compiled = step.lower(start, tx.init(start), *data[0]).compile().as_text()
-    chex.assert_trees_all_close(got, expected(0.5), rtol=0, atol=1e-6)
+    chex.assert_trees_all_close(got, meshes.alone("value", 0.5), rtol=0, atol=1e-6)
     for moved in ("all-gather", "all-to-all", "collective-permute"):
         assert f" {moved}(" not in compiled, "a microbatch was moved between devices"
 
