@@ -12,6 +12,7 @@ from flax import nnx
 from experiments import __main__ as command_line
 from experiments import configs
 from experiments.bench import (
+    command,
     compiled,
     figures,
     flax_resnet,
@@ -185,6 +186,18 @@ def test_a_child_that_does_not_answer_is_given_up(monkeypatch):
 def test_a_worker_does_not_build_what_it_does_not_know():
     with Child("unknown") as child, pytest.raises(interleave.Died, match="'nothing'"):
         child.ask({"build": {"kind": "nothing"}})
+
+
+def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
+    def measure(setting):
+        yield Group("first", {}, {"one": Measured({}, [2.0], 1)}, ("one",))
+        raise interleave.Died("the second ended with status 1")
+
+    monkeypatch.setitem(command.SUITES, "sweep", measure)
+    assert command.main(configs.Bench(("sweep",), tmp_path)) == 1
+    (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
+    assert group["contenders"]["one"]["samples"] == [2.0]
+    assert "sweep: the second ended" in capsys.readouterr().err
 
 
 def test_sizes_and_repeats_are_positive():

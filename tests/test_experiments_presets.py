@@ -271,9 +271,9 @@ def test_costs_are_those_of_the_published_counts(name, total):
 
 
 def test_time_is_given_where_a_step_was_measured_and_nowhere_else():
-    # 200 epochs of 97 steps of 0.7 s are 3.77 hours.
-    assert "0.7 s a step" in presets.get("cifar10_lt100").cost
-    assert "3.8 h" in presets.get("cifar10_lt100").cost
+    # 200 epochs of 97 steps of 0.9 s are 4.85 hours.
+    assert "0.9 s a step" in presets.get("cifar10_lt100").cost
+    assert "4.8 h" in presets.get("cifar10_lt100").cost
     for preset in EVERY:
         measured = preset.run.model.name == "convnet" or (
             preset.run.model.name == "resnet32" and not preset.run.data.kind.files

@@ -62,31 +62,37 @@ def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
 
     setting = interleave.Setting(config, workers, say)
     before, began, at = _load(), time.monotonic(), datetime.now(UTC)
-    groups = [summary.summarise(group) for group in SUITES[name](setting)]
-    table = summary.table(groups)
     path = config.out / f"{name}.json"
-    record.save(
-        path,
-        {
-            "suite": name,
-            "command": " ".join([sys.executable, "-m", "experiments", *sys.argv[1:]]),
-            "config": dataclasses.asdict(config),
-            "at": at.isoformat(timespec="seconds"),
-            "seconds": time.monotonic() - began,
-            "machine": machine(),
-            "devices": _devices(groups),
-            "versions": record.versions(),
-            "environment": {
-                variable: value
-                for variable, value in os.environ.items()
-                if variable.startswith(("JAX_", "XLA_", "OMP_"))
+    groups: list[dict[str, Any]] = []
+    table = ""
+    for group in SUITES[name](setting):
+        groups.append(summary.summarise(group))
+        table = summary.table(groups)
+        # After each: if a later one dies, these are kept.
+        record.save(
+            path,
+            {
+                "suite": name,
+                "command": " ".join(
+                    [sys.executable, "-m", "experiments", *sys.argv[1:]]
+                ),
+                "config": dataclasses.asdict(config),
+                "at": at.isoformat(timespec="seconds"),
+                "seconds": time.monotonic() - began,
+                "machine": machine(),
+                "devices": _devices(groups),
+                "versions": record.versions(),
+                "environment": {
+                    variable: value
+                    for variable, value in os.environ.items()
+                    if variable.startswith(("JAX_", "XLA_", "OMP_"))
+                },
+                "load": {"before": before, "after": _load()},
+                "said": said,
+                "groups": groups,
+                "table": table.splitlines(),
             },
-            "load": {"before": before, "after": _load()},
-            "said": said,
-            "groups": groups,
-            "table": table.splitlines(),
-        },
-    )
+        )
     figures.draw(name, groups, path.with_suffix(".png"))
     print(f"\n## {name}\n\n{table}\n")
     for group in groups:

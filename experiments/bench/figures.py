@@ -1,5 +1,6 @@
 """A figure for each suite."""
 
+import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
                 rows = [
                     (
                         group["facts"]["parameters"],
-                        group["contenders"][name]["flops_ratio"] - 1.0,
+                        _positive(group["contenders"][name]["flops_ratio"] - 1.0),
                     )
                     for group in mlps
                     if group["facts"]["batch"] == batch
@@ -77,6 +78,11 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
             panel.set_xlabel("parameters")
         if panels:
             panels[0].legend(fontsize=9.5)
+
+
+def _positive(value: float) -> float:
+    """For a logarithmic axis, which has no place for zero."""
+    return value if value > 0.0 else math.nan
 
 
 def _dense(groups: Summaries, path: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ few examples at a time. With microbatches temporary memory is to be flat in the 
 their FLOPs are those of one microbatch, since the compiler counts a loop once.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from experiments.bench.interleave import Setting
@@ -15,13 +16,13 @@ from experiments.bench.summary import Group
 PARAMETERS = 100_000
 
 
-def measure(setting: Setting) -> list[Group]:
+def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
       setting: batches, number of rounds.
 
-    Returns:
+    Yields:
       A group for each batch.
     """
     batches = setting.config.batch_sizes
@@ -33,14 +34,10 @@ def measure(setting: Setting) -> list[Group]:
         "dense, microbatches": {"route": "dense", "microbatch": micro},
         "tilted, microbatches": {"route": "tilted", "microbatch": micro},
     }
-    groups = []
     for batch in batches:
         common = {"kind": "mlp", "parameters": parameters, "batch": batch}
-        groups.append(
-            setting.group(
-                f"MLP, {parameters:,} parameters, batch {batch}",
-                {name: common | route for name, route in routes.items()},
-                {"parameters": parameters, "batch": batch, "microbatch": micro},
-            )
+        yield setting.group(
+            f"MLP, {parameters:,} parameters, batch {batch}",
+            {name: common | route for name, route in routes.items()},
+            {"parameters": parameters, "batch": batch, "microbatch": micro},
         )
-    return groups

@@ -20,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from experiments import configs
-from experiments.bench import interleave
+from experiments.bench import interleave, training
 from experiments.bench.interleave import Setting
 from experiments.bench.suites.overhead import SMALL
 from experiments.bench.summary import Group, Measured
@@ -40,31 +41,33 @@ _CACHE: dict[str, str | None] = {
 }
 
 
-def measure(setting: Setting) -> list[Group]:
+def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
       setting: number of rounds, and where the data are.
 
-    Returns:
+    Yields:
       Groups of trainings, then groups of starts.
     """
     config = setting.config
     small = {"model.widths": [4, 4]} if config.quick else {}
     resnet = SMALL if config.quick else {}
     epochs = 1 if config.quick else 10
-    digits = [_training(setting, preset, epochs, small) for preset in DIGITS]
-    groups = [*digits, _demo(setting, digits)]
+    digits = []
+    for preset in DIGITS:
+        digits.append(_training(setting, preset, epochs, small))
+        yield digits[-1]
+    yield _demo(setting, digits)
     if config.data_dir is None:
         setting.say(f"{CIFAR} is left out: it needs --data-dir.")
     else:
         # An epoch of it is a minute on a CPU, and is timed four times a round.
         few = dataclasses.replace(config, repeats=min(config.repeats, 3))
-        groups.append(_training(setting._replace(config=few), CIFAR, 1, resnet))
-    groups.append(_starts(setting, DIGITS[0], small))
+        yield _training(setting._replace(config=few), CIFAR, 1, resnet)
+    yield _starts(setting, DIGITS[0], small)
     if not config.quick:
-        groups.append(_starts(setting, CIFAR, {}))
-    return groups
+        yield _starts(setting, CIFAR, {})
 
 
 def _training(
@@ -92,10 +95,10 @@ def _training(
     setting.say("as a command")
     setting.workers.take([])  # nobody else is to be there
     facts = group.contenders["training"].facts
-    words = ["train", preset, "--epochs", str(epochs), "--method.start-at", "0"]
-    words += ["--devices", "1"]
-    for name, values in changes.items():
-        words += [f"--{name}", *map(str, values)]
+    words = ["train", preset, "--epochs", str(epochs), "--devices", "1"]
+    for name, values in (training.CALM | changes).items():
+        words += [f"--{name}"]
+        words += map(str, values if isinstance(values, list) else [values])
     if config.data_dir is not None:
         words += ["--data-dir", str(config.data_dir.absolute())]
     taken = [_command(words) for _ in range(min(config.rounds, 3))]

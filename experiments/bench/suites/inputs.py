@@ -9,6 +9,7 @@ after the rest.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from experiments.bench.interleave import Setting
@@ -18,19 +19,19 @@ from experiments.bench.summary import Group
 _BASELINE = "step"
 
 
-def measure(setting: Setting) -> list[Group]:
+def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
       setting: number of rounds.
 
-    Returns:
+    Yields:
       A group for arrays, and one for files.
     """
     quick = setting.config.quick
     batch, of_files, size = (8, 4, 32) if quick else (128, 32, 224)
     step: dict[str, Any] = {"kind": "network", "changes": SMALL if quick else {}}
-    arrays = setting.group(
+    yield setting.group(
         f"CIFAR, batch {batch}",
         {
             _BASELINE: step | {"batch": batch},
@@ -55,4 +56,4 @@ def measure(setting: Setting) -> list[Group]:
         steps={name: 2 if quick else 8 * several},
     )
     photographs.contenders.update(alone.contenders)
-    return [arrays, photographs]
+    yield photographs

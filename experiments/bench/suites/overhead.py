@@ -12,6 +12,7 @@ batches of some 170. In a convolution, whose parameters are used at every pixel,
 next to nothing.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from experiments.bench.interleave import Setting
@@ -30,29 +31,26 @@ SMALL = {"model.blocks": [1, 1], "model.widths": [4, 8]}
 _VALUE = {"method.route": "value"}
 
 
-def measure(setting: Setting) -> list[Group]:
+def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
       setting: sizes, batches, number of rounds.
 
-    Returns:
+    Yields:
       A group for each size and batch, then the networks.
     """
     config = setting.config
-    groups = []
     for parameters in config.parameters:
         for batch in config.batch_sizes:
             common = {"kind": "mlp", "parameters": parameters, "batch": batch}
-            groups.append(
-                setting.group(
-                    f"MLP, {parameters:,} parameters, batch {batch}",
-                    {name: common | {"route": route} for name, route in ROUTES.items()},
-                    {"parameters": parameters, "batch": batch},
-                    _too_long,
-                )
+            yield setting.group(
+                f"MLP, {parameters:,} parameters, batch {batch}",
+                {name: common | {"route": route} for name, route in ROUTES.items()},
+                {"parameters": parameters, "batch": batch},
+                _too_long,
             )
-    return [*groups, _networks(setting)]
+    yield _networks(setting)
 
 
 def _too_long(facts: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ turns them into numbers itself. Nobody loads or augments anything.
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from experiments.bench import interleave
@@ -21,13 +22,13 @@ LAM, GAMMA = 5.0, 0.5  # of the package; they change no time
 _SCRIPT = interleave.ROOT / "experiments" / "bench" / "torch_worker.py"
 
 
-def measure(setting: Setting) -> list[Group]:
+def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
       setting: number of rounds, and where torch is.
 
-    Returns:
+    Yields:
       One group. Ratios are to the trainer's SGD, and to the faster of PyTorch's two
       plain SGDs.
     """
@@ -82,4 +83,4 @@ def measure(setting: Setting) -> list[Group]:
     }
     plain = [name for name in samples if name.startswith("torch_sgd_")]
     plain.sort(key=lambda name: spread(samples[name])["median"])
-    return [Group(title, common, contenders, (BASELINE, *plain[:1]))]
+    yield Group(title, common, contenders, (BASELINE, *plain[:1]))

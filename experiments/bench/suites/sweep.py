@@ -5,17 +5,19 @@ sweep takes beside what it takes alone. All have their data on the device; on an
 accelerator a dispatch makes 50 updates, on a CPU one.
 """
 
+from collections.abc import Iterator
+
 from experiments.bench.interleave import Setting
 from experiments.bench.summary import Group
 
 
-def measure(setting: Setting) -> list[Group]:
+def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
       setting: number of rounds.
 
-    Returns:
+    Yields:
       A group: the digits with 1, 4 and 16 runs at a time.
     """
     several = (1, 2) if setting.config.quick else (1, 4, 16)
@@ -27,4 +29,4 @@ def measure(setting: Setting) -> list[Group]:
     }
     # A turn has as many updates for each, enough for all members to make some.
     steps = dict.fromkeys(described, max(several) * (1 if setting.config.quick else 20))
-    return [setting.group("digits, convnet", described, steps=steps)]
+    yield setting.group("digits, convnet", described, steps=steps)
