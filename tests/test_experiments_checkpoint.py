@@ -342,6 +342,7 @@ def test_a_kill_loses_no_more_than_what_is_being_written(tmp_path):
         assert all(name.isdigit() for name in os.listdir(folder))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_for_what_is_being_written(tmp_path):
     def interrupted():
         with checkpoints(tmp_path) as saved:

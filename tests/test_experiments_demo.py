@@ -49,14 +49,6 @@ def test_the_demo_from_end_to_end(tmp_path):
     assert (out / "mine.txt").read_text() == "kept"
 
 
-@pytest.fixture
-def interruptible():
-    """A shell's background jobs ignore SIGINT, and their children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_finished(tmp_path):
     path = tmp_path / "records.jsonl"
