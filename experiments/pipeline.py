@@ -404,20 +404,23 @@ class _Plan:
         passed, number = divmod(self.first + item, self.per_epoch)
         return self.epochs[passed], number
 
-    def __getitem__(self, item: int) -> files.Wanted:
+    def places(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which examples, int64 `[rows]`, and bool `[rows]`, False for padding."""
         epoch, number = self.when(item)
-        places = np.arange(self.batch_size)[self.rows]
-        at = number * self.batch_size + places
+        at = number * self.batch_size + np.arange(self.batch_size)[self.rows]
         present = at < self.examples
         index = np.where(present, at, 0)
+        if self.seed is not None:
+            drawn = order(self.seed, epoch, self.examples, self.stream, self.sampler)
+            index = np.where(present, drawn[index], 0)
+        return index, present
+
+    def __getitem__(self, item: int) -> files.Wanted:
         if self.seed is None:
-            return files.Wanted(index, present, None)
-        drawn = order(self.seed, epoch, self.examples, self.stream, self.sampler)
-        index = np.where(present, drawn[index], 0)
-        keys = [
-            (self.seed, self.stream + 1, epoch, number, int(place)) for place in places
-        ]
-        return files.Wanted(index, present, keys)
+            return files.Wanted(*self.places(item), None)
+        begin = (self.seed, self.stream + 1, *self.when(item))
+        keys = [(*begin, place) for place in range(self.batch_size)[self.rows]]
+        return files.Wanted(*self.places(item), keys)
 
 
 def _make(
@@ -429,7 +432,7 @@ def _make(
         images = _in_memory(examples.inputs, data, plan)
     try:
         for item, inputs in enumerate(images):
-            index, present, _ = plan[item]
+            index, present = plan.places(item)
             labels = np.where(present, examples.labels[index], 0)
             yield Batch(
                 inputs, labels.astype(np.int32), present, index.astype(np.int32)
@@ -447,7 +450,7 @@ def _in_memory(
         and data.augment_on == "host"
     )
     for item in range(len(plan)):
-        index, present, _ = plan[item]
+        index, present = plan.places(item)
         chosen = inputs[index]
         chosen[~present] = 0
         if augmented:

@@ -401,29 +401,29 @@ def read(
     )
 
 
+_SUMS = (
+    "examples",
+    "loss",
+    "weight",
+    "weight_mislabelled",
+    "examples_mislabelled",
+)
+_SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
+
+
 def _add(totals: dict[str, Any], seen: steps.Seen) -> None:
-    """Adds a step to an epoch's totals: lists and numbers, for JSON."""
+    """Adds a step to an epoch's totals: numbers, and arrays `[classes]`."""
     totals["tilted_loss"] = float(seen.tilted_loss)
-    totals["largest"] = max(float(totals.get("largest", 0.0)), float(seen.largest))
+    totals["largest"] = max(totals.get("largest", 0.0), float(seen.largest))
     totals["steps"] = totals.get("steps", 0) + 1
-    mean = {
-        "effective": float(seen.effective),
-        "total": float(seen.weight) / max(int(seen.examples), 1),
-    }
-    sums = {
-        name: np.asarray(getattr(seen, name), np.float64)
-        for name in (
-            "examples",
-            "loss",
-            "weight_of_class",
-            "examples_of_class",
-            "weight",
-            "weight_mislabelled",
-            "examples_mislabelled",
-        )
-    }
-    for name, value in (mean | sums).items():
-        totals[name] = (np.asarray(totals.get(name, 0.0), np.float64) + value).tolist()
+    sums = {name: float(getattr(seen, name)) for name in _SUMS}
+    sums["effective"] = float(seen.effective)
+    sums["total"] = sums["weight"] / max(sums["examples"], 1.0)
+    for name, value in sums.items():
+        totals[name] = totals.get(name, 0.0) + value
+    for name in _SUMS_BY_CLASS:
+        value = np.asarray(getattr(seen, name), np.float64)
+        totals[name] = np.asarray(totals.get(name, 0.0)) + value
 
 
 def event_of(

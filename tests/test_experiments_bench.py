@@ -19,6 +19,7 @@ from experiments.bench import (
     interleave,
     mlp,
     summary,
+    worker,
 )
 from experiments.bench.interleave import Child
 from experiments.bench.suites import peers
@@ -85,6 +86,25 @@ def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
     for name in ("dense", "tilted"):
         temporary = large[f"{name}, microbatches"]["facts"]["temporary_bytes"]
         assert temporary < large["dense"]["facts"]["temporary_bytes"] / 3.0
+
+
+@pytest.mark.parametrize("name", peers.FASTER)
+def test_what_is_for_an_accelerator_runs_at_small_size(name, monkeypatch):
+    monkeypatch.setattr(compiled, "at_once", lambda: 3)  # as there, in a loop
+    described = peers.ours(batch=4, blocks=[1, 1], widths=[4, 8])
+    ready = worker.build(described[name])
+    assert ready.facts["updates_at_once"] == (3 if "resident" in name else 1)
+    assert ready.facts["examples"] == 4
+    assert ready.facts["parameters"] == 1406
+    assert ready.start()(4) > 0.0
+
+
+def test_a_dispatch_of_many_counts_in_proportion(monkeypatch):
+    times = iter([0.0, 6.0])
+    monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(times))
+    dispatched = []
+    took = compiled.timed(lambda: dispatched.append(1), at_once=4)(6)
+    assert (len(dispatched), took) == (2, 6.0 * 6 / 8)
 
 
 # What is done with samples.

@@ -1,4 +1,4 @@
-"""A preset's network in the trainer's own step, or in one by hand."""
+"""A preset's network in the trainer's own step, by ones or many, or in one by hand."""
 
 import functools
 import itertools
@@ -19,6 +19,7 @@ from experiments import (
     methods,
     pipeline,
     presets,
+    resident,
     sharding,
     steps,
     train,
@@ -27,8 +28,9 @@ from experiments.bench import compiled
 from experiments.bench.compiled import Ready
 from experiments.sources import Examples
 
-Form = Literal["trainer", "plain", "masked"]
+Form = Literal["trainer", "resident", "plain", "masked"]
 _BATCHES = 4  # that the examples suffice for
+_AS_THEY_ARE = {"data.crop_padding": 0, "data.flip": False, "data.rotation": 0.0}
 
 
 def configure(
@@ -57,14 +59,15 @@ def configure(
     return configs.replace(run, {"batch_size": batch, **made})
 
 
-def task(run: configs.Run) -> pipeline.Task:
+def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
     """Random images of the shape and kind of a run's, that no file is read for.
 
     Args:
       run: what they are for.
+      batches: that there are to be.
 
     Returns:
-      Enough for a few batches, every class alike.
+      As many as they take, every class alike.
     """
     data = run.data
     shape = data.kind.shape
@@ -78,7 +81,7 @@ def task(run: configs.Run) -> pipeline.Task:
             images = (images / 255.0).astype(np.float32)
         return Examples(images, np.arange(count, dtype=np.int32) % data.classes)
 
-    examples = drawn(_BATCHES * run.batch_size, 0)
+    examples = drawn(batches * run.batch_size, 0)
     clean = drawn(data.clean_per_class * data.classes, 1)
     return pipeline.Task(
         examples,
@@ -110,8 +113,9 @@ def build(
 
     Args:
       form: `trainer`, the step that a training runs, when all that the method has is
-        switched on; `plain`, an SGD by hand on the same network; `masked`, the same
-        with the mask of padding that the trainer's fixed batches need.
+        switched on; `resident`, as many of them in a dispatch as suit the device, on
+        images that lie there; `plain`, an SGD by hand on the same network; `masked`,
+        the same with the mask of padding that the trainer's fixed batches need.
       preset: whose network, data and optimizer.
       contender: method of the trainer's step.
       batch: examples.
@@ -121,20 +125,24 @@ def build(
       devices: over which the batch is spread.
 
     Returns:
-      The step. Its `examples` are those of a batch.
+      The step. Its `examples` are those of a batch; where a dispatch makes many, what
+      it costs is what the compiler counts of its loop.
     """
     passed = list(timeline)
     passed.append(("imports", time.time()))
     run = configure(preset, contender, batch, changes)
     jax.devices()
     passed.append(("devices", time.time()))
-    make = _trainer if form == "trainer" else functools.partial(_by_hand, form)
-    lower, init = make(run, sharding.layout(devices))
+    make = {"trainer": _trainer, "resident": _resident}.get(
+        form, functools.partial(_by_hand, form)
+    )
+    lower, init, updates = make(run, sharding.layout(devices))
     lowered = lower()
     passed.append(("lower", time.time()))
     program = lowered.compile()
     passed.append(("compile", time.time()))
     facts = {"examples": batch, **compiled.cost(program), **compiled.device()}
+    facts["updates_at_once"] = updates
     params, step = init()
     facts["parameters"] = compiled.parameters(params)
     if timeline:
@@ -146,11 +154,12 @@ def build(
             for (_, before), (name, when) in itertools.pairwise(passed)
         }
         facts["seconds"] = passed[-1][1] - passed[0][1]
-    return Ready(facts, lambda: compiled.timed(step))
+    return Ready(facts, lambda: compiled.timed(step, updates))
 
 
 _Step = Callable[[], Any]
-_Made = tuple[Callable[[], Any], Callable[[], tuple[Any, _Step]]]
+# What lowers the program; what gives parameters and a step; the updates of a step.
+_Made = tuple[Callable[[], Any], Callable[[], tuple[Any, _Step]], int]
 
 
 def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
@@ -182,7 +191,38 @@ def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
 
         return kept[0].params, step
 
-    return lambda: update.lower(state(), batch, given, moment), init
+    return lambda: update.lower(state(), batch, given, moment), init, 1
+
+
+def _resident(run: configs.Run, layout: sharding.Layout) -> _Made:
+    """The training's own dispatch of many updates, without augmentation."""
+    run = configs.replace(run, _AS_THEY_ARE)
+    many = compiled.at_once()
+    made = task(run, max(many, _BATCHES))
+    labels = made.train.labels
+    index, present = resident.places(run, labels, 0)
+    per_epoch = train.steps_per_epoch(run, made)
+    last = run.epochs * per_epoch - 1  # when all is switched on
+    moments = [methods.moment(run, per_epoch, last)] * many
+    turns = resident.turns(index[:many], present[:many], moments, many)
+    examples = resident.place(made.train, layout)
+    given = about(made, layout)
+    update: Any = resident.compiled(run, layout)
+
+    def state() -> steps.TrainState:
+        program = steps.program(run, layout)
+        return program.init(steps.draw(run, run.seed), run.seed, len(labels))
+
+    def init() -> tuple[Any, _Step]:
+        kept = [state()]
+
+        def step() -> Any:
+            kept[0], seen = update(kept[0], examples, given, turns)
+            return seen
+
+        return kept[0].params, step
+
+    return lambda: update.lower(state(), examples, given, turns), init, many
 
 
 def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
@@ -246,4 +286,4 @@ def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
 
         return kept[0][0], step
 
-    return lambda: update.lower(state(), images, labels, present), init
+    return lambda: update.lower(state(), images, labels, present), init, 1

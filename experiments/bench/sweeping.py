@@ -32,8 +32,7 @@ def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> R
             **(changes or {}),
         },
     )
-    # XLA's convolutions are slow inside a loop on a CPU, and launches cost little.
-    at_once = 1 if jax.default_backend() == "cpu" else 50
+    at_once = compiled.at_once()
     task = pipeline.task(run.data, run.seed)
 
     def start() -> Callable[[int], float]:

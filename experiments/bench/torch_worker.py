@@ -5,7 +5,8 @@ package is the authors' on PyPI. Its loss takes logits and labels, and weights o
 `updateLambda` was called in the epoch of the milestone; the optimizer is torch's SGD.
 
 To build: `loss` ("sgd" or "absgd"), `format` ("nchw" or "channels_last"), `batch`,
-`blocks`, `widths`, `device` ("cpu" or "cuda"), `lam` and `gamma`.
+`blocks`, `widths`, `device` ("cpu" or "cuda"), `lam` and `gamma`; `dtype` ("float32" or
+"bfloat16", by autocast).
 """
 
 # pyright: basic, reportMissingImports=false
@@ -120,13 +121,17 @@ def build(described):
     else:
         criterion = nn.CrossEntropyLoss()
 
+    half = described.get("dtype", "float32") == "bfloat16"
+
     def run(steps):
         _wait(device)
         began = time.perf_counter()
         for _ in range(steps):
             inputs = (images.float() / 255.0 - mean) / std
             optimizer.zero_grad(set_to_none=True)
-            criterion(model(inputs), labels).backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                logits = model(inputs)
+            criterion(logits.float(), labels).backward()
             optimizer.step()
         _wait(device)
         return time.perf_counter() - began
