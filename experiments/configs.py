@@ -941,14 +941,16 @@ class Demo:
         """The two comparisons, with the seeds and epochs asked for."""
         return [
             dataclasses.replace(
-                study,
-                seeds=self.seeds,
-                run=study.run
-                if self.epochs is None
-                else dataclasses.replace(study.run, epochs=self.epochs),
+                study, seeds=self.seeds, run=_evaluated_last(study.run, self.epochs)
             )
             for study in (LONG_TAIL, LABEL_NOISE)
         ]
+
+
+def _evaluated_last(run: Run, epochs: int | None) -> Run:
+    """For so many epochs, None for its own, with one evaluation, after the last."""
+    epochs = run.epochs if epochs is None else epochs
+    return dataclasses.replace(run, epochs=epochs, eval_every=epochs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -989,9 +991,7 @@ class Recipes:
         """Every recipe by name, SGD first; seeds to be filled in."""
         found = {}
         for study in (LONG_TAIL, LABEL_NOISE):
-            run = study.run
-            if self.epochs is not None:
-                run = dataclasses.replace(run, epochs=self.epochs)
+            run = _evaluated_last(study.run, self.epochs)
             found[study.name] = run
             for start_at, gamma, lam in self.variants[study.name]:
                 changes = {
