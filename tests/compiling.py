@@ -22,11 +22,14 @@ if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
     # Later versions do not know the flag: they have the new emitters alone.
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
+# What the other processes of a suite are given.
+GIVEN = FLAGS if QUICK else ""
+
 # The weights, Algorithm 1, what a step costs, and ABSGD at λ = ∞ against `optax.sgd`.
 BY_DEFAULT = (
     "test_attention",
     "test_costs_guard",
-    "test_experiments_steps",
+    "test_experiments_sgd",
     "test_transform",
 )
 

@@ -4,7 +4,6 @@ JAX fixes the number of CPU devices when it starts, so eight of them need a fres
 process; the other tests keep the one device that a user has.
 """
 
-import os
 import pathlib
 
 import pytest
@@ -17,9 +16,13 @@ EIGHT = "--xla_force_host_platform_device_count=8"
 BY_DEFAULT = ("test_communication", "test_costs_guard")
 
 
-@pytest.mark.parametrize("module", sorted(p.stem for p in FOLDER.glob("test_*.py")))
+# The longest are the last by name, and begin.
+MODULES = sorted((path.stem for path in FOLDER.glob("test_*.py")), reverse=True)
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_on_eight_devices(module):
     by_default = module in BY_DEFAULT and compiling.QUICK
-    flags = "" if by_default else os.environ.get("XLA_FLAGS", "")
+    flags = "" if by_default else compiling.GIVEN
     name = f"tests/eight_devices/{module}.py"
     assert compiling.passed(name, flags=f"{flags} {EIGHT}") > 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from tests import compiling
 from tests.programs import Programs, epochs, events, newest, resumed, saved, state
 
 # Whatever a checkpoint has to carry: BatchNorm's statistics, momentum, the attention's
@@ -26,7 +27,7 @@ EVERY_STEP = ("--checkpoint-seconds", "0")
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    programs = Programs(tmp_path_factory.mktemp("compiled"))
+    programs = Programs(tmp_path_factory.mktemp("compiled"), XLA_FLAGS=compiling.GIVEN)
     yield programs
     programs.close()
 

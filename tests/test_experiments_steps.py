@@ -1,11 +1,10 @@
-"""The training step: one answer by every route, exact under padding, SGD at λ = ∞."""
+"""The training step: one answer by every route, exact under padding."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -52,41 +51,6 @@ def test_padding_changes_nothing(lam):
         return batch
 
     problem.same(problem.train(run, batches=padded), exact, rtol=1e-3, atol=1e-5)
-
-
-def test_sgd_is_optax_sgd():
-    """λ = ∞ is `optax.sgd` on the mean loss, written out here without the library."""
-    run = configs.replace(problem.NORMALIZED, {"method.name": "sgd"})
-    state, _ = problem.train(run, updates=6)
-
-    tx = optax.chain(
-        optax.add_decayed_weights(1e-3),
-        optax.sgd(lambda step: jnp.where(step < 4, 0.05, 0.005), momentum=0.9),
-    )
-    graph, params, statistics = nnx.split(steps.draw(run, 0), nnx.Param, ...)
-    opt_state = tx.init(params)
-
-    @jax.jit
-    def step(params, statistics, opt_state, batch):
-        def mean_loss(params):
-            model = nnx.merge(graph, params, statistics, copy=True)
-            model.train()
-            images = (batch.inputs / 255.0 - 0.5) / 0.25
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                model(images.astype(jnp.float32)), batch.labels
-            )
-            return losses.mean(), nnx.state(model, nnx.Not(nnx.Param))
-
-        grads, statistics_ = jax.grad(mean_loss, has_aux=True)(params)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), statistics_, opt_state
-
-    for i in range(6):
-        params, statistics, opt_state = step(
-            params, statistics, opt_state, problem.batch(i)
-        )
-    problem.same(state.params, params)
-    problem.same(state.statistics, statistics)
 
 
 def test_the_weighted_mean_divides_by_the_weights_of_the_batch():

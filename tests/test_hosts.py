@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import absgd_jax
-from tests import hosts_worker, problems
+from tests import compiling, hosts_worker, problems
 
 ROOT = pathlib.Path(__file__).parent.parent
 START = 120  # seconds that hosts may take to start and compile on a busy machine
@@ -54,7 +54,7 @@ def started(folder, what, hosts, devices=1, *, heartbeat=60, shutdown=60, **opti
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": compiling.GIVEN,
         "PYTHONPATH": str(ROOT),
     }
     with socket.socket() as reserved, contextlib.ExitStack() as cleanup:
