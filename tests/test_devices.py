@@ -22,7 +22,6 @@ MODULES = sorted((path.stem for path in FOLDER.glob("test_*.py")), reverse=True)
 
 @pytest.mark.parametrize("module", MODULES)
 def test_on_eight_devices(module):
-    by_default = module in BY_DEFAULT and compiling.QUICK
-    flags = "" if by_default else compiling.GIVEN
+    flags = "" if module in BY_DEFAULT else compiling.GIVEN
     name = f"tests/eight_devices/{module}.py"
     assert compiling.passed(name, flags=f"{flags} {EIGHT}") > 0

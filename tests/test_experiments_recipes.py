@@ -34,6 +34,7 @@ def test_every_recipe_differs_from_its_study_in_attention_alone():
     found = configs.Recipes().runs()
     for name, run in found.items():
         study = configs.Recipes.study(name).run
+        # Evaluated after the last epoch alone, as the demo's trainings are.
         study = dataclasses.replace(study, eval_every=study.epochs)
         if math.isinf(run.method.lam):
             assert run == study

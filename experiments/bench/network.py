@@ -30,6 +30,7 @@ from experiments.sources import Examples
 
 Form = Literal["trainer", "resident", "plain", "masked"]
 _BATCHES = 4  # that the examples suffice for
+# No augmentation.
 _AS_THEY_ARE = {"data.crop_padding": 0, "data.flip": False, "data.rotation": 0.0}
 
 
@@ -125,8 +126,8 @@ def build(
       devices: over which the batch is spread.
 
     Returns:
-      The step. Its `examples` are those of a batch; where a dispatch makes many, what
-      it costs is what the compiler counts of its loop.
+      The step. Its `examples` are those of a batch. Its FLOPs are those of one update
+      even where a dispatch makes many, since the compiler counts a loop once.
     """
     passed = list(timeline)
     passed.append(("imports", time.time()))
