@@ -7,25 +7,25 @@ quantity, at the price of plain SGD: λ > 0 for imbalanced data, λ < 0 for nois
 from absgd_jax import losses
 from absgd_jax._alias import abadam, absgd
 from absgd_jax._gradient import (
+    TiltedValue,
     attentional_weights,
     tilted_loss,
     tilted_value_and_grad,
 )
 from absgd_jax._schedules import two_stage
-from absgd_jax._transform import (
-    AttentionState,
-    attention_state,
-    attentional_aggregate,
-    normalizer,
-    scale_by_attention,
-)
+from absgd_jax._state import AttentionState, attention_state, normalizer
+from absgd_jax._transform import attentional_aggregate, scale_by_attention
+from absgd_jax._weights import Attention, attention
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attention",
     "AttentionState",
+    "TiltedValue",
     "abadam",
     "absgd",
+    "attention",
     "attention_state",
     "attentional_aggregate",
     "attentional_weights",

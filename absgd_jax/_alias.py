@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
-from absgd_jax._transform import attentional_aggregate
+from absgd_jax._transform import attend
+from absgd_jax._weights import Settings
 
 
 def absgd(
@@ -20,7 +21,7 @@ def absgd(
     momentum: ArrayLike | None = 0.9,
     nesterov: bool = False,
     weight_decay: ArrayLike = 0.0,
-    init_s: ArrayLike | None = 0.0,
+    init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -80,9 +81,7 @@ def absgd(
       <https://arxiv.org/abs/2012.06951>`_, Algorithm 1 and Eq. (2).
     """
     return optax.chain(
-        attentional_aggregate(
-            lam, gamma, init_s=init_s, max_weight=max_weight, axis_name=axis_name
-        ),
+        attend(Settings(lam, gamma, init_s, max_weight, axis_name), "absgd"),
         _decay(weight_decay),
         optax.sgd(learning_rate, momentum, nesterov),
     )
@@ -98,7 +97,7 @@ def abadam(
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike = 0.0,
     bias_correction: bool = True,
-    init_s: ArrayLike | None = 0.0,
+    init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -152,12 +151,10 @@ def abadam(
     adam = (
         optax.scale_by_adam(b1, b2, eps)
         if bias_correction
-        else _scale_by_adam_as_printed(b1, b2, eps)
+        else _scale_by_uncorrected_adam(b1, b2, eps)
     )
     return optax.chain(
-        attentional_aggregate(
-            lam, gamma, init_s=init_s, max_weight=max_weight, axis_name=axis_name
-        ),
+        attend(Settings(lam, gamma, init_s, max_weight, axis_name), "abadam"),
         adam,
         _decay(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
@@ -171,29 +168,31 @@ def _decay(weight_decay: ArrayLike) -> optax.GradientTransformation:
     return optax.add_decayed_weights(weight_decay)  # pyright: ignore[reportArgumentType]
 
 
-class _PrintedAdamState(NamedTuple):
-    """State of `_scale_by_adam_as_printed`."""
+class _UncorrectedAdamState(NamedTuple):
+    """State of `_scale_by_uncorrected_adam`."""
 
     mu: Any  # v_t, like the parameters
     nu: Any  # u_t, like the parameters
 
 
-def _scale_by_adam_as_printed(
+def _scale_by_uncorrected_adam(
     b1: ArrayLike, b2: ArrayLike, eps: ArrayLike
 ) -> optax.GradientTransformation:
     """Adam's direction without bias correction, which Optax does not offer."""
 
-    def init_fn(params: Any) -> _PrintedAdamState:
-        zeros = optax.tree.zeros_like(params)
-        return _PrintedAdamState(mu=zeros, nu=zeros)
+    def init_fn(params: Any) -> _UncorrectedAdamState:
+        # Two trees, for a buffer that is donated must not be there twice.
+        return _UncorrectedAdamState(
+            mu=optax.tree.zeros_like(params), nu=optax.tree.zeros_like(params)
+        )
 
     def update_fn(
         updates: Any, state: Any, params: Any = None
-    ) -> tuple[Any, _PrintedAdamState]:
+    ) -> tuple[Any, _UncorrectedAdamState]:
         del params
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         direction = jax.tree.map(lambda v, u: v / (jnp.sqrt(u) + eps), mu, nu)
-        return direction, _PrintedAdamState(mu, nu)
+        return direction, _UncorrectedAdamState(mu, nu)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -14,13 +14,36 @@ No function branches in Python on λ, γ or a loss: all of them may be traced.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from absgd_jax import _devices
 from absgd_jax._devices import AxisName
+
+# `tilt` counts from the smallest loss up to this exponent, and from the largest beyond:
+# e^8 is far from overflow, and 1e-6 of relative accuracy is kept on either side.
+_LARGEST_EXPONENT = 8.0
+# log d once nothing of s_0 is left. Finite, and its exponential is 0 in every float.
+_LOG_OF_NOTHING = -1e9
+
+
+class Tilt(NamedTuple):
+    """The tilted mean of a batch, its gradient, and the sums that come with it."""
+
+    T: jax.Array  # []: T_λ(L; v), in [min L, max L]
+    r: jax.Array  # [*batch]: exp((L_i − T)/λ) / V, so that v_i r_i = ∂T/∂L_i
+    V: jax.Array  # []: Σ v_i
+    mean: jax.Array  # []: Σ v_i L_i / V
+    kl: jax.Array  # []: Σ v_i r_i log(r_i V), KL divergence of v r from v / V, in nats
+
+
+class Normalizer(NamedTuple):
+    """The running normaliser s_t, as it is kept."""
+
+    tilted_loss: jax.Array  # []: F_t, in units of loss; not read at the first step
+    log_discount: jax.Array  # []: log d_t; 0 at the first step
 
 
 def _at_temperature(
@@ -52,7 +75,7 @@ _maxima = functools.partial(_reduce, jnp.max, lax.pmax)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def tilt(
     losses: jax.Array, lam: jax.Array, weights: jax.Array, axis_name: AxisName = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Tilt:
     """The tilted mean, its gradient, and the number of examples behind it.
 
     `T_λ(L; v) = λ log( Σ v_i exp(L_i/λ) / V )`, computed as
@@ -69,48 +92,72 @@ def tilt(
       axis_name: mapped axes that the batch is spread over.
 
     Returns:
-      `T`, shape `[]`, in `[min L, max L]`; NaN if a loss is not finite or V is 0.
-      `r`, shape `[*batch]`, `exp((L_i − T)/λ) / V`, so that `v_i r_i = ∂T/∂L_i`, which
-        is `p*_i` of Eq. (5).
-      `V`, shape `[]`.
+      T, r, V, the mean and the KL divergence. `v_i r_i` is `p*_i` of Eq. (5). T is NaN
+      if a loss is not finite; it is any number if V is 0. Derivatives of every order
+      flow through T, r and V; the mean and the divergence are treated as constants.
     """
     present = weights > 0
+    # A difference may exceed the largest float although both losses are finite.
+    biggest = jnp.finfo(losses.dtype).max
     high, minus_low = _maxima(
-        [jnp.where(present, losses, -jnp.inf), jnp.where(present, -losses, -jnp.inf)],
+        [jnp.where(present, losses, -biggest), jnp.where(present, -losses, -biggest)],
         axis_name,
     )
     low = -minus_low
-    c = jnp.where((high - low) / lam > 8.0, high, low)
-    # A difference may exceed the largest float although both losses are finite.
-    biggest = jnp.finfo(losses.dtype).max
+    # Halved, for high − low may exceed the largest float too.
+    far_apart = 0.5 * high - 0.5 * low > 0.5 * _LARGEST_EXPONENT * lam
+    c = jnp.where((lam > 0) & far_apart, high, low)
     from_c = jnp.clip(losses - c, -biggest, biggest)
     # NaN travels through a sum on every backend, but not through a maximum.
     from_c = jnp.where(jnp.isfinite(losses), from_c, jnp.nan)
     from_c = jnp.where(present, from_c, 0.0)
 
-    exponentials = jnp.exp(from_c / lam)
+    exponents = from_c / lam
+    exponentials = jnp.exp(exponents)
     lost = _at_temperature(jnp.expm1, from_c, lam)
     # Divided before they are added up: their sum may exceed the largest float.
-    V, exp_sum, lost_sum = _sums(
-        [weights, weights * exponentials, weights * (lost / losses.size)], axis_name
+    V, exp_sum, lost_sum, loss_sum, log_sum = _sums(
+        [
+            weights,
+            weights * exponentials,
+            weights * (lost / losses.size),
+            weights * (from_c / losses.size),
+            weights * exponentials * jnp.maximum(exponents, -biggest),
+        ],
+        axis_name,
     )
-    mean = lost_sum / (V / losses.size)
+    # Without examples nothing is divided by 0, and callers ask V.
+    some = jnp.where(V > 0, V, 1.0)
+    exp_sum = jnp.where(V > 0, exp_sum, 1.0)
+    mean = lost_sum / (some / losses.size)
+    plain = mean / lam <= -0.5
+    log_mean = jnp.log(exp_sum / some)
     T = c + jnp.where(
-        mean / lam > -0.5,
-        _at_temperature(jnp.log1p, mean, lam),
-        jnp.where(jnp.isinf(lam), 1.0, lam) * jnp.log(exp_sum / V),
+        plain,
+        jnp.where(jnp.isinf(lam), 1.0, lam) * log_mean,
+        _at_temperature(jnp.log1p, jnp.where(plain, 0.0, mean), lam),
     )
-    return jnp.clip(T, low, high), exponentials / exp_sum, V
+    precise_log = jnp.where(
+        plain, log_mean, jnp.log1p(jnp.where(plain, 0.0, mean / lam))
+    )
+    return Tilt(
+        T=jnp.clip(T, low, high),
+        r=exponentials / exp_sum,
+        V=V,
+        mean=jnp.clip(c + loss_sum / (some / losses.size), low, high),
+        kl=jnp.maximum(log_sum / exp_sum - precise_log, 0.0),
+    )
 
 
 @tilt.defjvp
 def _tilt_jvp(  # pyright: ignore[reportUnusedFunction]
     axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+) -> tuple[Tilt, Tilt]:
     """Exact derivatives of all orders in L, λ and v, also at λ = ±∞."""
     losses, lam, weights = primals
     losses_dot, lam_dot, weights_dot = tangents
-    T, r, V = tilt(losses, lam, weights, axis_name)
+    result = tilt(losses, lam, weights, axis_name)
+    T, r, V = result.T, result.r, result.V
     present = weights > 0
     from_T = jnp.where(present, losses - T, 0.0)
     r_present = jnp.where(present, r, 0.0)
@@ -120,23 +167,33 @@ def _tilt_jvp(  # pyright: ignore[reportUnusedFunction]
     T_dot, log_sum_dot, V_dot = _sums(
         [
             q * (losses_dot - from_T * lam_dot / lam)
-            + weights_dot * _at_temperature(jnp.expm1, from_T, lam) / V,
+            + weights_dot
+            * _at_temperature(jnp.expm1, from_T, lam)
+            / jnp.where(V > 0, V, 1.0),
             q * exponent_dot + r_present * weights_dot,
             weights_dot,
         ],
         axis_name,
     )
-    return (T, r, V), (T_dot, r * (exponent_dot - log_sum_dot), V_dot)
+    constant = jnp.zeros_like(T)
+    r_dot = r * (exponent_dot - log_sum_dot)
+    return result, Tilt(T_dot, r_dot, V_dot, constant, constant)
+
+
+class Advance(NamedTuple):
+    """What one batch does to the running normaliser."""
+
+    normalizer: Normalizer
+    scale: jax.Array  # []: exp(T/λ) / s_{t+1}, at most 1/γ
 
 
 def advance(
-    tilted_loss: jax.Array,
-    log_discount: jax.Array,
+    normalizer: Normalizer,
     batch_tilt: jax.Array,
     lam: jax.Array,
     gamma: jax.Array,
     init_s: jax.Array | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> Advance:
     """One step of Algorithm 1's normaliser.
 
     With `d_t = Π (1 − γ_i)` the share that s_0 still has in s_t, and T the batch's
@@ -150,45 +207,49 @@ def advance(
     Logarithms of d keep both ends exact: 1 − d after few steps and d after many.
 
     Args:
-      tilted_loss: F_t, shape `[]`, in units of loss; not read at the first step.
-      log_discount: log d_t, shape `[]`; 0 at the first step.
+      normalizer: F_t and log d_t.
       batch_tilt: T, shape `[]`, in units of loss.
       lam: λ, shape `[]`.
       gamma: γ_t, shape `[]`, in (0, 1].
       init_s: s_0, shape `[]`, not negative; None leaves it out of s altogether.
 
     Returns:
-      `F_{t+1}`; `log d_{t+1}`; and `exp(T/λ) / s_{t+1}`, at most 1/γ, by which the
+      `F_{t+1}` and `log d_{t+1}`; and the scale `exp(T/λ) / s_{t+1}`, by which the
       gradient of T becomes the direction of Eq. (2):
       `r_i V exp(T/λ) / s_{t+1} = exp(L_i/λ) / s_{t+1} = p_i`.
     """
-    next_log_discount, corrected = _bias_correction(log_discount, gamma)
-
-    both = jnp.stack([tilted_loss, batch_tilt])
-    next_tilted_loss, _, _ = tilt(both, lam, jnp.stack([1.0 - corrected, corrected]))
+    F, log_d = normalizer
+    next_log_d = _next_log_discount(log_d, gamma)
+    corrected = bias_corrected(log_d, gamma)
+    both = jnp.stack([F, batch_tilt])
+    next_F = tilt(both, lam, jnp.stack([1.0 - corrected, corrected])).T
 
     # s_{t+1} over exp(T/λ): each term of Algorithm 1's first line, divided.
-    old = (tilted_loss - batch_tilt) / lam
+    old = (F - batch_tilt) / lam
     if init_s is None:
         s_ratio = corrected + _times_exp(1.0 - corrected, old)
     else:
         s_ratio = (
             gamma
-            + _times_exp((1.0 - gamma) * -jnp.expm1(log_discount), old)
-            + _times_exp(
-                (1.0 - gamma) * jnp.exp(log_discount) * init_s, -batch_tilt / lam
-            )
+            + _times_exp((1.0 - gamma) * -jnp.expm1(log_d), old)
+            + _times_exp((1.0 - gamma) * jnp.exp(log_d) * init_s, -batch_tilt / lam)
         )
-    return next_tilted_loss, next_log_discount, 1.0 / s_ratio
+    return Advance(Normalizer(next_F, next_log_d), 1.0 / s_ratio)
 
 
-def _bias_correction(
-    log_discount: jax.Array, gamma: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """`log d_{t+1}`, and `γ' = γ_t / (1 − d_{t+1})`: exactly 1 at the first step."""
-    next_log_discount = log_discount + jnp.log1p(-gamma)
-    corrected = jnp.minimum(gamma / -jnp.expm1(next_log_discount), 1.0)
-    return next_log_discount, jnp.where(log_discount == 0.0, 1.0, corrected)
+def _next_log_discount(log_discount: jax.Array, gamma: jax.Array) -> jax.Array:
+    """`log d_{t+1} = log d_t + log(1 − γ_t)`."""
+    some_left = gamma < 1.0
+    log_share = jnp.log1p(-jnp.where(some_left, gamma, 0.0))
+    return jnp.where(some_left, log_discount + log_share, _LOG_OF_NOTHING)
+
+
+def bias_corrected(log_discount: jax.Array, gamma: jax.Array) -> jax.Array:
+    """`γ' = γ_t / (1 − d_{t+1})`, in (0, 1]: exactly 1 at the first step."""
+    first = log_discount == 0.0
+    discount = -jnp.expm1(_next_log_discount(log_discount, gamma))
+    corrected = jnp.minimum(gamma / jnp.where(first, 1.0, discount), 1.0)
+    return jnp.where(first, 1.0, corrected)
 
 
 def _times_exp(weight: jax.Array, exponent: jax.Array) -> jax.Array:
@@ -201,10 +262,8 @@ def bound_losses(
     lam: jax.Array,
     weights: jax.Array,
     tilted_loss: jax.Array,
-    log_discount: jax.Array,
     gamma: jax.Array,
     max_weight: jax.Array,
-    axis_name: AxisName = None,
 ) -> jax.Array:
     """Limits the losses so that no example weighs more than `max_weight`.
 
@@ -222,51 +281,47 @@ def bound_losses(
     and the smallest k whose next exponential is within c s is the answer. One sort.
 
     Args:
-      losses: L, shape `[*batch]`.
+      losses: L, shape `[*batch]`: the whole batch, whatever it is spread over.
       lam: λ, shape `[]`.
       weights: v, shape `[*batch]`.
-      tilted_loss: F_t, shape `[]`.
-      log_discount: log d_t, shape `[]`.
-      gamma: γ_t, shape `[]`.
-      max_weight: c, shape `[]`. Below 1 it acts as 1 here: weights cannot all be
-        smaller than their average.
-      axis_name: mapped axes that the batch is spread over.
+      tilted_loss: F_t, shape `[]`; not read if γ' is 1.
+      gamma: γ', the bias-corrected γ_t, shape `[]`.
+      max_weight: c, shape `[]`, at least 1: weights cannot all be smaller than their
+        average.
 
     Returns:
       The losses with the k largest exponentials limited to c s, shape `[*batch]`.
     """
-    all_losses, v = (_devices.gather(x, axis_name).ravel() for x in (losses, weights))
-    c = jnp.maximum(max_weight, 1.0)
+    # Finite stand-ins for ±∞, far enough from overflow to be added to.
+    biggest = jnp.finfo(losses.dtype).max / 8
+    nothing = jnp.full([1], -2.0 * biggest, losses.dtype)
 
-    signed = jnp.where(v > 0, jnp.where(lam > 0, all_losses, -all_losses), -jnp.inf)
-    order = jnp.argsort(signed, descending=True)
-    sorted_losses, v = all_losses[order], v[order]
-    V = jnp.sum(v)
-    top = sorted_losses[0]
-    # Logarithms that overflow stay finite, or the bound would be as infinite as they.
-    biggest = jnp.finfo(losses.dtype).max / 4
+    flat, v = losses.ravel(), weights.ravel()
+    signed = jnp.where(lam > 0, flat, -flat)
+    order = jnp.argsort(jnp.where(v > 0, signed, -8.0 * biggest), descending=True)
+    flat, v = flat[order], v[order]
+    present, V = v > 0, jnp.sum(v)
+    some = jnp.where(V > 0, V, 1.0)
+    top = flat[0]
     above_top = lambda x: jnp.clip((x - top) / lam, -biggest, biggest)
-    exponents = jnp.where(v > 0, above_top(sorted_losses), -jnp.inf)  # at most 0
-    _, corrected = _bias_correction(log_discount, gamma)
+    exponents = jnp.where(present, above_top(flat), nothing)  # at most 0
+    log_v = jnp.log(jnp.where(present, v, 1.0))
 
     # Numerator (its logarithm) and denominator for k = 0, 1, ... all limited examples.
-    nothing = jnp.full([1], -jnp.inf, v.dtype)
-    rest = jnp.append(lax.cumlogsumexp(exponents + jnp.log(v), reverse=True), nothing)
+    log_terms = jnp.where(present, exponents + log_v, nothing)
+    rest = jnp.append(lax.cumlogsumexp(log_terms, reverse=True), nothing)
     exponents = jnp.append(exponents, nothing)
     V_k = jnp.append(jnp.cumsum(v) - v, V)
-    old = jnp.where(
-        corrected < 1.0,
-        jnp.log1p(-corrected) + above_top(tilted_loss),
-        -jnp.inf,
-    )
-    numerator = jnp.logaddexp(old, jnp.log(corrected) + rest - jnp.log(V))
-    denominator = 1.0 - corrected * c * V_k / V
-    limit = jnp.log(c) + numerator - jnp.log(denominator)  # log(c s), above `top`
-    k = jnp.argmax((denominator > 0.0) & (exponents <= limit))
-    bound = top + lam * limit[k]
-    if axis_name is not None:  # every device has the same; say so to the type checker
-        bound = lax.pmax(bound, axis_name)
-        k = lax.pmax(k, axis_name)
-
+    log_kept = jnp.log1p(-jnp.where(gamma < 1.0, gamma, 0.0))
+    old = jnp.where(gamma < 1.0, log_kept + above_top(tilted_loss), nothing)
+    numerator = jnp.logaddexp(old, jnp.log(gamma) + rest - jnp.log(some))
+    denominator = 1.0 - gamma * max_weight * V_k / some
+    solvable = denominator > 0.0
+    log_denominator = jnp.log(jnp.where(solvable, denominator, 1.0))
+    limit = jnp.log(max_weight) + numerator - log_denominator  # log(c s), above `top`
+    k = jnp.argmax(solvable & (exponents <= limit))
+    # At λ = ∞ all exponents are 0 and none is limited.
+    unlimited = (k == 0) | jnp.isinf(lam)
+    bound = top + jnp.where(unlimited, 0.0, lam * limit[k])
     limited = jnp.where(lam > 0, jnp.minimum(losses, bound), jnp.maximum(losses, bound))
-    return jnp.where((k == 0) | jnp.isinf(lam), losses, limited)
+    return jnp.where(unlimited, losses, limited)

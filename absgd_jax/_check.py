@@ -1,11 +1,13 @@
 """Refusals: every check that quotes a value and the rule it breaks.
 
-Python and NumPy values are checked when a transform is built, shapes and dtypes when
-it is traced. A traced value has no value yet and passes.
+Concrete values, of Python, NumPy or JAX, are checked when a transform is built, shapes
+and dtypes when it is traced. A traced value has no value yet and passes.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import jax
@@ -18,39 +20,64 @@ from jax.typing import ArrayLike
 from absgd_jax._devices import AxisName, already_summed
 
 ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
+FIRST = "{0}(0), the first value of the schedule {0},"
 
 
-def _concrete(name: str, value: Any) -> float | None:
+def is_number(value: Any) -> bool:
+    """Whether this is meant as a number, a vector or a schedule, not as a state."""
+    return callable(value) or isinstance(
+        value, bool | int | float | complex | str | np.generic | np.ndarray | jax.Array
+    )
+
+
+def _concrete(name: str, value: Any, kind: str = "a number or a schedule") -> Any:
     """The scalar as a float, or None where it is a schedule or traced."""
-    if callable(value) or isinstance(value, Tracer):
+    if callable(value):
         return None
-    if jnp.ndim(value) != 0:
-        raise ValueError(
-            f"{name} must be a scalar or a schedule, got shape {jnp.shape(value)}."
+    if isinstance(value, str | bytes) or not is_number(value):
+        raise TypeError(
+            f"{name} must be {kind}, got {value!r} of type {type(value).__name__}."
         )
+    if jnp.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}.")
+    if isinstance(value, Tracer):
+        return None
+    if jnp.iscomplexobj(value):
+        raise TypeError(f"{name} must be a real number, got {value}.")
     return float(value)
 
 
-def lam(value: ScalarOrSchedule) -> None:
+def lam(value: ScalarOrSchedule, *, name: str = "lam") -> None:
     """λ: a nonzero number, ±inf included."""
-    number = _concrete("lam", value)
+    number = _concrete(name, value)
     if number is not None and not abs(number) >= np.finfo(np.float32).tiny:
         raise ValueError(
-            f"lam must be nonzero (at least 1.2e-38 in size; ±inf is plain SGD), "
+            f"{name} must be nonzero (at least 1.2e-38 in size; ±inf is plain SGD), "
             f"got {number}."
         )
 
 
-def gamma(value: ScalarOrSchedule) -> None:
+def number_lam(function: str, value: Any) -> None:
+    """λ where only a number will do."""
+    if callable(value):
+        raise TypeError(
+            f"{function} takes λ as a number, got the schedule {value!r}. A schedule "
+            "belongs to the transform; read its λ of this step from the optimizer "
+            "state: attention_state(opt_state).lam."
+        )
+    lam(value)
+
+
+def gamma(value: ScalarOrSchedule, *, name: str = "gamma") -> None:
     """γ: a share, in (0, 1]."""
-    number = _concrete("gamma", value)
+    number = _concrete(name, value)
     if number is not None and not 0.0 < number <= 1.0:
-        raise ValueError(f"gamma must lie in (0, 1], got {number}.")
+        raise ValueError(f"{name} must lie in (0, 1], got {number}.")
 
 
 def init_s(value: ArrayLike | None) -> None:
     """s_0: not negative; None leaves it out."""
-    number = None if value is None else _concrete("init_s", value)
+    number = None if value is None else _concrete("init_s", value, "a number or None")
     if number is not None and not 0.0 <= number < math.inf:
         raise ValueError(
             f"init_s must be a finite number that is not negative, or None, "
@@ -59,10 +86,31 @@ def init_s(value: ArrayLike | None) -> None:
 
 
 def max_weight(value: ArrayLike | None) -> None:
-    """The bound on p_i: positive; None is no bound."""
-    number = None if value is None else _concrete("max_weight", value)
-    if number is not None and not number > 0.0:
-        raise ValueError(f"max_weight must be positive or None, got {number}.")
+    """The bound on p_i: at least the average weight, which is 1; None is no bound."""
+    number = (
+        None if value is None else _concrete("max_weight", value, "a number or None")
+    )
+    if number is not None and not number >= 1.0:
+        raise ValueError(
+            "max_weight must be at least 1, for weights average one and cannot all be "
+            f"smaller, or None; got {number}."
+        )
+
+
+def bound_of_values(init_s: ArrayLike | None, max_weight: ArrayLike | None) -> None:
+    """A bound on weights that the value route can keep."""
+    if init_s is not None and max_weight is not None:
+        raise ValueError(
+            f"max_weight={max_weight} with `value=` needs init_s=None, got "
+            f"init_s={init_s}: s_0 scales all weights after the losses were limited. "
+            "Leave init_s out, or give `losses=` and the pullback of jax.vjp."
+        )
+
+
+def microbatch_size(value: int | None) -> None:
+    """Examples in a microbatch."""
+    if value is not None and value < 1:
+        raise ValueError(f"microbatch_size must be positive, got {value}.")
 
 
 def scalar(name: str, value: ArrayLike) -> jax.Array:
@@ -75,6 +123,59 @@ def scalar(name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
+_SWALLOWED = (
+    " If you passed it to TrainState.apply_gradients: Flax hands extra arguments to "
+    "TrainState.replace and not to the optimizer. Call state.tx.update(..., {given}) "
+    "yourself, or override apply_gradients."
+)
+
+
+def missing_losses(name: str, updates: Any, params: Any) -> Exception:
+    """The error for an aggregation without losses."""
+    if _has_lost_its_leaves(updates, params):
+        return _empty_updates(name)
+    return TypeError(
+        f"{name}.update needs the keyword argument 'losses', one loss per example: "
+        "update(pullback, state, params, losses=losses)."
+        + _SWALLOWED.format(given="losses=losses")
+    )
+
+
+def missing_value(name: str, updates: Any, params: Any) -> Exception:
+    """The error for a rescaling without a value."""
+    if _has_lost_its_leaves(updates, params):
+        return _empty_updates(name)
+    return TypeError(
+        f"{name}.update needs the keyword argument 'value', that of "
+        "tilted_value_and_grad or of tilted_loss: update(grads, state, params, "
+        "value=value)." + _SWALLOWED.format(given="value=value")
+    )
+
+
+def unlimited_value(name: str) -> Exception:
+    """The error for a bound on weights that the losses know nothing of."""
+    return TypeError(
+        f"{name} has a max_weight, so `value` must be that of "
+        "tilted_value_and_grad(loss_fn, opt_state), which reads the bound from the "
+        "optimizer state and limits the losses; got one that was made without it."
+    )
+
+
+def _has_lost_its_leaves(updates: Any, params: Any) -> bool:
+    return not callable(updates) and bool(
+        jax.tree.leaves(params) and not jax.tree.leaves(updates)
+    )
+
+
+def _empty_updates(name: str) -> Exception:
+    return TypeError(
+        f"{name} was given updates without a single array for params that have some. "
+        "nnx.Optimizer.update makes an empty tree of a pullback: take value and "
+        "gradient of tilted_value_and_grad(..., value_and_grad=nnx.value_and_grad) and "
+        "call optimizer.update(model, grads, value=value)."
+    )
+
+
 def losses(value: ArrayLike, *, scalar: str) -> jax.Array:
     """Per-example losses: a floating-point array with a batch axis."""
     array = jnp.asarray(value)
@@ -82,7 +183,39 @@ def losses(value: ArrayLike, *, scalar: str) -> jax.Array:
         raise TypeError(f"losses must be floating point, got dtype {array.dtype}.")
     if array.ndim == 0:
         raise ValueError(f"losses must have a batch axis, got a scalar. {scalar}")
+    if array.size == 0:
+        raise ValueError(
+            f"losses must hold at least one example, got shape {array.shape}. Skip an "
+            "empty batch, or pad it and mask the padding with `where`."
+        )
     return array
+
+
+def losses_of_function(output: Any, has_aux: bool) -> None:
+    """What a per-example loss function returned."""
+    if has_aux:
+        if not (isinstance(output, tuple) and len(output) == 2):
+            raise TypeError(
+                "With has_aux=True the loss function must return (losses, aux), got "
+                f"{_describe(output)}."
+            )
+        output = output[0]
+    elif isinstance(output, tuple | list | dict):
+        raise TypeError(
+            f"The loss function must return an array of losses, got {_describe(output)}"
+            ". With has_aux=True it may return (losses, aux)."
+        )
+    if not hasattr(output, "dtype"):
+        raise TypeError(
+            "The loss function must return an array of losses, one per example, got "
+            f"{_describe(output)}."
+        )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a value of type {type(value).__name__}"
 
 
 def example_weights(
@@ -101,9 +234,10 @@ def example_weights(
                 f"sample_weights must have the shape of losses, {losses.shape}, "
                 f"got {weights.shape}."
             )
-        if not isinstance(sample_weights, jax.Array) and (weights < 0).any():
-            smallest = np.min(np.asarray(sample_weights))
-            raise ValueError(f"sample_weights must not be negative, got {smallest}.")
+        if _is_at_hand(weights) and (weights < 0).any():
+            raise ValueError(
+                f"sample_weights must not be negative, got {np.min(weights)}."
+            )
         weights = weights.astype(dtype)
     if where is None:
         return weights
@@ -117,15 +251,19 @@ def example_weights(
     return jnp.where(mask, weights, 0.0)
 
 
+def _is_at_hand(array: jax.Array) -> bool:
+    """Whether the values are known, and all on devices of this process."""
+    return not isinstance(array, Tracer) and array.is_fully_addressable
+
+
 def whole_tree(name: str, updates: Any) -> None:
     """The updates of every parameter, not those that a mask has left over."""
     leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
     if any(_is_masked(leaf) for leaf in leaves):
         raise ValueError(
             f"{name} was given a tree with masked leaves. Inside optax.masked or "
-            "optax.partition it would aggregate some parameters and leave the others "
-            "with a batch axis. Mask after aggregating: "
-            f"optax.chain({name}(...), optax.partition(...))."
+            "optax.partition it would treat some parameters and leave the others as "
+            f"they are. Mask after it: optax.chain({name}(...), optax.partition(...))."
         )
 
 
@@ -133,30 +271,64 @@ def _is_masked(leaf: Any) -> bool:
     return isinstance(leaf, optax.MaskedNode)
 
 
-def dense_gradients(gradients: Any, losses: jax.Array, params: Any) -> None:
+def differentiable(name: str, gradients: Any) -> None:
+    """Gradients of floating-point parameters."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{name} takes a pullback, which is what jax.vjp returns, or a tree of "
+                f"arrays; {_name(path)} is {_describe(leaf)}."
+            )
+        if leaf.dtype == jax.dtypes.float0:
+            raise TypeError(
+                f"{name} was given a gradient of dtype float0 at {_name(path)}: its "
+                "parameter is an integer or a random key, which has no gradient. "
+                "Differentiate the floating-point leaves alone: equinox.partition("
+                "model, equinox.is_inexact_array), or nnx.split(model, nnx.Param, ...)."
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path) or "the gradient"
+
+
+def _same_structure(kind: str, gradients: Any, params: Any) -> None:
+    """Gradients with the leaves that params has, or an error that names one."""
+    if params is None or jax.tree.structure(params) == jax.tree.structure(gradients):
+        return
+    paths = [
+        {jax.tree_util.keystr(path) for path, _ in tree}
+        for tree in map(jax.tree_util.tree_leaves_with_path, (params, gradients))
+    ]
+    missing, unexpected = sorted(paths[0] - paths[1]), sorted(paths[1] - paths[0])
+    details = [
+        f"{text} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for text, names in (("they lack", missing), ("they add", unexpected))
+        if names
+    ] or [f"{jax.tree.structure(params)} is not {jax.tree.structure(gradients)}"]
+    raise ValueError(
+        f"{kind} must have the structure of params: {'; '.join(details)}. "
+        "Differentiate with respect to the tree that init was given."
+    )
+
+
+def dense_gradients(name: str, gradients: Any, losses: jax.Array, params: Any) -> None:
     """Per-example gradients: in each leaf the batch axes come before the parameter."""
-    if params is not None and jax.tree.structure(params) != jax.tree.structure(
-        gradients
-    ):
-        raise ValueError(
-            "Per-example gradients must have the structure of params, "
-            f"{jax.tree.structure(params)}, got {jax.tree.structure(gradients)}."
-        )
+    _same_structure("Per-example gradients", gradients, params)
     shapes = None if params is None else [jnp.shape(p) for p in jax.tree.leaves(params)]
     for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(gradients)):
         shape = jnp.shape(leaf)
-        name = jax.tree_util.keystr(path) or "gradients"
         if shape[: losses.ndim] != losses.shape:
             raise ValueError(
-                f"attentional_aggregate takes one gradient per loss: {name} has shape "
+                f"{name} takes one gradient per loss: {_name(path)} has shape "
                 f"{shape}, which does not begin with the losses' shape {losses.shape}. "
                 "Pass the pullback that jax.vjp returns or the gradients of "
-                "jax.vmap(jax.grad(...)); for an ordinary gradient use "
-                "scale_by_attention."
+                "jax.vmap(jax.grad(...)); an ordinary gradient goes with `value=`, "
+                "both of tilted_value_and_grad, to scale_by_attention, absgd or abadam."
             )
         if shapes is not None and shape != losses.shape + shapes[i]:
             raise ValueError(
-                f"The per-example gradient {name} must have shape "
+                f"The per-example gradient {_name(path)} must have shape "
                 f"{losses.shape + shapes[i]} (losses, then parameter), got {shape}."
             )
 
@@ -176,25 +348,37 @@ def local_gradients(gradients: Any, like: jax.Array, axis_name: AxisName) -> Non
             )
 
 
-def is_pullback(updates: Any, params: Any) -> bool:
+@functools.cache
+def _functions() -> tuple[type, ...]:
+    """Plain functions and what `jax.vjp` returns, a class of its own in newer JAX.
+
+    Not asked for on import, which must not start JAX's backends.
+    """
+    _, pullback = jax.vjp(lambda x: x, np.float32(0.0))
+    partials = functools.partial, jax.tree_util.Partial
+    return FunctionType, MethodType, *partials, type(pullback)
+
+
+def is_pullback(updates: Any) -> bool:
     """Whether these are a function of the weights rather than a tree of arrays.
 
     A tree of arrays may be callable too: an Equinox module holds its own gradients.
     """
-    if not callable(updates):
-        return False
-    leaves, structure = jax.tree.flatten(updates)
-    is_leaf = len(leaves) == 1 and leaves[0] is updates
-    return params is None or is_leaf or structure != jax.tree.structure(params)
+    return isinstance(updates, _functions())
 
 
-def ordinary_gradients(gradients: Any, params: Any) -> None:
+def ordinary_gradients(name: str, gradients: Any, params: Any) -> None:
     """Gradients of `tilted_loss`: each leaf has its parameter's shape."""
-    if is_pullback(gradients, params):
+    if is_pullback(gradients):
         raise TypeError(
-            "scale_by_attention takes a gradient, not a function; give pullbacks to "
-            "attentional_aggregate."
+            f"{name} takes a gradient with `value=`, not a function; give a pullback "
+            "with `losses=` to attentional_aggregate, absgd or abadam."
         )
+    if _has_lost_its_leaves(gradients, params):
+        raise _empty_updates(name)
+    whole_tree(name, gradients)
+    differentiable(name, gradients)
+    _same_structure("The gradients", gradients, params)
     if params is None:
         return
     shapes = [jnp.shape(p) for p in jax.tree.leaves(params)]
@@ -202,8 +386,7 @@ def ordinary_gradients(gradients: Any, params: Any) -> None:
     for (path, leaf), shape in zip(leaves, shapes, strict=True):
         if jnp.shape(leaf) != shape:
             raise ValueError(
-                "scale_by_attention takes the gradient of tilted_loss: "
-                f"{jax.tree_util.keystr(path) or 'gradients'} has shape "
-                f"{jnp.shape(leaf)} and its parameter {shape}. Give per-example "
-                "gradients to attentional_aggregate."
+                f"{name} takes the gradient of tilted_loss with `value=`: "
+                f"{_name(path)} has shape {jnp.shape(leaf)} and its parameter {shape}. "
+                "Give per-example gradients with `losses=` to attentional_aggregate."
             )

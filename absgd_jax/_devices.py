@@ -10,6 +10,7 @@ The functions here read the types, so that each gradient is summed over each axi
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -24,8 +25,17 @@ def _names(axis_name: AxisName) -> frozenset[str]:
 
 def _varying(x: ArrayLike) -> frozenset[str]:
     """The axes over which an array varies by its type, if types are kept."""
-    kind: Any = getattr(jax.typeof(x), "mat", None)
-    return frozenset() if kind is None else frozenset(kind.varying)
+    kind: Any = jax.typeof(x)
+    if hasattr(kind, "vma"):  # before JAX 0.10
+        return frozenset(kind.vma)
+    if hasattr(kind, "mat"):
+        return frozenset(kind.mat.varying)
+    # To take nothing for varying would sum gradients once for every device.
+    raise RuntimeError(
+        f"absgd_jax cannot read from JAX {jax.__version__} over which mapped axes an "
+        f"array varies: jax.typeof(x) is {kind!r}, without `vma` and without `mat`. "
+        "Use a JAX version that this release of absgd_jax supports."
+    )
 
 
 def already_summed(gradient: ArrayLike, like: ArrayLike, axis_name: AxisName) -> bool:
@@ -66,16 +76,31 @@ def vary(params: Any, like: ArrayLike) -> Any:
 def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The whole of a batch, on every device.
 
+    A sum of parts that are zero but for each device's own, for then `shard_map` knows
+    that all devices have the same. The batch is a few thousand numbers.
+
     Args:
-      x: this device's part, shape `[local batch, ...]`; or the whole of it, on a mesh
-        with Explicit axes perhaps spread over them.
+      x: this device's part, shape `[...]`; or the whole of it, on a mesh with Explicit
+        axes perhaps spread over them.
       axis_name: the mapped axes.
+
+    Returns:
+      Shape `[devices, ...]` with mapped axes, else that of x.
     """
-    if axis_name is not None:
-        return lax.all_gather(x, axis_name, tiled=True)
-    if _is_spread_explicitly(x):
-        return jax.sharding.reshard(x, jax.P())
-    return x
+    if axis_name is None:
+        return jax.sharding.reshard(x, jax.P()) if _is_spread_explicitly(x) else x
+    parts = jnp.zeros([devices(axis_name), *x.shape], x.dtype)
+    return lax.psum(parts.at[lax.axis_index(axis_name)].set(x), axis_name)
+
+
+def own_part(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """This device's part of what `gather` put together."""
+    return x if axis_name is None else x[lax.axis_index(axis_name)]
+
+
+def devices(axis_name: AxisName) -> int:
+    """The number of parts that the mapped axes cut a batch into."""
+    return 1 if axis_name is None else lax.psum(1, axis_name)
 
 
 def _is_spread_explicitly(x: jax.Array) -> bool:

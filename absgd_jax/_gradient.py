@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from absgd_jax import _attention, _check, _devices
+from absgd_jax import _attention, _check, _devices, _weights
 from absgd_jax._devices import AxisName
+from absgd_jax._state import attention_state
 
 
 def tilted_loss(
@@ -60,8 +61,9 @@ def tilted_loss(
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_: the objective that Algorithm 1 minimises.
     """
-    L, lam_, v = _batch(losses, lam, where, sample_weights)
-    return _attention.tilt(L, lam_, v, axis_name)[0]
+    L, lam_, v = _batch("tilted_loss", losses, lam, where, sample_weights)
+    tilt = _attention.tilt(L, lam_, v, axis_name)
+    return jnp.where(tilt.V > 0, tilt.T, jnp.nan)
 
 
 def attentional_weights(
@@ -106,23 +108,35 @@ def attentional_weights(
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_, Eq. (5).
     """
-    L, lam_, v = _batch(losses, lam, where, sample_weights)
-    _, r, _ = _attention.tilt(L, lam_, v, axis_name)
-    return jnp.where(v > 0, v * r, 0.0)
+    L, lam_, v = _batch("attentional_weights", losses, lam, where, sample_weights)
+    return _weights.tilt_batch(L, lam_, v, axis_name=axis_name).shares
 
 
 def _batch(
+    name: str,
     losses: ArrayLike,
     lam: ArrayLike,
     where: ArrayLike | None,
     sample_weights: ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Checked L, λ and v, in one dtype of 32 bits at least."""
-    _check.lam(lam)
-    given = _check.losses(losses, scalar="The tilt needs the losses before their mean.")
-    dtype = jnp.promote_types(given.dtype, jnp.float32)
-    v = _check.example_weights(given, where, sample_weights, dtype)
-    return given.astype(dtype), jnp.asarray(lam).astype(dtype), v
+    _check.number_lam(name, lam)
+    L, v = _weights.checked_batch(
+        losses,
+        where,
+        sample_weights,
+        jnp.float32,
+        scalar="The tilt needs the losses before their mean.",
+    )
+    return L, jnp.asarray(lam).astype(L.dtype), v
+
+
+class TiltedValue(NamedTuple):
+    """The value that `tilted_value_and_grad` returns, for `update(..., value=)`."""
+
+    tilted_loss: jax.Array  # float32 []: T_λ of the whole batch; NaN if all is masked
+    mean_loss: jax.Array  # float32 []: Σ v_i L_i / Σ v_i, for the log
+    max_weight: jax.Array | None = None  # float32 []: the bound that was kept, if any
 
 
 class _Part(NamedTuple):
@@ -130,37 +144,40 @@ class _Part(NamedTuple):
 
     V: jax.Array  # Σ v_i, shape []
     T: jax.Array  # T_λ of its losses, shape []; anything if V is 0
-    grad: Any  # ∇T, like the parameters; zero if V is 0
+    mean: jax.Array  # Σ v_i L_i / V, shape []; anything if V is 0
+    grad: Any  # Σ shares_i ∇L_i, like the parameters; zero if V is 0
 
 
-def _shares(
-    weights: jax.Array, means: jax.Array, lam: jax.Array, axis_name: AxisName = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The whole's V and T from those of its parts, and each part's share in ∇T."""
-    T, r, V = _attention.tilt(means, lam, weights, axis_name)
-    return V, T, jnp.where(weights > 0, weights * r, 0.0)
-
-
-def _combine(a: _Part, b: _Part, lam: jax.Array) -> _Part:
+def _mix(a: _Part, b: _Part, lam: jax.Array) -> _Part:
     """Two parts make one: `∇T = Σ_d V_d exp((T_d − T)/λ) ∇T_d / Σ_d V_d`."""
-    V, T, q = _shares(jnp.stack([a.V, b.V]), jnp.stack([a.T, b.T]), lam)
-
-    def mix(x: jax.Array, y: jax.Array) -> jax.Array:
-        return q[0].astype(x.dtype) * x + q[1].astype(x.dtype) * y
-
-    return _Part(V, T, jax.tree.map(mix, a.grad, b.grad))
+    V = jnp.stack([a.V, b.V])
+    tilt, shares = _weights.tilt_batch(jnp.stack([a.T, b.T]), lam, V)
+    mean = _attention.tilt(jnp.stack([a.mean, b.mean]), jnp.full_like(lam, jnp.inf), V)
+    grad = jax.tree.map(lambda x, y: shares[0] * x + shares[1] * y, a.grad, b.grad)
+    return _Part(tilt.V, tilt.T, mean.T, grad)
 
 
 def tilted_value_and_grad(
     per_example_loss_fn: Callable[..., Any],
-    lam: ArrayLike,
+    lam: Any,
     *,
     has_aux: bool = False,
     microbatch_size: int | None = None,
     dense: bool = False,
     axis_name: AxisName = None,
+    value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> Callable[..., tuple[Any, Any]]:
-    r"""Value and gradient of the tilted loss, a microbatch at a time if need be.
+    r"""Value and gradient of the tilted loss, in place of `jax.value_and_grad`.
+
+    For loops whose optimizer takes a gradient (`nnx.Optimizer`, a `TrainState`): write
+    a function that returns the losses before their mean, and hand value and gradient
+    to `absgd`, `abadam` or `scale_by_attention`::
+
+        value, grads = tilted_value_and_grad(loss_fn, opt_state)(params, batch)
+        updates, opt_state = tx.update(grads, opt_state, params, value=value)
+
+    λ, and the bound on the weights if there is one, are read from the optimizer state,
+    so that they are those that `update` counts on.
 
     The weights need the whole batch, so gradients of microbatches cannot just be
     averaged (which is what `optax.MultiSteps` does). They can be rescaled as the parts
@@ -168,14 +185,20 @@ def tilted_value_and_grad(
 
         T = T_λ([T_d]; [V_d]),     ∇T = Σ_d V_d exp((T_d − T)/λ) ∇T_d / Σ_d V_d
 
-    Each example goes through one forward and one backward pass; at no time does more
-    than one microbatch of activations exist. Devices are parts too. Hand the result to
-    `scale_by_attention`, whose `axis_name` stays None: it is global already.
+    Each example goes through one forward and one backward pass, and at no time does
+    more than one microbatch of activations exist. With a bound on the weights a forward
+    pass over the whole batch comes first: which losses are limited depends on all.
+
+    On a mapped axis the weights of the whole (micro)batch are known on every device
+    before the backward pass, so a BatchNorm synchronised over the axis gets its exact
+    gradient. That takes two small collectives a microbatch.
 
     Args:
       per_example_loss_fn: `(params, *batch) -> losses`, floating `[batch, ...]`, or
-        `(losses, aux)` with `has_aux`. Every leaf of `*batch` has the batch axis first.
-      lam: λ, nonzero scalar in units of loss, ±inf allowed; may be traced.
+        `(losses, aux)` with `has_aux`. With microbatches every leaf of `*batch` has the
+        batch axis first.
+      lam: an optimizer state that holds an `AttentionState`; or λ itself, a nonzero
+        scalar in units of loss, ±inf allowed, which may be traced.
       has_aux: whether the function returns auxiliary output beside the losses.
       microbatch_size: examples per microbatch; the last may be smaller. None takes the
         batch whole. A microbatch is every n-th example, so that one of a sharded batch
@@ -184,127 +207,238 @@ def tilted_value_and_grad(
         microbatch of them at a time. The same result at a higher price; for networks
         in which examples do not meet.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
+        Value and gradient are then those of the whole batch, on every device: no
+        `pmean` of them, and no `axis_name` for `scale_by_attention`.
+      value_and_grad: the framework's own: `flax.nnx.value_and_grad`,
+        `equinox.filter_value_and_grad`. It is called as `value_and_grad(function,
+        has_aux=True)(params, *batch)`.
 
     Returns:
-      A function `(params, *batch, where=None, sample_weights=None)` to `(T, grads)`, or
-      `((T, aux), grads)`. T is a scalar, float32 or wider; `grads` is like `params`.
-      Both are those of the whole batch, on every device. Of aux, leaves with a batch
-      axis are put together in the order of the (local) batch; the others (BatchNorm's
-      moments, say) are averaged over its examples.
+      A function `(params, *batch, where=None, sample_weights=None)` to `(value,
+      grads)`, or `((value, aux), grads)`. The value is a `TiltedValue`: the tilted loss
+      for `update(..., value=value)`, and the mean loss for the log. `grads` is like
+      `params`. Both are those of the whole batch, on every device. Of aux, leaves with
+      a batch axis are put together in the order of the (local) batch; the others
+      (BatchNorm's moments, say) are averaged over its examples.
 
     Raises:
-      ValueError: λ is 0 or NaN; `microbatch_size` not positive; or, when called, shapes
-        that do not fit.
+      ValueError: λ is 0 or NaN; `microbatch_size` not positive; no `AttentionState` in
+        the optimizer state; or, when called, shapes that do not fit.
+      TypeError: λ is a schedule; the losses are not a floating-point array.
 
     Examples:
-      >>> import absgd_jax, jax, jax.numpy as jnp
+      >>> import absgd_jax, jax, jax.numpy as jnp, optax
       >>> x, y = jnp.arange(5.0), jnp.array([1.0, 0.0, 3.0, 2.0, 9.0])
       >>> loss_fn = lambda w, x, y: (w * x - y) ** 2
-      >>> whole = absgd_jax.tilted_value_and_grad(loss_fn, lam=4.0)
-      >>> parts = absgd_jax.tilted_value_and_grad(loss_fn, lam=4.0, microbatch_size=2)
-      >>> value, grad = parts(jnp.array(1.0), x, y)
-      >>> bool(jnp.allclose(value, whole(jnp.array(1.0), x, y)[0]))
+      >>> tx = absgd_jax.absgd(0.01, lam=4.0)
+      >>> w = jnp.array(1.0)
+      >>> opt_state = tx.init(w)
+      >>> value, grad = absgd_jax.tilted_value_and_grad(loss_fn, opt_state)(w, x, y)
+      >>> updates, opt_state = tx.update(grad, opt_state, w, value=value)
+      >>> bool(jnp.allclose(value.tilted_loss, absgd_jax.tilted_loss(
+      ...     loss_fn(w, x, y), 4.0)))
       True
-      >>> bool(jnp.allclose(grad, whole(jnp.array(1.0), x, y)[1]))
-      True
-    """
-    _check.lam(lam)
-    if microbatch_size is not None and microbatch_size < 1:
-        raise ValueError(f"microbatch_size must be positive, got {microbatch_size}.")
+      >>> round(float(value.mean_loss), 4)
+      5.8
 
-    def losses_and_aux(params: Any, batch: Any) -> tuple[jax.Array, Any]:
+      The same in microbatches of two:
+
+      >>> parts = absgd_jax.tilted_value_and_grad(loss_fn, 4.0, microbatch_size=2)
+      >>> bool(jnp.allclose(parts(w, x, y)[1], grad))
+      True
+
+    References:
+      Qi et al., `Attentional-Biased Stochastic Gradient Descent
+      <https://arxiv.org/abs/2012.06951>`_, Eq. (2).
+    """
+    state, bound = None, None
+    if not _check.is_number(lam):
+        state = attention_state(lam)
+        lam, bound = state.lam, state.bound
+    _check.number_lam("tilted_value_and_grad", lam)
+    _check.microbatch_size(microbatch_size)
+
+    def losses_and_aux(params: Any, batch: Any) -> tuple[Any, Any]:
         output = per_example_loss_fn(params, *batch)
+        _check.losses_of_function(output, has_aux)
         return output if has_aux else (output, None)
 
-    def part(
-        params: Any, batch: Any, where: Any, sample_weights: Any
-    ) -> tuple[_Part, Any]:
-        """V, T and ∇T of some examples, and their aux."""
-        if dense:
-            losses, examples, aux = _one_by_one(losses_and_aux, params, batch)
-            pullback = lambda weights: (contract(examples, weights, weights != 0),)
-        else:
-            losses, pullback, aux = jax.vjp(
-                lambda params: losses_and_aux(params, batch), params, has_aux=True
-            )
-        L, lam_, v = _batch(losses, lam, where, sample_weights)
-        T, r, V = _attention.tilt(L, lam_, v)
-        cotangent = jnp.where(v > 0, v * r, 0.0)
-        (grad,) = pullback(cotangent.astype(losses.dtype))
-        wide = lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32))
-        return _Part(V, T, jax.tree.map(wide, grad)), aux
+    def tilt_whole(losses: jax.Array, v: jax.Array) -> _weights.Tilted:
+        lam_ = jnp.asarray(lam).astype(losses.dtype)
+        return _weights.tilt_batch(losses, lam_, v, state, bound, axis_name)
 
-    def value_and_grad(
+    def piece(params: Any, data: _Data) -> _Piece:
+        """What some of the examples have in value and gradient."""
+
+        def objective(losses: jax.Array) -> tuple[jax.Array, Any]:
+            L, v = data.checked(losses)
+            fixed = lax.stop_gradient(L)
+            if data.shares is None:
+                tilt, shares = tilt_whole(fixed, v)
+                sums = (tilt.V, tilt.T, tilt.mean)
+            else:  # and the sums are known
+                zero = jnp.zeros([], L.dtype)
+                shares, sums = data.shares, (zero, zero, zero)
+            total = jnp.sum(jnp.where(v > 0, shares * L, 0.0))
+            return total, (shares, sums, jnp.sum(fixed))
+
+        if dense:
+            losses, examples, aux = _one_by_one(losses_and_aux, params, data.batch)
+            _, (shares, sums, like) = objective(losses)
+            grad = contract(examples, shares, shares != 0)
+            return _Piece(_Part(*sums, grad=grad), aux, like)
+
+        def scalar(params: Any, *batch: Any) -> tuple[jax.Array, Any]:
+            losses, aux = losses_and_aux(params, batch)
+            total, (_, sums, like) = objective(losses)
+            return total, (sums, aux, like)
+
+        differentiated = value_and_grad(scalar, has_aux=True)
+        (_, (sums, aux, like)), grad = differentiated(params, *data.batch)
+        return _Piece(_Part(*sums, grad=grad), aux, like)
+
+    def call(
         params: Any,
         *batch: Any,
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
     ) -> tuple[Any, Any]:
-        data = jax.tree.map(jnp.asarray, (batch, where, sample_weights))
-        size = _batch_size(data)
-        # Gradients of this device's examples alone: see `_devices`.
-        if axis_name is not None:
-            for leaf in jax.tree.leaves(data):
-                params = _devices.vary(params, leaf)
-        if microbatch_size is None or microbatch_size >= size:
-            whole, aux = part(params, *data)
+        data = _Data(batch, where, sample_weights)
+        if microbatch_size is not None or dense:
+            data = jax.tree.map(jnp.asarray, data)
+            # `shard_map` would sum the gradients of each part over the devices.
+            if axis_name is not None:
+                for leaf in jax.tree.leaves(data):
+                    params = _devices.vary(params, leaf)
+        if microbatch_size is None or microbatch_size >= _batch_size(data):
+            whole = piece(params, data)
         else:
-            whole, aux = in_parts(params, data, size, microbatch_size)
-
-        value, grad = whole.T, whole.grad
-        if axis_name is not None:
-            V_d, T_d = whole.V[None], whole.T[None]
-            _, value, q = _shares(
-                V_d, T_d, jnp.asarray(lam).astype(T_d.dtype), axis_name
-            )
-            grad = jax.tree.map(lambda g: q[0].astype(g.dtype) * g, grad)
-            grad = _devices.sum_gradients(grad, whole.T, axis_name)
-        grad = jax.tree.map(lambda g, p: g.astype(p.dtype), grad, params)
+            whole = in_parts(params, data, _Cut(_batch_size(data), microbatch_size))
+        part, aux, like = whole
+        grad = _devices.sum_gradients(part.grad, like, axis_name)
+        value = TiltedValue(
+            tilted_loss=jnp.where(part.V > 0, part.T, jnp.nan),
+            mean_loss=part.mean,
+            max_weight=None if bound is None else bound.max_weight,
+        )
         return ((value, aux) if has_aux else value), grad
 
-    def in_parts(params: Any, data: Any, size: int, micro: int) -> tuple[_Part, Any]:
+    def in_parts(params: Any, data: _Data, cut: _Cut) -> _Piece:
         """A scan over the microbatches of full size, then the rest."""
-        even = size - size % micro
-        # Every n-th example: of a sharded batch, a microbatch that is sharded alike.
-        first = jax.tree.map(
-            lambda x: x.reshape(micro, -1, *x.shape[1:]).swapaxes(0, 1),
-            data if even == size else jax.tree.map(lambda x: x[:even], data),
-        )
+        known = None
+        if bound is not None:
+            losses = cut.map(lambda one: losses_and_aux(params, one)[0], data.batch)
+            known = tilt_whole(*data.checked(losses))
+            data = data._replace(shares=known.shares)
 
-        def body(total: _Part, one: Any) -> tuple[_Part, Any]:
-            new, aux = part(params, *one)
-            return _combine(total, new, jnp.asarray(lam).astype(new.T.dtype)), aux
+        def wide_piece(one: _Data) -> _Piece:
+            new = piece(params, one)
+            wide = lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32))
+            grad = jax.tree.map(wide, new.part.grad)
+            return new._replace(part=new.part._replace(grad=grad))
 
+        def merge(a: _Part, b: _Part) -> _Part:
+            if known is not None:  # the shares are those of the whole batch already
+                return jax.tree.map(jnp.add, a, b)
+            return _mix(a, b, jnp.asarray(lam).astype(b.T.dtype))
+
+        def body(total: _Part, one: _Data) -> tuple[_Part, Any]:
+            part, aux, like = wide_piece(one)
+            return merge(total, part), (aux, like)
+
+        first, rest = cut.parts(data)
         one = jax.tree.map(lambda x: x[0], first)
-        nothing, _ = jax.eval_shape(part, params, *one)
-        whole, aux = lax.scan(body, jax.tree.map(jnp.zeros_like, nothing), first)
-
-        grows = _grows_with_the_batch(losses_and_aux, params, data[0])
-        aux = jax.tree.map(
-            lambda per_example, a: (
-                a.swapaxes(0, 1).reshape(even, *a.shape[2:])
-                if per_example
-                else a.mean(axis=0)
-            ),
-            grows,
-            aux,
+        nothing = jax.eval_shape(wide_piece, one).part
+        total, (aux, likes) = lax.scan(
+            body, jax.tree.map(jnp.zeros_like, nothing), first
         )
-        if even == size:
-            return whole, aux
-        last, last_aux = part(params, *jax.tree.map(lambda x: x[even:], data))
-        aux = jax.tree.map(
-            lambda per_example, a, b: (
-                jnp.concatenate([a, b])
-                if per_example
-                else (even * a + (size - even) * b) / size
-            ),
-            grows,
-            aux,
-            last_aux,
+        rest_aux = None
+        if rest is not None:
+            part, rest_aux, _ = wide_piece(rest)
+            total = merge(total, part)
+        if known is not None:
+            total = total._replace(V=known.tilt.V, T=known.tilt.T, mean=known.tilt.mean)
+        dtypes = jax.eval_shape(piece, params, one).part.grad
+        grad = jax.tree.map(lambda g, like: g.astype(like.dtype), total.grad, dtypes)
+        grows = _grows_with_the_batch(losses_and_aux, params, data.batch)
+        joined = jax.tree.map(
+            cut.join, grows, aux, *(() if rest is None else (rest_aux,))
         )
-        return _combine(whole, last, jnp.asarray(lam).astype(last.T.dtype)), aux
+        return _Piece(total._replace(grad=grad), joined, jnp.sum(likes))
 
-    return value_and_grad
+    return call
+
+
+class _Data(NamedTuple):
+    """What some of the examples are; every leaf has the batch axis first."""
+
+    batch: Any
+    where: Any
+    sample_weights: Any
+    shares: Any = None  # ∂T/∂L_i of the whole batch, where that is known already
+
+    def checked(self, losses: ArrayLike) -> tuple[jax.Array, jax.Array]:
+        return _weights.checked_batch(
+            losses,
+            self.where,
+            self.sample_weights,
+            jnp.float32,
+            scalar="The tilt needs the losses before their mean.",
+        )
+
+
+class _Piece(NamedTuple):
+    """Some of the examples, differentiated."""
+
+    part: _Part
+    aux: Any
+    like: jax.Array  # [], varies from device to device as the losses do
+
+
+class _Cut(NamedTuple):
+    """How a batch is cut into microbatches: every n-th example.
+
+    Of a batch that is spread over devices, each microbatch is then spread alike.
+    """
+
+    size: int
+    micro: int
+
+    @property
+    def even(self) -> int:
+        """The examples in microbatches of full size."""
+        return self.size - self.size % self.micro
+
+    def parts(self, data: Any) -> tuple[Any, Any]:
+        """Microbatches, stacked on a new first axis; and the smaller last one."""
+        even = self.even
+        whole = even == self.size
+        stack = lambda x: (
+            (x if whole else x[:even])
+            .reshape(self.micro, -1, *x.shape[1:])
+            .swapaxes(0, 1)
+        )
+        rest = None if whole else jax.tree.map(lambda x: x[even:], data)
+        return jax.tree.map(stack, data), rest
+
+    def join(
+        self, per_example: bool, stacked: jax.Array, *rest: jax.Array
+    ) -> jax.Array:
+        """Results in the order of the batch; or their mean over its examples."""
+        even = self.even
+        if per_example:
+            ordered = stacked.swapaxes(0, 1).reshape(even, *stacked.shape[2:])
+            return jnp.concatenate([ordered, *rest])
+        mean = stacked.mean(axis=0)
+        for last in rest:
+            mean = (even * mean + (self.size - even) * last) / self.size
+        return mean
+
+    def map(self, function: Callable[[Any], jax.Array], data: Any) -> jax.Array:
+        """A function of a microbatch on all of them, in the order of the batch."""
+        first, rest = self.parts(data)
+        last = () if rest is None else (function(rest),)
+        return self.join(True, lax.map(function, first), *last)
 
 
 _LossesAndAux = Callable[[Any, Any], tuple[jax.Array, Any]]

@@ -32,8 +32,12 @@ def test_microbatches_give_the_whole_batch(lam, micro, weighted, dense):
     parts = absgd_jax.tilted_value_and_grad(
         per_example_losses, lam, microbatch_size=micro, dense=dense
     )
-    chex.assert_trees_all_close(
-        jax.jit(parts)(params, x, labels, **weights), whole, rtol=0, atol=1e-6
+    value, grad = jax.jit(parts)(params, x, labels, **weights)
+    chex.assert_trees_all_close((value.tilted_loss, grad), whole, rtol=0, atol=1e-6)
+    losses = per_example_losses(params, x, labels)
+    v_ = weights.get("sample_weights", jnp.ones(B)) * weights.get("where", 1.0)
+    assert float(value.mean_loss) == pytest.approx(
+        float(np.average(losses, weights=v_)), rel=1e-6
     )
 
 
@@ -138,7 +142,9 @@ def test_what_does_not_fit_is_refused():
         absgd_jax.tilted_value_and_grad(lambda p, x: x @ p["w"], 1.0, dense=True)(
             params, x
         )
-    function = absgd_jax.tilted_value_and_grad(per_example_losses, 1.0)
+    function = absgd_jax.tilted_value_and_grad(
+        per_example_losses, 1.0, microbatch_size=4
+    )
     with pytest.raises(ValueError, match=r"same leading axis, got .*\(21,\), \(22,\)"):
         function(params, x, labels[:-1])
     with pytest.raises(ValueError, match="before their mean"):

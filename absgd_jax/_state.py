@@ -1,0 +1,121 @@
+"""The state of attention: five numbers at most, and how to find them again."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from absgd_jax import _check
+
+
+class WeightBound(NamedTuple):
+    """What bounds the weights of the next batch; see `max_weight`."""
+
+    max_weight: jax.Array  # float32 []: c, the largest weight
+    gamma: jax.Array  # float32 []: γ of the next update
+
+
+class AttentionState(NamedTuple):
+    """State of `attention`, `attentional_aggregate` and `scale_by_attention`.
+
+    The floats are float32, or float64 for float64 parameters; they are set by `init`
+    and keep their dtype. Every leaf has a buffer of its own, so that the state can be
+    donated to a compiled step.
+    """
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    # int32 []: updates so far, the step of every schedule
+    tilted_loss: jax.Array  # float32 []: F_t, running robust loss, in units of loss
+    log_discount: jax.Array  # float32 []: log d_t, the share that s_0 still has in s_t
+    lam: jax.Array  # float32 []: λ of the next update
+    bound: WeightBound | None = None  # without `max_weight` it holds no arrays
+
+    @property
+    def discount(self) -> jax.Array:
+        """d_t, shape `[]`: the share that s_0 still has in s_t."""
+        return jnp.exp(self.log_discount)
+
+
+def attention_state(opt_state: Any) -> AttentionState:
+    """Finds the `AttentionState` in a whole optimizer state.
+
+    `.lam` is the λ of the next update, `.tilted_loss` the running estimate of the
+    robust objective, in units of loss.
+
+    Args:
+      opt_state: state of an optimizer, however deeply chained or wrapped; an
+        `AttentionState` is its own.
+
+    Returns:
+      The one `AttentionState` in it.
+
+    Raises:
+      ValueError: there is none, or more than one.
+
+    Examples:
+      >>> import absgd_jax, jax.numpy as jnp
+      >>> tx = absgd_jax.absgd(0.1, lam=2.0)
+      >>> float(absgd_jax.attention_state(tx.init(jnp.zeros(3))).lam)
+      2.0
+    """
+
+    def is_state(node: Any) -> bool:
+        return isinstance(node, AttentionState)
+
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_state)
+    found = [(path, leaf) for path, leaf in leaves if is_state(leaf)]
+    if len(found) != 1:
+        paths = ", ".join(jax.tree_util.keystr(path) or "the root" for path, _ in found)
+        raise ValueError(
+            f"Expected one AttentionState in the optimizer state, found {len(found)}"
+            + (f": {paths}." if found else ".")
+        )
+    # Frameworks wrap arrays in variables of their own.
+    *scalars, bound = found[0][1]
+    if bound is not None:
+        bound = WeightBound(*map(jnp.asarray, bound))
+    return AttentionState(*map(jnp.asarray, scalars), bound=bound)
+
+
+def normalizer(opt_state: Any, init_s: ArrayLike | None = None) -> jax.Array:
+    """Algorithm 1's s_t, from a whole optimizer state.
+
+    `s_t = d_t s_0 + (1 − d_t) exp(F_t/λ)`. It is kept as F_t because s_t itself may
+    exceed every float; then this is inf (or 0), and training is none the worse for it.
+
+    Args:
+      opt_state: state of an optimizer, however deeply chained or wrapped.
+      init_s: s_0, as given to the transform; None is `exp(F_t/λ)`.
+
+    Returns:
+      s_t, shape `[]`.
+
+    Raises:
+      ValueError: there is no `AttentionState` in it, or more than one.
+
+    Examples:
+      >>> import absgd_jax, jax, jax.numpy as jnp
+      >>> tx = absgd_jax.absgd(0.1, lam=1.0, gamma=0.5, init_s=0.0)
+      >>> state = tx.init(jnp.zeros(()))
+      >>> losses, grads = jnp.log(jnp.array([1.0, 3.0])), jnp.ones(2)
+      >>> _, state = tx.update(grads, state, jnp.zeros(()), losses=losses)
+
+      One half of s_0 = 0 and one half of the batch's mean, (1 + 3) / 2:
+
+      >>> round(float(absgd_jax.normalizer(state, init_s=0.0)), 6)
+      1.0
+
+      And without s_0 that mean itself:
+
+      >>> round(float(absgd_jax.normalizer(state)), 6)
+      2.0
+    """
+    _check.init_s(init_s)
+    state = attention_state(opt_state)
+    seen = jnp.exp(state.tilted_loss / state.lam)
+    if init_s is None:
+        return seen
+    # No batch yet: F_0 means nothing and s is s_0.
+    seen = jnp.where(state.log_discount < 0, -jnp.expm1(state.log_discount) * seen, 0.0)
+    return state.discount * jnp.asarray(init_s).astype(seen.dtype) + seen

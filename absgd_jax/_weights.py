@@ -1,0 +1,335 @@
+"""From the losses of a batch and a state to weights and the next state.
+
+Everything else of this package calls `step`: it is Algorithm 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from absgd_jax import _attention, _check, _devices
+from absgd_jax._check import ScalarOrSchedule
+from absgd_jax._devices import AxisName
+from absgd_jax._state import AttentionState, WeightBound
+
+
+class Settings(NamedTuple):
+    """What a user says once; see `attention`."""
+
+    lam: ScalarOrSchedule
+    gamma: ScalarOrSchedule
+    init_s: ArrayLike | None
+    max_weight: ArrayLike | None
+    axis_name: AxisName
+
+    def checked(self) -> "Settings":
+        """Itself, or an error that quotes a value out of range."""
+        _check.lam(self.lam)
+        _check.gamma(self.gamma)
+        _check.init_s(self.init_s)
+        _check.max_weight(self.max_weight)
+        return self
+
+
+def _at(value: ScalarOrSchedule, count: ArrayLike, dtype: Any) -> jax.Array:
+    """The value of a scalar or schedule at a step, in a buffer of its own."""
+    return jnp.array(value(count) if callable(value) else value, dtype, copy=True)
+
+
+def _bound_at(settings: Settings, count: ArrayLike, dtype: Any) -> WeightBound | None:
+    if settings.max_weight is None:
+        return None
+    max_weight = jnp.array(settings.max_weight, dtype, copy=True)
+    return WeightBound(max_weight, _at(settings.gamma, count, dtype))
+
+
+def initial_state(settings: Settings, params: Any = None) -> AttentionState:
+    """State before the first step; float64 only for float64 parameters."""
+    floats = [
+        jnp.finfo(p.dtype).dtype
+        for p in jax.tree.leaves(params)
+        if hasattr(p, "dtype") and jnp.issubdtype(p.dtype, jnp.inexact)
+    ]
+    dtype = jnp.promote_types(jnp.float32, jnp.result_type(jnp.float32, *floats))
+    count = jnp.zeros([], jnp.int32)
+    if callable(settings.lam):
+        _check.lam(settings.lam(count), name=_check.FIRST.format("lam"))
+    if callable(settings.gamma):
+        _check.gamma(settings.gamma(count), name=_check.FIRST.format("gamma"))
+    return AttentionState(
+        count=count,
+        tilted_loss=jnp.zeros([], dtype),
+        log_discount=jnp.zeros([], dtype),
+        lam=_at(settings.lam, count, dtype),
+        bound=_bound_at(settings, count, dtype),
+    )
+
+
+class Advanced(NamedTuple):
+    """The next state, and the factor that makes ∇T the direction of Eq. (2)."""
+
+    state: AttentionState
+    scale: jax.Array  # exp(T/λ) / s_{t+1}, shape []
+
+
+def advance(
+    settings: Settings,
+    state: AttentionState,
+    batch_tilt: jax.Array,
+    usable: jax.Array,
+    lam: jax.Array,
+) -> Advanced:
+    """Algorithm 1's normaliser, over whichever route the batch's T came.
+
+    Args:
+      settings: γ, s_0, and λ of the next update.
+      state: before.
+      batch_tilt: T, shape `[]`.
+      usable: bool `[]`, whether the batch has examples and only finite losses. A batch
+        that has not leaves the normaliser as it was.
+      lam: λ that T was made with, shape `[]`.
+    """
+    dtype = batch_tilt.dtype
+    before = _attention.Normalizer(
+        state.tilted_loss.astype(dtype), state.log_discount.astype(dtype)
+    )
+    init_s = settings.init_s
+    after, scale = _attention.advance(
+        before,
+        batch_tilt,
+        lam,
+        _at(settings.gamma, state.count, dtype),
+        None if init_s is None else jnp.asarray(init_s).astype(dtype),
+    )
+    count = jnp.asarray(optax.safe_increment(state.count))
+
+    def keep_or(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(usable, new.astype(old.dtype), old)
+
+    return Advanced(
+        AttentionState(
+            count=count,
+            tilted_loss=keep_or(after.tilted_loss, state.tilted_loss),
+            log_discount=keep_or(after.log_discount, state.log_discount),
+            lam=_at(settings.lam, count, state.lam.dtype),
+            bound=_bound_at(settings, count, state.lam.dtype),
+        ),
+        scale,
+    )
+
+
+def limit(
+    losses: jax.Array,
+    lam: jax.Array,
+    weights: jax.Array,
+    state: AttentionState,
+    bound: WeightBound,
+) -> jax.Array:
+    """The losses of a whole batch, limited so that no weight exceeds the bound."""
+    dtype = losses.dtype
+    return _attention.bound_losses(
+        losses,
+        lam,
+        weights,
+        state.tilted_loss.astype(dtype),
+        _attention.bias_corrected(
+            state.log_discount.astype(dtype), bound.gamma.astype(dtype)
+        ),
+        bound.max_weight.astype(dtype),
+    )
+
+
+class Tilted(NamedTuple):
+    """A batch's tilt, and what each of its examples has in the gradient."""
+
+    tilt: _attention.Tilt  # of the whole batch; `r` of this device's part
+    shares: jax.Array  # [*batch]: v_i r_i = ∂T/∂L_i; 0 for padding
+
+
+def tilt_batch(
+    losses: jax.Array,
+    lam: jax.Array,
+    weights: jax.Array,
+    state: AttentionState | None = None,
+    bound: WeightBound | None = None,
+    axis_name: AxisName = None,
+) -> Tilted:
+    """T of a whole batch wherever its parts are, its losses limited if need be."""
+    if bound is None:
+        tilt = _attention.tilt(losses, lam, weights, axis_name)
+    else:
+        assert state is not None
+        both = jnp.stack([losses, weights.astype(losses.dtype)])
+        gathered = _devices.gather(both, axis_name)
+        of_batch = 0 if axis_name is None else 1
+        everything, v = (
+            lax.index_in_dim(gathered, i, of_batch, keepdims=False) for i in (0, 1)
+        )
+        limited = limit(everything, lam, v, state, bound)
+        tilt = _attention.tilt(limited, lam, v)
+        tilt = tilt._replace(r=_devices.own_part(tilt.r, axis_name))
+    return Tilted(tilt, jnp.where(weights > 0, weights * tilt.r, 0.0))
+
+
+class Step(NamedTuple):
+    """What one batch does."""
+
+    shares: jax.Array  # [*batch]: v_i p_i / V; 0 for padding
+    state: AttentionState  # after it
+
+
+def step(
+    settings: Settings, state: AttentionState, losses: jax.Array, weights: jax.Array
+) -> Step:
+    """One step of Algorithm 1: from losses to each one's share in Eq. (2)'s direction.
+
+    Args:
+      settings: λ, γ, s_0, bound and mapped axes.
+      state: before.
+      losses: L, `[*batch]`, float32 or float64; at padding anything.
+      weights: v, `[*batch]`, of the same dtype; 0 for padding.
+    """
+    dtype = losses.dtype
+    losses = jnp.where(weights > 0, losses, 0.0)
+    lam = _at(settings.lam, state.count, dtype)
+    bound = _bound_at(settings, state.count, dtype)
+    tilt, shares = tilt_batch(losses, lam, weights, state, bound, settings.axis_name)
+    some = tilt.V > 0
+    T = jnp.where(some, tilt.T, state.tilted_loss.astype(dtype))
+    after, scale = advance(settings, state, T, some & jnp.isfinite(T), lam)
+    shares = shares * scale
+    if bound is not None:  # exceeded by rounding, and by s_0
+        largest = bound.max_weight / jnp.where(some, tilt.V, 1.0)
+        shares = jnp.minimum(shares, weights * largest)
+    return Step(shares, after)
+
+
+def checked_batch(
+    losses: ArrayLike,
+    where: ArrayLike | None,
+    sample_weights: ArrayLike | None,
+    at_least: Any,
+    *,
+    scalar: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Checked L and v, in one dtype of 32 bits at least."""
+    given = _check.losses(losses, scalar=scalar)
+    dtype = jnp.promote_types(given.dtype, at_least)
+    v = _check.example_weights(given, where, sample_weights, dtype)
+    return given.astype(dtype), v
+
+
+class Attention(NamedTuple):
+    """A pair of pure functions, as an `optax.GradientTransformation` is."""
+
+    init: Callable[[], AttentionState]
+    weigh: Callable[..., tuple[jax.Array, AttentionState]]
+
+
+def attention(
+    lam: ScalarOrSchedule,
+    gamma: ScalarOrSchedule = 0.5,
+    *,
+    init_s: ArrayLike | None = None,
+    max_weight: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Attention:
+    r"""Weights of the examples of a batch, for any training loop.
+
+    With L_i the loss and v_i the base weight of example i, n examples in the whole
+    batch, padding included, and s the running normaliser of Algorithm 1::
+
+        s_{t+1} = (1 − γ) s_t + γ Σ v_i exp(L_i/λ) / Σ v_i
+        p_i     = exp(L_i/λ) / s_{t+1}
+        weights = p_i v_i n / Σ v_i
+
+    so that the gradient of `jnp.mean(weights * losses)` is Eq. (2)'s direction
+    `Σ v_i p_i ∇L_i / Σ v_i`. Without padding and base weights, weights are p itself,
+    and average about one. No gradient flows through them. Whatever else is in the loss
+    (a penalty, an auxiliary loss) stands beside the mean and is not weighted.
+
+    ======================  ==========================================================
+    Edge                    What happens
+    ======================  ==========================================================
+    λ = ±∞                  all weights are one (times v): the mean loss
+    padding (`where`)       its weight is 0; its loss must be finite, for 0 times NaN
+                            is NaN in the mean, though not in `weigh`
+    all masked              weights are 0; s stays as it was
+    a loss is not finite    all weights are NaN; s stays as it was
+    mapped axis             weights are scaled to the whole batch: the mean over
+                            devices (`pmean`) of the local means is the whole's mean
+    microbatches            called once each, s is carried along: ABSGD with the
+                            microbatch for its batch. For weights that need the whole
+                            batch take `tilted_value_and_grad(microbatch_size=)`
+    ======================  ==========================================================
+
+    Args:
+      lam: λ, nonzero scalar in units of loss, or a schedule of the step.
+      gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
+      init_s: s_0. None leaves it out (as Adam's bias correction does), so that weights
+        average about one from the first step on; 0.0 is the earlier version of the
+        paper, whose first weights are 1/γ times larger.
+      max_weight: upper bound c on every p_i, at least 1. The bound acts on s too: an
+        absurd loss counts in it as one of weight c, and training goes on after it.
+      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
+        Under `jax.jit` with sharded arrays none is needed.
+
+    Returns:
+      A pair of pure functions. `init() -> state`, an `AttentionState`. `weigh(losses,
+      state, *, where=None, sample_weights=None) -> (weights, state)` with `losses`
+      floating, any shape `[*batch]`; `where` bool `[*batch]`, False for padding;
+      `sample_weights` v, `[*batch]`, not negative; weights `[*batch]`, float32 or
+      wider.
+
+    Raises:
+      ValueError: λ is 0 or NaN, γ outside (0, 1], `init_s` negative, `max_weight` below
+        1; or shapes that do not fit, when `weigh` is traced.
+      TypeError: `losses` are not floating point or `where` is not boolean.
+
+    Examples:
+      >>> import absgd_jax, jax, jax.numpy as jnp
+      >>> attention = absgd_jax.attention(lam=1.0)
+      >>> state = attention.init()
+      >>> x, y = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 5.0])
+      >>> def loss_fn(w, state):
+      ...     losses = (w * x - y) ** 2
+      ...     weights, state = attention.weigh(losses, state)
+      ...     return jnp.mean(weights * losses) + 0.1 * w**2, (weights, state)
+      >>> grad, (weights, state) = jax.grad(loss_fn, has_aux=True)(1.0, state)
+
+      Of the losses 0, 0 and 4 the last has weight 3 e^4 / (e^4 + 2):
+
+      >>> [round(float(w), 3) for w in weights]
+      [0.053, 0.053, 2.894]
+      >>> bool(jnp.allclose(grad, weights[2] * 2 * (3 - 5) * 3 / 3 + 0.2))
+      True
+
+    References:
+      Qi et al., `Attentional-Biased Stochastic Gradient Descent
+      <https://arxiv.org/abs/2012.06951>`_, Algorithm 1 and Eq. (2).
+    """
+    settings = Settings(lam, gamma, init_s, max_weight, axis_name).checked()
+
+    def weigh(
+        losses: ArrayLike,
+        state: AttentionState,
+        *,
+        where: ArrayLike | None = None,
+        sample_weights: ArrayLike | None = None,
+    ) -> tuple[jax.Array, AttentionState]:
+        L, v = checked_batch(
+            losses,
+            where,
+            sample_weights,
+            state.tilted_loss.dtype,
+            scalar="The weights need the losses before their mean.",
+        )
+        shares, new_state = step(settings, *lax.stop_gradient((state, L, v)))
+        return shares * (L.size * _devices.devices(axis_name)), new_state
+
+    return Attention(lambda: initial_state(settings), weigh)
