@@ -1,0 +1,271 @@
+"""`attention`: weights for any loop, held against Algorithm 1 in NumPy."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import absgd_jax
+from tests import oracle, problems
+from tests.problems import per_example_losses
+
+X, LABELS, V = problems.batches(60)
+W = problems.initial_params()["w"]
+
+
+def penalty(params):
+    return 0.05 * jnp.sum(params["w"] ** 2)
+
+
+def train(attention, batches, *, eta=0.05, penalty=lambda params: 0.0, decay=0.0):
+    """Plain gradient descent on `mean(weights * losses)`, and w after each step."""
+
+    @jax.jit
+    def step(params, state, x, labels, v):
+        def loss_fn(params):
+            losses = per_example_losses(params, x, labels)
+            weights, after = attention.weigh(losses, state, sample_weights=v)
+            return jnp.mean(weights * losses) + penalty(params), after
+
+        grads, state = jax.grad(loss_fn, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - eta * g, params, grads), state
+
+    with jax.enable_x64(True):
+        params, state, history = {"w": jnp.asarray(W)}, attention.init(), []
+        for batch in batches:
+            params, state = step(params, state, *batch)
+            history.append(np.asarray(params["w"]))
+    return np.stack(history), state
+
+
+@pytest.mark.parametrize("init_s", [None, 0.0, 2.0])
+@pytest.mark.parametrize(("lam", "gamma"), [(0.7, 0.3), (-0.5, 0.9), (5.0, 1.0)])
+def test_the_gradient_of_the_weighted_mean_is_equation_2(lam, gamma, init_s):
+    attention = absgd_jax.attention(lam, gamma, init_s=init_s)
+    batches = list(zip(X, LABELS, V, strict=True))
+    got, state = train(attention, batches)
+    expected = oracle.algorithm1(
+        W, batches, lam, gamma, eta=0.05, init_s=init_s or 0.0,
+        corrected=init_s is None,
+    )  # fmt: skip
+    steps = list(expected)
+    # The state is float32: each step's s is off by 1e-7, relatively.
+    np.testing.assert_allclose(got, [w for w, _ in steps], rtol=0, atol=2e-6)
+    s = float(absgd_jax.normalizer(state, init_s))
+    assert s == pytest.approx(steps[-1][1], rel=1e-5)
+
+
+def test_a_penalty_beside_the_mean_is_not_weighted():
+    """It acts as weight decay does, whatever the weights."""
+    batches = list(zip(X, LABELS, V, strict=True))
+    got, _ = train(absgd_jax.attention(0.7, 0.3), batches, penalty=penalty)
+    expected = oracle.algorithm1(
+        W, batches, 0.7, 0.3, eta=0.05, alpha=0.1, corrected=True
+    )
+    np.testing.assert_allclose(got, [w for w, _ in expected], rtol=0, atol=2e-6)
+
+
+def weigh(losses, state=None, *, lam=0.7, gamma=0.5, max_weight=None, **kwargs):
+    attention = absgd_jax.attention(lam, gamma, max_weight=max_weight)
+    state = attention.init() if state is None else state
+    return attention.weigh(jnp.asarray(losses, jnp.float32), state, **kwargs)
+
+
+def test_weights_are_scaled_to_the_mean_over_all_entries_of_the_batch():
+    """p_i v_i n / Σ v, so that the plain mean is Eq. (2) with padding and base weights."""
+    losses = np.array([0.1, 2.0, 0.4, 7.0, 1.0])
+    v = np.array([1.0, 0.5, 2.0, 3.0, 1.0])
+    mask = np.array([True, True, True, False, True])
+    weights, state = weigh(losses, where=mask, sample_weights=v)
+    v = v * mask
+    p = np.exp(losses / 0.7) / np.average(np.exp(losses / 0.7), weights=v)
+    np.testing.assert_allclose(weights, p * v * 5 / v.sum(), rtol=1e-5)
+    assert np.mean(weights * losses) == pytest.approx(
+        np.sum(v * p * losses) / v.sum(), rel=1e-5
+    )
+    # And without either they are p.
+    plain, _ = weigh(losses)
+    p = np.exp(losses / 0.7) / np.exp(losses / 0.7).mean()
+    np.testing.assert_allclose(plain, p, rtol=1e-5)
+    assert state.tilted_loss.dtype == jnp.float32
+
+
+def test_no_gradient_flows_through_weights_or_state():
+    attention = absgd_jax.attention(0.7)
+
+    def of(losses):
+        weights, state = attention.weigh(losses, attention.init())
+        return weights.sum() + state.tilted_loss
+
+    chex.assert_trees_all_equal(jax.grad(of)(jnp.arange(3.0)), jnp.zeros(3))
+
+
+@pytest.mark.parametrize("max_weight", [None, 1.5])
+@pytest.mark.parametrize("lam", [0.3, -0.3, np.inf])
+def test_weights_are_those_of_the_aggregation(lam, max_weight):
+    """Unit gradients along the axes make an aggregation return p / n."""
+    tx = absgd_jax.attentional_aggregate(lam, 0.3, max_weight=max_weight)
+    attention = absgd_jax.attention(lam, 0.3, max_weight=max_weight)
+    expected_state, state = tx.init(jnp.zeros(8)), attention.init()
+    for seed in range(4):
+        losses = jnp.asarray(
+            np.random.default_rng(seed).exponential(size=8), jnp.float32
+        )
+        updates, expected_state = tx.update(jnp.eye(8), expected_state, losses=losses)
+        weights, state = attention.weigh(losses, state)
+        chex.assert_trees_all_close(weights / 8, updates, rtol=1e-6)
+        chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
+
+
+def test_a_batch_of_padding_alone_weighs_nothing_and_leaves_s():
+    _, state = weigh([1.0, 2.0])
+    weights, after = weigh([5.0, 6.0], state, where=jnp.zeros(2, bool))
+    chex.assert_trees_all_equal(weights, jnp.zeros(2))
+    assert after == state._replace(count=jnp.int32(2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_makes_weights_nan_and_leaves_s(bad):
+    _, state = weigh([1.0, 2.0])
+    weights, after = weigh([1.0, bad], state)
+    assert np.isnan(weights).all()
+    assert after == state._replace(count=jnp.int32(2))
+    # Of padding it is not even looked at.
+    weights, _ = weigh([1.0, bad], state, where=np.array([True, False]))
+    assert np.isfinite(weights).all()
+
+
+def test_multisteps_is_absgd_on_microbatches_with_s_carried_along():
+    """Four microbatches a step: their directions at one w, averaged."""
+    attention = absgd_jax.attention(0.7, 0.3)
+    accumulate = optax.MultiSteps(optax.sgd(0.05), 4)
+    batches = list(zip(X[:20], LABELS[:20], V[:20], strict=True))
+
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray(W)}
+        state, opt_state = attention.init(), accumulate.init(params)
+
+        def step(params, state, opt_state, x, labels, v):
+            def loss_fn(params):
+                losses = per_example_losses(params, x, labels)
+                weights, after = attention.weigh(losses, state, sample_weights=v)
+                return jnp.mean(weights * losses), after
+
+            grads, state = jax.grad(loss_fn, has_aux=True)(params)
+            updates, opt_state = accumulate.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), state, opt_state
+
+        step = jax.jit(step)
+        for batch in batches:
+            params, state, opt_state = step(params, state, opt_state, *batch)
+
+    w, s, share, directions = W, 0.0, 1.0, []
+    for t, (x, labels, v) in enumerate(batches):
+        losses, gradients = oracle.softmax_regression(w, x, labels)
+        s = 0.7 * s + 0.3 * np.average(np.exp(losses / 0.7), weights=v)
+        share *= 0.7
+        p = np.exp(losses / 0.7) / (s / (1 - share))
+        directions.append(np.tensordot(v * p, gradients, 1) / v.sum())
+        if t % 4 == 3:
+            w = w - 0.05 * np.mean(directions, axis=0)
+            directions = []
+    np.testing.assert_allclose(params["w"], w, rtol=0, atol=2e-6)
+
+
+def test_one_step_is_compiled_although_lam_follows_a_schedule():
+    attention = absgd_jax.attention(absgd_jax.two_stage(0.5, 2))
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(attention.weigh, 1))
+    state, weights = attention.init(), []
+    for _ in range(4):
+        w, state = step(jnp.array([0.0, 1.0]), state)
+        weights.append(float(w[1] / w[0]))
+    np.testing.assert_allclose(weights, [1, 1, np.exp(2), np.exp(2)], rtol=1e-5)
+
+
+def test_tokens_are_examples():
+    """Losses `[batch, time]` with a padding mask: each token has its weight."""
+    rng = np.random.default_rng(0)
+    losses, mask = rng.exponential(size=(4, 6)), rng.uniform(size=(4, 6)) < 0.7
+    weights, _ = weigh(losses, where=mask)
+    flat, _ = weigh(losses.ravel(), where=mask.ravel())
+    chex.assert_trees_all_close(weights, flat.reshape(4, 6), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
+        (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),
+        (lambda: weigh([1.0], where=jnp.ones(2, bool)), ValueError, "where must have"),
+        (lambda: absgd_jax.attention(0.0), ValueError, "lam must be nonzero"),
+        (lambda: absgd_jax.attention(1.0, max_weight=0.5), ValueError,
+         r"max_weight must be at least 1.*got 0\.5"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# Every route keeps a bound on the weights.
+
+
+def value_step(tx, params, state, x, labels, *, micro=None):
+    value, grads = absgd_jax.tilted_value_and_grad(
+        per_example_losses, state, microbatch_size=micro
+    )(params, x, labels)
+    updates, state = tx.update(grads, state, params, value=value)
+    return optax.apply_updates(params, updates), state
+
+
+@pytest.mark.parametrize("micro", [None, 5])
+@pytest.mark.parametrize(("lam", "c"), [(0.1, 1.5), (0.3, 3.0), (-0.2, 1.2)])
+def test_the_bound_is_the_same_on_every_route(lam, c, micro):
+    tx = absgd_jax.absgd(0.1, lam, 0.3, max_weight=c)
+    params = problems.as_dtype(problems.initial_params(), jnp.float32)
+    expected, expected_state = params, tx.init(params)
+    state = tx.init(params)
+    step = jax.jit(functools.partial(value_step, tx, micro=micro))
+    for x, labels, _ in zip(
+        *problems.as_dtype((X[:10], LABELS[:10], V[:10]), jnp.float32), strict=True
+    ):
+        params, state = step(params, state, x, labels)
+        expected, expected_state, _ = problems.route_step(
+            "pullback", tx, expected, expected_state, x, labels
+        )
+    chex.assert_trees_all_close(
+        (params, state), (expected, expected_state), rtol=2e-5, atol=2e-6
+    )
+
+
+def test_a_bound_that_the_losses_do_not_know_is_refused():
+    tx = absgd_jax.absgd(0.1, 0.3, max_weight=2.0)
+    params = problems.as_dtype(problems.initial_params(), jnp.float32)
+    state = tx.init(params)
+    value, grads = absgd_jax.tilted_value_and_grad(per_example_losses, 0.3)(
+        params, jnp.asarray(X[0], jnp.float32), LABELS[0]
+    )
+    for unbounded in (value, value.tilted_loss):
+        with pytest.raises(TypeError, match=r"absgd has a max_weight.*opt_state"):
+            tx.update(grads, state, params, value=unbounded)
+    with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
+        absgd_jax.scale_by_attention(0.3, init_s=0.0, max_weight=2.0)
+
+
+@pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])
+def test_the_aliases_take_either_route(make):
+    tx = make(0.01, 0.3, weight_decay=1e-2)
+    params = problems.as_dtype(problems.initial_params(), jnp.float32)
+    x, labels = jnp.asarray(X[0], jnp.float32), LABELS[0]
+    by_value = value_step(tx, params, tx.init(params), x, labels)
+    by_pullback = problems.route_step(
+        "pullback", tx, params, tx.init(params), x, labels
+    )[:2]
+    chex.assert_trees_all_close(by_value, by_pullback, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match=f"{make.__name__}.update needs .*'losses'"):
+        tx.update(params, tx.init(params), params)
