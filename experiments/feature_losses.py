@@ -133,7 +133,8 @@ def range_terms(
 
     means = alike @ features / jnp.maximum(jnp.sum(alike, axis=1), 1)[:, None]
     between = first[:, None] & first & (row[:, None] < row)
-    nearest = jnp.argmin(jnp.where(between, _apart(means), jnp.inf))
+    far = jnp.finfo(means.dtype).max
+    nearest = jnp.argmin(jnp.where(between, _apart(means), far))
     distance = _square(means[nearest // batch] - means[nearest % batch])
     inter = jnp.where(jnp.any(between), jnp.maximum(0.0, margin - distance), 0.0)
     return intra, inter

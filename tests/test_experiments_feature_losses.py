@@ -155,6 +155,15 @@ def test_gradients_are_finite(name, features):
         assert all(np.all(np.isfinite(g)) for g in found)
 
 
+@pytest.mark.parametrize("name", ["oltr", "range"])
+def test_finite_features_pass_the_checks_of_debug_nans_and_debug_infs(name):
+    kernel = jnp.float32(RNG.normal(size=(SIZE, CLASSES)))
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for present in (PRESENT, np.arange(BATCH) == 0):
+            function = functools.partial(_loss, configs.Loss(name), present=present)
+            jax.value_and_grad(function)(jnp.float32(FEATURES), kernel)
+
+
 def test_the_gradient_of_range_loss_is_that_of_its_formula():
     """Of central differences in float64, where no two distances change places."""
     terms = lambda v: sum(feature_losses.range_terms(v, LABELS, PRESENT, 20.0))
