@@ -16,8 +16,20 @@ cancellation. Hence, for every loss of this module:
 | float64 logits                | computed in float64; the losses are float64        |
 | logits of ±1e4, p_y -> 0 or 1 | value and gradient finite, and right               |
 | a constant added to logits    | same losses                                        |
+| a logit of -inf               | as without that class; its own gradient is zero    |
+| every class but y at -inf     | p_y = 1: loss and gradient zero                    |
+| the label's logit at -inf     | p_y = 0: the loss is its bound, or inf without     |
+|                               | one; the gradient is finite, and right             |
+| every logit at -inf           | the loss is NaN, the gradient zero                 |
 | label outside [0, classes)    | its loss is NaN, its gradient zero                 |
+| class weight 0                | loss and gradient zero, even where p_y = 0         |
 | a traced hyperparameter       | accepted; its range is then not checked            |
+
+Classes are masked by logits of -inf or of the dtype's least number,
+`jnp.finfo(dtype).min`, which differ in one case: the loss of a masked label is then as
+large as that number, not inf. Margins and priors stay those of all classes. A logit of
++inf is an overflow and no mask: the loss is that of p_y = 1 or p_y = 0, with a gradient
+of zero for the other classes, and NaN if two logits are +inf.
 
 Labels cannot be checked while a compiled program runs. A label out of range,
 including a negative one (there is no wrapping around, and no "ignore" index), gives a
@@ -34,7 +46,8 @@ applies the weight elsewhere; see there.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -139,12 +152,14 @@ def softmax_focal(
     logits, labels = _checked(logits, labels)
     g = _scalar("focusing", focusing, "[0, inf)", logits.dtype)
     z = jax.nn.softplus(-_log_odds(logits, labels))
-    z = _per_label(z, logits, labels, class_weights)
-    # For g < 1 the derivative of u^g is infinite at u = 0, although that of u^g z is
-    # not. Both `where` are needed: the inner one keeps 0 * inf out of the gradient.
-    vanished = z < jnp.finfo(z.dtype).tiny
-    z = jnp.where(vanished, 1.0, z)
-    return jnp.where(vanished, 0.0, (-_expm1(-z)) ** g * z)
+    z = _weighted(z, logits, labels, class_weights)
+    # Its ends: 0 for z = 0, and z for z = inf. Both the inner `where` and the outer
+    # ones are needed: the inner one keeps 0 * inf out of the gradient.
+    limits = jnp.finfo(z.dtype)
+    vanished, infinite = z < limits.tiny, z > limits.max
+    losses = _focal(jnp.where(vanished | infinite, 1.0, z), g)
+    losses = jnp.where(vanished, 0.0, jnp.where(infinite, z, losses))
+    return _per_label(losses, logits, labels)
 
 
 def ldam(
@@ -200,8 +215,13 @@ def ldam(
     max_margin = _scalar("max_margin", max_margin, "[0, inf)")
     s = _scalar("scale", scale, "(0, inf)", logits.dtype)
     margins = _per_example(_margins(counts, max_margin), logits, labels)
+    # A masked class stays at -inf whatever the scale, which learns nothing from it.
+    masked = _is_masked(logits)
+    scaled = jnp.where(
+        masked, jax.lax.stop_gradient(s) * logits, s * jnp.where(masked, 0.0, logits)
+    )
     # The margin moves the label's logit alone, hence the log-odds by as much.
-    log_odds = _log_odds(s * logits, labels) - s * margins
+    log_odds = _log_odds(scaled, labels) - s * margins
     losses = jax.nn.softplus(-log_odds)
     return _per_label(losses, logits, labels, class_weights)
 
@@ -212,17 +232,21 @@ def symmetric_cross_entropy(
     *,
     alpha: ArrayLike = 0.1,
     beta: ArrayLike = 1.0,
+    smallest_probability: ArrayLike = 1e-7,
     class_weights: _PerClass | None = None,
 ) -> Array:
     """Cross-entropy plus its reverse, which noisy labels move less.
 
         loss = alpha * CE + beta * RCE
-        CE = -log max(p_y, 1e-7)        RCE = -A (1 - p_y),  A = log 1e-4
+        CE = -log max(p_y, c)        RCE = -A (1 - p_y),  A = log 1e-4
 
     RCE is `-sum_k p_k log q_k` for the one-hot label `q`, with `log 0` replaced by
-    `A`. Clipping the probability inside CE at 1e-7, as the authors' code does, bounds
-    the loss by `16.12 alpha + 9.21 beta`: a label that the model holds for less likely
-    than that pulls no more through CE.
+    `A`. Published code differs in `c`, the smallest probability inside CE. The code of
+    SCE's authors (Keras) clips at 1e-7, the default here, which bounds the loss by
+    `16.12 alpha + 9.21 beta`: a label that the model holds for less likely than that
+    pulls no more through CE. Its PyTorch re-implementations, and with them the code of
+    ABSGD's authors, do not clip: `smallest_probability=0.0`. Labels of probability
+    below 1e-7 are common late in training, and the two then differ by much.
 
     Args:
       logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
@@ -231,6 +255,8 @@ def symmetric_cross_entropy(
         theirs for CIFAR-100 is 6, for MNIST 0.01.
       beta: Factor of RCE, non-negative. The default is the authors' for CIFAR-10 and
         MNIST; theirs for CIFAR-100 is 0.1.
+      smallest_probability: The probability in [0, 1) at which CE is clipped; 0 leaves
+        CE as it is, without a bound.
       class_weights: Weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label.
 
@@ -240,7 +266,8 @@ def symmetric_cross_entropy(
     Raises:
       TypeError: If `logits` are not floating point or `labels` not integers.
       ValueError: If shapes disagree, there are fewer than two classes, or `alpha`,
-        `beta` or a weight is negative or not finite.
+        `beta` or a weight is negative or not finite, or `smallest_probability` is
+        outside [0, 1).
 
     Examples:
       >>> import jax.numpy as jnp
@@ -256,9 +283,16 @@ def symmetric_cross_entropy(
     logits, labels = _checked(logits, labels)
     a = _scalar("alpha", alpha, "[0, inf)", logits.dtype)
     b = _scalar("beta", beta, "[0, inf)", logits.dtype)
+    c = _scalar("smallest_probability", smallest_probability, "[0, 1)", logits.dtype)
     ce = jax.nn.softplus(-_log_odds(logits, labels))
     rce = math.log(1e-4) * _expm1(-ce)
-    losses = a * jnp.minimum(ce, -math.log(1e-7)) + b * rce
+    if isinstance(c, Tracer):
+        # Without the inner `where` the gradient of c = 0 has the factor 0 * inf.
+        bound = jnp.where(c > 0, -jnp.log(jnp.where(c > 0, c, 1.0)), jnp.inf)
+        ce = jnp.where(ce > bound, bound, ce)
+    elif c > 0:
+        ce = jnp.where(ce > -math.log(c), -math.log(c), ce)
+    losses = _times(a, ce) + b * rce
     return _per_label(losses, logits, labels, class_weights)
 
 
@@ -373,7 +407,11 @@ def truncated_generalized_cross_entropy(
     q = _scalar("q", q, "(0, 1]", logits.dtype)
     k = _scalar("k", k, "[0, 1)", logits.dtype)
     log_p = -jax.nn.softplus(-_log_odds(logits, labels))
-    log_k = jnp.log(jnp.asarray(k, logits.dtype))
+    # The logarithm of k = 0 as a finite number, which bounds every finite log p_y.
+    k = jnp.asarray(k, logits.dtype)
+    log_k = jnp.where(
+        k > 0, jnp.log(jnp.where(k > 0, k, 1.0)), jnp.finfo(logits.dtype).min
+    )
     # Not `log_p > log_k`: NaN is to be kept, and seen.
     v = jnp.asarray(~(log_p <= log_k) if keep is None else keep)
     if v.shape != labels.shape:
@@ -432,7 +470,7 @@ def logit_adjusted_cross_entropy(
     tau = _scalar("tau", tau, "[0, inf)", logits.dtype)
     xp = _namespace(counts)
     log_prior = jnp.asarray(xp.log(counts / counts.sum()), logits.dtype)
-    adjusted = logits + tau * jnp.broadcast_to(log_prior, logits.shape)
+    adjusted = logits + jnp.broadcast_to(_times(tau, log_prior), logits.shape)
     losses = jax.nn.softplus(-_log_odds(adjusted, labels))
     return _per_label(losses, logits, labels, class_weights)
 
@@ -513,15 +551,31 @@ def ldam_margins(class_counts: _PerClass, max_margin: ArrayLike = 0.5) -> Array:
     return jnp.asarray(_margins(counts, max_margin))
 
 
+def _is_masked(logits: Array) -> Array:
+    """Whether a logit is -inf."""
+    # Not `jnp.isneginf`, which makes the infinite constant that `debug_infs` refuses.
+    return logits < jnp.finfo(logits.dtype).min
+
+
 def _log_odds(logits: Array, labels: Array) -> Array:
     """`log(p_y / (1 - p_y))` of each example."""
     # A mask instead of a gather: it also works where the classes are sharded, and it
     # matches no entry, rather than the last one, for a negative label.
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
-    label_logit = jnp.sum(logits, axis=-1, keepdims=True, where=own)
-    # Subtracting before the exponential sum keeps a large common offset out of it.
-    others = jnp.where(own, -jnp.inf, logits - label_logit)
-    return -jax.nn.logsumexp(others, axis=-1)
+    label_logit = jnp.sum(logits, axis=-1, where=own)
+    # Not `jax.nn.logsumexp`, whose gradient is 0/0 for masked classes alone. The shift
+    # stays finite where they are at -inf; the two ends have values of their own.
+    fixed = jax.lax.stop_gradient(logits)
+    limits = jnp.finfo(logits.dtype)
+    largest = jnp.max(fixed, axis=-1, keepdims=True, where=~own, initial=limits.min)
+    shift = jnp.minimum(largest, limits.max)
+    apart = jnp.where(own | (fixed > limits.max), 0.0, logits - shift)
+    total = jnp.sum(jnp.exp(apart), axis=-1, where=~own)
+    alone, exceeded = total == 0, jnp.squeeze(largest > limits.max, axis=-1)
+    log_total = jnp.log(jnp.where(alone, 1.0, total))
+    log_total = jnp.where(alone, -jnp.inf, jnp.where(exceeded, jnp.inf, log_total))
+    # Subtracting the shift before the logarithm keeps a large common offset out of it.
+    return (label_logit - jnp.squeeze(shift, axis=-1)) - log_total
 
 
 @jax.custom_jvp
@@ -536,7 +590,41 @@ _expm1.defjvps(lambda x_dot, _, x: x_dot * jnp.exp(x))
 
 def _box_cox(log_p: Array, q: ArrayLike) -> Array:
     """`(1 - p^q) / q`."""
-    return -_expm1(q * log_p) / q
+    # At p = 0 the derivative in q has the factor 0 * log p.
+    return -_expm1(q * jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)) / q
+
+
+@jax.custom_jvp
+def _z_over_expm1(z: Array) -> Array:
+    """`z / (exp(z) - 1)` for finite `z > 0`, which cannot overflow."""
+    return -z * jnp.exp(-z) / _expm1(-z)
+
+
+# JAX's own rule squares the denominator, which is 0 in float32 for z below 1e-19.
+_z_over_expm1.defjvps(lambda z_dot, h, z: z_dot * h * (1 / z + 1 / _expm1(-z)))
+
+
+@jax.custom_jvp
+def _focal(z: Array, g: ArrayLike) -> Array:
+    """`(1 - exp(-z))^g z` for finite `z > 0`."""
+    return (-_expm1(-z)) ** g * z
+
+
+@_focal.defjvp
+def _focal_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """With one power `u^g`: `u^(g - 1)` and its derivative overflow as `z -> 0`."""
+    z, g = primals
+    z_dot, g_dot = tangents
+    u = -_expm1(-z)
+    power = u**g
+    slope = power * (1 + g * _z_over_expm1(z))
+    return power * z, slope * z_dot + power * z * jnp.log(u) * g_dot
+
+
+def _times(factor: ArrayLike, values: ArrayLike) -> Array:
+    """`factor * values`, where a factor of zero removes infinite values too."""
+    removed = (jnp.asarray(factor) == 0) & jnp.isinf(values)
+    return jnp.multiply(factor, jnp.where(removed, 0.0, values))
 
 
 def _margins(counts: Any, max_margin: Any) -> Any:
@@ -544,14 +632,25 @@ def _margins(counts: Any, max_margin: Any) -> Any:
     return max_margin * (counts.min() / counts) ** 0.25
 
 
-def _per_label(
+def _weighted(
     losses: Array, logits: Array, labels: Array, class_weights: _PerClass | None
+) -> Array:
+    """Times the weight of the label's class."""
+    if class_weights is None:
+        return losses
+    weights = _per_class("class_weights", class_weights, 0, logits.shape[-1])
+    return _times(_per_example(weights, logits, labels), losses)
+
+
+def _per_label(
+    losses: Array,
+    logits: Array,
+    labels: Array,
+    class_weights: _PerClass | None = None,
 ) -> Array:
     """Times the weight of the label's class; NaN for a label out of range."""
     classes = logits.shape[-1]
-    if class_weights is not None:
-        weights = _per_class("class_weights", class_weights, 0, classes)
-        losses = _per_example(weights, logits, labels) * losses
+    losses = _weighted(losses, logits, labels, class_weights)
     # `where`, unlike arithmetic with NaN, has a zero gradient on the other side.
     return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
 
@@ -565,12 +664,27 @@ def _per_example(values: ArrayLike, logits: Array, labels: Array) -> Array:
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
     """Logits as float32 or float64 and labels as integers, or an error."""
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    floating = jnp.issubdtype(labels.dtype, jnp.floating)
+    indices = jnp.issubdtype(logits.dtype, jnp.integer)
+    if floating and (indices or logits.shape == labels.shape[:-1]):
+        raise TypeError(
+            "logits come first and labels second; got "
+            f"{_describe(logits)} for the logits and {_describe(labels)} for the "
+            "labels. Swap them"
+        )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"logits must be floating point; got {_describe(logits)}")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
+        remedy = "Cast them: labels.astype(int)"
+        if labels.shape == logits.shape:
+            remedy = (
+                "For one-hot labels take labels.argmax(-1). For soft labels (mixup, "
+                "label smoothing) take optax.softmax_cross_entropy(logits, labels), "
+                "which returns one loss per example too"
+            )
         raise TypeError(
-            "labels must be integers, the class of each example (for one-hot labels "
-            f"their argmax); got {_describe(labels)}"
+            "labels must be integers, the class of each example; "
+            f"got {_describe(labels)}. {remedy}"
         )
     if logits.ndim == 0 or logits.shape[-1] < 2:
         raise ValueError(
@@ -581,11 +695,21 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
         raise ValueError(
             "labels must have the shape of logits without the last axis, "
             f"{logits.shape[:-1]}; got {_describe(labels)} with {_describe(logits)}"
+            + (
+                ". For one-hot labels take labels.argmax(-1)"
+                if labels.shape == logits.shape
+                else ""
+            )
         )
     dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     # Widened, or 300 classes would wrap around in the dtype of uint8 labels.
     wide = jnp.promote_types(labels.dtype, jnp.int32)
-    return logits.astype(dtype), labels.astype(wide)
+    logits, labels = logits.astype(dtype), labels.astype(wide)
+    # With every class masked no label is right: as for a label out of range.
+    empty = jnp.all(_is_masked(logits), axis=-1)
+    logits = jnp.where(empty[..., None], 0.0, logits)
+    # The number of classes, since an unsigned label cannot be negative.
+    return logits, jnp.where(empty, jnp.asarray(logits.shape[-1], wide), labels)
 
 
 def _per_class(
@@ -593,22 +717,59 @@ def _per_class(
 ) -> Any:
     """One value per class: float64 NumPy if concrete, else traced; or an error."""
     vector: Any = values
-    if not isinstance(vector, Tracer):
-        vector = np.asarray(vector, np.float64)
-    elif vector.dtype != jnp.float64:
-        vector = vector.astype(jnp.float32)
+    order = f"range({classes or 'classes'})"
+    if isinstance(vector, Mapping):
+        raise TypeError(
+            f"{name} must be a vector, one value per class in the order of the "
+            f"labels; got a {type(vector).__name__}. "
+            f"Make one: [{name}[c] for c in {order}]"
+        )
+    if isinstance(vector, Tracer):
+        if vector.dtype != jnp.float64:
+            vector = vector.astype(jnp.float32)
+    else:
+        vector = _numbers(name, vector)
     if vector.ndim != 1 or vector.size == 0 or classes not in (None, vector.size):
         rule = "one value per class" if classes is None else f"shape ({classes},)"
-        raise ValueError(f"{name} must have {rule}; got shape {vector.shape}")
+        remedy = ""
+        if minimum == 1 and classes and vector.ndim == 1:
+            remedy = f". Count with numpy.bincount(labels, minlength={classes})"
+        raise ValueError(f"{name} must have {rule}; got shape {vector.shape}{remedy}")
     if isinstance(vector, np.ndarray):
         refused = ~(np.isfinite(vector) & (vector >= minimum))
         if refused.any():
             first = int(refused.argmax())
+            remedy = ""
+            if minimum == 1 and vector[first] == 0:
+                remedy = (
+                    ". A class without a training example has no margin, weight or "
+                    "prior: leave it out of the logits and the counts or, if it must "
+                    f"stay, count it as one example: numpy.maximum({name}, 1)"
+                )
+            elif minimum == 1 and 0 < vector[first] < 1:
+                remedy = ". Give numbers of examples, not shares"
             raise ValueError(
                 f"{name} must be finite and at least {minimum}; "
-                f"got {vector[first]:g} for class {first}"
+                f"got {vector[first]:g} for class {first}{remedy}"
             )
     return vector
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """Concrete values as float64, or an error."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if not any(jnp.issubdtype(array.dtype, t) for t in (jnp.integer, jnp.floating)):
+        remedy = "Count with numpy.bincount(labels)"
+        if name == "class_weights":
+            remedy = "class_balanced_weights(class_counts) makes the usual ones"
+        raise TypeError(
+            f"{name} must be numbers, one per class; got {reprlib.repr(values)}. "
+            f"{remedy}"
+        )
+    return array.astype(np.float64)
 
 
 def _scalar(
@@ -619,12 +780,20 @@ def _scalar(
         raise ValueError(f"{name} must be a scalar; got shape {np.shape(value)}")
     if isinstance(value, Tracer):
         return value if dtype is None else value.astype(dtype)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, str):
+        raise TypeError(
+            f"{name} must be a number in {interval}; got {reprlib.repr(value)}"
+        )
     low, high = (float(end) for end in interval[1:-1].split(","))
-    above = low <= value if interval[0] == "[" else low < value
-    below = value <= high if interval[-1] == "]" else value < high
+    above = low <= number if interval[0] == "[" else low < number
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(f"{name} must lie in {interval}; got {value}")
-    return float(value)
+    return number
 
 
 def _namespace(*values: Any) -> Any:

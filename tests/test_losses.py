@@ -1,5 +1,6 @@
 """Per-example losses against NumPy float64 transcriptions of their formulas."""
 
+import collections
 import math
 from functools import partial
 
@@ -7,6 +8,7 @@ import hypothesis.extra.numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,11 +47,11 @@ def ldam(f, y, s, max_margin):
     return ce(s * (f - margins * np.eye(CLASSES)[y]), y)
 
 
-def sce(f, y, a, b):
+def sce(f, y, a, b, smallest=1e-7):
     e = np.exp(f)
     p = e / e.sum(-1, keepdims=True)
     one_hot = np.eye(CLASSES)[y]
-    cross = -(one_hot * np.log(p.clip(1e-7, 1))).sum(-1)
+    cross = -(one_hot * np.log(p.clip(smallest, 1))).sum(-1)
     reverse = -(p * np.log(one_hot.clip(1e-4, 1))).sum(-1)
     return a * cross + b * reverse
 
@@ -94,6 +96,11 @@ CASES = {
         partial(losses.symmetric_cross_entropy, alpha=6, beta=0.1),
         partial(sce, a=6, b=0.1),
         0,
+    ),
+    "sce_unclipped": (
+        partial(losses.symmetric_cross_entropy, smallest_probability=0),
+        partial(sce, a=0.1, b=1.0, smallest=0),
+        0.1,
     ),
     "gce": (losses.generalized_cross_entropy, partial(gce, q=0.7), 0),
     "gce_1": (
@@ -195,6 +202,116 @@ def test_symmetric_cross_entropy_is_bounded(name):
     got = CASES[name][0](jnp.array([[1e4, 0, 0, 0, 0]]), jnp.array([1]))
     expected = alpha * math.log(1e7) + beta * math.log(1e4)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+# Five examples of ten logits each, and what the PyTorch code that the authors of ABSGD
+# took over from the re-implementation of SCE makes of them. It does not clip inside CE;
+# inside RCE it clips at 1e-7, which adds to a loss at most 9 * 1e-7 * 9.22 beta.
+# fmt: off
+PUBLISHED_LOGITS = np.array(
+    [
+        [
+            -21.52588650974729, 34.89517722783357, 74.19435268302304,
+            -40.03088135687182, 22.708366723692993, -0.026630134378114012,
+            -6.080452882031052, 6.81392815330051, -1.5920712176517704,
+            -7.328873946562521,
+        ],
+        [
+            -33.44964157298234, 38.51682451475094, -11.947274468632445,
+            0.31402541334738926, 36.80138851401012, -7.89012701871651,
+            -13.595443934764496, -25.40727395310784, -47.16519916710732,
+            5.295855775666958,
+        ],
+        [
+            19.07509527676656, 34.017952872451545, 29.546861069563825,
+            -24.249174630309263, -23.12970386386434, -1.7588138991883098,
+            9.227967042454782, -16.981849886553142, -0.8884144942646421,
+            -2.85100055263925,
+        ],
+        [
+            8.084338413994999, 25.801407546550987, 0.33537570501024766,
+            -6.228771518313639, 22.567627565695858, 4.592720590048999,
+            7.131642603946299, -69.2956090608499, 15.613026958892194,
+            1.8761637761047707,
+        ],
+        [
+            24.030210806117672, -1.036437245606066, 30.09207311524213,
+            -31.660058246061134, 20.009535274298038, 8.411850697512968,
+            -7.777021963384109, -8.780501285776603, -9.359144603362537,
+            71.77831377375337,
+        ],
+    ]
+)
+PUBLISHED_LABELS = np.array([2, 1, 2, 0, 3])
+PUBLISHED_LOSSES = {
+    (0.1, 1.0): [
+        8.289306449890137e-06, 1.4207573261369302, 9.554465244642278,
+        10.985921462397254, 19.55418507013178,
+    ],
+    (6.0, 0.1): [
+        8.289306449890138e-07, 1.1329248079565901, 27.805394288659667,
+        107.4555759986846, 621.551266905702,
+    ],
+}
+PUBLISHED_SLOPES = {
+    (0.1, 1.0): [
+        0.0, -1.2053686882666232, -0.20182013169950727,
+        -0.1000001771362114, -0.1,
+    ],
+    (6.0, 0.1): [
+        0.0, -1.0337720896293996, -5.942461805289203,
+        -5.999999901247509, -6.0,
+    ],
+}
+# fmt: on
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 1.0), (6.0, 0.1)])
+def test_symmetric_cross_entropy_without_clipping_equals_published_code(alpha, beta):
+    expected = PUBLISHED_LOSSES[alpha, beta]
+    with jax.enable_x64(True):
+        loss = partial(
+            losses.symmetric_cross_entropy,
+            labels=PUBLISHED_LABELS,
+            alpha=alpha,
+            beta=beta,
+            smallest_probability=0.0,
+        )
+        got, pullback = jax.vjp(loss, jnp.asarray(PUBLISHED_LOGITS))
+        (grads,) = pullback(jnp.ones_like(got))
+        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-5 * beta)
+        np.testing.assert_allclose(
+            grads[np.arange(5), PUBLISHED_LABELS],
+            PUBLISHED_SLOPES[alpha, beta],
+            rtol=1e-6,
+            atol=1e-5 * beta,
+        )
+
+
+@pytest.mark.parametrize("smallest", [0.0, 1e-7, 1e-3, 0.5])
+def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced(smallest):
+    logits, labels = batch(17, scale=8.0)
+    loss = lambda f, p: losses.symmetric_cross_entropy(
+        f, labels, alpha=2.0, smallest_probability=p
+    )
+    with jax.enable_x64(True):
+        clipped = p_of(logits, labels) < smallest
+        assert smallest == 0.0 or 0 < clipped.sum() < len(labels)
+        expected = sce(logits, labels, 2.0, 1.0, smallest)
+        unclipped, reverse = (
+            jax.grad(lambda f, a=a: losses.symmetric_cross_entropy(
+                f, labels, alpha=a, smallest_probability=0.0
+            ).sum())(logits)
+            for a in (2.0, 0.0)
+        )  # fmt: skip
+        for function in (loss, jax.jit(loss)):
+            np.testing.assert_allclose(
+                function(logits, smallest), expected, rtol=1e-8, atol=1e-12
+            )
+            grads = jax.grad(lambda f, g=function: g(f, smallest).sum())(logits)
+            np.testing.assert_allclose(
+                grads, np.where(clipped[:, None], reverse, unclipped), rtol=1e-12
+            )
 
 
 # --- Limits --------------------------------------------------------------------------
@@ -338,6 +455,235 @@ def test_gradient_reaches_traced_class_weights():
     np.testing.assert_allclose(grads, expected, rtol=1e-5)
 
 
+# --- Masked classes ------------------------------------------------------------------
+
+INF = math.inf
+MASKED = {
+    "one": [0.3, -1.0, -INF, 2.0, 0.5],
+    "several": [0.3, -INF, -INF, 2.0, -INF],
+    "all but the label": [0.3, -INF, -INF, -INF, -INF],
+    "the label": [-INF, -1.0, 0.5, 2.0, 0.5],
+    "the label and others": [-INF, -INF, 0.5, 2.0, -INF],
+    "all but one, and the label": [-INF, -INF, -INF, 2.0, -INF],
+}
+every_mask = pytest.mark.parametrize("mask", MASKED)
+
+
+def value_and_grad(loss, row, label=0):
+    return jax.value_and_grad(loss)(jnp.asarray(row), jnp.array(label))
+
+
+@every_loss
+@every_mask
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_a_masked_class_is_the_limit_of_an_ever_smaller_logit(name, mask, weights):
+    loss = partial(CASES[name][0], class_weights=weights)
+    row = np.array(MASKED[mask])
+    with jax.enable_x64(True):
+        value, grads = value_and_grad(loss, row)
+        near_value, near_grads = value_and_grad(loss, np.maximum(row, -1e8))
+        if near_value > 1e5:
+            assert value == INF
+        else:
+            np.testing.assert_allclose(value, near_value, rtol=1e-12)
+        np.testing.assert_allclose(grads, near_grads, rtol=1e-12)
+
+
+@every_loss
+@every_mask
+def test_the_finite_mask_of_a_dtype_does_what_minus_infinity_does(name, mask):
+    row = jnp.array(MASKED[mask])
+    value, grads = value_and_grad(CASES[name][0], row)
+    for dtype in ("float32", "bfloat16", "float16"):
+        least = jnp.finfo(dtype).min
+        near_value, near_grads = value_and_grad(
+            CASES[name][0], jnp.maximum(row, jnp.asarray(least, jnp.float32))
+        )
+        np.testing.assert_allclose(near_grads, grads, rtol=1e-6)
+        if np.isfinite(value):
+            np.testing.assert_allclose(near_value, value, rtol=1e-6)
+        else:
+            assert near_value > 5e4
+
+
+@every_loss
+def test_without_another_class_nothing_is_to_be_learnt(name):
+    value, grads = value_and_grad(CASES[name][0], MASKED["all but the label"])
+    assert value == 0.0
+    np.testing.assert_array_equal(grads, 0.0)
+
+
+@every_mask
+def test_masks_do_to_cross_entropy_what_they_do_in_optax(mask):
+    optax_loss = optax.softmax_cross_entropy_with_integer_labels
+    for row in (jnp.array(MASKED[mask]), jnp.maximum(jnp.array(MASKED[mask]), -1e30)):
+        value, grads = value_and_grad(losses.softmax_cross_entropy, row)
+        optax_value, optax_grads = value_and_grad(optax_loss, row)
+        np.testing.assert_allclose(value, optax_value, rtol=1e-6)
+        np.testing.assert_allclose(grads, optax_grads, rtol=1e-6)
+
+
+@every_loss
+def test_without_any_class_the_loss_is_nan_and_the_gradient_zero(name):
+    logits = jnp.stack([jnp.full(CLASSES, -INF), jnp.zeros(CLASSES)])
+    labels = jnp.array([1, 0])
+    loss = partial(CASES[name][0], class_weights=WEIGHTS)
+    values, pullback = jax.vjp(lambda f: loss(f, labels), logits)
+    np.testing.assert_array_equal(jnp.isnan(values), [True, False])
+    (grads,) = pullback(jnp.ones(2))
+    np.testing.assert_array_equal(grads[0], 0.0)
+    _, tangents = jax.jvp(lambda f: loss(f, labels), (logits,), (jnp.ones((2, 5)),))
+    assert jnp.isfinite(tangents).all()
+    masked = jax.grad(lambda f: loss(f, labels)[1])(logits)
+    np.testing.assert_array_equal(masked, grads)
+
+
+@every_loss
+@given(
+    row=hnp.arrays(
+        np.float32,
+        CLASSES,
+        elements=st.sampled_from(
+            [-INF, -1e36, -1e4, -90.0, -1.0, 0.0, 2.0, 90.0, 1e4, 1e36, INF]
+        ),
+    ),
+    label=st.integers(0, CLASSES - 1),
+    weight=st.sampled_from([0.0, 1e-3, 1.0]),
+)
+def test_a_finite_loss_has_a_finite_gradient(name, row, label, weight):
+    loss = partial(CASES[name][0], class_weights=[weight] * CLASSES)
+    value, grads = value_and_grad(loss, row, label)
+    if np.isfinite(value):
+        assert np.isfinite(grads).all()
+    if not np.isposinf(row).any() and not np.isneginf(row).all():
+        assert not np.isnan(value)
+        assert np.isfinite(grads).all()
+    if weight == 0.0:
+        np.testing.assert_array_equal(np.nan_to_num(value, nan=0.0), 0.0)
+
+
+@every_loss
+@every_mask
+def test_a_masked_class_leaves_second_derivatives_right(name, mask):
+    row = np.array(MASKED[mask])
+    with jax.enable_x64(True):
+        hessian = jax.hessian(partial(CASES[name][0], labels=jnp.array(0)))
+        got, near = hessian(jnp.asarray(row)), hessian(jnp.maximum(row, -1e8))
+        np.testing.assert_allclose(got, near, rtol=1e-11, atol=1e-14)
+
+
+@every_case
+def test_second_derivatives_equal_finite_differences_of_the_gradient(name):
+    logits, labels = batch(14, size=8, scale=1.0)
+    with jax.enable_x64(True):
+        total = lambda f: CASES[name][0](f, labels).sum()
+        for direction in np.eye(CLASSES):
+            gradient = lambda h, d=direction: jax.grad(total)(logits + h * d)
+            _, got = jax.jvp(gradient, (0.0,), (1.0,))
+            slope = (gradient(1e-5) - gradient(-1e-5)) / 2e-5
+            np.testing.assert_allclose(got, slope, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("focusing", [0.3, 1.0, 1.7, 2.0])
+@pytest.mark.parametrize("m", [-80.0, 10.0, 30.0, 40.0, 60.0])
+def test_the_second_derivative_of_focal_keeps_its_precision(focusing, m):
+    second = lambda m: jax.grad(
+        jax.grad(
+            lambda m: losses.softmax_focal(
+                jnp.stack([m, 0.0 * m]), jnp.array(0), focusing=focusing
+            )
+        )
+    )(m)
+    with jax.enable_x64(True):
+        expected = second(jnp.float64(m))
+    np.testing.assert_allclose(second(jnp.float32(m)), expected, rtol=1e-4, atol=1e-37)
+    if m > 20:  # p_y -> 1: the loss is exp(-(focusing + 1) m)
+        limit = (focusing + 1) ** 2 * math.exp(-(focusing + 1) * m)
+        np.testing.assert_allclose(expected, limit, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "hyperparameters"),
+    [
+        (losses.softmax_focal, {"focusing": 0.4}),
+        (losses.ldam, {"max_margin": 0.4, "scale": 10.0}),
+        (
+            losses.symmetric_cross_entropy,
+            {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7},
+        ),
+        (losses.generalized_cross_entropy, {"q": 0.4}),
+        (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.3}),
+        (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.0}),
+        (losses.logit_adjusted_cross_entropy, {"tau": 0.7}),
+    ],
+)
+@pytest.mark.parametrize("mask", ["one", "all but the label", "the label"])
+def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters, mask):
+    if loss in (losses.ldam, losses.logit_adjusted_cross_entropy):
+        loss = partial(loss, class_counts=COUNTS)
+    row, label = jnp.array(MASKED[mask]), jnp.array(0)
+    grads = jax.grad(lambda h: loss(row, label, **h))(hyperparameters)
+    near = jax.grad(lambda h: loss(jnp.maximum(row, -1e4), label, **h))(hyperparameters)
+    for name, slope in grads.items():
+        if (mask, name) not in {("the label", "scale"), ("the label", "alpha")}:
+            np.testing.assert_allclose(slope, near[name], rtol=1e-5, err_msg=name)
+        assert np.isfinite(slope) or mask == "the label"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_factor_of_zero_removes_an_infinite_loss(weighted):
+    row = MASKED["the label"]
+    if weighted:
+        loss = partial(losses.softmax_cross_entropy, class_weights=[0, 1, 1, 1, 1])
+    else:
+        loss = partial(
+            losses.symmetric_cross_entropy, alpha=0, beta=0, smallest_probability=0
+        )
+    value, grads = value_and_grad(loss, row)
+    assert value == 0.0
+    np.testing.assert_array_equal(grads, 0.0)
+
+
+@every_case
+def test_finite_logits_pass_the_checks_of_debug_nans_and_debug_infs(name):
+    logits, labels = batch(15, scale=1.0)
+    logits *= np.logspace(0, 4, len(logits))[:, None]
+    logits = np.clip(logits, -1e4, 1e4).astype(np.float32)
+    logits[:3] = [[1e4, -1e4, -1e4, -1e4, -1e4]] * 3
+    labels[:3] = [0, 1, 2]
+    total = lambda f: CASES[name][0](f, labels, class_weights=WEIGHTS).sum()
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for function in (total, jax.grad(total)):
+            function(logits)
+            jax.jit(function)(logits)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(losses.truncated_generalized_cross_entropy, k=0.0),
+        partial(losses.symmetric_cross_entropy, smallest_probability=0.0),
+        partial(losses.softmax_focal, focusing=0.0),
+        partial(losses.softmax_focal, focusing=0.5, class_weights=[0.0] * CLASSES),
+    ],
+)
+def test_hyperparameters_at_their_ends_pass_the_checks_too(loss):
+    logits, labels = batch(16)
+    total = lambda f: loss(f, labels).sum()
+    with jax.debug_nans(True), jax.debug_infs(True):
+        total(1e3 * logits)
+        jax.grad(total)(1e3 * logits)
+
+
+def test_plus_infinity_is_the_limit_where_the_limit_is_finite():
+    for name in ("ce", "focal_0.3", "ldam", "sce", "gce", "logit_adjusted"):
+        value, grads = value_and_grad(CASES[name][0], [INF, 0.0, 1.0, -INF, 2.0])
+        assert value == 0.0
+        np.testing.assert_array_equal(grads, 0.0)
+        value, _ = value_and_grad(CASES[name][0], [INF, INF, 1.0, -INF, 2.0])
+        assert np.isnan(value)
+
+
 # --- Invariances, shapes, dtypes, transformations ------------------------------------
 
 
@@ -445,6 +791,9 @@ def test_nan_logits_are_not_hidden(name):
     logits = jnp.full((2, CLASSES), jnp.nan).at[0].set(0.0)
     values = jax.jit(CASES[name][0])(logits, jnp.array([0, 0]))
     np.testing.assert_array_equal(jnp.isnan(values), [False, True])
+    for label in (0, 1):
+        masked = jnp.array([jnp.nan, *[-INF] * (CLASSES - 1)])
+        assert jnp.isnan(CASES[name][0](masked, jnp.array(label)))
 
 
 @pytest.mark.parametrize(
@@ -453,6 +802,7 @@ def test_nan_logits_are_not_hidden(name):
         (losses.softmax_focal, {"focusing": 0.4}),
         (losses.ldam, {"class_counts": COUNTS, "max_margin": 0.4, "scale": 10.0}),
         (losses.symmetric_cross_entropy, {"alpha": 0.3, "beta": 0.6}),
+        (losses.symmetric_cross_entropy, {"smallest_probability": 0.0}),
         (losses.generalized_cross_entropy, {"q": 0.4}),
         (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.3}),
         (losses.logit_adjusted_cross_entropy, {"class_counts": COUNTS, "tau": 0.7}),
@@ -548,8 +898,27 @@ F, Y = np.zeros((8, CLASSES), np.float32), np.zeros(8, np.int32)
 @pytest.mark.parametrize(
     ("logits", "labels", "error", "message"),
     [
-        (F, F, TypeError, r"labels must be integers.*argmax\); got float32\[8,5\]"),
-        (F, Y.astype(np.float32), TypeError, r"labels must be .*got float32\[8\]"),
+        (
+            F,
+            F,
+            TypeError,
+            r"labels must be integers.*got float32\[8,5\]\. For one-hot labels take "
+            r"labels.argmax\(-1\). For soft labels .* optax.softmax_cross_entropy\(",
+        ),
+        (
+            Y,
+            F,
+            TypeError,
+            r"logits come first .*got int32\[8\] for .*float32\[8,5\].*Swap",
+        ),
+        (Y.astype(np.float32), F, TypeError, r"logits come first and labels second"),
+        (F.astype(int), F, TypeError, r"logits come first and labels second"),
+        (
+            F,
+            Y.astype(np.float32),
+            TypeError,
+            r"labels must be .*got float32\[8\]\. Cast them: labels.astype\(int\)",
+        ),
         (F, Y.astype(bool), TypeError, r"labels must be integers.*got bool\[8\]"),
         (F.astype(int), Y, TypeError, r"logits must be floating.*got int32\[8,5\]"),
         (F.astype(bool), Y, TypeError, r"logits must be floating.*got bool\[8,5\]"),
@@ -558,7 +927,8 @@ F, Y = np.zeros((8, CLASSES), np.float32), np.zeros(8, np.int32)
             F,
             F.astype(int),
             ValueError,
-            r"without the last axis, \(8,\); got int32\[8,5\] with float32\[8,5\]",
+            r"without the last axis, \(8,\); got int32\[8,5\] with float32\[8,5\]. For "
+            r"one-hot labels take labels.argmax\(-1\)",
         ),
         (F, Y[:7], ValueError, r"\(8,\); got int32\[7\] with float32\[8,5\]"),
         (F, Y[0], ValueError, r"\(8,\); got int32\[\] with float32\[8,5\]"),
@@ -592,6 +962,26 @@ def test_refuses_class_weights(name, class_weights, message):
 
 
 @pytest.mark.parametrize(
+    ("class_weights", "message"),
+    [
+        (
+            "balanced",
+            r"must be numbers, one per class; got 'balanced'. class_balanced_weights\(",
+        ),
+        (["1"] * 5, r"class_weights must be numbers, one per class; got \['1'"),
+        (
+            [[1.0], [1.0, 2.0]],
+            r"class_weights must be numbers, one per class; got \[\[",
+        ),
+        (dict.fromkeys(range(5), 1.0), r"got a dict.*\[class_weights\[c\] for c in "),
+    ],
+)
+def test_refuses_class_weights_that_are_not_a_vector_of_numbers(class_weights, message):
+    with pytest.raises(TypeError, match=message):
+        losses.softmax_cross_entropy(F, Y, class_weights=class_weights)
+
+
+takes_counts = pytest.mark.parametrize(
     "function",
     [
         lambda counts: losses.ldam(F, Y, class_counts=counts),
@@ -601,12 +991,22 @@ def test_refuses_class_weights(name, class_weights, message):
     ],
     ids=["ldam", "logit_adjusted", "class_balanced_weights", "ldam_margins"],
 )
+
+
+@takes_counts
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ([5, 4, 0, 2, 1], r"class_counts must be .* at least 1; got 0 for class 2"),
-        ([5, 4, 3, 2, -1], r"class_counts must be .* at least 1; got -1 for class 4"),
-        ([0.2] * 5, r"class_counts must be .* at least 1; got 0.2 for class 0"),
+        (
+            [5, 4, 0, 2, 1],
+            r"at least 1; got 0 for class 2. A class without a training example has "
+            r"no margin, weight or prior: leave it out .*numpy.maximum\(class_counts, ",
+        ),
+        ([5, 4, 3, 2, -1], r"class_counts must be .* at least 1; got -1 for class 4$"),
+        (
+            [0.2] * 5,
+            r"at least 1; got 0.2 for class 0. Give numbers of examples, not shares$",
+        ),
         ([5, np.nan, 3, 2, 1], r"class_counts must be finite .* got nan for class 1"),
         (7, r"class_counts must have .*; got shape \(\)"),
         (np.ones((5, 2)), r"class_counts must have .*; got shape \(5, 2\)"),
@@ -618,9 +1018,44 @@ def test_refuses_class_counts(function, counts, message):
         function(counts)
 
 
+@takes_counts
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (
+            collections.Counter(a=5, b=4),
+            r"one value per class in the order of the labels; got a Counter. "
+            r"Make one: \[class_counts\[c\] for c in range\((5|classes)\)\]$",
+        ),
+        ({0: 5, 1: 4}, r"class_counts must be a vector.*got a dict"),
+        ("balanced", r"must be numbers, one per class; got 'balanced'.*bincount"),
+        ("5", r"class_counts must be numbers, one per class; got '5'"),
+        (None, r"class_counts must be numbers, one per class; got None"),
+    ],
+)
+def test_refuses_class_counts_that_are_not_a_vector(function, counts, message):
+    with pytest.raises(TypeError, match=message):
+        function(counts)
+
+
+@pytest.mark.parametrize("value", ["1", None, [], (lambda step: 0.7), 1j])
+def test_refuses_hyperparameters_that_are_not_numbers(value):
+    for name, function in (
+        ("focusing", losses.softmax_focal),
+        ("alpha", losses.symmetric_cross_entropy),
+        ("q", losses.generalized_cross_entropy),
+    ):
+        message = rf"{name} must be a (number in .0, .*; got|scalar; got shape)"
+        with pytest.raises((TypeError, ValueError), match=message):
+            function(F, Y, **{name: value})
+
+
 @pytest.mark.parametrize("loss", [losses.ldam, losses.logit_adjusted_cross_entropy])
 def test_refuses_another_number_of_class_counts(loss):
-    message = r"class_counts must have shape \(5,\); got shape \(3,\)"
+    message = (
+        r"class_counts must have shape \(5,\); got shape \(3,\)\. "
+        r"Count with numpy.bincount\(labels, minlength=5\)"
+    )
     with pytest.raises(ValueError, match=message):
         loss(F, Y, class_counts=[3, 2, 1])
     with pytest.raises(ValueError, match=message):
@@ -640,6 +1075,7 @@ def test_refuses_flags_of_another_shape():
         (losses.ldam, "scale", "(0, inf)", [0.0, -30, math.inf]),
         (losses.symmetric_cross_entropy, "alpha", "[0, inf)", [-0.1, math.inf]),
         (losses.symmetric_cross_entropy, "beta", "[0, inf)", [-0.1, math.inf]),
+        (losses.symmetric_cross_entropy, "smallest_probability", "[0, 1)", [-1e-7, 1]),
         (losses.generalized_cross_entropy, "q", "(0, 1]", [0.0, -0.7, 1.1]),
         (losses.truncated_generalized_cross_entropy, "q", "(0, 1]", [0, -0.7, 1.1]),
         (losses.truncated_generalized_cross_entropy, "k", "[0, 1)", [-0.1, 1.0]),
