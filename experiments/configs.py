@@ -343,7 +343,9 @@ class Loss:
       effective_beta: β of the effective number.
       class_weights_from: share of the training after which they are.
       class_weights_norm: what the batch's sum of gradients is divided by: its examples,
-        or its sum of class weights (`weights`, as PyTorch's weighted mean).
+        or its sum of class weights (`weights`, as PyTorch's weighted mean). Published
+        baselines divide cross-entropy and LDAM by the weights, and the focal loss,
+        which has them inside, by the examples.
       logit_norm: exponent of the logits' norm by which they are divided in training; 0
         leaves them.
     """

@@ -229,11 +229,13 @@ def _class_level(run: configs.Run) -> list[Contender]:
     """By the class: sampling, weights, margins."""
     start, rates = _start(run), _rates(run.optimizer.learning_rate)
     gamma, init_s = run.method.gamma, run.method.init_s
-    always = {
-        "loss.class_weights": True,
-        "loss.class_weights_norm": "weights",  # PyTorch's weighted mean
-    }
-    deferred = always | {"loss.class_weights_from": start}
+    weighted = {"loss.class_weights": True}
+    deferral = {"loss.class_weights_from": start}
+    # PyTorch's weighted mean, of a weighted cross-entropy alone: the focal loss, which
+    # has the weights inside, is a plain mean in LDAM's code.
+    always = weighted | {"loss.class_weights_norm": "weights"}
+    deferred = always | deferral
+    focal = weighted | {"loss.name": "focal"}
     attended = {
         "method": _method(run, "absgd", gamma=gamma, init_s=init_s),
         "loss.class_weights": True,
@@ -264,14 +266,14 @@ def _class_level(run: configs.Run) -> list[Contender]:
         Contender(
             "cb_focal",
             "CB-Focal, weights always on",
-            always | {"loss.name": "focal"},
+            focal,
             "focusing",
             focusing,
         ),
         Contender(
             "drw_focal",
             "CB-Focal, weights deferred",
-            deferred | {"loss.name": "focal"},
+            focal | deferral,
             "focusing",
             focusing,
         ),

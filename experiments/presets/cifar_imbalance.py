@@ -27,14 +27,16 @@ _LOSSES = {
 }
 
 _SGD = {"method.name": "sgd"}
+# A weighted cross-entropy is divided by the class weights of the batch; the focal loss,
+# which has them inside, is a plain mean.
 _DEFERRED = _SGD | {"loss.class_weights_norm": "weights"}
-_ALWAYS = _DEFERRED | {"loss.class_weights_from": 0.0}
+_ALWAYS = {"loss.class_weights_from": 0.0}
 _BASELINES = {
     "CE": _SGD,
     "Focal": _SGD,
     "LDAM": _SGD,
-    "CB-CE": _ALWAYS,
-    "CB-Focal": _ALWAYS,
+    "CB-CE": _DEFERRED | _ALWAYS,
+    "CB-Focal": _SGD | _ALWAYS,
     "CB-LDAM": _DEFERRED,
 }
 
@@ -75,6 +77,10 @@ _WEIGHTS_NOTE = (
     "In ABSGD class weights multiply the losses; the SGD rows divide by their sum in "
     "the batch (`--loss.class-weights-norm weights`), so their losses are of another "
     "size. "
+)
+_FOCAL_NOTE = (
+    "Class weights are inside the focal loss, and its mean is a plain one for SGD too, "
+    "as in LDAM's code. "
 )
 _ALWAYS_NOTE = (
     "Both versions say that SGD's class weights are deferred too, but all that they "
@@ -155,7 +161,8 @@ def _tables(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
 def _deferred(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
     """SGD with class weights from epoch 160: DRW, which Table 2 claims but lacks.
 
-    The weighted mean of PyTorch: divided by the batch's sum of weights. With LDAM it is
+    Cross-entropy is the weighted mean of PyTorch, divided by the batch's sum of
+    weights; the focal loss is a plain mean, as in LDAM's code. With LDAM it is
     `_cb_ldam --method.name sgd --loss.class-weights-norm weights`, and printed.
     """
     setting = f"{source}_{shape}{ratio}"
@@ -168,14 +175,16 @@ def _deferred(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
                 _run(source, shape, ratio, _LOSSES[weighted][1], 1.0),
                 {
                     "method": configs.Method("sgd"),
-                    "loss.class_weights_norm": "weights",
+                    "loss.class_weights_norm": "weights"
+                    if loss == "CE"
+                    else "examples",
                 },
             ),
             note="Not in the paper, whose SGD rows do not defer the class weights. "
             + (
                 f"LDAM's paper has {_DRW_CE[setting]:.2f} for it. "
                 if loss == "CE"
-                else ""
+                else _FOCAL_NOTE
             )
             + _NOTE,
         )
@@ -382,7 +391,7 @@ def _note(setting: str, loss: str) -> str:
     if loss == "LDAM":
         text += "ABSGD on LDAM without class weights is not in the paper. "
     if loss.startswith("CB"):
-        text += _WEIGHTS_NOTE
+        text += _FOCAL_NOTE if loss == "CB-Focal" else _WEIGHTS_NOTE
     if loss in ("CB-CE", "CB-Focal"):
         drw = f"{setting}_drw_{loss.removeprefix('CB-').lower()}"
         text += _ALWAYS_NOTE.format(drw=drw)

@@ -30,7 +30,8 @@ def _table(ratio: int) -> list[Preset]:
     found = []
     for suffix, (loss, baseline, config) in _LOSSES.items():
         changes = {"method.name": "sgd"}
-        if config.class_weights:
+        if config.class_weights and config.name == "cross_entropy":
+            # The focal loss, which has the weights inside, is a plain mean.
             changes["loss.class_weights_norm"] = "weights"
         found.append(
             Preset(

@@ -35,7 +35,8 @@ def _table(epoch: int, suffix: str) -> list[Preset]:
     for ending, (loss, config) in _LOSSES.items():
         baseline = {"method.name": "sgd"}
         if config.class_weights:
-            baseline["loss.class_weights_norm"] = "weights"
+            if config.name == "cross_entropy":  # the focal loss has a plain mean
+                baseline["loss.class_weights_norm"] = "weights"
             config = configs.replace(config, {"class_weights_from": switch})
         found.append(
             Preset(

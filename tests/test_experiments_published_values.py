@@ -1,0 +1,184 @@
+"""Losses and gradients of the published programs, on the same numbers.
+
+`published_values.npz` holds inputs drawn at random and, in float64, what the programs
+of the original authors compute from them:
+
+* class-balanced focal loss at focusing 0.5, 1 and 2, LDAM with class-balanced weights,
+  and class-balanced cross-entropy: `kaidic/LDAM-DRW`; the focal loss is that of
+  `qiqi-helloworld/ABSGD` as well;
+* symmetric cross-entropy of each example, and the gradient of the sum:
+  `qiqi-helloworld/ABSGD` (label noise), after `HanxunH/SCELoss-Reproduce`;
+* logits, loss and gradients of OLTR's head: `zhmiao/OpenLongTailRecognition-OLTR`.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import configs, contenders, methods, objectives, presets, steps
+from experiments.pipeline import Batch
+
+PUBLISHED = np.load(pathlib.Path(__file__).parent / "published_values.npz")
+LABELS = PUBLISHED["labels"]
+
+
+def _relative(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+# Class weights, and what the mean is divided by.
+
+
+class _Table(nnx.Module):
+    """A network whose kernel has a row of logits for each example."""
+
+    def __init__(self, logits):
+        self.head = nnx.Linear(*logits.shape, use_bias=False, rngs=nnx.Rngs(0))
+        self.head.kernel[...] = jnp.float32(logits)
+
+    def features(self, inputs, present, keys):
+        return inputs
+
+
+def _gradient_of_a_step(run, logits, labels):
+    """The gradient of the logits that the training step of a run goes down."""
+    run = configs.replace(
+        run,
+        {
+            "data": configs.Data(source="cifar10"),
+            "model": configs.Model(head=run.model.head),
+            "loss.class_weights_from": 0.0,
+            "optimizer": configs.Optimizer(momentum=0.9),
+        },
+    )
+    batch = len(labels)
+    graph, params, _ = nnx.split(_Table(logits), nnx.Param, ...)
+    moment = methods.moment(run, 1, 0)
+    rule, descent = methods.rule(run), methods.descent(run, moment)
+    state = steps.TrainState(
+        step=jnp.int32(0),
+        key=jax.random.key_data(jax.random.key(0)),
+        params=params,
+        frozen=nnx.State({}),
+        statistics=nnx.State({}),
+        optimizer=steps.OptimizerState(
+            rule.init(params, batch, 10), descent.init(params)
+        ),
+        kept=jnp.ones(0, bool),
+    )
+    given = steps.Given(
+        jnp.float32(PUBLISHED["class_counts"]),
+        jnp.float32(PUBLISHED["class_weights"]),
+        jnp.zeros(batch, bool),
+    )
+    of_batch = Batch(
+        jnp.eye(batch), jnp.int32(labels), jnp.ones(batch, bool), jnp.arange(batch)
+    )
+    step = functools.partial(steps.train_step, graph, run)
+    after, _ = jax.jit(step)(state, of_batch, given, moment)
+    (trace,) = jax.tree.leaves(after.optimizer.descent)  # v = 0.9 · 0 + G
+    return trace
+
+
+FOCAL = [
+    *(
+        (preset.name, variant.method)
+        for preset in presets.every()
+        for variant in preset.variants
+        if preset.name.endswith("_cb_focal") and variant.method.startswith("SGD")
+    ),
+    *(
+        (preset.name, None)
+        for preset in presets.every()
+        if preset.name.endswith("_drw_focal")
+    ),
+]
+
+
+def _run_of(name, method):
+    preset = presets.get(name)
+    return preset.run if method is None else preset.run_of(method)
+
+
+def test_every_row_of_sgd_with_class_balanced_focal_loss_is_a_plain_mean():
+    assert len(FOCAL) == 8 + 8 + 1 + 2
+    for name, method in FOCAL:
+        loss = _run_of(name, method).loss
+        assert (loss.name, loss.class_weights) == ("focal", True), name
+        assert loss.class_weights_norm == "examples", name
+
+
+@pytest.mark.parametrize("focusing", [0.5, 1.0, 2.0])
+def test_class_balanced_focal_loss_goes_down_the_published_gradient(focusing):
+    run = presets.get("cifar10_lt100_cb_focal").run_of("SGD (CB-Focal)")
+    run = configs.replace(run, {"loss.focusing": focusing})
+    expected = PUBLISHED[f"cb_focal_{focusing:g}_gradient"]
+    found = _gradient_of_a_step(run, PUBLISHED["logits"], LABELS)
+    assert _relative(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["cb_focal", "drw_focal"])
+def test_compared_class_balanced_focal_losses_go_down_the_published_gradient(name):
+    base = presets.get("cifar10_lt100").run
+    contender = contenders.every(base)[name]
+    for run in contender.runs(contenders.plain(base)):
+        expected = PUBLISHED[f"cb_focal_{run.loss.focusing:g}_gradient"]
+        found = _gradient_of_a_step(run, PUBLISHED["logits"], LABELS)
+        assert _relative(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("preset", "row", "logits", "published"),
+    [
+        ("cifar10_lt100_cb_ce", "SGD (CB-CE)", "logits", "cb_ce"),
+        ("cifar10_lt100_drw_ce", None, "logits", "cb_ce"),
+        ("imdb_cb_ce", "SGD (CB-CE)", "logits", "cb_ce"),
+        ("covid_lt100_cb_ce", "SGD (DRW-CE)", "logits", "cb_ce"),
+        ("cifar10_lt100_cb_ldam", "SGD (CB-LDAM)", "ldam_cosines", "ldam_drw"),
+    ],
+)
+def test_weighted_cross_entropy_goes_down_the_published_gradient(
+    preset, row, logits, published
+):
+    """Cross-entropy and LDAM are divided by the class weights of the batch."""
+    run = _run_of(preset, row)
+    found = _gradient_of_a_step(run, PUBLISHED[logits], LABELS)
+    assert _relative(found, PUBLISHED[f"{published}_gradient"]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("loss", "logits", "published", "divided"),
+    [
+        *(
+            (configs.Loss("focal", focusing=g), "logits", f"cb_focal_{g:g}", False)
+            for g in (0.5, 1.0, 2.0)
+        ),
+        (configs.Loss(), "logits", "cb_ce", True),
+        (configs.Loss("ldam"), "ldam_cosines", "ldam_drw", True),
+    ],
+)
+def test_losses_with_class_weights_are_the_published_ones(
+    loss, logits, published, divided
+):
+    weights = PUBLISHED["class_weights"]
+    total = weights[LABELS].sum() if divided else len(LABELS)
+
+    def mean(logits):
+        losses = objectives.per_example_losses(
+            loss,
+            logits,
+            LABELS,
+            class_counts=PUBLISHED["class_counts"],
+            class_weights=weights,
+        )
+        return jnp.sum(losses) / total
+
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(mean))(PUBLISHED[logits])
+        assert value == pytest.approx(float(PUBLISHED[f"{published}_loss"]), rel=1e-12)
+        assert _relative(gradient, PUBLISHED[f"{published}_gradient"]) < 1e-12
