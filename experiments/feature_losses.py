@@ -2,7 +2,7 @@
 
 They are of the batch: the gradient of an example depends on the others. What they add
 to the loss of every example is such that the mean loss is that of cross-entropy and the
-published penalty.
+published penalty, and its gradient the published one.
 """
 
 import functools
@@ -30,9 +30,13 @@ def centroids(
         R = 1/(n C) Σ_i Σ_{c ≠ y_i} ‖v_i − m_c‖²
         added_i = 0.01 (0.5 ‖v_i − m_{y_i}‖² + 0.01 max(0, 10 − R))
 
-    As in the code of Liu et al. (2019), but for the gradient of the centroids, which
-    there divides what the first term gives to a class by its examples in the batch and
-    one more.
+    Value and gradients are those of the code of Liu et al. (2019), where the first term
+    is no ordinary function: it pulls features with the factor 0.01, but the centroid of
+    a class without it, by the mean over the batch's n_c examples of the class and one
+    more. With sums over a class of n_c of n examples, and before what R adds,
+
+        ∂/∂v_i = 0.01 (v_i − m_{y_i}) / n
+        ∂/∂m_c = Σ_{i: y_i = c} (m_c − v_i) / ((1 + n_c) n)
 
     Args:
       features: v, float `[batch, features]`.
@@ -49,17 +53,26 @@ def centroids(
       <https://arxiv.org/abs/1904.05160>`_.
     """
     classes = len(centroids)
-    own = _square(features - centroids[labels])
+    # Two terms of one value: through the first features learn, through the second
+    # centroids, and what the second adds is 0.
+    fixed = jax.lax.stop_gradient
+    own = _square(features - fixed(centroids)[labels])
+    of_class = jnp.zeros(classes, features.dtype).at[labels].add(present)
+    if axis_name is not None:
+        of_class = jax.lax.psum(of_class, axis_name)
+    pulled = _square(fixed(features) - centroids[labels]) / (1.0 + of_class[labels])
     # Σ_c ‖v − m_c‖² = C ‖v − m̄‖² + Σ_c ‖m_c − m̄‖², which needs no array of
     # batch × classes × features.
     middle = jnp.mean(centroids, axis=0)
     spread = jnp.sum(_square(centroids - middle))
-    others = classes * _square(features - middle) + spread - own
+    apart = _square(features - centroids[labels])
+    others = classes * _square(features - middle) + spread - apart
     total, n = jnp.sum(others, where=present), jnp.sum(present)
     if axis_name is not None:
         total, n = jax.lax.psum((total, n), axis_name)
     repulsion = jnp.maximum(0.0, _MARGIN - total / (jnp.maximum(n, 1) * classes))
-    return _CENTROIDS * (_ATTRACTION * own + _REPULSION * repulsion)
+    penalty = _CENTROIDS * (_ATTRACTION * own + _REPULSION * repulsion)
+    return penalty + _ATTRACTION * (pulled - fixed(pulled))
 
 
 def range_terms(

@@ -59,6 +59,25 @@ def test_the_penalty_of_oltr(spread):
     np.testing.assert_allclose(other[where], expected[where], rtol=2e-5)
 
 
+def test_centroids_learn_alike_on_any_devices():
+    """Each class's pull is divided by its examples on all devices, and one."""
+    batch = (jnp.float32(FEATURES), jnp.asarray(LABELS), jnp.asarray(PRESENT))
+    weights = PRESENT / PRESENT.sum()
+
+    def whole(m):
+        return jnp.sum(jnp.float32(weights) * feature_losses.centroids(*batch, m))
+
+    def spread(m):
+        parts = jax.tree.map(lambda x: x.reshape(2, 7, *x.shape[1:]), batch)
+        penalty = functools.partial(feature_losses.centroids, axis_name="i")
+        over = jax.vmap(penalty, in_axes=(0, 0, 0, None), axis_name="i")(*parts, m)
+        return jnp.sum(jnp.float32(weights) * over.reshape(-1))
+
+    m = jnp.float32(CENTROIDS)
+    found, expected = (jax.jit(jax.grad(total))(m) for total in (spread, whole))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "labels",
     [LABELS, np.zeros(BATCH, int), np.arange(BATCH), np.arange(BATCH) // 2],

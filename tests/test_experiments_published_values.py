@@ -21,6 +21,7 @@ import pytest
 from flax import nnx
 
 from experiments import configs, contenders, methods, objectives, presets, steps
+from experiments.models import heads
 from experiments.pipeline import Batch
 
 PUBLISHED = np.load(pathlib.Path(__file__).parent / "published_values.npz")
@@ -182,3 +183,51 @@ def test_losses_with_class_weights_are_the_published_ones(
         value, gradient = jax.jit(jax.value_and_grad(mean))(PUBLISHED[logits])
         assert value == pytest.approx(float(PUBLISHED[f"{published}_loss"]), rel=1e-12)
         assert _relative(gradient, PUBLISHED[f"{published}_gradient"]) < 1e-12
+
+
+# OLTR.
+
+
+def _oltr_loss(centroids, features):
+    """Mean loss through the head, which reads its centroids from the same array."""
+    v, m, labels = features, centroids, PUBLISHED["oltr_labels"]
+    head = heads.head("memory", *m.shape[::-1], rngs=nnx.Rngs(0))
+    head.centroids = nnx.Param(m)
+    head.kernel = nnx.Param(PUBLISHED["oltr_cosine_kernel"])
+    layers = (head.recalls, "hallucinator"), (head.selects, "selector")
+    for layer, name in layers:
+        layer.kernel = nnx.Param(PUBLISHED[f"oltr_{name}_kernel"])
+        layer.bias = nnx.Param(PUBLISHED[f"oltr_{name}_bias"])
+    logits = head(v)
+    losses = objectives.per_example_losses(
+        configs.Loss("oltr"),
+        logits,
+        labels,
+        class_counts=jnp.ones(len(m)),
+        class_weights=jnp.ones(len(m)),
+        features=v,
+        centroids=head.centroids[...],
+    )
+    return jnp.mean(losses), logits
+
+
+def test_the_head_of_oltr_has_the_published_logits_loss_and_gradients():
+    arrays = PUBLISHED["oltr_centroids"], PUBLISHED["oltr_features"]
+    with jax.enable_x64(True):
+        both = jax.value_and_grad(_oltr_loss, argnums=(0, 1), has_aux=True)
+        (loss, logits), (of_centroids, of_features) = jax.jit(both)(*arrays)
+        assert _relative(logits, PUBLISHED["oltr_logits"]) < 1e-12
+        assert loss == pytest.approx(float(PUBLISHED["oltr_loss"]), rel=1e-12)
+        assert _relative(of_features, PUBLISHED["oltr_feature_gradient"]) < 1e-12
+        assert _relative(of_centroids, PUBLISHED["oltr_centroid_gradient"]) < 1e-12
+
+
+def test_logits_of_oltr_do_not_move_the_centroids():
+    head = heads.head("memory", 32, 10, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(head)
+    params["centroids"][...] = jnp.float32(PUBLISHED["oltr_centroids"])
+    features = jnp.float32(PUBLISHED["oltr_features"])
+    total = lambda params: jnp.sum(jnp.sin(nnx.merge(graph, params)(features)))
+    gradient = jax.jit(jax.grad(total))(params)
+    assert not np.any(gradient["centroids"][...])
+    assert np.any(gradient["kernel"][...])

@@ -83,6 +83,8 @@ class Memory(nnx.Module):
         logits_c = 16 ‖x‖ / (1 + ‖x‖) · cos(x, w_c)
 
     d_min counts as 1e-6 at least, so that a feature on a centroid has finite gradients.
+    As in the published code logits have no gradient with respect to centroids: these
+    learn through the penalty of the loss `oltr` alone, and stay under any other loss.
 
     Centroids start as zeros: they are to be set to the class means of the features of
     a first stage, and `recalls` to its linear head, if it has one. What is drawn is
@@ -110,7 +112,7 @@ class Memory(nnx.Module):
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """Float32 `[batch, features]` to logits `[batch, classes]`."""
-        v, m = features, self.centroids[...]
+        v, m = features, lax.stop_gradient(self.centroids[...])
         remembered = jax.nn.softmax(self.recalls(v)) @ m
         reach = _REACH / _to_nearest(v, m)
         x = reach * (v + jnp.tanh(self.selects(v)) * remembered)
