@@ -330,6 +330,9 @@ class Loss:
       scale: LDAM's factor on the logits.
       alpha: symmetric cross-entropy's factor on cross-entropy.
       beta: and on reverse cross-entropy.
+      smallest_probability: of the label, below which symmetric cross-entropy clips it
+        inside cross-entropy, as its authors' Keras code does, in [0, 1); 0 never clips,
+        as ABSGD's code and the PyTorch code that it follows.
       q: exponent of generalised cross-entropy, in (0, 1].
       k: probability of the label below which truncation drops an example.
       prune_from: share of the training after which truncation drops examples.
@@ -366,6 +369,7 @@ class Loss:
     scale: float = 30.0
     alpha: float = 0.1
     beta: float = 1.0
+    smallest_probability: float = 1e-7
     q: float = 0.7
     k: float = 0.5
     prune_from: float = 1.0
@@ -391,6 +395,11 @@ class Loss:
         _refuse(
             not 0.0 <= self.effective_beta < 1.0,
             f"effective_beta must lie in [0, 1), got {self.effective_beta}.",
+        )
+        _refuse(
+            not 0.0 <= self.smallest_probability < 1.0,
+            "smallest_probability must lie in [0, 1), got "
+            f"{self.smallest_probability}.",
         )
         for name in ("logit_norm", "range_intra", "range_inter", "range_margin"):
             value = getattr(self, name)

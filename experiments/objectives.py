@@ -67,6 +67,7 @@ def per_example_losses(
                 labels,
                 alpha=loss.alpha,
                 beta=loss.beta,
+                smallest_probability=loss.smallest_probability,
                 class_weights=class_weights,
             )
         case "generalized":

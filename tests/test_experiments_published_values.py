@@ -185,6 +185,56 @@ def test_losses_with_class_weights_are_the_published_ones(
         assert _relative(gradient, PUBLISHED[f"{published}_gradient"]) < 1e-12
 
 
+# Symmetric cross-entropy.
+
+
+def _symmetric(loss, logits):
+    return objectives.per_example_losses(
+        loss,
+        logits,
+        LABELS,
+        class_counts=jnp.ones(10),
+        class_weights=jnp.ones(10),
+    )
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 1.0), (6.0, 0.1)])
+def test_symmetric_cross_entropy_without_clipping_is_the_published_one(alpha, beta):
+    """At labels that the logits all but rule out."""
+    name = f"sce_{alpha:g}_{beta:g}"
+    expected = PUBLISHED[f"{name}_losses"]
+    # The published code takes no probability of another class for less than 1e-7.
+    floor = 9 * 1e-7 * np.log(1e4) * beta
+    loss = presets.get("cifar10_sym20_sce_author_code").run.loss
+    loss = configs.replace(loss, {"alpha": alpha, "beta": beta})
+    total = lambda logits: jnp.sum(_symmetric(loss, logits))
+    with jax.enable_x64(True):
+        found = _symmetric(loss, PUBLISHED["sce_logits"])
+        gradient = jax.grad(total)(PUBLISHED["sce_logits"])
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1.001 * floor)
+        assert _relative(gradient, PUBLISHED[f"{name}_gradient"]) < 1e-6
+    clipped = configs.Loss("symmetric", alpha=alpha, beta=beta)
+    assert _relative(_symmetric(clipped, PUBLISHED["sce_logits"]), expected) > 0.2
+
+
+def _author_code():
+    return [
+        preset
+        for preset in presets.every()
+        if preset.name.endswith("_author_code") and preset.run.loss.name == "symmetric"
+    ]
+
+
+def test_symmetric_cross_entropy_is_clipped_but_as_the_authors_code():
+    assert len(_author_code()) == 8 + 1
+    for preset in presets.every():
+        own = [variant for variant in preset.variants if not variant.of]
+        for run in (preset.run, *(preset.run_of(row.method) for row in own)):
+            clips = "author_code" not in preset.name
+            if run.loss.name == "symmetric":
+                assert run.loss.smallest_probability == (1e-7 if clips else 0.0)
+
+
 # OLTR.
 
 

@@ -201,10 +201,13 @@ def _uniform(source: configs.Source, kind: str, rate: int) -> Preset:
 def _author_code(source: configs.Source, kind: str, rate: int) -> Preset:
     """SCE as the authors' code runs it, where that departs from the paper.
 
-    One is added to every weight, weights are divided by α = 0.5, and logits by their
-    norm where the authors' runs do so.
+    One is added to every weight, weights are divided by α = 0.5, logits by their norm
+    where the authors' runs of ABSGD do so, and cross-entropy is not clipped.
     """
     name = f"{source}_{kind}{rate}_sce"
+    baseline = {"method.name": "sgd", **_SGD_SCE.get((source, kind, rate), {})}
+    if (source, kind) in _AUTHOR_TAU:
+        baseline["loss.logit_norm"] = 0.0
     return Preset(
         name=f"{name}_author_code",
         family="CIFAR, noisy: as the authors' code",
@@ -215,13 +218,15 @@ def _author_code(source: configs.Source, kind: str, rate: int) -> Preset:
                 "method.uniform": True,
                 "method.alpha": 0.5,
                 "loss.logit_norm": _AUTHOR_TAU.get((source, kind), 0.0),
+                "loss.smallest_probability": 0.0,
             },
         ),
         paper=(_key(source, kind, rate),),
-        variants=(variant("SGD (SCE)", of=name), variant("ABSGD (SCE)")),
+        variants=(variant("SGD (SCE)", baseline), variant("ABSGD (SCE)")),
         lams=_LAMS,
         choice=_choice(source, kind, "SCE"),
-        note="One is added to every weight, and weights are divided by α = 0.5. "
+        note="One is added to every weight, weights are divided by α = 0.5, and "
+        f"cross-entropy is not clipped where p_y falls below 1e-7, as it is in {name}. "
         + _note(source, kind, "SCE"),
     )
 
