@@ -581,8 +581,11 @@ class Optimizer:
       b1: decay of Adam's mean gradient, whose start is corrected for bias.
       b2: decay of Adam's mean squared gradient.
       eps: what is added to its root.
-      weight_decay: on every trained parameter; for Adam not through its means.
-      hidden_weight_decay: on the layer called `hidden` in its place; None for the same.
+      weight_decay: on every trained parameter, added to the gradient before momentum
+        as in the published code; for Adam after its means (decoupled, as Eq. 9 prints
+        it), where the package of ABSGD's authors adds it before them.
+      hidden_weight_decay: on the hidden layer of `sce_cnn` and the norm after it, in
+        place of that; None for the same.
       clip_norm: largest norm of the gradient before the decay; None for any.
     """
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from experiments import configs, methods
+from experiments import configs, methods, presets, steps
 from experiments.methods import attention
 
 CIFAR = configs.Run(
@@ -108,6 +109,29 @@ def test_the_hidden_layer_has_a_decay_of_its_own():
     )
     np.testing.assert_allclose(updates["hidden"]["kernel"], -0.1 * 0.5, rtol=1e-6)
     np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 0.1, rtol=1e-6)
+
+
+def test_the_sce_networks_hidden_layer_and_its_norm_decay_by_their_own():
+    """With 0.01, as the published code's group of the first dense layer."""
+    run = presets.smoke(presets.get("cifar10_sym20_sce").run)
+    assert run.optimizer.hidden_weight_decay == 0.01
+    params = nnx.state(steps.network(run), nnx.Param)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
+    moment = methods.moment(run, 1, 0)
+    descent = methods.descent(run, moment)
+    updates, _ = descent.update(
+        jax.tree.map(jnp.zeros_like, params), descent.init(params), params
+    )
+    for path, update in nnx.to_flat_state(updates):
+        decay = 0.01 if path[0] in ("hidden", "hidden_norm") else 5e-3
+        expected = -moment.learning_rate * decay
+        np.testing.assert_allclose(update[...], expected, rtol=1e-6, err_msg=str(path))
+    assert {path[0] for path, _ in nnx.to_flat_state(updates)} == {
+        "blocks",
+        "hidden",
+        "hidden_norm",
+        "head",
+    }
 
 
 def test_clipping_comes_before_the_decay():

@@ -10,7 +10,15 @@ import pytest
 from flax import nnx
 
 from experiments import configs, models
-from experiments.models import cifar_resnet, convnet, heads, norm, resnet, sce_cnn
+from experiments.models import (
+    basic_resnet,
+    cifar_resnet,
+    convnet,
+    heads,
+    norm,
+    resnet,
+    sce_cnn,
+)
 from experiments.models.network import dropout
 from experiments.sources import text
 
@@ -167,20 +175,50 @@ def test_initial_values_of_the_cifar_resnet():
 
 
 def test_initial_values_of_the_other_heads():
-    """PyTorch's for the deep networks, Keras's for the SCE network, LDAM's cosines."""
+    """PyTorch's for the deep networks, Glorot's for the SCE network, LDAM's cosines."""
     kernel = heads.head("linear", 64, 500, rngs=nnx.Rngs(0)).kernel
     assert float(jnp.abs(kernel[...]).max()) == pytest.approx(1 / 8, rel=0.01)
     assert _std(kernel) == pytest.approx(1 / 8 / np.sqrt(3), rel=0.02)
 
     network = sce_cnn.SceCnn(widths=(2, 500), size=8, rngs=nnx.Rngs(0))
     for layer, inputs in ((network.hidden, 2 * 4 * 4), (network.head, 500)):
-        assert _std(layer.kernel) == pytest.approx(np.sqrt(2 / inputs), rel=0.03)
-        assert not np.any(layer.bias[...])
+        outputs = layer.kernel.shape[1]
+        variance = 2 / (inputs + outputs)
+        assert _std(layer.kernel) == pytest.approx(np.sqrt(variance), rel=0.03)
+        assert float(jnp.abs(layer.kernel[...]).max()) <= np.sqrt(3 * variance)
+    _is_uniform(network.hidden.bias, 1 / np.sqrt(2 * 4 * 4))
 
     columns = np.asarray(heads.head("cosine", 64, 500, rngs=nnx.Rngs(0)).kernel[...])
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1.0, rtol=1e-6)
     uniform = 1 / np.sqrt(64 / 3)  # the largest of a column
     assert np.abs(columns).max(axis=0).mean() == pytest.approx(uniform, rel=0.03)
+
+
+def _is_uniform(variable, bound):
+    """Within ±bound, and as wide as draws from all of it."""
+    assert float(jnp.abs(variable[...]).max()) <= bound
+    assert _std(variable) == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+def test_initial_values_of_the_networks_of_noisy_cifar():
+    """Convolutions: He's uniform in the SCE network, PyTorch's in the ResNets."""
+    network = sce_cnn.SceCnn(widths=(200, 5), size=8, rngs=nnx.Rngs(0))
+    for convolution, inputs in zip(
+        network.blocks[0].convolutions, (3, 200), strict=True
+    ):
+        _is_uniform(convolution.kernel, np.sqrt(6 / (3 * 3 * inputs)))
+        assert float(jnp.abs(convolution.bias[...]).max()) <= 1 / np.sqrt(9 * inputs)
+        assert np.any(convolution.bias[...])
+    network = basic_resnet.BasicResNet((1, 1), 10, widths=(32, 64), rngs=nnx.Rngs(0))
+    block = network.blocks[1]
+    for layer, inputs in (
+        (network.stem, 9 * 3),
+        (block.first, 9 * 32),
+        (block.second, 9 * 64),
+        (block.shortcut, 32),
+    ):
+        _is_uniform(layer.convolution.kernel, 1 / np.sqrt(inputs))
+    _is_uniform(network.head.kernel, 1 / 8)
 
 
 # The norms.
@@ -400,7 +438,9 @@ def test_what_is_trained(name, last):
     paths = lambda state: {path for path, _ in nnx.to_flat_state(state)}
     every = paths(nnx.state(network, nnx.Param))
     head = {("head", "kernel"), ("head", "bias")}
-    in_last = {path for path in every if path[:2] in last or path[0] == "norm"}
+    in_last = {
+        path for path in every if path[:2] in last or path[0] in ("norm", "hidden_norm")
+    }
     assert len({path[:2] for path in in_last} & last) == len(last)
     for which, expected in (
         ("all", every),

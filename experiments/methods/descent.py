@@ -42,7 +42,7 @@ def descent(run: configs.Run, moment: Moment) -> optax.GradientTransformation:
 
 
 def _decay(optimizer: configs.Optimizer) -> optax.GradientTransformation:
-    """Adds `α w`, with an α of its own for the layer called `hidden`."""
+    """Adds `α w`, with an α of its own for `hidden` and `hidden_norm`."""
     hidden = optimizer.hidden_weight_decay
     if hidden is None or hidden == optimizer.weight_decay:
         return optax.add_decayed_weights(optimizer.weight_decay)

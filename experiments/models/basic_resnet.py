@@ -14,8 +14,8 @@ RESNET_18 = (2, 2, 2, 2)  # blocks in each stage
 RESNET_34 = (3, 4, 6, 3)
 WIDTHS = (64, 128, 256, 512)
 
-# Kaiming's, by what goes out: standard deviation sqrt(2 / (k k out)).
-_he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's default of a convolution: uniform in ±1/√(k k in).
+_uniform_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Basic(nnx.Module):
@@ -24,7 +24,7 @@ class Basic(nnx.Module):
     def __init__(
         self, inputs: int, outputs: int, stride: int, *, norm: Norm, rngs: nnx.Rngs
     ) -> None:
-        made = {"norm": norm, "kernel_init": _he_normal_out, "rngs": rngs}
+        made = {"norm": norm, "kernel_init": _uniform_in, "rngs": rngs}
         self.first = Normalized(inputs, outputs, 3, stride, **made)
         self.second = Normalized(outputs, outputs, 3, 1, **made)
         same = stride == 1 and inputs == outputs
@@ -43,8 +43,8 @@ class BasicResNet(ImageNetwork):
     The stem is a 3 × 3 convolution of stride 1 with no maximum after it; then four
     stages of basic blocks, the mean over what is left of the image (4 × 4 of 32 × 32),
     one linear layer with bias. ReLU follows the addition. 11,220,132 and 21,328,292
-    parameters for 100 classes. The initial values are torchvision's: the papers name
-    none.
+    parameters for 100 classes. Initial values are PyTorch's defaults, as in the code
+    that ABSGD's experiments on noisy labels derive from; the papers name none.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BasicResNet(ImageNetwork):
         check_stages(blocks, widths)
         inputs = widths[0]
         self.stem = Normalized(
-            channels, inputs, 3, 1, norm=norm, kernel_init=_he_normal_out, rngs=rngs
+            channels, inputs, 3, 1, norm=norm, kernel_init=_uniform_in, rngs=rngs
         )
         made = []
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):

@@ -1,5 +1,6 @@
 """The CIFAR-10 network of symmetric cross-entropy, on a page."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -12,8 +13,13 @@ from experiments.models.norm import BatchNorm, Norm
 
 WIDTHS = (64, 128, 196, 256)  # of three stages, and of the hidden layer
 
-# Keras's He normal, by what comes in, cut off at two standard deviations.
-_he_normal = nnx.initializers.he_normal()
+# He's of convolutions and Glorot's of dense layers, both uniform.
+_he, _glorot = nnx.initializers.he_uniform(), nnx.initializers.glorot_uniform()
+
+
+def _bias_init(inputs: int) -> nnx.initializers.Initializer:
+    """PyTorch's of a layer with so many inputs for each output."""
+    return heads.within(1.0 / math.sqrt(inputs))
 
 
 class Stage(nnx.Module):
@@ -23,7 +29,14 @@ class Stage(nnx.Module):
         self, inputs: int, outputs: int, *, norm: Norm, rngs: nnx.Rngs
     ) -> None:
         self.convolutions = nnx.List(
-            nnx.Conv(i, outputs, kernel_size=(3, 3), kernel_init=_he_normal, rngs=rngs)
+            nnx.Conv(
+                i,
+                outputs,
+                kernel_size=(3, 3),
+                kernel_init=_he,
+                bias_init=_bias_init(3 * 3 * i),
+                rngs=rngs,
+            )
             for i in (inputs, outputs)
         )
         self.norms = nnx.List(norm(outputs, rngs=rngs) for _ in range(2))
@@ -39,9 +52,14 @@ class SceCnn(Network):
     """Wang et al.'s network for CIFAR-10: six convolutions and two dense layers.
 
     Three stages; all that is left of the image as a vector; a dense layer of 256 with
-    BatchNorm and ReLU, which is called `hidden` because it has a weight decay of its
-    own; a linear layer. 1,639,794 parameters for 10 classes and 32 × 32 × 3 pixels.
-    Biases start at zero.
+    BatchNorm and ReLU, which are called `hidden` and `hidden_norm` because they have a
+    weight decay of their own; a linear layer. 1,639,794 parameters for 10 classes and
+    32 × 32 × 3 pixels.
+
+    Initial values are those of the PyTorch code that ABSGD's experiments derive from
+    (`HanxunH/SCELoss-Reproduce`): kernels uniform with He's variance in convolutions
+    and Glorot's in dense layers, biases uniform in ±1/√inputs. SCE's own Keras code has
+    He normal kernels and biases of zero.
     """
 
     def __init__(
@@ -69,16 +87,20 @@ class SceCnn(Network):
             Stage(inputs[i], width, norm=norm, rngs=rngs)
             for i, width in enumerate(stages)
         )
+        pixels = left * left * stages[-1]
         self.hidden = nnx.Linear(
-            left * left * stages[-1], hidden, kernel_init=_he_normal, rngs=rngs
+            pixels,
+            hidden,
+            kernel_init=_glorot,
+            bias_init=_bias_init(pixels),
+            rngs=rngs,
         )
-        self.norm = norm(hidden, rngs=rngs)
+        self.hidden_norm = norm(hidden, rngs=rngs)
         self.head = heads.head(
             head,
             hidden,
             classes,
-            kernel_init=_he_normal,
-            bias_init=nnx.initializers.zeros,
+            kernel_init=_glorot,
             rngs=rngs,
         )
         self.dropout = dropout
@@ -89,4 +111,4 @@ class SceCnn(Network):
         for block in self.blocks:
             x = block(x, present)
         x = x.reshape(len(x), -1)
-        return nnx.relu(self.norm(self.hidden(x), present))
+        return nnx.relu(self.hidden_norm(self.hidden(x), present))

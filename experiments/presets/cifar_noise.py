@@ -99,7 +99,8 @@ _TAU_NOTE = {
 }
 _NETWORK_NOTE = {
     "cifar10": "The network is the CNN of SCE's code, with 6 convolutions and 2 dense "
-    "layers (the paper says 4 layers), and decay 0.01 on the first dense layer. ",
+    "layers (the paper says 4 layers), and decay 0.01 on the first dense "
+    "layer and its norm. ",
     "cifar100": "The network is the paper's; the authors' newest code has ResNet-34 "
     "for both kinds of noise. ",
 }
