@@ -105,7 +105,7 @@ class Data:
       crop_padding: black border, pixels, out of which a training image is cut again at
         random; 0 for none.
       flip: whether half of the training images are mirrored.
-      rotation: largest random rotation of a training image, degrees.
+      rotation: largest random rotation of a training image, degrees; nearest pixels.
       image_size: pixels a side. None keeps what is stored. Otherwise test images are
         resized (short side to 8/7 of it) and cut in the middle.
       resized_crop: whether training images are random parts of the stored ones (8% to
