@@ -431,7 +431,11 @@ class Method:
       name: plain `sgd` or `adam`; either by attention: `absgd`, `abadam`; or SGD with
         the weights of a baseline, see docs/methods.md.
       lam: λ after the switch, nonzero, in units of loss; ±inf weights all alike.
-      first_lam: λ before it.
+      first_lam: λ before it. From one finite λ to another the running estimate F of the
+        objective is carried on, in units of loss, so that s = exp(F/λ) holds for
+        the new λ at once. The authors' code carries s itself, which is then an average
+        of exp(L/λ) with the old λ until γ has renewed it. From ±inf both begin with the
+        s_0 that is given.
       start_at: share of the training after which `lam` holds. The two-stage recipe.
       gamma: γ, share of the newest batch in the running normaliser, in (0, 1]; `term`
         has such a share too, and `recover`, whose a it is.

@@ -84,6 +84,28 @@ def test_a_finite_first_lam_is_attention_from_the_first_step():
     assert (later.lam, bool(later.restart)) == (1.0, False)
 
 
+def test_from_one_finite_lam_to_another_the_objective_is_carried_on():
+    """F stays, in units of loss, so that s = exp(F/λ) is of the new λ at once."""
+    run = configs.replace(CIFAR, {"method.first_lam": 100.0, "method.init_s": None})
+    before, after = (methods.moment(run, 1, step) for step in (0, 160))
+    losses, params = jnp.float32([0.5, 1.0, 3.0]), jnp.float32(0.0)
+    _, pullback = jax.vjp(lambda w: losses + w, params)
+    state = attention.transform(run, before).init(params)
+    for moment in (before, after):
+        carried = float(state.tilted_loss)
+        state = attention.begin(state, moment)
+        _, state = attention.transform(run, moment).update(
+            pullback, state, params, losses=losses
+        )
+    tilted = np.log(np.mean(np.exp(np.asarray(losses, float))))  # at the new λ of 1
+    newest = 0.3 / (1 - 0.7**2)  # of two batches, without s_0
+    s = (1 - newest) * np.exp(carried) + newest * np.exp(tilted)
+    assert carried == pytest.approx(1.5, rel=0.01)  # at λ = 100, about the mean
+    assert float(state.tilted_loss) == pytest.approx(np.log(s), rel=1e-5)
+    weights = attention.weights(run, after, state, losses)
+    np.testing.assert_allclose(weights, np.exp(losses) / s, rtol=1e-5)
+
+
 def test_the_authors_variants():
     """α divides the weights and the uniform term adds one, both after the switch."""
     run = configs.replace(CIFAR, {"method.alpha": 0.5, "method.uniform": True})

@@ -8,6 +8,10 @@ and Liang, `Distributionally Robust Neural Networks for Group Shifts
 
 As there, a class that the batch lacks keeps its q unused: the weights average one only
 where all classes are present.
+
+Two options of the authors' code, off by default there, are not here: the adjustment,
+which adds C/√n_g to the loss of a group of n_g training examples where q is updated,
+and `normalize_loss`, which there divides the losses by their sum over the groups.
 """
 
 from typing import Any, NamedTuple

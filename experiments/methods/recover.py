@@ -16,7 +16,10 @@ Where it differs, the first against an explosion where batches differ wildly:
 * u is a difference, and may fall to zero or below. Here `u_t ≥ a g(w_t; ξ_t)`, so
   that an example weighs at most 1/a times what it does in the batch alone (`eg`). What
   is taken off v at w_{t−1}, its factor 1 − a included, has the same bound. The paper
-  projects its estimates for this; the authors' code has no guard.
+  projects its estimates for this. The authors' code has another guard: the factor
+  exp(max L/λ), by which it multiplies the gradient of the newest batch's
+  mean exp((L − max L)/λ), is `min(exp(max L/λ), λ)` there; u and what is taken off have
+  no bound.
 * The authors' code estimates d, not d/u, and divides by the newest u. Here it is as
   in the paper.
 """

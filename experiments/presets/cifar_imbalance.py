@@ -306,12 +306,19 @@ def _figures(source: configs.Source) -> list[Preset]:
             title=f"{_title(source, 'lt', 100)}: CE, {what}",
             run=configs.replace(base, changes),
             figures=figures,
-            note=f"To be held against {setting}; three seeds. {_NOTE}",
+            note=f"To be held against {setting}; three seeds. "
+            + (_CARRIED_NOTE if "method.first_lam" in changes else "")
+            + _NOTE,
         )
         for suffix, what, changes, figures in varied
     ]
 
 
+_CARRIED_NOTE = (
+    "At the switch the running objective F is carried on in units of loss; the "
+    "authors' code carries s, an average of exp(L/100), which takes some 1/γ steps to "
+    "become one of exp(L). "
+)
 _TSNE = ("later version, Fig. 3 (t-SNE)", "earlier version, Fig. 4 (t-SNE)")
 
 
