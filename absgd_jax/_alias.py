@@ -110,7 +110,8 @@ def abadam(
         w_{t+1} = w_t − η ( v_{t+1} / (√u_{t+1} + eps) + α w_t )
 
     which is Eq. (9) as printed, for `bias_correction=False`. By default v and u are
-    first divided by 1 − b1^t and 1 − b2^t, as Adam does.
+    first divided by 1 − b1^t and 1 − b2^t, as Adam does. The decay is decoupled, as the
+    equation has it; the authors' package adds α w to G_t before the moments instead.
 
     Args:
       learning_rate: η, scalar or schedule.
