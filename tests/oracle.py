@@ -47,3 +47,32 @@ def tilted_mean(losses, lam, v):
     if lost > -0.5:
         return float(c + lam * np.log1p(lost))
     return float(c + lam * np.log((v * np.exp((losses - c) / lam)).sum() / v.sum()))
+
+
+class Attention:
+    """Algorithm 1's s without s_0, and the direction of Eq. (2), step by step.
+
+    Args:
+      lam: λ.
+      gamma: γ.
+    """
+
+    def __init__(self, lam, gamma=0.5):
+        self.lam, self.gamma = lam, gamma
+        self.s, self.share = 0.0, 1.0
+
+    def weights(self, losses, v=None):
+        """p [*batch] of a batch's losses [*batch]; s moves on."""
+        losses = np.asarray(losses, np.float64)
+        v = np.ones_like(losses) if v is None else np.asarray(v, np.float64)
+        exponentials = np.exp(losses / self.lam)
+        self.s *= 1 - self.gamma
+        self.s += self.gamma * (v * exponentials).sum() / v.sum()
+        self.share *= 1 - self.gamma
+        return exponentials / (self.s / (1 - self.share))
+
+    def direction(self, losses, jacobian, v=None):
+        """`Σ v_i p_i ∇L_i / Σ v_i` from the losses' Jacobian [*batch, *parameter]."""
+        v = np.ones(np.shape(losses)) if v is None else np.asarray(v, np.float64)
+        share = v * self.weights(losses, v) / v.sum()
+        return np.tensordot(share, np.asarray(jacobian, np.float64), share.ndim)
