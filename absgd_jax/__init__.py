@@ -12,7 +12,7 @@ from absgd_jax._gradient import (
     tilted_loss,
     tilted_value_and_grad,
 )
-from absgd_jax._schedules import two_stage
+from absgd_jax._schedules import anneal, two_stage
 from absgd_jax._state import AttentionState, attention_state, normalizer
 from absgd_jax._transform import attentional_aggregate, scale_by_attention
 from absgd_jax._weights import Attention, attention
@@ -25,6 +25,7 @@ __all__ = [
     "TiltedValue",
     "abadam",
     "absgd",
+    "anneal",
     "attention",
     "attention_state",
     "attentional_aggregate",

@@ -30,7 +30,7 @@ def is_number(value: Any) -> bool:
     )
 
 
-def _concrete(name: str, value: Any, kind: str = "a number or a schedule") -> Any:
+def _concrete(name: str, value: Any, kind: str = "a scalar or a schedule") -> Any:
     """The scalar as a float, or None where it is a schedule or traced."""
     if callable(value):
         return None
@@ -39,7 +39,7 @@ def _concrete(name: str, value: Any, kind: str = "a number or a schedule") -> An
             f"{name} must be {kind}, got {value!r} of type {type(value).__name__}."
         )
     if jnp.ndim(value) != 0:
-        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(value)}.")
+        raise ValueError(f"{name} must be {kind}, got shape {jnp.shape(value)}.")
     if isinstance(value, Tracer):
         return None
     if jnp.iscomplexobj(value):
@@ -47,9 +47,11 @@ def _concrete(name: str, value: Any, kind: str = "a number or a schedule") -> An
     return float(value)
 
 
-def lam(value: ScalarOrSchedule, *, name: str = "lam") -> None:
+def lam(
+    value: ScalarOrSchedule, *, name: str = "lam", kind: str = "a scalar or a schedule"
+) -> None:
     """λ: a nonzero number, ±inf included."""
-    number = _concrete(name, value)
+    number = _concrete(name, value, kind)
     if number is not None and not abs(number) >= np.finfo(np.float32).tiny:
         raise ValueError(
             f"{name} must be nonzero (at least 1.2e-38 in size; ±inf is plain SGD), "
@@ -65,7 +67,7 @@ def number_lam(function: str, value: Any) -> None:
             "belongs to the transform; read its λ of this step from the optimizer "
             "state: attention_state(opt_state).lam."
         )
-    lam(value)
+    lam(value, kind="a scalar")
 
 
 def gamma(value: ScalarOrSchedule, *, name: str = "gamma") -> None:
@@ -77,7 +79,7 @@ def gamma(value: ScalarOrSchedule, *, name: str = "gamma") -> None:
 
 def init_s(value: ArrayLike | None) -> None:
     """s_0: not negative; None leaves it out."""
-    number = None if value is None else _concrete("init_s", value, "a number or None")
+    number = None if value is None else _concrete("init_s", value, "a scalar or None")
     if number is not None and not 0.0 <= number < math.inf:
         raise ValueError(
             f"init_s must be a finite number that is not negative, or None, "
@@ -88,7 +90,7 @@ def init_s(value: ArrayLike | None) -> None:
 def max_weight(value: ArrayLike | None) -> None:
     """The bound on p_i: at least the average weight, which is 1; None is no bound."""
     number = (
-        None if value is None else _concrete("max_weight", value, "a number or None")
+        None if value is None else _concrete("max_weight", value, "a scalar or None")
     )
     if number is not None and not number >= 1.0:
         raise ValueError(

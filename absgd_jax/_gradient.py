@@ -152,9 +152,10 @@ def _mix(a: _Part, b: _Part, lam: jax.Array) -> _Part:
     """Two parts make one: `∇T = Σ_d V_d exp((T_d − T)/λ) ∇T_d / Σ_d V_d`."""
     V = jnp.stack([a.V, b.V])
     tilt, shares = _weights.tilt_batch(jnp.stack([a.T, b.T]), lam, V)
-    mean = _attention.tilt(jnp.stack([a.mean, b.mean]), jnp.full_like(lam, jnp.inf), V)
+    counts = V / jnp.where(tilt.V > 0, tilt.V, 1.0)
+    mean = counts[0] * a.mean + counts[1] * b.mean
     grad = jax.tree.map(lambda x, y: shares[0] * x + shares[1] * y, a.grad, b.grad)
-    return _Part(tilt.V, tilt.T, mean.T, grad)
+    return _Part(tilt.V, tilt.T, mean, grad)
 
 
 def tilted_value_and_grad(
@@ -318,7 +319,7 @@ def tilted_value_and_grad(
         grad = _devices.sum_gradients(part.grad, like, axis_name)
         value = TiltedValue(
             tilted_loss=jnp.where(part.V > 0, part.T, jnp.nan),
-            mean_loss=part.mean,
+            mean_loss=jnp.where(part.V > 0, part.mean, jnp.nan),
             max_weight=None if bound is None else bound.max_weight,
         )
         return ((value, aux) if has_aux else value), grad

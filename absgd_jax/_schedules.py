@@ -24,7 +24,7 @@ def two_stage(
       first: λ before, nonzero scalar; ±inf is plain SGD.
 
     Returns:
-      A schedule: step -> λ, float32 `[]`.
+      A schedule: step -> λ, float32 `[]`. For a gradual change see `anneal`.
 
     Raises:
       ValueError: a λ is 0 or NaN, or `switch_step` is negative.
@@ -47,5 +47,51 @@ def two_stage(
     def schedule(count: ArrayLike) -> jax.Array:
         before = jnp.asarray(count) < switch_step
         return jnp.where(before, jnp.float32(first), jnp.float32(lam))
+
+    return schedule
+
+
+def anneal(
+    lam: ArrayLike, begin_step: int, end_step: int, first: ArrayLike = jnp.inf
+) -> Callable[[ArrayLike], jax.Array]:
+    """λ that goes gradually from `first` to `lam`, by interpolating 1/λ.
+
+    The weights depend on losses through L/λ, so 1/λ is what a schedule may interpolate:
+    it is 0 for plain SGD and changes sign through 0. Interpolating λ itself is wrong at
+    both: from ∞ it gives NaN, and from a positive to a negative λ it passes λ = 0,
+    where one example takes every step.
+
+    Args:
+      lam: λ from `end_step` on, nonzero scalar in units of loss; ±inf is plain SGD.
+      begin_step: the last step with `first`.
+      end_step: the first step with `lam`.
+      first: λ up to `begin_step`, nonzero scalar; ±inf is plain SGD.
+
+    Returns:
+      A schedule: step -> λ, float32 `[]`.
+
+    Raises:
+      ValueError: a λ is 0 or NaN, or not 0 <= `begin_step` < `end_step`.
+
+    Examples:
+      >>> import absgd_jax
+      >>> schedule = absgd_jax.anneal(0.5, begin_step=100, end_step=200)
+      >>> [float(schedule(step)) for step in (0, 100, 125, 150, 200, 300)]
+      [inf, inf, 2.0, 1.0, 0.5, 0.5]
+    """
+    _check.lam(lam)
+    _check.lam(first)
+    if not 0 <= begin_step < end_step:
+        raise ValueError(
+            "begin_step must not be negative and must come before end_step, got "
+            f"{begin_step} and {end_step}."
+        )
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        done = (jnp.asarray(count) - begin_step) / (end_step - begin_step)
+        done = jnp.clip(done.astype(jnp.float32), 0.0, 1.0)
+        inverse = (1.0 - done) / jnp.float32(first) + done / jnp.float32(lam)
+        plain = inverse == 0.0
+        return jnp.where(plain, jnp.inf, 1.0 / jnp.where(plain, 1.0, inverse))
 
     return schedule

@@ -35,13 +35,10 @@ def trained(optimizer):
 
 def directions(w):
     """Algorithm 1's weighted gradient at each batch, and a slot for the next w."""
-    s = 0.0
+    attention = oracle.Attention(LAM, GAMMA)
     for x, labels, v in zip(*data, strict=True):
         losses, gradients = oracle.softmax_regression(w, x, labels)
-        exponentials = np.exp(losses / LAM)
-        s = (1 - GAMMA) * s + GAMMA * np.average(exponentials, weights=v)
-        p = exponentials / s
-        w = yield ((v * p)[:, None, None] * gradients).sum(axis=0) / v.sum()
+        w = yield attention.direction(losses, gradients, v)
 
 
 def reference(step, *slots):
@@ -150,7 +147,7 @@ def test_aliases_pass_their_arguments_on(make):
         make(0.1, 0.0)
     with pytest.raises(ValueError, match="gamma must lie"):
         make(0.1, 1.0, 2.0)
-    with pytest.raises(ValueError, match="max_weight must be positive"):
+    with pytest.raises(ValueError, match="max_weight must be at least 1"):
         make(0.1, 1.0, max_weight=-1.0)
     with pytest.raises(ValueError, match="init_s must be"):
         make(0.1, 1.0, init_s=-1.0)

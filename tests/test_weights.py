@@ -76,7 +76,7 @@ def weigh(losses, state=None, *, lam=0.7, gamma=0.5, max_weight=None, **kwargs):
 
 
 def test_weights_are_scaled_to_the_mean_over_all_entries_of_the_batch():
-    """p_i v_i n / Σ v, so that the plain mean is Eq. (2) with padding and base weights."""
+    """p_i v_i n / Σ v: the plain mean is Eq. (2) with padding and base weights too."""
     losses = np.array([0.1, 2.0, 0.4, 7.0, 1.0])
     v = np.array([1.0, 0.5, 2.0, 3.0, 1.0])
     mask = np.array([True, True, True, False, True])

@@ -1,4 +1,4 @@
-"""BatchNorm whose moments are averaged over a mapped axis: exact on every route but one.
+"""BatchNorm with moments averaged over a mapped axis: exact on every route but one.
 
 The backward pass of `pmean` mixes the devices' cotangents, so weights must be those of
 the whole batch before it: they cannot be applied to local gradients afterwards.
