@@ -346,7 +346,8 @@ def local_gradients(gradients: Any, like: jax.Array, axis_name: AxisName) -> Non
                 "pullback of jax.vjp to attentional_aggregate; or the gradient of "
                 f"tilted_loss(..., axis_name={axis_name!r}) to scale_by_attention("
                 "axis_name=None); or differentiate with respect to "
-                f"jax.lax.pcast(params, {axis_name!r}, to='varying')."
+                f"jax.lax.pcast(params, {axis_name!r}, to='varying') (before JAX "
+                f"0.8.2: jax.lax.pvary(params, {axis_name!r}))."
             )
 
 

@@ -66,11 +66,17 @@ def vary(params: Any, like: ArrayLike) -> Any:
 
     def cast(param: jax.Array) -> jax.Array:
         missing = _varying(like) - _varying(param)
-        return (
-            lax.pcast(param, tuple(sorted(missing)), to="varying") if missing else param
-        )
+        return _to_varying(param, tuple(sorted(missing))) if missing else param
 
     return jax.tree.map(cast, params)
+
+
+def _to_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """An array with the type of what varies over some axes."""
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, axes, to="varying")
+    # Its name before JAX 0.8.2.
+    return lax.pvary(x, axes)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
