@@ -137,8 +137,10 @@ def test_derivatives_of_two_orders_in_losses_lam_and_weights(lam):
         losses = jnp.asarray(np.random.default_rng(1).exponential(size=6))
         v = jnp.asarray(np.random.default_rng(2).uniform(0.5, 2, size=6))
 
+        # `check_grads` steps aside in NumPy, which the public functions convert.
+        tilt_of = lambda *args: tilt(*map(jnp.asarray, args))
         for modes in ("fwd", "rev"):
-            check_grads(tilt, (losses, jnp.asarray(lam), v), order=2, modes=modes)
+            check_grads(tilt_of, (losses, jnp.asarray(lam), v), order=2, modes=modes)
 
 
 def test_derivatives_at_infinity_are_those_of_the_mean():

@@ -64,6 +64,8 @@ def vary(params, axis_name):
     """What the error message for dense gradients under `shard_map` says to do."""
     if axis_name is None:
         return params
+    if not hasattr(jax.lax, "pcast"):  # before JAX 0.8.2
+        return jax.tree.map(lambda p: jax.lax.pvary(p, axis_name), params)
     return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
 
 
