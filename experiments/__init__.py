@@ -1,1 +1,4 @@
-"""The paper's experiments. Run with `python -m experiments`."""
+"""The paper's experiments: `python -m experiments`, in a checkout.
+
+They need `pip install '.[experiments]'`.
+"""

@@ -19,7 +19,7 @@ import sklearn.datasets  # noqa: F401
 import tensorboardX.record_writer
 import tensorboardX.summary  # noqa: F401
 
-from experiments import __main__, presets, runs  # noqa: F401
+from experiments import cli, presets, runs  # noqa: F401
 
 END = "-- the run is over"
 
@@ -46,7 +46,7 @@ def main():
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
             # A shell's background jobs ignore SIGINT, and their children inherit that.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            return __main__.main(arguments)
+            return cli.main(arguments)
         print(process, flush=True)
         # Reaped by the next one, so that until then its id is nobody else's.
         over = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)

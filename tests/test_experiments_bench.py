@@ -9,7 +9,7 @@ import sys
 import pytest
 from flax import nnx
 
-from experiments import __main__ as command_line
+from experiments import cli as command_line
 from experiments import configs
 from experiments.bench import (
     command,

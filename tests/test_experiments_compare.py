@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import __main__ as command_line
+from experiments import cli as command_line
 from experiments import compare, configs, contenders, presets
 from experiments.contenders import Contender
 

@@ -12,7 +12,7 @@ from experiments import configs
 
 def test_configs_and_the_command_line_import_no_jax():
     code = (
-        "import sys; import experiments.configs, experiments.__main__; "
+        "import sys; import experiments.configs, experiments.cli; "
         "sys.exit(any(m.split('.')[0] in ('jax', 'flax', 'optax', 'matplotlib') "
         "for m in sys.modules))"
     )

@@ -23,7 +23,7 @@ from experiments import (
     sources,
     steps,
 )
-from experiments.__main__ import main
+from experiments.cli import main
 from experiments.methods import _clean
 from experiments.sources import Examples, Files
 from tests import meta_oracle, training_problem

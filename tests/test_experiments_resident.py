@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import configs, pipeline, record, resident, train
-from experiments.__main__ import main
+from experiments.cli import main
 from tests import training_problem as problem
 from tests.resident_problem import EXAMPLES, LAYOUT, PER_EPOCH, RUN, compiled_quickly
 

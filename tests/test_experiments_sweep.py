@@ -20,8 +20,8 @@ from experiments import (
     sweep,
     train,
 )
-from experiments.__main__ import main
 from experiments.bench import sweeping
+from experiments.cli import main
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
 

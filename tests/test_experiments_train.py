@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from experiments import configs, directory, record, runs, sharding
-from experiments.__main__ import main
+from experiments.cli import main
 
 # A network of two layers, and some 20 updates: compiling is most of what it costs.
 TINY = (

@@ -18,7 +18,7 @@ from experiments import (
     sharding,
     steps,
 )
-from experiments.__main__ import main
+from experiments.cli import main
 from experiments.models import heads
 from experiments.models.attention import Attention
 
