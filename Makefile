@@ -1,13 +1,28 @@
-# make demo | make test | make check. Each makes its own environment in .venv.
+# make demo | test | test-quick | test-oldest | check | format | clean. Each makes its own
+# environment: in .venv, or in .venv-oldest for test-oldest.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST ?= .venv-oldest
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-quick test-oldest check format clean
 .DEFAULT_GOAL := test
+
+# The library's tests, as ABSGD_TESTS=quick runs them: see tests/compiling.py. The four
+# that are left out are of the experiments, and need their packages.
+LIBRARY_TESTS := absgd_jax README.md $(patsubst %,tests/test_%.py,alias composition \
+  compiled_by_default devices gradient losses package stationary) \
+  $(patsubst %,--deselect 'tests/test_%]',compiled_by_default.py::test_compiled_by_default[test_costs_guard \
+  compiled_by_default.py::test_compiled_by_default[test_experiments_sgd \
+  devices.py::test_on_eight_devices[test_costs_guard \
+  devices.py::test_on_eight_devices[test_training)
+
+# "jax==0.8.0 optax==0.2.6": the oldest versions that pyproject.toml allows the library.
+OLDEST_VERSIONS = $(shell sed -n '/^dependencies = /s/>=/==/gp' pyproject.toml \
+  | grep -o '[a-z]*==[0-9.]*')
 
 # One stamp for each set of extras; pyproject.toml is what they are made from.
 $(VENV)/.installed-%: pyproject.toml
@@ -18,6 +33,12 @@ $(VENV)/.installed-%: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
+$(OLDEST)/.installed: pyproject.toml
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[test-library]' $(OLDEST_VERSIONS)
+	@touch $@
+
 demo: $(VENV)/.installed-experiments
 	$(BIN)/python -m experiments demo
 
@@ -25,6 +46,15 @@ demo: $(VENV)/.installed-experiments
 test: export ABSGD_TESTS = quick
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=98
+
+# The library alone.
+test-quick: export ABSGD_TESTS = quick
+test-quick: $(VENV)/.installed-test-library
+	$(BIN)/python -m pytest -n auto --dist worksteal $(LIBRARY_TESTS)
+
+test-oldest: export ABSGD_TESTS = quick
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal $(LIBRARY_TESTS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -36,4 +66,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
