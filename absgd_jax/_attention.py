@@ -225,16 +225,16 @@ def advance(
     next_F = tilt(both, lam, jnp.stack([1.0 - corrected, corrected])).T
 
     # s_{t+1} over exp(T/λ): each term of Algorithm 1's first line, divided.
-    old = (F - batch_tilt) / lam
+    new, old = jnp.zeros_like(F), (F - batch_tilt) / lam
     if init_s is None:
-        s_ratio = corrected + _times_exp(1.0 - corrected, old)
+        terms = [(corrected, new), (1.0 - corrected, old)]
     else:
-        s_ratio = (
-            gamma
-            + _times_exp((1.0 - gamma) * -jnp.expm1(log_d), old)
-            + _times_exp((1.0 - gamma) * jnp.exp(log_d) * init_s, -batch_tilt / lam)
-        )
-    return Advance(Normalizer(next_F, next_log_d), 1.0 / s_ratio)
+        terms = [
+            (gamma, new),
+            ((1.0 - gamma) * -jnp.expm1(log_d), old),
+            ((1.0 - gamma) * jnp.exp(log_d) * init_s, -batch_tilt / lam),
+        ]
+    return Advance(Normalizer(next_F, next_log_d), _inverse_sum(terms))
 
 
 def _next_log_discount(log_discount: jax.Array, gamma: jax.Array) -> jax.Array:
@@ -252,9 +252,14 @@ def bias_corrected(log_discount: jax.Array, gamma: jax.Array) -> jax.Array:
     return jnp.where(first, 1.0, corrected)
 
 
-def _times_exp(weight: jax.Array, exponent: jax.Array) -> jax.Array:
-    """`weight exp(exponent)`, and 0 for a weight of 0 however large the exponent."""
-    return weight * jnp.exp(jnp.where(weight > 0.0, exponent, 0.0))
+def _inverse_sum(terms: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    """`1 / Σ weight exp(exponent)`, without overflow; 0 weighs out any exponent."""
+    weights, exponents = map(jnp.stack, zip(*terms, strict=True))
+    biggest = jnp.finfo(exponents.dtype).max / 4
+    exponents = jnp.clip(exponents, -biggest, biggest)
+    exponents = jnp.where(weights > 0.0, exponents, -biggest)
+    largest = jnp.max(exponents)
+    return jnp.exp(-largest) / jnp.sum(weights * jnp.exp(exponents - largest))
 
 
 def bound_losses(

@@ -169,6 +169,12 @@ def _has_lost_its_leaves(updates: Any, params: Any) -> bool:
     )
 
 
+def not_empty(name: str, updates: Any, params: Any) -> None:
+    """Updates that a framework has not emptied on the way."""
+    if _has_lost_its_leaves(updates, params):
+        raise _empty_updates(name)
+
+
 def _empty_updates(name: str) -> Exception:
     return TypeError(
         f"{name} was given updates without a single array for params that have some. "
@@ -377,8 +383,7 @@ def ordinary_gradients(name: str, gradients: Any, params: Any) -> None:
             f"{name} takes a gradient with `value=`, not a function; give a pullback "
             "with `losses=` to attentional_aggregate, absgd or abadam."
         )
-    if _has_lost_its_leaves(gradients, params):
-        raise _empty_updates(name)
+    not_empty(name, gradients, params)
     whole_tree(name, gradients)
     differentiable(name, gradients)
     _same_structure("The gradients", gradients, params)

@@ -274,6 +274,7 @@ def _aggregate(
         direction = _pull_back(updates, shares, jnp.asarray(losses).dtype)
         _check.differentiable(name, direction)
     else:
+        _check.not_empty(name, updates, params)
         _check.whole_tree(name, updates)
         _check.differentiable(name, updates)
         _check.dense_gradients(name, updates, L, params)

@@ -186,9 +186,7 @@ def test_masking_before_aggregation_is_refused(form):
         optax.masked(inner, {"w": True, "b": False}),
         optax.partition({"a": inner, "b": optax.set_to_zero()}, {"w": "a", "b": "b"}),
     ):
-        with pytest.raises(
-            ValueError, match=r"Mask after it|structure|Expected dict"
-        ):
+        with pytest.raises(ValueError, match=r"Mask after it|structure|Expected dict"):
             tx.update(per_example, tx.init(params), params, losses=losses)
     # The message of the dangerous form is ours, and says what to write.
     if form == "dense":

@@ -1,0 +1,241 @@
+"""What goes wrong in a user's loop is refused: the value, the rule and the remedy."""
+
+import functools
+import types
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training import train_state
+
+import absgd_jax
+from absgd_jax import _devices
+from tests import problems
+
+x, labels, _ = problems.as_dtype(tuple(a[0] for a in problems.batches(1)), jnp.float32)
+params = problems.as_dtype(problems.initial_params(), jnp.float32)
+losses_of = lambda params: problems.per_example_losses(params, x, labels)
+
+
+def pullback():
+    return jax.vjp(losses_of, params)
+
+
+# Arguments that never arrive.
+
+
+def test_what_a_train_state_swallows_is_named():
+    """It hands extra arguments to `replace`, not to the optimizer."""
+    for tx, keyword in (
+        (absgd_jax.attentional_aggregate(1.0), "losses"),
+        (absgd_jax.scale_by_attention(1.0), "value"),
+    ):
+        state = train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
+        with pytest.raises(
+            TypeError, match=f"needs the keyword argument '{keyword}'.*TrainState"
+        ):
+            state.apply_gradients(grads=params, **{keyword: 1.0})
+
+
+def test_a_pullback_in_an_nnx_optimizer_is_named():
+    model = nnx.Linear(problems.FEATURES, problems.CLASSES, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, absgd_jax.absgd(0.1, 1.0), wrt=nnx.Param)
+    graph, state = nnx.split(model)
+    losses, pull = jax.vjp(lambda state: nnx.merge(graph, state)(x).sum(axis=1), state)
+    with pytest.raises(TypeError, match=r"value_and_grad=nnx\.value_and_grad"):
+        optimizer.update(model, pull, losses=losses)
+
+
+# Gradients of another kind.
+
+
+class Callable(equinox.Module):
+    """A model, and so its gradients too, that may be called."""
+
+    w: jax.Array
+
+    def __call__(self, inputs):
+        raise AssertionError("a gradient was called")
+
+
+@pytest.mark.parametrize("with_params", [True, False])
+def test_gradients_that_may_be_called_are_gradients(with_params):
+    model, dense = Callable(jnp.zeros(2)), Callable(jnp.arange(8.0).reshape(4, 2))
+    tx = absgd_jax.attentional_aggregate(jnp.inf)
+    given = model if with_params else None
+    updates, _ = tx.update(dense, tx.init(model), given, losses=jnp.ones(4))
+    np.testing.assert_allclose(updates.w, dense.w.mean(axis=0))
+    rescale = absgd_jax.scale_by_attention(jnp.inf)
+    updates, _ = rescale.update(model, rescale.init(model), given, value=1.0)
+    np.testing.assert_allclose(updates.w, model.w)
+
+
+def test_every_form_of_a_pullback_is_one():
+    losses, pull = pullback()
+    tx = absgd_jax.attentional_aggregate(1.0)
+    expected, _ = tx.update(pull, tx.init(params), params, losses=losses)
+    plain = lambda weights: pull(weights)
+    for function in (plain, jax.tree_util.Partial(plain), functools.partial(plain)):
+        got, _ = tx.update(function, tx.init(params), params, losses=losses)
+        np.testing.assert_array_equal(got["w"], expected["w"])
+
+
+def test_integer_parameters_are_named():
+    mixed = params | {"count": jnp.int32(3)}
+    losses, pull = jax.vjp(losses_of, mixed)
+    tx = absgd_jax.absgd(0.1, 1.0)
+    with pytest.raises(TypeError, match=r"float0 at \['count'\].*nnx.split"):
+        tx.update(pull, tx.init(mixed), mixed, losses=losses)
+
+
+@pytest.mark.parametrize("name", ["attentional_aggregate", "scale_by_attention"])
+def test_a_missing_leaf_is_named(name):
+    tx = getattr(absgd_jax, name)(1.0)
+    both = params | {"b": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"structure of params: they lack \['b'\]"):
+        tx.update(params, tx.init(both), both, losses=jnp.ones(5), value=1.0)
+
+
+def test_half_a_tree_is_refused_on_the_value_route():
+    tx = optax.masked(absgd_jax.scale_by_attention(1.0), {"w": True, "b": False})
+    both = params | {"b": jnp.zeros(3)}
+    with pytest.raises(ValueError, match=r"scale_by_attention.*masked leaves.*after"):
+        tx.update(both, tx.init(both), both, value=1.0)
+
+
+def test_wrappers_that_cannot_hold_a_pullback_raise():
+    losses, pull = pullback()
+    inner = absgd_jax.attentional_aggregate(1.0)
+    for tx in (
+        optax.chain(optax.add_decayed_weights(1e-3), inner),
+        optax.masked(inner, {"w": True}),
+        optax.MultiSteps(inner, 2),
+        optax.partition({"a": inner}, {"w": "a"}),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            tx.update(pull, tx.init(params), params, losses=losses)
+
+
+# Functions and their results.
+
+
+def test_a_forgotten_has_aux_is_named():
+    call = absgd_jax.tilted_value_and_grad(lambda p: (losses_of(p), 1), 1.0)
+    with pytest.raises(TypeError, match=r"got a tuple of 2\. With has_aux=True"):
+        call(params)
+    call = absgd_jax.tilted_value_and_grad(losses_of, 1.0, has_aux=True)
+    with pytest.raises(TypeError, match=r"must return \(losses, aux\), got a value"):
+        call(params)
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_parameters_may_be_python_numbers(micro):
+    call = absgd_jax.tilted_value_and_grad(
+        lambda w, x: (w * x - 1.0) ** 2, 1.0, microbatch_size=micro
+    )
+    _, grad = call(2.0, jnp.arange(4.0))
+    expected = jax.grad(
+        lambda w: absgd_jax.tilted_loss((w * jnp.arange(4.0) - 1.0) ** 2, 1.0)
+    )(2.0)
+    np.testing.assert_allclose(grad, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: absgd_jax.tilted_loss(jnp.ones(3), absgd_jax.two_stage(1.0, 3)),
+            TypeError,
+            r"takes λ as a number, got the schedule .*attention_state",
+        ),
+        (
+            lambda: absgd_jax.tilted_value_and_grad(losses_of, lambda step: 1.0),
+            TypeError,
+            "tilted_value_and_grad takes λ as a number",
+        ),
+        (
+            lambda: jax.jit(absgd_jax.tilted_loss)(jnp.ones(3), jnp.ones(2)),
+            ValueError,
+            r"lam must be a scalar, got shape \(2,\)",
+        ),
+        (
+            lambda: absgd_jax.tilted_loss(jnp.ones((0, 3)), 1.0),
+            ValueError,
+            r"at least one example, got shape \(0, 3\)",
+        ),
+        (lambda: absgd_jax.absgd(0.1, "1"), TypeError, "got '1' of type str"),
+        (
+            lambda: absgd_jax.absgd(0.1, 1.0, None),
+            TypeError,
+            "gamma must be .* got None",
+        ),
+        (lambda: absgd_jax.absgd(0.1, 1.0, {"a": 1}), TypeError, "of type dict"),
+        (
+            lambda: absgd_jax.absgd(0.1, 1.0, max_weight="2"),
+            TypeError,
+            "max_weight must",
+        ),
+        (lambda: absgd_jax.absgd(0.1, 1j), TypeError, "lam must be a real number"),
+        (
+            lambda: absgd_jax.tilted_loss(
+                jnp.ones(2), 1.0, sample_weights=jnp.array([1.0, -2.0])
+            ),
+            ValueError,
+            r"must not be negative, got -2\.0",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# Schedules.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"gamma": lambda count: 0.0 * count}, r"gamma\(0\).* in \(0, 1\], got 0\.0"),
+        ({"gamma": lambda count: 2.0}, r"gamma\(0\), the first .* got 2\.0"),
+        ({"lam": optax.linear_schedule(0.0, 1.0, 9)}, r"lam\(0\), the first .*nonzero"),
+    ],
+)
+def test_the_first_value_of_a_schedule_is_checked(kwargs, message):
+    for make in (absgd_jax.attentional_aggregate, absgd_jax.scale_by_attention):
+        with pytest.raises(ValueError, match=message):
+            make(**({"lam": 1.0} | kwargs)).init(params)
+    with pytest.raises(ValueError, match=message):
+        absgd_jax.attention(**({"lam": 1.0} | kwargs)).init()
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(np.inf, 0.5), (2.0, -2.0), (-1.0, np.inf)]
+)
+def test_an_annealed_lam_moves_evenly_in_its_inverse(first, last):
+    schedule = absgd_jax.anneal(last, 10, 20, first=first)
+    lams = np.array([float(schedule(step)) for step in range(31)])
+    done = np.clip((np.arange(31) - 10) / 10, 0, 1)
+    np.testing.assert_allclose(1 / lams, (1 - done) / first + done / last, atol=1e-6)
+    assert not np.isnan(lams).any()
+    assert lams[0] == first
+    assert lams[-1] == last
+
+
+def test_an_annealed_lam_refuses_steps_in_the_wrong_order():
+    with pytest.raises(ValueError, match="must come before end_step, got 5 and 5"):
+        absgd_jax.anneal(1.0, 5, 5)
+
+
+# A JAX in which types cannot be read.
+
+
+def test_a_type_without_varying_axes_is_an_error(monkeypatch):
+    """Taking nothing for varying would sum gradients once for every device."""
+    monkeypatch.setattr(jax, "typeof", lambda x: types.SimpleNamespace(shape=()))
+    with pytest.raises(RuntimeError, match=f"cannot read from JAX {jax.__version__}"):
+        _devices.sum_gradients({"w": jnp.ones(2)}, jnp.ones(2), "data")
