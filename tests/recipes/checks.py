@@ -1,0 +1,119 @@
+"""Laws that hold of every recipe: Algorithm 1 step by step, and SGD where λ is ∞."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from sklearn.datasets import load_digits
+
+from tests.oracle import Attention
+from tests.recipes import program
+
+LAM, STEPS = 0.7, 4
+
+
+class Sgd:
+    """SGD with momentum in NumPy: from a direction [parameters] to an update."""
+
+    def __init__(self, rate=0.1, momentum=0.9):
+        self.rate, self.momentum, self.trace = rate, momentum, 0.0
+
+    def __call__(self, direction):
+        self.trace = self.momentum * self.trace + direction
+        return -self.rate * self.trace
+
+
+def digits(steps=STEPS, batch=24):
+    """A list of batches (images, labels) of handwritten digits."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32)
+    return [
+        (images[i], labels[i])
+        for i in np.split(np.arange(steps * batch), steps)
+    ]  # fmt: skip
+
+
+def flat(tree):
+    """All parameters as one float64 vector."""
+    return np.asarray(ravel_pytree(tree)[0], np.float64)
+
+
+def losses_and_jacobian(losses_of, params, *batch, x64=True):
+    """Losses [*batch] and their Jacobian [*batch, parameters]."""
+    with jax.enable_x64(x64):
+        if x64:
+            params, batch = _wide((params, batch))
+        vector, unravel = ravel_pytree(params)
+        of_vector = lambda vector: losses_of(unravel(vector), *batch)
+        losses, jacobian = of_vector(vector), jax.jacrev(of_vector)(vector)
+        assert losses.dtype == (jnp.float64 if x64 else jnp.float32)
+        return np.asarray(losses), np.asarray(jacobian)
+
+
+def _wide(tree):
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float64) if floating(x) else x, tree
+    )
+
+
+def follows_algorithm_1(
+    step, losses_of, params_of, carry, batches, *,
+    lam=LAM, optimizer=None, weights_of=lambda *batch: None, x64=True, rtol=1e-5,
+):  # fmt: skip
+    """Every update is the optimizer's on Eq. (2)'s direction, s carried along.
+
+    Args:
+      step: one step of the recipe, `(carry, *batch) -> carry`.
+      losses_of: `(params, carry, *batch) -> losses [*batch]`, at a step's parameters.
+      params_of: from what a step carries to its parameters.
+      carry: what the first step is given.
+      batches: one tuple a step.
+      lam: λ of the recipe.
+      optimizer: in NumPy, direction -> update; `Sgd()` by default.
+      weights_of: `(*batch) -> v [*batch]`, 0 for padding.
+      x64: whether the Jacobian is taken in float64, or in the recipe's own float32
+        (random keys give other numbers in float64).
+      rtol: of the largest entry of an update.
+    """
+    attention, optimizer = Attention(lam), Sgd() if optimizer is None else optimizer
+    for batch in batches:
+        before, here = params_of(carry), carry
+        losses, jacobian = losses_and_jacobian(
+            lambda params, *batch, here=here: losses_of(params, here, *batch),
+            before, *batch, x64=x64,
+        )  # fmt: skip
+        v = weights_of(*batch)
+        direction = attention.direction(losses, jacobian, v)
+        ordinary = Attention(np.inf).direction(losses, jacobian, v)
+        assert np.abs(direction - ordinary).max() > 0.01 * np.abs(ordinary).max()
+        expected = optimizer(direction)
+        carry = step(carry, *batch)
+        update = flat(params_of(carry)) - flat(before)
+        # Of parameters about one in float32, and of an update that sums up to them.
+        atol = rtol * np.abs(expected).max() + 2e-7
+        np.testing.assert_allclose(update, expected, rtol=0, atol=atol)
+    return carry
+
+
+def is_the_ordinary_program(name, train):
+    """With λ = ∞ the recipe trains as the program that it was made from.
+
+    Args:
+      name: of the recipe.
+      train: trains some steps by a recipe's module, and returns the parameters.
+    """
+    assert 1 <= program.changed_lines(name) <= 4
+    ordinary = flat(train(program.ordinary(name)))
+    without = flat(train(program.load(name, lam=np.inf)))
+    np.testing.assert_allclose(without, ordinary, rtol=0, atol=2e-6)
+    # With attention it does not.
+    assert np.abs(flat(train(program.load(name, lam=LAM))) - ordinary).max() > 1e-3
+
+
+def runs(name, capsys):
+    """As a script it trains: the mean loss that it prints falls."""
+    program.load(name).main()
+    before, after = capsys.readouterr().out.splitlines()
+    loss = lambda line: float(line.split("mean loss ")[1].split(",")[0])
+    assert loss(after) < loss(before)
