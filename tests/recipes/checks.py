@@ -1,5 +1,7 @@
 """Laws that hold of every recipe: Algorithm 1 step by step, and SGD where λ is ∞."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +15,16 @@ LAM, STEPS = 0.7, 4
 
 
 class Sgd:
-    """SGD with momentum in NumPy: from a direction [parameters] to an update."""
+    """SGD with momentum in NumPy: from a direction [parameters] to an update.
+
+    `params` is for those that need more than the direction.
+    """
 
     def __init__(self, rate=0.1, momentum=0.9):
         self.rate, self.momentum, self.trace = rate, momentum, 0.0
 
-    def __call__(self, direction):
+    def __call__(self, direction, params):
+        del params
         self.trace = self.momentum * self.trace + direction
         return -self.rate * self.trace
 
@@ -31,6 +37,22 @@ def digits(steps=STEPS, batch=24):
         (images[i], labels[i])
         for i in np.split(np.arange(steps * batch), steps)
     ]  # fmt: skip
+
+
+def alternative(name):
+    """The source of a recipe as the block of code in its prose would have it.
+
+    Each line of the block stands in place of the marked line that begins as it does.
+    """
+    source = (program.FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# ```python\n(.*?)^# ```\n", source, re.M | re.S)
+    for line in block.splitlines():
+        line = line.removeprefix("# ")
+        start = re.match(r" *(return|[^=]+=)", line)[0]
+        marked = rf"^{re.escape(start)}.*# was: .*$"
+        source, count = re.subn(marked, lambda _, line=line: line, source, flags=re.M)
+        assert count == 1
+    return source
 
 
 def flat(tree):
@@ -70,7 +92,7 @@ def follows_algorithm_1(
       carry: what the first step is given.
       batches: one tuple a step.
       lam: λ of the recipe.
-      optimizer: in NumPy, direction -> update; `Sgd()` by default.
+      optimizer: in NumPy, `(direction, params) -> update`; `Sgd()` by default.
       weights_of: `(*batch) -> v [*batch]`, 0 for padding.
       x64: whether the Jacobian is taken in float64, or in the recipe's own float32
         (random keys give other numbers in float64).
@@ -87,7 +109,7 @@ def follows_algorithm_1(
         direction = attention.direction(losses, jacobian, v)
         ordinary = Attention(np.inf).direction(losses, jacobian, v)
         assert np.abs(direction - ordinary).max() > 0.01 * np.abs(ordinary).max()
-        expected = optimizer(direction)
+        expected = optimizer(direction, before)
         carry = step(carry, *batch)
         update = flat(params_of(carry)) - flat(before)
         # Of parameters about one in float32, and of an update that sums up to them.
