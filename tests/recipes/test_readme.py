@@ -1,0 +1,41 @@
+"""The tables of `docs/recipes/README.md`."""
+
+import re
+
+from tests.recipes import program
+
+ROW = re.compile(r"^\| \[(\w+)\]\(\1\.py\) \| .+ \| (\d+) \| (\d+) \| .+ \|$", re.M)
+
+
+def rows():
+    readme = (program.FOLDER / "README.md").read_text(encoding="utf-8")
+    found = ROW.findall(readme)
+    assert len(found) == readme.count("\n| [")  # every row can be read
+    return {name: (int(changed), int(state)) for name, changed, state in found}
+
+
+def state_lines(name):
+    source = (program.FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    marks = filter(None, map(program.MARK.match, source.splitlines()))
+    return len([mark for mark in marks if mark["state"]])
+
+
+def test_every_recipe_is_listed_and_every_listed_recipe_exists():
+    assert set(rows()) == {path.stem for path in program.FOLDER.glob("*.py")}
+
+
+def test_the_counts_are_those_of_the_programs_and_never_more_than_four():
+    counted = {
+        name: (program.changed_lines(name), state_lines(name)) for name in rows()
+    }
+    assert rows() == counted
+    assert max(changed for changed, _ in counted.values()) <= 4
+
+
+def test_every_mark_can_be_read():
+    """A comment that looks like a mark is one, or its line would stay as it is."""
+    for name in rows():
+        source = (program.FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        for line in source.splitlines():
+            if re.search(r"# (was|new)\b", line):
+                assert program.MARK.match(line), line
