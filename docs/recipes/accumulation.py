@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Gradient accumulation with `optax.MultiSteps`
 #
-# For a program that calls its training step once per microbatch. Three lines change, and
-# six carry the state of the weights from one microbatch to the next.
+# For a program that calls its training step once per microbatch. Beside the import
+# three lines change, and six carry the state of the weights from one microbatch to the
+# next.
 #
 # **Trap.** `optax.MultiSteps` averages gradients and knows nothing of losses. Around
 # `absgd` it would weight a whole average by the losses of its last microbatch.

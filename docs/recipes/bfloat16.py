@@ -1,7 +1,8 @@
 # %% [markdown]
 # # bfloat16 parameters, float32 weights
 #
-# For a network that is stored and computed in bfloat16. Four lines change.
+# For a network that is stored and computed in bfloat16. Beside the import four lines
+# change.
 #
 # **Trap.** `optax.inject_hyperparams` casts hyperparameters to the dtype of the
 # parameters: λ = 0.3 would be 0.30078125. So give it `hyperparam_dtype=jnp.float32`; and

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Gradient clipping, frozen layers and a moving average of the parameters
 #
-# For an Optax chain that does more to a gradient than SGD. Four lines change.
+# For an Optax chain that does more to a gradient than SGD. Beside the import four lines
+# change.
 #
 # **Trap.** Attention comes first in the chain. A pullback is a tree of the arrays that
 # the backward pass needs, so `optax.clip` *in front of attention* clips those: silently

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Equinox
 #
-# For a program that trains an `eqx.Module` with `eqx.filter_value_and_grad` and an Optax
-# optimizer. Four lines change.
+# For a program that trains an `eqx.Module` with `eqx.filter_value_and_grad` and an
+# Optax optimizer. Beside the import four lines change.
 #
-# **Trap.** `jax.vjp` and `jax.value_and_grad` do not take a whole module: its integer
-# leaves have gradients of dtype `float0`, its functions have none. Differentiate with
-# Equinox's own `eqx.filter_value_and_grad`. (A module is callable, and so are its
-# gradients. They are not mistaken for a pullback.)
+# **Trap.** A module holds more than parameters. JAX's own `value_and_grad` and `vjp` stop
+# at its functions ("is not a valid JAX type") and give its integer leaves gradients of
+# dtype float0, which are refused; Equinox's own leave out both. (A module is callable,
+# and so is its gradient. It is not mistaken for a pullback; `eqx.filter_vjp` makes one.)
 #
 # **Route.** The value and the gradient of the tilted loss, because `value_and_grad=`
 # takes Equinox's own.

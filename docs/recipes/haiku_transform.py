@@ -2,7 +2,7 @@
 # # Haiku
 #
 # For a program with `hk.transform_with_state`, whose loss function returns the new
-# state of the network. Four lines change.
+# state of the network. Beside the import four lines change.
 #
 # **Trap.** BatchNorm couples the examples of a batch: gradients of one example at a time
 # (`jax.vmap` of `jax.grad`) normalise each example alone, and leave one state per

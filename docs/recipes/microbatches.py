@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A batch that does not fit: microbatches inside one step
 #
-# For a program whose batch, as large as it should be, does not fit into memory. Four
-# lines change.
+# For a program whose batch, as large as it should be, does not fit into memory. Beside
+# the import four lines change.
 #
 # **Trap.** Gradients of microbatches cannot just be averaged, for a weight needs the
 # losses of the whole batch; `microbatch_size=` rescales them as they arrive. A network

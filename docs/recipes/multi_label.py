@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Several labels per image: binary losses `[images, labels]`
 #
-# For taggers with one sigmoid per label. Four lines change.
+# For taggers with one sigmoid per label. Beside the import four lines change.
 #
 # **Trap.** What an example is depends on where the mean is taken, and the weights with
 # it. Without attention both readings are the same program; with it they are not.

@@ -2,8 +2,8 @@
 # # A penalty or an auxiliary loss beside the losses
 #
 # For a loss that is a mean over examples plus something else: an L1 penalty, a load
-# balancing term, a distillation loss. Three lines change, and six carry the state of the
-# weights from step to step.
+# balancing term, a distillation loss. Beside the import three lines change, and six
+# carry the state of the weights from step to step.
 #
 # **Trap.** In the tilted loss, or added to the losses of the examples, the penalty would
 # be weighted as they are: its strength would move with s from step to step.

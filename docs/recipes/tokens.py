@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Tokens: losses `[batch, time]` with padding and label smoothing
 #
-# For language models, taggers and translators. Four lines change.
+# For language models, taggers and translators. Beside the import four lines change.
 #
 # **Trap.** A plain mean over `[batch, time]` counts the padding. Where the ordinary
 # program divides by `mask.sum()`, give the mask as `where=`, boolean and of the losses'

@@ -1,10 +1,13 @@
 """The Equinox recipe."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
+import absgd_jax
 from tests.recipes import checks, program
 
 NAME = "equinox_filter"
@@ -39,6 +42,35 @@ def test_updates_are_those_of_algorithm_1():
     carry = start(module)
     model, _ = checks.follows_algorithm_1(step, losses_of, params_of, carry, batches)
     assert model.pixels.dtype == jnp.int32
+
+
+def test_jax_stops_at_functions_and_float0_is_refused():
+    module = program.load(NAME, lam=checks.LAM)
+    model, opt_state = start(module)
+    batch = checks.digits()[0]
+    with pytest.raises(TypeError, match="not a valid JAX type"):
+        absgd_jax.tilted_value_and_grad(module.loss_fn, opt_state)(model, *batch)
+    arrays, others = eqx.partition(model, eqx.is_array)
+    losses, pullback = jax.vjp(
+        lambda arrays: module.loss_fn(eqx.combine(arrays, others), *batch), arrays
+    )
+    with pytest.raises(TypeError, match=r"float0 at \.pixels"):
+        module.tx.update(pullback, opt_state, arrays, losses=losses)
+
+
+def test_the_pullback_of_equinox_gives_the_same_update():
+    module = program.load(NAME, lam=checks.LAM)
+    model, opt_state = start(module)
+    batch = checks.digits()[0]
+    losses, pullback = eqx.filter_vjp(
+        lambda model: module.loss_fn(model, *batch), model
+    )
+    params = eqx.filter(model, eqx.is_inexact_array)
+    updates, _ = module.tx.update(pullback, opt_state, params, losses=losses)
+    got = eqx.filter(eqx.apply_updates(model, updates), eqx.is_inexact_array)
+    expected, *_ = module.train_step(model, opt_state, *batch)
+    expected = eqx.filter(expected, eqx.is_inexact_array)
+    chex.assert_trees_all_close(got, expected, atol=1e-6)
 
 
 def test_with_infinite_lam_it_is_the_ordinary_program():
