@@ -1,0 +1,86 @@
+"""Flax NNX: the update, dropout's masks and BatchNorm's statistics."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import absgd_jax
+from tests import oracle
+from tests.recipes import numpy_steps, program
+
+BATCHES = list(program.load("nnx").batches(4, batch_size=32))
+
+
+def test_updates_are_those_of_the_oracle():
+    recipe = program.load("nnx", lam=0.5)
+    model, optimizer = recipe.create()
+    attention = oracle.Attention(lam=0.5)
+    sgd = numpy_steps.MomentumSGD(nnx.to_pure_dict(nnx.state(model, nnx.Param)), 0.1)
+    for x, y in BATCHES:
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def losses_of(pure, graph=graph, params=params, rest=rest, x=x, y=y):
+            """At this step's statistics and dropout key."""
+            params = nnx.clone(params)
+            nnx.replace_by_pure_dict(params, pure)
+            return recipe.loss_fn(nnx.merge(graph, params, rest, copy=True), x, y)
+
+        sgd.step(numpy_steps.direction(attention, losses_of, sgd.params))
+        recipe.train_step(model, optimizer, x, y)
+        chex.assert_trees_all_close(
+            numpy_steps.tree64(nnx.to_pure_dict(nnx.state(model, nnx.Param))),
+            sgd.params,
+            rtol=1e-5,
+            atol=2e-6,
+        )
+
+
+def run(module):
+    model, optimizer = module.create()
+    values = [module.train_step(model, optimizer, x, y) for x, y in BATCHES]
+    state = nnx.to_pure_dict(nnx.state(model))
+    key = state["dropout"]["rngs"].pop("key")
+    return (state, jax.random.key_data(key)), values
+
+
+def test_without_attention_it_is_the_ordinary_program():
+    """Its BatchNorm statistics and the count and key of dropout among them."""
+    got, values = run(program.load("nnx", lam=np.inf))
+    expected, losses = run(program.ordinary("nnx"))
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose([v.mean_loss for v in values], losses, rtol=1e-6)
+    assert int(expected[0]["dropout"]["rngs"]["count"]) == len(BATCHES)
+
+
+def test_how_many_lines_change():
+    assert program.changed_lines("nnx") == 4
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_the_value_and_grad_of_nnx_moves_the_statistics(own):
+    """The trap that the page names; JAX's is silent about it."""
+    model = nnx.BatchNorm(64, momentum=0.5, rngs=nnx.Rngs(0))
+    chosen = {"value_and_grad": nnx.value_and_grad} if own else {}
+    x, _ = BATCHES[0]
+    step = absgd_jax.tilted_value_and_grad(
+        lambda model, x: (model(x) ** 2).sum(-1), 1.0, **chosen
+    )
+    step(model, x)
+    expected = x.mean(0) / 2 if own else np.zeros(64)
+    np.testing.assert_allclose(model.mean[...], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_jax_refuses_to_differentiate_the_key_of_dropout():
+    recipe = program.load("nnx")
+    model, optimizer = recipe.create()
+    step = absgd_jax.tilted_value_and_grad(recipe.loss_fn, optimizer.opt_state)
+    with pytest.raises(TypeError, match="got uint32"):
+        step(model, *BATCHES[0])
+
+
+def test_the_script_runs(capsys):
+    program.load("nnx").main()
+    before, after = map(float, capsys.readouterr().out.split()[2::2])
+    assert after < before
