@@ -49,7 +49,7 @@ def run(module):
 def test_without_attention_it_is_the_ordinary_program():
     got = run(program.load("linen", lam=np.inf))
     expected = run(program.ordinary("linen"))
-    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_how_many_lines_change():

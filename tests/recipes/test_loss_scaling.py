@@ -1,0 +1,104 @@
+"""Dynamic loss scaling: the update, and steps that are dropped."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import absgd_jax
+from tests import oracle
+from tests.recipes import numpy_steps, program
+
+BATCHES = list(program.load("loss_scaling").batches(5, batch_size=32))
+
+
+def losses_of(recipe, dtype, x, y):
+    def losses(params):
+        logits = recipe.Network(dtype).apply({"params": params}, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+    return losses
+
+
+# float16 keeps eleven bits; the oracle's Jacobian is rounded to them as well.
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "atol"),
+    [(jnp.float32, 1e-5, 2e-6), (jnp.float16, 2e-3, 2e-4)],
+)
+def test_updates_are_those_of_the_oracle_and_dropped_steps_leave_no_trace(
+    dtype, rtol, atol
+):
+    """An infinite scale overflows the gradient, and infinite inputs the losses."""
+    recipe = program.load("loss_scaling", lam=0.5)
+    state = recipe.create_state(dtype=dtype)
+    attention = oracle.Attention(lam=0.5)
+    sgd = numpy_steps.MomentumSGD(state.params, 0.1)
+    for step, (x, y) in enumerate(BATCHES):
+        if step == 2:
+            scale = state.dynamic_scale
+            overflowing = state.replace(dynamic_scale=scale.replace(scale=jnp.inf))
+            after, _ = recipe.train_step(overflowing, x, y)
+            assert dropped(after, overflowing)
+            after, _ = recipe.train_step(state, np.full_like(x, np.inf), y)
+            assert dropped(after, state)
+            assert float(after.dynamic_scale.scale) == float(scale.scale) / 2
+            state = after
+        losses = losses_of(recipe, dtype, x, y)
+        # Or a parameter on the other side of a kink would end the comparison.
+        sgd.params = numpy_steps.tree64(state.params)
+        sgd.step(numpy_steps.direction(attention, losses, sgd.params))
+        state, _ = recipe.train_step(state, x, y)
+        chex.assert_trees_all_close(
+            numpy_steps.tree64(state.params), sgd.params, rtol=rtol, atol=atol
+        )
+    np.testing.assert_allclose(
+        absgd_jax.normalizer(state), attention.s / (1 - attention.share), rtol=rtol
+    )
+
+
+def dropped(after, before):
+    """Whether parameters, momentum and attention's state are as they were."""
+    kept = lambda state: (state.params, state.opt_state, state.attention)
+    chex.assert_trees_all_equal(kept(after), kept(before))
+    return True
+
+
+def run(module):
+    state, losses = module.create_state(), []
+    for x, y in BATCHES:
+        state, loss = module.train_step(state, x, y)
+        losses.append(loss)
+    return state.params, state.opt_state, state.dynamic_scale, losses
+
+
+def test_without_attention_it_is_the_ordinary_program():
+    """To a rounding of float16, for the two sum a mean otherwise."""
+    got = run(program.load("loss_scaling", lam=np.inf))
+    expected = run(program.ordinary("loss_scaling"))
+    chex.assert_trees_all_close(got, expected, rtol=2e-3, atol=1e-4)
+
+
+def test_how_many_lines_change():
+    assert program.changed_lines("loss_scaling") == 3
+
+
+def test_an_overflowing_gradient_alone_would_move_s():
+    """The trap that the page names: the losses are finite."""
+    recipe = program.load("loss_scaling", lam=0.5)
+    state = recipe.create_state()
+    x, y = BATCHES[0]
+    losses = losses_of(recipe, jnp.float16, x, y)(state.params)
+    _, after = recipe.attention.weigh(losses, state.attention)
+    assert float(after.tilted_loss) > 0
+    _, after = recipe.attention.weigh(losses.at[0].set(jnp.inf), state.attention)
+    unchanged = jax.tree.map(np.array_equal, after, state.attention)
+    assert unchanged.tilted_loss
+    assert unchanged.log_discount
+
+
+def test_the_script_runs(capsys):
+    program.load("loss_scaling").main()
+    before, after = map(float, capsys.readouterr().out.split()[2::2])
+    assert after < before
