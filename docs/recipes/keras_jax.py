@@ -6,8 +6,7 @@
 # attention's state.
 #
 # **Route:** weights (`attention`), because Keras's optimizers are not Optax's. Keras's own
-# `sample_weight` takes them: it multiplies each loss and divides by their number, and leaves
-# penalties of layers (`kernel_regularizer`) alone.
+# `sample_weight` takes them: it multiplies each loss and divides by the number of losses.
 #
 # **Trap:** in a stateless `train_step` whatever is not returned is lost, without a message. The
 # state of attention is kept in non-trainable variables; those of the model itself come
@@ -40,7 +39,8 @@ class CustomModel(keras.Model):
         super().__init__(*args, **kwargs)
         self.attention = [keras.Variable(v, dtype=str(v.dtype), trainable=False) for v in attention.init()[:4]]  # new (state)
 
-    def compute_loss_and_updates(self, trainable_variables, non_trainable_variables, x, y):
+    # The guide's name, `compute_loss_and_updates`, is that of a method `evaluate()` needs.
+    def loss_and_updates(self, trainable_variables, non_trainable_variables, x, y):
         y_pred, after = self.stateless_call(trainable_variables, non_trainable_variables, x, training=True)
         losses = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)  # new
         weights, state = attention.weigh(losses, absgd_jax.AttentionState(*non_trainable_variables[:4]))  # new
@@ -50,8 +50,8 @@ class CustomModel(keras.Model):
 
     def train_step(self, state, data):
         trainable_variables, non_trainable_variables, optimizer_variables, metrics_variables = state
-        x, y = data
-        grad_fn = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        grad_fn = jax.value_and_grad(self.loss_and_updates, has_aux=True)
         (loss, (y_pred, non_trainable_variables)), grads = grad_fn(trainable_variables, non_trainable_variables, x, y)
         trainable_variables, optimizer_variables = self.optimizer.stateless_apply(optimizer_variables, grads, trainable_variables)
         logs, updated = {}, []
@@ -68,7 +68,7 @@ class CustomModel(keras.Model):
 def create(seed=0):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input([64])
-    hidden = keras.layers.Dense(32, kernel_regularizer=keras.regularizers.L2(1e-4))(inputs)
+    hidden = keras.layers.Dense(32)(inputs)
     hidden = keras.layers.ReLU()(keras.layers.BatchNormalization()(hidden))
     outputs = keras.layers.Dense(10)(keras.layers.Dropout(0.2)(hidden))
     model = CustomModel(inputs=inputs, outputs=outputs)

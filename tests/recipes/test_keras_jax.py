@@ -1,0 +1,79 @@
+"""Keras 3 on JAX: the update, its layers' statistics and what is saved."""
+
+import chex
+import numpy as np
+import optax
+import pytest
+
+from tests import oracle
+from tests.recipes import numpy_steps, program
+
+# The recipe chooses the backend before it imports Keras.
+RECIPE = program.load("keras_jax", lam=0.5)
+X, Y = RECIPE.long_tailed_digits()
+BATCHES = [(X[i : i + 32], Y[i : i + 32]) for i in (0, 32, 64, 96)]
+
+
+def values(variables):
+    return [np.asarray(v.value) for v in variables]
+
+
+def test_updates_are_those_of_the_oracle():
+    model = RECIPE.create()
+    attention = oracle.Attention(lam=0.5)
+    sgd = numpy_steps.MomentumSGD(values(model.trainable_variables), 0.1)
+    for x, y in BATCHES:
+        state = values(model.non_trainable_variables)
+
+        def losses_of(params, state=state, x=x, y=y):
+            """At this step's statistics and seed."""
+            logits, _ = model.stateless_call(params, state, x, training=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+        sgd.step(numpy_steps.direction(attention, losses_of, sgd.params))
+        model.train_on_batch(x, y)
+        chex.assert_trees_all_close(
+            numpy_steps.tree64(values(model.trainable_variables)),
+            sgd.params,
+            rtol=1e-5,
+            atol=2e-6,
+        )
+
+
+def run(module):
+    model = module.create()
+    losses = [model.train_on_batch(x, y) for x, y in BATCHES]
+    statistics = [v for layer in model.layers for v in layer.non_trainable_variables]
+    return values(model.trainable_variables), values(statistics), losses
+
+
+def test_without_attention_it_is_the_ordinary_program():
+    """Its BatchNorm statistics and dropout's seeds among them."""
+    got = run(program.load("keras_jax", lam=np.inf))
+    expected = run(program.ordinary("keras_jax"))
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_how_many_lines_change():
+    assert program.changed_lines("keras_jax") == 4
+
+
+# Keras's variables have the `__array__` of NumPy 1.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_attention_is_saved_with_the_model(tmp_path):
+    """And comes first among the variables, where the recipe looks for it."""
+    model = RECIPE.create()
+    assert model.non_trainable_variables[:4] == list(model.attention)
+    model.train_on_batch(*BATCHES[0])
+    model.save_weights(tmp_path / "model.weights.h5")
+    again = RECIPE.create()
+    again.optimizer.build(again.trainable_variables)
+    again.load_weights(tmp_path / "model.weights.h5")
+    chex.assert_trees_all_equal(values(again.attention), values(model.attention))
+    assert int(again.attention[0].value) == 1
+
+
+def test_the_script_runs(capsys):
+    program.load("keras_jax").main()
+    before, after = map(float, capsys.readouterr().out.split()[2::2])
+    assert after < before
