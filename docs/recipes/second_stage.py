@@ -74,8 +74,8 @@ tx = optax.chain(absgd_jax.attentional_aggregate(lam=0.5), sgd)  # was: tx = sgd
 
 
 def restore(path):
-    params = jax.eval_shape(init_params)
-    like = {"params": params, "opt_state": jax.eval_shape(sgd.init, params), "step": 0}
+    params = init_params()
+    like = {"params": params, "opt_state": sgd.init(params), "step": 0}
     saved = ocp.load(path, like)
     opt_state = saved["opt_state"]
     opt_state = (tx.init(saved["params"])[0], opt_state)  # new (state)
