@@ -1,16 +1,18 @@
 # %% [markdown]
 # # Keras 3 on the JAX backend
 #
-# For models with a `train_step` of their own, in the form of Keras's guide "Customizing what
-# happens in `fit()` with JAX". Beside the import four lines change; three more carry
-# attention's state.
+# For models with a `train_step` of their own, in the form of Keras's guide "Customizing
+# what happens in `fit()` with JAX". Beside the import four lines change; two more
+# carry attention's state.
 #
-# **Route:** weights (`attention`), because Keras's optimizers are not Optax's. Keras's own
-# `sample_weight` takes them: it multiplies each loss and divides by the number of losses.
+# **Route:** weights (`attention`), because Keras's optimizers are not Optax's. Keras's
+# own `sample_weight` takes them: it multiplies each loss and divides by the number of
+# losses.
 #
-# **Trap:** in a stateless `train_step` whatever is not returned is lost, without a message. The
-# state of attention is kept in non-trainable variables; those of the model itself come
-# first in `non_trainable_variables`, before those of its layers. And `compute_loss` gives a
+# **Trap:** in a stateless `train_step` whatever is not returned is lost, without a
+# message. The state of attention (four numbers, as long as no `max_weight` is given) is
+# kept in non-trainable variables; those of the model itself come first in
+# `non_trainable_variables`, before those of its layers. And `compute_loss` gives a
 # mean, so the losses are computed by the function form of the loss.
 
 # %%

@@ -4,13 +4,13 @@
 # For training steps around `TrainState.apply_gradients`. Beside the import three lines
 # change; three more carry attention's state.
 #
-# **Route:** weights (`attention`), because `apply_gradients` hands the optimizer a gradient and
-# nothing else. The weights go into the loss, and optimizer, penalties and auxiliary output
-# stay as they are.
+# **Route:** weights (`attention`), because `apply_gradients` hands the optimizer a
+# gradient and nothing else. The weights go into the loss, and optimizer, penalties and
+# auxiliary output stay as they are.
 #
-# **Trap:** `apply_gradients(grads=grads, value=value)` does not reach the optimizer: Flax takes
-# every other argument for a field of the state. So `absgd` would need its own
-# `state.tx.update`, while a field `attention` is carried just like `batch_stats`.
+# **Trap:** `apply_gradients(grads=grads, value=value)` does not reach the optimizer:
+# Flax takes every other argument for a field of the state. So `absgd` would need its
+# own `state.tx.update`, while a field `attention` is carried just like `batch_stats`.
 
 # %%
 import flax.linen as nn

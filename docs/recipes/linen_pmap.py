@@ -1,17 +1,19 @@
 # %% [markdown]
 # # Flax Linen under `pmap`, with synchronised BatchNorm
 #
-# For programs in the form of Flax's ImageNet example: `jax.pmap`, a replicated `TrainState`,
-# `lax.pmean` of the gradients, a weight penalty in the loss. Beside the import three lines
-# change; three more carry attention's state.
+# For programs in the form of Flax's ImageNet example: `jax.pmap`, a replicated
+# `TrainState`, `lax.pmean` of the gradients, a weight penalty in the loss. Beside the
+# import three lines change; three more carry attention's state.
 #
-# **Route:** weights (`attention`), because then the program's own `pmean` stays where it is: the
-# mean over devices of the weighted means is the weighted mean of the whole batch.
+# **Route:** weights (`attention`), because then the program's own `pmean` stays where
+# it is: the mean over devices of the weighted means is the weighted mean of the whole
+# batch.
 #
-# **Trap:** without `axis_name` each device weighs its own part of the batch, which trains on
-# another objective with every other number of devices, and says nothing. A BatchNorm that is
-# synchronised over the devices also needs the whole batch's weights *before* the backward
-# pass, which this route gives it; rescaling the gradients afterwards would not be exact.
+# **Trap:** without `axis_name` each device weighs its own part of the batch, which
+# trains on another objective with every other number of devices, and says nothing. A
+# BatchNorm that is synchronised over the devices also needs the whole batch's weights
+# *before* the backward pass, which this route gives it; rescaling the gradients
+# afterwards would not be exact.
 
 # %%
 import functools

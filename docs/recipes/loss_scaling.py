@@ -1,17 +1,18 @@
 # %% [markdown]
 # # Dynamic loss scaling in float16
 #
-# For mixed-precision programs around `flax.training.dynamic_scale.DynamicScale`. Beside the
-# import three lines change; three more carry attention's state.
+# For mixed-precision programs around `flax.training.dynamic_scale.DynamicScale`. Beside
+# the import three lines change; three more carry attention's state.
 #
-# **Route:** weights (`attention`), because `DynamicScale.value_and_grad` differentiates a scalar of
-# the program's own. It scales that scalar after the weights are made, so they are those of
-# the losses as they are, and one scale fits all examples.
+# **Route:** weights (`attention`), because `DynamicScale.value_and_grad` differentiates
+# a scalar of the program's own. It scales that scalar after the weights are made, so
+# they are those of the losses as they are, and one scale fits all examples.
 #
-# **Trap:** a step whose gradient overflows is dropped, and what belongs to the dropped step must
-# be dropped with it. A batch with a loss that is not finite never enters attention's state; one
-# with finite losses and an overflowing gradient does, so select the state with `is_finite`, as
-# the parameters. Keep the losses in float32: the logits are cast before the softmax.
+# **Trap:** a step whose gradient overflows is dropped, and what belongs to the dropped
+# step must be dropped with it. A batch with a loss that is not finite never enters
+# attention's state; one with finite losses and an overflowing gradient does, so select
+# the state with `is_finite`, as the parameters. Keep the losses in float32: the logits
+# are cast before the softmax.
 
 # %%
 import functools

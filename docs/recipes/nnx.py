@@ -2,15 +2,18 @@
 # # Flax NNX, with BatchNorm and dropout
 #
 # For training loops around `nnx.Optimizer`. Beside the import four lines change: the
-# optimizer, the end of the loss function, and the two lines that differentiate and update.
+# optimizer, the end of the loss function, and the two lines that differentiate and
+# update.
 #
-# **Route:** value and gradient (`tilted_value_and_grad`), because `nnx.Optimizer.update`
-# wants a gradient and passes further arguments on to Optax. NNX's own `value_and_grad`
-# stays in charge, so that BatchNorm's statistics and the dropout key advance once a step.
+# **Route:** value and gradient (`tilted_value_and_grad`), because
+# `nnx.Optimizer.update` wants a gradient and passes further arguments on to Optax.
+# NNX's own `value_and_grad` stays in charge, so that BatchNorm's statistics and the
+# dropout key advance once a step.
 #
-# **Trap:** without `value_and_grad=nnx.value_and_grad` JAX's own differentiates a copy of the
-# module: BatchNorm's statistics silently stay where they were, and dropout's counter is an
-# error ("grad requires real- or complex-valued inputs ... but got uint32").
+# **Trap:** without `value_and_grad=nnx.value_and_grad` JAX's own differentiates a copy
+# of the module: BatchNorm's statistics silently stay where they were, and dropout's
+# counter is an error ("grad requires real- or complex-valued inputs ... but got
+# uint32").
 
 # %%
 import numpy as np
@@ -53,8 +56,9 @@ def loss_fn(model, x, y):
 
 # %% [markdown]
 # λ is read from the optimizer's state, so that it follows its schedule. The value holds
-# two numbers: the tilted loss, which the optimizer needs, and `value.mean_loss` for the
-# log.
+# two numbers: the tilted loss, which the optimizer needs, and the mean loss for the
+# log. A program with metrics has a fifth line to change,
+# `metrics.update(loss=value.mean_loss)`.
 
 
 # %%

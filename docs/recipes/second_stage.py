@@ -1,20 +1,23 @@
 # %% [markdown]
 # # The second stage, from a checkpoint of SGD
 #
-# For programs that trained by SGD, saved with Orbax, and now go on with attention at a lower
-# learning rate. Beside the import four lines change; one more carries attention's state.
+# For programs that trained by SGD, saved with Orbax, and now go on with attention at a
+# lower learning rate. Beside the import four lines change; one more carries attention's
+# state.
 #
-# **Route:** pullback (`attentional_aggregate` before the optimizer that the program has), because
-# the old optimizer's state then is one half of the new one's and is restored as it is.
+# **Route:** pullback (`attentional_aggregate` before the optimizer that the program
+# has), because the old optimizer's state then is one half of the new one's and is
+# restored as it is.
 #
-# **Restore** parameters, the optimizer's whole state and the step; attention begins with
-# `init`. Momentum carries over: it is a sum of mean gradients, and so is attention's to
-# begin with, whose weights average one from the first batch. Lower the rate at the same step:
-# a schedule restored with its count goes on where it was.
+# **Restore** parameters, the optimizer's whole state and the step; attention begins
+# with `init`. Momentum carries over: it is a sum of mean gradients, and so is
+# attention's to begin with, whose weights average one from the first batch. Lower the
+# rate at the same step: a schedule restored with its count goes on where it was.
 #
-# **Trap:** `absgd(...).init(params)` in place of the restored state starts momentum and schedule
-# at zero, at the *high* rate of step 0, and no shape disagrees. And `jax.vjp` and `update`
-# belong in one `jax.jit`; with the pullback crossing its border every step compiles anew.
+# **Trap:** `absgd(...).init(params)` in place of the restored state starts momentum and
+# schedule at zero, at the *high* rate of step 0, and no shape disagrees. And `jax.vjp`
+# and `update` belong in one `jax.jit`; with the pullback crossing its border every step
+# compiles anew.
 
 # %%
 import pathlib
