@@ -199,6 +199,21 @@ def losses(value: ArrayLike, *, scalar: str) -> jax.Array:
     return array
 
 
+def differentiates(value_and_grad: Any, model: Any) -> None:
+    """A module of Flax NNX is differentiated by NNX itself."""
+    bases = type(model).__mro__
+    is_module = any(
+        base.__name__ == "Module" and base.__module__.startswith("flax.nnx")
+        for base in bases
+    )
+    if is_module and value_and_grad is jax.value_and_grad:
+        raise TypeError(
+            f"tilted_value_and_grad was given {type(model).__name__}, a module of Flax "
+            "NNX, and would differentiate a copy of it whose statistics and random "
+            "keys are thrown away. Say value_and_grad=nnx.value_and_grad."
+        )
+
+
 def losses_of_function(output: Any, has_aux: bool) -> None:
     """What a per-example loss function returned."""
     if has_aux:

@@ -225,7 +225,8 @@ def tilted_value_and_grad(
     Raises:
       ValueError: λ is 0 or NaN; `microbatch_size` not positive; no `AttentionState` in
         the optimizer state; or, when called, shapes that do not fit.
-      TypeError: λ is a schedule; the losses are not a floating-point array.
+      TypeError: λ is a schedule; the losses are not a floating-point array; a module of
+        Flax NNX without `value_and_grad=nnx.value_and_grad`.
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp, optax
@@ -304,6 +305,7 @@ def tilted_value_and_grad(
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
     ) -> tuple[Any, Any]:
+        _check.differentiates(value_and_grad, params)
         data = _Data(batch, where, sample_weights)
         if microbatch_size is not None or dense:
             data = jax.tree.map(jnp.asarray, data)

@@ -50,6 +50,19 @@ def test_a_pullback_in_an_nnx_optimizer_is_named():
         optimizer.update(model, pull, losses=losses)
 
 
+def test_an_nnx_module_under_jax_is_refused():
+    """Its BatchNorm's statistics would silently stay where they were."""
+    model = nnx.Linear(problems.FEATURES, problems.CLASSES, rngs=nnx.Rngs(0))
+    call = absgd_jax.tilted_value_and_grad(lambda m, x: m(x).sum(axis=1), 1.0)
+    with pytest.raises(TypeError, match=r"given Linear, .* value_and_grad=nnx\."):
+        call(model, x)
+    # Its state, split off, is an ordinary tree.
+    graph, state = nnx.split(model)
+    split = lambda state, x: nnx.merge(graph, state)(x).sum(axis=1)
+    _, grads = absgd_jax.tilted_value_and_grad(split, 1.0)(state, x)
+    assert jax.tree.structure(grads) == jax.tree.structure(state)
+
+
 # Gradients of another kind.
 
 

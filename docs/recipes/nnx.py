@@ -10,10 +10,9 @@
 # NNX's own `value_and_grad` stays in charge, so that BatchNorm's statistics and the
 # dropout key advance once a step.
 #
-# **Trap:** without `value_and_grad=nnx.value_and_grad` JAX's own differentiates a copy
-# of the module: BatchNorm's statistics silently stay where they were, and dropout's
-# counter is an error ("grad requires real- or complex-valued inputs ... but got
-# uint32").
+# **Trap:** without `value_and_grad=nnx.value_and_grad` JAX's own would differentiate a
+# copy of the module, and BatchNorm's statistics and dropout's counter would stay where
+# they were. `tilted_value_and_grad` refuses that.
 
 # %%
 import numpy as np
