@@ -12,6 +12,7 @@ from absgd_jax._gradient import (
     tilted_loss,
     tilted_value_and_grad,
 )
+from absgd_jax._radius import effective_fraction, kl_radius
 from absgd_jax._schedules import anneal, two_stage
 from absgd_jax._state import AttentionState, attention_state, normalizer
 from absgd_jax._transform import attentional_aggregate, scale_by_attention
@@ -30,6 +31,8 @@ __all__ = [
     "attention_state",
     "attentional_aggregate",
     "attentional_weights",
+    "effective_fraction",
+    "kl_radius",
     "losses",
     "normalizer",
     "scale_by_attention",

@@ -9,13 +9,14 @@ from jax.typing import ArrayLike
 
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
+from absgd_jax._radius import KLRadius
 from absgd_jax._transform import attend
 from absgd_jax._weights import Settings
 
 
 def absgd(
     learning_rate: optax.ScalarOrSchedule,
-    lam: ScalarOrSchedule,
+    lam: ScalarOrSchedule | KLRadius,
     gamma: ScalarOrSchedule = 0.5,
     *,
     momentum: ArrayLike | None = 0.9,
@@ -89,7 +90,7 @@ def absgd(
 
 def abadam(
     learning_rate: optax.ScalarOrSchedule,
-    lam: ScalarOrSchedule,
+    lam: ScalarOrSchedule | KLRadius,
     gamma: ScalarOrSchedule = 0.5,
     *,
     b1: ArrayLike = 0.9,

@@ -37,6 +37,8 @@ class Tilt(NamedTuple):
     V: jax.Array  # []: Σ v_i
     mean: jax.Array  # []: Σ v_i L_i / V
     kl: jax.Array  # []: Σ v_i r_i log(r_i V), KL divergence of v r from v / V, in nats
+    high: jax.Array  # []: the largest loss with v_i > 0
+    low: jax.Array  # []: the smallest
 
 
 class Normalizer(NamedTuple):
@@ -92,9 +94,9 @@ def tilt(
       axis_name: mapped axes that the batch is spread over.
 
     Returns:
-      T, r, V, the mean and the KL divergence. `v_i r_i` is `p*_i` of Eq. (5). T is NaN
-      if a loss is not finite; it is any number if V is 0. Derivatives of every order
-      flow through T, r and V; the mean and the divergence are treated as constants.
+      T, r, V, mean, KL divergence and the extremes. `v_i r_i` is `p*_i` of Eq. (5). T
+      is NaN if a loss is not finite; it is any number if V is 0. Derivatives of every
+      order flow through T, r and V; the others are treated as constants.
     """
     present = weights > 0
     # A difference may exceed the largest float although both losses are finite.
@@ -146,6 +148,8 @@ def tilt(
         V=V,
         mean=jnp.clip(c + loss_sum / (some / losses.size), low, high),
         kl=jnp.maximum(log_sum / exp_sum - precise_log, 0.0),
+        high=high,
+        low=low,
     )
 
 
@@ -177,7 +181,42 @@ def _tilt_jvp(  # pyright: ignore[reportUnusedFunction]
     )
     constant = jnp.zeros_like(T)
     r_dot = r * (exponent_dot - log_sum_dot)
-    return result, Tilt(T_dot, r_dot, V_dot, constant, constant)
+    return result, Tilt(T_dot, r_dot, V_dot, constant, constant, constant, constant)
+
+
+class Combined(NamedTuple):
+    """Two parts of a batch as one."""
+
+    tilt: Tilt  # its r is that of the two parts
+    shares: jax.Array  # [2]: `∇T = Σ shares_d ∇T_d`
+
+
+def combine(a: Tilt, b: Tilt, lam: jax.Array) -> Combined:
+    """`T = T_λ([T_d]; [V_d])`, `∇T = Σ_d V_d exp((T_d − T)/λ) ∇T_d / Σ_d V_d`.
+
+    Args:
+      a: tilt of one part; without examples only its V is read.
+      b: tilt of the other.
+      lam: λ, shape `[]`.
+    """
+    T, V, mean, kl, high, low = (
+        jnp.stack([getattr(a, name), getattr(b, name)])
+        for name in ("T", "V", "mean", "kl", "high", "low")
+    )
+    present = V > 0
+    whole = tilt(T, lam, V)
+    shares = jnp.where(present, V * whole.r, 0.0)
+    biggest = jnp.finfo(T.dtype).max
+    kl = jnp.where(present, shares * (kl + (T - whole.T) / lam), 0.0)
+    whole = whole._replace(
+        mean=jnp.sum(
+            jnp.where(present, V / jnp.where(present.any(), whole.V, 1.0) * mean, 0.0)
+        ),
+        kl=jnp.maximum(jnp.sum(kl), 0.0),
+        high=jnp.max(jnp.where(present, high, -biggest)),
+        low=jnp.min(jnp.where(present, low, biggest)),
+    )
+    return Combined(whole, shares)
 
 
 class Advance(NamedTuple):

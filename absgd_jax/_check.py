@@ -25,9 +25,8 @@ FIRST = "{0}(0), the first value of the schedule {0},"
 
 def is_number(value: Any) -> bool:
     """Whether this is meant as a number, a vector or a schedule, not as a state."""
-    return callable(value) or isinstance(
-        value, bool | int | float | complex | str | np.generic | np.ndarray | jax.Array
-    )
+    kinds = bool | int | float | complex | str | np.generic | np.ndarray | jax.Array
+    return callable(value) or isinstance(value, kinds)
 
 
 def _concrete(name: str, value: Any, kind: str = "a scalar or a schedule") -> Any:
@@ -61,9 +60,10 @@ def lam(
 
 def number_lam(function: str, value: Any) -> None:
     """λ where only a number will do."""
-    if callable(value):
+    if callable(value) or type(value).__name__ == "KLRadius":
+        kind = "schedule" if callable(value) else "radius"
         raise TypeError(
-            f"{function} takes λ as a number, got the schedule {value!r}. A schedule "
+            f"{function} takes λ as a number, got the {kind} {value!r}. A {kind} "
             "belongs to the transform; read its λ of this step from the optimizer "
             "state: attention_state(opt_state).lam."
         )
@@ -106,6 +106,24 @@ def bound_of_values(init_s: ArrayLike | None, max_weight: ArrayLike | None) -> N
             f"max_weight={max_weight} with `value=` needs init_s=None, got "
             f"init_s={init_s}: s_0 scales all weights after the losses were limited. "
             "Leave init_s out, or give `losses=` and the pullback of jax.vjp."
+        )
+
+
+def radius_without_init_s(init_s: ArrayLike | None) -> None:
+    """A λ that follows the weights needs weights that average one."""
+    if init_s is not None:
+        raise ValueError(
+            f"init_s must be None with kl_radius or effective_fraction, got {init_s}: "
+            "λ follows how the weights spread around their average, which s_0 moves."
+        )
+
+
+def plain_first(first: ArrayLike) -> None:
+    """Before a radius comes plain SGD."""
+    if not np.isinf(first):
+        raise ValueError(
+            f"first must be inf or -inf where kl_radius comes second, got {first}: λ "
+            "takes its first size from the losses at the switch."
         )
 
 
@@ -160,6 +178,16 @@ def unlimited_value(name: str) -> Exception:
         f"{name} has a max_weight, so `value` must be that of "
         "tilted_value_and_grad(loss_fn, opt_state), which reads the bound from the "
         "optimizer state and limits the losses; got one that was made without it."
+    )
+
+
+def unfollowed_value(name: str) -> Exception:
+    """The error for a λ that follows a target without what it follows."""
+    return TypeError(
+        f"{name} has a λ that follows a radius, so `value` must be that of "
+        "tilted_value_and_grad(loss_fn, opt_state), which says how the weights are "
+        "spread; got a number. With axis_name too: the value of the whole batch is "
+        "needed, of tilted_value_and_grad(axis_name=)."
     )
 
 

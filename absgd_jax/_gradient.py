@@ -136,26 +136,24 @@ class TiltedValue(NamedTuple):
 
     tilted_loss: jax.Array  # float32 []: T_λ of the whole batch; NaN if all is masked
     mean_loss: jax.Array  # float32 []: Σ v_i L_i / Σ v_i, for the log
+    kl: jax.Array  # float32 []: divergence of the batch's own weights from uniform
+    high: jax.Array  # float32 []: largest loss, limited if there is a bound
+    low: jax.Array  # float32 []: smallest loss, likewise
     max_weight: jax.Array | None = None  # float32 []: the bound that was kept, if any
 
 
 class _Part(NamedTuple):
     """A part of a batch, and all that the whole needs to know of it."""
 
-    V: jax.Array  # Σ v_i, shape []
-    T: jax.Array  # T_λ of its losses, shape []; anything if V is 0
-    mean: jax.Array  # Σ v_i L_i / V, shape []; anything if V is 0
-    grad: Any  # Σ shares_i ∇L_i, like the parameters; zero if V is 0
+    tilt: _attention.Tilt  # without its r
+    grad: Any  # Σ shares_i ∇L_i, like the parameters; zero without examples
 
 
 def _mix(a: _Part, b: _Part, lam: jax.Array) -> _Part:
-    """Two parts make one: `∇T = Σ_d V_d exp((T_d − T)/λ) ∇T_d / Σ_d V_d`."""
-    V = jnp.stack([a.V, b.V])
-    tilt, shares = _weights.tilt_batch(jnp.stack([a.T, b.T]), lam, V)
-    counts = V / jnp.where(tilt.V > 0, tilt.V, 1.0)
-    mean = counts[0] * a.mean + counts[1] * b.mean
+    """Two parts make one."""
+    tilt, shares = _attention.combine(a.tilt, b.tilt, lam)
     grad = jax.tree.map(lambda x, y: shares[0] * x + shares[1] * y, a.grad, b.grad)
-    return _Part(tilt.V, tilt.T, mean, grad)
+    return _Part(tilt._replace(r=None), grad)
 
 
 def tilted_value_and_grad(
@@ -277,27 +275,26 @@ def tilted_value_and_grad(
             fixed = lax.stop_gradient(L)
             if data.shares is None:
                 tilt, shares = tilt_whole(fixed, v)
-                sums = (tilt.V, tilt.T, tilt.mean)
-            else:  # and the sums are known
-                zero = jnp.zeros([], L.dtype)
-                shares, sums = data.shares, (zero, zero, zero)
+                tilt = tilt._replace(r=None)
+            else:  # and the tilt is known
+                tilt, shares = None, data.shares
             total = jnp.sum(jnp.where(v > 0, shares * L, 0.0))
-            return total, (shares, sums, jnp.sum(fixed))
+            return total, (shares, tilt, jnp.sum(fixed))
 
         if dense:
             losses, examples, aux = _one_by_one(losses_and_aux, params, data.batch)
-            _, (shares, sums, like) = objective(losses)
+            _, (shares, tilt, like) = objective(losses)
             grad = contract(examples, shares, shares != 0)
-            return _Piece(_Part(*sums, grad=grad), aux, like)
+            return _Piece(_Part(tilt, grad), aux, like)
 
         def scalar(params: Any, *batch: Any) -> tuple[jax.Array, Any]:
             losses, aux = losses_and_aux(params, batch)
-            total, (_, sums, like) = objective(losses)
-            return total, (sums, aux, like)
+            total, (_, tilt, like) = objective(losses)
+            return total, (tilt, aux, like)
 
         differentiated = value_and_grad(scalar, has_aux=True)
-        (_, (sums, aux, like)), grad = differentiated(params, *data.batch)
-        return _Piece(_Part(*sums, grad=grad), aux, like)
+        (_, (tilt, aux, like)), grad = differentiated(params, *data.batch)
+        return _Piece(_Part(tilt, grad), aux, like)
 
     def call(
         params: Any,
@@ -319,9 +316,13 @@ def tilted_value_and_grad(
             whole = in_parts(params, data, _Cut(_batch_size(data), microbatch_size))
         part, aux, like = whole
         grad = _devices.sum_gradients(part.grad, like, axis_name)
+        tilt, some = part.tilt, part.tilt.V > 0
         value = TiltedValue(
-            tilted_loss=jnp.where(part.V > 0, part.T, jnp.nan),
-            mean_loss=jnp.where(part.V > 0, part.mean, jnp.nan),
+            tilted_loss=jnp.where(some, tilt.T, jnp.nan),
+            mean_loss=jnp.where(some, tilt.mean, jnp.nan),
+            kl=tilt.kl,
+            high=tilt.high,
+            low=tilt.low,
             max_weight=None if bound is None else bound.max_weight,
         )
         return ((value, aux) if has_aux else value), grad
@@ -343,7 +344,7 @@ def tilted_value_and_grad(
         def merge(a: _Part, b: _Part) -> _Part:
             if known is not None:  # the shares are those of the whole batch already
                 return jax.tree.map(jnp.add, a, b)
-            return _mix(a, b, jnp.asarray(lam).astype(b.T.dtype))
+            return _mix(a, b, jnp.asarray(lam).astype(b.tilt.T.dtype))
 
         def body(total: _Part, one: _Data) -> tuple[_Part, Any]:
             part, aux, like = wide_piece(one)
@@ -360,7 +361,7 @@ def tilted_value_and_grad(
             part, rest_aux, _ = wide_piece(rest)
             total = merge(total, part)
         if known is not None:
-            total = total._replace(V=known.tilt.V, T=known.tilt.T, mean=known.tilt.mean)
+            total = total._replace(tilt=known.tilt._replace(r=None))
         dtypes = jax.eval_shape(piece, params, one).part.grad
         grad = jax.tree.map(lambda g, like: g.astype(like.dtype), total.grad, dtypes)
         grows = _grows_with_the_batch(losses_and_aux, params, data.batch)

@@ -1,17 +1,17 @@
 """Schedules of λ."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from absgd_jax import _check
+from absgd_jax._radius import KLRadius
 
 
-def two_stage(
-    lam: ArrayLike, switch_step: int, first: ArrayLike = jnp.inf
-) -> Callable[[ArrayLike], jax.Array]:
+def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
     """The paper's two-stage λ: `first` before a step, `lam` from it on.
 
     Attention pays once the network has learned what the data have in common: train
@@ -19,15 +19,17 @@ def two_stage(
     loss, so it needs no warm-up at the switch.
 
     Args:
-      lam: λ from `switch_step` on, nonzero scalar in units of loss.
+      lam: λ from `switch_step` on, nonzero scalar in units of loss; or `kl_radius`.
       switch_step: number of updates made with `first`.
       first: λ before, nonzero scalar; ±inf is plain SGD.
 
     Returns:
-      A schedule: step -> λ, float32 `[]`. For a gradual change see `anneal`.
+      A schedule: step -> λ, float32 `[]`; or a radius that begins at `switch_step`. For
+      a gradual change see `anneal`.
 
     Raises:
-      ValueError: a λ is 0 or NaN, or `switch_step` is negative.
+      ValueError: a λ is 0 or NaN, `switch_step` is negative, or a radius comes after a
+        `first` that is not ±inf.
 
     Examples:
       >>> import absgd_jax
@@ -39,10 +41,13 @@ def two_stage(
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_: the experiments on CIFAR, λ from epoch 160.
     """
-    _check.lam(lam)
-    _check.lam(first)
     if switch_step < 0:
         raise ValueError(f"switch_step must not be negative, got {switch_step}.")
+    if isinstance(lam, KLRadius):
+        _check.plain_first(first)
+        return lam._replace(begin=switch_step)
+    _check.lam(lam)
+    _check.lam(first)
 
     def schedule(count: ArrayLike) -> jax.Array:
         before = jnp.asarray(count) < switch_step

@@ -16,12 +16,13 @@ from absgd_jax import _attention, _check, _devices, _weights
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
 from absgd_jax._gradient import TiltedValue, contract
+from absgd_jax._radius import KLRadius
 from absgd_jax._state import AttentionState
 from absgd_jax._weights import Settings
 
 
 def attentional_aggregate(
-    lam: ScalarOrSchedule,
+    lam: ScalarOrSchedule | KLRadius,
     gamma: ScalarOrSchedule = 0.5,
     *,
     init_s: ArrayLike | None = None,
@@ -62,7 +63,8 @@ def attentional_aggregate(
     ======================  ==========================================================
 
     Args:
-      lam: λ, nonzero scalar in units of loss, or a schedule of the step.
+      lam: λ, nonzero scalar in units of loss, or a schedule of the step; or
+        `kl_radius`, after which λ follows by itself.
       gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
       init_s: s_0. None leaves it out (as Adam's bias correction does), so that weights
         average about one from the first step on. The earlier version of the paper has
@@ -134,7 +136,7 @@ def attentional_aggregate(
 
 
 def scale_by_attention(
-    lam: ScalarOrSchedule,
+    lam: ScalarOrSchedule | KLRadius,
     gamma: ScalarOrSchedule = 0.5,
     *,
     init_s: ArrayLike | None = None,
@@ -166,7 +168,8 @@ def scale_by_attention(
     pullback or `attention`.
 
     Args:
-      lam: λ, nonzero scalar in units of loss, or a schedule of the step.
+      lam: λ, nonzero scalar in units of loss, or a schedule of the step; or
+        `kl_radius`, after which λ follows by itself.
       gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
       init_s: s_0; see `attentional_aggregate`.
       max_weight: upper bound c on every p_i, at least 1; see `attentional_aggregate`.
@@ -320,8 +323,14 @@ def _rescale(
     limited = isinstance(value, TiltedValue) and value.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)
+    follows = (0.0, 0.0, 0.0)
     if isinstance(value, TiltedValue):
+        follows = value.kl, value.high, value.low
         value = value.tilted_loss
+    elif isinstance(settings.lam, KLRadius):
+        raise _check.unfollowed_value(name)
+    if isinstance(settings.lam, KLRadius) and settings.axis_name is not None:
+        raise _check.unfollowed_value(name)
     _check.ordinary_gradients(name, updates, params)
     part = _check.scalar("value", value)
     dtype = jnp.promote_types(part.dtype, state.tilted_loss.dtype)
@@ -330,9 +339,9 @@ def _rescale(
     lam = state.lam.astype(dtype)  # the one that `value` was made with
 
     whole = _attention.tilt(part_tilt, lam, V_d, settings.axis_name)
-    usable = (whole.V > 0) & jnp.isfinite(whole.T)
-    T = jnp.where(whole.V > 0, whole.T, state.tilted_loss.astype(dtype))
-    after, scale = _weights.advance(settings, state, T, usable, lam)
+    kl, high, low = (jnp.asarray(x).astype(dtype) for x in follows)
+    whole = whole._replace(kl=kl, high=high, low=low)
+    after, scale, usable = _weights.advance(settings, state, whole, lam)
     factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
 
     _check.local_gradients(updates, part, settings.axis_name)

@@ -12,28 +12,37 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from absgd_jax import _attention, _check, _devices
+from absgd_jax import _attention, _check, _devices, _radius
+from absgd_jax._attention import Tilt
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
+from absgd_jax._radius import KLRadius
 from absgd_jax._state import AttentionState, WeightBound
 
 
 class Settings(NamedTuple):
     """What a user says once; see `attention`."""
 
-    lam: ScalarOrSchedule
+    lam: ScalarOrSchedule | KLRadius
     gamma: ScalarOrSchedule
     init_s: ArrayLike | None
     max_weight: ArrayLike | None
     axis_name: AxisName
 
     def checked(self) -> "Settings":
-        """Itself, or an error that quotes a value out of range."""
-        _check.lam(self.lam)
+        """Itself with its defaults, or an error that quotes a value out of range."""
+        max_weight = self.max_weight
+        if isinstance(self.lam, KLRadius):
+            _check.radius_without_init_s(self.init_s)
+            max_weight = _radius.MAX_WEIGHT if max_weight is None else max_weight
+        else:
+            _check.lam(self.lam)
         _check.gamma(self.gamma)
         _check.init_s(self.init_s)
-        _check.max_weight(self.max_weight)
-        return self
+        _check.max_weight(max_weight)
+        if isinstance(max_weight, float) and max_weight == jnp.inf:
+            max_weight = None
+        return self._replace(max_weight=max_weight)
 
 
 def _at(value: ScalarOrSchedule, count: ArrayLike, dtype: Any) -> jax.Array:
@@ -57,15 +66,18 @@ def initial_state(settings: Settings, params: Any = None) -> AttentionState:
     ]
     dtype = jnp.promote_types(jnp.float32, jnp.result_type(jnp.float32, *floats))
     count = jnp.zeros([], jnp.int32)
-    if callable(settings.lam):
-        _check.lam(settings.lam(count), name=_check.FIRST.format("lam"))
+    first_lam = settings.lam
+    if isinstance(first_lam, KLRadius):
+        first_lam = first_lam.sign * jnp.inf
+    elif callable(first_lam):
+        _check.lam(first_lam(count), name=_check.FIRST.format("lam"))
     if callable(settings.gamma):
         _check.gamma(settings.gamma(count), name=_check.FIRST.format("gamma"))
     return AttentionState(
         count=count,
         tilted_loss=jnp.zeros([], dtype),
         log_discount=jnp.zeros([], dtype),
-        lam=_at(settings.lam, count, dtype),
+        lam=_at(first_lam, count, dtype),
         bound=_bound_at(settings, count, dtype),
     )
 
@@ -75,33 +87,32 @@ class Advanced(NamedTuple):
 
     state: AttentionState
     scale: jax.Array  # exp(T/λ) / s_{t+1}, shape []
+    usable: jax.Array  # bool []: the batch has examples, and only finite losses
 
 
 def advance(
-    settings: Settings,
-    state: AttentionState,
-    batch_tilt: jax.Array,
-    usable: jax.Array,
-    lam: jax.Array,
+    settings: Settings, state: AttentionState, batch: Tilt, lam: jax.Array
 ) -> Advanced:
     """Algorithm 1's normaliser, over whichever route the batch's T came.
 
     Args:
       settings: γ, s_0, and λ of the next update.
       state: before.
-      batch_tilt: T, shape `[]`.
-      usable: bool `[]`, whether the batch has examples and only finite losses. A batch
-        that has not leaves the normaliser as it was.
+      batch: the tilt of the whole batch; its r is not read. Without examples, or with a
+        loss that is not finite, it leaves the normaliser as it was, and so a λ that
+        follows a target.
       lam: λ that T was made with, shape `[]`.
     """
-    dtype = batch_tilt.dtype
+    dtype = batch.T.dtype
+    T = jnp.where(batch.V > 0, batch.T, state.tilted_loss.astype(dtype))
+    usable = (batch.V > 0) & jnp.isfinite(T)
     before = _attention.Normalizer(
         state.tilted_loss.astype(dtype), state.log_discount.astype(dtype)
     )
     init_s = settings.init_s
     after, scale = _attention.advance(
         before,
-        batch_tilt,
+        T,
         lam,
         _at(settings.gamma, state.count, dtype),
         None if init_s is None else jnp.asarray(init_s).astype(dtype),
@@ -111,15 +122,24 @@ def advance(
     def keep_or(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(usable, new.astype(old.dtype), old)
 
+    if isinstance(settings.lam, KLRadius):
+        reached = _radius.divergence(scale, batch.kl)
+        followed = _radius.follow(settings.lam, lam, reached, batch.high, batch.low)
+        waits = count < settings.lam.begin
+        next_lam = jnp.where(waits, state.lam, keep_or(followed, state.lam))
+    else:
+        next_lam = _at(settings.lam, count, state.lam.dtype)
+
     return Advanced(
         AttentionState(
             count=count,
             tilted_loss=keep_or(after.tilted_loss, state.tilted_loss),
             log_discount=keep_or(after.log_discount, state.log_discount),
-            lam=_at(settings.lam, count, state.lam.dtype),
+            lam=next_lam,
             bound=_bound_at(settings, count, state.lam.dtype),
         ),
         scale,
+        usable,
     )
 
 
@@ -147,7 +167,7 @@ def limit(
 class Tilted(NamedTuple):
     """A batch's tilt, and what each of its examples has in the gradient."""
 
-    tilt: _attention.Tilt  # of the whole batch; `r` of this device's part
+    tilt: Tilt  # of the whole batch; `r` of this device's part
     shares: jax.Array  # [*batch]: v_i r_i = ∂T/∂L_i; 0 for padding
 
 
@@ -196,15 +216,16 @@ def step(
     """
     dtype = losses.dtype
     losses = jnp.where(weights > 0, losses, 0.0)
-    lam = _at(settings.lam, state.count, dtype)
+    if isinstance(settings.lam, KLRadius):
+        lam = state.lam.astype(dtype)
+    else:
+        lam = _at(settings.lam, state.count, dtype)
     bound = _bound_at(settings, state.count, dtype)
     tilt, shares = tilt_batch(losses, lam, weights, state, bound, settings.axis_name)
-    some = tilt.V > 0
-    T = jnp.where(some, tilt.T, state.tilted_loss.astype(dtype))
-    after, scale = advance(settings, state, T, some & jnp.isfinite(T), lam)
+    after, scale, _ = advance(settings, state, tilt, lam)
     shares = shares * scale
     if bound is not None:  # exceeded by rounding, and by s_0
-        largest = bound.max_weight / jnp.where(some, tilt.V, 1.0)
+        largest = bound.max_weight / jnp.where(tilt.V > 0, tilt.V, 1.0)
         shares = jnp.minimum(shares, weights * largest)
     return Step(shares, after)
 
@@ -232,7 +253,7 @@ class Attention(NamedTuple):
 
 
 def attention(
-    lam: ScalarOrSchedule,
+    lam: ScalarOrSchedule | KLRadius,
     gamma: ScalarOrSchedule = 0.5,
     *,
     init_s: ArrayLike | None = None,
@@ -269,7 +290,8 @@ def attention(
     ======================  ==========================================================
 
     Args:
-      lam: λ, nonzero scalar in units of loss, or a schedule of the step.
+      lam: λ, nonzero scalar in units of loss, or a schedule of the step; or
+        `kl_radius`, after which λ follows by itself.
       gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
       init_s: s_0. None leaves it out (as Adam's bias correction does), so that weights
         average about one from the first step on; 0.0 is the earlier version of the

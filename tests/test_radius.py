@@ -1,0 +1,305 @@
+"""A λ that follows a radius: the constrained problem that it solves, and its edges."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import optimize
+
+import absgd_jax
+from tests import problems
+from tests.problems import per_example_losses
+
+X, LABELS, _ = problems.batches(40)
+
+
+def follow(radius, batches, *, gamma=0.1, max_weight=jnp.inf, state=None, **kwargs):
+    """Weights of every batch, λ before each, and the state after all."""
+    attention = absgd_jax.attention(radius, gamma, max_weight=max_weight)
+    state = attention.init() if state is None else state
+    weigh = jax.jit(functools.partial(attention.weigh, **kwargs))
+    weights, lams = [], []
+    for losses in batches:
+        lams.append(float(state.lam))
+        p, state = weigh(jnp.asarray(losses, jnp.float32), state)
+        weights.append(np.asarray(p))
+    return np.array(weights), np.array(lams), state
+
+
+def exponential(steps, size=64, seed=0):
+    return np.random.default_rng(seed).exponential(size=(steps, size))
+
+
+# The problem that is solved.
+
+
+def constrained(losses, rho, c, sign):
+    """The p of largest (smallest) Σ p L / n in the KL ball and the box, by SLSQP."""
+    n = len(losses)
+    divergence = lambda p: np.sum(p * np.log(np.maximum(p, 1e-12))) / n
+    result = optimize.minimize(
+        lambda p: -sign * p @ losses / n,
+        np.ones(n),
+        jac=lambda p: -sign * losses / n,
+        bounds=[(1e-9, c)] * n,
+        constraints=[
+            {"type": "eq", "fun": lambda p: p.mean() - 1},
+            {"type": "ineq", "fun": lambda p: rho - divergence(p)},
+        ],
+        options={"maxiter": 500, "ftol": 1e-12},
+    )
+    assert result.success, result.message
+    return result.x
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("rho", "c"), [(0.1, 50.0), (0.3, 50.0), (0.3, 2.5), (0.2, 2.0)]
+)
+def test_the_weights_solve_the_constrained_problem(rho, c, sign):
+    """A KL ball cut by a box; one batch again and again, so that all is at rest."""
+    losses = exponential(1, size=24, seed=3)[0]
+    radius = absgd_jax.kl_radius(rho, sign)
+    weights, _, state = follow(radius, [losses] * 600, max_weight=c)
+    np.testing.assert_allclose(
+        weights[-1], constrained(losses, rho, c, sign), rtol=5e-3, atol=5e-3
+    )
+    assert np.sign(float(state.lam)) == sign
+
+
+def test_training_reaches_the_optimum_of_the_constrained_problem():
+    """Least squares: min over w of max over the KL ball, as L-BFGS finds it."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    y = x @ [1.0, -2.0, 0.5] + rng.standard_t(4, size=50)
+    rho = 0.3
+
+    def dual(both):
+        w, lam = both[:3], np.exp(both[3])
+        losses = (x @ w - y) ** 2
+        top = losses.max()
+        return lam * rho + top + lam * np.log(np.mean(np.exp((losses - top) / lam)))
+
+    expected = optimize.minimize(dual, np.zeros(4), tol=1e-12)
+    tx = absgd_jax.absgd(
+        optax.piecewise_constant_schedule(0.02, {2000: 0.1}),
+        absgd_jax.kl_radius(rho),
+        max_weight=np.inf,
+    )
+    losses_of = lambda w: (jnp.asarray(x, jnp.float32) @ w - y) ** 2
+
+    @jax.jit
+    def step(w, state):
+        losses, pullback = jax.vjp(losses_of, w)
+        updates, state = tx.update(pullback, state, w, losses=losses)
+        return optax.apply_updates(w, updates), state
+
+    w = jnp.zeros(3)
+    state = tx.init(w)
+    for _ in range(3000):
+        w, state = step(w, state)
+    np.testing.assert_allclose(w, expected.x[:3], atol=2e-3)
+    lam = float(absgd_jax.attention_state(state).lam)
+    assert lam == pytest.approx(np.exp(expected.x[3]), rel=0.02)
+
+
+@pytest.mark.parametrize("size", [2, 8, 256])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_divergence_is_reached_whatever_the_size_of_the_batch(size, sign):
+    """E[p log p − p + 1] over the stream, small batches included."""
+    weights, _, _ = follow(
+        absgd_jax.kl_radius(0.2, sign),
+        exponential(3000, size),
+        gamma=0.05,
+        max_weight=5.0,
+    )
+    p = weights[1000:]
+    reached = np.mean(p * np.log(np.maximum(p, 1e-30)) - p + 1)
+    assert reached == pytest.approx(0.2, rel=0.1)
+    assert np.mean(p) == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_effective_fraction_is_a_radius():
+    assert absgd_jax.effective_fraction(0.5) == absgd_jax.kl_radius(np.log(2))
+
+
+# Units.
+
+
+def test_losses_times_a_thousand_scale_lam_and_leave_weights():
+    batches = exponential(300)
+    for bound in (np.inf, 2.0):
+        radius = absgd_jax.kl_radius(0.2)
+        weights, lams, _ = follow(radius, batches, max_weight=bound)
+        scaled, scaled_lams, _ = follow(radius, 1000 * batches, max_weight=bound)
+        np.testing.assert_allclose(scaled, weights, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(scaled_lams[1:], 1000 * lams[1:], rtol=1e-3)
+
+
+def test_a_constant_added_to_losses_changes_nothing():
+    batches = exponential(300)
+    radius = absgd_jax.kl_radius(0.2, -1)
+    weights, lams, _ = follow(radius, batches)
+    shifted, shifted_lams, _ = follow(radius, batches + 10.0)
+    np.testing.assert_allclose(shifted, weights, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(shifted_lams, lams, rtol=1e-3)
+
+
+def test_lam_follows_losses_that_fall():
+    falls = np.exp(-np.arange(2000) / 300)[:, None]
+    weights, lams, _ = follow(absgd_jax.kl_radius(0.2), falls * exponential(2000))
+    p = weights[500:]
+    assert np.mean(p * np.log(p) - p + 1) == pytest.approx(0.2, rel=0.25)
+    assert lams[-1] / lams[500] == pytest.approx(np.exp(-1500 / 300), rel=0.3)
+
+
+# Edges.
+
+
+def test_equal_losses_leave_lam_alone():
+    radius = absgd_jax.kl_radius(0.2)
+    _, lams, state = follow(radius, [np.full(16, 2.3)] * 50)
+    assert np.isinf(lams).all()
+    _, lams, state = follow(radius, exponential(200))
+    weights, after, _ = follow(radius, [np.full(16, 0.7)] * 200, state=state)
+    assert (after == after[0]).all()
+    np.testing.assert_allclose(weights[-1], 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_radius_out_of_reach_stops_at_the_worst_share(sign):
+    """log c is the largest divergence of weights within c; λ does not go to 0."""
+    losses = exponential(1, size=16)[0]
+    radius = absgd_jax.kl_radius(3.0, sign)
+    weights, _, state = follow(radius, [losses] * 800, max_weight=4.0)
+    chosen = np.argsort(-sign * losses)[:4]  # n / c of them
+    assert weights[-1][chosen] == pytest.approx(4.0, rel=1e-3)
+    assert abs(float(state.lam)) > np.ptp(losses) / 1000
+    # Without a bound n examples stray no farther than log n.
+    weights, _, state = follow(absgd_jax.kl_radius(9.0, sign), [losses] * 800)
+    assert weights[-1].argmax() == chosen[0]
+    assert abs(float(state.lam)) > np.ptp(losses) / 100
+
+
+def test_one_absurd_loss_is_forgotten():
+    batches = exponential(400)
+    radius = absgd_jax.kl_radius(0.2)
+    batches[200, 5] = 1e4
+    weights, lams, _ = follow(radius, batches, max_weight=2.0)
+    assert weights[200].max() <= 2.0 * (1 + 1e-5)
+    assert weights[201:].mean(axis=1).min() > 0.5
+    assert lams[230:].max() < 2 * lams[150:200].max()
+
+
+def test_vanished_losses_keep_weights_finite():
+    batches = 1e-30 * exponential(200)
+    weights, lams, _ = follow(absgd_jax.kl_radius(0.2), batches, max_weight=2.0)
+    assert np.isfinite(weights).all()
+    assert (lams[1:] > 0).all()
+    zeros, _, _ = follow(absgd_jax.kl_radius(0.2), np.zeros((20, 8)))
+    np.testing.assert_allclose(zeros, 1.0)
+
+
+@pytest.mark.parametrize("bad", ["masked", np.nan, np.inf])
+def test_a_batch_that_says_nothing_leaves_lam_alone(bad):
+    radius = absgd_jax.kl_radius(0.2)
+    _, _, state = follow(radius, exponential(100))
+    losses = exponential(1)[0]
+    masked = {"where": jnp.zeros(64, bool)} if bad == "masked" else {}
+    losses[3] = losses[3] if masked else bad
+    _, _, after = follow(radius, [losses], state=state, **masked)
+    assert after == state._replace(count=state.count + 1)
+
+
+def test_a_radius_begins_at_the_switch_of_two_stages():
+    radius = absgd_jax.two_stage(absgd_jax.kl_radius(0.2), 30)
+    weights, lams, _ = follow(radius, exponential(100))
+    assert np.isinf(lams[:30]).all()
+    assert np.isfinite(lams[30:]).all()
+    np.testing.assert_allclose(weights[:30], 1.0, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"first must be inf.*got 3\.0"):
+        absgd_jax.two_stage(absgd_jax.kl_radius(0.2), 30, first=3.0)
+
+
+# Routes.
+
+
+def by_value(tx, params, state, x, labels, micro=None):
+    value, grads = absgd_jax.tilted_value_and_grad(
+        per_example_losses, state, microbatch_size=micro
+    )(params, x, labels)
+    updates, state = tx.update(grads, state, params, value=value)
+    return optax.apply_updates(params, updates), state
+
+
+def by_pullback(tx, params, state, x, labels):
+    return problems.route_step("pullback", tx, params, state, x, labels)[:2]
+
+
+def by_dense(tx, params, state, x, labels):
+    return problems.route_step("dense", tx, params, state, x, labels)[:2]
+
+
+@pytest.mark.parametrize("bound", [np.inf, 2.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_route_follows_the_same_lam(sign, bound):
+    tx = absgd_jax.absgd(
+        0.1, absgd_jax.kl_radius(0.2, sign), 0.2, max_weight=float(bound)
+    )
+    start = problems.as_dtype(problems.initial_params(), jnp.float32)
+    ends = []
+    for route in (
+        by_pullback, by_dense, by_value, functools.partial(by_value, micro=5),
+    ):  # fmt: skip
+        params, state = start, tx.init(start)
+        step = jax.jit(functools.partial(route, tx))
+        for x, labels in zip(X[:25], LABELS[:25], strict=True):
+            params, state = step(params, state, jnp.asarray(x, jnp.float32), labels)
+        ends.append((params, state))
+    for other in ends[1:]:
+        chex.assert_trees_all_close(other, ends[0], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(absgd_jax.attention_state(ends[0][1]).lam)
+
+
+def test_hyperparameters_may_be_injected_beside_a_radius():
+    radius = absgd_jax.kl_radius(0.2)
+    injected = optax.inject_hyperparams(absgd_jax.absgd)(0.1, lam=radius, gamma=0.2)
+    plain = absgd_jax.absgd(0.1, radius, 0.2)
+    start = problems.as_dtype(problems.initial_params(), jnp.float32)
+    ends = []
+    for tx in (injected, plain):
+        params, state = start, tx.init(start)
+        for x, labels in zip(X[:5], LABELS[:5], strict=True):
+            params, state = by_pullback(
+                tx, params, state, jnp.asarray(x, jnp.float32), labels
+            )
+        ends.append(params)
+    chex.assert_trees_all_close(*ends, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: absgd_jax.kl_radius(0.0), ValueError, r"rho must be .*got 0\.0"),
+        (lambda: absgd_jax.kl_radius(0.1, 2), ValueError, "must be 1 or -1, got 2"),
+        (lambda: absgd_jax.effective_fraction(1), ValueError, r"in \(0, 1\), got 1\.0"),
+        (lambda: absgd_jax.attention(absgd_jax.kl_radius(0.1), init_s=0.0), ValueError,
+         r"init_s must be None with kl_radius .*got 0\.0"),
+        (lambda: absgd_jax.tilted_loss(jnp.ones(2), absgd_jax.kl_radius(0.1)),
+         TypeError, "takes λ as a number, got the radius"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_value_that_does_not_say_how_weights_spread_is_refused():
+    radius = absgd_jax.kl_radius(0.1)
+    tx = absgd_jax.scale_by_attention(radius, max_weight=np.inf)
+    with pytest.raises(TypeError, match="follows a radius, so `value` must be that of"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2), value=1.0)
