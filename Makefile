@@ -14,8 +14,8 @@ export MPLBACKEND ?= Agg
 # The library's tests, as ABSGD_TESTS=quick runs them: see tests/compiling.py. The four
 # that are left out are of the experiments, and need their packages.
 LIBRARY_TESTS := absgd_jax README.md $(patsubst %,tests/test_%.py,alias buffers \
-  compiled_by_default composition debug_flags devices gradient losses messages package \
-  stationary weights) \
+  compiled_by_default composition debug_flags devices diagnostics gradient losses messages \
+  package radius stationary weights) \
   $(patsubst %,--deselect 'tests/test_%]',compiled_by_default.py::test_compiled_by_default[test_costs_guard \
   compiled_by_default.py::test_compiled_by_default[test_experiments_sgd \
   devices.py::test_on_eight_devices[test_costs_guard \

@@ -6,6 +6,7 @@ quantity, at the price of plain SGD: λ > 0 for imbalanced data, λ < 0 for nois
 
 from absgd_jax import losses
 from absgd_jax._alias import abadam, absgd
+from absgd_jax._diagnostics import WeightStatistics, suggest_lam, weight_statistics
 from absgd_jax._gradient import (
     TiltedValue,
     attentional_weights,
@@ -24,6 +25,7 @@ __all__ = [
     "Attention",
     "AttentionState",
     "TiltedValue",
+    "WeightStatistics",
     "abadam",
     "absgd",
     "anneal",
@@ -36,7 +38,9 @@ __all__ = [
     "losses",
     "normalizer",
     "scale_by_attention",
+    "suggest_lam",
     "tilted_loss",
     "tilted_value_and_grad",
     "two_stage",
+    "weight_statistics",
 ]

@@ -127,6 +127,14 @@ def plain_first(first: ArrayLike) -> None:
         )
 
 
+def same_shape(name: str, array: jax.Array, other: str, like: jax.Array) -> None:
+    """Two arrays with an entry for each example."""
+    if array.shape != like.shape:
+        raise ValueError(
+            f"{name} must have the shape of {other}, {like.shape}, got {array.shape}."
+        )
+
+
 def microbatch_size(value: int | None) -> None:
     """Examples in a microbatch."""
     if value is not None and value < 1:
@@ -280,11 +288,7 @@ def example_weights(
         weights = jnp.ones_like(losses, dtype)
     else:
         weights = jnp.asarray(sample_weights)
-        if weights.shape != losses.shape:
-            raise ValueError(
-                f"sample_weights must have the shape of losses, {losses.shape}, "
-                f"got {weights.shape}."
-            )
+        same_shape("sample_weights", weights, "losses", losses)
         if _is_at_hand(weights) and (weights < 0).any():
             raise ValueError(
                 f"sample_weights must not be negative, got {np.min(weights)}."
@@ -293,10 +297,7 @@ def example_weights(
     if where is None:
         return weights
     mask = jnp.asarray(where)
-    if mask.shape != losses.shape:
-        raise ValueError(
-            f"where must have the shape of losses, {losses.shape}, got {mask.shape}."
-        )
+    same_shape("where", mask, "losses", losses)
     if mask.dtype != jnp.bool_:
         raise TypeError(f"where must be boolean, got dtype {mask.dtype}.")
     return jnp.where(mask, weights, 0.0)

@@ -1,0 +1,147 @@
+"""What the weights of a batch do, and which λ would do how much."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from absgd_jax import _check
+
+
+class WeightStatistics(NamedTuple):
+    """How the weights of a batch are spread; see `weight_statistics`."""
+
+    mean: jax.Array  # []: mean weight; far from one it acts as a learning rate
+    largest: jax.Array  # []: the largest weight
+    kl: jax.Array  # []: divergence of the normalised weights from uniform, in nats
+    effective_fraction: jax.Array  # []: exp(−KL), the share of examples that counts
+    group_shares: jax.Array | None = None  # [groups]: share of the total weight
+
+
+def weight_statistics(
+    weights: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    num_groups: int | None = None,
+) -> WeightStatistics:
+    r"""Statistics of a batch's weights, for the log.
+
+    Args:
+      weights: as `attention` returns them, `[*batch]`: averaging about one over all
+        entries, 0 for padding.
+      where: bool `[*batch]`, False for padding; default none is.
+      groups: int `[*batch]` in [0, num_groups): label, group, or whether a label is
+        known to be right.
+      num_groups: number of groups, needed with `groups`.
+
+    Returns:
+      Mean and largest weight, KL divergence from uniform, effective fraction; and with
+      `groups` the share of the total weight that each group has.
+
+    Raises:
+      ValueError: shapes differ, or `groups` without `num_groups`.
+
+    Examples:
+      >>> import absgd_jax, jax.numpy as jnp
+      >>> attention = absgd_jax.attention(lam=1.0)
+      >>> losses, labels = jnp.array([0.1, 0.2, 0.1, 2.0]), jnp.array([0, 0, 0, 1])
+      >>> weights, _ = attention.weigh(losses, attention.init())
+      >>> of = absgd_jax.weight_statistics(weights, groups=labels, num_groups=2)
+      >>> round(float(of.mean), 3), round(float(of.effective_fraction), 2)
+      (1.0, 0.66)
+
+      One quarter of the examples has two thirds of the weight:
+
+      >>> [round(float(share), 2) for share in of.group_shares]
+      [0.32, 0.68]
+    """
+    weights = jnp.asarray(weights)
+    present = jnp.ones(weights.shape, bool) if where is None else jnp.asarray(where)
+    _check.same_shape("where", present, "weights", weights)
+    total, count = jnp.sum(weights, where=present), jnp.sum(present)
+    share = jnp.where(present, weights, 0.0) / jnp.where(total > 0, total, 1.0)
+    ratio = jnp.where(share > 0, share * count, 1.0)
+    kl = jnp.sum(share * jnp.log(ratio))
+    of_groups = None
+    if groups is not None:
+        _check.same_shape("groups", jnp.asarray(groups), "weights", weights)
+        if num_groups is None:
+            raise ValueError("groups needs num_groups, how many there are; got None.")
+        of_groups = jax.ops.segment_sum(
+            share.ravel(), jnp.asarray(groups).ravel(), num_groups
+        )
+    return WeightStatistics(
+        mean=total / weights.size,
+        largest=jnp.max(weights, where=present, initial=0.0) * count / weights.size,
+        kl=kl,
+        effective_fraction=jnp.exp(-kl),
+        group_shares=of_groups,
+    )
+
+
+def suggest_lam(
+    losses: Any, *, sign: int = 1, fractions: tuple[float, ...] = (0.9, 0.75, 0.5, 0.25)
+) -> dict[float, float]:
+    r"""The λ at which given shares of the examples would still count.
+
+    From the losses of one pass over the training (or better, validation) examples with
+    a network after its plain first stage. Each λ is the one at which the weights
+    `exp(L/λ)` over these losses have the effective fraction exp(−KL): a place to start
+    from, in the units of these losses. 0.9 is cautious; at 0.25 a quarter of the
+    examples has nearly all of the weight.
+
+    Args:
+      losses: finite losses, one per example, at least two that differ; on the host.
+      sign: 1 attends to large losses, -1 to small ones.
+      fractions: effective fractions in (0, 1).
+
+    Returns:
+      Fraction to λ, for the fractions that weights of these losses can have: not below
+      the share of examples that tie for the largest (smallest) loss.
+
+    Raises:
+      ValueError: losses are equal or not finite, or a fraction is not in (0, 1).
+
+    Examples:
+      >>> import absgd_jax, numpy as np
+      >>> losses = np.random.default_rng(0).exponential(0.5, size=1000)
+      >>> lams = absgd_jax.suggest_lam(losses)
+      >>> [round(lam, 1) for lam in lams.values()]
+      [1.5, 1.1, 0.8, 0.7]
+    """
+    values = np.asarray(losses, np.float64).ravel()
+    if values.size == 0 or not np.isfinite(values).all() or np.ptp(values) == 0:
+        raise ValueError(
+            "losses must be finite and not all equal, got "
+            f"{values.size} between {values.min(initial=np.inf)} and "
+            f"{values.max(initial=-np.inf)}."
+        )
+    if sign not in (1, -1):
+        raise ValueError(f"sign must be 1 or -1, got {sign}.")
+
+    below = np.sort(sign * values) - (sign * values).max()  # at most 0
+
+    def effective(size: float) -> float:
+        """exp(−KL) at |λ| = size; it grows with size."""
+        p = np.exp(below / size)
+        share = p / p.sum()
+        kept = share > 0
+        kl = np.sum(share[kept] * np.log(share[kept] * values.size))
+        return float(np.exp(-kl))
+
+    found: dict[float, float] = {}
+    for fraction in fractions:
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(f"fractions must lie in (0, 1), got {fraction}.")
+        low, high = np.log(np.ptp(values)) - 20.0, np.log(np.ptp(values)) + 20.0
+        if effective(np.exp(low)) >= fraction * (1 - 1e-9):
+            continue
+        for _ in range(60):
+            middle = (low + high) / 2
+            below_target = effective(np.exp(middle)) < fraction
+            low, high = (middle, high) if below_target else (low, middle)
+        found[fraction] = sign * float(np.exp(high))
+    return found

@@ -1,0 +1,89 @@
+"""Statistics of weights and suggestions of λ, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+import absgd_jax
+
+LOSSES = np.random.default_rng(0).exponential(size=(5, 6))
+MASK = np.random.default_rng(1).uniform(size=(5, 6)) < 0.8
+GROUPS = np.random.default_rng(2).integers(0, 3, size=(5, 6))
+
+
+def test_statistics_are_those_of_the_weights_without_padding():
+    attention = absgd_jax.attention(0.7)
+    weights, _ = attention.weigh(
+        jnp.asarray(LOSSES, jnp.float32), attention.init(), where=MASK
+    )
+    got = jax.jit(absgd_jax.weight_statistics, static_argnames="num_groups")(
+        weights, where=MASK, groups=GROUPS, num_groups=3
+    )
+    p = special.softmax(LOSSES[MASK] / 0.7)
+    kl = np.sum(p * np.log(p * len(p)))
+    assert float(got.mean) == pytest.approx(1.0, rel=1e-5)
+    assert float(got.largest) == pytest.approx(p.max() * len(p), rel=1e-5)
+    assert float(got.kl) == pytest.approx(kl, rel=1e-4)
+    assert float(got.effective_fraction) == pytest.approx(np.exp(-kl), rel=1e-4)
+    shares = np.bincount(GROUPS[MASK], weights=p, minlength=3)
+    np.testing.assert_allclose(got.group_shares, shares, rtol=1e-5)
+
+
+def test_uniform_weights_count_in_full_and_padding_alone_not_at_all():
+    uniform = absgd_jax.weight_statistics(jnp.ones(7))
+    assert [float(x) for x in uniform[:4]] == pytest.approx([1, 1, 0, 1])
+    nothing = absgd_jax.weight_statistics(jnp.zeros(7), where=jnp.zeros(7, bool))
+    assert np.isfinite(nothing[:4]).all()
+    assert float(nothing.mean) == 0.0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_a_suggested_lam_has_the_effective_fraction_that_it_is_for(sign, scale):
+    losses = scale * LOSSES.ravel()
+    lams = absgd_jax.suggest_lam(losses, sign=sign)
+    assert list(lams) == [0.9, 0.75, 0.5, 0.25]
+    for fraction, lam in lams.items():
+        p = special.softmax(losses / lam)
+        reached = np.exp(-np.sum(p * np.log(np.maximum(p, 1e-300) * p.size)))
+        assert reached == pytest.approx(fraction, rel=1e-6)
+        assert np.sign(lam) == sign
+    reference = absgd_jax.suggest_lam(LOSSES, sign=sign)
+    np.testing.assert_allclose(
+        list(lams.values()), scale * np.array(list(reference.values())), rtol=1e-9
+    )
+
+
+def test_what_ties_forbid_is_left_out():
+    assert list(absgd_jax.suggest_lam([1.0, 1.0, 1.0, 0.0])) == [0.9]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: absgd_jax.suggest_lam([1.0, 1.0]),
+            r"not all equal, got 2 between 1\.0",
+        ),
+        (lambda: absgd_jax.suggest_lam([]), "not all equal, got 0"),
+        (lambda: absgd_jax.suggest_lam([1.0, np.nan]), "must be finite"),
+        (
+            lambda: absgd_jax.suggest_lam([1.0, 2.0], sign=0),
+            "sign must be 1 or -1, got 0",
+        ),
+        (lambda: absgd_jax.suggest_lam([1.0, 2.0], fractions=(2.0,)), r"got 2\.0"),
+        (
+            lambda: absgd_jax.weight_statistics(jnp.ones(3), where=jnp.ones(2, bool)),
+            r"where must have the shape of weights, \(3,\), got \(2,\)",
+        ),
+        (
+            lambda: absgd_jax.weight_statistics(jnp.ones(2), groups=jnp.zeros(2, int)),
+            "groups needs num_groups",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
