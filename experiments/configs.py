@@ -439,8 +439,9 @@ class Method:
       start_at: share of the training after which `lam` holds. The two-stage recipe.
       gamma: γ, share of the newest batch in the running normaliser, in (0, 1]; `term`
         has such a share too, and `recover`, whose a it is.
-      init_s: s_0; 0 as in the paper, None for weights that average one from the start.
-      max_weight: upper bound on each weight; None for none.
+      init_s: s_0; 0 as in the earlier version of the paper, None for weights that
+        average one from the start.
+      max_weight: upper bound on each weight, at least 1; None for none.
       alpha: constant by which the weights are divided; the paper's is 1, the authors'
         code has 0.5.
       uniform: whether one is added to every weight after the switch, as the authors'
@@ -489,8 +490,8 @@ class Method:
             f"init_s must not be negative, got {self.init_s}.",
         )
         _refuse(
-            self.max_weight is not None and not self.max_weight > 0.0,
-            f"max_weight must be positive, got {self.max_weight}.",
+            self.max_weight is not None and not self.max_weight >= 1.0,
+            f"max_weight must be at least 1, got {self.max_weight}.",
         )
         _refuse(not self.alpha > 0.0, f"alpha must be positive, got {self.alpha}.")
         _refuse(
@@ -498,8 +499,10 @@ class Method:
             f"uniform needs the pullback route, got {self.route!r}.",
         )
         _refuse(
-            self.route != "pullback" and self.max_weight is not None,
-            f"max_weight needs the pullback route, got {self.route!r}.",
+            self.route != "pullback"
+            and self.max_weight is not None
+            and self.init_s is not None,
+            f"max_weight beside init_s needs the pullback route, got {self.route!r}.",
         )
         _refuse(
             self.microbatch_size is not None

@@ -46,7 +46,11 @@ def test_configs_and_the_command_line_import_no_jax():
         (lambda: configs.Method(gamma=0.0), "gamma .* got 0.0"),
         (lambda: configs.Method(start_at=-0.1), "start_at .* got -0.1"),
         (lambda: configs.Method(init_s=-1.0), "init_s .* got -1.0"),
-        (lambda: configs.Method(max_weight=0.0), "max_weight .* got 0.0"),
+        (lambda: configs.Method(max_weight=0.5), "max_weight .* at least 1, got 0.5"),
+        (
+            lambda: configs.Method(route="value", max_weight=2.0, init_s=0.0),
+            "max_weight beside init_s .* 'value'",
+        ),
         (lambda: configs.Method(route="value", uniform=True), "pullback .* 'value'"),
         (lambda: configs.Method(microbatch_size=4), "microbatch_size .* 4 with pull"),
         (lambda: configs.Optimizer(learning_rate=math.nan), "learning_rate .* nan"),

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 from experiments import configs, methods, presets, steps
-from experiments.methods import attention
 
 CIFAR = configs.Run(
     data=configs.Data(source="cifar10"),
@@ -42,6 +41,30 @@ def test_a_cosine_falls_to_zero():
     np.testing.assert_allclose(rates, [reference(s) for s in range(12)], rtol=1e-5)
 
 
+def weighted(run, moment, state, losses, slopes=None, present=None):
+    """What the rule finds at w = 0 for losses `L_i + x_i w`, whose gradients are x."""
+    losses = jnp.asarray(losses, jnp.float32)
+    size = losses.size
+    found = methods.rule(run).gradient(
+        methods.Problem(
+            params=jnp.float32(0.0),
+            per_example_losses=lambda w, L, x: (L + w * x, {}),
+            examples=(losses, jnp.ones(size) if slopes is None else slopes),
+            present=jnp.ones(size, bool) if present is None else present,
+            labels=jnp.zeros(size, int),
+            index=jnp.arange(size),
+            class_weights=jnp.ones(1),
+            moment=moment,
+        ),
+        state,
+    )
+    return jax.device_get(found)
+
+
+def start(run):
+    return methods.rule(run).init(jnp.float32(0.0), 1, 1)
+
+
 @pytest.mark.parametrize("lam", [0.7, -1.5])
 @pytest.mark.parametrize("init_s", [0.0, 2.0, None])
 def test_algorithm_1_begins_at_the_switch(lam, init_s):
@@ -55,26 +78,54 @@ def test_algorithm_1_begins_at_the_switch(lam, init_s):
             "epochs": 4,
         },
     )
-    rng, x = np.random.default_rng(0), jnp.linspace(-1.0, 1.0, 6)
-    params = jnp.float32(0.0)
-    state = attention.transform(run, methods.moment(run, 2, 0)).init(params)
-    s = init_s
+    rng, state, s = np.random.default_rng(0), start(run), init_s
     for step in range(8):
-        losses = jnp.asarray(rng.exponential(size=6), jnp.float32)
-        moment = methods.moment(run, 2, step)
-        _, pullback = jax.vjp(lambda w, losses=losses: losses + w * x, params)
-        state = attention.begin(state, moment)
-        update, state = attention.transform(run, moment).update(
-            pullback, state, params, losses=losses
-        )
-        weights = np.asarray(attention.weights(run, moment, state, losses))
+        losses = np.float32(rng.exponential(size=6))
+        found = weighted(run, methods.moment(run, 2, step), state, losses)
+        state = found.state
         if step < 4:
-            np.testing.assert_array_equal(weights, 1.0)
+            np.testing.assert_array_equal(found.weights, 1.0)
         elif init_s is not None:
             e = np.exp(np.asarray(losses, np.float64) / lam)
             s = 0.7 * s + 0.3 * e.mean()
-            np.testing.assert_allclose(weights, e / s, rtol=1e-5)
-        np.testing.assert_allclose(update, np.mean(weights * x), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.weights, e / s, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"alpha": 0.5, "uniform": True},
+        {"max_weight": 1.5},
+        {"route": "value", "alpha": 0.5, "max_weight": 1.5},
+        {"route": "value", "microbatch_size": 3},
+        {"route": "dense", "max_weight": 1.5},
+    ],
+)
+def test_the_direction_is_the_mean_of_weighted_gradients(changes):
+    """Over the examples that are there; and the bound is one on p, before α."""
+    changes = {"init_s": None, "start_at": 0.0} | changes
+    changes = {f"method.{k}": v for k, v in changes.items()} | {"model.norm": "group"}
+    run = configs.replace(CIFAR, changes)
+    rng, state = np.random.default_rng(1), start(run)
+    present = np.arange(8) < 6
+    for step in range(3):
+        losses = rng.exponential(size=8)
+        losses[6:] = 1e3
+        slopes = np.float32(rng.normal(size=8))
+        moment = methods.moment(run, 1, step)
+        found = weighted(run, moment, state, losses, slopes, present)
+        state = found.state
+        p = found.weights[:6]
+        np.testing.assert_allclose(
+            found.gradient, np.mean(p * slopes[:6]), rtol=1e-5, atol=1e-6
+        )
+        e = (p - moment.uniform) / moment.scale
+        if run.method.max_weight is None:
+            expected = np.exp(losses[:6] - state.tilted_loss)
+            np.testing.assert_allclose(e, expected, rtol=1e-5)
+        else:
+            assert e.max() == pytest.approx(1.5, rel=1e-6)
 
 
 def test_a_finite_first_lam_is_attention_from_the_first_step():
@@ -88,36 +139,33 @@ def test_from_one_finite_lam_to_another_the_objective_is_carried_on():
     """F stays, in units of loss, so that s = exp(F/λ) is of the new λ at once."""
     run = configs.replace(CIFAR, {"method.first_lam": 100.0, "method.init_s": None})
     before, after = (methods.moment(run, 1, step) for step in (0, 160))
-    losses, params = jnp.float32([0.5, 1.0, 3.0]), jnp.float32(0.0)
-    _, pullback = jax.vjp(lambda w: losses + w, params)
-    state = attention.transform(run, before).init(params)
+    losses, state = jnp.float32([0.5, 1.0, 3.0]), start(run)
     for moment in (before, after):
         carried = float(state.tilted_loss)
-        state = attention.begin(state, moment)
-        _, state = attention.transform(run, moment).update(
-            pullback, state, params, losses=losses
-        )
+        found = weighted(run, moment, state, losses)
+        state = found.state
     tilted = np.log(np.mean(np.exp(np.asarray(losses, float))))  # at the new λ of 1
     newest = 0.3 / (1 - 0.7**2)  # of two batches, without s_0
     s = (1 - newest) * np.exp(carried) + newest * np.exp(tilted)
     assert carried == pytest.approx(1.5, rel=0.01)  # at λ = 100, about the mean
     assert float(state.tilted_loss) == pytest.approx(np.log(s), rel=1e-5)
-    weights = attention.weights(run, after, state, losses)
-    np.testing.assert_allclose(weights, np.exp(losses) / s, rtol=1e-5)
+    np.testing.assert_allclose(found.weights, np.exp(losses) / s, rtol=1e-5)
 
 
 def test_the_authors_variants():
     """α divides the weights and the uniform term adds one, both after the switch."""
-    run = configs.replace(CIFAR, {"method.alpha": 0.5, "method.uniform": True})
+    run = configs.replace(CIFAR, {"method.init_s": None})
+    variant = configs.replace(run, {"method.alpha": 0.5, "method.uniform": True})
     for step, (factor, added) in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
-        moment = methods.moment(run, 97, step)
+        moment = methods.moment(variant, 97, step)
         assert (moment.scale, moment.uniform) == (factor, added)
-        state = attention.transform(run, moment).init(jnp.float32(0))
-        state = state._replace(tilted_loss=jnp.float32(0.4), log_discount=-jnp.inf)
-        p = attention.weights(run, moment, state, jnp.float32([0.4, 1.4]))
-        tilt = 1.0 if math.isinf(moment.lam) else math.e
+        losses = jnp.float32([0.4, 1.4])
+        plain = weighted(run, methods.moment(run, 97, step), start(run), losses)
+        found = weighted(variant, moment, start(variant), losses)
+        ratio = 1.0 if math.isinf(moment.lam) else math.e
+        assert plain.weights[1] == pytest.approx(ratio * plain.weights[0], rel=1e-5)
         np.testing.assert_allclose(
-            p, [factor + added, factor * tilt + added], rtol=1e-6
+            found.weights, factor * plain.weights + added, rtol=1e-6
         )
 
 

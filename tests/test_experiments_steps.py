@@ -14,22 +14,36 @@ from tests import training_problem as problem
 LAYOUT = sharding.layout(1)
 
 
+BOUNDED = {"method.init_s": None, "method.max_weight": 1.5}
+ROUTES = [("value", None), ("value", 5), ("dense", 8)]
+
+
 @pytest.fixture(scope="module")
 def by_pullback():
     return problem.train(problem.RUN)
 
 
-@pytest.mark.parametrize(
-    ("route", "microbatch"), [("value", None), ("value", 5), ("dense", 8)]
-)
+@pytest.fixture(scope="module")
+def by_bounded_pullback():
+    return problem.train(configs.replace(problem.RUN, BOUNDED))
+
+
+@pytest.mark.parametrize(("route", "microbatch"), ROUTES)
 def test_every_route_trains_to_the_same_numbers(by_pullback, route, microbatch):
-    state, seen = problem.train(
-        configs.replace(
-            problem.RUN, {"method.route": route, "method.microbatch_size": microbatch}
-        )
-    )
+    changes = {"method.route": route, "method.microbatch_size": microbatch}
+    state, seen = problem.train(configs.replace(problem.RUN, changes))
     problem.same(state, by_pullback[0])
     problem.same(seen, by_pullback[1])
+
+
+@pytest.mark.parametrize(("route", "microbatch"), ROUTES)
+def test_every_route_keeps_the_same_bound(by_bounded_pullback, route, microbatch):
+    changes = {"method.route": route, "method.microbatch_size": microbatch}
+    state, seen = problem.train(configs.replace(problem.RUN, BOUNDED | changes))
+    problem.same(state, by_bounded_pullback[0])
+    problem.same(seen, by_bounded_pullback[1])
+    largest = [float(one.largest) for one in seen]
+    np.testing.assert_allclose(largest, [1.0, 1.0, 1.5, 1.5], rtol=1e-6)
 
 
 def test_the_dense_route_refuses_batchnorm_and_says_why():

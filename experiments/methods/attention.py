@@ -1,7 +1,7 @@
 """SGD and ABSGD, Adam and ABAdam: one program, plain training being λ = ∞.
 
-Plain training is the case λ = ∞ without s_0, to the last bit: weights are one. So one
-compiled program serves all λ, and up to the switch all methods train alike.
+Plain training is the case λ = ∞ without s_0: weights are one. So one compiled program
+serves all λ, and up to the switch all methods train alike.
 """
 
 from typing import Any
@@ -21,13 +21,13 @@ def rule(run: configs.Run) -> Rule:
     by_pullback = run.method.route == "pullback"
 
     def init(params: Any, examples: int, classes: int) -> absgd_jax.AttentionState:
-        return transform(run, moment(run, 1, 0)).init(params)  # the same for any moment
+        return attention(run, moment(run, 1, 0)).init()  # the same for any moment
 
     def gradient(problem: Problem, state: absgd_jax.AttentionState) -> Found:
-        state = begin(state, problem.moment)
+        state = begin(run, problem.moment, state)
         found = (_pullback if by_pullback else _value)(run, problem, state)
-        direction, state, losses, statistics = found
-        p = weights(run, problem.moment, state, losses)
+        direction, weights, state, losses, statistics = found
+        p = weights * _share_present(problem)
         return Found(direction, state, losses, statistics, p, state.tilted_loss)
 
     return Rule(init, gradient)
@@ -35,23 +35,14 @@ def rule(run: configs.Run) -> Rule:
 
 def _pullback(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]:
     """One backward pass: the weights are its cotangent."""
-    moment, present = problem.moment, problem.present
     losses, pullback, statistics = jax.vjp(
         problem.losses_of, problem.params, has_aux=True
     )
-    total = jnp.sum(present)
+    weights, after = _weigh(run, problem, state, losses)
+    (direction,) = pullback(weights / weights.size)  # ∇ of the weighted losses' mean
     if problem.axis_name is not None:
-        total = jax.lax.psum(total, problem.axis_name)
-    added = moment.uniform / total * present
-    direction, state = transform(run, moment, problem.axis_name).update(
-        # What is done to the weights is done to the cotangent.
-        lambda cotangent: pullback(cotangent * moment.scale + added),
-        state,
-        problem.params,
-        losses=losses,
-        where=present,
-    )
-    return direction, state, losses, statistics
+        direction = jax.lax.pmean(direction, problem.axis_name)
+    return direction, weights, after, losses, statistics
 
 
 def _value(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]:
@@ -64,22 +55,49 @@ def _value(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]:
     moment, method = problem.moment, run.method
     (value, (losses, statistics)), direction = absgd_jax.tilted_value_and_grad(
         per_example_losses,
-        moment.lam,
+        state,
         has_aux=True,
         microbatch_size=method.microbatch_size,
         dense=method.route == "dense",
         axis_name=problem.axis_name,
     )(problem.params, *problem.examples, where=problem.present)
-    direction, state = transform(run, moment).update(
+    direction, _ = absgd_jax.scale_by_attention(**_settings(run, moment)).update(
         direction, state, problem.params, value=value
     )
-    return optax.tree.scale(moment.scale, direction), state, losses, statistics
+    # The state comes with the weights; by the gradient it differs in rounding at most.
+    weights, after = _weigh(run, problem, state, losses)
+    direction = optax.tree.scale(moment.scale, direction)
+    return direction, weights, after, losses, statistics
 
 
-def transform(
+def _weigh(
+    run: configs.Run, problem: Problem, state: Any, losses: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Weights of the whole batch's mean, padding and all devices included; the state.
+
+    Those of the library, over `alpha`, plus one for each example that is there where
+    the method is uniform.
+    """
+    moment, present = problem.moment, problem.present
+    weights, after = attention(run, moment, problem.axis_name).weigh(
+        losses, state, where=present
+    )
+    added = moment.uniform * present / _share_present(problem)
+    return weights * moment.scale + added, after
+
+
+def _share_present(problem: Problem) -> jax.Array:
+    """Of the places of the whole batch, the share that is no padding."""
+    share = jnp.sum(problem.present) / problem.present.size
+    if problem.axis_name is None:
+        return share
+    return jax.lax.pmean(share, problem.axis_name)
+
+
+def attention(
     run: configs.Run, moment: Moment, axis_name: str | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """The library's transformation for an update.
+) -> absgd_jax.Attention:
+    """The library's weights for an update.
 
     Args:
       run: method.
@@ -87,58 +105,40 @@ def transform(
       axis_name: axis of `jax.pmap` that the batch is spread over.
 
     Returns:
-      Attention, which makes one gradient.
+      What makes a state, and weights from losses.
     """
+    return absgd_jax.attention(**_settings(run, moment), axis_name=axis_name)
+
+
+def _settings(run: configs.Run, moment: Moment) -> dict[str, Any]:
+    """What the library is told, on every route."""
     method = run.method
-    init_s = None if method.init_s is None or not method.attends else moment.init_s
-    if method.route != "pullback":  # whose gradients are global
-        return absgd_jax.scale_by_attention(moment.lam, moment.gamma, init_s=init_s)
-    bound = {} if method.max_weight is None else {"max_weight": method.max_weight}
-    return absgd_jax.attentional_aggregate(
-        moment.lam, moment.gamma, init_s=init_s, axis_name=axis_name, **bound
-    )
+    has_init_s = method.init_s is not None and method.attends
+    return {
+        "lam": moment.lam,
+        "gamma": moment.gamma,
+        "init_s": moment.init_s if has_init_s else None,
+        "max_weight": method.max_weight,
+    }
 
 
-def begin(state: absgd_jax.AttentionState, moment: Moment) -> absgd_jax.AttentionState:
-    """The state as the update is to find it: with its λ, and s anew at a restart.
+def begin(
+    run: configs.Run, moment: Moment, state: absgd_jax.AttentionState
+) -> absgd_jax.AttentionState:
+    """The state as the update is to find it: of its λ, γ and bound, not those before.
 
     Args:
-      state: of attention.
+      run: method.
       moment: what is set for this update.
+      state: of attention.
 
     Returns:
       The state. A restart gives s_0 its whole share in s again, d = 1, and then what F
       was no longer counts.
     """
-    return state._replace(
-        lam=jnp.asarray(moment.lam, state.lam.dtype),
+    fresh = attention(run, moment).init()
+    return fresh._replace(
+        count=state.count,
+        tilted_loss=state.tilted_loss,
         log_discount=jnp.where(moment.restart, 0.0, state.log_discount),
     )
-
-
-def weights(
-    run: configs.Run,
-    moment: Moment,
-    state: absgd_jax.AttentionState,
-    losses: jax.Array,
-) -> jax.Array:
-    """The weight p that an update gave each example, Eq. (2).
-
-    Args:
-      run: method.
-      moment: what was set for it.
-      state: of attention, after it.
-      losses: float32 `[batch]`.
-
-    Returns:
-      float32 `[batch]`: p = exp((L − F)/λ) exp(F/λ)/s, over `alpha`, plus one where the
-      method is uniform.
-    """
-    p = jnp.exp((losses - state.tilted_loss) / moment.lam)
-    if run.method.init_s is not None and run.method.attends:
-        share = jnp.exp(state.log_discount)
-        reference = jnp.exp(-state.tilted_loss / moment.lam)
-        p = p / ((1.0 - share) + share * moment.init_s * reference)
-    if run.method.max_weight is not None:
-        p = jnp.minimum(p, run.method.max_weight)
-    return p * moment.scale + moment.uniform
