@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import absgd_jax
 from experiments import canvas, configs, tables
@@ -254,19 +253,17 @@ def _update(
     lam: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Weights and line after one step, by the library."""
-    tx = optax.chain(
-        absgd_jax.attentional_aggregate(lam, gamma=1.0, init_s=None),
-        optax.sgd(LEARNING_RATE),
-    )
-    losses, pullback = jax.vjp(
-        lambda line: jax.nn.softplus(-labels * (inputs @ line)), line
-    )
-    updates, state = tx.update(
-        pullback, tx.init(line), line, losses=losses, sample_weights=sample_weights
-    )
-    tilted_loss = absgd_jax.attention_state(state).tilted_loss
-    weights = sample_weights * jnp.exp((losses - tilted_loss) / lam)
-    return weights / jnp.mean(weights), optax.apply_updates(line, updates)
+    attention = absgd_jax.attention(lam, gamma=1.0)
+
+    def weighted_mean(line: jax.Array) -> tuple[jax.Array, jax.Array]:
+        losses = jax.nn.softplus(-labels * (inputs @ line))
+        weights, _ = attention.weigh(
+            losses, attention.init(), sample_weights=sample_weights
+        )
+        return jnp.mean(weights * losses), weights
+
+    gradient, weights = jax.grad(weighted_mean, has_aux=True)(line)
+    return weights, line - LEARNING_RATE * gradient
 
 
 def _share(examples: Points, weights: jax.Array) -> float:
