@@ -36,7 +36,7 @@ class Collective(NamedTuple):
     """One exchange between devices."""
 
     kind: str  # "all-reduce add": what it does, and with what if it reduces
-    arrays: tuple[str, ...]  # ("f32[3]",): what each device has afterwards
+    arrays: tuple[str, ...]  # ("f32[5]",): what each device has afterwards
     bytes: int  # the size of those
     waiting: int  # convolutions and matrix products that need it, directly or not
     repeated: bool  # whether inside a loop; it counts once here

@@ -86,17 +86,26 @@ def _pullback(tx: Any, losses_of: _Losses, state: State, mapped: bool) -> Any:
 
 
 def _value(tx: Any, losses_of: _Losses, state: State, mapped: bool) -> Any:
-    """The gradient of the tilted loss; of this device's, if there are many."""
+    """The gradient of the tilted loss."""
+    del mapped  # see `_local_value`
+    value_and_grad = absgd_jax.tilted_value_and_grad(
+        losses_of, state.optimizer, has_aux=True
+    )
+    (value, statistics), grads = value_and_grad(state.params)
+    return *tx.update(grads, state.optimizer, state.params, value=value), statistics
+
+
+def _local_value(tx: Any, losses_of: _Losses, state: State, mapped: bool) -> Any:
+    """The gradient of this device's tilted loss, which the transform rescales."""
+    assert mapped
     lam = absgd_jax.attention_state(state.optimizer).lam
 
     def tilted(params: Any) -> tuple[jax.Array, Any]:
         losses, statistics = losses_of(params)
         return absgd_jax.tilted_loss(losses, lam), (losses.size, statistics)
 
-    params = _local(state.params) if mapped else state.params
-    (value, (size, statistics)), grads = jax.value_and_grad(tilted, has_aux=True)(
-        params
-    )
+    differentiate = jax.value_and_grad(tilted, has_aux=True)
+    (value, (size, statistics)), grads = differentiate(_local(state.params))
     updated = tx.update(
         grads, state.optimizer, state.params, value=value, total_weight=1.0 * size
     )
@@ -115,20 +124,18 @@ def steps() -> dict[str, Step]:
     def absgd(**more: Any) -> optax.GradientTransformationExtraArgs:
         return absgd_jax.absgd(LEARNING_RATE, LAM, GAMMA, momentum=MOMENTUM, **more)
 
-    def by_value(**more: Any) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(absgd_jax.scale_by_attention(LAM, GAMMA, **more), plain)
-
+    local = optax.chain(absgd_jax.scale_by_attention(LAM, GAMMA, axis_name=AXIS), plain)
     return {
         "sgd": Step(False, _sgd, plain),
         "pullback": Step(False, _pullback, absgd()),
-        "value": Step(False, _value, by_value()),
+        "value": Step(False, _value, absgd()),
         "bounded": Step(False, _pullback, absgd(max_weight=MAX_WEIGHT)),
         "mapped-sgd": Step(True, _sgd, plain),
         "mapped-pullback": Step(True, _pullback, absgd(axis_name=AXIS)),
         "mapped-bounded": Step(
             True, _pullback, absgd(max_weight=MAX_WEIGHT, axis_name=AXIS)
         ),
-        "mapped-local": Step(True, _value, by_value(axis_name=AXIS)),
+        "mapped-local": Step(True, _local_value, local),
     }
 
 

@@ -60,7 +60,7 @@ def make_step(route, axis_name=None):
             )
         value, grads = absgd_jax.tilted_value_and_grad(
             problems.per_example_losses,
-            absgd_jax.attention_state(state).lam,
+            state,
             microbatch_size=len(x) // 2,
             axis_name=axis_name,
         )(params, x, labels, **masks)
@@ -125,6 +125,13 @@ def copies(tree):
     ]
 
 
+def attention_of(state):
+    """Its scalars by name; no weight is bounded here."""
+    named = absgd_jax.attention_state(state)._asdict()
+    assert named.pop("bound") is None
+    return named
+
+
 def train(mesh, folder):
     """Every program, for a few steps; what this host holds then goes to a file."""
     results = {}
@@ -142,7 +149,7 @@ def train(mesh, folder):
             case = f"{route}/{spread}/{filling}"
             results[f"{case}/updates"] = np.stack(updates, axis=1)
             (results[f"{case}/params"],) = copies(params)
-            for name, leaf in absgd_jax.attention_state(state)._asdict().items():
+            for name, leaf in attention_of(state).items():
                 (results[f"{case}/{name}"],) = copies(leaf)
     np.savez(folder / f"{jax.process_index()}.npz", **results)
 

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import pytest
 
-import absgd_jax
 from tests import compiling, hosts_worker, problems
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -136,7 +135,7 @@ def train_here(route, rows):
             params, state, x[t, rows], labels[t, rows], sample_weights=weights[t, rows]
         )
         updates.append(update["w"])
-    attention = absgd_jax.attention_state(state)._asdict()
+    attention = hosts_worker.attention_of(state)
     return {"updates": np.stack(updates), "params": params["w"], **attention}
 
 

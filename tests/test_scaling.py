@@ -90,7 +90,7 @@ def test_two_messages_and_nothing_else(record, step, sgd, is_waited_for):
         del more[index]
     assert [(each.kind, each.arrays, each.bytes) for each in more] == [
         ("all-reduce maximum", ["f32[2]"], 8),
-        ("all-reduce add", ["f32[3]"], 12),
+        ("all-reduce add", ["f32[5]"], 20),
     ]
     assert ours["heavy"] == theirs["heavy"] == 6 + 11  # forward; no gradient of images
     assert [each.waiting for each in more] == 2 * [11 if is_waited_for else 0]

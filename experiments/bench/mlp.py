@@ -70,33 +70,26 @@ def step(
     Returns:
       A pure function of state, inputs and labels; and what makes the optimizer's state.
     """
-    plain = optax.sgd(LEARNING_RATE, MOMENTUM)
-    attention = absgd_jax.scale_by_attention(lowering.LAM, lowering.GAMMA)
+    absgd = absgd_jax.absgd(
+        LEARNING_RATE, lowering.LAM, lowering.GAMMA, momentum=MOMENTUM
+    )
     if route in ("tilted", "dense"):
-        tx = optax.chain(attention, plain)
-        value_and_grad = absgd_jax.tilted_value_and_grad(
-            losses_of,
-            lowering.LAM,
-            microbatch_size=microbatch,
-            dense=route == "dense",
-        )
 
         def by_value(state: State, inputs: jax.Array, labels: jax.Array) -> State:
-            value, grads = value_and_grad(state.params, inputs, labels)
-            updates, optimizer = tx.update(
+            value, grads = absgd_jax.tilted_value_and_grad(
+                losses_of,
+                state.optimizer,
+                microbatch_size=microbatch,
+                dense=route == "dense",
+            )(state.params, inputs, labels)
+            updates, optimizer = absgd.update(
                 grads, state.optimizer, state.params, value=value
             )
             return State(optax.apply_updates(state.params, updates), optimizer)
 
-        return by_value, tx.init
+        return by_value, absgd.init
 
-    tx = {
-        "sgd": lambda: plain,
-        "pullback": lambda: absgd_jax.absgd(
-            LEARNING_RATE, lowering.LAM, lowering.GAMMA, momentum=MOMENTUM
-        ),
-        "value": lambda: optax.chain(attention, plain),
-    }[route]()
+    tx = optax.sgd(LEARNING_RATE, MOMENTUM) if route == "sgd" else absgd
     made = lowering.steps()[route]
 
     def by_route(state: State, inputs: jax.Array, labels: jax.Array) -> State:

@@ -20,7 +20,7 @@ def make_step(tx, micro, axis_name=None, dense=False):
     def step(params, state, x, labels, v):
         value, grads = absgd_jax.tilted_value_and_grad(
             per_example_losses,
-            absgd_jax.attention_state(state).lam,
+            state,
             microbatch_size=micro,
             dense=dense,
             axis_name=axis_name,
