@@ -93,6 +93,16 @@ def test_two_messages_whatever_the_layout_of_the_parameters(layout):
     assert said(value, by_value()) == plain + TWO
 
 
+def test_a_bound_under_shard_map_is_one_message():
+    """All losses and base weights; then every device knows the whole batch."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    tx = absgd_jax.absgd(0.1, 1.0, max_weight=2.0, axis_name="data")
+    found = program(pullback, tx, mesh, P(), mapped=True).collectives
+    (bound,) = (each for each in found if each.bytes <= 2 * 64 * 4)
+    assert (bound.kind, bound.arrays) == ("all-reduce add", ("f32[8,2,8]",))
+    assert len(found) == 2  # the gradient's, of all parameters
+
+
 @pytest.mark.parametrize(("mapped", "repeated"), [(False, True), (True, False)])
 def test_every_microbatch_has_its_two_messages(mapped, repeated):
     """The gradient's is one a step where each device adds up its own microbatches."""
