@@ -53,7 +53,13 @@ def test_eight_devices_are_one(spread, route, lam):
 
 
 @pytest.mark.parametrize(
-    ("lam", "kwargs"), [(np.inf, {"init_s": None}), (0.2, {"max_weight": 2.0})]
+    ("lam", "kwargs"),
+    [
+        (np.inf, {}),
+        (0.2, {"max_weight": 2.0}),
+        (absgd_jax.kl_radius(0.2), {"max_weight": np.inf}),
+        (absgd_jax.kl_radius(0.2, -1), {}),
+    ],
 )
 @pytest.mark.parametrize("spread", SPREADS)
 def test_options_hold_across_devices(spread, lam, kwargs):

@@ -7,6 +7,7 @@ the whole batch before it: they cannot be applied to local gradients afterwards.
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax import lax
@@ -52,8 +53,8 @@ def by_pullback(axis_name):
     return tx, step
 
 
-def by_helper(axis_name, **kwargs):
-    tx = absgd_jax.absgd(0.3, LAM, GAMMA, axis_name=axis_name, **kwargs)
+def by_helper(axis_name, lam=LAM, **kwargs):
+    tx = absgd_jax.absgd(0.3, lam, GAMMA, axis_name=axis_name, **kwargs)
 
     def step(params, state, x, labels, v, microbatch_size=None):
         value, grads = absgd_jax.tilted_value_and_grad(
@@ -81,6 +82,10 @@ def in_bounded_microbatches(axis_name):
 
 def with_bound(axis_name):
     return by_helper(axis_name, max_weight=2.0)
+
+
+def in_microbatches_of_a_radius(axis_name):
+    return in_microbatches(axis_name, lam=absgd_jax.kl_radius(0.2), max_weight=np.inf)
 
 
 def by_tilted_loss(axis_name):
@@ -144,6 +149,7 @@ ROUTES = {
     "tilted_value_and_grad, bounded": with_bound,
     "microbatches": in_microbatches,
     "microbatches, bounded": in_bounded_microbatches,
+    "microbatches, radius": in_microbatches_of_a_radius,
     "tilted_loss": by_tilted_loss,
     "weights": by_weights,
 }
