@@ -12,8 +12,8 @@ from tests import compiling
 
 FOLDER = pathlib.Path(__file__).parent / "eight_devices"
 EIGHT = "--xla_force_host_platform_device_count=8"
-# What is read off the compiled program, which is to be the user's.
-BY_DEFAULT = ("test_communication", "test_costs_guard")
+# What is read off the compiled program, which is to be the user's, or held to 1e-6.
+BY_DEFAULT = ("test_communication", "test_costs_guard", "test_routes")
 
 
 # The longest are the last by name, and begin.

@@ -162,7 +162,7 @@ def test_links_of_the_readme_work_on_any_page():
             assert kind in ("blob", "raw"), link
             assert branch == "main", link
             assert (ROOT / path).is_file(), link
-    assert here == len(used) + 1  # and the figure
+    assert here == len(defined) + 1  # and the figure
 
 
 def test_importing_brings_jax_and_optax_and_starts_no_backend():
