@@ -25,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     "report": configs.Report,
     "demo": configs.Demo,
     "recipes": configs.Recipes,
+    "untuned": configs.Untuned,
     "toy": configs.Toy,
     "bench": configs.Bench,
 }
@@ -37,6 +38,7 @@ SUMMARIES = {
     "report": "DIR...: tables and figures, beside the paper's numbers",
     "demo": "SGD against ABSGD on embedded data; a minute or two",
     "recipes": "the demo with other switches, γ and λ",
+    "untuned": "--data-dir DIR --seeds N --out FILE: a radius against fixed λ",
     "toy": "the paper's toy figure",
     "bench": "[SUITE ...]: what a step costs, and what surrounds it",
 }
@@ -91,6 +93,10 @@ def _command(config: Any) -> int:
             from experiments import recipes
 
             return recipes.main(config)
+        case configs.Untuned():
+            from experiments import untuned
+
+            return untuned.main(config)
         case configs.Bench():
             from experiments.bench import command
 

@@ -1233,6 +1233,28 @@ class Toy:
         _refuse(self.seed < 0, f"seed must not be negative, got {self.seed}.")
 
 
+@dataclasses.dataclass(frozen=True)
+class Untuned:
+    """Compares radii without tuning with SGD and ten fixed λ, on five data sets.
+
+    Attributes:
+      data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
+        last.
+      seeds: number of seeds, from 0; of splits, networks and batches.
+      out: JSON lines, one a run; what it has is not run again. The page is written
+        beside it, with the suffix .md.
+      data: some of the data sets; all if none is given.
+    """
+
+    data_dir: pathlib.Path = pathlib.Path("data")
+    seeds: int = 5
+    out: pathlib.Path = pathlib.Path("runs/untuned.jsonl")
+    data: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
+
+
 Suite = Literal["overhead", "dense", "peers", "input", "end_to_end", "sweep"]
 
 

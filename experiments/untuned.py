@@ -1,0 +1,338 @@
+"""A radius without tuning against SGD and against fixed λ, on five data sets.
+
+Every run of a data set and protocol trains side by side in one program, and leaves one
+JSON line; `page` turns the lines into Markdown.
+"""
+
+import csv
+import functools
+import itertools
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.special import xlogy
+from sklearn.model_selection import train_test_split
+
+import absgd_jax
+from experiments import configs, corrupt, record, untuned_report
+from experiments.sources import MissingData, digits
+from experiments.untuned_report import DATA, RATES, RUNS, Setting
+
+WIDTH, BATCH, MOMENTUM = 64, 64, 0.9
+STAGE = 600  # steps; from step 0 it is two of them
+WINDOW = 50  # steps in one dispatch, and behind the smallest mean weight
+NO_BOUND = 1e9  # larger than any weight: batch / γ at most
+TAIL, NOISE = 50, 0.4
+
+
+_Part = tuple[np.ndarray, np.ndarray]  # inputs and labels
+
+
+class Task(NamedTuple):
+    """One data set, split by each of S seeds."""
+
+    train: _Part  # float32 [S, n, d], int32 [S, n]
+    held_out: dict[str, _Part]  # val, test: likewise
+
+
+class Hyperparams(NamedTuple):
+    """What the runs of one program differ in, each [runs]."""
+
+    rate: Any
+    lam: Any
+    rho: Any
+    gamma: Any
+    bound: Any
+    seed: Any  # int, index into the task's seeds
+
+
+def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs `[n, d]` and labels `[n]` in 0 ... classes − 1."""
+    if name.startswith("digits"):
+        images, labels = digits()
+        assert isinstance(images, np.ndarray)
+        return images.reshape(len(images), -1), labels
+    path = data_dir.expanduser() / f"{name}.csv"
+    if not path.exists():
+        raise MissingData(f"{name} is read from a directory: no {path.name} in it.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    labels = np.unique([row[-1] for row in rows], return_inverse=True)[1]
+    return np.array([row[:-1] for row in rows], np.float32), labels.astype(np.int32)
+
+
+def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
+    """60% to train, 20% each held out, stratified, standardised by the first."""
+    inputs, labels = load(name, data_dir)
+    splits = [_split(name, inputs, labels, seed) for seed in seeds]
+    stack = lambda part, i: np.stack([split[part][i] for split in splits])
+    parts = {part: (stack(part, 0), stack(part, 1)) for part in splits[0]}
+    return Task(parts.pop("train"), parts)
+
+
+def _split(
+    name: str, inputs: np.ndarray, labels: np.ndarray, seed: int
+) -> dict[str, _Part]:
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed
+    )
+    train, val = train_test_split(
+        rest, test_size=0.25, stratify=labels[rest], random_state=seed
+    )
+    rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
+    train_labels = labels[train]
+    if name == "digits-tail":
+        head = int(np.bincount(train_labels).min())
+        counts = corrupt.long_tail_counts(head, classes, TAIL)
+        kept = [np.flatnonzero(train_labels == k)[:n] for k, n in enumerate(counts)]
+        train, train_labels = (a[np.concatenate(kept)] for a in (train, train_labels))
+    elif name == "digits-noise":
+        train_labels, _ = corrupt.symmetric_noise(train_labels, NOISE, classes, rng)
+    mean, std = inputs[train].mean(0), inputs[train].std(0)
+    inputs = (inputs - mean) / np.where(std > 1e-6, std, 1.0)
+    parts = {"val": val, "test": test}
+    return {"train": (inputs[train], train_labels)} | {
+        k: (inputs[part], labels[part]) for k, part in parts.items()
+    }
+
+
+def batches(examples: int, steps: int, seed: int) -> np.ndarray:
+    """Places of the examples of each step, int `[steps, BATCH]`: reshuffled epochs."""
+    rng = np.random.default_rng(seed)
+    epochs = math.ceil(steps * BATCH / examples)
+    order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])
+    return order[: steps * BATCH].reshape(steps, BATCH)
+
+
+def initial_params(inputs: int, classes: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """He's initialisation of two hidden layers and a linear one."""
+    rng, sizes = np.random.default_rng(seed), (inputs, WIDTH, WIDTH, classes)
+    return [
+        {
+            "w": rng.normal(0, math.sqrt(2 / m), (m, n)).astype(np.float32),
+            "b": np.zeros(n, np.float32),
+        }
+        for m, n in itertools.pairwise(sizes)
+    ]
+
+
+def logits(params: Any, x: jax.Array) -> jax.Array:
+    """`[batch, classes]`."""
+    *hidden, last = params
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["w"] + layer["b"])
+    return x @ last["w"] + last["b"]
+
+
+def _attention(
+    run: Hyperparams, form: str, sign: int
+) -> tuple[Callable[[], Any], Callable[..., tuple[jax.Array, Any]]]:
+    """How losses are weighed, init and weigh; `form` is a setting's, or "fixed"."""
+    if form == "fixed":
+        return absgd_jax.attention(run.lam, run.gamma)
+    lam = absgd_jax.kl_radius(run.rho, sign)
+    if form == "bound":
+        return absgd_jax.attention(lam, run.gamma, max_weight=run.bound)
+    follows = absgd_jax.attention(lam, run.gamma, max_weight=math.inf)
+    bounds = lambda lam: absgd_jax.attention(lam, run.gamma, max_weight=run.bound)
+
+    def weigh(losses: jax.Array, states: Any) -> tuple[jax.Array, Any]:
+        p, state = follows.weigh(losses, states[0])
+        if form == "clip":
+            return jnp.minimum(p, run.bound), (state, states[1])
+        p, bounded = bounds(states[0].lam).weigh(losses, states[1])
+        return p, (state, bounded)
+
+    return lambda: (follows.init(), bounds(1.0).init()), weigh
+
+
+@functools.partial(jax.jit, static_argnames=("form", "sign"))
+def _begin(params: Any, runs: Hyperparams, form: str, sign: int) -> Any:
+    def begin(params: Any, run: Hyperparams) -> Any:
+        opt_state = optax.sgd(run.rate, MOMENTUM).init(params)
+        return params, opt_state, _attention(run, form, sign)[0]()
+
+    return jax.vmap(begin)(params, runs)
+
+
+@functools.partial(jax.jit, static_argnames=("form", "sign"), donate_argnums=0)
+def _advance(
+    carry: Any,
+    runs: Hyperparams,
+    examples: tuple[jax.Array, jax.Array],
+    order: jax.Array,  # int [steps, S, BATCH]
+    form: str,
+    sign: int,
+) -> tuple[Any, jax.Array]:
+    """Some steps of all runs; their mean weight and divergence, `[runs, 2]`."""
+
+    def step(carry: Any, places: jax.Array) -> tuple[Any, jax.Array]:
+        batch = [
+            jax.vmap(lambda part, place: part[place])(part, places) for part in examples
+        ]
+
+        def one(carry: Any, run: Hyperparams) -> tuple[Any, jax.Array]:
+            params, opt_state, state = carry
+            x, y = (part[run.seed] for part in batch)
+            _, weigh = _attention(run, form, sign)
+
+            def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+                losses = optax.softmax_cross_entropy_with_integer_labels(
+                    logits(params, x), y
+                )
+                p, after = weigh(losses, state)
+                return jnp.mean(p * losses), (p, after)
+
+            grads, (p, state) = jax.grad(loss_fn, has_aux=True)(params)
+            updates, opt_state = optax.sgd(run.rate, MOMENTUM).update(grads, opt_state)
+            seen = jnp.stack([jnp.mean(p), jnp.mean(xlogy(p, p) - p + 1.0)])
+            return (optax.apply_updates(params, updates), opt_state, state), seen
+
+        return jax.vmap(one)(carry, runs)
+
+    carry, seen = jax.lax.scan(step, carry, order)
+    return carry, seen.mean(0)
+
+
+@jax.jit
+def _recalls(params: Any, seed: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Recall of each class, then accuracy: `[runs, classes + 1]`."""
+
+    def one(run: Any) -> jax.Array:
+        params, seed = run
+        right = jnp.argmax(logits(params, x[seed]), -1) == y[seed]
+        of_class = jax.nn.one_hot(y[seed], params[-1]["b"].shape[0])
+        recalls = right @ of_class / of_class.sum(0)
+        return jnp.append(recalls, right.mean())
+
+    return jax.lax.map(one, (params, seed), batch_size=16)
+
+
+def _kind(setting: Setting) -> str:
+    """Settings of one kind differ in numbers alone, and share a program."""
+    return "fixed" if setting.rho is None else setting.form
+
+
+def train(
+    data: Task,
+    protocol: str,
+    sign: int,
+    jobs: Sequence[tuple[float, Setting, int]],
+    seeds: Sequence[int],
+    steps: int,
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Trains all jobs in one program.
+
+    Args:
+      data: of all seeds.
+      protocol: "second stage": `steps` of SGD at the largest rate, the same for all
+        jobs of a seed, then as many of the job's own. "from step 0": twice as many.
+      sign: of λ.
+      jobs: learning rate, setting and seed; all of one kind.
+      seeds: those of `data`.
+      steps: of one stage.
+
+    Returns:
+      Parameters `[jobs, ...]`; and what is recorded, each `[jobs]`.
+    """
+    (form,) = {_kind(s) for _, s, _ in jobs}
+    rows = [
+        (rate, sign * (s.lam or 1), s.rho or 1, s.gamma, s.bound) for rate, s, _ in jobs
+    ]
+    numbers = np.minimum(np.array(rows), [np.inf, np.inf, *[NO_BOUND] * 3])
+    runs = Hyperparams(
+        *numbers.astype(np.float32).T, seed=np.array([seeds.index(s) for *_, s in jobs])
+    )
+    x, y = data.train
+    order = np.stack([batches(x.shape[1], 2 * steps, seed) for seed in seeds], 1)
+    params = [initial_params(x.shape[-1], int(y.max()) + 1, seed) for seed in seeds]
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    if protocol == "second stage":
+        plain = [(max(RATES), untuned_report.SGD, seed) for seed in seeds]
+        params, _ = train(data, "first stage", 1, plain, seeds, steps)
+        order = order[steps:]
+    elif protocol == "first stage":
+        order = order[:steps]
+    params = jax.tree.map(lambda leaf: leaf[runs.seed], params)
+    carry, seen = _begin(params, runs, form, sign), []
+    for at in range(0, len(order), WINDOW):
+        part = order[at : at + WINDOW]
+        carry, window = _advance(carry, runs, data.train, part, form, sign)
+        seen.append(window)
+    params, _, state = carry
+    seen, last = np.array(seen), np.full(len(jobs), len(order) % WINDOW or WINDOW)
+    shares = np.array([WINDOW] * (len(seen) - 1) + [last[0]]) / len(order)
+    mean, divergence = np.einsum("w,wrk->kr", shares, seen)
+    found = {
+        k: np.array(_recalls(params, runs.seed, *part))
+        for k, part in data.held_out.items()
+    }
+    metrics = {k: v[:, -1] if sign < 0 else v[:, :-1].mean(1) for k, v in found.items()}
+    lam = np.array((state[0] if form in ("clip", "free") else state).lam)
+    extras = {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
+    return params, metrics | extras | {"lam": lam}
+
+
+def run(
+    out: pathlib.Path,
+    data_dir: pathlib.Path,
+    names: Iterable[str],
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
+    steps: int = STAGE,
+) -> None:
+    """Trains what is not in the records yet, and appends it."""
+    records = record.read(out) if out.exists() else []
+    done = {tuple(r[k] for k in RUNS) for r in records}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        data = task(name, data_dir, seeds)
+        for protocol in untuned_report.PROTOCOLS:
+            for kind in dict.fromkeys(map(_kind, settings)):
+                jobs = [
+                    (rate, s, seed)
+                    for s in settings
+                    for rate in RATES
+                    for seed in seeds
+                    if _kind(s) == kind
+                    and (name, protocol, rate, s.name, seed) not in done
+                ]
+                if not jobs:
+                    continue
+                began = time.monotonic()
+                _, found = train(data, protocol, DATA[name], jobs, seeds, steps)
+                with out.open("a", encoding="utf-8") as file:
+                    for i, (rate, s, seed) in enumerate(jobs):
+                        key = (name, protocol, rate, s.name, seed)
+                        line = dict(zip(RUNS, key, strict=True))
+                        line |= {k: _short(k, v[i]) for k, v in found.items()}
+                        text = json.dumps(
+                            line, ensure_ascii=False, separators=(",", ":")
+                        )
+                        file.write(text + "\n")
+                print(f"{name}, {protocol}: {len(jobs)} runs", end=", ")
+                print(f"{time.monotonic() - began:.0f} s", flush=True)
+
+
+def _short(key: str, value: np.floating) -> float | None:
+    """Five digits of a metric, three of what is there to be looked at."""
+    digits = 5 if key in ("val", "test") else 3
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+
+def main(config: configs.Untuned) -> int:
+    """Trains, records, and writes the page beside the records; returns 0."""
+    names, seeds = config.data or tuple(DATA), range(config.seeds)
+    run(config.out, config.data_dir, names, seeds, untuned_report.SETTINGS)
+    config.out.with_suffix(".md").write_text(
+        untuned_report.page(record.read(config.out)), encoding="utf-8"
+    )
+    return 0
