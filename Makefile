@@ -11,14 +11,15 @@ export MPLBACKEND ?= Agg
 .PHONY: demo test test-quick test-oldest check format clean
 .DEFAULT_GOAL := test
 
-# The library's tests, as ABSGD_TESTS=quick runs them: see tests/compiling.py. The four
-# that are left out are of the experiments, and need their packages.
+# The library's tests, as ABSGD_TESTS=quick runs them: see tests/compiling.py. The five
+# that are left out need the packages of the experiments.
 LIBRARY_TESTS := absgd_jax README.md $(patsubst %,tests/test_%.py,alias buffers \
   compiled_by_default composition debug_flags devices diagnostics gradient losses messages \
   package radius stationary weights) \
   $(patsubst %,--deselect 'tests/test_%]',compiled_by_default.py::test_compiled_by_default[test_costs_guard \
   compiled_by_default.py::test_compiled_by_default[test_experiments_sgd \
   devices.py::test_on_eight_devices[test_costs_guard \
+  devices.py::test_on_eight_devices[test_recipe_linen_pmap \
   devices.py::test_on_eight_devices[test_training)
 
 # "jax==0.8.0 optax==0.2.6": the oldest versions that pyproject.toml allows the library.

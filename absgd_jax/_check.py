@@ -199,6 +199,13 @@ def unfollowed_value(name: str) -> Exception:
     )
 
 
+_INTO_NNX = (
+    "nnx.Optimizer.update takes a pullback apart: take value and gradient of "
+    "tilted_value_and_grad(..., value_and_grad=nnx.value_and_grad) and call "
+    "optimizer.update(model, grads, value=value)."
+)
+
+
 def _has_lost_its_leaves(updates: Any, params: Any) -> bool:
     return not callable(updates) and bool(
         jax.tree.leaves(params) and not jax.tree.leaves(updates)
@@ -214,9 +221,7 @@ def not_empty(name: str, updates: Any, params: Any) -> None:
 def _empty_updates(name: str) -> Exception:
     return TypeError(
         f"{name} was given updates without a single array for params that have some. "
-        "nnx.Optimizer.update makes an empty tree of a pullback: take value and "
-        "gradient of tilted_value_and_grad(..., value_and_grad=nnx.value_and_grad) and "
-        "call optimizer.update(model, grads, value=value)."
+        + _INTO_NNX
     )
 
 
@@ -344,7 +349,7 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path) or "the gradient"
 
 
-def _same_structure(kind: str, gradients: Any, params: Any) -> None:
+def _same_structure(kind: str, gradients: Any, params: Any, more: str = "") -> None:
     """Gradients with the leaves that params has, or an error that names one."""
     if params is None or jax.tree.structure(params) == jax.tree.structure(gradients):
         return
@@ -360,13 +365,13 @@ def _same_structure(kind: str, gradients: Any, params: Any) -> None:
     ] or [f"{jax.tree.structure(params)} is not {jax.tree.structure(gradients)}"]
     raise ValueError(
         f"{kind} must have the structure of params: {'; '.join(details)}. "
-        "Differentiate with respect to the tree that init was given."
+        f"Differentiate with respect to the tree that init was given.{more}"
     )
 
 
 def dense_gradients(name: str, gradients: Any, losses: jax.Array, params: Any) -> None:
     """Per-example gradients: in each leaf the batch axes come before the parameter."""
-    _same_structure("Per-example gradients", gradients, params)
+    _same_structure("Per-example gradients", gradients, params, f" {_INTO_NNX}")
     shapes = None if params is None else [jnp.shape(p) for p in jax.tree.leaves(params)]
     for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(gradients)):
         shape = jnp.shape(leaf)

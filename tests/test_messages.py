@@ -46,7 +46,9 @@ def test_a_pullback_in_an_nnx_optimizer_is_named():
     optimizer = nnx.Optimizer(model, absgd_jax.absgd(0.1, 1.0), wrt=nnx.Param)
     graph, state = nnx.split(model)
     losses, pull = jax.vjp(lambda state: nnx.merge(graph, state)(x).sum(axis=1), state)
-    with pytest.raises(TypeError, match=r"value_and_grad=nnx\.value_and_grad"):
+    # It arrives without an array; with Flax 0.12.0 as a tree of its residuals.
+    remedy = r"value_and_grad=nnx\.value_and_grad"
+    with pytest.raises((TypeError, ValueError), match=remedy):
         optimizer.update(model, pull, losses=losses)
 
 
