@@ -137,8 +137,8 @@ class TiltedValue(NamedTuple):
     tilted_loss: jax.Array  # float32 []: T_λ of the whole batch; NaN if all is masked
     mean_loss: jax.Array  # float32 []: Σ v_i L_i / Σ v_i, for the log
     kl: jax.Array  # float32 []: divergence of the batch's own weights from uniform
-    high: jax.Array  # float32 []: largest loss, limited if there is a bound
-    low: jax.Array  # float32 []: smallest loss, likewise
+    high: jax.Array  # float32 []: largest loss, limited if there is a bound and λ > 0
+    low: jax.Array  # float32 []: smallest loss, limited if there is a bound and λ < 0
     max_weight: jax.Array | None = None  # float32 []: the bound that was kept, if any
 
 

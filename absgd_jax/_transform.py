@@ -106,7 +106,7 @@ def attentional_aggregate(
 
       In a training step, `jax.vjp` and `update` belong in *one* compiled function (an
       uncompiled `vjp` makes a new function at every step, and a compiled `update`
-      compiles anew for each). Auxiliary output makes a third result:
+      is compiled again for each). Auxiliary output makes a third result:
 
       >>> @jax.jit
       ... def train_step(w, state):

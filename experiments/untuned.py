@@ -40,7 +40,7 @@ class Task(NamedTuple):
     """One data set, split by each of S seeds."""
 
     train: _Part  # float32 [S, n, d], int32 [S, n]
-    held_out: dict[str, _Part]  # val, test: likewise
+    held_out: dict[str, _Part]  # val, test: inputs and labels as in `train`
 
 
 class Hyperparams(NamedTuple):

@@ -63,7 +63,7 @@ def train_step(params, average, opt_state, images, labels):
 
 # %% [markdown]
 # `jax.vjp` and `update` stand in one compiled function: outside of `jax.jit` a pullback
-# is a new function at every step, and a compiled update would compile anew for each.
+# is a new function at every step, and a compiled update would be compiled again for each.
 # `losses.mean()` is the number for the log.
 
 

@@ -17,7 +17,7 @@
 # **Trap:** `absgd(...).init(params)` in place of the restored state starts momentum and
 # schedule at zero, at the *high* rate of step 0, and no shape disagrees. And `jax.vjp`
 # and `update` belong in one `jax.jit`; with the pullback crossing its border every step
-# compiles anew.
+# is compiled again.
 
 # %%
 import pathlib

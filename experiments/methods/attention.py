@@ -111,7 +111,7 @@ def attention(
 
 
 def _settings(run: configs.Run, moment: Moment) -> dict[str, Any]:
-    """What the library is told, on every route."""
+    """The arguments of the library, on every route."""
     method = run.method
     has_init_s = method.init_s is not None and method.attends
     return {
