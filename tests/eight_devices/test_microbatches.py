@@ -126,6 +126,7 @@ def test_memory_is_that_of_one_microbatch(dense):
 
     small, large = (memory(step(32), params, batch(size)) for size in (64, 512))
     whole = memory(step(None), params, batch(512))
-    inputs = 4 * hidden * (512 - 64)  # the batch itself, in microbatch order
-    assert large - small < 2 * inputs  # of which XLA may keep two copies
+    inputs = 4 * hidden * (512 - 64)  # the batch itself, once in microbatch order
+    copies = 1.25 if hasattr(jax.typeof(params["w"]), "mat") else 2  # before JAX 0.10
+    assert large - small < copies * inputs
     assert large < 0.5 * whole
