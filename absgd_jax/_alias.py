@@ -41,18 +41,23 @@ def absgd(
     Args:
       learning_rate: η, scalar or schedule.
       lam: λ, nonzero scalar in units of loss, or schedule. λ > 0 for imbalance, λ < 0
-        for noisy labels, ±inf for plain SGD.
+        for noisy labels, ±inf for plain SGD. Or `kl_radius`: λ follows by itself.
       gamma: γ, share of the newest batch in the normaliser, in (0, 1], or schedule.
       momentum: β in [0, 1); None for none.
       nesterov: whether to look ahead.
       weight_decay: α, not negative.
-      init_s: s_0; 0 as in the paper, None for weights that average one from the start.
-      max_weight: upper bound on each p_i; None for none.
-      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
+      init_s: s_0; None for weights that average one from the start, 0.0 as in the
+        earlier version of the paper.
+      max_weight: upper bound on each p_i, at least 1; None for none, and for 2 with
+        `kl_radius`.
+      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over. It
+        is for `losses`; a `value` and its gradient are those of the whole batch.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; `update(per_example, state, params,
-      *, losses, where=None, sample_weights=None)` as in `attentional_aggregate`.
+      An `optax.GradientTransformationExtraArgs` with two forms of `update`:
+      `update(per_example, state, params, *, losses, where=None, sample_weights=None)`
+      as in `attentional_aggregate`, and `update(gradient, state, params, *, value)`
+      with both of `tilted_value_and_grad`.
 
     Raises:
       ValueError: as `attentional_aggregate`.
@@ -116,20 +121,25 @@ def abadam(
 
     Args:
       learning_rate: η, scalar or schedule.
-      lam: λ, nonzero scalar in units of loss, or schedule.
+      lam: λ, nonzero scalar in units of loss, or schedule; or `kl_radius`.
       gamma: γ, share of the newest batch in the normaliser, in (0, 1], or schedule.
       b1: decay of the mean gradient, in [0, 1).
       b2: decay of the mean squared gradient, in [0, 1).
       eps: the paper's G_0, which it leaves open; positive.
       weight_decay: α, not negative.
       bias_correction: whether v and u start without bias.
-      init_s: s_0; 0 as in the paper, None for weights that average one from the start.
-      max_weight: upper bound on each p_i; None for none.
-      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
+      init_s: s_0; None for weights that average one from the start, 0.0 as in the
+        earlier version of the paper.
+      max_weight: upper bound on each p_i, at least 1; None for none, and for 2 with
+        `kl_radius`.
+      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over. It
+        is for `losses`; a `value` and its gradient are those of the whole batch.
 
     Returns:
-      An `optax.GradientTransformationExtraArgs`; `update(per_example, state, params,
-      *, losses, where=None, sample_weights=None)` as in `attentional_aggregate`.
+      An `optax.GradientTransformationExtraArgs` with two forms of `update`:
+      `update(per_example, state, params, *, losses, where=None, sample_weights=None)`
+      as in `attentional_aggregate`, and `update(gradient, state, params, *, value)`
+      with both of `tilted_value_and_grad`.
 
     Raises:
       ValueError: as `attentional_aggregate`.

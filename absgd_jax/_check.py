@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from absgd_jax._devices import AxisName, already_summed
+from absgd_jax._radius import KLRadius
 
 ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
 FIRST = "{0}(0), the first value of the schedule {0},"
@@ -60,7 +61,7 @@ def lam(
 
 def number_lam(function: str, value: Any) -> None:
     """λ where only a number will do."""
-    if callable(value) or type(value).__name__ == "KLRadius":
+    if callable(value) or isinstance(value, KLRadius):
         kind = "schedule" if callable(value) else "radius"
         raise TypeError(
             f"{function} takes λ as a number, got the {kind} {value!r}. A {kind} "

@@ -70,7 +70,8 @@ def attentional_aggregate(
         average about one from the first step on. The earlier version of the paper has
         0.0; the later one leaves s_0 open.
       max_weight: upper bound c on every p_i, at least 1. The bound acts on s too: an
-        absurd loss counts in it as one of weight c, and training goes on after it.
+        absurd loss counts in it as one of weight c, and training goes on after it. None
+        is no bound, and 2 with `kl_radius`.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Under `jax.jit` with sharded arrays none is needed.
 
@@ -174,7 +175,7 @@ def scale_by_attention(
       init_s: s_0; see `attentional_aggregate`.
       max_weight: upper bound c on every p_i, at least 1; see `attentional_aggregate`.
         `value` must then be that of `tilted_value_and_grad(loss_fn, opt_state)`, which
-        limits the losses, and `init_s` None.
+        limits the losses, and `init_s` None. With `kl_radius` it is 2 if not given.
       axis_name: axis of `jax.pmap` or `jax.shard_map`, if `value` and gradients are
         those of this device's part of the batch. None if they are global already.
 

@@ -297,7 +297,8 @@ def attention(
         average about one from the first step on; 0.0 is the earlier version of the
         paper, whose first weights are 1/γ times larger.
       max_weight: upper bound c on every p_i, at least 1. The bound acts on s too: an
-        absurd loss counts in it as one of weight c, and training goes on after it.
+        absurd loss counts in it as one of weight c, and training goes on after it. None
+        is no bound, and 2 with `kl_radius`.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Under `jax.jit` with sharded arrays none is needed.
 
