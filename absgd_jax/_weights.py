@@ -53,7 +53,8 @@ def _at(value: ScalarOrSchedule, count: ArrayLike, dtype: Any) -> jax.Array:
 def _bound_at(settings: Settings, count: ArrayLike, dtype: Any) -> WeightBound | None:
     if settings.max_weight is None:
         return None
-    max_weight = jnp.array(settings.max_weight, dtype, copy=True)
+    # An array of inf, as `inject_hyperparams` makes it, is no bound; times 0 it is NaN.
+    max_weight = jnp.minimum(jnp.array(settings.max_weight, dtype, copy=True), 1e30)
     return WeightBound(max_weight, _at(settings.gamma, count, dtype))
 
 

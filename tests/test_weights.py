@@ -243,6 +243,16 @@ def test_the_bound_is_the_same_on_every_route(lam, c, micro):
     )
 
 
+def test_an_array_of_inf_is_no_bound():
+    """As `inject_hyperparams` makes it of a number; padding keeps its weight of 0."""
+    mask = jnp.arange(5) < 3
+    losses = jnp.array([0.1, 2.0, 0.4, 7.0, 1.0])
+    expected, _ = weigh(losses, where=mask)
+    with jax.debug_nans(True):
+        got, _ = weigh(losses, where=mask, max_weight=jnp.float32(jnp.inf))
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+
+
 def test_a_bound_that_the_losses_do_not_know_is_refused():
     tx = absgd_jax.absgd(0.1, 0.3, max_weight=2.0)
     params = problems.as_dtype(problems.initial_params(), jnp.float32)
