@@ -26,6 +26,8 @@ COMMANDS: dict[str, Any] = {
     "demo": configs.Demo,
     "recipes": configs.Recipes,
     "untuned": configs.Untuned,
+    "reproduce": configs.Reproduce,
+    "results": configs.Results,
     "toy": configs.Toy,
     "bench": configs.Bench,
 }
@@ -39,6 +41,8 @@ SUMMARIES = {
     "demo": "SGD against ABSGD on embedded data; a minute or two",
     "recipes": "the demo with other switches, γ and λ",
     "untuned": "--data-dir DIR --seeds N --out FILE: a radius against fixed λ",
+    "reproduce": "--minutes N: the paper's tables on CIFAR in full, over many sittings",
+    "results": "the page of what reproduce recorded, next to the paper's numbers",
     "toy": "the paper's toy figure",
     "bench": "[SUITE ...]: what a step costs, and what surrounds it",
 }
@@ -97,6 +101,14 @@ def _command(config: Any) -> int:
             from experiments import untuned
 
             return untuned.main(config)
+        case configs.Reproduce():
+            from experiments import reproduce
+
+            return reproduce.main(config)
+        case configs.Results():
+            from experiments import reproduce_report
+
+            return reproduce_report.main(config)
         case configs.Bench():
             from experiments.bench import command
 

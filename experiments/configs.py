@@ -431,6 +431,9 @@ class Method:
       name: plain `sgd` or `adam`; either by attention: `absgd`, `abadam`; or SGD with
         the weights of a baseline, see docs/methods.md.
       lam: λ after the switch, nonzero, in units of loss; ±inf weights all alike.
+      rho: radius ρ, in nats: λ follows by itself so that the weights stay that far from
+        uniform, see `absgd_jax.kl_radius`; `lam` is then ±inf and gives the sign. None
+        for the λ that is given.
       first_lam: λ before it. From one finite λ to another the running estimate F of the
         objective is carried on, in units of loss, so that s = exp(F/λ) holds for
         the new λ at once. The authors' code carries s itself, which is then an average
@@ -461,6 +464,7 @@ class Method:
 
     name: MethodName = "absgd"
     lam: float = math.inf
+    rho: float | None = None
     first_lam: float = math.inf
     start_at: float = 0.0
     gamma: float = 0.5
@@ -481,6 +485,20 @@ class Method:
                 value == 0.0 or math.isnan(value),
                 f"{name} must be nonzero, got {value}.",
             )
+        _refuse(
+            self.rho is not None and not 0.0 < self.rho < math.inf,
+            f"rho must be positive and finite, got {self.rho}.",
+        )
+        _refuse(
+            self.rho is not None
+            and not (math.isinf(self.lam) and math.isinf(self.first_lam)),
+            "With rho, λ follows by itself: lam is inf or -inf and first_lam inf, got "
+            f"{self.lam} and {self.first_lam}.",
+        )
+        _refuse(
+            self.rho is not None and self.init_s is not None,
+            f"With rho, init_s must be None, got {self.init_s}.",
+        )
         _refuse(
             not 0.0 < self.gamma <= 1.0, f"gamma must lie in (0, 1], got {self.gamma}."
         )
@@ -521,6 +539,7 @@ class Method:
         of_attention = {
             "route": self.route != "pullback",
             "max_weight": self.max_weight is not None,
+            "rho": self.rho is not None,
             "alpha": self.alpha != 1.0,
             "uniform": self.uniform,
             "first_lam": not math.isinf(self.first_lam),
@@ -554,7 +573,7 @@ class Method:
     @property
     def title(self) -> str:
         """Its name in tables."""
-        weighting = self.attends and not math.isinf(self.lam)
+        weighting = self.attends and (self.rho is not None or not math.isinf(self.lam))
         return {
             "sgd": "SGD",
             "adam": "Adam",
@@ -1253,6 +1272,62 @@ class Untuned:
 
     def __post_init__(self) -> None:
         _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Trains the cells of the paper's tables on CIFAR at the full protocol.
+
+    200 epochs of ResNet-32, three seeds, λ chosen on validation examples; in order of
+    worth, and resumable: what is recorded is not trained again, and a training that the
+    time ends is gone on with. Several of these may run at once in one directory.
+
+    Attributes:
+      minutes: after which trainings stop, each with its state saved.
+      out: directory of the trainings.
+      data_dir: of the official binary files, or TFDS's.
+      packed: folder that --pack wrote, in place of `data_dir`.
+      records: JSON lines, one a cell; `out`/records.jsonl if it is not given.
+      settings: columns of the tables, such as cifar10_lt100; all if none is given.
+      rows: rows by name, such as "SGD (CE)"; all if none is given.
+      seeds: number of seeds, from 0.
+      smoke: tiny networks on a few examples, to see that everything runs.
+      pack: folder to write the settings' images to, for a machine that all of the data
+        cannot be sent to; nothing is trained.
+      list: whether the cells that can be trained next are printed, and nothing trained.
+    """
+
+    minutes: float = 25.0
+    out: pathlib.Path = pathlib.Path("runs/reproduce")
+    data_dir: pathlib.Path | None = None
+    packed: pathlib.Path | None = None
+    records: pathlib.Path | None = None
+    settings: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    seeds: int = 3
+    smoke: bool = False
+    pack: pathlib.Path | None = None
+    list: bool = False
+
+    def __post_init__(self) -> None:
+        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
+        _refuse(
+            not 0.0 < self.minutes < math.inf,
+            f"minutes must be positive and finite, got {self.minutes}.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Writes the page of what `reproduce` recorded, next to the paper's numbers.
+
+    Attributes:
+      records: JSON lines of `reproduce`.
+      out: Markdown file to write.
+    """
+
+    records: pathlib.Path = pathlib.Path("results/reproduce.jsonl")
+    out: pathlib.Path = pathlib.Path("docs/results.md")
 
 
 Suite = Literal["overhead", "dense", "peers", "input", "end_to_end", "sweep"]

@@ -54,6 +54,7 @@ class Seen(NamedTuple):
     examples: jax.Array  # int32 []
     loss: jax.Array  # float32 []: sum of L_i before the update
     tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
+    lam: jax.Array  # float32 []: λ; with a radius that of the next step. Not a sum
     weight: jax.Array  # float32 []: sum of p_i
     effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share that counts; 0 for p = 0
     largest: jax.Array  # float32 []: largest p_i; not a sum
@@ -200,7 +201,8 @@ def train_step(
         statistics=found.statistics,
         optimizer=OptimizerState(found.state, descent),
     )
-    return after, _see(run, batch, given, found, axis_name)
+    lam = moment.lam if run.method.rho is None else found.state.lam
+    return after, _see(run, batch, given, found, lam, axis_name)
 
 
 def _drawn(
@@ -246,6 +248,7 @@ def _see(
     batch: Batch,
     given: Given,
     found: methods.Found,
+    lam: jax.Array,
     axis_name: str | None,
 ) -> Seen:
     """Sums up a step."""
@@ -269,6 +272,7 @@ def _see(
         examples=examples,
         loss=jnp.sum(losses, where=present),
         tilted_loss=found.objective,
+        lam=lam,
         weight=jnp.sum(p),
         effective=jnp.where(squares > 0.0, jnp.sum(p) ** 2 / (examples * squares), 0.0),
         largest=jnp.max(p),
@@ -361,6 +365,7 @@ def program(
 
 def essential(run: configs.Run) -> configs.Run:
     """What of a run its programs depend on; the rest is the same for all."""
+    follows = run.method.rho is not None
     return configs.replace(
         run,
         {
@@ -384,8 +389,8 @@ def essential(run: configs.Run) -> configs.Run:
             ),
             "method": dataclasses.replace(
                 run.method,
-                lam=1.0,
-                first_lam=math.inf if run.method.baseline else 1.0,
+                lam=run.method.lam if follows else 1.0,
+                first_lam=math.inf if run.method.baseline or follows else 1.0,
                 start_at=0.0,
                 gamma=1.0,
                 init_s=None if run.method.init_s is None else 0.0,

@@ -16,6 +16,8 @@ def number(value: float) -> str:
 
 def method(method: configs.Method) -> str:
     """A method, with λ where it weights by one."""
+    if method.rho is not None:
+        return f"{method.title}, ρ = {number(method.rho)}"
     if math.isinf(method.lam) or not method.attends:
         return method.title
     return f"{method.title}, λ = {number(method.lam)}"

@@ -70,6 +70,7 @@ def fit(
     hooks: Hooks,
     *,
     test_last: bool = False,
+    until: int | None = None,
 ) -> steps.TrainState:
     """Trains, and writes one event per epoch.
 
@@ -85,9 +86,10 @@ def fit(
       start: state and place, of `begin` or of a checkpoint.
       hooks: who is told.
       test_last: whether the test set is looked at after the last epoch alone.
+      until: epoch to stop before, from 0; None trains to the end.
 
     Returns:
-      The state after the last epoch.
+      The state after the last epoch that was trained.
 
     Raises:
       FloatingPointError: a loss is not finite; names the step and the examples.
@@ -98,7 +100,7 @@ def fit(
     state, place = start
     given = about(run, task, layout)
     with _updates(program, place, run, task, layout, session) as update:
-        for epoch in range(place.epoch, run.epochs):
+        for epoch in range(place.epoch, run.epochs if until is None else until):
             began, waited = time.monotonic(), update.waited
             first = place.batch if epoch == place.epoch else 0
             totals = dict(place.totals) if first else {}
@@ -413,7 +415,7 @@ _SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
 
 def _add(totals: dict[str, Any], seen: steps.Seen) -> None:
     """Adds a step to an epoch's totals: numbers, and arrays `[classes]`."""
-    totals["tilted_loss"] = float(seen.tilted_loss)
+    totals["tilted_loss"], totals["lam"] = float(seen.tilted_loss), float(seen.lam)
     totals["largest"] = max(totals.get("largest", 0.0), float(seen.largest))
     totals["steps"] = totals.get("steps", 0) + 1
     sums = {name: float(getattr(seen, name)) for name in _SUMS}
@@ -452,7 +454,7 @@ def event_of(
         "epoch": epoch + 1,
         "step": (epoch + 1) * per_epoch,
         "learning_rate": moment.learning_rate,
-        "lam": moment.lam,
+        "lam": totals["lam"],
         **_summary(totals),
         "waited": waited,
         "seconds": seconds,

@@ -142,6 +142,34 @@ def test_cifar_comes_in_the_official_order(source, tmp_path):
         np.testing.assert_array_equal(split.labels, labels)
 
 
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_cifar_is_the_same_from_the_official_binary_files(source, tmp_path):
+    truth = trees.tfds_cifar(tmp_path / "tfds", source, train=4, test=2, seed=1)
+    expected = sources.load(data(source), tmp_path / "tfds")
+    trees.binary_cifar(tmp_path / "binary", source, truth)
+    read = sources.load(data(source), tmp_path / "binary")
+    for ours, theirs in zip(read[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(ours.inputs, theirs.inputs)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        assert ours.labels.dtype == np.int32
+
+
+def test_damaged_binary_files_of_cifar_are_refused(cifar10, tmp_path):
+    folder = trees.binary_cifar(tmp_path, "cifar10", cifar10[1])
+    assert "has 200 examples" in damaged("cifar10", tmp_path, partial=False)
+    whole = (folder / "test_batch.bin").read_bytes()
+    (folder / "test_batch.bin").write_bytes(whole[:-1])
+    said = damaged("cifar10", tmp_path)
+    assert "test_batch.bin" in said
+    assert "3,073" in said
+    (folder / "test_batch.bin").write_bytes(b"\x0c" + whole[1:])
+    assert "example 0: the label must be in 0 ... 9, got 12" in damaged(
+        "cifar10", tmp_path
+    )
+    (folder / "data_batch_3.bin").unlink()
+    assert "data_batch_3.bin" in missing("cifar10", tmp_path)
+
+
 def test_the_newest_version_is_read(cifar10, tmp_path):
     shutil.copytree(cifar10[0], tmp_path, dirs_exist_ok=True)
     truth = trees.tfds_cifar(tmp_path, train=2, test=1, version="3.0.10", seed=9)

@@ -46,6 +46,27 @@ def test_every_route_keeps_the_same_bound(by_bounded_pullback, route, microbatch
     np.testing.assert_allclose(largest, [1.0, 1.0, 1.5, 1.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_route_follows_a_radius_from_the_switch_on(sign):
+    radius = {
+        "method.rho": 0.1,
+        "method.lam": sign * math.inf,
+        "method.init_s": None,
+        "method.start_at": 0.5,
+    }
+    run = configs.replace(problem.RUN, radius)
+    state, seen = problem.train(run, updates=8)
+    assert [float(one.weight) for one in seen[:4]] == [problem.SIZE] * 4
+    assert all(0.0 < sign * float(one.lam) < math.inf for one in seen[3:])
+    assert len({float(one.lam) for one in seen[4:]}) == 4
+    assert min(float(one.effective) for one in seen[4:]) < 0.99
+    for route, microbatch in ROUTES:
+        changes = {"method.route": route, "method.microbatch_size": microbatch}
+        other, also = problem.train(configs.replace(run, changes), updates=8)
+        problem.same(other, state)
+        problem.same(also, seen)
+
+
 def test_the_dense_route_refuses_batchnorm_and_says_why():
     with pytest.raises(
         ValueError, match="BatchNorm the gradient of an example depends"

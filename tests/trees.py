@@ -72,6 +72,23 @@ def tfds_cifar(
     return truth
 
 
+def binary_cifar(root, name, truth):
+    """CIFAR as its official binary files, of what `tfds_cifar` returns."""
+    ten = name == "cifar10"
+    folder = root / ("cifar-10-batches-bin" if ten else "cifar-100-binary")
+    folder.mkdir(parents=True)
+    for split, (images, labels) in truth.items():
+        names = [f"{split}_batch.bin" if ten else f"{split}.bin"]
+        if ten and split == "train":
+            names = [f"data_batch_{number}.bin" for number in range(1, 6)]
+        coarse = [] if ten else [labels[:, None] // 5]
+        pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+        rows = np.concatenate([*coarse, labels[:, None], pixels], 1).astype(np.uint8)
+        for file, part in zip(names, np.array_split(rows, len(names)), strict=True):
+            part.tofile(folder / file)
+    return folder
+
+
 def tfds_imdb(root, train=30, test=10, seed=0):
     """The reviews as TFDS stores them; `train` and `test` are reviews a class.
 

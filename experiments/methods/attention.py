@@ -115,11 +115,16 @@ def _settings(run: configs.Run, moment: Moment) -> dict[str, Any]:
     method = run.method
     has_init_s = method.init_s is not None and method.attends
     return {
-        "lam": moment.lam,
+        "lam": moment.lam if method.rho is None else _radius(method),
         "gamma": moment.gamma,
         "init_s": moment.init_s if has_init_s else None,
         "max_weight": method.max_weight,
     }
+
+
+def _radius(method: configs.Method) -> Any:
+    assert method.rho is not None
+    return absgd_jax.kl_radius(method.rho, -1 if method.lam < 0 else 1)
 
 
 def begin(
@@ -133,10 +138,12 @@ def begin(
       state: of attention.
 
     Returns:
-      The state. A restart gives s_0 its whole share in s again, d = 1, and then what F
-      was no longer counts.
+      The state. A λ that follows a radius is carried on. A restart gives s_0 its whole
+      share in s again, d = 1, and then what F was no longer counts.
     """
     fresh = attention(run, moment).init()
+    if run.method.rho is not None:  # λ is ±∞ until the method is switched on
+        return state._replace(lam=jnp.where(moment.on, state.lam, fresh.lam))
     return fresh._replace(
         count=state.count,
         tilted_loss=state.tilted_loss,

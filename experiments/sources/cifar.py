@@ -1,13 +1,16 @@
 """CIFAR-10 and CIFAR-100, in the order of the official files.
 
-Prepared by TensorFlow Datasets in `data_dir/cifar10/<version>` and
-`data_dir/cifar100/<version>`. TFDS shuffles, and the published long tails and noisy
-labels are chosen by place in the official training files. The `id` of a record, such as
-`train_00042`, counts in the order of those files, and puts it back.
+Read from the official binary files, `data_dir/cifar-10-batches-bin` and
+`data_dir/cifar-100-binary`, or as prepared by TensorFlow Datasets in
+`data_dir/cifar10/<version>` and `data_dir/cifar100/<version>`. TFDS shuffles, and the
+published long tails and noisy labels are chosen by index in the official training
+files. The `id` of a record, such as `train_00042`, counts in the order of those files,
+and puts it back.
 """
 
 import hashlib
 import io
+import math
 import pathlib
 import re
 
@@ -16,10 +19,28 @@ from PIL import Image
 
 from experiments import configs
 from experiments.sources import records
-from experiments.sources.examples import DamagedData, Examples, Loaded
+from experiments.sources.examples import DamagedData, Examples, Loaded, MissingData
 
 _COUNTS = {"train": 50_000, "test": 10_000}
 _SHAPE = (32, 32, 3)
+
+# The official binary files by split: a folder, its files, bytes of labels before each
+# image, of which the last is the label.
+_BINARY = {
+    "cifar10": (
+        "cifar-10-batches-bin",
+        {
+            "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+            "test": ("test_batch.bin",),
+        },
+        1,
+    ),
+    "cifar100": (
+        "cifar-100-binary",
+        {"train": ("train.bin",), "test": ("test.bin",)},
+        2,
+    ),
+}
 
 
 # SHA-256 of the pixels and then the labels, uint8, in the official order.
@@ -41,7 +62,7 @@ def load(
 
     Args:
       data: `source` says which. With `partial`, fewer examples will do.
-      data_dir: TFDS's.
+      data_dir: of the official binary files, or TFDS's.
       download: whether TFDS may fetch what is missing.
 
     Returns:
@@ -52,9 +73,56 @@ def load(
       DamagedData: it is not what was published: counts, a label, an image, an id, or
         the checksum (CIFAR-10) or the mean of the training images (CIFAR-100).
     """
+    folder, files, label_bytes = _BINARY[data.source]
+    binary = data_dir.expanduser() / folder
+    if binary.is_dir():
+        train, test = (
+            _binary_split(binary, split, files[split], label_bytes, data)
+            for split in _COUNTS
+        )
+        return Loaded(train, test, None)
     directory = records.find(data.source, data_dir, download=download)
     train, test = (_split(directory, split, data) for split in _COUNTS)
     return Loaded(train, test, None)
+
+
+def _binary_split(
+    folder: pathlib.Path,
+    split: str,
+    names: tuple[str, ...],
+    label_bytes: int,
+    data: configs.Data,
+) -> Examples:
+    """One split of the official binary files: label bytes, then red, green, blue."""
+    where = f"{folder}, split {split!r}"
+    size = label_bytes + math.prod(_SHAPE)
+    parts = []
+    for name in names:
+        path = folder / name
+        try:
+            content = np.fromfile(path, np.uint8)
+        except FileNotFoundError as error:
+            raise MissingData(f"{path} is not there.") from error
+        if len(content) == 0 or len(content) % size:
+            raise DamagedData(
+                f"{path} has {len(content):,} bytes, which is no multiple of the "
+                f"{size:,} bytes of an example."
+            )
+        parts.append(content.reshape(-1, size))
+    rows = np.concatenate(parts)
+    labels = rows[:, label_bytes - 1].astype(np.int32)
+    if labels.max() >= data.classes:
+        place = int(np.argmax(labels >= data.classes))
+        raise DamagedData(
+            f"{where}, example {place}: the label must be in 0 ... "
+            f"{data.classes - 1}, got {labels[place]}."
+        )
+    channels, pixels = _SHAPE[2], rows[:, label_bytes:]
+    images = pixels.reshape(-1, channels, *_SHAPE[:2]).transpose(0, 2, 3, 1)
+    examples = Examples(np.ascontiguousarray(images), labels)
+    if not data.partial:
+        _check(examples, np.arange(len(labels)), split, where, data)
+    return examples
 
 
 def _split(directory: pathlib.Path, split: str, data: configs.Data) -> Examples:

@@ -1,0 +1,171 @@
+"""The campaign over the paper's tables: cells, their order, resuming, and the page."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import (
+    cli,
+    configs,
+    packed,
+    pipeline,
+    record,
+    reproduce,
+    sharding,
+    sources,
+    train,
+)
+from experiments.reproduce import LAMS, Cell
+from tests import trees
+
+ROOT = pathlib.Path(__file__).parents[1]
+SETTING = "cifar10_lt100"
+CELL = Cell(SETTING, "ABSGD (CE)", 1.0, 1, "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The smoke preset's images, packed."""
+    directory = tmp_path_factory.mktemp("reproduce")
+    data_dir = trees.build("cifar10", directory / "data")
+    arguments = ["--smoke", "--settings", SETTING, "--data-dir", str(data_dir)]
+    assert cli.main(["reproduce", *arguments, "--pack", str(directory / "pack")]) == 0
+    return directory
+
+
+def campaign(folder, out, *more):
+    arguments = ["--smoke", "--settings", SETTING, "--packed", str(folder / "pack")]
+    return ["reproduce", *arguments, "--out", str(out), *more]
+
+
+def numbers(out):
+    """Records without what differs from run to run."""
+    return {
+        (r["row"], r["lam"], r["seed"], r["split"]): (r["recall"], r["total_weight"])
+        for r in record.read(out / "records.jsonl")
+    }
+
+
+def test_packed_examples_are_those_of_the_data_set(folder):
+    for split in ("test", "validation"):
+        run = reproduce.run_of(CELL._replace(split=split, seed=0), smoke=True)
+        task = pipeline.task(run.data, 0, folder / "data")
+        read = packed.read(folder / "pack", run.data)
+        for name in ("train", "validation", "test"):
+            if getattr(task, name) is None:
+                assert getattr(read, name) is None
+                continue
+            for ours, theirs in zip(
+                getattr(read, name), getattr(task, name), strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(read.class_counts, task.class_counts)
+        np.testing.assert_array_equal(read.mislabelled, task.mislabelled)
+
+
+def test_packed_examples_of_another_configuration_are_missing(folder):
+    data = configs.Data(source="cifar10", imbalance_ratio=3.0)
+    with pytest.raises(sources.MissingData, match=r"imbalance_ratio=3\.0"):
+        packed.read(folder / "pack", data)
+
+
+def found(lams, best=None, **more):
+    """Records that choose λ."""
+    return [
+        {
+            "setting": SETTING,
+            "row": "ABSGD (CE)",
+            "lam": lam,
+            "seed": 0,
+            "split": "validation",
+            "accuracy": 0.9 if lam == best else 0.5,
+        }
+        | more
+        for lam in lams
+    ]
+
+
+def test_a_row_is_tested_once_its_lam_is_chosen():
+    pending = lambda records: reproduce.pending(records, [SETTING], ["ABSGD (CE)"])
+    choosing = [Cell(SETTING, "ABSGD (CE)", lam, 0, "validation") for lam in LAMS]
+    assert pending([]) == choosing
+    assert pending(found(LAMS[:-1])) == choosing[-1:]
+    tests = [Cell(SETTING, "ABSGD (CE)", 2.0, seed, "test") for seed in range(3)]
+    assert pending(found(LAMS, best=2.0)) == tests
+    assert reproduce.chosen(found(LAMS), SETTING, "ABSGD (CE)") == max(LAMS)
+    diverged = found(LAMS[:1], accuracy=None) + found(LAMS[1:], best=LAMS[1])
+    assert reproduce.chosen(diverged, SETTING, "ABSGD (CE)") == LAMS[1]
+
+
+def test_what_is_recorded_is_not_pending():
+    rows = ["SGD (CE)", "SGD (LDAM)"]
+    cells = reproduce.pending([], [SETTING, "cifar10_st100"], rows, seeds=2)
+    assert len(cells) == 8
+    assert cells[0] == Cell(SETTING, "SGD (CE)", math.inf, 0, "test")
+    line = json.loads(json.dumps(record.plain(cells[0]._asdict())))
+    assert reproduce.pending([line], [SETTING, "cifar10_st100"], rows, 2) == cells[1:]
+
+
+def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
+    assert cli.main(campaign(folder, tmp_path, "--rows", "ABSGD (CE)")) == 0
+    cell = next(
+        Cell(r["setting"], r["row"], r["lam"], r["seed"], r["split"])
+        for r in record.read(tmp_path / "records.jsonl")
+        if r["split"] == "test"
+    )
+    run = reproduce.run_of(cell, smoke=True)
+    task = pipeline.task(run.data, cell.seed, folder / "data")
+    layout, session = sharding.layout(1), configs.Session(devices=1, workers=0)
+    events = []
+    hooks = train.Hooks(lambda **event: events.append(event))
+    start = train.begin(run, task, layout, session)
+    train.fit(run, task, layout, session, start, hooks)
+    recall, weight = numbers(tmp_path)[cell[1:]]
+    np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)
+    np.testing.assert_allclose(weight, events[-1]["total_weight"], atol=1e-4)
+
+
+def test_sgd_weighs_all_alike_and_a_radius_does_not(folder, tmp_path):
+    rows = ["SGD (CE)", "ABSGD (CE), ρ = 0.4"]
+    command = campaign(folder, tmp_path, "--seeds", "1", "--rows", *rows)
+    assert cli.main(command) == 0
+    sgd, radius = record.read(tmp_path / "records.jsonl")
+    assert sgd["effective_sample_size"] == sgd["total_weight"] == 1.0
+    assert sgd["last_lam"] == "inf"
+    assert radius["effective_sample_size"] < 1.0
+    assert 0.0 < radius["last_lam"] < math.inf
+
+
+def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, capsys):
+    rows = ("--rows", "SGD (CE)", "SGD (CB-CE), deferred", "--seeds", "1")
+    assert cli.main(campaign(folder, tmp_path / "whole", *rows)) == 0
+    clock = iter(range(10**9))  # a second passes whenever somebody looks
+    monkeypatch.setattr(reproduce.time, "monotonic", lambda: next(clock))
+    sittings = 0
+    while sittings < 20:
+        sittings += 1
+        minutes = ("--minutes", str(12 / 60))
+        assert cli.main(campaign(folder, tmp_path / "parts", *rows, *minutes)) == 0
+        if capsys.readouterr().out.endswith(
+            "2 cells are recorded, 0 can be trained next.\n"
+        ):
+            break
+    assert sittings > 2
+    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+
+
+def test_processes_share_a_campaign(folder, tmp_path):
+    command = [sys.executable, "-m", "experiments"]
+    command += campaign(folder, tmp_path, "--rows", "SGD (CE)", "SGD (LDAM)")
+    # Of a process that was killed; its number is one that no process can have.
+    claimed = tmp_path / f"{Cell(SETTING, 'SGD (CE)', math.inf, 0, 'test').name}"
+    claimed.mkdir()
+    (claimed / "claimed").write_text(str(2**22 + 1), encoding="utf-8")
+    both = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert len(record.read(tmp_path / "records.jsonl")) == len(numbers(tmp_path)) == 6
