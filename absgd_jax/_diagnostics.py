@@ -1,5 +1,6 @@
 """What the weights of a batch do, and which λ would do how much."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from absgd_jax import _check
+
+# `suggest_lam` warns where the network gives so large a share of the labels less than
+# one half: docs/after_first_stage.md has what fixed λ did there, and elsewhere.
+WRONG_SHARE = 0.001
 
 
 class WeightStatistics(NamedTuple):
@@ -87,14 +92,21 @@ def suggest_lam(
 ) -> dict[float, float]:
     r"""The λ at which given shares of the examples would still count.
 
-    From the losses of one pass over the training (or better, validation) examples with
-    a network after its plain first stage. Each λ is the one at which the weights
-    `exp(L/λ)` over these losses have the effective fraction exp(−KL): a place to start
-    from, in the units of these losses. 0.9 is cautious; at 0.25 a quarter of the
-    examples has nearly all of the weight.
+    From the losses of one pass over the training examples with a network after its
+    plain first stage. Each λ is the one at which the weights `exp(L/λ)` over these
+    losses have the effective fraction exp(−KL): a place to start from, in the units of
+    these losses. 0.9 is cautious; at 0.25 a quarter of the examples has nearly all of
+    the weight.
+
+    With `sign=1` it warns if 0.1% of the losses or more are above log 2, which for
+    cross-entropy means that the network is still wrong there. The largest losses are
+    then those of overlapping classes or of wrong labels, not of a rare class that is
+    learned late, and in our runs a fixed λ > 0 harmed: take `kl_radius`, whose weights
+    are bounded, or `sign=-1`.
 
     Args:
-      losses: finite losses, one per example, at least two that differ; on the host.
+      losses: finite cross-entropies of training examples, in nats, at least two that
+        differ; on the host. Of another loss the warning means nothing.
       sign: 1 attends to large losses, -1 to small ones.
       fractions: effective fractions in (0, 1).
 
@@ -105,12 +117,15 @@ def suggest_lam(
     Raises:
       ValueError: losses are equal or not finite, or a fraction is not in (0, 1).
 
+    Warns:
+      UserWarning: the network is wrong on many of the examples, and the sign is 1.
+
     Examples:
       >>> import absgd_jax, numpy as np
-      >>> losses = np.random.default_rng(0).exponential(0.5, size=1000)
+      >>> losses = np.random.default_rng(0).exponential(0.05, size=1000)
       >>> lams = absgd_jax.suggest_lam(losses)
-      >>> [round(lam, 1) for lam in lams.values()]
-      [1.5, 1.1, 0.8, 0.7]
+      >>> [round(lam, 2) for lam in lams.values()]
+      [0.15, 0.11, 0.08, 0.07]
     """
     values = np.asarray(losses, np.float64).ravel()
     if values.size == 0 or not np.isfinite(values).all() or np.ptp(values) == 0:
@@ -121,6 +136,17 @@ def suggest_lam(
         )
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, got {sign}.")
+    for fraction in fractions:
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(f"fractions must lie in (0, 1), got {fraction}.")
+    wrong = float(np.mean(values > np.log(2.0)))
+    if sign == 1 and wrong >= WRONG_SHARE:
+        warnings.warn(
+            f"{100 * wrong:.2g}% of the losses are above log 2: the largest ones look "
+            "like overlapping classes or wrong labels, where a fixed λ > 0 harms. "
+            "Prefer lam=kl_radius(), or sign=-1 for wrong labels.",
+            stacklevel=2,
+        )
 
     below = np.sort(sign * values) - (sign * values).max()  # at most 0
 
@@ -134,8 +160,6 @@ def suggest_lam(
 
     found: dict[float, float] = {}
     for fraction in fractions:
-        if not 0.0 < fraction < 1.0:
-            raise ValueError(f"fractions must lie in (0, 1), got {fraction}.")
         low, high = np.log(np.ptp(values)) - 20.0, np.log(np.ptp(values)) + 20.0
         if effective(np.exp(low)) >= fraction * (1 - 1e-9):
             continue

@@ -39,6 +39,7 @@ def test_uniform_weights_count_in_full_and_padding_alone_not_at_all():
     assert float(nothing.mean) == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:.* above log 2")
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_a_suggested_lam_has_the_effective_fraction_that_it_is_for(sign, scale):
@@ -57,7 +58,17 @@ def test_a_suggested_lam_has_the_effective_fraction_that_it_is_for(sign, scale):
 
 
 def test_what_ties_forbid_is_left_out():
-    assert list(absgd_jax.suggest_lam([1.0, 1.0, 1.0, 0.0])) == [0.9]
+    assert list(absgd_jax.suggest_lam([0.5, 0.5, 0.5, 0.0])) == [0.9]
+
+
+def test_examples_that_the_network_gets_wrong_are_warned_of():
+    losses = np.full(2000, 0.01)
+    losses[0] = 3.0  # one is fewer than 0.1%
+    absgd_jax.suggest_lam(losses)
+    losses[1] = 0.7
+    with pytest.warns(UserWarning, match=r"^0\.1% of the losses are above log 2"):
+        absgd_jax.suggest_lam(losses)
+    absgd_jax.suggest_lam(losses, sign=-1)  # warnings are errors here
 
 
 @pytest.mark.parametrize(
