@@ -87,6 +87,11 @@ ROWS = (
         "",
         _RADIUS | {"method.start_at": 0.0},
     ),
+    Row(
+        "ABSGD (CE), λ = 1 from the first step",
+        "",
+        {"method.lam": 1.0, "method.start_at": 0.0},
+    ),
     Row("SGD (LDAM)", "_ldam", _SGD),
     Row(
         "SGD (CB-LDAM)",
