@@ -295,7 +295,8 @@ def example_weights(
     else:
         weights = jnp.asarray(sample_weights)
         same_shape("sample_weights", weights, "losses", losses)
-        if _is_at_hand(weights) and (weights < 0).any():
+        # On the host, for under `jax.jit` a constant compared is traced.
+        if _is_at_hand(weights) and (np.asarray(weights) < 0).any():
             raise ValueError(
                 f"sample_weights must not be negative, got {np.min(weights)}."
             )

@@ -279,3 +279,12 @@ def test_the_aliases_take_either_route(make):
     chex.assert_trees_all_close(by_value, by_pullback, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match=f"{make.__name__}.update needs .*'losses'"):
         tx.update(params, tx.init(params), params)
+
+
+def test_base_weights_may_be_a_constant_of_a_compiled_function():
+    constant = jnp.array([1.0, 2.0, 0.5])
+    losses = jnp.array([0.3, 0.1, 2.0])
+    compiled = jax.jit(lambda losses: weigh(losses, sample_weights=constant))
+    chex.assert_trees_all_close(
+        compiled(losses), weigh(losses, sample_weights=constant), rtol=1e-6
+    )
