@@ -9,15 +9,15 @@ from jax.typing import ArrayLike
 
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
-from absgd_jax._radius import KLRadius
+from absgd_jax._radius import DEFAULT, KLRadius
 from absgd_jax._transform import attend
 from absgd_jax._weights import Settings
 
 
 def absgd(
     learning_rate: optax.ScalarOrSchedule,
-    lam: ScalarOrSchedule | KLRadius,
-    gamma: ScalarOrSchedule = 0.5,
+    lam: ScalarOrSchedule | KLRadius = DEFAULT,
+    gamma: ScalarOrSchedule | None = None,
     *,
     momentum: ArrayLike | None = 0.9,
     nesterov: bool = False,
@@ -40,9 +40,12 @@ def absgd(
 
     Args:
       learning_rate: η, scalar or schedule.
-      lam: λ, nonzero scalar in units of loss, or schedule. λ > 0 for imbalance, λ < 0
-        for noisy labels, ±inf for plain SGD. Or `kl_radius`: λ follows by itself.
+      lam: `kl_radius`, after which λ follows by itself, for imbalance or, with a sign
+        of −1, for noisy labels. Or λ, nonzero scalar in units of loss, or schedule:
+        λ > 0 for imbalance, λ < 0 for noisy labels, ±inf for plain SGD. The default is
+        a radius of 0.4.
       gamma: γ, share of the newest batch in the normaliser, in (0, 1], or schedule.
+        None is 0.1 with a radius and 0.5 with a λ.
       momentum: β in [0, 1); None for none.
       nesterov: whether to look ahead.
       weight_decay: α, not negative.
@@ -95,8 +98,8 @@ def absgd(
 
 def abadam(
     learning_rate: optax.ScalarOrSchedule,
-    lam: ScalarOrSchedule | KLRadius,
-    gamma: ScalarOrSchedule = 0.5,
+    lam: ScalarOrSchedule | KLRadius = DEFAULT,
+    gamma: ScalarOrSchedule | None = None,
     *,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -121,8 +124,9 @@ def abadam(
 
     Args:
       learning_rate: η, scalar or schedule.
-      lam: λ, nonzero scalar in units of loss, or schedule; or `kl_radius`.
+      lam: as in `absgd`; the default is `kl_radius(0.4)`.
       gamma: γ, share of the newest batch in the normaliser, in (0, 1], or schedule.
+        None is 0.1 with a radius and 0.5 with a λ.
       b1: decay of the mean gradient, in [0, 1).
       b2: decay of the mean squared gradient, in [0, 1).
       eps: the paper's G_0, which it leaves open; positive.

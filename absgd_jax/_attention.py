@@ -39,6 +39,9 @@ class Tilt(NamedTuple):
     kl: jax.Array  # []: Σ v_i r_i log(r_i V), KL divergence of v r from v / V, in nats
     high: jax.Array  # []: the largest loss with v_i > 0
     low: jax.Array  # []: the smallest
+    # []: T of the losses before they were limited, of which mean, kl, high and low then
+    # are; None where none is limited, or nothing follows how the weights spread.
+    unbounded: jax.Array | None = None
 
 
 class Normalizer(NamedTuple):

@@ -137,9 +137,11 @@ class TiltedValue(NamedTuple):
     tilted_loss: jax.Array  # float32 []: T_λ of the whole batch; NaN if all is masked
     mean_loss: jax.Array  # float32 []: Σ v_i L_i / Σ v_i, for the log
     kl: jax.Array  # float32 []: divergence of the batch's own weights from uniform
-    high: jax.Array  # float32 []: largest loss, limited if there is a bound and λ > 0
-    low: jax.Array  # float32 []: smallest loss, limited if there is a bound and λ < 0
+    high: jax.Array  # float32 []: largest loss
+    low: jax.Array  # float32 []: smallest loss
     max_weight: jax.Array | None = None  # float32 []: the bound that was kept, if any
+    # float32 []: T_λ without the bound, which a radius with a bound follows.
+    unbounded: jax.Array | None = None
 
 
 class _Part(NamedTuple):
@@ -324,6 +326,7 @@ def tilted_value_and_grad(
             high=tilt.high,
             low=tilt.low,
             max_weight=None if bound is None else bound.max_weight,
+            unbounded=tilt.unbounded,
         )
         return ((value, aux) if has_aux else value), grad
 

@@ -8,12 +8,17 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-# The default bound on the weights of a radius. What a fixed λ does without.
+from absgd_jax._attention import Normalizer
+
+# The defaults of a radius for `gamma` and `max_weight`.
+GAMMA = 0.1
 MAX_WEIGHT = 2.0
 # log|λ| moves by this much when the divergence is off by as much as the radius.
 _RATE = 0.05
 # And by no more than this multiple of it.
 _LARGEST_ERROR = 20.0
+# A batch counts for this many average ones at most in the normaliser that λ follows.
+_LARGEST_BATCH = 20.0
 # λ is small enough when the losses of a batch are spread over this many λ.
 _LARGEST_SPREAD = 50.0
 
@@ -26,22 +31,33 @@ class KLRadius(NamedTuple):
     begin: int = 0  # updates with λ = ±∞ before
 
 
-def kl_radius(rho: ArrayLike, sign: int = 1) -> KLRadius:
-    r"""A λ that keeps the weights at a distance ρ from uniform, by itself.
+# The default of `lam`.
+DEFAULT = KLRadius(rho=0.4, sign=1)
+
+
+def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
+    r"""A λ that follows by itself, from how far the weights may stray from uniform.
 
     λ is a number of nats of loss: the right one depends on the data, and changes as the
-    losses fall. The radius does not. Given in place of `lam`, it makes λ follow so that
-    over the batches ::
+    losses fall. The radius does not. Given in place of `lam`, it makes λ the multiplier
+    of the constrained problem ::
 
-        KL(p ‖ uniform) = E[ p log p ] = ρ
+        max Σ p_i L_i / n   over   Σ p_i / n = 1,   KL(p ‖ uniform) <= ρ
 
-    which for `sign=1` solves `max Σ p_i L_i / n` over all weights with mean one and
-    `KL(p ‖ uniform) <= ρ` (for `sign=-1` the minimum): λ is the multiplier of the
-    constraint. Together with a bound c on the weights, `p_i = min(c, exp((L_i − ν)/λ))`
-    with ν such that the weights average one: c → ∞ is KL-constrained robust training,
-    ρ → ∞ the conditional value at risk at level 1/c, ρ → 0 or c → 1 plain SGD.
+    (for `sign=-1` the minimum), whose solution is `p_i = exp((L_i − ν)/λ)`: λ follows
+    so that `KL(p ‖ uniform) = E[ p log p ] = ρ` over the batches. The weights that are
+    used solve the penalised problem at this λ, with no weight above c, `max_weight`::
 
-    After each batch, with m its mean weight and KL its own divergence::
+        max Σ p_i L_i / n − λ KL(p ‖ uniform)   over   Σ p_i / n = 1,   p_i <= c
+
+        p_i = min( c, exp((L_i − ν)/λ) )
+
+    with ν such that the weights average one. λ does not depend on c. c → ∞ is
+    KL-constrained robust training, ρ → ∞ the conditional value at risk at level 1/c,
+    ρ → 0 or c → 1 plain SGD.
+
+    After each batch, with m the mean and KL the divergence of the weights without
+    bound, which have a running normaliser of their own, with the same γ::
 
         K          = m (KL + log m) − m + 1         what the batch says of E[ p log p ]
         log|λ|    += 0.05 clip( K/ρ − 1, −1, 20 )
@@ -49,20 +65,22 @@ def kl_radius(rho: ArrayLike, sign: int = 1) -> KLRadius:
     K is zero for weights of one and needs no large batch: its mean over batches counts
     how the running normaliser tells batches apart. λ starts at ±∞, takes its first size
     from the spread of a batch, and holds where there is nothing to follow: all losses
-    equal, no example, a loss that is not finite, or losses spread over 50 λ already.
+    equal, no example, a loss that is not finite, or losses spread over 50 λ already. A
+    batch counts for 20 average ones at most in the normaliser without bound, so that
+    one absurd loss does not move λ far.
 
     Everything is in units of loss, so losses times 1,000 scale λ by 1,000 and leave the
-    weights alone; a constant added to all losses changes nothing.
+    weights as they are; a constant added to all losses changes nothing.
 
     Args:
-      rho: ρ, in nats, positive. A radius of 0.1 to 0.4 is moderate: exp(−ρ) is the
-        effective share of the batch, see `effective_fraction`. Weights of at most c
-        stray no farther than log c, and batches of n examples no farther than log n.
+      rho: ρ, in nats, positive. exp(−ρ) is the effective share of the batch before the
+        bound, see `effective_fraction`. Batches of n examples stray no farther than
+        log n.
       sign: 1 attends to large losses (rare classes), -1 to small ones (wrong labels).
 
     Returns:
-      An object that is accepted wherever `lam` is. `max_weight` is then 2 if it is not
-      given; inf is no bound.
+      An object that is accepted wherever `lam` is. If they are not given, `max_weight`
+      is then 2 (inf is no bound) and `gamma` is 0.1.
 
     Raises:
       ValueError: ρ is not positive and finite, or the sign is not 1 or -1.
@@ -70,7 +88,7 @@ def kl_radius(rho: ArrayLike, sign: int = 1) -> KLRadius:
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp
       >>> radius = absgd_jax.kl_radius(0.2)
-      >>> attention = absgd_jax.attention(radius, gamma=0.1, max_weight=5.0)
+      >>> attention = absgd_jax.attention(radius, max_weight=jnp.inf)
       >>> state, reached = attention.init(), []
       >>> for step in range(400):
       ...     losses = jax.random.exponential(jax.random.key(step), (64,))
@@ -95,7 +113,8 @@ def effective_fraction(fraction: ArrayLike, sign: int = 1) -> KLRadius:
     r"""`kl_radius` by the share of a batch that still counts.
 
     Weights with `KL(p ‖ uniform) = ρ` count as if exp(−ρ) of the examples had all of
-    the weight: the perplexity of p over the number of examples.
+    the weight: the perplexity of p over the number of examples. With a bound on single
+    weights a larger share counts.
 
     Args:
       fraction: f = exp(−ρ), in (0, 1).
@@ -133,6 +152,26 @@ def divergence(mean_weight: jax.Array, kl: jax.Array) -> jax.Array:
     """
     log_mean = jnp.log(jnp.where(mean_weight > 0, mean_weight, 1.0))
     return mean_weight * (kl + log_mean) - mean_weight + 1.0
+
+
+def counted(tilted_loss: jax.Array, before: Normalizer, lam: jax.Array) -> jax.Array:
+    """T of a batch, as far as it counts in the normaliser of weights without bound.
+
+    One absurd loss would set that normaliser so high that these weights are near zero
+    for hundreds of steps, and λ would grow a thousandfold to bring them back.
+
+    Args:
+      tilted_loss: T, shape `[]`.
+      before: F_t and log d_t of the weights without bound.
+      lam: λ, shape `[]`; at ±inf every batch counts as it is.
+    """
+    limited = (before.log_discount < 0.0) & jnp.isfinite(lam)
+    reach = jnp.where(limited, lam, 0.0) * math.log(_LARGEST_BATCH)
+    limit = before.tilted_loss + reach
+    nearest = jnp.where(
+        lam > 0, jnp.minimum(tilted_loss, limit), jnp.maximum(tilted_loss, limit)
+    )
+    return jnp.where(limited, nearest, tilted_loss)
 
 
 def follow(

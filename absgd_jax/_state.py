@@ -1,4 +1,4 @@
-"""The state of attention: five numbers at most, and how to find them again."""
+"""The state of attention: a few numbers, and how to find them again."""
 
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ class WeightBound(NamedTuple):
 
     max_weight: jax.Array  # float32 []: c, the largest weight
     gamma: jax.Array  # float32 []: γ of the next update
+    # float32 []: F_t of the weights without bound, which a radius follows; else None.
+    unbounded: jax.Array | None = None
 
 
 class AttentionState(NamedTuple):
@@ -74,7 +76,10 @@ def attention_state(opt_state: Any) -> AttentionState:
     # Frameworks wrap arrays in variables of their own.
     *scalars, bound = found[0][1]
     if bound is not None:
-        bound = WeightBound(*map(jnp.asarray, bound))
+        max_weight, gamma, unbounded = bound
+        if unbounded is not None:
+            unbounded = jnp.asarray(unbounded)
+        bound = WeightBound(jnp.asarray(max_weight), jnp.asarray(gamma), unbounded)
     return AttentionState(*map(jnp.asarray, scalars), bound=bound)
 
 

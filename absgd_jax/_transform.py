@@ -16,14 +16,14 @@ from absgd_jax import _attention, _check, _devices, _weights
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
 from absgd_jax._gradient import TiltedValue, contract
-from absgd_jax._radius import KLRadius
+from absgd_jax._radius import DEFAULT, KLRadius
 from absgd_jax._state import AttentionState
 from absgd_jax._weights import Settings
 
 
 def attentional_aggregate(
-    lam: ScalarOrSchedule | KLRadius,
-    gamma: ScalarOrSchedule = 0.5,
+    lam: ScalarOrSchedule | KLRadius = DEFAULT,
+    gamma: ScalarOrSchedule | None = None,
     *,
     init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
@@ -63,9 +63,10 @@ def attentional_aggregate(
     ======================  ==========================================================
 
     Args:
-      lam: λ, nonzero scalar in units of loss, or a schedule of the step; or
-        `kl_radius`, after which λ follows by itself.
+      lam: `kl_radius`, after which λ follows by itself; or λ, nonzero scalar in units
+        of loss, or a schedule of the step. The default is a radius of 0.4.
       gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
+        None is 0.1 with a radius and 0.5 with a λ.
       init_s: s_0. None leaves it out (as Adam's bias correction does), so that weights
         average about one from the first step on. The earlier version of the paper has
         0.0; the later one leaves s_0 open.
@@ -137,8 +138,8 @@ def attentional_aggregate(
 
 
 def scale_by_attention(
-    lam: ScalarOrSchedule | KLRadius,
-    gamma: ScalarOrSchedule = 0.5,
+    lam: ScalarOrSchedule | KLRadius = DEFAULT,
+    gamma: ScalarOrSchedule | None = None,
     *,
     init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
@@ -169,9 +170,10 @@ def scale_by_attention(
     pullback or `attention`.
 
     Args:
-      lam: λ, nonzero scalar in units of loss, or a schedule of the step; or
-        `kl_radius`, after which λ follows by itself.
+      lam: `kl_radius`, after which λ follows by itself; or λ, nonzero scalar in units
+        of loss, or a schedule of the step. The default is a radius of 0.4.
       gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
+        None is 0.1 with a radius and 0.5 with a λ.
       init_s: s_0; see `attentional_aggregate`.
       max_weight: upper bound c on every p_i, at least 1; see `attentional_aggregate`.
         `value` must then be that of `tilted_value_and_grad(loss_fn, opt_state)`, which
@@ -324,9 +326,9 @@ def _rescale(
     limited = isinstance(value, TiltedValue) and value.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)
-    follows = (0.0, 0.0, 0.0)
+    follows = (0.0, 0.0, 0.0, None)
     if isinstance(value, TiltedValue):
-        follows = value.kl, value.high, value.low
+        follows = value.kl, value.high, value.low, value.unbounded
         value = value.tilted_loss
     elif isinstance(settings.lam, KLRadius):
         raise _check.unfollowed_value(name)
@@ -340,8 +342,10 @@ def _rescale(
     lam = state.lam.astype(dtype)  # the one that `value` was made with
 
     whole = _attention.tilt(part_tilt, lam, V_d, settings.axis_name)
-    kl, high, low = (jnp.asarray(x).astype(dtype) for x in follows)
-    whole = whole._replace(kl=kl, high=high, low=low)
+    kl, high, low, unbounded = jax.tree.map(
+        lambda x: jnp.asarray(x).astype(dtype), follows
+    )
+    whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
     after, scale, usable = _weights.advance(settings, state, whole, lam)
     factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
 

@@ -16,46 +16,58 @@ from absgd_jax import _attention, _check, _devices, _radius
 from absgd_jax._attention import Tilt
 from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
-from absgd_jax._radius import KLRadius
+from absgd_jax._radius import DEFAULT, KLRadius
 from absgd_jax._state import AttentionState, WeightBound
+
+_FIXED_GAMMA = 0.5  # the default for a λ that does not follow
 
 
 class Settings(NamedTuple):
     """What a user says once; see `attention`."""
 
     lam: ScalarOrSchedule | KLRadius
-    gamma: ScalarOrSchedule
+    gamma: ScalarOrSchedule | None  # None before `checked`
     init_s: ArrayLike | None
     max_weight: ArrayLike | None
     axis_name: AxisName
 
     def checked(self) -> "Settings":
         """Itself with its defaults, or an error that quotes a value out of range."""
-        max_weight = self.max_weight
+        gamma, max_weight = self.gamma, self.max_weight
         if isinstance(self.lam, KLRadius):
             _check.radius_without_init_s(self.init_s)
+            gamma = _radius.GAMMA if gamma is None else gamma
             max_weight = _radius.MAX_WEIGHT if max_weight is None else max_weight
         else:
             _check.lam(self.lam)
-        _check.gamma(self.gamma)
+            gamma = _FIXED_GAMMA if gamma is None else gamma
+        _check.gamma(gamma)
         _check.init_s(self.init_s)
         _check.max_weight(max_weight)
         if isinstance(max_weight, float) and max_weight == jnp.inf:
             max_weight = None
-        return self._replace(max_weight=max_weight)
+        return self._replace(gamma=gamma, max_weight=max_weight)
 
 
-def _at(value: ScalarOrSchedule, count: ArrayLike, dtype: Any) -> jax.Array:
+def _at(value: Any, count: ArrayLike, dtype: Any) -> jax.Array:
     """The value of a scalar or schedule at a step, in a buffer of its own."""
     return jnp.array(value(count) if callable(value) else value, dtype, copy=True)
 
 
-def _bound_at(settings: Settings, count: ArrayLike, dtype: Any) -> WeightBound | None:
+def _bound_at(
+    settings: Settings, count: ArrayLike, dtype: Any, unbounded: ArrayLike = 0.0
+) -> WeightBound | None:
+    """The bound at a step and, for a radius, F_t of the weights without it."""
     if settings.max_weight is None:
         return None
     # An array of inf, as `inject_hyperparams` makes it, is no bound; times 0 it is NaN.
     max_weight = jnp.minimum(jnp.array(settings.max_weight, dtype, copy=True), 1e30)
-    return WeightBound(max_weight, _at(settings.gamma, count, dtype))
+    follows = isinstance(settings.lam, KLRadius)
+    return WeightBound(
+        max_weight,
+        _at(settings.gamma, count, dtype),
+        jnp.array(unbounded, dtype, copy=True) if follows else None,
+    )
 
 
 def initial_state(settings: Settings, params: Any = None) -> AttentionState:
@@ -100,8 +112,7 @@ def advance(
       settings: γ, s_0, and λ of the next update.
       state: before.
       batch: the tilt of the whole batch; its r is not read. Without examples, or with a
-        loss that is not finite, it leaves the normaliser as it was, and so a λ that
-        follows a target.
+        loss that is not finite, it leaves all but the count as it was.
       lam: λ that T was made with, shape `[]`.
     """
     dtype = batch.T.dtype
@@ -110,21 +121,22 @@ def advance(
     before = _attention.Normalizer(
         state.tilted_loss.astype(dtype), state.log_discount.astype(dtype)
     )
+    gamma = _at(settings.gamma, state.count, dtype)
     init_s = settings.init_s
-    after, scale = _attention.advance(
-        before,
-        T,
-        lam,
-        _at(settings.gamma, state.count, dtype),
-        None if init_s is None else jnp.asarray(init_s).astype(dtype),
-    )
+    init_s = None if init_s is None else jnp.asarray(init_s).astype(dtype)
+    own = _attention.advance(before, T, lam, gamma, init_s)
     count = jnp.asarray(optax.safe_increment(state.count))
 
     def keep_or(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(usable, new.astype(old.dtype), old)
 
+    unbounded = 0.0
     if isinstance(settings.lam, KLRadius):
-        reached = _radius.divergence(scale, batch.kl)
+        free = own
+        if state.bound is not None and state.bound.unbounded is not None:
+            free = _without_bound(state, batch, lam, gamma)
+            unbounded = keep_or(free.normalizer.tilted_loss, state.bound.unbounded)
+        reached = _radius.divergence(free.scale, batch.kl)
         followed = _radius.follow(settings.lam, lam, reached, batch.high, batch.low)
         waits = count < settings.lam.begin
         next_lam = jnp.where(waits, state.lam, keep_or(followed, state.lam))
@@ -134,14 +146,29 @@ def advance(
     return Advanced(
         AttentionState(
             count=count,
-            tilted_loss=keep_or(after.tilted_loss, state.tilted_loss),
-            log_discount=keep_or(after.log_discount, state.log_discount),
+            tilted_loss=keep_or(own.normalizer.tilted_loss, state.tilted_loss),
+            log_discount=keep_or(own.normalizer.log_discount, state.log_discount),
             lam=next_lam,
-            bound=_bound_at(settings, count, state.lam.dtype),
+            bound=_bound_at(settings, count, state.lam.dtype, unbounded),
         ),
-        scale,
+        own.scale,
         usable,
     )
+
+
+def _without_bound(
+    state: AttentionState, batch: Tilt, lam: jax.Array, gamma: jax.Array
+) -> _attention.Advance:
+    """The same for the weights without bound, which λ follows."""
+    assert state.bound is not None
+    assert state.bound.unbounded is not None
+    assert batch.unbounded is not None
+    dtype = batch.T.dtype
+    before = _attention.Normalizer(
+        state.bound.unbounded.astype(dtype), state.log_discount.astype(dtype)
+    )
+    T = jnp.where(batch.V > 0, batch.unbounded, before.tilted_loss)
+    return _attention.advance(before, _radius.counted(T, before, lam), lam, gamma, None)
 
 
 def limit(
@@ -191,8 +218,10 @@ def tilt_batch(
         everything, v = (
             lax.index_in_dim(gathered, i, of_batch, keepdims=False) for i in (0, 1)
         )
-        limited = limit(everything, lam, v, state, bound)
-        tilt = _attention.tilt(limited, lam, v)
+        tilt = _attention.tilt(limit(everything, lam, v, state, bound), lam, v)
+        if bound.unbounded is not None:
+            free = _attention.tilt(everything, lam, v)
+            tilt = free._replace(T=tilt.T, r=tilt.r, unbounded=free.T)
         tilt = tilt._replace(r=_devices.own_part(tilt.r, axis_name))
     return Tilted(tilt, jnp.where(weights > 0, weights * tilt.r, 0.0))
 
@@ -254,8 +283,8 @@ class Attention(NamedTuple):
 
 
 def attention(
-    lam: ScalarOrSchedule | KLRadius,
-    gamma: ScalarOrSchedule = 0.5,
+    lam: ScalarOrSchedule | KLRadius = DEFAULT,
+    gamma: ScalarOrSchedule | None = None,
     *,
     init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
@@ -291,9 +320,10 @@ def attention(
     ======================  ==========================================================
 
     Args:
-      lam: λ, nonzero scalar in units of loss, or a schedule of the step; or
-        `kl_radius`, after which λ follows by itself.
+      lam: `kl_radius`, after which λ follows by itself; or λ, nonzero scalar in units
+        of loss, or a schedule of the step. The default is a radius of 0.4.
       gamma: γ, share of the newest batch in s, in (0, 1], or a schedule of the step.
+        None is 0.1 with a radius and 0.5 with a λ.
       init_s: s_0. None leaves it out (as Adam's bias correction does), so that weights
         average about one from the first step on; 0.0 is the earlier version of the
         paper, whose first weights are 1/γ times larger.

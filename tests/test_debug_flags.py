@@ -69,7 +69,12 @@ def test_every_route(lam, gamma, kwargs):
 )
 @pytest.mark.parametrize(
     ("lam", "kwargs"),
-    [(0.3, {}), (-0.3, {}), (0.3, {"max_weight": 1.0}), (-0.3, {"max_weight": 3.0})],
+    [
+        (0.3, {}),
+        (-0.3, {}),
+        (0.3, {"max_weight": 1.0}),
+        (-0.3, {"max_weight": 3.0}),
+    ],
 )
 def test_the_weights(values, lam, kwargs, wrap):
     attention = absgd_jax.attention(lam, 0.1, **kwargs)
@@ -79,6 +84,23 @@ def test_the_weights(values, lam, kwargs, wrap):
         where = jnp.broadcast_to(jnp.asarray(mask), losses.shape)
         weights, state = weigh(losses, state, where=where)
         chex.assert_tree_all_finite((weights, state))
+
+
+@pytest.mark.parametrize("bound", [{}, {"max_weight": np.inf}])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_radius(sign, bound):
+    """`jax.debug_infs` would find the infinite λ that a radius starts from."""
+    radius = absgd_jax.kl_radius(0.4, sign)
+    attention = absgd_jax.attention(radius, **bound)
+    with jax.debug_infs(False):
+        state = attention.init()
+        test_every_route(radius, None, bound)
+        for values in ([2.0, 2.0], [0.0, 1.0], [-5.0, 1e4], [7.0, 7.1], [1.0, 0.9]):
+            for where in (True, np.array([True, False]), False):
+                where = jnp.broadcast_to(jnp.asarray(where), (2,))
+                weights, state = attention.weigh(jnp.array(values), state, where=where)
+                chex.assert_tree_all_finite((weights, state._replace(lam=1.0)))
+    assert np.isfinite(state.lam)
 
 
 @pytest.mark.parametrize("lam", [1e-3, 0.5, -0.5, 1e8])

@@ -184,9 +184,9 @@ def test_parameters_may_be_python_numbers(micro):
         ),
         (lambda: absgd_jax.absgd(0.1, "1"), TypeError, "got '1' of type str"),
         (
-            lambda: absgd_jax.absgd(0.1, 1.0, None),
+            lambda: absgd_jax.absgd(0.1, 1.0, "0.5"),
             TypeError,
-            "gamma must be .* got None",
+            "gamma must be .* got '0.5' of type str",
         ),
         (lambda: absgd_jax.absgd(0.1, 1.0, {"a": 1}), TypeError, "of type dict"),
         (

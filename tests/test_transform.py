@@ -416,7 +416,10 @@ def test_state_is_four_scalars_whatever_the_parameters():
         scalar = ((), "float32")
         assert leaves == [((), "int32"), scalar, scalar, scalar]
     bounded = absgd_jax.attentional_aggregate(2.0, 0.3, max_weight=4.0).init(params)
-    assert list(map(float, bounded.bound)) == [4.0, pytest.approx(0.3)]
+    bound = [float(leaf) for leaf in jax.tree.leaves(bounded.bound)]
+    assert bound == [4.0, pytest.approx(0.3)]
+    follows = absgd_jax.attentional_aggregate(max_weight=4.0).init(params)
+    assert follows.bound.unbounded.dtype == jnp.float32
     assert float(state.discount) == 1.0
 
 

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import absgd_jax
 from tests.eight_devices import meshes
 from tests.problems import ROUTES, per_example_losses
 
@@ -61,3 +62,17 @@ def test_max_weight_gathers_the_losses_and_nothing_larger():
     sizes = [int(n) for shape, _ in found for n in re.findall(r"\[(\d+)\]", shape)]
     assert max(sizes) <= meshes.GLOBAL_BATCH
     assert len(found) > 3  # it does cost more, and the documentation says so
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_radius_needs_no_collective_of_its_own(sign):
+    """Neither without a bound nor, on a mapped axis, with one."""
+    radius = absgd_jax.kl_radius(0.4, sign)
+
+    def mapped(lam, bound):
+        tx = meshes.optimizer("pullback", lam, 0.3, "data", max_weight=bound)
+        step = meshes.mapped(meshes.make_step(tx, "pullback", "data"), True)
+        return collectives(step, tx)
+
+    assert mapped(radius, 2.0) == mapped(sign * 0.5, 2.0)
+    assert mapped(radius, float("inf")) == mapped(sign * 0.5, None)

@@ -59,6 +59,7 @@ def test_eight_devices_are_one(spread, route, lam):
         (0.2, {"max_weight": 2.0}),
         (absgd_jax.kl_radius(0.2), {"max_weight": np.inf}),
         (absgd_jax.kl_radius(0.2, -1), {}),
+        (absgd_jax.kl_radius(), {}),
     ],
 )
 @pytest.mark.parametrize("spread", SPREADS)

@@ -88,6 +88,10 @@ def in_microbatches_of_a_radius(axis_name):
     return in_microbatches(axis_name, lam=absgd_jax.kl_radius(0.2), max_weight=np.inf)
 
 
+def in_microbatches_of_a_bounded_radius(axis_name):
+    return in_microbatches(axis_name, lam=absgd_jax.kl_radius(0.4))
+
+
 def by_tilted_loss(axis_name):
     """Differentiated by hand; `pmap` needs the `pmean` that any gradient needs."""
     tx = optax.chain(
@@ -150,6 +154,7 @@ ROUTES = {
     "microbatches": in_microbatches,
     "microbatches, bounded": in_bounded_microbatches,
     "microbatches, radius": in_microbatches_of_a_radius,
+    "microbatches, bounded radius": in_microbatches_of_a_bounded_radius,
     "tilted_loss": by_tilted_loss,
     "weights": by_weights,
 }
