@@ -596,8 +596,14 @@ def _init(
 def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     """The step on every device of its own, from whole batches."""
     devices = list(layout.mesh.devices.flat)
+
+    def without_kept(*arguments: Any) -> tuple[TrainState, Seen]:
+        # It stays as it was. Empty, it would crash the compiler of JAX 0.11.2.
+        after, seen = train(*arguments)
+        return after._replace(kept=None), seen
+
     mapped = jax.pmap(
-        train,
+        without_kept,
         axis_name=AXIS,
         in_axes=(None, 0, None, None),
         out_axes=None,
@@ -608,6 +614,7 @@ def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
         state: TrainState, batch: Batch, given: Given, moment: Moment
     ) -> tuple[TrainState, Seen]:
         rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-        return layout.replicate(mapped(state, rows, given, moment))
+        after, seen = layout.replicate(mapped(state, rows, given, moment))
+        return after._replace(kept=state.kept), seen
 
     return step
