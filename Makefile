@@ -13,7 +13,7 @@ export MPLBACKEND ?= Agg
 
 # The library's tests, as ABSGD_TESTS=quick runs them: see tests/compiling.py. The five
 # that are left out need the packages of the experiments.
-LIBRARY_TESTS := absgd_jax README.md $(patsubst %,tests/test_%.py,alias buffers \
+LIBRARY_TESTS := absgd_jax README.md $(patsubst %,tests/test_%.py,accelerators alias buffers \
   compiled_by_default composition debug_flags devices diagnostics gradient losses messages \
   package radius stationary weights) \
   $(patsubst %,--deselect 'tests/test_%]',compiled_by_default.py::test_compiled_by_default[test_costs_guard \

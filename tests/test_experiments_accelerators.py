@@ -1,0 +1,77 @@
+"""The trainer's steps have programs for GPUs and TPUs, on whatever machine this is."""
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments import configs, methods, resident, steps
+from experiments.sources import Examples
+from tests import training_problem as problem
+from tests.accelerators import exported
+from tests.resident_problem import LAYOUT
+
+# With all that is drawn on a device: dropout, and how images are moved.
+RUN = configs.replace(
+    problem.NORMALIZED,
+    {
+        "model.blocks": (1,),
+        "model.widths": (4,),
+        "model.dropout": 0.3,
+        "data.augment_on": "device",
+        "data.crop_padding": 4,
+        "data.flip": True,
+        "data.rotation": 15.0,
+    },
+)
+GIVEN = problem.given(LAYOUT)
+MOMENT = methods.moment(RUN, 2, 0)
+CONVOLUTION = re.compile(r"stablehlo\.convolution.* -> tensor<[^>]*x(b?f\d+)>")
+every_dtype = pytest.mark.parametrize(
+    ("dtype", "element"), [("float32", "f32"), ("bfloat16", "bf16")]
+)
+
+
+def start(run):
+    return steps.program(run, LAYOUT).init(steps.draw(run, 0), 0, problem.EXAMPLES)
+
+
+def assert_convolves_in(element, program):
+    assert set(CONVOLUTION.findall(program)) == {element}
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"method.name": "sgd"},
+        {"method.init_s": None, "method.max_weight": 5.0, "method.route": "value"},
+        {"method.name": "abadam", "loss.name": "truncated", "loss.k": 0.1},
+    ],
+    ids=["sgd", "bounded", "truncated"],
+)
+def test_a_step(method, dtype, element):
+    run = configs.replace(RUN, {**method, "model.dtype": dtype})
+    step = steps.program(run, LAYOUT).train(MOMENT)
+    program = exported(step, start(run), problem.batch(0), GIVEN, MOMENT)
+    assert_convolves_in(element, program)
+
+
+@every_dtype
+def test_an_evaluation(dtype, element):
+    run = configs.replace(RUN, {"model.dtype": dtype})
+    program = exported(steps.counts_of(run), start(run), problem.batch(0))
+    assert_convolves_in(element, program)
+
+
+@every_dtype
+def test_many_steps_of_a_dispatch(dtype, element):
+    run = configs.replace(RUN, {"model.dtype": dtype})
+    batch = problem.batch(0)
+    examples = resident.place(Examples(batch.inputs, batch.labels), LAYOUT)
+    index = np.tile(np.arange(problem.SIZE, dtype=np.int32), (4, 1))
+    turns = resident.turns(index, index >= 0, [MOMENT] * 4, 4)
+    update = resident.compiled(run, LAYOUT)
+    program = exported(update, start(run), examples, GIVEN, turns)
+    assert_convolves_in(element, program)
+    assert "stablehlo.while" in program
