@@ -22,6 +22,7 @@ from jax.scipy.special import xlogy
 from sklearn.model_selection import train_test_split
 
 import absgd_jax
+from absgd_jax import _radius, _weights
 from experiments import configs, corrupt, record, untuned_report
 from experiments.sources import MissingData, digits
 from experiments.untuned_report import DATA, RATES, RUNS, Setting
@@ -132,26 +133,44 @@ def logits(params: Any, x: jax.Array) -> jax.Array:
     return x @ last["w"] + last["b"]
 
 
-def _attention(
-    run: Hyperparams, form: str, sign: int
-) -> tuple[Callable[[], Any], Callable[..., tuple[jax.Array, Any]]]:
+_Attention = tuple[Callable[[], Any], Callable[..., tuple[jax.Array, Any]]]
+
+
+def _attention(run: Hyperparams, form: str, sign: int) -> _Attention:
     """How losses are weighed, init and weigh; `form` is a setting's, or "fixed"."""
     if form == "fixed":
         return absgd_jax.attention(run.lam, run.gamma)
-    lam = absgd_jax.kl_radius(run.rho, sign)
-    if form == "bound":
-        return absgd_jax.attention(lam, run.gamma, max_weight=run.bound)
-    follows = absgd_jax.attention(lam, run.gamma, max_weight=math.inf)
-    bounds = lambda lam: absgd_jax.attention(lam, run.gamma, max_weight=run.bound)
+    radius = absgd_jax.kl_radius(run.rho, sign)
+    if form == "library":
+        return absgd_jax.attention(radius, run.gamma, max_weight=run.bound)
+    if form == "bounded":
+        return _by_the_bounded_weights(run, radius)
+    free = absgd_jax.attention(radius, run.gamma, max_weight=math.inf)
 
-    def weigh(losses: jax.Array, states: Any) -> tuple[jax.Array, Any]:
-        p, state = follows.weigh(losses, states[0])
-        if form == "clip":
-            return jnp.minimum(p, run.bound), (state, states[1])
-        p, bounded = bounds(states[0].lam).weigh(losses, states[1])
-        return p, (state, bounded)
+    def clip(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        p, state = free.weigh(losses, state)
+        return jnp.minimum(p, run.bound), state
 
-    return lambda: (follows.init(), bounds(1.0).init()), weigh
+    return free.init, clip
+
+
+def _by_the_bounded_weights(run: Hyperparams, radius: Any) -> _Attention:
+    """λ follows the divergence of the weights that are used."""
+    bounded = lambda lam: absgd_jax.attention(lam, run.gamma, max_weight=run.bound)
+
+    def init() -> Any:
+        start = bounded(1.0).init()
+        return start._replace(lam=jnp.full_like(start.lam, radius.sign * jnp.inf))
+
+    def weigh(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        p, after = bounded(state.lam).weigh(losses, state)
+        ones = jnp.ones_like(losses)
+        limited = _weights.limit(losses, state.lam, ones, state, state.bound)
+        reached = jnp.mean(xlogy(p, p) - p + 1.0)
+        lam = _radius.follow(radius, state.lam, reached, limited.max(), limited.min())
+        return p, after._replace(lam=lam)
+
+    return init, weigh
 
 
 @functools.partial(jax.jit, static_argnames=("form", "sign"))
@@ -276,9 +295,8 @@ def train(
         for k, part in data.held_out.items()
     }
     metrics = {k: v[:, -1] if sign < 0 else v[:, :-1].mean(1) for k, v in found.items()}
-    lam = np.array((state[0] if form in ("clip", "free") else state).lam)
     extras = {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
-    return params, metrics | extras | {"lam": lam}
+    return params, metrics | extras | {"lam": np.array(state.lam)}
 
 
 def run(
