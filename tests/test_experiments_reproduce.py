@@ -16,6 +16,7 @@ from experiments import (
     pipeline,
     record,
     reproduce,
+    reproduce_report,
     sharding,
     sources,
     train,
@@ -169,3 +170,9 @@ def test_processes_share_a_campaign(folder, tmp_path):
     both = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert len(record.read(tmp_path / "records.jsonl")) == len(numbers(tmp_path)) == 6
+
+
+def test_the_page_is_what_the_records_make():
+    records = record.read(ROOT / "results" / "reproduce.jsonl")
+    page = reproduce_report.page(records, "reproduce.jsonl")
+    assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()
