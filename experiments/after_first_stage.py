@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from sklearn.datasets import make_classification
 
-from experiments import configs, corrupt, record, tables, untuned
+from experiments import configs, record, tables, untuned
 from experiments.untuned_report import SGD, Setting
 
 RATES, LAMS = (0.05, 0.01), (0.5, 1.0, 2.0, 5.0)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Any] = {
     "demo": configs.Demo,
     "recipes": configs.Recipes,
     "untuned": configs.Untuned,
+    "after-first-stage": configs.AfterFirstStage,
     "reproduce": configs.Reproduce,
     "results": configs.Results,
     "toy": configs.Toy,
@@ -41,6 +42,7 @@ SUMMARIES = {
     "demo": "SGD against ABSGD on embedded data; a minute or two",
     "recipes": "the demo with other switches, γ and λ",
     "untuned": "--data-dir DIR --seeds N --out FILE: a radius against fixed λ",
+    "after-first-stage": "--data-dir DIR: when the losses tell that a fixed λ harms",
     "reproduce": "--minutes N: the paper's tables on CIFAR in full, over many sittings",
     "results": "the page of what reproduce recorded, next to the paper's numbers",
     "toy": "the paper's toy figure",
@@ -101,6 +103,10 @@ def _command(config: Any) -> int:
             from experiments import untuned
 
             return untuned.main(config)
+        case configs.AfterFirstStage():
+            from experiments import after_first_stage
+
+            return after_first_stage.main(config)
         case configs.Reproduce():
             from experiments import reproduce
 

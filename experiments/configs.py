@@ -1275,6 +1275,26 @@ class Untuned:
 
 
 @dataclasses.dataclass(frozen=True)
+class AfterFirstStage:
+    """Whether the losses after plain training tell that a fixed λ > 0 will harm.
+
+    Attributes:
+      data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
+        last.
+      seeds: number of seeds, from 0; of splits, networks and batches.
+      out: JSON lines, one a data set and seed; data sets that it has are not run again.
+        The page is written beside it, with the suffix .md.
+    """
+
+    data_dir: pathlib.Path = pathlib.Path("data")
+    seeds: int = 10
+    out: pathlib.Path = pathlib.Path("runs/after_first_stage.jsonl")
+
+    def __post_init__(self) -> None:
+        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Reproduce:
     """Trains the cells of the paper's tables on CIFAR at the full protocol.
 

@@ -73,15 +73,30 @@ def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
     """60% to train, 20% each held out, stratified, standardised by the first."""
     inputs, labels = load(name, data_dir)
-    splits = [_split(name, inputs, labels, seed) for seed in seeds]
+    tail = TAIL if name == "digits-tail" else 1.0
+    noise = NOISE if name == "digits-noise" else 0.0
+    return stacked([split(inputs, labels, seed, tail, noise) for seed in seeds])
+
+
+def stacked(splits: Sequence[dict[str, _Part]]) -> Task:
+    """The task of what `split` makes of each seed."""
     stack = lambda part, i: np.stack([split[part][i] for split in splits])
     parts = {part: (stack(part, 0), stack(part, 1)) for part in splits[0]}
     return Task(parts.pop("train"), parts)
 
 
-def _split(
-    name: str, inputs: np.ndarray, labels: np.ndarray, seed: int
+def split(
+    inputs: np.ndarray, labels: np.ndarray, seed: int, tail: float, noise: float
 ) -> dict[str, _Part]:
+    """One seed's parts; the training part has a long tail and wrong labels if asked.
+
+    Args:
+      inputs: `[n, d]`.
+      labels: `[n]`, in 0 ... classes − 1.
+      seed: of the split and the wrong labels.
+      tail: ratio of the long tail; 1 for none.
+      noise: share of each class's labels that are replaced.
+    """
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed
     )
@@ -90,13 +105,13 @@ def _split(
     )
     rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
     train_labels = labels[train]
-    if name == "digits-tail":
+    if tail > 1.0:
         head = int(np.bincount(train_labels).min())
-        counts = corrupt.long_tail_counts(head, classes, TAIL)
+        counts = corrupt.long_tail_counts(head, classes, tail)
         kept = [np.flatnonzero(train_labels == k)[:n] for k, n in enumerate(counts)]
         train, train_labels = (a[np.concatenate(kept)] for a in (train, train_labels))
-    elif name == "digits-noise":
-        train_labels, _ = corrupt.symmetric_noise(train_labels, NOISE, classes, rng)
+    if noise > 0.0:
+        train_labels, _ = corrupt.symmetric_noise(train_labels, noise, classes, rng)
     mean, std = inputs[train].mean(0), inputs[train].std(0)
     inputs = (inputs - mean) / np.where(std > 1e-6, std, 1.0)
     parts = {"val": val, "test": test}
@@ -140,7 +155,11 @@ def _attention(run: Hyperparams, form: str, sign: int) -> _Attention:
     """How losses are weighed, init and weigh; `form` is a setting's, or "fixed"."""
     if form == "fixed":
         return absgd_jax.attention(run.lam, run.gamma)
+    if form == "scent-fixed":
+        return _scent(run, run.lam, None)
     radius = absgd_jax.kl_radius(run.rho, sign)
+    if form == "scent":
+        return _scent(run, radius, run.bound)
     if form == "library":
         return absgd_jax.attention(radius, run.gamma, max_weight=run.bound)
     if form == "bounded":
@@ -152,6 +171,17 @@ def _attention(run: Hyperparams, form: str, sign: int) -> _Attention:
         return jnp.minimum(p, run.bound), state
 
     return free.init, clip
+
+
+def _scent(run: Hyperparams, lam: Any, bound: Any) -> _Attention:
+    """γ_t = a s / (1 + a s), a being the run's γ; s = exp(F/λ)."""
+    of = lambda gamma: absgd_jax.attention(lam, gamma, max_weight=bound)
+
+    def weigh(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        log_as = jnp.log(run.gamma) + state.tilted_loss / state.lam
+        return of(jnp.maximum(jax.nn.sigmoid(log_as), 1e-6)).weigh(losses, state)
+
+    return of(0.5).init, weigh
 
 
 def _by_the_bounded_weights(run: Hyperparams, radius: Any) -> _Attention:
@@ -237,7 +267,9 @@ def _recalls(params: Any, seed: jax.Array, x: jax.Array, y: jax.Array) -> jax.Ar
 
 def _kind(setting: Setting) -> str:
     """Settings of one kind differ in numbers alone, and share a program."""
-    return "fixed" if setting.rho is None else setting.form
+    if setting.rho is not None:
+        return setting.form
+    return "scent-fixed" if setting.form == "scent" else "fixed"
 
 
 def train(

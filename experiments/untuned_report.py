@@ -23,7 +23,7 @@ RUNS = ("data", "protocol", "rate", "setting", "seed")  # what a record is of
 
 
 # What the library does not do, as the records have it; see INTRODUCTION.
-FORMS = {"bounded": "λ by the bounded weights", "clip": "clip"}
+FORMS = {"bounded": "λ by the bounded weights", "clip": "clip", "scent": "γ of SCENT"}
 
 
 class Setting(NamedTuple):
@@ -39,10 +39,14 @@ class Setting(NamedTuple):
     def name(self) -> str:
         """As the records have it."""
         if self.rho is None:
-            return "SGD" if self.lam == math.inf else f"λ {self.lam:g}"
-        parts = [f"ρ {self.rho:g}", f"c {tables.number(self.bound)}"]
+            parts = ["SGD" if self.lam == math.inf else f"λ {self.lam:g}"]
+        else:
+            parts = [f"ρ {self.rho:g}", f"c {tables.number(self.bound)}"]
         parts += [FORMS[self.form]] if self.form in FORMS else []
-        parts += [f"γ {self.gamma:g}"] if self.gamma != 0.1 else []
+        if self.form == "scent":
+            parts.append(f"a {self.gamma:g}")
+        elif self.rho is not None and self.gamma != 0.1:
+            parts.append(f"γ {self.gamma:g}")
         return ", ".join(parts)
 
 
@@ -61,7 +65,12 @@ OTHERS = (
     *(Setting(rho=0.2, bound=2.0, gamma=gamma, form="bounded") for gamma in (0.5, 0.9)),
     Setting(rho=0.2, bound=2.0, form="clip"),
 )
-COMPARED = (*RADII, *GAMMAS, *FORMER, *OTHERS)
+SCENT = tuple(
+    setting._replace(gamma=a, form="scent")
+    for setting in (*(Setting(lam=lam) for lam in (1.0, 2.0, 5.0)), DEFAULT)
+    for a in (0.1, 1.0, 10.0)
+)
+COMPARED = (*RADII, *GAMMAS, *SCENT, *FORMER, *OTHERS)
 # What these miss is listed.
 LOOKED_AT = (
     DEFAULT,
@@ -84,9 +93,11 @@ negative), the mean over the validation and the test part: nothing is chosen on 
 Differences from SGD are paired by seed, ± standard error. A fixed λ has γ = 0.5 and no
 bound, a radius ρ has γ = 0.1 and the bound c inside the normaliser, unless said
 otherwise. λ follows the divergence of the weights without bound, which have a
-normaliser of their own. Two other forms: with "λ by the bounded weights" it follows the
-divergence of the weights that are used, which cannot exceed log c; "clip" bounds p
-after the normaliser, which counts the weights without bound.
+normaliser of their own. Three other forms: with "λ by the bounded weights" it follows
+the divergence of the weights that are used, at most log c; "clip" bounds p
+after the normaliser, which counts the weights without bound; "γ of SCENT" is the
+normaliser of arXiv 2602.02877, s' = s (1 + a z)/(1 + a s) with z the batch's mean of
+exp(L/λ), so that γ is a s/(1 + a s).
 """
 
 _Cell = tuple[str, str, float]  # data, protocol, learning rate
