@@ -84,43 +84,43 @@ def _command(config: Any) -> int:
             print(presets.listing(config.pattern))
             return 0
         case configs.Evaluate():
-            from experiments import runs
+            from experiments.train import runs
 
             return runs.evaluate(config)
         case configs.Report():
-            from experiments import report
+            from experiments.report import command
 
-            return report.main(config)
+            return command.main(config)
         case configs.Demo():
-            from experiments import demo
+            from experiments.studies import demo
 
             return demo.main(config)
         case configs.Recipes():
-            from experiments import recipes
+            from experiments.studies import recipes
 
             return recipes.main(config)
         case configs.Untuned():
-            from experiments import untuned
+            from experiments.studies import untuned
 
             return untuned.main(config)
         case configs.AfterFirstStage():
-            from experiments import after_first_stage
+            from experiments.studies import after_first_stage
 
             return after_first_stage.main(config)
         case configs.Reproduce():
-            from experiments import reproduce
+            from experiments.studies import reproduce
 
             return reproduce.main(config)
         case configs.Results():
-            from experiments import reproduce_report
+            from experiments.studies import reproduce_report
 
             return reproduce_report.main(config)
         case configs.Bench():
-            from experiments.bench import command
+            from benchmarks import command
 
             return command.main(config)
         case _:
-            from experiments import toy
+            from experiments.studies import toy
 
             return toy.main(config)
 
@@ -160,17 +160,17 @@ def _with_preset(command: str, arguments: list[str]) -> int:
         )
 
     def train(config: configs.Train) -> int:
-        from experiments import runs
+        from experiments.train import runs
 
         return runs.main(name, config.run, config.session)
 
     def compare(config: configs.Compare) -> int:
-        from experiments import compare
+        from experiments.studies import compare
 
         return compare.main(name, config)
 
     def sweep(config: configs.Sweep) -> int:
-        from experiments import sweep
+        from experiments.studies import sweep
 
         return sweep.main(name, config)
 
@@ -180,7 +180,7 @@ def _with_preset(command: str, arguments: list[str]) -> int:
 
 def _run(command: Callable[[Any], int], config: Any) -> int:
     """Runs a command, and gives each kind of failure its exit status."""
-    from experiments.sources import DamagedData, MissingData
+    from experiments.data.sources import DamagedData, MissingData
 
     try:
         return command(config)

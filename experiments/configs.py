@@ -1366,7 +1366,7 @@ class Bench:
     What to measure: ABSGD over SGD, over sizes and batches (overhead); gradients of
     single examples (dense); other methods, Flax and PyTorch (peers); the loaders alone
     (input); whole trainings, and how long they take to begin (end_to_end); runs side by
-    side in one program (sweep). How to read it is in experiments/bench/__init__.py.
+    side in one program (sweep). How to read it is in benchmarks/__init__.py.
 
     Attributes:
       suites: which; all if none is given.

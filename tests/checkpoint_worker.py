@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments import checkpoint
+from experiments.train import checkpoint
 
 
 def checkpoints(folder, log=None, keep=3):

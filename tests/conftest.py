@@ -32,7 +32,13 @@ FIRST = (
     "test_devices",
 )
 # Coverage is of the library; of all else it would take minutes.
-NOT_COVERED = ("test_experiments_", "test_hosts", "test_scaling", "experiments/")
+NOT_COVERED = (
+    "test_experiments_",
+    "test_hosts",
+    "test_scaling",
+    "experiments/",
+    "benchmarks/",
+)
 
 
 def pytest_collection_modifyitems(items):

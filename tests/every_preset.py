@@ -9,7 +9,10 @@ import math
 
 import pytest
 
-from experiments import configs, corrupt, directory, presets, record, runs
+from experiments import configs, presets
+from experiments.data import corrupt
+from experiments.results import run_dir, run_log
+from experiments.train import runs
 from tests import trees
 
 # Presets that can share programs lie together, in one test: compiling is most of what
@@ -77,7 +80,7 @@ def _short(run):
 
 def _epochs(out):
     """The epochs of a run, without what is not the same twice."""
-    epochs = [e for e in record.read(out / directory.RECORDS) if e["event"] == "epoch"]
+    epochs = [e for e in run_log.read(out / run_dir.RECORDS) if e["event"] == "epoch"]
     for epoch in epochs:
         del epoch["seconds"], epoch["waited"]
     return epochs
@@ -99,7 +102,7 @@ def _did_as_it_was_told(out, run):
         assert (wrong is not None) == (data.noise_rate > 0.0)
     assert math.isfinite(epochs[-1]["test"]["accuracy"])
 
-    counts = directory.load(out).class_counts
+    counts = run_dir.load(out).class_counts
     held_out = data.validation_per_class + data.test_per_class
     per_class = data.examples_per_class - held_out
     if data.kind.files:
@@ -118,7 +121,7 @@ def _did_as_it_was_told(out, run):
 
 def _uneven(out):
     """Whether classes have unequal numbers of examples, and so unequal weights."""
-    return len({count for count in directory.load(out).class_counts if count}) > 1
+    return len({count for count in run_dir.load(out).class_counts if count}) > 1
 
 
 def _differs_from_its_switch_on(weighted, plain, run):

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from experiments import record
+from experiments.results import run_log
 from tests.recovery_worker import END
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -144,7 +144,7 @@ def state(out):
 
 
 def events(out, kind):
-    found, _ = record.events(out / "records.jsonl")
+    found, _ = run_log.events(out / "records.jsonl")
     return [event for event in found if event["event"] == kind]
 
 

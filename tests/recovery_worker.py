@@ -19,7 +19,7 @@ import sklearn.datasets  # noqa: F401
 import tensorboardX.record_writer
 import tensorboardX.summary  # noqa: F401
 
-from experiments import cli, presets, runs  # noqa: F401
+from experiments import cli
 
 END = "-- the run is over"
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import jax
 
-from experiments import configs, presets, sharding
+from experiments import configs, presets
+from experiments.train import sharding
 
 LAYOUT = sharding.layout(1)
 PRESET = "digits_label_noise"

@@ -12,8 +12,10 @@ import functools
 import jax
 import pytest
 
-from experiments import configs, pipeline, sharding, train
-from experiments.bench import mlp, network
+from benchmarks import mlp, network
+from experiments import configs
+from experiments.data import pipeline
+from experiments.train import loop, sharding
 from tests import training_problem as problem
 
 FLOPS, TEMPORARY = 1.001, 1.01  # of SGD's
@@ -96,11 +98,11 @@ def test_a_run_compiles_its_step_once():
     moments = set()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        hooks = train.Hooks(
+        hooks = loop.Hooks(
             lambda **event: moments.add((event["learning_rate"].item(), event["lam"]))
         )
-        start = train.begin(run, task, layout, session)
-        train.fit(run, task, layout, session, start, hooks)
+        start = loop.begin(run, task, layout, session)
+        loop.fit(run, task, layout, session, start, hooks)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(moments) >= 3

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from experiments import configs, methods, resident, steps
-from experiments.sources import Examples
+from experiments import configs, methods
+from experiments.data.sources import Examples
+from experiments.train import device_loop, steps
 from tests import training_problem as problem
 from tests.accelerators import exported
 from tests.resident_problem import LAYOUT
@@ -68,10 +69,10 @@ def test_an_evaluation(dtype, element):
 def test_many_steps_of_a_dispatch(dtype, element):
     run = configs.replace(RUN, {"model.dtype": dtype})
     batch = problem.batch(0)
-    examples = resident.place(Examples(batch.inputs, batch.labels), LAYOUT)
+    examples = device_loop.place(Examples(batch.inputs, batch.labels), LAYOUT)
     index = np.tile(np.arange(problem.SIZE, dtype=np.int32), (4, 1))
-    turns = resident.turns(index, index >= 0, [MOMENT] * 4, 4)
-    update = resident.compiled(run, LAYOUT)
+    turns = device_loop.turns(index, index >= 0, [MOMENT] * 4, 4)
+    update = device_loop.compiled(run, LAYOUT)
     program = exported(update, start(run), examples, GIVEN, turns)
     assert_convolves_in(element, program)
     assert "stablehlo.while" in program

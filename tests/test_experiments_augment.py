@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import augment, configs
+from experiments import configs
+from experiments.data import augment
 
 
 def _moved_slowly(image, top, left, mirrored, padding):

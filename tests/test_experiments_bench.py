@@ -9,9 +9,7 @@ import sys
 import pytest
 from flax import nnx
 
-from experiments import cli as command_line
-from experiments import configs
-from experiments.bench import (
+from benchmarks import (
     command,
     compiled,
     figures,
@@ -21,9 +19,11 @@ from experiments.bench import (
     summary,
     worker,
 )
-from experiments.bench.interleave import Child
-from experiments.bench.suites import peers
-from experiments.bench.summary import Group, Measured
+from benchmarks.interleave import Child
+from benchmarks.suites import peers
+from benchmarks.summary import Group, Measured
+from experiments import cli as command_line
+from experiments import configs
 
 ROUNDS = 3
 PARAMETERS = 464_154  # of ResNet-32

@@ -18,7 +18,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import checkpoint
+from experiments.train import checkpoint
 from tests.checkpoint_worker import SIZE, add_one, assert_same, checkpoints, numbers
 
 ROOT = pathlib.Path(__file__).parent.parent

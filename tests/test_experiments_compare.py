@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import cli as command_line
-from experiments import compare, configs, contenders, presets
-from experiments.contenders import Contender
+from experiments import configs, presets
+from experiments.studies import compare, method_grid
+from experiments.studies.method_grid import Contender
 
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
@@ -37,13 +38,13 @@ def _results(out):
 
 def test_every_preset_has_contenders_with_grids_of_equal_size():
     for preset in presets.every():
-        plain = contenders.plain(preset.run)
-        for contender in contenders.every(preset.run).values():
+        plain = method_grid.plain(preset.run)
+        for contender in method_grid.every(preset.run).values():
             where = (preset.name, contender.name)
-            assert len(contender.grid) == contenders.GRID, where
+            assert len(contender.grid) == method_grid.GRID, where
             runs = contender.runs(plain)
             if contender.classifier is None:
-                assert len({*runs}) == contenders.GRID, where
+                assert len({*runs}) == method_grid.GRID, where
             for run in runs:
                 assert run.epochs <= plain.epochs, where
                 assert run.data.source == plain.data.source, where
@@ -54,21 +55,21 @@ def test_the_plain_run_has_nothing_of_a_method():
     weighted = configs.replace(
         presets.get("cifar10_lt100_cb_ldam").run, {"data.sampling": "effective"}
     )
-    plain = contenders.plain(weighted)
+    plain = method_grid.plain(weighted)
     assert plain.loss == configs.Loss()
     assert (plain.method.name, plain.model.head) == ("sgd", "linear")
     assert plain.data.sampling == "shuffled"
     assert plain.data.validation_per_class == 100
-    assert contenders.plain(LONG_TAIL).data.validation_per_class == 20
+    assert method_grid.plain(LONG_TAIL).data.validation_per_class == 20
 
 
 def test_weights_attend_to_the_tail_and_distrust_noise():
     for run, sign in ((LONG_TAIL, 1), (NOISE, -1)):
         for name in ("absgd", "eg", "term", "recover", "absgd_cb"):
-            for one in contenders.every(run)[name].runs(contenders.plain(run)):
+            for one in method_grid.every(run)[name].runs(method_grid.plain(run)):
                 assert np.sign(one.method.lam) == sign
                 assert one.method.start_at == run.method.start_at
-        for one in contenders.every(run)["eg_examples"].runs(contenders.plain(run)):
+        for one in method_grid.every(run)["eg_examples"].runs(method_grid.plain(run)):
             assert np.sign(one.method.rate) == -sign  # w falls where the loss is large
 
 
@@ -79,9 +80,9 @@ def test_a_method_that_is_not_there_is_named(tmp_path, capsys):
 
 
 def test_normalised_logits_are_an_ending_of_any_method():
-    sgd, found = contenders.choose(LONG_TAIL, "absgd+norm")
+    sgd, found = method_grid.choose(LONG_TAIL, "absgd+norm")
     assert sgd.name == "sgd"
-    run = found.runs(contenders.plain(LONG_TAIL))[0]
+    run = found.runs(method_grid.plain(LONG_TAIL))[0]
     assert (run.loss.logit_norm, run.method.name) == (1.0, "absgd")
 
 
@@ -131,7 +132,7 @@ def test_a_comparison_says_all_of_it(compared, capsys):
     results = _results(compared)
     assert set(results) == {"sgd", "absgd", "crt", "ncm", "tau"}
     for found in results.values():
-        assert len(found["grid"]) == contenders.GRID
+        assert len(found["grid"]) == method_grid.GRID
         for trial in found["grid"]:
             assert len(trial["validation"]) == len(trial["accuracy"]) == 2
         means = [np.mean(trial["validation"]) for trial in found["grid"]]
@@ -196,5 +197,5 @@ def test_validation_data_are_needed(tmp_path, capsys):
 def test_the_documentation_has_every_method():
     text = METHODS.read_text(encoding="utf-8")
     for run in (LONG_TAIL, NOISE, presets.get("cifar10_lt100").run):
-        for contender in contenders.every(run).values():
+        for contender in method_grid.every(run).values():
             assert f"`{contender.name}`" in text, contender.name

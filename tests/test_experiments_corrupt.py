@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
-from experiments import corrupt
-from experiments.corrupt import (
+from experiments.data import corrupt
+from experiments.data.corrupt import (
     asymmetric_cifar10_author_code,
     asymmetric_cifar10_sce,
     asymmetric_cifar100_author_code,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments import record
+from experiments.results import run_log
 
 
 def _command(*arguments):
@@ -35,7 +35,7 @@ def test_the_demo_from_end_to_end(tmp_path):
     ]
     assert {"jax", "flax", "optax"} <= config["versions"].keys()
 
-    records = record.read(out / "records.jsonl")
+    records = run_log.read(out / "records.jsonl")
     runs = {(r["study"], r["method"], r["lam"], r["seed"]) for r in records}
     assert len(runs) == 2 * 4 * 2  # studies, λs with SGD's, seeds
     assert len(records) == 2 * len(runs)  # a line an epoch
@@ -73,7 +73,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
     assert path.read_bytes().startswith(finished[: finished.rindex(b"\n") + 1])
-    assert len(record.read(path)) >= 5  # every line parses
+    assert len(run_log.read(path)) >= 5  # every line parses
     assert "| ABSGD " in stdout
     assert "| ABSGD " in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert (tmp_path / "demo.png").exists()

@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 
-from experiments import configs, demo_report, record
+from experiments import configs
+from experiments.results import run_log
+from experiments.studies import demo_report
 
 STUDY = dataclasses.replace(configs.LONG_TAIL, lams=(1.0, 0.5, 0.25), seeds=3)
 
@@ -33,7 +35,7 @@ def _run(lam, seed, validation, test, finished=True, study=STUDY):
         },
     }
     events = [event | {"epoch": 1}, (last if finished else event) | {"epoch": 2}]
-    return json.loads(json.dumps(record.plain(events)))
+    return json.loads(json.dumps(run_log.plain(events)))
 
 
 def _records():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import neighbors
 
-from experiments import embedding
+from experiments.report import tsne
 
 
 def _features(counts, seed=0, width=60):
@@ -17,32 +17,32 @@ def _features(counts, seed=0, width=60):
 
 def test_neighbours_stay_together_and_the_seed_says_how():
     features, labels = _features([25, 20, 15])
-    places = embedding.embed(features)
+    places = tsne.embed(features)
     assert places.shape == (60, 2)
     near = neighbors.KNeighborsClassifier(5).fit(places, labels)
     assert near.score(places, labels) == 1.0
-    np.testing.assert_array_equal(embedding.embed(features), places)
+    np.testing.assert_array_equal(tsne.embed(features), places)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (5, 2), (6, 80)])
 def test_few_examples_and_few_features_are_placed_too(shape):
     features = np.random.default_rng(0).normal(size=shape)
-    assert np.isfinite(embedding.embed(features)).all()
+    assert np.isfinite(tsne.embed(features)).all()
 
 
 def test_too_few_are_refused():
     with pytest.raises(ValueError, match="at least 4 examples, got 3"):
-        embedding.embed(np.zeros((3, 2)))
+        tsne.embed(np.zeros((3, 2)))
 
 
 def test_points_are_spread_over_the_classes():
     labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 20, 4]))
-    chosen = embedding.spread(labels, 30)
+    chosen = tsne.spread(labels, 30)
     np.testing.assert_array_equal(np.bincount(labels[chosen]), [13, 13, 4])
     assert len(np.unique(chosen)) == 30
-    np.testing.assert_array_equal(embedding.spread(labels, 30), chosen)
-    assert not np.array_equal(embedding.spread(labels, 30, seed=1), chosen)
-    np.testing.assert_array_equal(embedding.spread(labels, 100), np.arange(74))
+    np.testing.assert_array_equal(tsne.spread(labels, 30), chosen)
+    assert not np.array_equal(tsne.spread(labels, 30, seed=1), chosen)
+    np.testing.assert_array_equal(tsne.spread(labels, 100), np.arange(74))
 
 
 def test_the_figure_has_a_row_for_each_run(tmp_path):
@@ -52,10 +52,10 @@ def test_the_figure_has_a_row_for_each_run(tmp_path):
     }
     path = tmp_path / "features.png"
     counts = {"one": np.array([900, 600, 300])}
-    embedding.figure(runs, path, class_counts=counts, points=15)
+    tsne.figure(runs, path, class_counts=counts, points=15)
     assert path.read_bytes().startswith(b"\x89PNG")
     many = {"many": {"test": _features([1] * 30)}}
-    embedding.figure(many, tmp_path / "many.png")
+    tsne.figure(many, tmp_path / "many.png")
     assert (tmp_path / "many.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no features to draw"):
-        embedding.figure({}, path)
+        tsne.figure({}, path)

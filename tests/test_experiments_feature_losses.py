@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import configs, feature_losses, objectives
+from experiments import configs
+from experiments.train import feature_losses, objectives
 
 BATCH, SIZE, CLASSES = 14, 5, 6
 RNG = np.random.default_rng(0)

@@ -13,19 +13,13 @@ import PIL.Image
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from experiments import (
-    configs,
-    directory,
-    methods,
-    pipeline,
-    record,
-    sharding,
-    sources,
-    steps,
-)
+from experiments import configs, methods
 from experiments.cli import main
+from experiments.data import pipeline, sources
+from experiments.data.sources import Examples, Files
 from experiments.methods import _clean
-from experiments.sources import Examples, Files
+from experiments.results import run_dir, run_log
+from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
 
 NAMES = ["meta", "l2rw", "mw_net"]
@@ -406,7 +400,7 @@ def _train(out, *arguments, name="l2rw"):
 
 
 def _epochs(out):
-    found = [e for e in record.read(out / directory.RECORDS) if e["event"] == "epoch"]
+    found = [e for e in run_log.read(out / run_dir.RECORDS) if e["event"] == "epoch"]
     for event in found:
         del event["seconds"], event["waited"]
     return found
@@ -417,14 +411,14 @@ def test_a_run_goes_on_from_any_step(name, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert _train(whole, name=name) == 0
     shutil.copytree(whole, cut)
-    kept = json.loads((whole / directory.CONFIG).read_text())
+    kept = json.loads((whole / run_dir.CONFIG).read_text())
     per_epoch = math.ceil(sum(kept["class_counts"]) / 32)
-    for checkpoint in (cut / directory.CHECKPOINTS).iterdir():
+    for checkpoint in (cut / run_dir.CHECKPOINTS).iterdir():
         if int(checkpoint.name) > per_epoch + 2:
             shutil.rmtree(checkpoint)
     assert _train(cut, name=name) == 0
     assert _epochs(cut) == _epochs(whole)
-    events = record.read(cut / directory.RECORDS)
+    events = run_log.read(cut / run_dir.RECORDS)
     resumed = [event["step"] for event in events if event["event"] == "resumed"]
     assert resumed == [per_epoch + 2]
     first, last = _epochs(whole)

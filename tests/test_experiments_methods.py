@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import configs, methods, presets, steps
+from experiments import configs, methods, presets
+from experiments.train import steps
 
 CIFAR = configs.Run(
     data=configs.Data(source="cifar10"),

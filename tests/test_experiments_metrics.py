@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 from sklearn import metrics as oracle
 
-from experiments import metrics
+from experiments.results import metrics
 
 CLASSES = 8  # the last one without a test example
 TRAINING = np.array([900, 101, 100, 50, 20, 19, 5, 1])

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from experiments import configs, models
+from experiments.data import text
 from experiments.models import (
     basic_resnet,
     cifar_resnet,
@@ -20,7 +21,6 @@ from experiments.models import (
     sce_cnn,
 )
 from experiments.models.network import dropout
-from experiments.sources import text
 
 CIFAR_10 = configs.Data(source="cifar10")
 CIFAR_100 = configs.Data(source="cifar100")

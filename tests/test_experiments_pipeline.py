@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
-from experiments import configs, corrupt, pipeline, sources
-from experiments.sources import Examples, Files, Loaded
+from experiments import configs
+from experiments.data import corrupt, pipeline, sources
+from experiments.data.sources import Examples, Files, Loaded
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
 MOVED = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0)

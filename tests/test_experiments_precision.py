@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import configs, models, pipeline, steps, train
+from experiments import configs, models
+from experiments.data import pipeline
 from experiments.models import norm, precision
+from experiments.train import loop, steps
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, RUN, compiled_quickly
 
@@ -111,9 +113,9 @@ def test_digits_are_learned_as_well():
         run = configs.replace(RUN, changes)
         task = pipeline.task(run.data, 0)
         session, events = configs.Session(), []
-        hooks = train.Hooks(lambda own=events, **event: own.append(event))
-        start = train.begin(run, task, LAYOUT, session)
-        train.fit(run, task, LAYOUT, session, start, hooks)
+        hooks = loop.Hooks(lambda own=events, **event: own.append(event))
+        start = loop.begin(run, task, LAYOUT, session)
+        loop.fit(run, task, LAYOUT, session, start, hooks)
         accuracy[dtype] = events[-1]["test"]["accuracy"]
     assert accuracy["float32"] > 0.6
     assert abs(accuracy["bfloat16"] - accuracy["float32"]) < 0.05

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import configs, corrupt, paper, presets, record
+from experiments import configs, presets
+from experiments.data import corrupt
+from experiments.results import paper, run_log
 
 EVERY = presets.every()
 FAMILIES = list(dict.fromkeys(preset.family for preset in EVERY))
@@ -218,7 +220,7 @@ def test_a_preset_describes_itself_and_can_be_written_down(family):
         for before, line in itertools.pairwise(lines):
             assert line == "" or line.startswith("  ") or before == ""
         assert presets.get(preset.name) == preset
-        json.dumps(record.plain(preset.run), allow_nan=False)
+        json.dumps(run_log.plain(preset.run), allow_nan=False)
         if preset.lams:
             assert preset.run.method.lam in preset.lams
 

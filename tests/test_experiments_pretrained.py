@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from experiments import configs, models, sources
+from experiments import configs, models
+from experiments.data import sources
 from experiments.models import pretrained
 
 BLOCKS, WIDTHS, CLASSES = (1, 2), (2, 3), 365

@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import configs, contenders, methods, objectives, presets, steps
+from experiments import configs, methods, presets
+from experiments.data.pipeline import Batch
 from experiments.models import heads
-from experiments.pipeline import Batch
+from experiments.studies import method_grid
+from experiments.train import objectives, steps
 
 PUBLISHED = np.load(pathlib.Path(__file__).parent / "published_values.npz")
 LABELS = PUBLISHED["labels"]
@@ -126,8 +128,8 @@ def test_class_balanced_focal_loss_goes_down_the_published_gradient(focusing):
 @pytest.mark.parametrize("name", ["cb_focal", "drw_focal"])
 def test_compared_class_balanced_focal_losses_go_down_the_published_gradient(name):
     base = presets.get("cifar10_lt100").run
-    contender = contenders.every(base)[name]
-    for run in contender.runs(contenders.plain(base)):
+    contender = method_grid.every(base)[name]
+    for run in contender.runs(method_grid.plain(base)):
         expected = PUBLISHED[f"cb_focal_{run.loss.focusing:g}_gradient"]
         found = _gradient_of_a_step(run, PUBLISHED["logits"], LABELS)
         assert _relative(found, expected) < 1e-6

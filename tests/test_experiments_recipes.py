@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from experiments import configs, recipes, record
+from experiments import configs
+from experiments.results import run_log
+from experiments.studies import recipes
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def two_variants(monkeypatch):
 def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
     config = configs.Recipes(out=tmp_path, seeds=1, epochs=1)
     assert recipes.main(config) == 0
-    events = record.read(tmp_path / recipes.RECORDS)
+    events = run_log.read(tmp_path / recipes.RECORDS)
     assert [e["study"] for e in events] == list(config.runs())
     by_name = {e["study"]: e["test"]["accuracy"] for e in events}
     table = (tmp_path / recipes.TABLE).read_text(encoding="utf-8")

@@ -8,19 +8,18 @@ import statistics
 import numpy as np
 import pytest
 
-from experiments import (
-    configs,
-    directory,
-    metrics,
-    presets,
-    printed,
-    record,
-    report,
-    results,
-    sections,
-    tables,
+from experiments import configs, presets
+from experiments.report import (
+    axes,
+    calibration,
+    command,
+    confusion,
+    formatting,
+    markdown,
+    paper_results,
+    weights,
 )
-from experiments.figures import axes, calibration, confusion, weights
+from experiments.results import aggregate, metrics, run_dir, run_log
 
 PNG = b"\x89PNG"
 FIGURES = ("curves.png", "calibration.png", "confusion.png", "weights.png")
@@ -88,8 +87,8 @@ def _write(path, run, events, class_counts, preset=None):
     path.mkdir(parents=True)
     config = {"preset": preset, "run": run, "versions": {}}
     config["class_counts"] = class_counts
-    (path / directory.CONFIG).write_text(json.dumps(record.plain(config)))
-    with record.Recorder(path / directory.RECORDS) as recorder:
+    (path / run_dir.CONFIG).write_text(json.dumps(run_log.plain(config)))
+    with run_log.Recorder(path / run_dir.RECORDS) as recorder:
         for event in events:
             recorder.write(**event)
     return path
@@ -135,19 +134,19 @@ def _percent(values):
 
 
 def _report(*dirs, out=None):
-    return report.main(configs.Report(dirs=dirs, out=out))
+    return command.main(configs.Report(dirs=dirs, out=out))
 
 
 def test_three_seeds_are_averaged_and_stand_beside_the_paper(tmp_path, capsys):
     dirs = list(_three_seeds(tmp_path))
     assert _report(*dirs) == 0
-    text = (tmp_path / report.REPORT).read_text(encoding="utf-8")  # beside the runs
+    text = (tmp_path / command.REPORT).read_text(encoding="utf-8")  # beside the runs
     assert text in capsys.readouterr().out
     for name in FIGURES:
         assert (tmp_path / name).read_bytes().startswith(PNG)
         assert f"]({name})" in text
 
-    events = [record.read(path / directory.RECORDS) for path in dirs]
+    events = [run_log.read(path / run_dir.RECORDS) for path in dirs]
     names = {
         "accuracy": "accuracy",
         "top5": "top 5",
@@ -156,14 +155,14 @@ def test_three_seeds_are_averaged_and_stand_beside_the_paper(tmp_path, capsys):
         "medium": "medium",
         "calibration_error": "calibration error",
     }
-    for row, place in ((sections.LAST, 9), (sections.ON_VALIDATION, 8)):
+    for row, place in ((markdown.LAST, 9), (markdown.ON_VALIDATION, 8)):
         cells = _row(text, row)
         assert cells["epoch"] == str(place + 1)
         for key, name in names.items():
             assert cells[name] == _percent(e[place]["test"][key] for e in events)
         assert "few" not in cells  # of the ten classes none has so few
     best = [max(e["test"]["accuracy"] for e in of[:10]) for of in events]
-    assert _row(text, sections.ON_TEST)["accuracy"] == _percent(best)
+    assert _row(text, markdown.ON_TEST)["accuracy"] == _percent(best)
 
     head, worst = _row(text, "0"), _row(text, "9")
     assert (head["training examples"], worst["training examples"]) == ("5,000", "50")
@@ -192,12 +191,12 @@ def test_several_runs_are_compared_and_an_old_report_replaced(tmp_path):
         "report.md", "mine-1.png", "curves.png", "calibration.png", "confusion-1.png",
         "confusion-2.png", "weights-1.png", "weights-2.png",
     }  # fmt: skip
-    text = (out / report.REPORT).read_text(encoding="utf-8")
+    text = (out / command.REPORT).read_text(encoding="utf-8")
     for title, dirs in (
         ("cifar10_lt100, ABSGD, λ = 1", absgd),
         ("cifar10_lt100, SGD", sgd),
     ):
-        last = [record.read(path / directory.RECORDS)[9] for path in dirs]
+        last = [run_log.read(path / run_dir.RECORDS)[9] for path in dirs]
         cells = _row(text, title)
         assert cells["seeds"] == "3"
         for split, column in (("test", ""), ("validation", "validation ")):
@@ -210,9 +209,9 @@ def test_extremes_are_reported_and_drawn(tmp_path):
         tmp_path / "two", TWO, [*_events(TWO, [900, 90], [0.7])], np.array([900, 90])
     )
     assert _report(two) == 0
-    text = (two / report.REPORT).read_text(encoding="utf-8")
+    text = (two / command.REPORT).read_text(encoding="utf-8")
     assert "top 5" not in text
-    assert sections.ON_VALIDATION not in text
+    assert markdown.ON_VALIDATION not in text
     assert "no validation examples to choose an epoch by" in text
     assert "not finished: epoch 1 of 1" in text  # its last line is yet to come
     assert "of one seed, which says nothing of the spread" in text
@@ -225,9 +224,9 @@ def test_extremes_are_reported_and_drawn(tmp_path):
     events[2]["test"] = None
     hundred = _write(tmp_path / "hundred", run, events, counts)
     assert _report(hundred) == 0
-    text = (hundred / report.REPORT).read_text(encoding="utf-8")
+    text = (hundred / command.REPORT).read_text(encoding="utf-8")
     assert "Recall of each class" not in text
-    cells = _row(text, sections.LAST)
+    cells = _row(text, markdown.LAST)
     assert cells["epoch"] == "5"
     assert {"many", "medium", "few"} <= cells.keys()
     for path in (two, hundred):
@@ -237,9 +236,9 @@ def test_extremes_are_reported_and_drawn(tmp_path):
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path):
     begun = _write(tmp_path / "begun", TEN, [], np.full(10, 5000))
-    (begun / directory.RECORDS).unlink()
+    (begun / run_dir.RECORDS).unlink()
     assert _report(begun) == 0
-    text = (begun / report.REPORT).read_text(encoding="utf-8")
+    text = (begun / command.REPORT).read_text(encoding="utf-8")
     assert "No epoch has been tested yet" in text
     assert "epoch 0 of 10" in text
     assert not list(begun.glob("*.png"))
@@ -256,13 +255,13 @@ def test_what_was_done_again_replaces_what_it_was(tmp_path):
         *again,
     ]
     path = _write(tmp_path / "run", TEN, events, counts)
-    found = results.read(path)
+    found = aggregate.read(path)
     assert [e["epoch"] for e in found.epochs] == [1, 2, 3]
-    assert found.epochs[2] == record.plain(again[0])
+    assert found.epochs[2] == run_log.plain(again[0])
     assert (found.resumed, found.failed_saves, found.finished) == (1, 1, False)
     assert found.progress == "epoch 3 of 10"
-    (group,) = results.grouped([found])
-    text = "\n".join(sections.section(group))
+    (group,) = aggregate.grouped([found])
+    text = "\n".join(markdown.section(group))
     assert "was interrupted and resumed once" in text
     assert "1 checkpoint could not be written" in text
     assert "is not finished: epoch 3 of 10" in text
@@ -271,7 +270,7 @@ def test_what_was_done_again_replaces_what_it_was(tmp_path):
 def test_torn_lines_are_passed_over_and_counted(tmp_path):
     counts = np.full(10, 5000)
     path = _write(tmp_path / "run", TEN, _events(TEN, counts, [0.1, 0.2, 0.3]), counts)
-    records = path / directory.RECORDS
+    records = path / run_dir.RECORDS
     whole = records.read_bytes()
     one, two, three = whole.splitlines(keepends=True)
     for torn, epochs in (
@@ -282,10 +281,10 @@ def test_torn_lines_are_passed_over_and_counted(tmp_path):
         (one + b"12\n", [1]),  # JSON, but no event
     ):
         records.write_bytes(torn)
-        found = results.read(path)
+        found = aggregate.read(path)
         assert [e["epoch"] for e in found.epochs] == epochs
         assert found.unreadable == (not torn.endswith(two))
-    text = "\n".join(sections.section(results.grouped([found])[0]))
+    text = "\n".join(markdown.section(aggregate.grouped([found])[0]))
     assert "1 torn line of records.jsonl passed over" in text
 
 
@@ -293,7 +292,7 @@ def test_unfinished_seeds_are_left_out_or_cut_to_what_all_have(tmp_path):
     counts = np.full(10, 5000)
     runs = [dataclasses.replace(TEN, seed=seed) for seed in range(4)]
     unfinished = [
-        results.read(_write(tmp_path / str(r.seed), r, list(events), counts))
+        aggregate.read(_write(tmp_path / str(r.seed), r, list(events), counts))
         for r, events in zip(
             runs,
             (
@@ -304,22 +303,22 @@ def test_unfinished_seeds_are_left_out_or_cut_to_what_all_have(tmp_path):
             strict=False,
         )
     ]
-    (group,) = results.grouped(reversed(unfinished))
+    (group,) = aggregate.grouped(reversed(unfinished))
     assert [r.run.seed for r in group.results] == [0, 1]
     assert group.left_out == [unfinished[2]]
     assert [e["epoch"] for e in group.last()] == [2, 2]
-    text = "\n".join(sections.section(group))
+    text = "\n".join(markdown.section(group))
     assert "all of these seeds were tested after" in text
     epochs, losses = group.course(lambda e: e["loss"])
     np.testing.assert_array_equal(epochs, [1, 2, 3])
     np.testing.assert_allclose(losses, np.tile(2.0 / epochs, (2, 1)))
 
     events = [*_events(runs[3], counts, [0.7] * 10), _finished(runs[3])]
-    whole = results.read(_write(tmp_path / "3", runs[3], events, counts))
-    (group,) = results.grouped([*unfinished, whole])
+    whole = aggregate.read(_write(tmp_path / "3", runs[3], events, counts))
+    (group,) = aggregate.grouped([*unfinished, whole])
     assert group.results == [whole]
     assert group.left_out == unfinished
-    assert "Seed 1 (" in "\n".join(sections.section(group))
+    assert "Seed 1 (" in "\n".join(markdown.section(group))
 
 
 def test_the_first_epoch_of_the_best_is_chosen_where_it_was_tested(tmp_path):
@@ -329,7 +328,7 @@ def test_the_first_epoch_of_the_best_is_chosen_where_it_was_tested(tmp_path):
     for event, accuracy in zip(events, accuracies, strict=True):
         event["validation"]["accuracy"] = accuracy
     events[0]["test"] = None
-    found = results.read(_write(tmp_path / "run", TEN, events, counts))
+    found = aggregate.read(_write(tmp_path / "run", TEN, events, counts))
     assert found.best("validation")["epoch"] == 3
     assert found.best("test")["epoch"] == 5
 
@@ -338,7 +337,7 @@ def test_seeds_of_one_run_belong_together(tmp_path):
     counts = np.full(10, 5000)
 
     def written(name, run):
-        return results.read(_write(tmp_path / name, run, [], counts, "p"))
+        return aggregate.read(_write(tmp_path / name, run, [], counts, "p"))
 
     # A second stage of each seed starts from the first stage of that seed.
     firsts = [written(f"first{s}", dataclasses.replace(TEN, seed=s)) for s in (0, 1)]
@@ -351,32 +350,32 @@ def test_seeds_of_one_run_belong_together(tmp_path):
     ]
     lam = written("lam", configs.replace(TEN, {"method.lam": 2.0}))
     rate = written("rate", configs.replace(TEN, {"optimizer.learning_rate": 0.05}))
-    groups = results.grouped([*firsts, *seconds, lam, rate, firsts[0]])
+    groups = aggregate.grouped([*firsts, *seconds, lam, rate, firsts[0]])
     assert [group.results for group in groups] == [firsts, seconds, [lam], [rate]]
     titles = [group.title for group in groups]
     assert len(set(titles)) == 4
     assert titles[2].startswith("p, ABSGD, λ = 2, optimizer.learning_rate 0.1")
     assert "optimizer.learning_rate 0.05" in titles[3]
-    (alone,) = results.grouped(firsts)
+    (alone,) = aggregate.grouped(firsts)
     assert alone.title == "p"
 
     twin = written("twin", TEN)
     with pytest.raises(
         configs.BadConfiguration, match="same seed, 0: name one of them"
     ):
-        results.grouped([*firsts, twin])
+        aggregate.grouped([*firsts, twin])
 
 
 def test_what_is_no_run_is_refused_with_the_reason(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / directory.CONFIG).write_text('{"demo": {}, "studies": []}')
+    (tmp_path / "demo" / run_dir.CONFIG).write_text('{"demo": {}, "studies": []}')
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / directory.CONFIG).write_text('{"run": ')
+    (tmp_path / "broken" / run_dir.CONFIG).write_text('{"run": ')
     bad = _write(tmp_path / "bad", TEN, [], np.full(10, 5))
-    config = json.loads((bad / directory.CONFIG).read_text())
+    config = json.loads((bad / run_dir.CONFIG).read_text())
     config["run"]["epochs"] = 0
-    (bad / directory.CONFIG).write_text(json.dumps(config))
+    (bad / run_dir.CONFIG).write_text(json.dumps(config))
     for name, reason in (
         ("missing", "There is no directory .*missing"),
         ("empty", "empty is not the directory of a run: it has no config.json"),
@@ -395,7 +394,7 @@ def test_a_run_finds_its_row_in_the_paper():
 
     def own(changes):
         run = configs.replace(known.run, changes)
-        return {r.printed for r, same in printed.rows(known.name, run) if same}
+        return {r.printed for r, same in paper_results.rows(known.name, run) if same}
 
     absgd = {"72.43 ± 0.31", "73.10 ± 0.08"}  # of the two versions
     assert own({}) == absgd
@@ -404,9 +403,9 @@ def test_a_run_finds_its_row_in_the_paper():
     assert own({"method.name": "adam"}) == set()
     assert own({"epochs": 100}) == set()
     assert own({"method.start_at": 0.0}) == set()
-    assert len(printed.rows(known.name, known.run)) == len(known.results)
-    assert printed.rows("a name of my own", known.run) == []
-    assert printed.rows(None, known.run) == []
+    assert len(paper_results.rows(known.name, known.run)) == len(known.results)
+    assert paper_results.rows("a name of my own", known.run) == []
+    assert paper_results.rows(None, known.run) == []
 
 
 def test_groups_of_classes_and_their_mean_weight():
@@ -445,7 +444,7 @@ def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_p
     for epochs, drops, switch in ((10, (5, 8), 8), (7, (5,), None), (5, (), None)):
         events = _events(run, counts, [None] * epochs)
         path = _write(tmp_path / str(epochs), run, events, counts)
-        (group,) = results.grouped([results.read(path)])
+        (group,) = aggregate.grouped([aggregate.read(path)])
         assert axes.marks(group) == (drops, switch)
     plain = dataclasses.replace(group, results=[
         dataclasses.replace(
@@ -457,8 +456,8 @@ def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_p
 
 def test_seeds_are_pooled_in_calibration_and_confusion(tmp_path):
     dirs = list(_three_seeds(tmp_path))
-    (group,) = results.grouped(map(results.read, dirs))
-    last = [record.read(path / directory.RECORDS)[9]["test"] for path in dirs]
+    (group,) = aggregate.grouped(map(aggregate.read, dirs))
+    last = [run_log.read(path / run_dir.RECORDS)[9]["test"] for path in dirs]
     found = calibration.bins(group)
     examples = np.sum([e["calibration"]["examples"] for e in last], axis=0)
     np.testing.assert_array_equal(found.examples, examples)
@@ -479,27 +478,27 @@ def test_seeds_are_pooled_in_calibration_and_confusion(tmp_path):
 
 
 def test_numbers_are_written_as_print_does():
-    assert tables.number(math.inf) == "∞"
-    assert tables.number(-0.5) == "−0.5"
-    assert tables.spread(np.array([0.5])) == "50.0"
-    assert tables.spread(np.array([0.5, 0.7])) == "60.0 ± 14.1"
-    assert tables.spread(np.array([0.5, np.nan])) == "–"
-    assert tables.difference(np.array([-0.01, -0.03])) == "−2.0 ± 1.0"
-    lines = tables.markdown([["a", "bcd"], ["λλ", "e"]])
+    assert formatting.number(math.inf) == "∞"
+    assert formatting.number(-0.5) == "−0.5"
+    assert formatting.spread(np.array([0.5])) == "50.0"
+    assert formatting.spread(np.array([0.5, 0.7])) == "60.0 ± 14.1"
+    assert formatting.spread(np.array([0.5, np.nan])) == "–"
+    assert formatting.difference(np.array([-0.01, -0.03])) == "−2.0 ± 1.0"
+    lines = formatting.markdown([["a", "bcd"], ["λλ", "e"]])
     assert lines == ["| a  | bcd |", "|----|-----|", "| λλ | e   |"]
 
 
 def test_records_come_back(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("left over from another run\n")
-    with record.Recorder(path) as recorder:
+    with run_log.Recorder(path) as recorder:
         recorder.write(lam=math.inf, loss=np.float32(0.5), counts=np.arange(3))
         # On the disk already, whatever happens next.
-        assert record.read(path) == [{"lam": "inf", "loss": 0.5, "counts": [0, 1, 2]}]
+        assert run_log.read(path) == [{"lam": "inf", "loss": 0.5, "counts": [0, 1, 2]}]
         recorder.write(run=configs.LONG_TAIL.run, name="λ", bound=None)
         with pytest.raises(TypeError, match="not JSON serializable"):
             recorder.write(value=object())
-    last = record.read(path)[-1]
+    last = run_log.read(path)[-1]
     assert last["run"]["data"]["imbalance_ratio"] == 50.0
     assert float(last["run"]["method"]["lam"]) == math.inf
     assert last["name"] == "λ"

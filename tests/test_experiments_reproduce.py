@@ -9,19 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import (
-    cli,
-    configs,
-    packed,
-    pipeline,
-    record,
-    reproduce,
-    reproduce_report,
-    sharding,
-    sources,
-    train,
-)
-from experiments.reproduce import LAMS, Cell
+from experiments import cli, configs
+from experiments.data import packed, pipeline, sources
+from experiments.results import run_log
+from experiments.studies import reproduce, reproduce_report
+from experiments.studies.reproduce import LAMS, Cell
+from experiments.train import loop, sharding
 from tests import trees
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,7 +41,7 @@ def numbers(out):
     """Records without what differs from run to run."""
     return {
         (r["row"], r["lam"], r["seed"], r["split"]): (r["recall"], r["total_weight"])
-        for r in record.read(out / "records.jsonl")
+        for r in run_log.read(out / "records.jsonl")
     }
 
 
@@ -108,7 +101,7 @@ def test_what_is_recorded_is_not_pending():
     cells = reproduce.pending([], [SETTING, "cifar10_st100"], rows, seeds=2)
     assert len(cells) == 8
     assert cells[0] == Cell(SETTING, "SGD (CE)", math.inf, 0, "test")
-    line = json.loads(json.dumps(record.plain(cells[0]._asdict())))
+    line = json.loads(json.dumps(run_log.plain(cells[0]._asdict())))
     assert reproduce.pending([line], [SETTING, "cifar10_st100"], rows, 2) == cells[1:]
 
 
@@ -116,16 +109,16 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     assert cli.main(campaign(folder, tmp_path, "--rows", "ABSGD (CE)")) == 0
     cell = next(
         Cell(r["setting"], r["row"], r["lam"], r["seed"], r["split"])
-        for r in record.read(tmp_path / "records.jsonl")
+        for r in run_log.read(tmp_path / "records.jsonl")
         if r["split"] == "test"
     )
     run = reproduce.run_of(cell, smoke=True)
     task = pipeline.task(run.data, cell.seed, folder / "data")
     layout, session = sharding.layout(1), configs.Session(devices=1, workers=0)
     events = []
-    hooks = train.Hooks(lambda **event: events.append(event))
-    start = train.begin(run, task, layout, session)
-    train.fit(run, task, layout, session, start, hooks)
+    hooks = loop.Hooks(lambda **event: events.append(event))
+    start = loop.begin(run, task, layout, session)
+    loop.fit(run, task, layout, session, start, hooks)
     recall, weight = numbers(tmp_path)[cell[1:]]
     np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)
     np.testing.assert_allclose(weight, events[-1]["total_weight"], atol=1e-4)
@@ -135,7 +128,7 @@ def test_sgd_weighs_all_alike_and_a_radius_does_not(folder, tmp_path):
     rows = ["SGD (CE)", "ABSGD (CE), ρ = 0.4"]
     command = campaign(folder, tmp_path, "--seeds", "1", "--rows", *rows)
     assert cli.main(command) == 0
-    sgd, radius = record.read(tmp_path / "records.jsonl")
+    sgd, radius = run_log.read(tmp_path / "records.jsonl")
     assert sgd["effective_sample_size"] == sgd["total_weight"] == 1.0
     assert sgd["last_lam"] == "inf"
     assert radius["effective_sample_size"] < 1.0
@@ -169,10 +162,10 @@ def test_processes_share_a_campaign(folder, tmp_path):
     (claimed / "claimed").write_text(str(2**22 + 1), encoding="utf-8")
     both = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
-    assert len(record.read(tmp_path / "records.jsonl")) == len(numbers(tmp_path)) == 6
+    assert len(run_log.read(tmp_path / "records.jsonl")) == len(numbers(tmp_path)) == 6
 
 
 def test_the_page_is_what_the_records_make():
-    records = record.read(ROOT / "results" / "reproduce.jsonl")
+    records = run_log.read(ROOT / "results" / "reproduce.jsonl")
     page = reproduce_report.page(records, "reproduce.jsonl")
     assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()

@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, pipeline, record, resident, train
+from experiments import configs
 from experiments.cli import main
+from experiments.data import pipeline
+from experiments.results import run_log
+from experiments.train import device_loop, loop
 from tests import training_problem as problem
 from tests.resident_problem import EXAMPLES, LAYOUT, PER_EPOCH, RUN, compiled_quickly
 
@@ -30,7 +33,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
     """Events, what was shown of every step, what was saved, and the state."""
     session = SESSIONS[many]
     events, shown, saved = [], [], []
-    hooks = train.Hooks(
+    hooks = loop.Hooks(
         lambda **event: events.append(event),
         lambda step, numbers: shown.append((step, *numbers.values())),
         due,
@@ -38,9 +41,9 @@ def _fit(run, task, many, start=None, due=lambda step: False):
             (step, jax.device_get(state), copy.deepcopy(place))
         ),
     )
-    start = start or train.begin(run, task, LAYOUT, session)
-    state = train.fit(run, task, LAYOUT, session, start, hooks)
-    events = [record.plain(event) for event in events]
+    start = start or loop.begin(run, task, LAYOUT, session)
+    state = loop.fit(run, task, LAYOUT, session, start, hooks)
+    events = [run_log.plain(event) for event in events]
     for event in events:
         del event["seconds"], event["waited"]
     return events, shown, saved, jax.device_get(state)
@@ -73,12 +76,12 @@ def test_many_steps_at_once_are_the_steps_one_by_one(task, by_one):
 
 
 def test_a_rest_of_an_epoch_compiles_nothing_more(task):
-    assert resident.at_once(PER_EPOCH, 4) == 4
+    assert device_loop.at_once(PER_EPOCH, 4) == 4
     _fit(RUN, task, 4)
-    assert resident.compiled(RUN, LAYOUT)._cache_size() == 1
+    assert device_loop.compiled(RUN, LAYOUT)._cache_size() == 1
     other = configs.replace(RUN, {"seed": 3, "method.lam": 2.0, "method.gamma": 0.1})
     _fit(other, task, 4)
-    assert resident.compiled(other, LAYOUT)._cache_size() == 1
+    assert device_loop.compiled(other, LAYOUT)._cache_size() == 1
 
 
 def test_other_methods_and_samplers_too(task):
@@ -109,11 +112,11 @@ def test_what_is_saved_between_dispatches_is_gone_on_with(task, by_one):
     state, place = saved[11]
     assert (place.epoch, place.batch) == (1, 4)
     assert place.totals["steps"] == 4
-    rest = _fit(RUN, task, 4, train.Start(LAYOUT.replicate(state), place))
+    rest = _fit(RUN, task, 4, loop.Start(LAYOUT.replicate(state), place))
     assert [shown[0] for shown in rest[1]] == list(range(12, 22))
     problem.same(rest[3], whole[3])
     # Also one by one, from where no dispatch of its own would have ended.
-    rest = _fit(RUN, task, 1, train.Start(LAYOUT.replicate(state), place))
+    rest = _fit(RUN, task, 1, loop.Start(LAYOUT.replicate(state), place))
     problem.same(rest[3], by_one[3], atol=1e-5)
 
 
@@ -130,10 +133,10 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
 def test_batches_are_those_of_the_pipeline(task):
     run = configs.replace(RUN, {"data.sampling": "class_aware"})
     made = pipeline.training(task.train, run.data, 32, seed=0, epochs=range(1, 2))
-    examples = resident.place(task.train, LAYOUT)
-    index, present = resident.places(run, task.train.labels, 1)
+    examples = device_loop.place(task.train, LAYOUT)
+    index, present = device_loop.places(run, task.train.labels, 1)
     for theirs, places, here in zip(made, index, present, strict=True):
-        ours = resident.batch(examples, places, here)
+        ours = device_loop.batch(examples, places, here)
         for mine, other in zip(ours[:4], theirs[:4], strict=True):
             np.testing.assert_array_equal(mine, other)
             assert mine.dtype == other.dtype
@@ -173,4 +176,4 @@ def test_image_files_are_refused():
     data = configs.Data(source="places_lt", image_size=8)
     run = configs.Run(data=data, model=configs.Model("resnet18"))
     with pytest.raises(configs.BadConfiguration, match="places_lt is decoded image by"):
-        resident.require(run)
+        device_loop.require(run)

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import configs, pipeline, sampling, steps
-from experiments.pipeline import Batch
-from experiments.sources import Examples
+from experiments import configs
+from experiments.data import pipeline, sampling
+from experiments.data.pipeline import Batch
+from experiments.data.sources import Examples
+from experiments.train import steps
 
 COUNTS = np.array([600, 60, 0, 30, 6, 1])  # of classes, one of which is not there
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), COUNTS))

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments import configs, steps
+from experiments import configs
+from experiments.train import steps
 from tests import training_problem as problem
 
 

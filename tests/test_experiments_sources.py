@@ -13,8 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import configs, corrupt, sources
-from experiments.sources import cifar, covid, imdb, listing, lists, records, text
+from experiments import configs
+from experiments.data import (
+    cifar,
+    corrupt,
+    covid,
+    image_lists,
+    imdb,
+    listing,
+    sources,
+    text,
+    tfds_records,
+)
 from tests import trees
 
 FILES = [source for source, kind in configs.KINDS.items() if kind.files]
@@ -360,7 +370,7 @@ def test_download_says_what_it_needs(tmp_path, monkeypatch):
 
 def test_a_failing_download_is_reported(tmp_path, monkeypatch):
     # Whether TensorFlow is there or not: what is asked for cannot be written.
-    monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tfds_records.importlib.util, "find_spec", lambda name: name)
     file = tmp_path / "file"
     file.write_text("in the way")
     said = missing("imdb", file, download=True)
@@ -647,7 +657,7 @@ def test_a_part_is_refused_unless_asked_for(source, tmp_path):
 def test_published_counts_agree_with_each_other(source):
     """Counts of classes that cannot add up to the lines would refuse every list."""
     classes = configs.KINDS[source].classes
-    published = lists._SETS[source]
+    published = image_lists._SETS[source]
     for part in (published.train, published.validation, published.test):
         if part is not None and part.least is not None:
             assert classes * part.least <= part.images <= classes * part.most

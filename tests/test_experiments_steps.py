@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import configs, methods, objectives, sharding, steps
+from experiments import configs, methods
+from experiments.train import objectives, sharding, steps
 from tests import training_problem as problem
 
 LAYOUT = sharding.layout(1)

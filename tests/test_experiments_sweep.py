@@ -7,21 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    configs,
-    directory,
-    methods,
-    pipeline,
-    record,
-    report,
-    results,
-    side_by_side,
-    steps,
-    sweep,
-    train,
-)
-from experiments.bench import sweeping
+from benchmarks import sweeping
+from experiments import configs, methods
 from experiments.cli import main
+from experiments.data import pipeline
+from experiments.report import command
+from experiments.results import aggregate, run_dir, run_log
+from experiments.studies import sweep
+from experiments.train import loop, steps, vmapped
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
 
@@ -47,10 +40,10 @@ def tasks():
 def _side_by_side(runs, tasks, most):
     events = [[] for _ in runs]
     hooks = [
-        train.Hooks(lambda own=own, **event: own.append(record.plain(event)))
+        loop.Hooks(lambda own=own, **event: own.append(run_log.plain(event)))
         for own in events
     ]
-    failures = side_by_side.fit(
+    failures = vmapped.fit(
         runs, [tasks[run.seed] for run in runs], LAYOUT, hooks, most=most
     )
     return events, failures
@@ -58,10 +51,8 @@ def _side_by_side(runs, tasks, most):
 
 def _alone(run, task):
     session, events = configs.Session(), []
-    hooks = train.Hooks(lambda **event: events.append(record.plain(event)))
-    train.fit(
-        run, task, LAYOUT, session, train.begin(run, task, LAYOUT, session), hooks
-    )
+    hooks = loop.Hooks(lambda **event: events.append(run_log.plain(event)))
+    loop.fit(run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), hooks)
     return events
 
 
@@ -130,7 +121,7 @@ def test_the_step_maps_over_runs_of_a_residual_network_too():
 
 def test_inputs_lie_on_the_device_once(tasks):
     runs = [_member(*setting) for setting in SETTINGS]
-    together = side_by_side.SideBySide(runs, [tasks[r.seed] for r in runs], LAYOUT)
+    together = vmapped.SideBySide(runs, [tasks[r.seed] for r in runs], LAYOUT)
     splits = together._splits
     everything = np.concatenate(
         [
@@ -178,16 +169,16 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
 def test_what_cannot_be_side_by_side_is_refused(changes, said, tasks):
     run = configs.replace(RUN, changes)
     with pytest.raises(configs.BadConfiguration, match=said):
-        side_by_side.require([run], tasks[:1])
+        vmapped.require([run], tasks[:1])
 
 
 def test_other_sizes_and_shapes_are_refused(tasks):
     fewer = tasks[1]._replace(train=tasks[1].train.take(np.arange(150)))
     with pytest.raises(configs.BadConfiguration, match=r"train sets .* got 150, 200"):
-        side_by_side.require([RUN, RUN], [tasks[0], fewer])
+        vmapped.require([RUN, RUN], [tasks[0], fewer])
     other = configs.replace(RUN, {"epochs": 4})
     with pytest.raises(configs.BadConfiguration, match="differ in nothing but seed"):
-        side_by_side.require([RUN, other], tasks)
+        vmapped.require([RUN, other], tasks)
 
 
 def _sweep(out, *arguments):
@@ -204,20 +195,20 @@ def swept(tmp_path_factory):
 
 def test_a_sweep_leaves_a_run_for_every_member(swept):
     outs = sorted((swept / sweep.TRAININGS).iterdir())
-    kept = [directory.load(out) for out in outs]
+    kept = [run_dir.load(out) for out in outs]
     assert {(one.run.seed, one.run.method.lam) for one in kept} == {
         (seed, lam) for seed in range(2) for lam in (-1.0, math.inf)
     }
     for out, one in zip(outs, kept, strict=True):
-        events = record.read(out / directory.RECORDS)
+        events = run_log.read(out / run_dir.RECORDS)
         assert [event["event"] for event in events] == [*3 * ["epoch"], "finished"]
         assert events[-1]["step"] == events[-2]["step"] == 21
-        assert events[-2]["lam"] == record.plain(one.run.method.lam)
+        assert events[-2]["lam"] == run_log.plain(one.run.method.lam)
         assert sum(one.class_counts) == 200
-    groups = results.grouped(map(results.read, outs))
+    groups = aggregate.grouped(map(aggregate.read, outs))
     assert [len(group.results) for group in groups] == [2, 2]
     assert all(one.finished for group in groups for one in group.results)
-    text = report.text(groups, [])
+    text = command.text(groups, [])
     assert all(group.title in text for group in groups)
 
 
@@ -259,7 +250,7 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
             hook.write(event="epoch", validation=accuracy, test=accuracy)
         return [None, *(len(runs) - 1) * ["A loss is not finite."]]
 
-    monkeypatch.setattr(side_by_side, "fit", fit)
+    monkeypatch.setattr(vmapped, "fit", fit)
     arguments = ("--lams", "1,2,3,4,5", "--seeds", "1", "--side-by-side", "3")
     assert _sweep(tmp_path, *arguments) == 0
     assert seen == [[(0, 1), (0, 2), (0, 3)], [(0, 4), (0, 5), (0, 5)]]

@@ -7,7 +7,8 @@ import pytest
 from scipy import special
 
 from absgd_jax import losses
-from experiments import configs, toy
+from experiments import configs
+from experiments.studies import toy
 
 
 def _examples(seed):

@@ -9,8 +9,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from experiments import configs, directory, record, runs, sharding
+from experiments import configs
 from experiments.cli import main
+from experiments.results import run_dir, run_log
+from experiments.train import runs, sharding
 
 # A network of two layers, and some 20 updates: compiling is most of what it costs.
 TINY = (
@@ -26,7 +28,7 @@ def _train(out, *arguments, preset="digits_label_noise"):
 
 def _epochs(out):
     """Without what is not the same twice."""
-    found = [e for e in record.read(out / directory.RECORDS) if e["event"] == "epoch"]
+    found = [e for e in run_log.read(out / run_dir.RECORDS) if e["event"] == "epoch"]
     for event in found:
         del event["seconds"], event["waited"]
     return found
@@ -34,7 +36,7 @@ def _epochs(out):
 
 def _state(out):
     """Of the newest checkpoint."""
-    return runs.restore(out, directory.load(out), sharding.layout(1))[1]
+    return runs.restore(out, run_dir.load(out), sharding.layout(1))[1]
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +47,12 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_leaves_its_books(trained):
-    config = json.loads((trained / directory.CONFIG).read_text())
+    config = json.loads((trained / run_dir.CONFIG).read_text())
     assert config["preset"] == "digits_label_noise"
     assert config["run"]["method"]["lam"] == -1.0
     assert sum(config["class_counts"]) == 300  # 100 a class, less 70 held out
     assert {"jax", "flax", "optax", "python"} <= config["versions"].keys()
-    events = record.read(trained / directory.RECORDS)
+    events = run_log.read(trained / run_dir.RECORDS)
     assert [event["event"] for event in events] == ["epoch", "epoch", "finished"]
     first, last, finished = events
     assert first["lam"] == "inf"
@@ -66,7 +68,7 @@ def test_a_run_leaves_its_books(trained):
 
 def test_evaluation_gives_the_numbers_of_the_last_epoch(trained, capsys):
     assert main(["evaluate", str(trained)]) == 0
-    written = json.loads((trained / directory.EVALUATION).read_text())
+    written = json.loads((trained / run_dir.EVALUATION).read_text())
     last = _epochs(trained)[-1]
     assert written["step"] == last["step"]
     for split in ("validation", "test"):
@@ -178,7 +180,7 @@ def test_another_network_is_no_first_stage(trained, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "trained another network" in said
     assert "model.widths: [4, 8] there, [4, 4] here" in said
-    assert not (tmp_path / "run" / directory.RECORDS).exists()
+    assert not (tmp_path / "run" / run_dir.RECORDS).exists()
 
 
 def test_published_weights_are_started_from(tmp_path):

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import (
-    classifiers,
-    configs,
-    directory,
-    metrics,
-    models,
-    pipeline,
-    record,
-    runs,
-    sharding,
-    steps,
-)
+from experiments import configs, models
 from experiments.cli import main
-from experiments.models import heads
+from experiments.data import pipeline
+from experiments.models import heads, posthoc_classifiers
 from experiments.models.attention import Attention
+from experiments.results import metrics, run_dir, run_log
+from experiments.train import runs, sharding, steps
 
 TINY = (
     "--model.widths", "4", "8", "--data.examples-per-class", "100",
@@ -37,12 +29,12 @@ def _train(out, *arguments):
 
 
 def _last(out):
-    events = record.read(out / directory.RECORDS)
+    events = run_log.read(out / run_dir.RECORDS)
     return [event for event in events if event["event"] == "epoch"][-1]
 
 
 def _state(out):
-    return runs.restore(out, directory.load(out), sharding.layout(1))[1]
+    return runs.restore(out, run_dir.load(out), sharding.layout(1))[1]
 
 
 def _flat(*parts):
@@ -74,7 +66,7 @@ def test_crt_trains_a_new_head_on_the_old_features(stage_one, tmp_path):
     assert set(first) - set(body) == {("head", "kernel"), ("head", "bias")}
     for path, value in body.items():
         np.testing.assert_array_equal(value, first[path])
-    drawn = _flat(nnx.state(steps.draw(directory.load(out).run, 0), nnx.Param))
+    drawn = _flat(nnx.state(steps.draw(run_dir.load(out).run, 0), nnx.Param))
     for path, value in _flat(after.params).items():
         assert np.all(value != first[path])
         assert np.any(value != drawn[path])
@@ -229,7 +221,7 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     oltr = ("--model.head", "memory", "--loss.name", "oltr")
     slow = ("--optimizer.learning-rate", "0.01")
     out = _train(tmp_path, "--start-from", str(stage_one), *oltr, *slow, *SECOND)
-    run = directory.load(out).run
+    run = run_dir.load(out).run
     task, layout = pipeline.task(run.data, run.seed), sharding.layout(1)
     session = configs.Session(workers=0)
     network = runs._network(run, task, layout, session)
@@ -288,7 +280,7 @@ def test_range_loss_narrows_classes(stage_one, seen, tmp_path):
 def test_all_features_make_the_logits_of_the_network(stage_one, seen):
     last = _last(stage_one)
     assert set(seen.splits) == {"train", "validation", "test"}
-    assert len(seen.splits["train"][1]) == sum(directory.load(stage_one).class_counts)
+    assert len(seen.splits["train"][1]) == sum(run_dir.load(stage_one).class_counts)
     for split in ("validation", "test"):
         features, labels = seen.splits[split]
         logits = features @ seen.kernel + seen.bias
@@ -300,7 +292,7 @@ def test_ncm_is_the_nearest_of_the_means(transform, seen):
     features, labels = (np.asarray(array) for array in seen.splits["train"])
     kept = labels != 4  # a class without an example
     features, labels = features[kept], labels[kept]
-    classify = classifiers.nearest_class_mean(features, labels, 10, transform)
+    classify = posthoc_classifiers.nearest_class_mean(features, labels, 10, transform)
     centre = features.mean(axis=0, dtype=np.float64)
 
     def transformed(x):
@@ -330,7 +322,7 @@ def test_ncm_is_the_nearest_of_the_means(transform, seen):
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_norms_are_divided_out(tau, seen):
-    classify = classifiers.tau_normalised(jnp.asarray(seen.kernel), tau)
+    classify = posthoc_classifiers.tau_normalised(jnp.asarray(seen.kernel), tau)
     before = np.linalg.norm(np.float64(seen.kernel), axis=0)
     after = np.linalg.norm(classify.kernel, axis=0)
     np.testing.assert_allclose(after, before ** (1.0 - tau), rtol=1e-5)

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import record, untuned, untuned_report
-from experiments.untuned_report import DEFAULT, RATES, SGD, Setting
+from experiments.results import run_log
+from experiments.studies import untuned, untuned_report
+from experiments.studies.untuned_report import DEFAULT, RATES, SGD, Setting
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
 def test_the_page_is_what_the_records_make():
-    records = record.read(DOCS / "untuned.jsonl")
+    records = run_log.read(DOCS / "untuned.jsonl")
     page = (DOCS / "untuned.md").read_bytes()
     assert untuned_report.page(records).encode() == page
 
@@ -58,7 +59,7 @@ def test_the_records_are_resumed(tmp_path, capsys):
     more([SGD, DEFAULT])
     lines = out.read_text(encoding="utf-8")
     assert lines.startswith(before)
-    runs = {tuple(r[k] for k in untuned_report.RUNS) for r in record.read(out)}
+    runs = {tuple(r[k] for k in untuned_report.RUNS) for r in run_log.read(out)}
     assert len(runs) == len(lines.splitlines()) == 2 * 2 * len(RATES)
     capsys.readouterr()
     more([SGD, DEFAULT])

@@ -28,7 +28,7 @@ def artefacts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
     # A copy: setuptools would leave files here, and take up what it left before.
     source = tmp_path_factory.mktemp("source")
-    for name in ("absgd_jax", "docs", "experiments", "tests"):
+    for name in ("absgd_jax", "benchmarks", "docs", "experiments", "tests"):
         shutil.copytree(ROOT / name, source / name)
     for path in ROOT.iterdir():
         if path.is_file():

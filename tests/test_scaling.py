@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import hlo, lowering, scaling
+from benchmarks import aot_step, collectives, scaling
 from experiments.models import resnet
 
 
@@ -20,7 +20,7 @@ from experiments.models import resnet
     [(resnet.RESNET_50, 25_557_032), (resnet.RESNET_152, 60_192_808)],
 )
 def test_number_of_parameters(blocks, size):
-    assert lowering.size(lowering.network(blocks, 1000)) == size
+    assert aot_step.size(aot_step.network(blocks, 1000)) == size
 
 
 def test_small_network_classifies_and_ignores_padding():
@@ -56,7 +56,7 @@ def record(tmp_path_factory):
     """The script's own record, of a small network on eight devices."""
     out = tmp_path_factory.mktemp("scaling")
     command = (
-        "-m experiments.scaling --devices 8 --batch-per-device 8 --image 32 "
+        "-m benchmarks.scaling --devices 8 --batch-per-device 8 --image 32 "
         "--blocks 1 --width 16 --classes 10 --steps sgd pullback mapped-sgd "
         "mapped-local --out"
     )
@@ -80,7 +80,7 @@ def record(tmp_path_factory):
 )
 def test_two_messages_and_nothing_else(record, step, sgd, is_waited_for):
     ours, theirs = record["costs"][step], record["costs"][sgd]
-    more = [hlo.Collective(**each) for each in ours["collectives"]]
+    more = [collectives.Collective(**each) for each in ours["collectives"]]
     for each in theirs["collectives"]:
         (index, *_) = [
             i
@@ -101,19 +101,21 @@ def test_two_messages_and_nothing_else(record, step, sgd, is_waited_for):
 
 
 def test_collectives_of_every_form_are_read():
-    program = hlo.read(ASYNCHRONOUS)
+    program = collectives.read(ASYNCHRONOUS)
     assert program.heavy == 2
     assert program.collectives == [
-        hlo.Collective("all-reduce maximum", ("f32[2]", "bf16[3,5]"), 38, 1, False),
-        hlo.Collective("all-gather", ("s8[8,4]",), 32, 0, False),
-        hlo.Collective("reduce-scatter add", ("pred[4]",), 4, 0, False),
-        hlo.Collective("all-reduce add", ("f32[]",), 4, 0, True),
+        collectives.Collective(
+            "all-reduce maximum", ("f32[2]", "bf16[3,5]"), 38, 1, False
+        ),
+        collectives.Collective("all-gather", ("s8[8,4]",), 32, 0, False),
+        collectives.Collective("reduce-scatter add", ("pred[4]",), 4, 0, False),
+        collectives.Collective("all-reduce add", ("f32[]",), 4, 0, True),
     ]
 
 
 def test_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="No entry computation"):
-        hlo.read("HloModule nothing")
+        collectives.read("HloModule nothing")
 
 
 def test_steps_without_their_baseline_are_refused():

@@ -4,8 +4,9 @@ import chex
 import jax
 import numpy as np
 
-from experiments import configs, methods, sharding, steps
-from experiments.pipeline import Batch
+from experiments import configs, methods
+from experiments.data.pipeline import Batch
+from experiments.train import sharding, steps
 
 EXAMPLES, SIZE = 64, 16  # training examples, and those of a batch
 RUN = configs.Run(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments import configs
+from experiments.data import text
 from experiments.models import (
     basic_resnet,
     cifar_resnet,
@@ -25,7 +26,6 @@ from experiments.models.convnet import ConvNet
 from experiments.models.network import ImageNetwork, Network
 from experiments.models.resnet import ResNet
 from experiments.models.sce_cnn import SceCnn
-from experiments.sources import text
 
 __all__ = ["Network", "build", "count", "pretrained", "trained"]
 

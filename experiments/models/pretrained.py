@@ -11,7 +11,8 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from experiments import configs, sources
+from experiments import configs
+from experiments.data import sources
 from experiments.models.basic_resnet import BasicResNet
 from experiments.models.network import Network
 from experiments.models.norm import BatchNorm

@@ -45,7 +45,7 @@ def examples(data: configs.Data) -> int:
     Returns:
       Their number.
     """
-    from experiments import corrupt  # NumPy, which the command line can do without
+    from experiments.data import corrupt
 
     thin = {
         "long_tail": corrupt.long_tail_counts,

@@ -5,8 +5,8 @@ import textwrap
 from typing import Any, NamedTuple
 
 from experiments import configs
-from experiments.paper import VERSIONS, Key, Row, lookup
 from experiments.presets import _cost
+from experiments.results.paper import VERSIONS, Key, Row, lookup
 
 _COLUMNS = 80
 

@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from experiments import configs
-from experiments.paper import Key
 from experiments.presets._preset import Preset, variant
+from experiments.results.paper import Key
 
 _EPOCHS = 120
 _SWITCH = 80 / _EPOCHS

@@ -1,8 +1,8 @@
 """Clothing1M, a million labels off the web: Table 7 of the later version."""
 
 from experiments import configs
-from experiments.paper import Key
 from experiments.presets._preset import Preset, variant
+from experiments.results.paper import Key
 
 _LOSSES = {
     "": ("CE", configs.Loss()),

@@ -1,8 +1,8 @@
 """COVID-LT, chest X-rays of four kinds: Table 6 of the earlier version."""
 
 from experiments import configs
-from experiments.paper import Key
 from experiments.presets._preset import Preset, variant
+from experiments.results.paper import Key
 
 _EPOCHS = 90
 _SWITCH = 60 / _EPOCHS

@@ -1,8 +1,8 @@
 """ImageNet-LT: Table 3 of the later version, Tables 3 and 9 of the earlier one."""
 
 from experiments import configs
-from experiments.paper import Key
 from experiments.presets._preset import Preset, variant
+from experiments.results.paper import Key
 
 _FAMILY = "ImageNet-LT"
 _DATA = configs.Data(

@@ -1,8 +1,8 @@
 """IMDB reviews, nine in ten negative ones removed: Table 5 of the earlier version."""
 
 from experiments import configs
-from experiments.paper import Key
 from experiments.presets._preset import Preset, variant
+from experiments.results.paper import Key
 
 _EPOCHS = 90
 _LOSSES = {

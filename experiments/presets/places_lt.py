@@ -3,8 +3,8 @@
 from typing import Any
 
 from experiments import configs
-from experiments.paper import Key
 from experiments.presets._preset import Preset, variant
+from experiments.results.paper import Key
 
 _FAMILY = "Places-LT"
 _STAGE_1 = configs.Run(

@@ -4,7 +4,7 @@ import collections
 
 import jax
 
-from experiments.bench import network
+from benchmarks import network
 
 SMALL = {"model.blocks": [1, 1], "model.widths": [16, 32]}
 

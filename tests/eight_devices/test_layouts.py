@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import absgd_jax
-from experiments import hlo
+from benchmarks import collectives
 
 SHAPES = {"first": (16, 32), "second": (32, 32), "last": (32, 8)}
 LAYOUTS = {
@@ -72,7 +72,7 @@ def program(route, tx, mesh, spec, *, mapped=False, **kwargs):
         )
     shardings = jax.tree.map(lambda x: x.sharding, before)
     compiled = jax.jit(step, out_shardings=shardings).lower(*before, *batch).compile()
-    return hlo.read(compiled.as_text())
+    return collectives.read(compiled.as_text())
 
 
 def by_value():

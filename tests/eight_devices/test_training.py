@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, methods, resident, sharding, steps
-from experiments.sources import Examples
+from experiments import configs, methods
+from experiments.data.sources import Examples
+from experiments.train import device_loop, sharding, steps
 from tests import training_problem as problem
 
 # BatchNorm, dropout, moves drawn on the device, and batches whose last devices hold
@@ -76,16 +77,16 @@ def test_many_updates_at_once_on_resident_data_too():
     for devices in (1, 8):
         layout = sharding.layout(devices)
         state = steps.program(run, layout).init(steps.draw(run, 0), 0, problem.EXAMPLES)
-        turns = resident.turns(
+        turns = device_loop.turns(
             np.stack([batch.index for batch in batches]),
             np.stack([batch.present for batch in batches]),
             [methods.moment(run, 2, step) for step in range(4)],
             5,
         )
         found.append(
-            resident.compiled(run, layout)(
+            device_loop.compiled(run, layout)(
                 state,
-                resident.place(Examples(inputs, labels), layout),
+                device_loop.place(Examples(inputs, labels), layout),
                 problem.given(layout),
                 turns,
             )

@@ -1,0 +1,281 @@
+"""Processes that are asked in turn how long their steps take.
+
+A child reads one JSON object a line and answers each with one. `{"build": {...}}` makes
+it ready for what that describes and says what it knows of it; `{"run": k}` runs k steps
+and gives their `seconds`. It ends when its standard input does.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import random
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+from benchmarks.summary import Group, Measured
+from experiments import configs
+
+ROOT = pathlib.Path(__file__).parents[1]  # of the repository
+WORKER = (sys.executable, "-m", "benchmarks.worker")
+TIMEOUT = 3600.0  # seconds for one answer
+PAUSE = 0.01  # seconds between turns, in which the last one's threads go to sleep
+WARM_UP = 2  # steps before any is timed
+
+# The devices' memory is shared by all children, so none takes it beforehand.
+_ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+_LAST = 10.0  # seconds that a child has to end by itself
+_QUOTED = 4000  # characters of what a dead child said
+
+
+class Died(Exception):
+    """A child ended, or does not answer; quotes what it said."""
+
+
+class Child:
+    """A process that measures itself when it is asked to.
+
+    Args:
+      name: for messages.
+      command: what runs.
+      environment: variables beside this process's own; None takes one away.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str] = WORKER,
+        environment: Mapping[str, str | None] | None = None,
+    ) -> None:
+        self.name = name
+        self._given_up = False
+        variables = _ENVIRONMENT | os.environ | dict(environment or {})
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
+        self._process = subprocess.Popen(
+            list(command),
+            cwd=ROOT,
+            env={name: value for name, value in variables.items() if value is not None},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            encoding="utf-8",
+        )
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Asks, and does not wait for the answer.
+
+        Raises:
+          Died: nobody is there.
+        """
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        except OSError:
+            raise self._died() from None
+
+    def receive(self) -> dict[str, Any]:
+        """The answer to the oldest request that has none.
+
+        Raises:
+          Died: there will be none.
+        """
+        stdout = self._process.stdout
+        assert stdout is not None
+        if not select.select([stdout], [], [], TIMEOUT)[0]:
+            self._given_up = True
+            raise Died(f"{self.name} has not answered for {TIMEOUT:g} seconds.")
+        line = stdout.readline()
+        if not line:
+            raise self._died()
+        return json.loads(line)
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Asks, and waits; raises `Died` as those do."""
+        self.send(request)
+        return self.receive()
+
+    def _died(self) -> Died:
+        try:
+            status = self._process.wait(_LAST)
+        except subprocess.TimeoutExpired:
+            status = "unknown"
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip()[-_QUOTED:]
+        return Died(f"{self.name} ended with status {status}. It said:\n{said}")
+
+    def close(self) -> None:
+        """Ends the process."""
+        with contextlib.suppress(OSError):
+            for stream in (self._process.stdin, self._process.stdout):
+                if stream is not None:
+                    stream.close()
+        try:
+            self._process.wait(0.0 if self._given_up else _LAST)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Workers:
+    """Processes of `worker`, a fresh one for each contender.
+
+    Args:
+      reuse: whether those that are there serve the next contenders too, which saves
+        seconds for each and is good enough where nobody reads the time.
+    """
+
+    def __init__(self, reuse: bool) -> None:
+        self._reuse = reuse
+        self._there: list[Child] = []
+
+    def take(self, names: Sequence[str]) -> dict[str, Child]:
+        """One for each name; the ones that were taken before are taken away."""
+        if not self._reuse:
+            self.close()
+        self._there += [Child(name) for name in names[len(self._there) :]]
+        taken = dict(zip(names, self._there, strict=False))
+        for name, child in taken.items():
+            child.name = name
+        return taken
+
+    def close(self) -> None:
+        """Ends them all."""
+        while self._there:
+            self._there.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Setting(NamedTuple):
+    """What every suite is given.
+
+    Attributes:
+      config: sizes, and number of samples.
+      workers: who measures.
+      say: is told how far it is, and what is left out.
+    """
+
+    config: configs.Bench
+    workers: Workers
+    say: Callable[[str], None]
+
+    def group(
+        self,
+        title: str,
+        described: Mapping[str, dict[str, Any]],
+        facts: dict[str, Any] | None = None,
+        why_not: Callable[[dict[str, Any]], str] = lambda facts: "",
+        steps: Mapping[str, int] | None = None,
+    ) -> Group:
+        """Contenders built side by side and timed in turn.
+
+        Args:
+          title: of the group.
+          described: what each is to build, by name; the first is the baseline.
+          facts: that they have in common.
+          why_not: from the facts of the baseline, why none is to be run, or "".
+          steps: see `measure`.
+
+        Returns:
+          What was found.
+
+        Raises:
+          Died: a contender did.
+        """
+        self.say(title)
+        children = self.workers.take(list(described))
+        known = build(children, described)
+        baseline = next(iter(described))
+        reason = why_not(known[baseline])
+        samples: dict[str, list[float]] = {name: [] for name in described}
+        taken = dict.fromkeys(described, 0)
+        if not reason:
+            samples, taken = measure(
+                children, rounds=self.config.rounds, turn=self.config.turn, steps=steps
+            )
+        contenders = {
+            name: Measured(known[name], samples[name], taken[name])
+            for name in described
+        }
+        return Group(title, facts or {}, contenders, (baseline,), reason)
+
+
+def build(
+    several: Mapping[str, Child], described: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Makes all ready, side by side.
+
+    Args:
+      several: the children.
+      described: what each is to build.
+
+    Returns:
+      What each knows of it.
+
+    Raises:
+      Died: one could not.
+    """
+    for name, child in several.items():
+        child.send({"build": described[name]})
+    return {name: child.receive() for name, child in several.items()}
+
+
+def measure(
+    several: Mapping[str, Child],
+    *,
+    rounds: int,
+    turn: float,
+    steps: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Times children in turn, in another order every round.
+
+    Args:
+      several: children that have built something.
+      rounds: samples of each.
+      turn: seconds that a turn is to last at least, of the fastest.
+      steps: of a turn, by name; None for as many as the turn takes, the same for all.
+      seed: of the order.
+
+    Returns:
+      Seconds a step in every round, by name; and how many steps a turn had.
+
+    Raises:
+      Died: one did.
+    """
+    for child in several.values():
+        child.ask({"run": WARM_UP if steps is None else 1})
+    if steps is None:
+        took = [_seconds(child, 1) for _ in range(3) for child in several.values()]
+        count = max(1, math.ceil(turn / max(statistics.median(took), 1e-7)))
+        steps = dict.fromkeys(several, count)
+    order, found = list(several), {name: [] for name in several}
+    shuffled = random.Random(seed)
+    for _ in range(rounds):
+        shuffled.shuffle(order)
+        for name in order:
+            time.sleep(PAUSE)
+            found[name].append(_seconds(several[name], steps[name]))
+    return found, dict(steps)
+
+
+def _seconds(child: Child, steps: int) -> float:
+    return child.ask({"run": steps})["seconds"] / steps

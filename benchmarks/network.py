@@ -1,0 +1,283 @@
+"""A preset's network in the trainer's own step, by ones or many, or in one by hand."""
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import absgd_jax
+from benchmarks import compiled
+from benchmarks.compiled import Ready
+from experiments import configs, methods, presets
+from experiments.data import pipeline
+from experiments.data.sources import Examples
+from experiments.studies import method_grid
+from experiments.train import device_loop, loop, sharding, steps
+
+Form = Literal["trainer", "resident", "plain", "masked"]
+_BATCHES = 4  # that the examples suffice for
+# No augmentation.
+_AS_THEY_ARE = {"data.crop_padding": 0, "data.flip": False, "data.rotation": 0.0}
+
+
+def configure(
+    preset: str,
+    contender: str,
+    batch: int,
+    changes: dict[str, Any] | None = None,
+) -> configs.Run:
+    """The run whose step is measured.
+
+    Args:
+      preset: its name.
+      contender: a method, as `compare` calls it.
+      batch: examples.
+      changes: of the run, as in `configs.replace`; lists stand for tuples.
+
+    Returns:
+      A run with the contender's first choice of hyperparameters.
+    """
+    run = presets.get(preset).run
+    run = method_grid.every(run)[contender].runs(method_grid.plain(run))[0]
+    made = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in (changes or {}).items()
+    }
+    return configs.replace(run, {"batch_size": batch, **made})
+
+
+def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
+    """Random images of the shape and kind of a run's, that no file is read for.
+
+    Args:
+      run: what they are for.
+      batches: that there are to be.
+
+    Returns:
+      As many as they take, every class alike.
+    """
+    data = run.data
+    shape = data.kind.shape
+    if data.image_size is not None:
+        shape = (data.image_size, data.image_size, data.channels)
+
+    def drawn(count: int, seed: int) -> Examples:
+        rng = np.random.default_rng(seed)
+        images = rng.integers(0, 256, (count, *shape), np.uint8)
+        if data.source == "digits":
+            images = (images / 255.0).astype(np.float32)
+        return Examples(images, np.arange(count, dtype=np.int32) % data.classes)
+
+    examples = drawn(batches * run.batch_size, 0)
+    clean = drawn(data.clean_per_class * data.classes, 1)
+    return pipeline.Task(
+        examples,
+        None,
+        examples,
+        np.zeros(len(examples.labels), bool),
+        np.bincount(examples.labels, minlength=data.classes),
+        clean if run.method.looks_at_clean else None,
+    )
+
+
+def about(task: pipeline.Task, layout: sharding.Layout) -> steps.Given:
+    """What the examples of a task are like, without class weights, on the devices."""
+    counts = np.maximum(task.class_counts, 1).astype(np.float32)
+    said: Any = (counts, np.ones_like(counts), task.mislabelled)
+    return layout.replicate(steps.Given(*said))
+
+
+def build(
+    form: Form = "trainer",
+    preset: str = "cifar10_lt100",
+    contender: str = "sgd",
+    batch: int = 128,
+    changes: dict[str, Any] | None = None,
+    timeline: Sequence[tuple[str, float]] = (),
+    devices: int = 1,
+) -> Ready:
+    """Compiles a step.
+
+    Args:
+      form: `trainer`, the step that a training runs, when all that the method has is
+        switched on; `resident`, as many of them in a dispatch as suit the device, on
+        images that lie there; `plain`, an SGD by hand on the same network; `masked`,
+        the same with the mask of padding that the trainer's fixed batches need.
+      preset: whose network, data and optimizer.
+      contender: method of the trainer's step.
+      batch: examples.
+      changes: of the run.
+      timeline: (what, when) that came before, seconds since 1970; if there is any, the
+        first step is run at once, and the facts say how long each part took.
+      devices: over which the batch is spread.
+
+    Returns:
+      The step. Its `examples` are those of a batch. Its FLOPs are those of one update
+      even where a dispatch makes many, since the compiler counts a loop once.
+    """
+    passed = list(timeline)
+    passed.append(("imports", time.time()))
+    run = configure(preset, contender, batch, changes)
+    jax.devices()
+    passed.append(("devices", time.time()))
+    make = {"trainer": _trainer, "resident": _resident}.get(
+        form, functools.partial(_by_hand, form)
+    )
+    lower, init, updates = make(run, sharding.layout(devices))
+    lowered = lower()
+    passed.append(("lower", time.time()))
+    program = lowered.compile()
+    passed.append(("compile", time.time()))
+    facts = {"examples": batch, **compiled.cost(program), **compiled.device()}
+    facts["updates_at_once"] = updates
+    params, step = init()
+    facts["parameters"] = compiled.parameters(params)
+    if timeline:
+        passed.append(("initial state", time.time()))
+        jax.block_until_ready(step())
+        passed.append(("first step", time.time()))
+        facts["timeline"] = {
+            name: when - before
+            for (_, before), (name, when) in itertools.pairwise(passed)
+        }
+        facts["seconds"] = passed[-1][1] - passed[0][1]
+    return Ready(facts, lambda: compiled.timed(step, updates))
+
+
+_Step = Callable[[], Any]
+# What lowers the program; what gives parameters and a step; the updates of a step.
+_Made = tuple[Callable[[], Any], Callable[[], tuple[Any, _Step]], int]
+
+
+def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
+    """The training's own step, its batch as the training's own loader makes it."""
+    made = task(run)
+    program = steps.program(run, layout)
+    loader = loop.batches_from(
+        loop.Place(0, 0, {}), run, made, layout, configs.Session()
+    )
+    batch = layout.place(next(loader))
+    loader.close()
+    given = about(made, layout)
+    per_epoch = loop.steps_per_epoch(run, made)
+    last = run.epochs * per_epoch - 1  # when all is switched on
+    moment = methods.moment(run, per_epoch, last)
+    update: Any = program.train(moment)
+
+    def state() -> steps.TrainState:
+        return program.init(steps.draw(run, run.seed), run.seed, len(made.train.labels))
+
+    def init() -> tuple[Any, _Step]:
+        kept = [state()]
+
+        def step() -> Any:
+            # As the loop does: another moment, from the host, for every step.
+            now = methods.moment(run, per_epoch, last)
+            kept[0], seen = update(kept[0], batch, given, now)
+            return seen
+
+        return kept[0].params, step
+
+    return lambda: update.lower(state(), batch, given, moment), init, 1
+
+
+def _resident(run: configs.Run, layout: sharding.Layout) -> _Made:
+    """The training's own dispatch of many updates, without augmentation."""
+    run = configs.replace(run, _AS_THEY_ARE)
+    many = compiled.at_once()
+    made = task(run, max(many, _BATCHES))
+    labels = made.train.labels
+    index, present = device_loop.places(run, labels, 0)
+    per_epoch = loop.steps_per_epoch(run, made)
+    last = run.epochs * per_epoch - 1  # when all is switched on
+    moments = [methods.moment(run, per_epoch, last)] * many
+    turns = device_loop.turns(index[:many], present[:many], moments, many)
+    examples = device_loop.place(made.train, layout)
+    given = about(made, layout)
+    update: Any = device_loop.compiled(run, layout)
+
+    def state() -> steps.TrainState:
+        program = steps.program(run, layout)
+        return program.init(steps.draw(run, run.seed), run.seed, len(labels))
+
+    def init() -> tuple[Any, _Step]:
+        kept = [state()]
+
+        def step() -> Any:
+            kept[0], seen = update(kept[0], examples, given, turns)
+            return seen
+
+        return kept[0].params, step
+
+    return lambda: update.lower(state(), examples, given, turns), init, many
+
+
+def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
+    """SGD with weight decay as Optax's users write it, on the trainer's network."""
+    examples = task(run).train
+    inputs = np.asarray(examples.inputs)[: run.batch_size]
+    whole = np.ones(run.batch_size, bool)
+    images, labels, present = layout.place(
+        (inputs, examples.labels[: run.batch_size], whole)
+    )
+    optimizer = run.optimizer
+    tx = optax.chain(
+        optax.add_decayed_weights(optimizer.weight_decay),
+        optax.sgd(1e-3 * optimizer.learning_rate, optimizer.momentum),
+    )
+
+    def split() -> tuple[Any, Any, Any]:
+        parts: Any = nnx.split(steps.draw(run, run.seed), nnx.Param, ...)
+        return parts
+
+    graph, *_ = split()
+
+    @functools.partial(
+        jax.jit,
+        in_shardings=(layout.replicated, *[layout.spread] * 3),
+        out_shardings=layout.replicated,
+        donate_argnums=0,
+    )
+    def update(state: Any, images: Any, labels: Any, present: Any) -> Any:
+        params, statistics, optimizer = state
+
+        def mean(params: Any) -> tuple[jax.Array, Any]:
+            network = nnx.merge(graph, params, statistics, copy=True)
+            network.train()
+            inputs = steps.prepare(run.data, images)
+            logits = network(inputs, present if form == "masked" else None)
+            losses = absgd_jax.losses.softmax_cross_entropy(logits, labels)
+            loss = (
+                jnp.sum(losses, where=present) / jnp.sum(present)
+                if form == "masked"
+                else jnp.mean(losses)
+            )
+            return loss, nnx.state(network, nnx.Not(nnx.Param))
+
+        grads, statistics = jax.grad(mean, has_aux=True)(params)
+        updates, optimizer = tx.update(grads, optimizer, params)
+        return optax.apply_updates(params, updates), statistics, optimizer
+
+    def state() -> Any:
+        _, params, statistics = split()
+        return layout.replicate(
+            jax.tree.map(np.array, (params, statistics, tx.init(params)))
+        )
+
+    def init() -> tuple[Any, _Step]:
+        kept = [state()]
+
+        def step() -> Any:
+            kept[0] = update(kept[0], images, labels, present)
+            return kept[0]
+
+        return kept[0][0], step
+
+    return lambda: update.lower(state(), images, labels, present), init, 1

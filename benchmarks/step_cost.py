@@ -1,0 +1,103 @@
+"""What a step of each method costs beside a step of plain SGD."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import configs, methods
+from experiments.data import pipeline
+from experiments.studies.method_grid import Contender
+from experiments.train import loop, objectives, sharding, steps
+
+STEPS = 12  # timed, of each
+
+
+class _Ready(NamedTuple):
+    """A compiled step with all that it takes."""
+
+    step: Callable[[], None]
+    bytes: int  # that the program holds: arguments, results and what is between
+    flops: float
+
+
+def measure(
+    contenders: Sequence[Contender], plain: configs.Run, session: configs.Session
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Times steps, each beside one of plain SGD.
+
+    Args:
+      contenders: which; those that train nothing are left out.
+      plain: the run that they change.
+      session: where the data are.
+
+    Yields:
+      Name, and: `time` and `memory` and `flops` relative to plain SGD's; the
+      `quartiles` of the first; its `seconds` and `bytes`; the number of `steps`.
+    """
+    trained = [one for one in contenders if one.classifier is None]
+    if not trained:
+        return
+    sgd = _ready(plain, session)
+    for contender in trained:
+        own = _ready(contender.runs(plain)[0], session)
+        for ready in (sgd, own):  # the first steps are slower
+            ready.step()
+        ratios, seconds = [], []
+        for _ in range(STEPS):
+            of_sgd, of_own = _timed(sgd.step), _timed(own.step)
+            ratios.append(of_own / of_sgd)
+            seconds.append(of_own)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        yield (
+            contender.name,
+            {
+                "time": middle,
+                "quartiles": [low, high],
+                "memory": own.bytes / sgd.bytes,
+                "flops": own.flops / sgd.flops,
+                "seconds": statistics.median(seconds),
+                "bytes": own.bytes,
+                "steps": STEPS,
+            },
+        )
+
+
+def _timed(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def _ready(run: configs.Run, session: configs.Session) -> _Ready:
+    """The step of the last epoch, where all is switched on; on one device."""
+    layout = sharding.layout(1)
+    program = steps.program(run, layout)
+    task = pipeline.task(run.data, run.seed, session.data_dir)
+    per_epoch = loop.steps_per_epoch(run, task)
+    moment = methods.moment(run, per_epoch, run.epochs * per_epoch - 1)
+    with contextlib.closing(
+        loop.batches_from(loop.Place(0, 0, {}), run, task, layout, session)
+    ) as batches:
+        batch = layout.place(next(batches))
+    class_weights = objectives.class_weights(run.loss, task.class_counts, True)
+    given = loop.about(run, task, layout)._replace(class_weights=class_weights)
+    kept = [program.init(steps.draw(run, run.seed), run.seed, len(task.train.labels))]
+    compiled = program.train(moment).lower(kept[0], batch, given, moment).compile()
+    held = compiled.memory_analysis()
+
+    def step() -> None:
+        kept[0], seen = compiled(kept[0], batch, given, moment)
+        jax.block_until_ready(seen)
+
+    return _Ready(
+        step,
+        held.argument_size_in_bytes
+        + held.output_size_in_bytes
+        + held.temp_size_in_bytes
+        - held.alias_size_in_bytes,
+        compiled.cost_analysis()["flops"],
+    )

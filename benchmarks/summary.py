@@ -1,0 +1,156 @@
+"""From samples to medians and ratios with their quartiles, and to tables."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from experiments.report import formatting
+
+
+class Measured(NamedTuple):
+    """One contender.
+
+    Attributes:
+      facts: what is known of it without running it: FLOPs, bytes, parameters, ...
+      samples: seconds a step, round by round; empty where it was not run.
+      steps: in a sample.
+    """
+
+    facts: dict[str, Any]
+    samples: list[float]
+    steps: int
+
+
+class Group(NamedTuple):
+    """Contenders that are held against each other.
+
+    Attributes:
+      name: in tables.
+      facts: what they have in common, such as the batch.
+      contenders: by name.
+      baselines: those that the others are divided by; the first one's ratios are shown.
+      why_not: why they were not run; "" if they were.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    contenders: dict[str, Measured]
+    baselines: tuple[str, ...]
+    why_not: str = ""
+
+
+def spread(samples: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles.
+
+    Examples:
+      >>> spread([3.0, 1.0, 2.0])
+      {'median': 2.0, 'low': 1.5, 'high': 2.5}
+    """
+    if len(samples) == 1:
+        return dict.fromkeys(("median", "low", "high"), samples[0])
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return {"median": middle, "low": low, "high": high}
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round; to the other's median if it had another number of rounds."""
+    if len(ours) != len(theirs):
+        theirs = [statistics.median(theirs)] * len(ours)
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def summarise(group: Group) -> dict[str, Any]:
+    """All that there is to know of a group, for JSON.
+
+    Args:
+      group: of a suite.
+
+    Returns:
+      Its fields; each contender also with `seconds`, the ratios of `time` to each
+      baseline, and ratios of what the compiled program needs to the first baseline.
+    """
+    found: dict[str, Any] = {
+        "name": group.name,
+        "facts": group.facts,
+        "baselines": list(group.baselines),
+        "why_not": group.why_not,
+        "contenders": {},
+    }
+    for name, (facts, samples, steps) in group.contenders.items():
+        about: dict[str, Any] = {"facts": facts, "steps": steps, "samples": samples}
+        base = group.contenders[group.baselines[0]].facts
+        for quantity in ("flops", "temporary_bytes", "held_bytes"):
+            if facts.get(quantity) and base.get(quantity):
+                about[f"{quantity}_ratio"] = facts[quantity] / base[quantity]
+        if samples:
+            about["seconds"] = spread(samples)
+            about["time"] = {
+                baseline: spread(ratios(samples, group.contenders[baseline].samples))
+                for baseline in group.baselines
+            }
+            if "examples" in facts:
+                about["examples_per_second"] = facts["examples"] / statistics.median(
+                    samples
+                )
+        found["contenders"][name] = about
+    return found
+
+
+def table(groups: Sequence[dict[str, Any]]) -> str:
+    """A row a contender, in Markdown.
+
+    Args:
+      groups: of `summarise`.
+
+    Returns:
+      Columns that no contender has anything for are left out.
+    """
+    head = ["", "contender", "time", "quartiles"]
+    others = sorted(
+        {name for group in groups for name in group["baselines"][1:]},
+    )
+    head += [f"time / {name}" for name in others]
+    head += ["FLOPs", "temporary", "temporary, MB", "ms", "quartiles, ms"]
+    head += ["examples / s"]
+    rows = []
+    for group in groups:
+        for place, (name, about) in enumerate(group["contenders"].items()):
+            first, *_ = group["baselines"]
+            time = about.get("time", {})
+            temporary = about["facts"].get("temporary_bytes")
+            rows.append(
+                [
+                    group["name"] if place == 0 else "",
+                    name,
+                    *_ratio(time.get(first)),
+                    *(_ratio(time.get(other))[0] for other in others),
+                    _number(about.get("flops_ratio"), 5),
+                    _number(about.get("temporary_bytes_ratio"), 4),
+                    _number(None if temporary is None else temporary / 1e6, 3),
+                    *_milliseconds(about.get("seconds")),
+                    _number(about.get("examples_per_second"), 0),
+                ]
+            )
+    used = [
+        place for place in range(len(head)) if any(row[place] != "" for row in rows)
+    ]
+    return "\n".join(
+        formatting.markdown([[row[place] for place in used] for row in [head, *rows]])
+    )
+
+
+def _ratio(found: dict[str, float] | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    return f"{found['median']:.3f}×", f"{found['low']:.3f} to {found['high']:.3f}"
+
+
+def _milliseconds(found: dict[str, float] | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    median, low, high = (1e3 * found[name] for name in ("median", "low", "high"))
+    return f"{median:.4g}", f"{low:.4g} to {high:.4g}"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:,.{decimals}f}"

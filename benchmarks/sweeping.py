@@ -1,0 +1,66 @@
+"""Updates of runs side by side in one program, on data that lie on the device."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from benchmarks import compiled
+from benchmarks.compiled import Ready
+from experiments import configs, presets
+from experiments.data import pipeline
+from experiments.train import sharding, vmapped
+
+
+def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> Ready:
+    """Runs that differ in seed, λ and γ, and see the same examples.
+
+    Args:
+      preset: its name; weights are switched on from the first step on.
+      members: how many side by side.
+      changes: of the run.
+
+    Returns:
+      A step is an update of one member: the time of a dispatch over its updates.
+    """
+    run = configs.replace(
+        presets.get(preset).run,
+        {
+            "method.start_at": 0.0,
+            "data.augment_on": "device",
+            "epochs": 1_000_000,  # nobody comes to their end
+            **(changes or {}),
+        },
+    )
+    at_once = compiled.at_once()
+    task = pipeline.task(run.data, run.seed)
+
+    def start() -> Callable[[int], float]:
+        together = vmapped.SideBySide(
+            [dataclasses.replace(run, seed=seed) for seed in range(members)],
+            [task] * members,
+            sharding.layout(1),
+            at_once,
+        )
+        done = 0
+
+        def timed(updates: int) -> float:
+            nonlocal done
+            begun, began = done, time.perf_counter()
+            seen: Any = None
+            while (done - begun) * members < updates:
+                epoch, number = divmod(done, together.per_epoch)
+                if number == 0:
+                    together.begin_epoch(epoch)
+                seen, moments = together.advance(number)
+                done += len(moments)
+            jax.block_until_ready(seen)
+            took = time.perf_counter() - began
+            return took * updates / ((done - begun) * members)
+
+        return timed
+
+    facts = {"members": members, "updates_at_once": at_once, **compiled.device()}
+    return Ready(facts, start)

@@ -1,0 +1,115 @@
+"""Whole trainings by the trainer's own loop, and their steps without it."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+from benchmarks import compiled, network
+from benchmarks.compiled import Ready
+from experiments import configs, methods, presets
+from experiments.data import pipeline
+from experiments.train import loop, sharding, steps
+
+Part = Literal["steps", "epochs", "training"]
+# Weights from the first step on, of almost one: what is timed is not to diverge.
+CALM = {"method.lam": 100.0, "method.start_at": 0.0, "optimizer.learning_rate": 0.01}
+
+
+def build(
+    part: Part,
+    preset: str,
+    epochs: int,
+    data_dir: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Ready:
+    """ABSGD on a preset's data, for so many epochs, again and again.
+
+    Args:
+      part: what is timed: its `steps`, on one batch that is there; its `epochs` as the
+        loop counts them, which make batches, read what steps saw and add it up; or the
+        whole `training`, which draws the network and evaluates too.
+      preset: its name; weights are switched on from the first step on.
+      epochs: of a training.
+      data_dir: where its data are.
+      changes: of the run.
+
+    Returns:
+      A training is a step; the facts say how many `updates` it has. Compiled before
+      anything is timed.
+    """
+    made = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in (changes or {}).items()
+    }
+    run = configs.replace(
+        presets.get(preset).run,
+        {
+            "method.name": "absgd",
+            "epochs": epochs,
+            **CALM,
+            **made,
+        },
+    )
+    folder = None if data_dir is None else pathlib.Path(data_dir)
+    task = pipeline.task(run.data, run.seed, folder)
+    layout, session = sharding.layout(1), configs.Session(data_dir=folder)
+    per_epoch = loop.steps_per_epoch(run, task)
+    updates = epochs * per_epoch
+    facts = {
+        "examples": len(task.train.labels) / per_epoch,
+        "updates": updates,
+        "epochs": epochs,
+        **compiled.device(),
+    }
+
+    def start() -> Callable[[int], float]:
+        if part == "steps":
+            return _steps(run, task, layout, session, updates)
+
+        def one() -> float:
+            seconds: list[float] = []
+
+            def write(**event: Any) -> None:
+                seconds.append(event["seconds"])
+
+            began = time.perf_counter()
+            first = loop.begin(run, task, layout, session)
+            state = loop.fit(run, task, layout, session, first, loop.Hooks(write))
+            jax.block_until_ready(state)
+            whole = time.perf_counter() - began
+            return sum(seconds) if part == "epochs" else whole
+
+        one()  # compiles
+        return lambda count: sum(one() for _ in range(count))
+
+    return Ready(facts, start)
+
+
+def _steps(
+    run: configs.Run,
+    task: pipeline.Task,
+    layout: sharding.Layout,
+    session: configs.Session,
+    updates: int,
+) -> Callable[[int], float]:
+    """As many steps as a training has, one after the other."""
+    program = steps.program(run, layout)
+    first = loop.begin(run, task, layout, session)
+    loader = loop.batches_from(first.place, run, task, layout, session)
+    batch = layout.place(next(loader))
+    loader.close()
+    given = network.about(task, layout)
+    per_epoch = loop.steps_per_epoch(run, task)
+    kept = [first.state]
+
+    def step() -> Any:
+        moment = methods.moment(run, per_epoch, 0)
+        kept[0], seen = program.train(moment)(kept[0], batch, given, moment)
+        return seen
+
+    timed = compiled.timed(step)
+    timed(2)  # compiles
+    return lambda count: timed(count * updates)

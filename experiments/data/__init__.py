@@ -1,0 +1,1 @@
+"""Data sets: read, split, subsampled, relabelled, augmented and cut into batches."""

@@ -1,0 +1,257 @@
+"""Image files to arrays: Pillow decodes, crops and resizes, Grain spreads it.
+
+An image depends on its file, the config and a key alone, so that it is the same
+whichever process makes it, and in whatever order.
+"""
+
+import dataclasses
+import io
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageEnhance
+
+from experiments import configs
+from experiments.data.sources import DamagedData, Files
+
+_AREAS = (0.08, 1.0)  # of a random part, of the whole image
+_SIDES = (3 / 4, 4 / 3)  # of a random part, width over height
+_TRIES = 10  # at a random part that lies within the image
+
+
+class Wanted(NamedTuple):
+    """The images of one batch that this host is to make."""
+
+    index: np.ndarray  # int [rows], place in the data set
+    present: np.ndarray  # bool [rows], False for padding, which is black
+    keys: Sequence[tuple[int, ...]] | None  # of each row; None for no augmentation
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches of images, each made when it is asked for.
+
+    Attributes:
+      files: the data set.
+      data: what is done to its images.
+      wanted: which images each batch has; may be a lazy sequence. Given to the worker
+        processes, so it can be pickled.
+    """
+
+    files: Files
+    data: configs.Data
+    wanted: Sequence[Wanted]
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """Batch of that number, uint8 `[rows, size, size, 3]`."""
+        index, present, keys = self.wanted[number]
+        size = self.data.image_size
+        images = np.zeros((len(index), size, size, 3), np.uint8)
+        for row in np.flatnonzero(present):
+            rng = None if keys is None else np.random.default_rng(keys[row])
+            images[row] = image(self.files, int(index[row]), self.data, rng)
+        return images
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[number] for number in range(len(self)))
+
+
+def stream(batches: Batches, workers: int) -> Iterator[np.ndarray]:
+    """Batches in order, made by other processes ahead of time.
+
+    Starting a process takes seconds, for it imports what this one does; so one stream
+    should last for a training. Processes end when the stream is exhausted, closed or
+    collected, or when this process ends, however it does.
+
+    Args:
+      batches: what is to be made.
+      workers: number of processes; 0 makes each batch here when it is asked for.
+
+    Yields:
+      uint8 `[rows, size, size, 3]`, the same whatever `workers`.
+
+    Raises:
+      DamagedData: an image cannot be read or decoded; names the file.
+    """
+    workers = min(workers, len(batches))
+    if workers == 0:
+        yield from batches
+        return
+    import grain  # a second of imports
+    from absl import flags
+
+    # Grain's settings are flags of a command line that this programme does not have.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    iterator = iter(
+        grain.MapDataset.source(batches)
+        .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        .mp_prefetch(grain.MultiprocessingOptions(workers), _begin_worker)
+    )
+    try:
+        for images in iterator:
+            # Copied, which takes milliseconds: what Grain gives is shared memory, and
+            # some of it would be left behind when this process ends.
+            yield np.array(images)
+    finally:
+        iterator.close()
+
+
+def _begin_worker(_worker: int, _workers: int) -> None:
+    """Ends a worker with its parent, and leaves interruption to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Without this a worker whose parent is killed waits for it for ever.
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def image(
+    files: Files, place: int, data: configs.Data, rng: np.random.Generator | None
+) -> np.ndarray:
+    """Decodes one image, and brings it to size.
+
+    For a test the short side becomes 8/7 of `image_size`, and the middle is kept. For
+    training a part is kept: of the resized image as large a one (anywhere), or with
+    `resized_crop` one of another area and shape of the stored image, which is resized.
+    It is mirrored, unless the device does that, and its colours are changed. All
+    resizing is bilinear over the pixels covered, as Pillow's is.
+
+    Args:
+      files: the data set.
+      place: of the image in it.
+      data: what is done.
+      rng: decides on the random part of it; None for a test image.
+
+    Returns:
+      uint8 `[image_size, image_size, 3]`.
+
+    Raises:
+      DamagedData: the image cannot be read or decoded; names the file.
+    """
+    encoded = files.read(place)
+    try:
+        with PIL.Image.open(io.BytesIO(encoded)) as opened:
+            picture = _rgb(opened)
+    except PIL.UnidentifiedImageError as error:
+        message = f"{files.where(place)}: no image, or of no format that Pillow reads."
+        raise DamagedData(message) from error
+    # Broken files make Pillow raise errors of a dozen kinds, SyntaxError among them.
+    except Exception as error:
+        message = f"{files.where(place)} cannot be decoded: {error}."
+        raise DamagedData(message) from error
+    return np.asarray(_to_size(picture, data, rng))
+
+
+def _rgb(opened: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture in three channels of a byte each."""
+    if opened.mode.startswith("I"):
+        # Grey of 16 bits. The high byte, as in what Pillow makes of colours of 16 bits;
+        # conversion would cut off at 255.
+        high = np.asarray(opened).clip(0, 65535) // 256
+        return PIL.Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if "transparency" in opened.info:
+        opened = opened.convert("RGBA")  # what Pillow warns about otherwise
+    return opened.convert("RGB")
+
+
+def _to_size(
+    picture: PIL.Image.Image, data: configs.Data, rng: np.random.Generator | None
+) -> PIL.Image.Image:
+    size = data.image_size
+    if rng is not None and data.resized_crop:
+        # Cut first: `resize(box=...)` lets the pixels around the box in.
+        picture = picture.crop(part(*picture.size, rng))
+        picture = picture.resize((size, size), PIL.Image.Resampling.BILINEAR)
+    else:
+        short = round(size * 8 / 7)
+        # The long side is rounded down, as in what the published numbers were made by.
+        sides = tuple(side * short // min(picture.size) for side in picture.size)
+        picture = picture.resize(sides, PIL.Image.Resampling.BILINEAR)
+        room = [side - size for side in sides]
+        if rng is None:
+            left, top = (round(space / 2) for space in room)
+        else:
+            left, top = (int(rng.integers(0, space + 1)) for space in room)
+        picture = picture.crop((left, top, left + size, top + size))
+    if rng is None:
+        return picture
+    if data.flip and data.augment_on == "host" and rng.random() < 0.5:
+        picture = picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    return jitter(picture, data.jitter, rng) if data.jitter else picture
+
+
+def part(
+    width: int, height: int, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random part of an image, that of "random resized crop".
+
+    Its area is uniform in 8% ... 100% of the image's, the logarithm of its width over
+    its height uniform between those of 3/4 and 4/3, and its place uniform among those
+    within the image. Where ten such parts are too wide or too high, the middle of the
+    image, cut to the range of shapes.
+
+    Args:
+      width: pixels.
+      height: pixels.
+      rng: decides; is advanced.
+
+    Returns:
+      Left, top, right and bottom, pixels.
+
+    References:
+      Szegedy et al., `Going deeper with convolutions
+      <https://arxiv.org/abs/1409.4842>`_; the tries are torchvision's.
+    """
+    narrowest, widest = _SIDES
+    for _ in range(_TRIES):
+        area = width * height * rng.uniform(*_AREAS)
+        sides = math.exp(rng.uniform(math.log(narrowest), math.log(widest)))
+        w, h = round(math.sqrt(area * sides)), round(math.sqrt(area / sides))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(0, width - w + 1))
+            top = int(rng.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * widest))
+    h = min(height, round(width / narrowest))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def jitter(
+    picture: PIL.Image.Image, most: float, rng: np.random.Generator
+) -> PIL.Image.Image:
+    """Changes brightness, contrast and saturation, in random order.
+
+    Each by a factor that is uniform in `[max(0, 1 − most), 1 + most]`.
+
+    Args:
+      picture: of mode RGB.
+      most: largest relative change.
+      rng: decides; is advanced.
+
+    Returns:
+      Another picture.
+    """
+    kinds = (
+        PIL.ImageEnhance.Brightness,
+        PIL.ImageEnhance.Contrast,
+        PIL.ImageEnhance.Color,
+    )
+    factors = rng.uniform(max(0.0, 1.0 - most), 1.0 + most, len(kinds))
+    for kind in rng.permutation(len(kinds)):
+        picture = kinds[kind](picture).enhance(factors[kind])
+    return picture

@@ -1,0 +1,75 @@
+"""The IMDB reviews, as numbers of words.
+
+Prepared by TensorFlow Datasets in `data_dir/imdb_reviews/plain_text/<version>`. Class 0
+is negative, 1 positive. The reviews have no names, and stay in the order in which TFDS
+stored them.
+"""
+
+import pathlib
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import text, tfds_records
+from experiments.data.examples import DamagedData, Examples, Loaded
+
+_NAME = "imdb_reviews/plain_text"
+_COUNT = 25_000  # of each split, half of them of each class
+
+
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Loaded:
+    """Reads the reviews and numbers their words.
+
+    The vocabulary is counted in the whole training split, before anybody thins it out:
+    without labels, and without the test split.
+
+    Args:
+      data: `vocabulary` and `length`. With `partial`, fewer reviews will do.
+      data_dir: TFDS's.
+      download: whether TFDS may fetch what is missing.
+
+    Returns:
+      Train and test, int32 `[n, length]`, see `text.ids`. Takes some ten seconds.
+
+    Raises:
+      MissingData: it is not there.
+      DamagedData: it is not what was published: counts, a label, or text that is none.
+    """
+    directory = tfds_records.find(_NAME, data_dir, download=download)
+    train, test = (_split(directory, split, data) for split in ("train", "test"))
+    known = text.vocabulary(train[0], data.vocabulary)
+    splits = [
+        Examples(text.ids(texts, known, data.length), labels)
+        for texts, labels in (train, test)
+    ]
+    return Loaded(splits[0], splits[1], None)
+
+
+def _split(
+    directory: pathlib.Path, split: str, data: configs.Data
+) -> tuple[list[str], np.ndarray]:
+    """The texts and labels of one split."""
+    where = f"{directory}, split {split!r}"
+    texts, labels = [], []
+    features = {"text": bytes, "label": int}
+    for place, record in enumerate(tfds_records.read(directory, split, features)):
+        if not 0 <= record["label"] < data.classes:
+            raise DamagedData(
+                f"{where}, record {place}: the label must be in 0 ... "
+                f"{data.classes - 1}, got {record['label']}."
+            )
+        try:
+            texts.append(record["text"].decode())
+        except UnicodeDecodeError as error:
+            raise DamagedData(f"{where}, record {place}: {error}.") from error
+        labels.append(record["label"])
+    counts = np.bincount(labels, minlength=data.classes)
+    if not data.partial and (counts != _COUNT // 2).any():
+        raise DamagedData(
+            f"{where} has {counts[0]:,} negative and {counts[1]:,} positive reviews, "
+            f"published are {_COUNT // 2:,} of each. With data.partial a part of a "
+            "data set is accepted."
+        )
+    return texts, np.asarray(labels, np.int32)

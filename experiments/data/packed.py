@@ -1,0 +1,107 @@
+"""Tasks in a small folder: the images of several runs, each once and losslessly.
+
+    images.webp   a mosaic of 32 × 32 tiles, 128 in a row
+    <key>.npz     of a task: index of each image among the tiles, and label, by split
+
+For machines that a whole data set is too large to be sent to. The key is a digest of
+the data's configuration.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+
+from experiments import configs
+from experiments.data.pipeline import Task
+from experiments.data.sources import Examples, MissingData
+from experiments.results import run_log
+
+_IMAGES, _COLUMNS = "images.webp", 128
+_SPLITS = ("train", "validation", "test")
+
+
+def write(folder: pathlib.Path, tasks: Iterable[tuple[configs.Data, Task]]) -> int:
+    """Writes the images and labels of tasks.
+
+    Args:
+      folder: to write to; made if it is not there.
+      tasks: of images in memory, uint8 `[n, side, side, 3]` with one side for all, and
+        how they are made. None has wrong labels or a meta set.
+
+    Returns:
+      Number of different images.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stored: dict[bytes, int] = {}
+    tiles: list[np.ndarray] = []
+    for data, task in tasks:
+        arrays: dict[str, np.ndarray] = {"mislabelled": task.mislabelled}
+        for split in _SPLITS:
+            examples = getattr(task, split)
+            if examples is None:
+                continue
+            index = np.empty(len(examples.labels), np.int32)
+            for i, image in enumerate(examples.inputs):
+                index[i] = stored.setdefault(image.tobytes(), len(tiles))
+                if index[i] == len(tiles):
+                    tiles.append(image)
+            arrays |= {f"{split}_index": index, f"{split}_labels": examples.labels}
+        np.savez_compressed(folder / f"{_key(data)}.npz", **arrays)
+    side, _, channels = tiles[0].shape
+    mosaic = np.zeros((-(-len(tiles) // _COLUMNS) * _COLUMNS, *tiles[0].shape), "u1")
+    mosaic[: len(tiles)] = tiles
+    rows = mosaic.reshape(-1, _COLUMNS, side, side, channels).swapaxes(1, 2)
+    image = Image.fromarray(rows.reshape(-1, _COLUMNS * side, channels))
+    image.save(folder / _IMAGES, lossless=True, quality=100, method=4)
+    return len(tiles)
+
+
+def read(folder: pathlib.Path, data: configs.Data) -> Task:
+    """A task as it was written.
+
+    Args:
+      folder: that `write` wrote to.
+      data: the configuration that the task was made from.
+
+    Raises:
+      MissingData: the folder does not have it.
+    """
+    path = folder / f"{_key(data)}.npz"
+    if not path.is_file():
+        raise MissingData(f"{folder} has no examples of this configuration: {data}.")
+    tiles = _tiles(folder)
+    with np.load(path) as arrays:
+        parts = {
+            split: Examples(tiles[arrays[f"{split}_index"]], arrays[f"{split}_labels"])
+            if f"{split}_index" in arrays
+            else None
+            for split in _SPLITS
+        }
+        mislabelled = arrays["mislabelled"]
+    train = parts["train"]
+    assert train is not None
+    assert parts["test"] is not None
+    counts = np.bincount(train.labels, minlength=data.classes)
+    return Task(train, parts["validation"], parts["test"], mislabelled, counts)
+
+
+def _tiles(folder: pathlib.Path) -> np.ndarray:
+    """All images, uint8 `[n, side, side, 3]`."""
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a mosaic is large
+    try:
+        with Image.open(folder / _IMAGES, formats=("WEBP",)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+    side = pixels.shape[1] // _COLUMNS
+    tiles = pixels.reshape(-1, side, _COLUMNS, side, 3).swapaxes(1, 2)
+    return tiles.reshape(-1, side, side, 3)
+
+
+def _key(data: configs.Data) -> str:
+    text = json.dumps(run_log.plain(data), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,157 @@
+"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow."""
+
+import contextlib
+import importlib.util
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.data.examples import DamagedData, MissingData
+
+_AT_A_TIME = 1000  # records; one by one takes four times as long
+_TYPES = {bytes: bytes, int: (int, np.integer)}
+
+
+def find(name: str, data_dir: pathlib.Path, *, download: bool) -> pathlib.Path:
+    """The directory of a prepared data set, of its newest version.
+
+    Args:
+      name: TFDS's name of the data set, with its configuration if it has one.
+      data_dir: what TFDS calls so.
+      download: whether TFDS may fetch and prepare it if it is not there, which takes a
+        network and TensorFlow.
+
+    Raises:
+      MissingData: it is not there, and did not come.
+    """
+    directory = _newest(data_dir / name)
+    if directory is None and download:
+        _prepare(name, data_dir)
+        directory = _newest(data_dir / name)
+    if directory is None:
+        raise MissingData(
+            f"{data_dir / name}/<version>/dataset_info.json is not there. "
+            "TensorFlow Datasets makes it. With a network and TensorFlow "
+            "(pip install tensorflow), give --download, or run\n  "
+            + _command(name, data_dir)
+        )
+    return directory
+
+
+def read(
+    directory: pathlib.Path, split: str, features: Mapping[str, type]
+) -> Iterator[dict[str, Any]]:
+    """The records of a split, in the order in which they are stored.
+
+    Args:
+      directory: from `find`.
+      split: `train` or `test`.
+      features: what a record must have, by name: `bytes` (text, or an encoded image)
+        or `int`.
+
+    Yields:
+      A value for each feature, and for others that there are.
+
+    Raises:
+      MissingData: the records are in another format than `array_record`.
+      DamagedData: they cannot be read, or are others.
+    """
+    where = f"{directory}, split {split!r}"
+    with warnings.catch_warnings():
+        # Deprecations within TFDS and what it builds on are nothing the user can mend.
+        warnings.simplefilter("ignore")
+        import tensorflow_datasets as tfds  # half a second
+
+        with _blaming(f"{directory}"):
+            builder = tfds.builder_from_directory(directory)
+            info = builder.info
+            formats = {one.value for one in info.available_file_formats()}
+            lacking = [one for one in features if one not in info.features]
+            absent = split not in info.splits
+        if "array_record" not in formats:
+            raise MissingData(
+                f"{directory} has its records as {', '.join(sorted(formats))}, which "
+                "takes TensorFlow to read; array_record does not. Where TensorFlow is, "
+                "run\n  python -m tensorflow_datasets.scripts.convert_format "
+                f"--dataset_version_dir={directory} --out_file_format=array_record"
+            )
+        if absent or lacking:
+            what = f"split {split!r}" if absent else f"feature {lacking[0]!r}"
+            raise DamagedData(f"{directory} has no {what}.")
+        with _blaming(where):
+            images = {
+                name: tfds.decode.SkipDecoding()
+                for name, feature in info.features.items()
+                if isinstance(feature, tfds.features.Image)
+            }
+            count = info.splits[split].num_examples
+            source = count and builder.as_data_source(
+                split=split, decoders=images, file_format="array_record"
+            )
+    if not count:
+        raise DamagedData(f"{where} is empty.")
+    for first in range(0, count, _AT_A_TIME):
+        places = range(first, min(first + _AT_A_TIME, count))
+        with _blaming(f"{where}, records {places[0]} to {places[-1]}"):
+            rows = source.__getitems__(places)
+        for row in rows:
+            for name, kind in features.items():
+                if not isinstance(row[name], _TYPES[kind]):
+                    raise DamagedData(
+                        f"{where}: {name} must be {kind.__name__}, got "
+                        f"{type(row[name]).__name__}."
+                    )
+            yield row
+
+
+@contextlib.contextmanager
+def _blaming(where: str) -> Iterator[None]:
+    """Makes DamagedData of errors, of whatever kind TFDS and its parts raise."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedData(f"{where}: {error}") from error
+
+
+def _newest(directory: pathlib.Path) -> pathlib.Path | None:
+    """The directory of the highest version below."""
+    found = [info.parent for info in directory.glob("*.*.*/dataset_info.json")]
+    numbered = [one for one in found if one.name.replace(".", "").isdigit()]
+    return max(
+        numbered,
+        key=lambda one: tuple(int(part) for part in one.name.split(".")),
+        default=None,
+    )
+
+
+def _prepare(name: str, data_dir: pathlib.Path) -> None:
+    """Has TFDS fetch the data set and store it as `array_record`."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise MissingData(
+            f"To prepare {name}, TensorFlow Datasets needs TensorFlow, which is not "
+            "installed here: pip install tensorflow. Or prepare it elsewhere with\n  "
+            f"{_command(name, data_dir)}\nand copy {name} into {data_dir}."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            builder.download_and_prepare()
+        except Exception as error:  # network, disk, checksums: whatever TFDS raises
+            raise MissingData(
+                f"TensorFlow Datasets could not prepare {name} in {data_dir}: {error}"
+            ) from error
+
+
+def _command(name: str, data_dir: pathlib.Path) -> str:
+    """What prepares a data set by hand."""
+    return (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
+        '.download_and_prepare()"'
+    )

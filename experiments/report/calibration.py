@@ -1,0 +1,112 @@
+"""Whether the network is right as often as it is sure."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.report import plot_style
+from experiments.results import aggregate, metrics
+from experiments.results.aggregate import Group
+
+
+class Bins(NamedTuple):
+    """Of all seeds of a group together."""
+
+    examples: np.ndarray  # [bins]
+    confidence: np.ndarray  # [bins], in [0, 1]; NaN where there is no example
+    accuracy: np.ndarray  # likewise
+    error: float  # expected calibration error in [0, 1], the mean of the seeds
+
+
+def draw(groups: list[Group], path: pathlib.Path) -> bool:
+    """Draws accuracy against confidence on the test set, after the last epoch tested.
+
+    Args:
+      groups: of the report.
+      path: of the image, PNG.
+
+    Returns:
+      Whether there was something to draw.
+    """
+    drawn = [
+        (group.title, color, found)
+        for group, color in zip(groups, plot_style.colors(len(groups)), strict=True)
+        if (found := bins(group)) is not None
+    ]
+    if not drawn:
+        return False
+    with plot_style.saved(path, (5.6, 6.4 + 0.25 * len(drawn))) as sheet:
+        diagram, share = sheet.subplots(
+            2, 1, sharex=True, gridspec_kw={"height_ratios": (3.2, 1.0)}
+        )
+        diagram.plot(
+            (0, 100),
+            (0, 100),
+            color=plot_style.GREY,
+            linewidth=1,
+            linestyle=":",
+            label="as sure as right",
+        )
+        edges = np.linspace(0.0, 100.0, metrics.BINS + 1)
+        for title, color, found in drawn:
+            some = found.examples > 0
+            name = f"{title}: " if len(drawn) > 1 else ""
+            diagram.plot(
+                100.0 * found.confidence[some],
+                100.0 * found.accuracy[some],
+                color=color,
+                marker="o",
+                markersize=5,
+                linewidth=1.8,
+                label=plot_style.wrapped(
+                    f"{name}calibration error {100.0 * found.error:.1f}", inches=4.6
+                ),
+            )
+            share.stairs(
+                100.0 * found.examples / found.examples.sum(),
+                edges,
+                color=color,
+                linewidth=1.8,
+            )
+        diagram.set_title("Calibration on the test set")
+        diagram.set_ylabel("accuracy of the bin, %")
+        diagram.set_xlim(0, 101)
+        diagram.set_ylim(0, 101)
+        share.set_xlabel("confidence, %")
+        share.set_ylabel("examples, %")
+        share.set_ylim(bottom=0)
+        sheet.legend(loc="outside lower left", fontsize=9.5)
+        if len(groups) == 1:
+            plot_style.caption(sheet, groups[0].title)
+    return True
+
+
+def bins(group: Group) -> Bins | None:
+    """The bins of all seeds together.
+
+    Args:
+      group: runs.
+
+    Returns:
+      They; None if no epoch was tested.
+    """
+    last = group.last()
+    if last is None:
+        return None
+    examples, confidence, accuracy = (
+        aggregate.values(last, lambda e, key=key: e["test"]["calibration"][key])
+        for key in ("examples", "confidence", "accuracy")
+    )
+    error = aggregate.values(last, lambda e: e["test"]["calibration_error"])
+    if examples is None or confidence is None or accuracy is None or error is None:
+        return None
+    totals = examples.sum(axis=0)
+
+    def pooled(means: np.ndarray) -> np.ndarray:
+        sums = np.where(examples > 0, examples * means, 0.0).sum(axis=0)
+        return np.divide(
+            sums, totals, out=np.full(sums.shape, np.nan), where=totals > 0
+        )
+
+    return Bins(totals, pooled(confidence), pooled(accuracy), float(error.mean()))

@@ -1,0 +1,103 @@
+"""Records of training runs, to tables and figures."""
+
+import pathlib
+
+from experiments import configs
+from experiments.report import calibration, confusion, curves, markdown, weights
+from experiments.results import aggregate
+from experiments.results.aggregate import Group
+
+REPORT = "report.md"
+
+
+def main(config: configs.Report) -> int:
+    """Reads run directories, writes report.md and the figures, and prints the report.
+
+    Args:
+      config: which, and where to.
+
+    Returns:
+      Exit status 0.
+
+    Raises:
+      BadConfiguration: no directory is given, one holds no run, or two the same one.
+    """
+    if not config.dirs:
+        raise configs.BadConfiguration("Name at least one run directory.")
+    groups = aggregate.grouped(aggregate.read(path) for path in config.dirs)
+    alone = len(config.dirs) == 1
+    out = config.out or (config.dirs[0] if alone else config.dirs[0].parent)
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw(groups, out)
+    if config.features:
+        _draw_features(groups, config.data_dir, out / "features.png")
+        drawn.append("features.png")
+    report = text(groups, drawn)
+    (out / REPORT).write_text(report, encoding="utf-8")
+    print(report)
+    print(f"Report and figures: {out}")
+    return 0
+
+
+def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
+    """Draws what the records hold, in place of what an earlier report drew.
+
+    Args:
+      groups: of the report. Of several, a figure that shows one has its number in the
+        name.
+      out: directory.
+
+    Returns:
+      Names of the figures, in the order of the report.
+    """
+    together = {"curves": curves, "calibration": calibration}
+    singly = {"confusion": confusion, "weights": weights}
+    for name in (*together, *singly, "features"):
+        for old in (out / f"{name}.png", *out.glob(f"{name}-[0-9]*.png")):
+            old.unlink(missing_ok=True)
+    drawn = [
+        f"{name}.png"
+        for name, figure in together.items()
+        if figure.draw(groups, out / f"{name}.png")
+    ]
+    for place, group in enumerate(groups, start=1):
+        for name, figure in singly.items():
+            path = out / (f"{name}-{place}.png" if len(groups) > 1 else f"{name}.png")
+            if figure.draw(group, path):
+                drawn.append(path.name)
+    return drawn
+
+
+def text(groups: list[Group], drawn: list[str]) -> str:
+    """The report, in Markdown that also reads well in a terminal.
+
+    Args:
+      groups: of the report.
+      drawn: names of the figures beside it.
+
+    Returns:
+      Markdown.
+    """
+    lines = []
+    if len(groups) > 1:
+        lines += ["# Comparison", "", *markdown.comparison(groups), ""]
+    for place, group in enumerate(groups, start=1):
+        count = f"{place}. " if len(groups) > 1 else ""
+        lines += [f"# {count}{group.title}", "", *markdown.section(group)]
+    if drawn:
+        lines += ["# Figures", "", *(f"![{name}]({name})" for name in drawn), ""]
+    return "\n".join(lines)
+
+
+def _draw_features(
+    groups: list[Group], data_dir: pathlib.Path | None, path: pathlib.Path
+) -> None:
+    """What enters the head, of the first seed of each group."""
+    from experiments.report import tsne
+    from experiments.train import runs
+
+    tsne.figure(
+        {g.title: runs.features(g.results[0].directory, data_dir) for g in groups},
+        path,
+        class_counts={g.title: g.results[0].class_counts for g in groups},
+    )

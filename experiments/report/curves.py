@@ -1,0 +1,147 @@
+"""Training loss and accuracy over the epochs."""
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.report import axes, plot_style
+from experiments.report.formatting import number
+from experiments.results.aggregate import Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw(groups: list[Group], path: pathlib.Path) -> bool:
+    """Draws all groups in one figure.
+
+    Args:
+      groups: of the report.
+      path: of the image, PNG.
+
+    Returns:
+      Whether there was something to draw.
+    """
+    if not any(len(group.course(lambda e: e["loss"])[0]) for group in groups):
+        return False
+    single = len(groups) == 1
+    colors = plot_style.colors(len(groups))
+    with plot_style.saved(path, (11.0, 4.8 + 0.25 * len(groups))) as sheet:
+        loss, accuracy = sheet.subplots(1, 2)
+        positive = True
+        for group, color in zip(groups, colors, strict=True):
+            # One group alone has colours to spare for its two lines.
+            pair = plot_style.COLORS[:2] if single else (color, color)
+            solid, dashed = zip(pair, ("-", "--"), strict=True)
+            for key, look in (("loss", solid), ("tilted_loss", dashed)):
+                found = axes.course(loss, group, lambda e, key=key: e[key], *look)
+                positive &= bool(np.all(found[np.isfinite(found)] > 0.0))
+            for key, look in (("test", solid), ("validation", dashed)):
+                axes.course(
+                    accuracy,
+                    group,
+                    lambda e, key=key: 100.0 * float(e[key]["accuracy"]),
+                    *look,
+                )
+        if positive:
+            axes.logarithmic(loss)
+        axes.over_epochs(loss, "Training loss", "loss", groups)
+        axes.over_epochs(accuracy, "Accuracy", "accuracy, %", groups)
+        styles = plot_style.COLORS[:2] if single else (plot_style.GREY, plot_style.GREY)
+        _style_legend(loss, styles, "mean over the epoch", "F̂ at its end")
+        _style_legend(accuracy, styles, "test", "validation")
+        handles = [
+            *_group_handles(groups, colors),
+            *_mark((loss, accuracy), groups, colors),
+        ]
+        if handles:
+            sheet.legend(
+                handles=handles,
+                loc="outside lower left",
+                fontsize=9.5,
+                ncols=len(handles) if single else 1,
+            )
+        if single:
+            plot_style.caption(sheet, groups[0].title)
+    return True
+
+
+def _group_handles(groups: list[Group], colors: list[Any]) -> list[Any]:
+    """Which colour is which group, and what the bands are."""
+    from matplotlib import lines, patches
+
+    handles: list[Any] = []
+    for group, color in zip(groups, colors, strict=True):
+        seeds = len(group.results)
+        band = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+        if len(groups) > 1:
+            name = plot_style.wrapped(
+                group.title + (f" ({band})" if band else ""), inches=9.5
+            )
+            handles.append(lines.Line2D([], [], color=color, lw=1.8, label=name))
+        elif band:
+            handles.append(patches.Patch(color=plot_style.GREY, alpha=0.3, label=band))
+    return handles
+
+
+def _mark(
+    panels: tuple["Axes", ...], groups: list[Group], colors: list[Any]
+) -> list[Any]:
+    """Marks the schedules: in grey what the groups share, else in their colours.
+
+    Returns:
+      What the legend shows of it.
+    """
+    found = [axes.marks(group) for group in groups]
+    handles = []
+    switches = {mark.switch for mark in found} - {None}
+    for panel in panels:
+        if len(switches) == 1:
+            axes.mark_switch(panel, *switches)
+        else:
+            for mark, color in zip(found, colors, strict=True):
+                axes.mark_switch(panel, mark.switch, color)
+        if len({mark.drops for mark in found}) == 1:
+            axes.mark_drops(panel, found[0].drops)
+        else:
+            for mark, color in zip(found, colors, strict=True):
+                axes.mark_drops(panel, mark.drops, color)
+    if switches:
+        method = groups[0].run.method
+        label = f"λ: {number(method.first_lam)} to {number(method.lam)}"
+        handles.append(
+            axes.switch_handle(label if len(groups) == 1 else "λ is switched")
+        )
+    if any(mark.drops for mark in found):
+        handles.append(axes.drops_handle(groups[0].run if len(groups) == 1 else None))
+    return handles
+
+
+def _style_legend(
+    panel: "Axes", colors: tuple[Any, ...], solid: str, dashed: str
+) -> None:
+    """What solid and dashed lines are, where there are such."""
+    from matplotlib import lines
+
+    drawn = {line.get_linestyle(): line.get_marker() for line in panel.get_lines()}
+    panel.legend(
+        handles=[
+            lines.Line2D(
+                [],
+                [],
+                color=color,
+                lw=1.8,
+                ls=style,
+                marker=drawn[style],
+                markersize=4,
+                label=name,
+            )
+            for style, color, name in zip(
+                ("-", "--"), colors, (solid, dashed), strict=True
+            )
+            if style in drawn
+        ],
+        fontsize=9.5,
+        loc="best",
+    )

@@ -1,0 +1,324 @@
+"""The parts of a report on training runs, each a few lines of Markdown."""
+
+import math
+
+import numpy as np
+
+from experiments.report import formatting, paper_results
+from experiments.report.formatting import number
+from experiments.results import aggregate, run_dir
+from experiments.results.aggregate import Event, Group, Result
+
+LISTED = 20  # classes; of more, recall is not listed class by class
+
+LAST, ON_VALIDATION = "last epoch", "best epoch on validation"
+ON_TEST = "best epoch on test (the authors' practice, not comparable)"
+
+# Of an evaluation, in the order of the columns.
+MEASURES = {
+    "accuracy": "accuracy",
+    "top5": "top 5",
+    "balanced": "balanced",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "tail_recall": "tail",
+    "calibration_error": "calibration error",
+}
+
+
+def comparison(groups: list[Group]) -> list[str]:
+    """All groups below one another, at the last epoch and at the one validated."""
+    lines = []
+    for name in (LAST, ON_VALIDATION):
+        found = {group.title: chosen(group).get(name) for group in groups}
+        rows = [
+            [title, str(len(events)), _validation(events), *_measured(events)]
+            for title, events in found.items()
+            if events is not None
+        ]
+        if rows:
+            head = ["", "seeds", "validation accuracy", *MEASURES.values()]
+            table = _without_empty([head, *rows])
+            lines += [f"Test set, {name}:", "", *formatting.markdown(table), ""]
+    lines.append(
+        "Percent, mean ± standard deviation over the seeds. To be chosen from by the "
+        "accuracy on validation examples, not on the test set."
+    )
+    unfinished = [
+        group.title
+        for group in groups
+        if not all(result.finished for result in group.results)
+    ]
+    if unfinished:
+        lines.append(f"Not finished: {'; '.join(unfinished)}.")
+    return lines
+
+
+def section(group: Group) -> list[str]:
+    """What is known of one run and its seeds."""
+    lines = [describe(group), ""]
+    progress = _progress(group)
+    lines += [*progress, ""] if progress else []
+    if group.last() is None:
+        lines += ["No epoch has been tested yet.", ""]
+    else:
+        lines += [*formatting.markdown(_accuracy(group)), "", *_notes(group), ""]
+    paper = _paper(group)
+    lines += ["## What the paper prints", "", *paper, ""] if paper else []
+    if group.last() is not None and len(group.class_counts) <= LISTED:
+        lines += ["## Recall of each class", "", *_recall(group), ""]
+    if any(result.epochs for result in group.results):
+        lines += ["## Time", "", *_time(group), ""]
+    return lines
+
+
+def describe(group: Group) -> str:
+    """What was trained, in a paragraph."""
+    run = group.run
+    data, method = run.data, run.method
+    words = [f"{run.model.name} on {data.source}"]
+    if data.imbalance_ratio > 1.0:
+        kind = {"long_tail": "long tail", "step": "step"}[data.imbalance]
+        words.append(f"{kind} of ratio {number(data.imbalance_ratio)}")
+    if data.noise_rate > 0.0:
+        words.append(f"{data.noise_rate:.0%} of the labels replaced ({data.noise})")
+    if data.sampling != "shuffled":
+        words.append(f"{data.sampling.replace('_', '-')} sampling")
+    counts = group.class_counts
+    what = (
+        f"{', '.join(words)}: {counts.sum():,.0f} training examples, "
+        f"{counts.max():,.0f} of the largest class and {counts.min():,.0f} of the "
+        "smallest."
+    )
+    rule = formatting.method(method)
+    if method.attends and not math.isinf(method.lam):
+        switch = run.epoch_at(method.start_at)
+        if switch and method.first_lam != method.lam:
+            rule += f" from epoch {switch + 1} on, {number(method.first_lam)} before"
+        rule += f", γ = {number(method.gamma)}"
+    loss = run.loss.name.replace("_", " ")
+    weighted = " with class weights" if run.loss.class_weights else ""
+    trained = {
+        "all": "",
+        "last_block": " Only the last block and the head are trained.",
+        "head": " Only the head is trained.",
+        "scale": " Only the factors on the logits are trained.",
+    }[run.trainable]
+    seeds = [str(result.run.seed) for result in group.results]
+    return (
+        f"{what} {rule}; {loss} loss{weighted}, learning rate "
+        f"{number(run.optimizer.learning_rate)}, {run.epochs} epochs in batches of "
+        f"{run.batch_size}.{trained} "
+        f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(seeds)}."
+    )
+
+
+def chosen(group: Group) -> dict[str, list[Event]]:
+    """The epochs that are reported, by what they were chosen by; one for each seed."""
+    found = {
+        LAST: group.last(),
+        ON_VALIDATION: group.best("validation"),
+        ON_TEST: group.best("test"),
+    }
+    return {name: events for name, events in found.items() if events is not None}
+
+
+def _progress(group: Group) -> list[str]:
+    """What a reader must know of how the runs went before looking at a number."""
+    notes = []
+    going_on = [result for result in group.results if not result.finished]
+    for result in going_on:
+        notes.append(f"{_named(result)} is not finished: {result.progress}.")
+    if len({result.progress for result in going_on}) > 1:
+        notes.append(
+            "The last epoch is the last one that all of these seeds were tested after."
+        )
+    for result in group.left_out:
+        notes.append(f"{_named(result)} is left out: {result.progress}, not finished.")
+    for result in (*group.results, *group.left_out):
+        if result.resumed:
+            times = "once" if result.resumed == 1 else f"{result.resumed} times"
+            notes.append(f"{_named(result)} was interrupted and resumed {times}.")
+        if result.failed_saves:
+            notes.append(
+                f"{_named(result)}: {_count(result.failed_saves, 'checkpoint')} could "
+                "not be written."
+            )
+        if result.unreadable:
+            notes.append(
+                f"{_named(result)}: {_count(result.unreadable, 'torn line')} of "
+                f"{run_dir.RECORDS} passed over."
+            )
+    return [f"* {note}" for note in notes]
+
+
+def _accuracy(group: Group) -> list[list[str]]:
+    """Test metrics of the chosen epochs; below them the paper's of the same run."""
+    table = [["test set", "epoch", *MEASURES.values()]]
+    for name, events in chosen(group).items():
+        epochs = sorted({event["epoch"] for event in events})
+        shown = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        table.append([name, shown, *_measured(events)])
+    for row, same in paper_results.rows(group.results[0].preset, group.run):
+        if same:
+            key = {"top1": "accuracy", "top5": "top5"}[row.metric]
+            cells = [
+                paper_results.accuracy(row) if measure == key else ""
+                for measure in MEASURES
+            ]
+            table.append([f"the paper, {_table(row)}", "", *cells])
+    return _without_empty(table)
+
+
+def _notes(group: Group) -> list[str]:
+    """How the numbers of the table are to be read."""
+    found = chosen(group)
+    last = found[LAST]
+    seeds = len(last)
+    notes = [
+        f"Percent, mean ± standard deviation over {seeds} seeds"
+        if seeds > 1
+        else "Percent, of one seed, which says nothing of the spread",
+    ]
+    notes[0] += f"; {last[0]['test']['examples']:,} test examples."
+    has = {key for key in MEASURES if _test(last, key) is not None}
+    shots = "Balanced: mean recall of all classes."
+    if has & {"many", "medium", "few"}:
+        shots += (
+            " Many, medium, few: of those with more than 100, 20 to 100 and less than "
+            "20 training examples."
+        )
+    if "tail_recall" in has:
+        shots += f" Tail: of the last {group.run.data.tail_classes}."
+    notes.append(shots)
+    if ON_VALIDATION in found:
+        noisy = group.run.data.noise_rate > 0.0
+        notes.append(
+            "On validation: of the epochs tested the first of the highest validation "
+            "accuracy, for each seed its own."
+            + (" Validation labels are as noisy as the training's." if noisy else "")
+        )
+    else:
+        notes.append("There are no validation examples to choose an epoch by.")
+    if ON_TEST in found:
+        notes.append(
+            "On test: the epoch is chosen by the number that is reported, which is "
+            "therefore too high. The authors' code does so."
+        )
+    return [f"* {note}" for note in notes]
+
+
+def _paper(group: Group) -> list[str]:
+    """All that the paper has for the preset."""
+    found = paper_results.rows(group.results[0].preset, group.run)
+    if not found:
+        return []
+    table = [["table", "method", "metric", "percent", "runs", "this run"]]
+    for row, same in found:
+        table.append(
+            [
+                _table(row),
+                row.method,
+                {"top1": "accuracy", "top5": "top 5"}[row.metric],
+                paper_results.accuracy(row),
+                str(row.runs or ""),
+                "yes" if same else "",
+            ]
+        )
+    note = (
+        "This run: the same but for the seed, λ and γ. "
+        if any(same for _, same in found)
+        else "None of these is this run: some setting was changed from the preset's. "
+    )
+    note += (
+        "The authors' code reports the epoch of highest test accuracy; the paper's "
+        "numbers are likely to be of that kind."
+    )
+    return [*formatting.markdown(table), "", note]
+
+
+def _recall(group: Group) -> list[str]:
+    """Test recall of each class at the chosen epochs, but those chosen on test."""
+    columns = {
+        name: aggregate.values(events, lambda e: e["test"]["recall"])
+        for name, events in chosen(group).items()
+        if name != ON_TEST
+    }
+    rows = [["class", "training examples", *columns]]
+    for label, count in enumerate(group.class_counts):
+        cells = [
+            "" if values is None else formatting.spread(values[:, label])
+            for values in columns.values()
+        ]
+        rows.append([str(label), f"{count:,.0f}", *cells])
+    return formatting.markdown(rows)
+
+
+def _time(group: Group) -> list[str]:
+    """What training took, without evaluation."""
+    rows = [["seed", "epochs", "training", "a step", "waited for input"]]
+    for result in group.results:
+        if result.epochs:
+            seconds = np.array([event["seconds"] for event in result.epochs], float)
+            waited = sum(float(event["waited"]) for event in result.epochs)
+            steps = result.epochs[0]["step"] / result.epochs[0]["epoch"]
+            rows.append(
+                [
+                    str(result.run.seed),
+                    str(len(seconds)),
+                    _duration(seconds.sum()),
+                    f"{1000.0 * np.median(seconds) / steps:.3g} ms",
+                    formatting.percent(waited / seconds.sum()) + "%",
+                ]
+            )
+    note = (
+        "Without evaluation. A step: the mean within an epoch, of which the median, so "
+        "that compilation does not count."
+    )
+    return [*formatting.markdown(rows), "", note]
+
+
+def _measured(events: list[Event]) -> list[str]:
+    """One cell for each measure; empty where it was not taken."""
+    found = [_test(events, key) for key in MEASURES]
+    return ["" if values is None else formatting.spread(values) for values in found]
+
+
+def _validation(events: list[Event]) -> str:
+    """Accuracy on validation examples, where there are such."""
+    found = aggregate.values(events, lambda event: event["validation"]["accuracy"])
+    return "" if found is None else formatting.spread(found)
+
+
+def _test(events: list[Event], key: str) -> np.ndarray | None:
+    """A measure of the test set, `[seeds]`; None if it was not taken."""
+    return aggregate.values(events, lambda event: event["test"][key])
+
+
+def _without_empty(table: list[list[str]]) -> list[list[str]]:
+    """The columns that have a cell below their head."""
+    columns = [list(column) for column in zip(*table, strict=True)]
+    return [list(row) for row in zip(*(c for c in columns if any(c[1:])), strict=True)]
+
+
+def _duration(seconds: float) -> str:
+    """To the second, of what is long to the minute."""
+    if seconds < 60.0:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _table(row: paper_results.paper.Row) -> str:
+    return f"{paper_results.paper.VERSIONS[row.version]}, Table {row.table}"
+
+
+def _named(result: Result) -> str:
+    return f"Seed {result.run.seed} ({result.directory})"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

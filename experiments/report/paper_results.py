@@ -1,0 +1,58 @@
+"""What the paper prints for a run."""
+
+import dataclasses
+
+from experiments import configs, presets
+from experiments.results import paper
+
+
+def rows(preset: str | None, run: configs.Run) -> list[tuple[paper.Row, bool]]:
+    """The paper's results for a preset.
+
+    Args:
+      preset: its name; one that is not known has no results.
+      run: what was trained, which may be changed from the preset's.
+
+    Returns:
+      Each result, and whether it is of this very run but for the seed, λ and γ, which
+      are there to be chosen, and the files that it starts from.
+    """
+    try:
+        known = presets.get(preset or "")
+    except LookupError:
+        return []
+    own = {
+        variant.method
+        for variant in known.variants
+        if not variant.of
+        and _identity(configs.replace(known.run, dict(variant.changes)))
+        == _identity(run)
+    }
+    return [(row, row.method in own) for row in known.results]
+
+
+def accuracy(row: paper.Row) -> str:
+    """As printed, with what must be known to read it."""
+    if not row.printed:
+        return "not reported"
+    return (
+        f"{row.printed} (certainly a misprint)" if "typo" in row.note else row.printed
+    )
+
+
+def _identity(run: configs.Run) -> tuple[configs.Run, str]:
+    """What two runs have in common that differ in what is to be chosen."""
+    method, title = run.method, run.method.title
+    if title in ("ABSGD", "ABAdam"):
+        method = dataclasses.replace(method, lam=1.0, gamma=1.0)
+    else:
+        method = configs.Method()  # how it would weight does not matter
+    common = dataclasses.replace(
+        run,
+        seed=0,
+        start_from=None,
+        eval_every=1,
+        model=dataclasses.replace(run.model, pretrained=None),
+        method=method,
+    )
+    return common, title

@@ -1,0 +1,272 @@
+"""Where attention goes, over the epochs."""
+
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.report import axes, plot_style
+from experiments.report.formatting import number
+from experiments.results import metrics
+from experiments.results.aggregate import Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SINGLY = 20  # classes that are drawn one by one; of more, by groups of classes
+
+Parts = dict[str, np.ndarray]  # groups of classes by name: bool [classes]
+
+
+def draw(group: Group, path: pathlib.Path) -> bool:
+    """Draws the mean attentional weight of classes, or of groups of classes.
+
+    Beside it that of clean and of mislabelled examples, where there are such, and how
+    many examples of a batch the weights leave, so to speak.
+
+    Args:
+      group: runs.
+      path: of the image, PNG.
+
+    Returns:
+      Whether there was something to draw.
+    """
+    epochs, found = group.course(lambda e: e["weight_by_class"])
+    if not len(epochs):
+        return False
+    drawers: list[Callable[[Axes], None]] = []
+    if found.shape[2] <= SINGLY:
+        drawers.append(functools.partial(_by_class, group, epochs, found))
+    else:
+        for parts, title in (
+            (halves(group.class_counts), "Weight by half of the classes"),
+            (shots(group.class_counts), "Weight by size of the class"),
+        ):
+            if len(parts) > 1:
+                drawers.append(
+                    functools.partial(_by_part, group, epochs, found, parts, title)
+                )
+        drawers.append(functools.partial(_as_map, epochs, found))
+    if len(group.course(lambda e: e["weight_mislabelled"])[0]):
+        drawers.append(functools.partial(_of_mislabelled, group))
+    if len(group.course(lambda e: e["effective_sample_size"])[0]):
+        drawers.append(functools.partial(_effective, group))
+
+    columns = 2 if len(drawers) == 4 else min(len(drawers), 3)
+    rows = math.ceil(len(drawers) / columns)
+    with plot_style.saved(path, (5.6 * columns, 4.4 * rows + 0.6)) as sheet:
+        panels = np.ravel(sheet.subplots(rows, columns))
+        for panel, drawer in zip(panels, drawers, strict=False):
+            drawer(panel)
+        for panel in panels[len(drawers) :]:
+            panel.set_axis_off()
+        _legend(sheet, group)
+        plot_style.caption(sheet, group.title)
+    return True
+
+
+def halves(class_counts: np.ndarray) -> Parts:
+    """The classes of the lower and of the upper half of the labels.
+
+    Args:
+      class_counts: training examples, `[classes]`.
+
+    Returns:
+      By name. The half with more training examples is the majority; none is, and there
+      are no halves, if both have as many.
+    """
+    classes = len(class_counts)
+    lower = np.arange(classes) < classes // 2
+    difference = class_counts[lower].sum() - class_counts[~lower].sum()
+    if difference == 0:
+        return {}
+    first, second = ("majority", "minority")[:: 1 if difference > 0 else -1]
+    return {
+        f"{first}, 0 to {classes // 2 - 1}": lower,
+        f"{second}, {classes // 2} to {classes - 1}": ~lower,
+    }
+
+
+def shots(class_counts: np.ndarray) -> Parts:
+    """The classes with many, medium and few training examples.
+
+    Args:
+      class_counts: training examples, `[classes]`.
+
+    Returns:
+      By name, where there are such.
+    """
+    many, few = class_counts > metrics.MANY, class_counts < metrics.FEW
+    found = {
+        f"many, > {metrics.MANY} each": many,
+        f"medium, {metrics.FEW} to {metrics.MANY}": ~many & ~few,
+        f"few, < {metrics.FEW}": few,
+    }
+    return {name: inside for name, inside in found.items() if inside.any()}
+
+
+def mean_weight(
+    weights: np.ndarray, class_counts: np.ndarray, inside: np.ndarray
+) -> np.ndarray:
+    """The mean weight of the examples of some classes.
+
+    Args:
+      weights: mean of each class, `[..., classes]`; NaN where it has no example.
+      class_counts: training examples, `[classes]`.
+      inside: which classes, bool `[classes]`.
+
+    Returns:
+      `[...]`; NaN if none of the classes has an example.
+    """
+    counts = np.where(np.isfinite(weights) & inside, class_counts, 0.0)
+    total = counts.sum(axis=-1)
+    sums = (counts * np.where(counts > 0.0, weights, 0.0)).sum(axis=-1)
+    return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0.0)
+
+
+def _by_class(
+    group: Group, epochs: np.ndarray, found: np.ndarray, panel: "Axes"
+) -> None:
+    """A line for each class, the mean over the seeds."""
+    weights = axes.mean(found)
+    classes = weights.shape[1]
+    palette = plot_style.colors(classes) if classes <= 3 else plot_style.shades(classes)
+    for label in range(classes):
+        name = f"{label}  ({group.class_counts[label]:,.0f})"
+        axes.line(panel, epochs, weights[None, :, label], palette[label], label=name)
+    panel.legend(
+        title="class (training examples)",
+        alignment="left",
+        fontsize=9.5,
+        title_fontsize=9.5,
+        labelspacing=0.25,
+        handlelength=1.2,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.02),
+        borderaxespad=0.0,
+        ncols=1 if classes <= 14 else 2,
+        columnspacing=1.0,
+    )
+    _axis(panel, group, weights, "Weight by class")
+
+
+def _by_part(
+    group: Group,
+    epochs: np.ndarray,
+    found: np.ndarray,
+    parts: Parts,
+    title: str,
+    panel: "Axes",
+) -> None:
+    """A line for each group of classes: the mean weight of their examples."""
+    lines = []
+    palette = plot_style.colors(len(parts))
+    for (name, inside), color in zip(parts.items(), palette, strict=True):
+        of_part = mean_weight(found, group.class_counts, inside)
+        count = group.class_counts[inside].sum()
+        axes.line(panel, epochs, of_part, color, label=f"{name}  ({count:,.0f})")
+        lines.append(axes.mean(of_part))
+    panel.legend(
+        title="classes (training examples)",
+        alignment="left",
+        fontsize=9.5,
+        title_fontsize=9.5,
+        loc="best",
+    )
+    _axis(panel, group, np.array(lines), title)
+
+
+def _as_map(epochs: np.ndarray, found: np.ndarray, panel: "Axes") -> None:
+    """Every class a row, every epoch a column; white is a weight of one."""
+    from matplotlib import ticker
+
+    weights = axes.mean(found)
+    logs = np.log2(weights, out=np.full(weights.shape, np.nan), where=weights > 0.0)
+    known = np.abs(logs[np.isfinite(logs)])
+    bound = max(1.0, np.quantile(known, 0.995)) if known.size else 1.0
+    panel.set_facecolor("#bbbbbb")  # of a class without an example
+    half = 0.5 * (np.diff(epochs).min() if len(epochs) > 1 else 1)
+    image = panel.imshow(
+        logs.T,
+        cmap="PuOr_r",
+        vmin=-bound,
+        vmax=bound,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(epochs[0] - half, epochs[-1] + half, weights.shape[1] - 0.5, -0.5),
+    )
+    panel.set_title("Weight by class")
+    panel.set_xlabel("epoch")
+    panel.set_ylabel("class")
+    panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
+    panel.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    bar = panel.figure.colorbar(image, ax=panel)
+    ticks = np.linspace(-bound, bound, 5)
+    bar.set_ticks(ticks, labels=[f"{2.0**tick:.2g}" for tick in ticks])
+    bar.outline.set_visible(False)
+
+
+def _of_mislabelled(group: Group, panel: "Axes") -> None:
+    """Clean examples against mislabelled ones."""
+    drawn = []
+    for (key, name), color in zip(
+        (("weight_clean", "clean"), ("weight_mislabelled", "mislabelled")),
+        plot_style.COLORS[:2],
+        strict=True,
+    ):
+        epochs, found = group.course(lambda e, key=key: e[key])
+        if len(epochs):
+            axes.line(panel, epochs, found, color, label=name)
+            drawn.append(found.ravel())
+    panel.legend(loc="best", fontsize=9.5)
+    title = "Weight of clean and mislabelled examples"
+    _axis(panel, group, np.concatenate(drawn), title)
+
+
+def _effective(group: Group, panel: "Axes") -> None:
+    """How many examples of a batch the weights leave, so to speak."""
+    measure = lambda e: 100.0 * float(e["effective_sample_size"])
+    axes.course(panel, group, measure, plot_style.COLORS[2])
+    panel.set_ylim(0, 104)
+    _mark(panel, group)
+    axes.over_epochs(
+        panel, "Effective sample size", "(Σp)²/Σp², % of the batch", [group]
+    )
+
+
+def _axis(panel: "Axes", group: Group, weights: np.ndarray, title: str) -> None:
+    """The axis of weights: one is always in sight, nothing below a thousandth is."""
+    seen = weights[np.isfinite(weights) & (weights > 0.0)]
+    smallest, largest = (seen.min(), seen.max()) if seen.size else (1.0, 1.0)
+    panel.set_ylim(min(0.4, max(0.8 * smallest, 1e-3)), max(2.5, 1.25 * largest))
+    axes.logarithmic(panel)
+    _mark(panel, group)
+    axes.over_epochs(panel, title, "mean attentional weight", [group])
+
+
+def _mark(panel: "Axes", group: Group) -> None:
+    marks = axes.marks(group)
+    axes.mark_switch(panel, marks.switch)
+    axes.mark_drops(panel, marks.drops)
+
+
+def _legend(sheet: "Figure", group: Group) -> None:
+    """What the marks are."""
+    marks, method = axes.marks(group), group.run.method
+    handles = []
+    if marks.switch is not None:
+        label = f"λ: {number(method.first_lam)} to {number(method.lam)}"
+        handles.append(axes.switch_handle(label))
+    if marks.drops:
+        handles.append(axes.drops_handle(group.run))
+    if handles:
+        sheet.legend(
+            handles=handles,
+            loc="outside lower left",
+            ncols=len(handles),
+            fontsize=9.5,
+        )

@@ -1,0 +1,263 @@
+"""What run directories hold, and which of them are one run with several seeds."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import configs
+from experiments.report import formatting
+from experiments.results import run_dir as rundir
+from experiments.results import run_log
+
+Event = dict[str, Any]  # one line of the records
+Measure = Callable[[Event], Any]  # of an epoch; None where it was not taken
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # an array has no truth value
+class Result:
+    """One run, as far as it got.
+
+    Attributes:
+      directory: where it was read from.
+      preset: its name, if it had one.
+      run: what was trained.
+      class_counts: training examples of each class, `[classes]`.
+      epochs: the event of each epoch that was finished, in order, none of them twice.
+      finished: whether the training came to its end.
+      resumed: how often it was taken up again.
+      failed_saves: how many checkpoints could not be written.
+      unreadable: lines of the records that are no JSON, as a crash leaves them.
+    """
+
+    directory: pathlib.Path
+    preset: str | None
+    run: configs.Run
+    class_counts: np.ndarray
+    epochs: list[Event]
+    finished: bool
+    resumed: int
+    failed_saves: int
+    unreadable: int
+
+    @property
+    def progress(self) -> str:
+        """How far it got, in words."""
+        done = self.epochs[-1]["epoch"] if self.epochs else 0
+        return f"epoch {done} of {self.run.epochs}"
+
+    def evaluated(self, split: str = "test") -> list[Event]:
+        """The epochs after which a split was evaluated."""
+        return [event for event in self.epochs if event.get(split)]
+
+    def best(self, split: str) -> Event | None:
+        """The first epoch of the highest accuracy on a split, of those with a test.
+
+        Args:
+          split: `validation` or `test`.
+
+        Returns:
+          Its event; None where the split was never evaluated together with the test.
+        """
+        both = [event for event in self.evaluated(split) if event.get("test")]
+        known = [e for e in both if float(e[split]["accuracy"]) >= 0.0]  # NaN is not
+        if not known:
+            return None
+        return max(known, key=lambda event: float(event[split]["accuracy"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+      title: what tells the group from the others.
+      results: what the numbers are taken from, by seed: the finished runs; if there is
+        none, those that have begun.
+      left_out: the others.
+    """
+
+    title: str
+    results: list[Result]
+    left_out: list[Result]
+
+    @property
+    def run(self) -> configs.Run:
+        """What all of them train; the seed is the first one's."""
+        return self.results[0].run
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Training examples of each class, the mean over the seeds, `[classes]`."""
+        return np.mean([result.class_counts for result in self.results], axis=0)
+
+    def course(self, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
+        """A measure over the epochs that all runs have it of.
+
+        Args:
+          measure: of an epoch; None, or a missing key, where it was not taken.
+
+        Returns:
+          Those epochs, `[epochs]`, and the values, float `[runs, epochs, ...]`.
+        """
+        found = [_measured(result.epochs, measure) for result in self.results]
+        epochs = sorted(set.intersection(*(set(values) for values in found)))
+        return np.array(epochs, int), np.array(
+            [[values[epoch] for epoch in epochs] for values in found], float
+        )
+
+    def last(self) -> list[Event] | None:
+        """The event of each run at the last epoch that all of them were tested after.
+
+        Returns:
+          One for each run; None if there is no such epoch.
+        """
+        tested = [{e["epoch"]: e for e in r.evaluated()} for r in self.results]
+        common = set.intersection(*(set(events) for events in tested))
+        return [events[max(common)] for events in tested] if common else None
+
+    def best(self, split: str) -> list[Event] | None:
+        """For each run its own best epoch on a split; None if a run has none."""
+        events = [result.best(split) for result in self.results]
+        return None if None in events else events
+
+
+def values(events: Sequence[Event], measure: Measure) -> np.ndarray | None:
+    """A measure of one event of each run, float `[runs, ...]`; None if any lacks it."""
+    found = [_try(measure, event) for event in events]
+    if any(value is None for value in found):
+        return None
+    return np.array(found, float)  # "inf" and "nan" too
+
+
+def read(directory: pathlib.Path) -> Result:
+    """Reads what a run has written so far.
+
+    A line that is torn is passed over: the run is still writing it, or was killed as it
+    did. Where a run was resumed, what it has since done again replaces what it had.
+
+    Args:
+      directory: of the run.
+
+    Returns:
+      What is in it.
+
+    Raises:
+      BadConfiguration: there is no such directory, or no config of a run in it.
+    """
+    kept = rundir.load(directory)
+    events, unreadable = run_log.events(directory / rundir.RECORDS)
+    epochs: dict[int, Event] = {}
+    finished, resumed, failed_saves = False, 0, 0
+    for event in events:
+        match event.get("event"):
+            case "epoch":
+                epochs[event["epoch"]] = event
+                finished = False
+            case "resumed":
+                resumed += 1
+                finished = False
+                epochs = {n: e for n, e in epochs.items() if e["step"] <= event["step"]}
+            case "save_failed":
+                failed_saves += 1
+            case "finished":
+                finished = True
+    return Result(
+        directory=directory,
+        preset=kept.preset,
+        run=kept.run,
+        class_counts=np.array(kept.class_counts, float),
+        epochs=[epochs[number] for number in sorted(epochs)],
+        finished=finished,
+        resumed=resumed,
+        failed_saves=failed_saves,
+        unreadable=unreadable,
+    )
+
+
+def grouped(results: Iterable[Result]) -> list[Group]:
+    """Puts the seeds of a run together.
+
+    Args:
+      results: in any order; a directory that is given twice counts once.
+
+    Returns:
+      The groups, in the order in which they are first met.
+
+    Raises:
+      BadConfiguration: two directories hold the same run with the same seed, so that
+        their mean would count it twice.
+    """
+    together: dict[Any, dict[int, Result]] = {}
+    for result in {r.directory.resolve(): r for r in results}.values():
+        seeds, seed = together.setdefault(_identity(result.run), {}), result.run.seed
+        if seed in seeds:
+            raise configs.BadConfiguration(
+                f"{seeds[seed].directory} and {result.directory} hold the same run "
+                f"with the same seed, {seed}: name one of them."
+            )
+        seeds[seed] = result
+    groups = [[seeds[seed] for seed in sorted(seeds)] for seeds in together.values()]
+    titles = _titles([members[0] for members in groups])
+    return [
+        _group(title, members) for title, members in zip(titles, groups, strict=True)
+    ]
+
+
+def _group(title: str, members: list[Result]) -> Group:
+    """Of the finished runs; of those that have begun if none is; or of all."""
+    taken = (
+        [r for r in members if r.finished] or [r for r in members if r.epochs]
+    ) or members
+    return Group(title, taken, [r for r in members if r not in taken])
+
+
+def _measured(epochs: list[Event], measure: Measure) -> dict[int, Any]:
+    """The measure by epoch, where it was taken."""
+    found = {event["epoch"]: _try(measure, event) for event in epochs}
+    return {epoch: value for epoch, value in found.items() if value is not None}
+
+
+def _try(measure: Measure, event: Event) -> Any:
+    """The measure, or None where the event does not have what it is taken of."""
+    try:
+        return measure(event)
+    except (KeyError, TypeError):  # a missing key; the None of a missing evaluation
+        return None
+
+
+def _identity(run: configs.Run) -> Any:
+    """What two runs have in common that differ in the seed alone.
+
+    A second stage starts from the first one of its own seed, so that is looked into.
+    """
+    first_stage: Any = run.start_from
+    if run.start_from is not None and (run.start_from / rundir.CONFIG).is_file():
+        first_stage = _identity(read(run.start_from).run)
+    return dataclasses.replace(run, seed=0, start_from=None), first_stage
+
+
+def _titles(results: list[Result]) -> list[str]:
+    """The preset's name, and where that is not enough what differs."""
+    names = [r.preset or r.run.data.source for r in results]
+    settings = [run_log.flat(dataclasses.asdict(r.run)) for r in results]
+    titles = []
+    for name, own, result in zip(names, settings, results, strict=True):
+        namesakes = [s for n, s in zip(names, settings, strict=True) if n == name]
+        differing = {
+            key: value
+            for key, value in own.items()
+            if key != "seed" and any(other[key] != value for other in namesakes)
+        }
+        words = [name]
+        if differing.keys() & {"method.name", "method.lam"}:
+            words.append(formatting.method(result.run.method))
+        words += [
+            f"{key} {formatting.number(value) if isinstance(value, float) else value}"
+            for key, value in differing.items()
+            if key not in ("method.name", "method.lam")
+        ]
+        titles.append(", ".join(words))
+    return titles

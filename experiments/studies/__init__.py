@@ -1,0 +1,1 @@
+"""Grids of runs, each with a page of its own."""

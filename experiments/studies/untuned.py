@@ -1,0 +1,391 @@
+"""A radius without tuning against SGD and against fixed λ, on five data sets.
+
+Every run of a data set and protocol trains side by side in one program, and leaves one
+JSON line; `page` turns the lines into Markdown.
+"""
+
+import csv
+import functools
+import itertools
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.special import xlogy
+from sklearn.model_selection import train_test_split
+
+import absgd_jax
+from absgd_jax import _radius, _weights
+from experiments import configs
+from experiments.data import corrupt, digits
+from experiments.data.sources import MissingData
+from experiments.results import run_log
+from experiments.studies import untuned_report
+from experiments.studies.untuned_report import DATA, RATES, RUNS, Setting
+
+WIDTH, BATCH, MOMENTUM = 64, 64, 0.9
+STAGE = 600  # steps; from step 0 it is two of them
+WINDOW = 50  # steps in one dispatch, and behind the smallest mean weight
+NO_BOUND = 1e9  # larger than any weight: batch / γ at most
+TAIL, NOISE = 50, 0.4
+
+
+_Part = tuple[np.ndarray, np.ndarray]  # inputs and labels
+
+
+class Task(NamedTuple):
+    """One data set, split by each of S seeds."""
+
+    train: _Part  # float32 [S, n, d], int32 [S, n]
+    held_out: dict[str, _Part]  # val, test: inputs and labels as in `train`
+
+
+class Hyperparams(NamedTuple):
+    """What the runs of one program differ in, each [runs]."""
+
+    rate: Any
+    lam: Any
+    rho: Any
+    gamma: Any
+    bound: Any
+    seed: Any  # int, index into the task's seeds
+
+
+def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs `[n, d]` and labels `[n]` in 0 ... classes − 1."""
+    if name.startswith("digits"):
+        images, labels = digits()
+        assert isinstance(images, np.ndarray)
+        return images.reshape(len(images), -1), labels
+    path = data_dir.expanduser() / f"{name}.csv"
+    if not path.exists():
+        raise MissingData(f"{name} is read from a directory: no {path.name} in it.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    labels = np.unique([row[-1] for row in rows], return_inverse=True)[1]
+    return np.array([row[:-1] for row in rows], np.float32), labels.astype(np.int32)
+
+
+def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
+    """60% to train, 20% each held out, stratified, standardised by the first."""
+    inputs, labels = load(name, data_dir)
+    tail = TAIL if name == "digits-tail" else 1.0
+    noise = NOISE if name == "digits-noise" else 0.0
+    return stacked([split(inputs, labels, seed, tail, noise) for seed in seeds])
+
+
+def stacked(splits: Sequence[dict[str, _Part]]) -> Task:
+    """The task of what `split` makes of each seed."""
+    stack = lambda part, i: np.stack([split[part][i] for split in splits])
+    parts = {part: (stack(part, 0), stack(part, 1)) for part in splits[0]}
+    return Task(parts.pop("train"), parts)
+
+
+def split(
+    inputs: np.ndarray, labels: np.ndarray, seed: int, tail: float, noise: float
+) -> dict[str, _Part]:
+    """One seed's parts; the training part has a long tail and wrong labels if asked.
+
+    Args:
+      inputs: `[n, d]`.
+      labels: `[n]`, in 0 ... classes − 1.
+      seed: of the split and the wrong labels.
+      tail: ratio of the long tail; 1 for none.
+      noise: share of each class's labels that are replaced.
+    """
+    rest, test = train_test_split(
+        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed
+    )
+    train, val = train_test_split(
+        rest, test_size=0.25, stratify=labels[rest], random_state=seed
+    )
+    rng, classes = np.random.default_rng(seed), int(labels.max()) + 1
+    train_labels = labels[train]
+    if tail > 1.0:
+        head = int(np.bincount(train_labels).min())
+        counts = corrupt.long_tail_counts(head, classes, tail)
+        kept = [np.flatnonzero(train_labels == k)[:n] for k, n in enumerate(counts)]
+        train, train_labels = (a[np.concatenate(kept)] for a in (train, train_labels))
+    if noise > 0.0:
+        train_labels, _ = corrupt.symmetric_noise(train_labels, noise, classes, rng)
+    mean, std = inputs[train].mean(0), inputs[train].std(0)
+    inputs = (inputs - mean) / np.where(std > 1e-6, std, 1.0)
+    parts = {"val": val, "test": test}
+    return {"train": (inputs[train], train_labels)} | {
+        k: (inputs[part], labels[part]) for k, part in parts.items()
+    }
+
+
+def batches(examples: int, steps: int, seed: int) -> np.ndarray:
+    """Places of the examples of each step, int `[steps, BATCH]`: reshuffled epochs."""
+    rng = np.random.default_rng(seed)
+    epochs = math.ceil(steps * BATCH / examples)
+    order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])
+    return order[: steps * BATCH].reshape(steps, BATCH)
+
+
+def initial_params(inputs: int, classes: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """He's initialisation of two hidden layers and a linear one."""
+    rng, sizes = np.random.default_rng(seed), (inputs, WIDTH, WIDTH, classes)
+    return [
+        {
+            "w": rng.normal(0, math.sqrt(2 / m), (m, n)).astype(np.float32),
+            "b": np.zeros(n, np.float32),
+        }
+        for m, n in itertools.pairwise(sizes)
+    ]
+
+
+def logits(params: Any, x: jax.Array) -> jax.Array:
+    """`[batch, classes]`."""
+    *hidden, last = params
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["w"] + layer["b"])
+    return x @ last["w"] + last["b"]
+
+
+_Attention = tuple[Callable[[], Any], Callable[..., tuple[jax.Array, Any]]]
+
+
+def _attention(run: Hyperparams, form: str, sign: int) -> _Attention:
+    """How losses are weighed, init and weigh; `form` is a setting's, or "fixed"."""
+    if form == "fixed":
+        return absgd_jax.attention(run.lam, run.gamma)
+    if form == "scent-fixed":
+        return _scent(run, run.lam, None)
+    radius = absgd_jax.kl_radius(run.rho, sign)
+    if form == "scent":
+        return _scent(run, radius, run.bound)
+    if form == "library":
+        return absgd_jax.attention(radius, run.gamma, max_weight=run.bound)
+    if form == "bounded":
+        return _by_the_bounded_weights(run, radius)
+    free = absgd_jax.attention(radius, run.gamma, max_weight=math.inf)
+
+    def clip(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        p, state = free.weigh(losses, state)
+        return jnp.minimum(p, run.bound), state
+
+    return free.init, clip
+
+
+def _scent(run: Hyperparams, lam: Any, bound: Any) -> _Attention:
+    """γ_t = a s / (1 + a s), a being the run's γ; s = exp(F/λ)."""
+    of = lambda gamma: absgd_jax.attention(lam, gamma, max_weight=bound)
+
+    def weigh(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        log_as = jnp.log(run.gamma) + state.tilted_loss / state.lam
+        return of(jnp.maximum(jax.nn.sigmoid(log_as), 1e-6)).weigh(losses, state)
+
+    return of(0.5).init, weigh
+
+
+def _by_the_bounded_weights(run: Hyperparams, radius: Any) -> _Attention:
+    """λ follows the divergence of the weights that are used."""
+    bounded = lambda lam: absgd_jax.attention(lam, run.gamma, max_weight=run.bound)
+
+    def init() -> Any:
+        start = bounded(1.0).init()
+        return start._replace(lam=jnp.full_like(start.lam, radius.sign * jnp.inf))
+
+    def weigh(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        p, after = bounded(state.lam).weigh(losses, state)
+        ones = jnp.ones_like(losses)
+        limited = _weights.limit(losses, state.lam, ones, state, state.bound)
+        reached = jnp.mean(xlogy(p, p) - p + 1.0)
+        lam = _radius.follow(radius, state.lam, reached, limited.max(), limited.min())
+        return p, after._replace(lam=lam)
+
+    return init, weigh
+
+
+@functools.partial(jax.jit, static_argnames=("form", "sign"))
+def _begin(params: Any, runs: Hyperparams, form: str, sign: int) -> Any:
+    def begin(params: Any, run: Hyperparams) -> Any:
+        opt_state = optax.sgd(run.rate, MOMENTUM).init(params)
+        return params, opt_state, _attention(run, form, sign)[0]()
+
+    return jax.vmap(begin)(params, runs)
+
+
+@functools.partial(jax.jit, static_argnames=("form", "sign"), donate_argnums=0)
+def _advance(
+    carry: Any,
+    runs: Hyperparams,
+    examples: tuple[jax.Array, jax.Array],
+    order: jax.Array,  # int [steps, S, BATCH]
+    form: str,
+    sign: int,
+) -> tuple[Any, jax.Array]:
+    """Some steps of all runs; their mean weight and divergence, `[runs, 2]`."""
+
+    def step(carry: Any, places: jax.Array) -> tuple[Any, jax.Array]:
+        batch = [
+            jax.vmap(lambda part, place: part[place])(part, places) for part in examples
+        ]
+
+        def one(carry: Any, run: Hyperparams) -> tuple[Any, jax.Array]:
+            params, opt_state, state = carry
+            x, y = (part[run.seed] for part in batch)
+            _, weigh = _attention(run, form, sign)
+
+            def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+                losses = optax.softmax_cross_entropy_with_integer_labels(
+                    logits(params, x), y
+                )
+                p, after = weigh(losses, state)
+                return jnp.mean(p * losses), (p, after)
+
+            grads, (p, state) = jax.grad(loss_fn, has_aux=True)(params)
+            updates, opt_state = optax.sgd(run.rate, MOMENTUM).update(grads, opt_state)
+            seen = jnp.stack([jnp.mean(p), jnp.mean(xlogy(p, p) - p + 1.0)])
+            return (optax.apply_updates(params, updates), opt_state, state), seen
+
+        return jax.vmap(one)(carry, runs)
+
+    carry, seen = jax.lax.scan(step, carry, order)
+    return carry, seen.mean(0)
+
+
+@jax.jit
+def _recalls(params: Any, seed: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Recall of each class, then accuracy: `[runs, classes + 1]`."""
+
+    def one(run: Any) -> jax.Array:
+        params, seed = run
+        right = jnp.argmax(logits(params, x[seed]), -1) == y[seed]
+        of_class = jax.nn.one_hot(y[seed], params[-1]["b"].shape[0])
+        recalls = right @ of_class / of_class.sum(0)
+        return jnp.append(recalls, right.mean())
+
+    return jax.lax.map(one, (params, seed), batch_size=16)
+
+
+def _kind(setting: Setting) -> str:
+    """Settings of one kind differ in numbers alone, and share a program."""
+    if setting.rho is not None:
+        return setting.form
+    return "scent-fixed" if setting.form == "scent" else "fixed"
+
+
+def train(
+    data: Task,
+    protocol: str,
+    sign: int,
+    jobs: Sequence[tuple[float, Setting, int]],
+    seeds: Sequence[int],
+    steps: int,
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Trains all jobs in one program.
+
+    Args:
+      data: of all seeds.
+      protocol: "second stage": `steps` of SGD at the largest rate, the same for all
+        jobs of a seed, then as many of the job's own. "from step 0": twice as many.
+      sign: of λ.
+      jobs: learning rate, setting and seed; all of one kind.
+      seeds: those of `data`.
+      steps: of one stage.
+
+    Returns:
+      Parameters `[jobs, ...]`; and what is recorded, each `[jobs]`.
+    """
+    (form,) = {_kind(s) for _, s, _ in jobs}
+    rows = [
+        (rate, sign * (s.lam or 1), s.rho or 1, s.gamma, s.bound) for rate, s, _ in jobs
+    ]
+    numbers = np.minimum(np.array(rows), [np.inf, np.inf, *[NO_BOUND] * 3])
+    runs = Hyperparams(
+        *numbers.astype(np.float32).T, seed=np.array([seeds.index(s) for *_, s in jobs])
+    )
+    x, y = data.train
+    order = np.stack([batches(x.shape[1], 2 * steps, seed) for seed in seeds], 1)
+    params = [initial_params(x.shape[-1], int(y.max()) + 1, seed) for seed in seeds]
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
+    if protocol == "second stage":
+        plain = [(max(RATES), untuned_report.SGD, seed) for seed in seeds]
+        params, _ = train(data, "first stage", 1, plain, seeds, steps)
+        order = order[steps:]
+    elif protocol == "first stage":
+        order = order[:steps]
+    params = jax.tree.map(lambda leaf: leaf[runs.seed], params)
+    carry, seen = _begin(params, runs, form, sign), []
+    for at in range(0, len(order), WINDOW):
+        part = order[at : at + WINDOW]
+        carry, window = _advance(carry, runs, data.train, part, form, sign)
+        seen.append(window)
+    params, _, state = carry
+    seen, last = np.array(seen), np.full(len(jobs), len(order) % WINDOW or WINDOW)
+    shares = np.array([WINDOW] * (len(seen) - 1) + [last[0]]) / len(order)
+    mean, divergence = np.einsum("w,wrk->kr", shares, seen)
+    found = {
+        k: np.array(_recalls(params, runs.seed, *part))
+        for k, part in data.held_out.items()
+    }
+    metrics = {k: v[:, -1] if sign < 0 else v[:, :-1].mean(1) for k, v in found.items()}
+    extras = {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
+    return params, metrics | extras | {"lam": np.array(state.lam)}
+
+
+def run(
+    out: pathlib.Path,
+    data_dir: pathlib.Path,
+    names: Iterable[str],
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
+    steps: int = STAGE,
+) -> None:
+    """Trains what is not in the records yet, and appends it."""
+    records = run_log.read(out) if out.exists() else []
+    done = {tuple(r[k] for k in RUNS) for r in records}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        data = task(name, data_dir, seeds)
+        for protocol in untuned_report.PROTOCOLS:
+            for kind in dict.fromkeys(map(_kind, settings)):
+                jobs = [
+                    (rate, s, seed)
+                    for s in settings
+                    for rate in RATES
+                    for seed in seeds
+                    if _kind(s) == kind
+                    and (name, protocol, rate, s.name, seed) not in done
+                ]
+                if not jobs:
+                    continue
+                began = time.monotonic()
+                _, found = train(data, protocol, DATA[name], jobs, seeds, steps)
+                with out.open("a", encoding="utf-8") as file:
+                    for i, (rate, s, seed) in enumerate(jobs):
+                        key = (name, protocol, rate, s.name, seed)
+                        line = dict(zip(RUNS, key, strict=True))
+                        line |= {k: _short(k, v[i]) for k, v in found.items()}
+                        text = json.dumps(
+                            line, ensure_ascii=False, separators=(",", ":")
+                        )
+                        file.write(text + "\n")
+                print(f"{name}, {protocol}: {len(jobs)} runs", end=", ")
+                print(f"{time.monotonic() - began:.0f} s", flush=True)
+
+
+def _short(key: str, value: np.floating) -> float | None:
+    """Five digits of a metric, three of what is there to be looked at."""
+    digits = 5 if key in ("val", "test") else 3
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+
+def main(config: configs.Untuned) -> int:
+    """Trains, records, and writes the page beside the records; returns 0."""
+    names, seeds = config.data or tuple(DATA), range(config.seeds)
+    run(config.out, config.data_dir, names, seeds, untuned_report.SETTINGS)
+    config.out.with_suffix(".md").write_text(
+        untuned_report.page(run_log.read(config.out)), encoding="utf-8"
+    )
+    return 0

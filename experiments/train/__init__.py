@@ -1,0 +1,1 @@
+"""The training step, its loops, checkpoints and run directories."""

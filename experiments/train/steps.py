@@ -1,0 +1,623 @@
+"""Pure training and evaluation steps, compiled once per program."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import absgd_jax
+from experiments import configs, methods, models
+from experiments.data import augment
+from experiments.data.pipeline import Batch
+from experiments.methods import Moment
+from experiments.results import metrics
+from experiments.train import objectives
+from experiments.train.sharding import AXIS, Layout
+
+NAMED = 8  # examples with a loss that is not finite that a step can name
+
+
+class OptimizerState(NamedTuple):
+    """Of the two parts of a method."""
+
+    rule: Any  # of what weights examples
+    descent: Any
+
+
+class TrainState(NamedTuple):
+    """All that a step changes, and what it draws from."""
+
+    step: jax.Array  # int32 []: updates so far
+    key: jax.Array  # uint32 [2]: of dropout and of augmentation on the device
+    params: Any  # trained, float32 leaves
+    frozen: Any  # parameters that are not trained
+    statistics: Any  # BatchNorm's running means and variances, float32 leaves
+    optimizer: OptimizerState
+    kept: jax.Array  # bool [train examples], False where truncation drops; or [0]
+
+
+class Given(NamedTuple):
+    """What the training examples are like, as arguments of the compiled step."""
+
+    class_counts: jax.Array  # float32 [classes], at least 1
+    class_weights: jax.Array  # float32 [classes]; ones for none
+    mislabelled: jax.Array  # bool [train examples]
+
+
+class Seen(NamedTuple):
+    """What a step saw: sums over its examples, so that steps add up."""
+
+    examples: jax.Array  # int32 []
+    loss: jax.Array  # float32 []: sum of L_i before the update
+    tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
+    lam: jax.Array  # float32 []: λ; with a radius that of the next step. Not a sum
+    weight: jax.Array  # float32 []: sum of p_i
+    effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share that counts; 0 for p = 0
+    largest: jax.Array  # float32 []: largest p_i; not a sum
+    weight_of_class: jax.Array  # float32 [classes]
+    examples_of_class: jax.Array  # int32 [classes]
+    weight_mislabelled: jax.Array  # float32 []
+    examples_mislabelled: jax.Array  # int32 []
+    not_finite: jax.Array  # int32 [NAMED]: examples whose loss is not finite, then -1
+
+
+# State, batch, what the examples are like, what is set -> state after, what was seen.
+Train = Callable[[TrainState, Batch, Given, Moment], tuple[TrainState, Seen]]
+
+
+class Program(NamedTuple):
+    """The compiled functions of one configuration, whatever its seed, λ and data."""
+
+    init: Callable[[Any, int, int], TrainState]  # network, seed, training examples
+    train: Callable[[Moment], Train]  # the step for a moment, which is its argument too
+    evaluate: Callable[[TrainState, Batch], metrics.Counts]
+    prune: Callable[[TrainState, Batch], TrainState]
+    features: Callable[[TrainState, Batch], jax.Array]
+
+
+def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
+    """Bytes to numbers in [0, 1], then normalised; words stay as they are."""
+    if data.kind.inputs == "text":
+        return inputs
+    images = inputs.astype(jnp.float32)
+    if inputs.dtype == jnp.uint8:
+        images = images / 255.0
+    if data.mean:
+        images = (images - jnp.array(data.mean)) / jnp.array(data.std)
+    return images
+
+
+def train_step(
+    graph: nnx.GraphDef,
+    run: configs.Run,
+    state: TrainState,
+    batch: Batch,
+    given: Given,
+    moment: Moment,
+    axis_name: str | None = None,
+    *,
+    on: bool = True,
+) -> tuple[TrainState, Seen]:
+    """One update: one forward and one backward pass, unless the rule needs more.
+
+    Args:
+      graph: the network without its arrays.
+      run: loss, method and optimizer.
+      state: before.
+      batch: examples, padding marked.
+      given: what the training examples are like.
+      moment: learning rate and λ of this update.
+      axis_name: axis of `jax.pmap` that the batch is spread over.
+      on: whether the rule weights; False before it is switched on.
+
+    Returns:
+      The state after, and what was seen.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    inputs, keys = _drawn(run, batch, key, axis_name)
+    kept = state.kept[batch.index] if state.kept.size else None
+
+    rule = methods.rule(run)
+    class_weights = given.class_weights
+    weighs_classes = rule.weighs_classes
+    if weighs_classes:
+        given = given._replace(class_weights=jnp.ones_like(class_weights))
+
+    def per_example_losses(
+        params: Any,
+        inputs: jax.Array,
+        labels: jax.Array,
+        present: jax.Array,
+        keys: jax.Array,
+        kept: jax.Array | None,
+        class_weights: jax.Array = given.class_weights,
+    ) -> tuple[jax.Array, Any]:
+        # A copy: its statistics are written at this level of tracing.
+        network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
+        network.train()
+        features = network.features(inputs, present, keys)
+        losses = objectives.per_example_losses(
+            run.loss,
+            network.head(features),
+            labels,
+            class_counts=given.class_counts,
+            class_weights=class_weights,
+            kept=kept,
+            features=features,
+            present=present,
+            centroids=network.head.centroids[...] if run.loss.name == "oltr" else None,
+            axis_name=axis_name,
+        )
+        return losses, nnx.state(network, nnx.Not(nnx.Param))
+
+    clean = batch.clean
+
+    def clean_loss(params: Any) -> jax.Array:
+        assert clean is not None
+        # What they draw is drawn beside what the batch draws, by keys of their own.
+        inputs, keys = _drawn(run, clean, jax.random.fold_in(key, 2), axis_name)
+        losses, _ = per_example_losses(
+            params,
+            inputs,
+            clean.labels,
+            clean.present,
+            keys,
+            clean.present,  # none of them is dropped
+            jnp.ones_like(class_weights),
+        )
+        return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
+
+    problem = methods.Problem(
+        params=state.params,
+        per_example_losses=per_example_losses,
+        examples=(inputs, batch.labels, batch.present, keys, kept),
+        present=batch.present,
+        labels=batch.labels,
+        index=batch.index,
+        class_weights=class_weights,
+        moment=moment,
+        clean_loss_of=None if clean is None else clean_loss,
+        axis_name=axis_name,
+    )
+    gradient = rule.gradient if on or rule.before is None else rule.before
+    found = gradient(problem, state.optimizer.rule)
+    direction = found.gradient
+    if run.loss.class_weights_norm == "weights":
+        weights = jnp.where(batch.present, given.class_weights[batch.labels], 0.0)
+        mean = _sum(jnp.sum(weights), axis_name) / _sum(
+            jnp.sum(batch.present), axis_name
+        )
+        direction = optax.tree.scale(1.0 / mean, direction)
+    updates, descent = methods.descent(run, moment).update(
+        direction, state.optimizer.descent, state.params
+    )
+    after = state._replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        statistics=found.statistics,
+        optimizer=OptimizerState(found.state, descent),
+    )
+    lam = moment.lam if run.method.rho is None else found.state.lam
+    return after, _see(run, batch, given, found, lam, axis_name)
+
+
+def _drawn(
+    run: configs.Run, batch: Batch, key: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Inputs as the network takes them, and keys of dropout `[batch]`."""
+    # Of each example, so that any layout over devices draws the same numbers; and of
+    # each time that it is in the batch, where sampling repeats it.
+    fold = jax.vmap(jax.random.fold_in)
+    again = _repeats(batch, axis_name)
+    keys, moves = (
+        jnp.where(again > 0, fold(once, again), once)
+        for of in jax.random.split(key)
+        for once in [jax.vmap(functools.partial(jax.random.fold_in, of))(batch.index)]
+    )
+    inputs = batch.inputs
+    if run.data.augment_on == "device":
+        inputs = augment.on_device(inputs, moves, run.data)
+    return prepare(run.data, inputs), keys
+
+
+def _repeats(batch: Batch, axis_name: str | None) -> jax.Array:
+    """How often each example comes before its place in the batch, int32 `[batch]`."""
+    index, present = batch.index, batch.present
+    places = jnp.arange(len(index))
+    every, everywhere = index, present
+    if axis_name is not None:
+        places = places + jax.lax.axis_index(axis_name) * len(index)
+        every = jax.lax.all_gather(index, axis_name, tiled=True)
+        everywhere = jax.lax.all_gather(present, axis_name, tiled=True)
+    before = jnp.arange(len(every)) < places[:, None]
+    same = (index[:, None] == every) & everywhere
+    return jnp.sum(before & same, axis=1, dtype=jnp.int32)
+
+
+def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
+    """Over devices too."""
+    return value if axis_name is None else jax.lax.psum(value, axis_name)
+
+
+def _see(
+    run: configs.Run,
+    batch: Batch,
+    given: Given,
+    found: methods.Found,
+    lam: jax.Array,
+    axis_name: str | None,
+) -> Seen:
+    """Sums up a step."""
+    losses, p = found.losses, found.weights
+    present, labels, index = batch.present, batch.labels, batch.index
+    wrong = given.mislabelled[index] & present
+    if axis_name is not None:
+        gather = functools.partial(
+            jax.lax.all_gather, axis_name=axis_name, axis=0, tiled=True
+        )
+        losses, p, present, labels, index, wrong = map(
+            gather, (losses, p, present, labels, index, wrong)
+        )
+    p = jnp.where(present, p, 0.0)
+    squares = jnp.sum(p**2)
+    of_class = jnp.zeros(run.data.classes)
+    bad = present & ~jnp.isfinite(losses)
+    (places,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
+    examples = jnp.sum(present)
+    return Seen(
+        examples=examples,
+        loss=jnp.sum(losses, where=present),
+        tilted_loss=found.objective,
+        lam=lam,
+        weight=jnp.sum(p),
+        effective=jnp.where(squares > 0.0, jnp.sum(p) ** 2 / (examples * squares), 0.0),
+        largest=jnp.max(p),
+        weight_of_class=of_class.at[labels].add(p),
+        examples_of_class=of_class.at[labels].add(present).astype(jnp.int32),
+        weight_mislabelled=jnp.sum(p, where=wrong),
+        examples_mislabelled=jnp.sum(wrong),
+        not_finite=jnp.where(places < 0, -1, index[places]),
+    )
+
+
+def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
+    """The network as it is evaluated."""
+    network = nnx.merge(graph, state.params, state.frozen, state.statistics, copy=True)
+    network.eval()
+    return network
+
+
+def eval_step(
+    graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
+) -> metrics.Counts:
+    """Counts what is taken for what.
+
+    Args:
+      graph: the network without its arrays.
+      run: how inputs are prepared.
+      state: its arrays.
+      batch: examples, padding marked.
+
+    Returns:
+      Sums over the examples.
+    """
+    network = _network(graph, state)
+    logits = network(prepare(run.data, batch.inputs), batch.present)
+    losses = absgd_jax.losses.softmax_cross_entropy(logits, batch.labels)
+    return metrics.count(logits, batch.labels, batch.present, losses)
+
+
+def prune_step(
+    graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
+) -> TrainState:
+    """Keeps the training examples whose label has a probability above k.
+
+    Args:
+      graph: the network without its arrays.
+      run: loss.
+      state: before.
+      batch: training examples, not augmented.
+
+    Returns:
+      The state with `kept` set for the examples of the batch.
+    """
+    logits = _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
+    probabilities = jnp.take_along_axis(
+        jax.nn.softmax(logits), batch.labels[:, None], axis=1
+    )[:, 0]
+    outside = state.kept.size  # where padding is dropped
+    places = jnp.where(batch.present, batch.index, outside)
+    kept = state.kept.at[places].set(probabilities > run.loss.k, mode="drop")
+    return state._replace(kept=kept)
+
+
+def network(run: configs.Run, axis_name: str | None = None) -> nnx.Module:
+    """The network of a run without its arrays, as shapes."""
+    return nnx.eval_shape(
+        lambda: models.build(run.model, run.data, rngs=nnx.Rngs(0), axis_name=axis_name)
+    )
+
+
+def program(
+    run: configs.Run, layout: Layout, parallel: Literal["jit", "pmap"] = "jit"
+) -> Program:
+    """Compiles the steps, each when it is first called.
+
+    Seed, λ, learning rates and what the data are like are arguments, so that runs that
+    differ in those share a program.
+
+    Args:
+      run: network, loss, method and optimizer.
+      layout: devices.
+      parallel: whether the program is cut up by the sharding of the batch, or run on
+        each device with explicit sums.
+
+    Returns:
+      The compiled functions. `train` gives the buffers of the state before to the
+      state after.
+    """
+    return _program(essential(run), layout, parallel)
+
+
+def essential(run: configs.Run) -> configs.Run:
+    """What of a run its programs depend on; the rest is the same for all."""
+    follows = run.method.rho is not None
+    return configs.replace(
+        run,
+        {
+            "data": configs.Data(
+                source=run.data.source,
+                test_per_class=1 if run.data.test_per_class else 0,
+                clean_per_class=1 if run.method.looks_at_clean else 0,
+                image_size=run.data.image_size,
+                mean=run.data.mean,
+                std=run.data.std,
+                vocabulary=run.data.vocabulary,
+                length=run.data.length,
+                **(
+                    {
+                        name: getattr(run.data, name)
+                        for name in ("augment_on", "crop_padding", "flip", "rotation")
+                    }
+                    if run.data.augment_on == "device"
+                    else {}
+                ),
+            ),
+            "method": dataclasses.replace(
+                run.method,
+                lam=run.method.lam if follows else 1.0,
+                first_lam=math.inf if run.method.baseline or follows else 1.0,
+                start_at=0.0,
+                gamma=1.0,
+                init_s=None if run.method.init_s is None else 0.0,
+                alpha=1.0,
+                uniform=False,
+                rate=0.0,
+                level=1.0,
+                clean_batch_size=2,
+            ),
+            "loss": dataclasses.replace(
+                run.loss,
+                prune_from=1.0,
+                prune_every=1,
+                class_weights=False,
+                class_weights_from=0.0,
+                effective_beta=0.0,
+            ),
+            "optimizer.learning_rate": 1.0,
+            "optimizer.warmup": 0.0,
+            "optimizer.decay": "drops",
+            "optimizer.drop_at": (),
+            "optimizer.drop_factor": 1.0,
+            "epochs": 1,
+            "eval_every": 1,
+            "seed": 0,
+            "start_from": None,
+            "new_head": False,
+            "model.pretrained": None,
+        },
+    )
+
+
+def updates_of(
+    run: configs.Run, axis_name: str | None = None, *, on: bool = True
+) -> Train:
+    """The pure step of a run, not compiled.
+
+    Args:
+      run: network, loss, method and optimizer.
+      axis_name: as `train_step` takes it.
+      on: likewise.
+
+    Returns:
+      `train_step` without what is fixed.
+    """
+    graph = _graph(_untrained(run), axis_name)
+    return functools.partial(train_step, graph, run, axis_name=axis_name, on=on)
+
+
+def counts_of(run: configs.Run) -> Callable[[TrainState, Batch], metrics.Counts]:
+    """The pure evaluation of a run, `eval_step` without what is fixed."""
+    alike = _untrained(run)
+    return functools.partial(eval_step, _graph(alike), alike)
+
+
+def switches(run: configs.Run) -> bool:
+    """Whether what comes before the rule is switched on is a program of its own."""
+    return methods.rule(run).before is not None
+
+
+@functools.cache
+def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
+    axis_name = AXIS if parallel == "pmap" else None
+    whole, spread = layout.replicated, layout.spread
+
+    @functools.cache
+    def compiled(on: bool) -> Callable[..., Any]:
+        step = updates_of(run, axis_name, on=on)
+        if parallel == "pmap":
+            return _by_pmap(step, layout)
+        return jax.jit(
+            step,
+            in_shardings=(whole, spread, whole, whole),
+            out_shardings=whole,
+            donate_argnums=0,
+        )
+
+    one_program = not switches(run)
+    # The axis has a name only inside `pmap`; what is evaluated is not inside.
+    evaluate, features = _looks(_untrained(run), layout)
+    return Program(
+        functools.partial(_init, run, layout),
+        lambda moment: compiled(one_program or bool(moment.on)),
+        evaluate,
+        jax.jit(
+            functools.partial(prune_step, _graph(_untrained(run)), run),
+            in_shardings=(whole, spread),
+            out_shardings=whole,
+            donate_argnums=0,
+        ),
+        features,
+    )
+
+
+def _untrained(run: configs.Run) -> configs.Run:
+    """A run without what only training depends on."""
+    plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
+    plain |= {"optimizer": configs.Optimizer(), "data.clean_per_class": 0}
+    return configs.replace(run, plain)
+
+
+@functools.cache
+def _graph(run: configs.Run, axis_name: str | None = None) -> nnx.GraphDef:
+    """The network of a run without its arrays, to be merged with its three parts."""
+    abstract = network(run, axis_name)
+    return nnx.split(abstract, *_parts(run, abstract))[0]
+
+
+@functools.cache
+def _looks(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
+    """Compiles what only looks at a network, however it is trained."""
+
+    def look(step: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = jax.jit(
+            functools.partial(step, _graph(run), run),
+            in_shardings=(layout.replicated, layout.spread),
+            out_shardings=layout.replicated,
+        )
+        # Without what belongs to the training, whose kind would be compiled in.
+        rest = {"step": None, "key": None, "optimizer": None, "kept": None}
+        return lambda state, batch: compiled(state._replace(**rest), batch)
+
+    return [look(step) for step in (eval_step, feature_step)]
+
+
+def feature_step(
+    graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
+) -> jax.Array:
+    """What enters the head, float `[batch, features]`."""
+    return _network(graph, state).features(
+        prepare(run.data, batch.inputs), batch.present
+    )
+
+
+def draw(run: configs.Run, seed: int) -> Any:
+    """A network with its arrays.
+
+    Args:
+      run: which network.
+      seed: of its parameters.
+
+    Returns:
+      The network, as `models.build` makes it.
+    """
+    return nnx.merge(*_draw(run.model, _shape_of(run.data))(seed))
+
+
+def _shape_of(data: configs.Data) -> configs.Data:
+    """What of the data a network depends on; the rest as it is by default."""
+    return configs.Data(
+        source=data.source,
+        test_per_class=1 if data.test_per_class else 0,
+        image_size=data.image_size,
+        vocabulary=data.vocabulary,
+        length=data.length,
+    )
+
+
+@functools.cache
+def _draw(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
+    """Compiles what draws the arrays: seed -> graph and state."""
+
+    def network(seed: jax.typing.ArrayLike) -> Any:
+        return models.build(model, data, rngs=nnx.Rngs(jax.random.key(seed)))
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: network(0)))
+    # It runs once or a few times. Optimized further, the same numbers come out, after
+    # five times as long at the compiler.
+    state = jax.jit(
+        lambda seed: nnx.state(network(seed)),
+        compiler_options={"xla_backend_optimization_level": 1},
+    )
+    return lambda seed: (graph, state(seed))
+
+
+def _parts(run: configs.Run, network: Any) -> tuple[Any, ...]:
+    """Filters: what is trained, other parameters, statistics."""
+    return models.trained(run.trainable, network), nnx.Param, ...
+
+
+def _init(
+    run: configs.Run, layout: Layout, network: Any, seed: int, examples: int
+) -> TrainState:
+    """The state before the first step."""
+    _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
+    rule, descent = methods.rule(run), methods.descent(run, methods.moment(run, 1, 0))
+    truncates = run.loss.name == "truncated"
+    state = TrainState(
+        step=np.int32(0),
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
+        params=params,
+        frozen=frozen,
+        statistics=statistics,
+        optimizer=OptimizerState(
+            rule.init(params, examples, run.data.classes), descent.init(params)
+        ),
+        kept=np.ones(examples if truncates else 0, bool),
+    )
+    # Copies, since a step gives the buffers of its state away.
+    return layout.replicate(jax.tree.map(np.array, state))
+
+
+def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """The step on every device of its own, from whole batches."""
+    devices = list(layout.mesh.devices.flat)
+
+    def without_kept(*arguments: Any) -> tuple[TrainState, Seen]:
+        # It stays as it was. Empty, it would crash the compiler of JAX 0.11.2.
+        after, seen = train(*arguments)
+        return after._replace(kept=None), seen
+
+    mapped = jax.pmap(
+        without_kept,
+        axis_name=AXIS,
+        in_axes=(None, 0, None, None),
+        out_axes=None,
+        devices=devices,
+    )
+
+    def step(
+        state: TrainState, batch: Batch, given: Given, moment: Moment
+    ) -> tuple[TrainState, Seen]:
+        rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+        after, seen = layout.replicate(mapped(state, rows, given, moment))
+        return after._replace(kept=state.kept), seen
+
+    return step

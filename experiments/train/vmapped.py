@@ -1,0 +1,357 @@
+"""Many trainings in one program: an axis of runs through state, batches and moments.
+
+The runs differ in seed, λ, γ and whatever else is an argument of the compiled step, and
+in their examples; they agree in the size of everything. Each is trained as it would be
+alone, on its own batches in its own order. The inputs lie on the device once, however
+many of the runs have them.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import configs, methods
+from experiments.data.pipeline import Task
+from experiments.data.sources import Examples
+from experiments.results import metrics
+from experiments.train import device_loop, loop, steps
+from experiments.train.device_loop import Resident
+from experiments.train.sharding import Layout
+
+_SPLITS = ("train", "validation", "test")
+
+
+def require(runs: Sequence[configs.Run], tasks: Sequence[Task]) -> None:
+    """Refuses runs that cannot be trained side by side.
+
+    Args:
+      runs: which.
+      tasks: of each.
+
+    Raises:
+      BadConfiguration: one takes more than the places of its examples, starts from
+        another or drops examples on its way; or they differ in more than numbers.
+    """
+    for run in runs:
+        device_loop.require(run)
+        if run.start_from is not None or run.model.pretrained is not None:
+            raise configs.BadConfiguration(
+                "What is trained side by side starts from drawn parameters, got "
+                f"{run.start_from or run.model.pretrained}."
+            )
+        if run.loss.name == "truncated" and run.loss.prune_from < 1.0:
+            raise configs.BadConfiguration(
+                "What is trained side by side drops no examples on its way: set "
+                f"loss.prune_from to 1, got {run.loss.prune_from}."
+            )
+    if len({_shape(run) for run in runs}) > 1:
+        raise configs.BadConfiguration(
+            "Runs side by side differ in nothing but seed, λ, γ and other numbers that "
+            "their program takes as arguments."
+        )
+    for name in _SPLITS:
+        sizes = {_size(getattr(task, name)) for task in tasks}
+        if len(sizes) > 1:
+            raise configs.BadConfiguration(
+                f"The {name} sets of the seeds must be of one size to be trained side "
+                f"by side, got {', '.join(map(str, sorted(sizes)))}: fix them with "
+                "--data.corruption-seed, or train the seeds alone."
+            )
+
+
+def _shape(run: configs.Run) -> Any:
+    """What runs side by side have in common: programs, and when what happens."""
+    return (
+        steps.essential(run),
+        run.epochs,
+        run.eval_every,
+        run.epoch_at(run.method.start_at),
+    )
+
+
+def _size(examples: Examples | None) -> int:
+    return 0 if examples is None else len(examples.labels)
+
+
+class SideBySide:
+    """Runs as they are trained, on one device.
+
+    Args:
+      runs: which.
+      tasks: of each; one object for those that share it.
+      layout: one device.
+      most: updates of a dispatch, of each run.
+
+    Attributes:
+      per_epoch: updates of each run in an epoch.
+      state: of all; every array begins with the axis of the runs.
+
+    Raises:
+      BadConfiguration: they cannot be trained side by side.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[configs.Run],
+        tasks: Sequence[Task],
+        layout: Layout,
+        most: int = 1,
+    ) -> None:
+        require(runs, tasks)
+        self._runs, self._tasks, self._layout = runs, tasks, layout
+        self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
+        self._turns = device_loop.at_once(self.per_epoch, most)
+        self._splits = _place(tasks, layout)
+        self.state = layout.replicate(_stacked([*map(self._begin, runs, tasks)]))
+        self._given = layout.replicate(
+            _stacked([loop.about(run, task, layout) for run, task in self._each()])
+        )
+        self._epoch = -1
+        self._places: tuple[np.ndarray, np.ndarray]
+        # What is set for a run does not depend on its seed.
+        alike = [dataclasses.replace(run, seed=0) for run in runs]
+        self._different = list(dict.fromkeys(alike))
+        self._which = np.array([self._different.index(run) for run in alike])
+
+    def _each(self) -> Iterator[tuple[configs.Run, Task]]:
+        return zip(self._runs, self._tasks, strict=True)
+
+    def _begin(self, run: configs.Run, task: Task) -> Any:
+        program = steps.program(run, self._layout)
+        state = program.init(
+            steps.draw(run, run.seed), run.seed, len(task.train.labels)
+        )
+        return jax.device_get(state)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draws the order of an epoch, and switches on what it brings."""
+        self._epoch = epoch
+        drawn: dict[Any, Any] = {}  # runs of one seed share their order
+        for run, task in self._each():
+            if (run.seed, id(task)) not in drawn:
+                labels = task.train.labels
+                drawn[run.seed, id(task)] = device_loop.places(run, labels, epoch)
+        found = [drawn[run.seed, id(task)] for run, task in self._each()]
+        index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
+        self._places = index, present
+        weights = [loop.class_weights(run, task, epoch) for run, task in self._each()]
+        self._given = self._given._replace(class_weights=np.stack(weights))
+
+    def advance(self, number: int) -> tuple[steps.Seen, list[methods.Moment]]:
+        """Makes updates from a batch of the epoch on, none of the next epoch.
+
+        Args:
+          number: of the first batch, from 0.
+
+        Returns:
+          What each update saw, `[turns, runs, ...]`, and perhaps more turns behind;
+          and what was set for it, `[runs]`.
+        """
+        index, present = self._places
+        end = min(number + self._turns, self.per_epoch)
+        first = self._epoch * self.per_epoch
+        moments = [self._moment(first + place) for place in range(number, end)]
+        turns = device_loop.turns(
+            index[number:end], present[number:end], moments, self._turns
+        )
+        update = device_loop.compiled(
+            self._runs[0], self._layout, on=bool(moments[0].on[0]), side_by_side=True
+        )
+        self.state, seen = update(self.state, self._splits["train"], self._given, turns)
+        return seen, moments
+
+    def _moment(self, step: int) -> methods.Moment:
+        """What is set for an update, `[runs]`."""
+        found = [methods.moment(run, self.per_epoch, step) for run in self._different]
+        columns = (np.stack(column) for column in zip(*found, strict=True))
+        return methods.Moment(*(column[self._which] for column in columns))
+
+    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
+        """Accuracy and what else `metrics.summary` has, of each run.
+
+        Args:
+          name: of the split.
+
+        Returns:
+          Summaries; None where there is no such split.
+        """
+        examples = self._splits[name]
+        if examples is None:
+            return None
+        run, count = self._runs[0], examples.rows.shape[1]
+        size = min(loop.EVAL_BATCH, 2 * run.batch_size)
+        look = _evaluation(steps.essential(run), self._layout)
+        # Without what belongs to the training alone.
+        state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
+        total: Any = None
+        for first in range(0, count, size):
+            places = first + np.arange(size, dtype=np.int32)
+            present = places < count
+            found = look(state, examples, np.where(present, places, 0), present)
+            total = found if total is None else metrics.add(total, found)
+        total = jax.device_get(total)
+        return [
+            metrics.summary(
+                metrics.Counts(*(column[place] for column in total)),
+                task.class_counts,
+                tail_classes=run.data.tail_classes,
+            )
+            for place, (run, task) in enumerate(self._each())
+        ]
+
+
+def fit(
+    runs: Sequence[configs.Run],
+    tasks: Sequence[Task],
+    layout: Layout,
+    hooks: Sequence[loop.Hooks],
+    *,
+    most: int = 1,
+) -> list[str | None]:
+    """Trains, and writes one event per run and epoch, as `train.fit` does.
+
+    A run whose loss is not finite writes nothing from that epoch on; the others go on.
+    The seconds of an epoch are those of all runs together.
+
+    Args:
+      runs: what to run.
+      tasks: what on.
+      layout: one device.
+      hooks: of each run; `due` and `save` are not asked for.
+      most: updates of a dispatch, of each run.
+
+    Returns:
+      For each run what was not finite; None for nothing.
+
+    Raises:
+      BadConfiguration: they cannot be trained side by side.
+    """
+    together = SideBySide(runs, tasks, layout, most)
+    failures: list[str | None] = [None] * len(runs)
+    for epoch in range(runs[0].epochs):
+        began = time.monotonic()
+        together.begin_epoch(epoch)
+        totals: list[dict[str, Any]] = [{} for _ in runs]
+        unread: collections.deque[tuple[int, int, steps.Seen]] = collections.deque()
+        number, moments = 0, []
+        while number < together.per_epoch:
+            seen, moments = together.advance(number)
+            first = epoch * together.per_epoch + number
+            unread.append((first, len(moments), seen))
+            number += len(moments)
+            while len(unread) > (0 if number == together.per_epoch else 1):
+                _read(runs, unread.popleft(), totals, hooks, failures)
+        if None not in failures:
+            break
+        seconds = time.monotonic() - began
+        looks = epoch + 1 == runs[0].epochs or (epoch + 1) % runs[0].eval_every == 0
+        found = {
+            name: together.evaluate(name) if looks else None
+            for name in ("validation", "test")
+        }
+        for place, hook in enumerate(hooks):
+            if failures[place] is None:
+                moment = methods.Moment(*(value[place] for value in moments[-1]))
+                event = loop.event_of(
+                    epoch, together.per_epoch, moment, totals[place], 0.0, seconds
+                )
+                hook.write(
+                    **event
+                    | {n: each[place] for n, each in found.items() if each is not None}
+                )
+    return failures
+
+
+def _read(
+    runs: Sequence[configs.Run],
+    unread: tuple[int, int, steps.Seen],
+    totals: Sequence[dict[str, Any]],
+    hooks: Sequence[loop.Hooks],
+    failures: list[str | None],
+) -> None:
+    """Waits for what turns saw, after so many updates before them, and reads each."""
+    step, count, seen = unread[0], unread[1], jax.device_get(unread[2])
+    for turn in range(count):
+        for place, run in enumerate(runs):
+            if failures[place] is not None:
+                continue
+            one = steps.Seen(*(values[turn, place] for values in seen))
+            try:
+                loop.read(run, step + turn + 1, one, totals[place], hooks[place])
+            except FloatingPointError as error:
+                failures[place] = str(error)
+
+
+@functools.cache
+def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Counts]:
+    """Compiles the evaluation of runs side by side."""
+    count = steps.counts_of(run)
+
+    def one(
+        state: steps.TrainState, examples: Resident, index: Any, present: Any
+    ) -> metrics.Counts:
+        return count(state, device_loop.batch(examples, index, present))
+
+    return jax.jit(
+        jax.vmap(one, in_axes=(0, Resident(None, 0, 0), None, None)),
+        in_shardings=layout.replicated,
+        out_shardings=layout.replicated,
+    )
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    """One tree of arrays with another axis in front."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _place(tasks: Sequence[Task], layout: Layout) -> dict[str, Resident | None]:
+    """Puts all splits on the device: different inputs once, places for each run."""
+    pool = _Pool()
+    known: dict[int, dict[str, Any]] = {}
+    for task in tasks:
+        if id(task) not in known:
+            known[id(task)] = {
+                name: None
+                if (examples := getattr(task, name)) is None
+                else (pool.add(examples.inputs), examples.labels.astype(np.int32))
+                for name in _SPLITS
+            }
+    inputs = layout.replicate(pool.inputs())
+    found: dict[str, Resident | None] = {}
+    for name in _SPLITS:
+        own = [known[id(task)][name] for task in tasks]
+        if own[0] is None:
+            found[name] = None
+            continue
+        rows, labels = (np.stack(each) for each in zip(*own, strict=True))
+        found[name] = Resident(inputs, *layout.replicate((rows, labels)))
+    return found
+
+
+class _Pool:
+    """Different inputs, each once."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, int] = {}
+        self._kept: list[np.ndarray] = []
+
+    def add(self, inputs: np.ndarray) -> np.ndarray:
+        """Where each of these is, int32 `[n]`."""
+        rows = np.empty(len(inputs), np.int32)
+        for place, one in enumerate(inputs):
+            digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest()
+            rows[place] = self._rows.setdefault(digest, len(self._kept))
+            if rows[place] == len(self._kept):
+                self._kept.append(one)
+        return rows
+
+    def inputs(self) -> np.ndarray:
+        """All of them, `[stored, ...]`."""
+        return np.stack(self._kept)
