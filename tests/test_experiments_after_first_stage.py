@@ -25,7 +25,7 @@ def test_the_training_part_alone_is_thinned_and_relabelled(tmp_path):
         np.mean(noisy.train[1] != clean.train[1]), 0.2, atol=0.01
     )
     counts = np.bincount(tailed.train[1][0])
-    assert counts[0] == 20 * counts[-1]
+    np.testing.assert_allclose(counts[0] / counts[-1], 20.0, rtol=0.2)
     for other in (noisy, tailed):
         for part, (_, labels) in clean.held_out.items():
             np.testing.assert_array_equal(other.held_out[part][1], labels)
