@@ -87,11 +87,11 @@ def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
     )
 
 
-def about(task: pipeline.Task, layout: sharding.Layout) -> steps.Given:
+def about(task: pipeline.Task, layout: sharding.Layout) -> steps.DatasetStats:
     """What the examples of a task are like, without class weights, on the devices."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
     said: Any = (counts, np.ones_like(counts), task.mislabelled)
-    return layout.replicate(steps.Given(*said))
+    return layout.replicate(steps.DatasetStats(*said))
 
 
 def build(

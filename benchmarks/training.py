@@ -77,7 +77,7 @@ def build(
 
             began = time.perf_counter()
             first = loop.begin(run, task, layout, session)
-            state = loop.fit(run, task, layout, session, first, loop.Hooks(write))
+            state = loop.fit(run, task, layout, session, first, loop.Callbacks(write))
             jax.block_until_ready(state)
             whole = time.perf_counter() - began
             return sum(seconds) if part == "epochs" else whole

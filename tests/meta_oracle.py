@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.methods import Found, mw_net
+from experiments.methods import WeightingResult, mw_net
 
 
 def derivative(problem, a, step_size):
@@ -36,7 +36,7 @@ def _found(problem, p, state, clean):
         return sum_ / jnp.sum(problem.present), (losses, statistics)
 
     gradient, (losses, statistics) = jax.grad(loss, has_aux=True)(problem.params)
-    return Found(gradient, state, losses, statistics, p, clean)
+    return WeightingResult(gradient, state, losses, statistics, p, clean)
 
 
 def meta(problem, state):

@@ -98,7 +98,7 @@ def test_a_run_compiles_its_step_once():
     moments = set()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        hooks = loop.Hooks(
+        hooks = loop.Callbacks(
             lambda **event: moments.add((event["learning_rate"].item(), event["lam"]))
         )
         start = loop.begin(run, task, layout, session)

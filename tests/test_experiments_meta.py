@@ -68,7 +68,7 @@ def start(kind, seed=0):
 def problem_of(params, batch, clean, rate=0.05):
     _, labels, present = batch
     moment = methods.moment(configs.Run(), 1, 0)
-    return methods.Problem(
+    return methods.WeightingInput(
         params=params,
         per_example_losses=losses_of,
         examples=batch,
@@ -455,7 +455,7 @@ def test_the_clean_loss_of_a_step():
 
     clean = batch(6, 9)
     whole = batch(8, 8)
-    given = steps.Given(jnp.ones(10), jnp.full(10, 7.0), jnp.zeros(20, bool))
+    given = steps.DatasetStats(jnp.ones(10), jnp.full(10, 7.0), jnp.zeros(20, bool))
     moment = methods.moment(run, 10, 0)
     step = jax.jit(functools.partial(steps.train_step, graph, run))
     after, seen = step(state, whole._replace(clean=clean), given, moment)

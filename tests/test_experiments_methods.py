@@ -47,7 +47,7 @@ def weighted(run, moment, state, losses, slopes=None, present=None):
     losses = jnp.asarray(losses, jnp.float32)
     size = losses.size
     found = methods.rule(run).gradient(
-        methods.Problem(
+        methods.WeightingInput(
             params=jnp.float32(0.0),
             per_example_losses=lambda w, L, x: (L + w * x, {}),
             examples=(losses, jnp.ones(size) if slopes is None else slopes),

@@ -113,7 +113,7 @@ def test_digits_are_learned_as_well():
         run = configs.replace(RUN, changes)
         task = pipeline.task(run.data, 0)
         session, events = configs.Session(), []
-        hooks = loop.Hooks(lambda own=events, **event: own.append(event))
+        hooks = loop.Callbacks(lambda own=events, **event: own.append(event))
         start = loop.begin(run, task, LAYOUT, session)
         loop.fit(run, task, LAYOUT, session, start, hooks)
         accuracy[dtype] = events[-1]["test"]["accuracy"]

@@ -74,7 +74,7 @@ def _gradient_of_a_step(run, logits, labels):
         ),
         kept=jnp.ones(0, bool),
     )
-    given = steps.Given(
+    given = steps.DatasetStats(
         jnp.float32(PUBLISHED["class_counts"]),
         jnp.float32(PUBLISHED["class_weights"]),
         jnp.zeros(batch, bool),

@@ -91,9 +91,7 @@ def everything(folder):
 # Kills.
 
 
-def test_twenty_kills_at_random_moments_change_nothing(
-    programs, uninterrupted, tmp_path
-):
+def test_ten_kills_at_random_moments_change_nothing(programs, uninterrupted, tmp_path):
     rng = np.random.default_rng(16)
     # Seconds from the start of a run to its first step saved, and to each of the next.
     to_begin, to_step = 1.0, 0.05
@@ -102,7 +100,7 @@ def test_twenty_kills_at_random_moments_change_nothing(
         out = outs[-1]
         before, began = newest(out), time.monotonic()
         programs.start(*TRAIN, *EVERY_STEP, "--out", out)
-        if kills < 20:
+        if kills < 10:
             # So many steps after the one that it goes on from, and then some time.
             steps, share = divmod(rng.uniform(0, 6), 1.0)
             programs.wait_for(lambda o=out, step=before + steps: newest(o) >= step)
@@ -120,12 +118,12 @@ def test_twenty_kills_at_random_moments_change_nothing(
         assert_same(out, uninterrupted)
         shown = [(event["step"], event["loss"]) for event in epochs(out)]
         assert curves(out) == [(step, np.float32(loss)) for step, loss in shown]
-        if kills == 20:
+        if kills == 10:
             break
         outs.append(tmp_path / str(len(outs)))
     steps = [step for out in outs for step in resumed(out)]
-    assert len(set(steps)) >= 8, steps
-    assert sum(step % STEPS > 0 for step in steps) >= 5, steps
+    assert len(set(steps)) >= 5, steps
+    assert sum(step % STEPS > 0 for step in steps) >= 3, steps
     assert while_saving
     assert before_any
 

@@ -33,7 +33,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
     """Events, what was shown of every step, what was saved, and the state."""
     session = SESSIONS[many]
     events, shown, saved = [], [], []
-    hooks = loop.Hooks(
+    hooks = loop.Callbacks(
         lambda **event: events.append(event),
         lambda step, numbers: shown.append((step, *numbers.values())),
         due,

@@ -40,7 +40,7 @@ def tasks():
 def _side_by_side(runs, tasks, most):
     events = [[] for _ in runs]
     hooks = [
-        loop.Hooks(lambda own=own, **event: own.append(run_log.plain(event)))
+        loop.Callbacks(lambda own=own, **event: own.append(run_log.plain(event)))
         for own in events
     ]
     failures = vmapped.fit(
@@ -51,7 +51,7 @@ def _side_by_side(runs, tasks, most):
 
 def _alone(run, task):
     session, events = configs.Session(), []
-    hooks = loop.Hooks(lambda **event: events.append(run_log.plain(event)))
+    hooks = loop.Callbacks(lambda **event: events.append(run_log.plain(event)))
     loop.fit(run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), hooks)
     return events
 

@@ -57,7 +57,7 @@ def moment(**changes):
 
 
 def problem(params, batch, moment, losses_of=losses_of):
-    return methods.Problem(
+    return methods.WeightingInput(
         params=params,
         per_example_losses=losses_of,
         examples=(batch.x, batch.labels, batch.offset),

@@ -39,7 +39,7 @@ def given(layout, weights=None):
     """What is said of the examples, placed."""
     weights = np.ones(10, np.float32) if weights is None else weights
     return layout.replicate(
-        steps.Given(COUNTS.astype(np.float32), np.float32(weights), WRONG)
+        steps.DatasetStats(COUNTS.astype(np.float32), np.float32(weights), WRONG)
     )
 
 

@@ -18,10 +18,18 @@ from experiments.methods import (
     term,
 )
 from experiments.methods.descent import descent
-from experiments.methods.moments import Moment, moment
-from experiments.methods.rule import Found, Problem, Rule
+from experiments.methods.moments import StepHyperparams, moment
+from experiments.methods.rule import Rule, WeightingInput, WeightingResult
 
-__all__ = ["Found", "Moment", "Problem", "Rule", "descent", "moment", "rule"]
+__all__ = [
+    "Rule",
+    "StepHyperparams",
+    "WeightingInput",
+    "WeightingResult",
+    "descent",
+    "moment",
+    "rule",
+]
 
 _RULES = {
     "sgd": attention.rule,
@@ -47,6 +55,6 @@ def rule(run: configs.Run) -> Rule:
       run: method and loss.
 
     Returns:
-      Pure functions; what changes from update to update is in their `Problem`.
+      Pure functions; what changes from update to update is in their `WeightingInput`.
     """
     return _RULES[run.method.name](run)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.methods.rule import Found, Problem, cotangent
+from experiments.methods.rule import WeightingInput, WeightingResult, cotangent
 
 
 class Line(NamedTuple):
@@ -32,7 +32,7 @@ class Line(NamedTuple):
     pull: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i
 
 
-def linearized(problem: Problem) -> Line:
+def linearized(problem: WeightingInput) -> Line:
     """Goes forward once.
 
     Args:
@@ -49,7 +49,7 @@ def linearized(problem: Problem) -> Line:
 
 
 def derivative(
-    problem: Problem, line: Line, weights: jax.Array | None
+    problem: WeightingInput, line: Line, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """What more weight of an example in a virtual step would do to the clean loss.
 
@@ -72,10 +72,12 @@ def derivative(
     return jnp.where(problem.present, slope, 0.0), clean
 
 
-def found(problem: Problem, line: Line, p: jax.Array, state: Any, clean: Any) -> Found:
+def found(
+    problem: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
+) -> WeightingResult:
     """The direction `mean_i p_i ∇L_i`, and all that goes with it."""
     gradient = line.pull(cotangent(p, problem.present))
-    return Found(gradient, state, line.losses, line.statistics, p, clean)
+    return WeightingResult(gradient, state, line.losses, line.statistics, p, clean)
 
 
 def none(params: Any, examples: int, classes: int) -> tuple[()]:

@@ -12,8 +12,8 @@ import optax
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.moments import Moment, moment
-from experiments.methods.rule import Found, Problem, Rule
+from experiments.methods.moments import StepHyperparams, moment
+from experiments.methods.rule import Rule, WeightingInput, WeightingResult
 
 
 def rule(run: configs.Run) -> Rule:
@@ -23,17 +23,21 @@ def rule(run: configs.Run) -> Rule:
     def init(params: Any, examples: int, classes: int) -> absgd_jax.AttentionState:
         return attention(run, moment(run, 1, 0)).init()  # the same for any moment
 
-    def gradient(problem: Problem, state: absgd_jax.AttentionState) -> Found:
+    def gradient(
+        problem: WeightingInput, state: absgd_jax.AttentionState
+    ) -> WeightingResult:
         state = begin(run, problem.moment, state)
         found = (_pullback if by_pullback else _value)(run, problem, state)
         direction, weights, state, losses, statistics = found
         p = weights * _share_present(problem)
-        return Found(direction, state, losses, statistics, p, state.tilted_loss)
+        return WeightingResult(
+            direction, state, losses, statistics, p, state.tilted_loss
+        )
 
     return Rule(init, gradient)
 
 
-def _pullback(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]:
+def _pullback(run: configs.Run, problem: WeightingInput, state: Any) -> tuple[Any, ...]:
     """One backward pass: the weights are its cotangent."""
     losses, pullback, statistics = jax.vjp(
         problem.losses_of, problem.params, has_aux=True
@@ -45,7 +49,7 @@ def _pullback(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]
     return direction, weights, after, losses, statistics
 
 
-def _value(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]:
+def _value(run: configs.Run, problem: WeightingInput, state: Any) -> tuple[Any, ...]:
     """The gradient of the tilted loss, of the batch or one by one."""
 
     def per_example_losses(params: Any, *examples: Any) -> Any:
@@ -71,7 +75,7 @@ def _value(run: configs.Run, problem: Problem, state: Any) -> tuple[Any, ...]:
 
 
 def _weigh(
-    run: configs.Run, problem: Problem, state: Any, losses: jax.Array
+    run: configs.Run, problem: WeightingInput, state: Any, losses: jax.Array
 ) -> tuple[jax.Array, Any]:
     """Weights of the whole batch's mean, padding and all devices included; the state.
 
@@ -86,7 +90,7 @@ def _weigh(
     return weights * moment.scale + added, after
 
 
-def _share_present(problem: Problem) -> jax.Array:
+def _share_present(problem: WeightingInput) -> jax.Array:
     """Of the places of the whole batch, the share that is no padding."""
     share = jnp.sum(problem.present) / problem.present.size
     if problem.axis_name is None:
@@ -95,7 +99,7 @@ def _share_present(problem: Problem) -> jax.Array:
 
 
 def attention(
-    run: configs.Run, moment: Moment, axis_name: str | None = None
+    run: configs.Run, moment: StepHyperparams, axis_name: str | None = None
 ) -> absgd_jax.Attention:
     """The library's weights for an update.
 
@@ -110,7 +114,7 @@ def attention(
     return absgd_jax.attention(**_settings(run, moment), axis_name=axis_name)
 
 
-def _settings(run: configs.Run, moment: Moment) -> dict[str, Any]:
+def _settings(run: configs.Run, moment: StepHyperparams) -> dict[str, Any]:
     """The arguments of the library, on every route."""
     method = run.method
     has_init_s = method.init_s is not None and method.attends
@@ -128,7 +132,7 @@ def _radius(method: configs.Method) -> Any:
 
 
 def begin(
-    run: configs.Run, moment: Moment, state: absgd_jax.AttentionState
+    run: configs.Run, moment: StepHyperparams, state: absgd_jax.AttentionState
 ) -> absgd_jax.AttentionState:
     """The state as the update is to find it: of its λ, γ and bound, not those before.
 

@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import Found, Problem, Rule, later, mean, weighted
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    later,
+    mean,
+    weighted,
+)
 
 
 def rule(run: configs.Run) -> Rule:
@@ -22,7 +29,7 @@ def rule(run: configs.Run) -> Rule:
     return later(lambda params, examples, classes: (), gradient)
 
 
-def gradient(problem: Problem, state: tuple[()]) -> Found:
+def gradient(problem: WeightingInput, state: tuple[()]) -> WeightingResult:
     """That of the batch's conditional value at risk."""
     present, level = problem.present, problem.moment.level
 

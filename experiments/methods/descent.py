@@ -6,10 +6,10 @@ import jax
 import optax
 
 from experiments import configs
-from experiments.methods.moments import Moment
+from experiments.methods.moments import StepHyperparams
 
 
-def descent(run: configs.Run, moment: Moment) -> optax.GradientTransformation:
+def descent(run: configs.Run, moment: StepHyperparams) -> optax.GradientTransformation:
     """Clips, decays, and goes down.
 
     Args:

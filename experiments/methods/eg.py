@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.rule import Found, Problem, Rule, later, weighted
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    later,
+    weighted,
+)
 
 
 def rule(run: configs.Run) -> Rule:
@@ -21,7 +27,7 @@ def rule(run: configs.Run) -> Rule:
     return later(lambda params, examples, classes: (), gradient)
 
 
-def gradient(problem: Problem, state: tuple[()]) -> Found:
+def gradient(problem: WeightingInput, state: tuple[()]) -> WeightingResult:
     """That of the batch's tilted loss."""
     present, lam = problem.present, problem.moment.lam
 

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import Found, Problem, Rule, later, mean, weighted
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    later,
+    mean,
+    weighted,
+)
 
 
 class ExamplesState(NamedTuple):
@@ -31,7 +38,7 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: Problem, state: ExamplesState) -> Found:
+def gradient(problem: WeightingInput, state: ExamplesState) -> WeightingResult:
     """That of the mean loss under the weights after they have seen the batch."""
     present, rate = problem.present, problem.moment.rate
 

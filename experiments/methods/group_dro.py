@@ -20,7 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import Found, Problem, Rule, later, weighted
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    later,
+    weighted,
+)
 
 
 class GroupState(NamedTuple):
@@ -38,7 +44,7 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: Problem, state: GroupState) -> Found:
+def gradient(problem: WeightingInput, state: GroupState) -> WeightingResult:
     """That of `Σ_g q_g L_g`, after q has seen the batch."""
     present, labels, rate = problem.present, problem.labels, problem.moment.rate
 

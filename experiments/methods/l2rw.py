@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from experiments import configs
 from experiments.methods import _clean
-from experiments.methods.rule import Found, Problem, Rule, later
+from experiments.methods.rule import Rule, WeightingInput, WeightingResult, later
 
 
 def rule(run: configs.Run) -> Rule:
@@ -23,7 +23,7 @@ def rule(run: configs.Run) -> Rule:
     return later(_clean.none, gradient)
 
 
-def gradient(problem: Problem, state: Any) -> Found:
+def gradient(problem: WeightingInput, state: Any) -> WeightingResult:
     """One backward pass of the batch, one of the clean batch, one tangent product."""
     line = _clean.linearized(problem)
     slope, clean = _clean.derivative(problem, line, None)

@@ -21,7 +21,13 @@ import jax.numpy as jnp
 
 from experiments import configs
 from experiments.methods import _clean
-from experiments.methods.rule import Found, Problem, Rule, mean, weighted
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    mean,
+    weighted,
+)
 
 
 def rule(run: configs.Run) -> Rule:
@@ -29,7 +35,7 @@ def rule(run: configs.Run) -> Rule:
     return Rule(_clean.none, gradient, before, weighs_classes=True)
 
 
-def before(problem: Problem, state: Any) -> Found:
+def before(problem: WeightingInput, state: Any) -> WeightingResult:
     """That of the mean loss under class weights."""
 
     def weigh(losses: jax.Array) -> Any:
@@ -39,7 +45,7 @@ def before(problem: Problem, state: Any) -> Found:
     return weighted(problem, weigh)
 
 
-def gradient(problem: Problem, state: Any) -> Found:
+def gradient(problem: WeightingInput, state: Any) -> WeightingResult:
     """Two backward passes of the batch, one of the clean batch, one tangent product."""
     line = _clean.linearized(problem)
     of_class = problem.class_weights[problem.labels]

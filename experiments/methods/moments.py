@@ -8,7 +8,7 @@ import numpy as np
 from experiments import configs
 
 
-class Moment(NamedTuple):
+class StepHyperparams(NamedTuple):
     """What is set for one update. Arguments of the compiled step, not part of it."""
 
     learning_rate: np.ndarray  # float32 []: η
@@ -23,7 +23,7 @@ class Moment(NamedTuple):
     on: np.ndarray  # bool []: whether the method weights, or all is plain yet
 
 
-def moment(run: configs.Run, steps_per_epoch: int, step: int) -> Moment:
+def moment(run: configs.Run, steps_per_epoch: int, step: int) -> StepHyperparams:
     """What is set for an update.
 
     η rises over the epochs of the warm-up and is divided at the first step of an epoch;
@@ -56,7 +56,7 @@ def moment(run: configs.Run, steps_per_epoch: int, step: int) -> Moment:
     weights = method.weights and step >= switch
     lam = method.lam if weights else method.first_lam if method.weights else math.inf
     begins = 0 if math.isfinite(method.first_lam) else switch
-    return Moment(
+    return StepHyperparams(
         np.float32(learning_rate),
         np.float32(lam),
         np.float32(method.gamma),

@@ -22,7 +22,13 @@ import optax
 
 from experiments import configs
 from experiments.methods import _clean
-from experiments.methods.rule import Found, Problem, Rule, cotangent, later
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    cotangent,
+    later,
+)
 
 HIDDEN = 100
 
@@ -69,7 +75,7 @@ def weigh(theta: Theta, losses: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(hidden @ theta.output + theta.output_bias)
 
 
-def gradient(problem: Problem, state: NetState) -> Found:
+def gradient(problem: WeightingInput, state: NetState) -> WeightingResult:
     """Two backward passes of the batch, one of the clean batch, one tangent product."""
     line = _clean.linearized(problem)
     # What padding holds must not come to Θ, nor as 0 · ∞.

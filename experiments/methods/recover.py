@@ -31,7 +31,13 @@ import jax.numpy as jnp
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.rule import Found, Problem, Rule, cotangent, later
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    cotangent,
+    later,
+)
 
 
 class RecoverState(NamedTuple):
@@ -55,7 +61,7 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: Problem, state: RecoverState) -> Found:
+def gradient(problem: WeightingInput, state: RecoverState) -> WeightingResult:
     """v_t; the network's statistics are those of the pass at w_t."""
     moment, present = problem.moment, problem.present
     # At λ = ±inf, λ log u is ∞ · 0. This λ weighs all by one too, to the last bit.
@@ -90,7 +96,7 @@ def gradient(problem: Problem, state: RecoverState) -> Found:
     )
     objective = T + lam * log_ratio
     state = RecoverState(jnp.bool_(True), problem.params, direction, objective)
-    return Found(direction, state, losses, statistics, p, objective)
+    return WeightingResult(direction, state, losses, statistics, p, objective)
 
 
 def _log_ratio(

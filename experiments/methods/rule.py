@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.methods.moments import Moment
+from experiments.methods.moments import StepHyperparams
 
 
-class Problem(NamedTuple):
+class WeightingInput(NamedTuple):
     """One update's question: which gradient?"""
 
     params: Any  # w_t, float32 leaves
@@ -19,7 +19,7 @@ class Problem(NamedTuple):
     labels: jax.Array  # int32 [batch]
     index: jax.Array  # int32 [batch], place among the training examples
     class_weights: jax.Array  # float32 [classes]
-    moment: Moment  # what is set for this update
+    moment: StepHyperparams  # what is set for this update
     clean_loss_of: Callable[[Any], jax.Array] | None = None  # w -> mean clean loss, []
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
         return self.per_example_losses(params, *self.examples)
 
 
-class Found(NamedTuple):
+class WeightingResult(NamedTuple):
     """The answer, and how it came about."""
 
     gradient: Any  # like the parameters
@@ -52,8 +52,8 @@ class Rule(NamedTuple):
     """
 
     init: Callable[[Any, int, int], Any]
-    gradient: Callable[[Problem, Any], Found]
-    before: Callable[[Problem, Any], Found] | None = None
+    gradient: Callable[[WeightingInput, Any], WeightingResult]
+    before: Callable[[WeightingInput, Any], WeightingResult] | None = None
     weighs_classes: bool = False
 
 
@@ -62,7 +62,9 @@ def mean(values: jax.Array, present: jax.Array) -> jax.Array:
     return jnp.sum(values, where=present) / jnp.sum(present)
 
 
-def weighted(problem: Problem, weigh: Callable[[jax.Array], Any]) -> Found:
+def weighted(
+    problem: WeightingInput, weigh: Callable[[jax.Array], Any]
+) -> WeightingResult:
     """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
 
     Args:
@@ -77,7 +79,7 @@ def weighted(problem: Problem, weigh: Callable[[jax.Array], Any]) -> Found:
     )
     p, state, objective = weigh(losses)
     (gradient,) = pullback(cotangent(p, problem.present))
-    return Found(gradient, state, losses, statistics, p, objective)
+    return WeightingResult(gradient, state, losses, statistics, p, objective)
 
 
 def cotangent(weights: jax.Array, present: jax.Array) -> jax.Array:
@@ -85,7 +87,7 @@ def cotangent(weights: jax.Array, present: jax.Array) -> jax.Array:
     return jnp.where(present, weights, 0.0) / jnp.sum(present)
 
 
-def plain(problem: Problem, state: Any) -> Found:
+def plain(problem: WeightingInput, state: Any) -> WeightingResult:
     """All examples weigh one, and the state stays: what comes before any rule."""
 
     def weigh(losses: jax.Array) -> Any:
@@ -96,7 +98,7 @@ def plain(problem: Problem, state: Any) -> Found:
 
 def later(
     init: Callable[[Any, int, int], Any],
-    gradient: Callable[[Problem, Any], Found],
+    gradient: Callable[[WeightingInput, Any], WeightingResult],
     *,
     weighs_classes: bool = False,
 ) -> Rule:

@@ -18,7 +18,13 @@ import jax.numpy as jnp
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.rule import Found, Problem, Rule, later, weighted
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    later,
+    weighted,
+)
 
 
 class TermState(NamedTuple):
@@ -37,7 +43,7 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: Problem, state: TermState) -> Found:
+def gradient(problem: WeightingInput, state: TermState) -> WeightingResult:
     """That of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
     present, lam, gamma = problem.present, problem.moment.lam, problem.moment.gamma
 

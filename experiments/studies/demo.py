@@ -103,7 +103,7 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
         write(**event)
 
     start = loop.begin(run, task, layout, session)
-    hooks = loop.Hooks(write_named)
+    hooks = loop.Callbacks(write_named)
     loop.fit(run, task, layout, session, start, hooks, test_last=True)
 
 

@@ -374,7 +374,7 @@ def _train(
             if over:
                 raise _TimeIsUpError
 
-        hooks = loop.Hooks(write, save=save)
+        hooks = loop.Callbacks(write, save=save)
         state = loop.fit(
             run, task, bench.layout, bench.session, start, hooks, until=until
         )

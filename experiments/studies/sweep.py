@@ -184,10 +184,10 @@ def _train(
             path = member.out / run_dir.RECORDS
             recorders.append(stack.enter_context(run_log.Recorder(path)))
         hooks = [
-            loop.Hooks(recorder.write, lambda step, shown: progress.update())
+            loop.Callbacks(recorder.write, lambda step, shown: progress.update())
             for recorder in recorders
         ]
-        nobody = loop.Hooks(lambda **event: None)
+        nobody = loop.Callbacks(lambda **event: None)
         more = size - len(group)
         filled = [*group, *[group[-1]] * more]
         failures = vmapped.fit(

@@ -24,8 +24,8 @@ from sklearn.model_selection import train_test_split
 import absgd_jax
 from absgd_jax import _radius, _weights
 from experiments import configs
-from experiments.data import corrupt, digits
-from experiments.data.sources import MissingData
+from experiments.data import corrupt
+from experiments.data.sources import MissingData, digits
 from experiments.results import run_log
 from experiments.studies import untuned_report
 from experiments.studies.untuned_report import DATA, RATES, RUNS, Setting

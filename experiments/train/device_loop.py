@@ -33,19 +33,19 @@ class Resident(NamedTuple):
     labels: jax.Array  # int32 [examples]
 
 
-class Turn(NamedTuple):
+class StepInput(NamedTuple):
     """What one update is told."""
 
     index: np.ndarray  # int32 [batch], place among the examples; 0 for padding
     present: np.ndarray  # bool [batch], False for padding
-    moment: methods.Moment
+    moment: methods.StepHyperparams
     live: np.ndarray  # bool []: False for a turn that changes nothing
 
 
 # State, examples, what they are like, turns -> state after, what each turn saw.
 Updates = Callable[
-    [steps.TrainState, Resident, steps.Given, Turn],
-    tuple[steps.TrainState, steps.Seen],
+    [steps.TrainState, Resident, steps.DatasetStats, StepInput],
+    tuple[steps.TrainState, steps.StepMetrics],
 ]
 
 
@@ -121,9 +121,9 @@ def updates(run: configs.Run, *, on: bool = True, side_by_side: bool = False) ->
     def one(
         state: steps.TrainState,
         examples: Resident,
-        given: steps.Given,
-        turn: Turn,
-    ) -> tuple[steps.TrainState, steps.Seen]:
+        given: steps.DatasetStats,
+        turn: StepInput,
+    ) -> tuple[steps.TrainState, steps.StepMetrics]:
         taken = batch(examples, turn.index, turn.present)
         after, seen = step(state, taken, given, turn.moment)
         # The compiler makes the choice where it writes the update.
@@ -131,14 +131,16 @@ def updates(run: configs.Run, *, on: bool = True, side_by_side: bool = False) ->
         return jax.tree.map(stay, after, state), seen
 
     if side_by_side:
-        one = jax.vmap(one, in_axes=(0, Resident(None, 0, 0), 0, Turn(0, 0, 0, None)))
+        one = jax.vmap(
+            one, in_axes=(0, Resident(None, 0, 0), 0, StepInput(0, 0, 0, None))
+        )
 
     def many(
         state: steps.TrainState,
         examples: Resident,
-        given: steps.Given,
-        turns: Turn,
-    ) -> tuple[steps.TrainState, steps.Seen]:
+        given: steps.DatasetStats,
+        turns: StepInput,
+    ) -> tuple[steps.TrainState, steps.StepMetrics]:
         if turns.live.shape[0] == 1:
             only = jax.tree.map(lambda x: x[0], turns)
             state, seen = one(state, examples, given, only)
@@ -174,7 +176,7 @@ def _compiled(
 ) -> Updates:
     whole = layout.replicated
     spread = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
-    turns = whole if side_by_side else Turn(spread, spread, whole, whole)
+    turns = whole if side_by_side else StepInput(spread, spread, whole, whole)
     return jax.jit(
         updates(run, on=on, side_by_side=side_by_side),
         in_shardings=(whole, whole, whole, turns),
@@ -248,9 +250,9 @@ def at_once(per_epoch: int, most: int) -> int:
 def turns(
     index: np.ndarray,
     present: np.ndarray,
-    moments: Sequence[methods.Moment],
+    moments: Sequence[methods.StepHyperparams],
     size: int,
-) -> Turn:
+) -> StepInput:
     """The turns of a dispatch.
 
     Args:
@@ -266,15 +268,15 @@ def turns(
     count = len(index)
     taken = np.minimum(np.arange(size), count - 1)
     stacked = [np.stack([moments[i][field] for i in taken]) for field in _MOMENT]
-    return Turn(
+    return StepInput(
         index[taken],
         present[taken],
-        methods.Moment(*stacked),
+        methods.StepHyperparams(*stacked),
         np.arange(size) < count,
     )
 
 
-_MOMENT = range(len(methods.Moment._fields))
+_MOMENT = range(len(methods.StepHyperparams._fields))
 
 
 class Dispatches:
@@ -312,8 +314,12 @@ class Dispatches:
         self._epoch: tuple[int, Any] = (-1, None)
 
     def __call__(
-        self, state: steps.TrainState, given: steps.Given, epoch: int, number: int
-    ) -> tuple[steps.TrainState, steps.Seen, list[methods.Moment]]:
+        self,
+        state: steps.TrainState,
+        given: steps.DatasetStats,
+        epoch: int,
+        number: int,
+    ) -> tuple[steps.TrainState, steps.StepMetrics, list[methods.StepHyperparams]]:
         """Updates from a batch of an epoch on, none of the next epoch.
 
         Args:

@@ -29,7 +29,7 @@ class Place(NamedTuple):
     totals: dict[str, Any]  # of the epoch's batches so far; see `_add`
 
 
-class Hooks(NamedTuple):
+class Callbacks(NamedTuple):
     """What a loop tells those who run it.
 
     Attributes:
@@ -62,7 +62,7 @@ def fit(
     layout: Layout,
     session: configs.Session,
     start: Start,
-    hooks: Hooks,
+    hooks: Callbacks,
     *,
     test_last: bool = False,
     until: int | None = None,
@@ -102,7 +102,9 @@ def fit(
             if first == 0 and _prunes(run, epoch):
                 state = _prune(program, layout, state, task.train, run, session)
             given = given._replace(class_weights=class_weights(run, task, epoch))
-            unread: collections.deque[tuple[int, int, steps.Seen]] = collections.deque()
+            unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
+                collections.deque()
+            )
             number = first
             while number < per_epoch:
                 step = epoch * per_epoch + number
@@ -151,8 +153,12 @@ class _OneByOne:
         return self._batches.waited
 
     def __call__(
-        self, state: steps.TrainState, given: steps.Given, epoch: int, number: int
-    ) -> tuple[steps.TrainState, steps.Seen, list[methods.Moment]]:
+        self,
+        state: steps.TrainState,
+        given: steps.DatasetStats,
+        epoch: int,
+        number: int,
+    ) -> tuple[steps.TrainState, steps.StepMetrics, list[methods.StepHyperparams]]:
         """The next update; that of the next batch."""
         step = epoch * self._per_epoch + number
         moment = methods.moment(self._run, self._per_epoch, step)
@@ -305,10 +311,12 @@ def batches_from(
     return pipeline.beside(batches, clean)
 
 
-def about(run: configs.Run, task: Task, layout: Layout) -> steps.Given:
+def about(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:
     """What the training examples are like, on the devices; no class weights yet."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
-    return layout.replicate(steps.Given(counts, np.ones_like(counts), task.mislabelled))
+    return layout.replicate(
+        steps.DatasetStats(counts, np.ones_like(counts), task.mislabelled)
+    )
 
 
 def class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
@@ -343,9 +351,9 @@ def _prune(
 
 def _read_all(
     run: configs.Run,
-    unread: tuple[int, int, steps.Seen],
+    unread: tuple[int, int, steps.StepMetrics],
     totals: dict[str, Any],
-    hooks: Hooks,
+    hooks: Callbacks,
 ) -> None:
     """Waits for what steps saw, after so many before them, and reads each."""
     step, count, seen = unread[0], unread[1], jax.device_get(unread[2])
@@ -353,16 +361,16 @@ def _read_all(
         read(run, step + 1, seen, totals, hooks)
         return
     for place in range(count):
-        one = steps.Seen(*(values[place] for values in seen))
+        one = steps.StepMetrics(*(values[place] for values in seen))
         read(run, step + 1 + place, one, totals, hooks)
 
 
 def read(
     run: configs.Run,
     step: int,
-    seen: steps.Seen,
+    seen: steps.StepMetrics,
     totals: dict[str, Any],
-    hooks: Hooks,
+    hooks: Callbacks,
 ) -> None:
     """Refuses what is not finite, adds up what a step saw, and tells of it.
 
@@ -408,7 +416,7 @@ _SUMS = (
 _SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
 
 
-def _add(totals: dict[str, Any], seen: steps.Seen) -> None:
+def _add(totals: dict[str, Any], seen: steps.StepMetrics) -> None:
     """Adds a step to an epoch's totals: numbers, and arrays `[classes]`."""
     totals["tilted_loss"], totals["lam"] = float(seen.tilted_loss), float(seen.lam)
     totals["largest"] = max(totals.get("largest", 0.0), float(seen.largest))
@@ -426,7 +434,7 @@ def _add(totals: dict[str, Any], seen: steps.Seen) -> None:
 def event_of(
     epoch: int,
     per_epoch: int,
-    moment: methods.Moment,
+    moment: methods.StepHyperparams,
     totals: dict[str, Any],
     waited: float,
     seconds: float,
@@ -442,7 +450,7 @@ def event_of(
       seconds: that it took.
 
     Returns:
-      Keywords for `Hooks.write`.
+      Keywords for `Callbacks.write`.
     """
     return {
         "event": "epoch",

@@ -103,7 +103,7 @@ def main(
             )
         )
         began = time.monotonic()
-        books = _Books(run, session, recorder, progress, saver, interrupted)
+        books = RunLogger(run, session, recorder, progress, saver, interrupted)
         stack.callback(books.close)
         try:
             loop.fit(run, task, layout, session, start, books.hooks())
@@ -117,7 +117,7 @@ def main(
     return 0
 
 
-class _Books:
+class RunLogger:
     """Writes down what the loop tells."""
 
     def __init__(
@@ -139,9 +139,11 @@ class _Books:
         self._failures = 0
         self._steps = 0  # since the start of this process
 
-    def hooks(self) -> loop.Hooks:
+    def hooks(self) -> loop.Callbacks:
         """What the loop calls."""
-        return loop.Hooks(self._recorder.write, self._stepped, self._due, self._save)
+        return loop.Callbacks(
+            self._recorder.write, self._stepped, self._due, self._save
+        )
 
     def _stepped(self, step: int, shown: dict[str, float]) -> None:
         self._progress.set_postfix(
@@ -268,7 +270,7 @@ def features(
     return found
 
 
-class Seen(NamedTuple):
+class HeadInputs(NamedTuple):
     """What the head of a trained network is given, and what it makes of it."""
 
     splits: dict[str, tuple[np.ndarray, np.ndarray]]  # features [n, features], labels
@@ -276,7 +278,7 @@ class Seen(NamedTuple):
     bias: np.ndarray | None  # float32 [classes]; None for a head without
 
 
-def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> Seen:
+def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> HeadInputs:
     """What enters the head of a trained network, of every example as it is.
 
     Args:
@@ -295,7 +297,7 @@ def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> See
     }
     head = _head(state)
     bias = head.get(("bias",))
-    return Seen(splits, head[("kernel",)], bias)
+    return HeadInputs(splits, head[("kernel",)], bias)
 
 
 def _features(

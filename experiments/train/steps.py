@@ -16,7 +16,7 @@ import absgd_jax
 from experiments import configs, methods, models
 from experiments.data import augment
 from experiments.data.pipeline import Batch
-from experiments.methods import Moment
+from experiments.methods import StepHyperparams
 from experiments.results import metrics
 from experiments.train import objectives
 from experiments.train.sharding import AXIS, Layout
@@ -43,7 +43,7 @@ class TrainState(NamedTuple):
     kept: jax.Array  # bool [train examples], False where truncation drops; or [0]
 
 
-class Given(NamedTuple):
+class DatasetStats(NamedTuple):
     """What the training examples are like, as arguments of the compiled step."""
 
     class_counts: jax.Array  # float32 [classes], at least 1
@@ -51,7 +51,7 @@ class Given(NamedTuple):
     mislabelled: jax.Array  # bool [train examples]
 
 
-class Seen(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step saw: sums over its examples, so that steps add up."""
 
     examples: jax.Array  # int32 []
@@ -69,14 +69,18 @@ class Seen(NamedTuple):
 
 
 # State, batch, what the examples are like, what is set -> state after, what was seen.
-Train = Callable[[TrainState, Batch, Given, Moment], tuple[TrainState, Seen]]
+Train = Callable[
+    [TrainState, Batch, DatasetStats, StepHyperparams], tuple[TrainState, StepMetrics]
+]
 
 
 class Program(NamedTuple):
     """The compiled functions of one configuration, whatever its seed, λ and data."""
 
     init: Callable[[Any, int, int], TrainState]  # network, seed, training examples
-    train: Callable[[Moment], Train]  # the step for a moment, which is its argument too
+    train: Callable[
+        [StepHyperparams], Train
+    ]  # the step for a moment, which is its argument too
     evaluate: Callable[[TrainState, Batch], metrics.Counts]
     prune: Callable[[TrainState, Batch], TrainState]
     features: Callable[[TrainState, Batch], jax.Array]
@@ -99,12 +103,12 @@ def train_step(
     run: configs.Run,
     state: TrainState,
     batch: Batch,
-    given: Given,
-    moment: Moment,
+    given: DatasetStats,
+    moment: StepHyperparams,
     axis_name: str | None = None,
     *,
     on: bool = True,
-) -> tuple[TrainState, Seen]:
+) -> tuple[TrainState, StepMetrics]:
     """One update: one forward and one backward pass, unless the rule needs more.
 
     Args:
@@ -174,7 +178,7 @@ def train_step(
         )
         return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
 
-    problem = methods.Problem(
+    problem = methods.WeightingInput(
         params=state.params,
         per_example_losses=per_example_losses,
         examples=(inputs, batch.labels, batch.present, keys, kept),
@@ -249,11 +253,11 @@ def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
 def _see(
     run: configs.Run,
     batch: Batch,
-    given: Given,
-    found: methods.Found,
+    given: DatasetStats,
+    found: methods.WeightingResult,
     lam: jax.Array,
     axis_name: str | None,
-) -> Seen:
+) -> StepMetrics:
     """Sums up a step."""
     losses, p = found.losses, found.weights
     present, labels, index = batch.present, batch.labels, batch.index
@@ -271,7 +275,7 @@ def _see(
     bad = present & ~jnp.isfinite(losses)
     (places,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
     examples = jnp.sum(present)
-    return Seen(
+    return StepMetrics(
         examples=examples,
         loss=jnp.sum(losses, where=present),
         tilted_loss=found.objective,
@@ -600,7 +604,7 @@ def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     """The step on every device of its own, from whole batches."""
     devices = list(layout.mesh.devices.flat)
 
-    def without_kept(*arguments: Any) -> tuple[TrainState, Seen]:
+    def without_kept(*arguments: Any) -> tuple[TrainState, StepMetrics]:
         # It stays as it was. Empty, it would crash the compiler of JAX 0.11.2.
         after, seen = train(*arguments)
         return after._replace(kept=None), seen
@@ -614,8 +618,8 @@ def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     )
 
     def step(
-        state: TrainState, batch: Batch, given: Given, moment: Moment
-    ) -> tuple[TrainState, Seen]:
+        state: TrainState, batch: Batch, given: DatasetStats, moment: StepHyperparams
+    ) -> tuple[TrainState, StepMetrics]:
         rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
         after, seen = layout.replicate(mapped(state, rows, given, moment))
         return after._replace(kept=state.kept), seen

@@ -144,7 +144,9 @@ class SideBySide:
         weights = [loop.class_weights(run, task, epoch) for run, task in self._each()]
         self._given = self._given._replace(class_weights=np.stack(weights))
 
-    def advance(self, number: int) -> tuple[steps.Seen, list[methods.Moment]]:
+    def advance(
+        self, number: int
+    ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
         """Makes updates from a batch of the epoch on, none of the next epoch.
 
         Args:
@@ -167,11 +169,11 @@ class SideBySide:
         self.state, seen = update(self.state, self._splits["train"], self._given, turns)
         return seen, moments
 
-    def _moment(self, step: int) -> methods.Moment:
+    def _moment(self, step: int) -> methods.StepHyperparams:
         """What is set for an update, `[runs]`."""
         found = [methods.moment(run, self.per_epoch, step) for run in self._different]
         columns = (np.stack(column) for column in zip(*found, strict=True))
-        return methods.Moment(*(column[self._which] for column in columns))
+        return methods.StepHyperparams(*(column[self._which] for column in columns))
 
     def evaluate(self, name: str) -> list[dict[str, Any]] | None:
         """Accuracy and what else `metrics.summary` has, of each run.
@@ -211,7 +213,7 @@ def fit(
     runs: Sequence[configs.Run],
     tasks: Sequence[Task],
     layout: Layout,
-    hooks: Sequence[loop.Hooks],
+    hooks: Sequence[loop.Callbacks],
     *,
     most: int = 1,
 ) -> list[str | None]:
@@ -239,7 +241,9 @@ def fit(
         began = time.monotonic()
         together.begin_epoch(epoch)
         totals: list[dict[str, Any]] = [{} for _ in runs]
-        unread: collections.deque[tuple[int, int, steps.Seen]] = collections.deque()
+        unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
+            collections.deque()
+        )
         number, moments = 0, []
         while number < together.per_epoch:
             seen, moments = together.advance(number)
@@ -258,7 +262,9 @@ def fit(
         }
         for place, hook in enumerate(hooks):
             if failures[place] is None:
-                moment = methods.Moment(*(value[place] for value in moments[-1]))
+                moment = methods.StepHyperparams(
+                    *(value[place] for value in moments[-1])
+                )
                 event = loop.event_of(
                     epoch, together.per_epoch, moment, totals[place], 0.0, seconds
                 )
@@ -271,9 +277,9 @@ def fit(
 
 def _read(
     runs: Sequence[configs.Run],
-    unread: tuple[int, int, steps.Seen],
+    unread: tuple[int, int, steps.StepMetrics],
     totals: Sequence[dict[str, Any]],
-    hooks: Sequence[loop.Hooks],
+    hooks: Sequence[loop.Callbacks],
     failures: list[str | None],
 ) -> None:
     """Waits for what turns saw, after so many updates before them, and reads each."""
@@ -282,7 +288,7 @@ def _read(
         for place, run in enumerate(runs):
             if failures[place] is not None:
                 continue
-            one = steps.Seen(*(values[turn, place] for values in seen))
+            one = steps.StepMetrics(*(values[turn, place] for values in seen))
             try:
                 loop.read(run, step + turn + 1, one, totals[place], hooks[place])
             except FloatingPointError as error:
