@@ -5,7 +5,9 @@ import pathlib
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pytest
 
 from experiments.results import run_log
 from experiments.studies import untuned, untuned_report
@@ -47,6 +49,19 @@ def test_infinite_lam_is_sgd(tmp_path):
     chex.assert_trees_all_close(sgd, params, rtol=1e-4, atol=1e-6)
     apart = jax.tree.map(lambda a, b: float(abs(a - b).max()), attended, params)
     assert min(jax.tree.leaves(apart)) > 1e-4
+
+
+@pytest.mark.parametrize("a", [0.1, 10.0])
+def test_scent_is_the_published_normaliser(a):
+    numbers = untuned.Hyperparams(0.0, 1.5, 1.0, a, 1e9, 0)
+    init, weigh = untuned._attention(numbers, "scent-fixed", 1)
+    state, rng, s = init(), np.random.default_rng(0), None
+    for _ in range(20):
+        losses = rng.exponential(2.0, 32)
+        z = np.exp(losses / 1.5)
+        s = z.mean() if s is None else s * (1 + a * z.mean()) / (1 + a * s)
+        p, state = weigh(jnp.asarray(losses, jnp.float32), state)
+        np.testing.assert_allclose(p, z / s, rtol=2e-5)
 
 
 def test_the_records_are_resumed(tmp_path, capsys):

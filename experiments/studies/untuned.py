@@ -177,12 +177,13 @@ def _attention(run: Hyperparams, form: str, sign: int) -> _Attention:
 
 
 def _scent(run: Hyperparams, lam: Any, bound: Any) -> _Attention:
-    """γ_t = a s / (1 + a s), a being the run's γ; s = exp(F/λ)."""
+    """γ_t = a s / (1 + a s) with a the gamma of the run; s_1 is of the first batch."""
     of = lambda gamma: absgd_jax.attention(lam, gamma, max_weight=bound)
 
     def weigh(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         log_as = jnp.log(run.gamma) + state.tilted_loss / state.lam
-        return of(jnp.maximum(jax.nn.sigmoid(log_as), 1e-6)).weigh(losses, state)
+        gamma = jnp.where(state.count == 0, 1.0, jax.nn.sigmoid(log_as))
+        return of(jnp.maximum(gamma, 1e-6)).weigh(losses, state)
 
     return of(0.5).init, weigh
 
