@@ -1315,6 +1315,8 @@ class Reproduce:
       pack: folder to write the settings' images to, for a machine that all of the data
         cannot be sent to; nothing is trained.
       list: whether the cells that can be trained next are printed, and nothing trained.
+      features: .npz file to write what enters the last layer after plain training to,
+        for the first of the settings; networks that are not there are trained.
     """
 
     minutes: float = 25.0
@@ -1328,6 +1330,7 @@ class Reproduce:
     smoke: bool = False
     pack: pathlib.Path | None = None
     list: bool = False
+    features: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
         _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")

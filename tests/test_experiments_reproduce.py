@@ -12,9 +12,9 @@ import pytest
 from experiments import cli, configs
 from experiments.data import packed, pipeline, sources
 from experiments.results import run_log
-from experiments.studies import reproduce, reproduce_report
+from experiments.studies import reproduce, reproduce_report, untuned, untuned_report
 from experiments.studies.reproduce import LAMS, Cell
-from experiments.train import loop, sharding
+from experiments.train import loop, sharding, steps
 from tests import trees
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -169,3 +169,26 @@ def test_the_page_is_what_the_records_make():
     records = run_log.read(ROOT / "results" / "reproduce.jsonl")
     page = reproduce_report.page(records, "reproduce.jsonl")
     assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()
+
+
+def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
+    file = tmp_path / f"{untuned_report.HEAD}.npz"
+    more = ("--seeds", "2", "--features", str(file))
+    assert cli.main(campaign(folder, tmp_path, *more)) == 0
+    data = untuned.task(untuned_report.HEAD, tmp_path, [0, 1])
+    assert data.train[0].shape[:2] == data.train[1].shape
+    # The network itself, on its test images, has the logits of its last layer.
+    cell = Cell(SETTING, "SGD (CE)", math.inf, 1, "test")
+    config = configs.Reproduce(out=tmp_path, packed=folder / "pack", smoke=True)
+    run = reproduce.run_of(cell, smoke=True)
+    task, state = reproduce.plainly_trained(run, config)
+    program = steps.program(run, sharding.layout(1))
+    counts = [
+        program.evaluate(state, batch)
+        for batch in loop.in_order(task.test, run, *reproduce.one_device())
+    ]
+    (layer,) = data.params
+    with np.load(file) as found:
+        logits = found["test"][1] @ layer["w"][1] + layer["b"][1]
+        right = np.argmax(logits, -1) == found["test_labels"][1]
+    assert sum(int(count.correct.sum()) for count in counts) == right.sum()

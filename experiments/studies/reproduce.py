@@ -227,18 +227,13 @@ def main(config: configs.Reproduce) -> int:
         return 0
     if config.pack is not None:
         return _pack(config, settings)
-    on_cpu = jax.default_backend() == "cpu"
-    bench = _Bench(
-        config.out,
-        sharding.layout(1),
-        configs.Session(
-            devices=1,
-            workers=0,
-            checkpoint_seconds=300.0,
-            steps_per_dispatch=1 if on_cpu else _DISPATCH,
-        ),
-        deadline,
-    )
+    if config.features is not None:
+        from experiments.studies import head_features
+
+        for setting in config.settings[:1] or SETTINGS[:1]:
+            head_features.write(config, setting)
+        return 0
+    bench = _Bench(config.out, *one_device(), deadline)
     records.parent.mkdir(parents=True, exist_ok=True)
     while time.monotonic() < deadline:
         found, _ = run_log.events(records)
@@ -249,6 +244,34 @@ def main(config: configs.Reproduce) -> int:
             time.sleep(1.0)  # other processes train them, and may open new ones
     _print_pending(run_log.events(records)[0], settings, config)
     return 0
+
+
+def one_device() -> tuple[sharding.Layout, configs.Session]:
+    """On what all of it is trained, and how."""
+    on_cpu = jax.default_backend() == "cpu"
+    session = configs.Session(
+        devices=1,
+        workers=0,
+        checkpoint_seconds=300.0,
+        steps_per_dispatch=1 if on_cpu else _DISPATCH,
+    )
+    return sharding.layout(1), session
+
+
+def plainly_trained(
+    run: configs.Run, config: configs.Reproduce
+) -> tuple[pipeline.Task, steps.TrainState]:
+    """Examples of a run, and the state after plain training, trained if need be.
+
+    Raises:
+      BadConfiguration: another process trains it.
+    """
+    task = _task(run, config)
+    bench = _Bench(config.out, *one_device(), math.inf)
+    state = _after_first_stage(run, task, bench)
+    if state is None:
+        raise configs.BadConfiguration(f"Another process is training in {config.out}.")
+    return task, state
 
 
 def _print_pending(
@@ -314,7 +337,21 @@ def _start(run: configs.Run, task: pipeline.Task, bench: _Bench) -> loop.Start |
     switch = run.epoch_at(run.method.start_at)
     if switch == 0:
         return loop.begin(run, task, bench.layout, bench.session)
-    plain = first_stage(run)
+    state = _after_first_stage(run, task, bench)
+    if state is None:
+        return None
+    fresh = loop.begin(run, task, bench.layout, bench.session).state
+    state = state._replace(
+        optimizer=steps.OptimizerState(fresh.optimizer.rule, state.optimizer.descent)
+    )
+    return loop.Start(state, loop.Place(switch, 0, {}))
+
+
+def _after_first_stage(
+    run: configs.Run, task: pipeline.Task, bench: _Bench
+) -> steps.TrainState | None:
+    """The state after plain training; None while another process trains it."""
+    switch, plain = run.epoch_at(run.method.start_at), first_stage(run)
     held_out = "-held-out" if task.validation is not None else ""
     loss, head = plain.loss.name, plain.model.head
     setting = f"{plain.data.source}-{plain.data.imbalance}"
@@ -326,11 +363,7 @@ def _start(run: configs.Run, task: pipeline.Task, bench: _Bench) -> loop.Start |
             return None
         first = loop.begin(plain, task, bench.layout, bench.session)
         state, _ = _train(plain, task, bench, out, first, until=switch)
-    fresh = loop.begin(run, task, bench.layout, bench.session).state
-    state = state._replace(
-        optimizer=steps.OptimizerState(fresh.optimizer.rule, state.optimizer.descent)
-    )
-    return loop.Start(state, loop.Place(switch, 0, {}))
+    return state
 
 
 def _train(

@@ -28,7 +28,7 @@ from experiments.data import corrupt
 from experiments.data.sources import MissingData, digits
 from experiments.results import run_log
 from experiments.studies import untuned_report
-from experiments.studies.untuned_report import DATA, RATES, RUNS, Setting
+from experiments.studies.untuned_report import DATA, HEAD, RATES, RUNS, Setting
 
 WIDTH, BATCH, MOMENTUM = 64, 64, 0.9
 STAGE = 600  # steps; from step 0 it is two of them
@@ -45,6 +45,7 @@ class Task(NamedTuple):
 
     train: _Part  # float32 [S, n, d], int32 [S, n]
     held_out: dict[str, _Part]  # val, test: inputs and labels as in `train`
+    params: Any = None  # [S, ...] of a first stage that is over; None to train one
 
 
 class Hyperparams(NamedTuple):
@@ -75,10 +76,29 @@ def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
     """60% to train, 20% each held out, stratified, standardised by the first."""
+    if name == HEAD:
+        return _head(data_dir, seeds)
     inputs, labels = load(name, data_dir)
     tail = TAIL if name == "digits-tail" else 1.0
     noise = NOISE if name == "digits-noise" else 0.0
     return stacked([split(inputs, labels, seed, tail, noise) for seed in seeds])
+
+
+def _head(data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
+    """The last layer of trained networks, on what enters it; halves are held out."""
+    path = data_dir.expanduser() / f"{HEAD}.npz"
+    if not path.exists():
+        raise MissingData(
+            f"{path} is not there: python -m experiments reproduce --features {path}"
+        )
+    with np.load(path) as file:
+        found = {name: file[name][list(seeds)] for name in file.files}
+    half = lambda i: (found["test"][:, i::2], found["test_labels"][:, i::2])
+    return Task(
+        (found["train"], found["train_labels"]),
+        {"val": half(0), "test": half(1)},
+        [{"w": found["kernel"], "b": found["bias"]}],
+    )
 
 
 def stacked(splits: Sequence[dict[str, _Part]]) -> Task:
@@ -310,7 +330,9 @@ def train(
     order = np.stack([batches(x.shape[1], 2 * steps, seed) for seed in seeds], 1)
     params = [initial_params(x.shape[-1], int(y.max()) + 1, seed) for seed in seeds]
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *params)
-    if protocol == "second stage":
+    if data.params is not None:
+        params, order = data.params, order[steps:]
+    elif protocol == "second stage":
         plain = [(max(RATES), untuned_report.SGD, seed) for seed in seeds]
         params, _ = train(data, "first stage", 1, plain, seeds, steps)
         order = order[steps:]
@@ -349,7 +371,7 @@ def run(
     out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         data = task(name, data_dir, seeds)
-        for protocol in untuned_report.PROTOCOLS:
+        for protocol in untuned_report.PROTOCOLS[: 1 if data.params else None]:
             for kind in dict.fromkeys(map(_kind, settings)):
                 jobs = [
                     (rate, s, seed)
@@ -384,7 +406,8 @@ def _short(key: str, value: np.floating) -> float | None:
 
 def main(config: configs.Untuned) -> int:
     """Trains, records, and writes the page beside the records; returns 0."""
-    names, seeds = config.data or tuple(DATA), range(config.seeds)
+    names = config.data or tuple(name for name in DATA if name != HEAD)
+    seeds = range(config.seeds)
     run(config.out, config.data_dir, names, seeds, untuned_report.SETTINGS)
     config.out.with_suffix(".md").write_text(
         untuned_report.page(run_log.read(config.out)), encoding="utf-8"

@@ -295,9 +295,9 @@ def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> Hea
         for name in ("train", "validation", "test")
         if (examples := getattr(task, name)) is not None
     }
-    head = _head(state)
-    bias = head.get(("bias",))
-    return HeadInputs(splits, head[("kernel",)], bias)
+    last_layer = head(state)
+    bias = last_layer.get(("bias",))
+    return HeadInputs(splits, last_layer[("kernel",)], bias)
 
 
 def _features(
@@ -315,7 +315,7 @@ def _features(
     return np.concatenate(parts)[: len(examples.labels)]
 
 
-def _head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
+def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
     """The parameters of the head by name, whether they are trained or not."""
     return {
         path[1:]: np.asarray(value[...])
@@ -491,9 +491,9 @@ def _remember(
     )
     network.head.centroids[...] = jnp.asarray(means)
     if first.model.head == "linear":
-        head = _head(state)
-        network.head.recalls.kernel[...] = jnp.asarray(head[("kernel",)])
-        network.head.recalls.bias[...] = jnp.asarray(head[("bias",)])
+        last_layer = head(state)
+        network.head.recalls.kernel[...] = jnp.asarray(last_layer[("kernel",)])
+        network.head.recalls.bias[...] = jnp.asarray(last_layer[("bias",)])
 
 
 def _shape(run: configs.Run) -> dict[str, Any]:

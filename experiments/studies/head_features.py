@@ -1,0 +1,68 @@
+"""What enters the last layer of `reproduce`'s networks after plain training.
+
+Training the last layer alone on these features takes seconds, so that a grid of methods
+can be compared on real images: `untuned --data cifar10-lt100-head`.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import pipeline
+from experiments.studies import reproduce
+from experiments.studies.reproduce import ROWS, Cell
+from experiments.train import loop, runs, steps
+
+PASSES = 4  # over the training set, each augmented differently
+
+
+def write(config: configs.Reproduce, setting: str) -> None:
+    """Writes the features of a setting's networks, one a seed, to `config.features`.
+
+    The file has, with S seeds: `train` [S, n, features] and `train_labels` [S, n], of
+    `PASSES` augmented passes; `test` and `test_labels` likewise of the images as they
+    are; and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
+    Networks that are not trained yet are trained first.
+    """
+    found: list[dict[str, np.ndarray]] = []
+    for seed in range(config.seeds):
+        cell = Cell(setting, ROWS[0].name, float("inf"), seed, "test")
+        run = reproduce.run_of(cell, config.smoke)
+        task, state = reproduce.plainly_trained(run, config)
+        found.append(_of_network(reproduce.first_stage(run), task, state))
+    assert config.features is not None
+    stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    config.features.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(config.features, **stacked)
+
+
+def _of_network(
+    run: configs.Run, task: pipeline.Task, state: steps.TrainState
+) -> dict[str, np.ndarray]:
+    layout, session = reproduce.one_device()
+    features = steps.program(run, layout).features
+    on_host = dataclasses.replace(run.data, augment_on="host")
+    passes = range(run.epochs, run.epochs + PASSES)  # none that it was trained on
+    batches = pipeline.training(
+        task.train, on_host, run.batch_size, seed=run.seed, epochs=passes
+    )
+    parts: list[Any] = []
+    for batch in batches:
+        kept = np.asarray(features(state, layout.place(batch)))[batch.present]
+        parts.append((kept, batch.labels[batch.present]))
+    train, train_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    tested = [
+        np.asarray(features(state, batch))
+        for batch in loop.in_order(task.test, run, layout, session)
+    ]
+    head = runs.head(state)
+    return {
+        "train": train,
+        "train_labels": train_labels,
+        "test": np.concatenate(tested)[: len(task.test.labels)],
+        "test_labels": task.test.labels,
+        "kernel": head[("kernel",)],
+        "bias": head[("bias",)],
+    }
