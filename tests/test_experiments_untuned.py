@@ -16,9 +16,10 @@ from experiments.studies.untuned_report import DEFAULT, RATES, SGD, Setting
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-def test_the_page_is_what_the_records_make():
-    records = run_log.read(DOCS / "untuned.jsonl")
-    page = (DOCS / "untuned.md").read_bytes()
+@pytest.mark.parametrize("name", ["untuned", "untuned_head"])
+def test_the_page_is_what_the_records_make(name):
+    records = run_log.read(DOCS / f"{name}.jsonl")
+    page = (DOCS / f"{name}.md").read_bytes()
     assert untuned_report.page(records).encode() == page
 
 
