@@ -26,7 +26,7 @@ _ROUNDING_ERRORS = 8.0
 
 
 class KLRadius(NamedTuple):
-    """What `kl_radius` returns, to be given as `lam`."""
+    """The value of `kl_radius`, which transforms accept as `lam`."""
 
     rho: ArrayLike  # ρ, in nats
     sign: int  # of λ
@@ -41,8 +41,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
     r"""A λ that follows by itself, from how far the weights may stray from uniform.
 
     λ is a number of nats of loss: the right one depends on the data, and changes as the
-    losses fall. The radius does not. Given in place of `lam`, it makes λ the multiplier
-    of the constrained problem ::
+    losses fall. The radius does not. Given as `lam`, it makes λ the multiplier of the
+    constrained problem ::
 
         max Σ p_i L_i / n   over   Σ p_i / n = 1,   KL(p ‖ uniform) <= ρ
 
