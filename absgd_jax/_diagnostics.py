@@ -13,6 +13,11 @@ from absgd_jax import _check
 # `suggest_lam` warns where the network gives at least this share of the labels less
 # than one half: docs/after_first_stage.md has the results of fixed λ there.
 WRONG_SHARE = 0.001
+# `suggest_lam` bisects log |λ|, so often, this far around that of the losses' range.
+_BISECTIONS = 60
+_LARGEST_LOG_RATIO = 20.0
+# A fraction within this relative error is that of the smallest |λ|, and unreachable.
+_RELATIVE_ERROR = 1e-9
 
 
 class WeightStatistics(NamedTuple):
@@ -160,10 +165,11 @@ def suggest_lam(
 
     found: dict[float, float] = {}
     for fraction in fractions:
-        low, high = np.log(np.ptp(values)) - 20.0, np.log(np.ptp(values)) + 20.0
-        if effective(np.exp(low)) >= fraction * (1 - 1e-9):
+        middle = np.log(np.ptp(values))
+        low, high = middle - _LARGEST_LOG_RATIO, middle + _LARGEST_LOG_RATIO
+        if effective(np.exp(low)) >= fraction * (1 - _RELATIVE_ERROR):
             continue
-        for _ in range(60):
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             below_target = effective(np.exp(middle)) < fraction
             low, high = (middle, high) if below_target else (low, middle)
