@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
 from absgd_jax._radius import DEFAULT, KLRadius
+from absgd_jax._schedules import ScalarOrSchedule
 from absgd_jax._transform import attend
 from absgd_jax._weights import Settings
 
@@ -47,7 +47,7 @@ def absgd(
       gamma: γ, share of the newest batch in the normaliser, in (0, 1], or schedule.
         None is 0.1 with a radius and 0.5 with a λ.
       momentum: β in [0, 1); None for none.
-      nesterov: whether to look ahead.
+      nesterov: whether the momentum is Nesterov's.
       weight_decay: α, not negative.
       init_s: s_0; None for weights that average one from the start, 0.0 as in the
         earlier version of the paper.
@@ -67,7 +67,7 @@ def absgd(
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp, optax
-      >>> y = jnp.array(9 * [0.0] + [1.0])  # nine examples of a kind, one of another
+      >>> y = jnp.array(9 * [0.0] + [1.0])  # nine common examples and a rare one
       >>> per_example_losses = lambda w: (w - y) ** 2
       >>> def fit(lam):
       ...     tx = absgd_jax.absgd(0.1, lam, init_s=None)
@@ -79,8 +79,8 @@ def absgd(
       ...         w = optax.apply_updates(w, updates)
       ...     return round(float(w), 2)
 
-      Plain SGD finds the mean. λ > 0 goes out to meet the odd one, λ < 0 takes it for a
-      mistake:
+      Plain SGD finds the mean. λ > 0 attends to the rare example, λ < 0 treats its
+      label as noise:
 
       >>> fit(jnp.inf), fit(0.3), fit(-0.3)
       (0.1, 0.3, 0.0)
@@ -178,7 +178,7 @@ def abadam(
 
 
 def _decay(weight_decay: ArrayLike) -> optax.GradientTransformation:
-    """Adds `α w`; free of charge, and of any need for `params`, when α is plain 0."""
+    """Adds `α w`; with a Python 0 for α it does nothing and needs no `params`."""
     if isinstance(weight_decay, float | int) and weight_decay == 0:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay)  # pyright: ignore[reportArgumentType]
@@ -197,7 +197,7 @@ def _scale_by_uncorrected_adam(
     """Adam's direction without bias correction, which Optax does not offer."""
 
     def init_fn(params: Any) -> _UncorrectedAdamState:
-        # Two trees, for a buffer that is donated must not be there twice.
+        # Two trees, because no buffer of a donated state may occur twice in it.
         return _UncorrectedAdamState(
             mu=optax.tree.zeros_like(params), nu=optax.tree.zeros_like(params)
         )

@@ -4,7 +4,7 @@ Pure functions of arrays, one line an equation. Symbols are the paper's (`Qi et 
 2012.06951 <https://arxiv.org/abs/2012.06951>`_), with two changes of notation:
 
 * `Σ` runs over the examples of a batch, each counted `v_i` times (1 unless the user
-  says otherwise, 0 for padding), and `V = Σ v_i` stands for the batch size.
+  gives base weights, 0 for padding), and `V = Σ v_i` stands for the batch size.
 * The normaliser `s_t` is kept as `F_t = λ log s_t`, in units of loss. `s_t` itself
   overflows float32 as soon as a loss is 88 times λ; `F_t` lies between the losses
   that it has seen, estimates the robust objective, and keeps its meaning when λ moves.
@@ -81,7 +81,7 @@ _maxima = functools.partial(_reduce, jnp.max, lax.pmax)
 def tilt(
     losses: jax.Array, lam: jax.Array, weights: jax.Array, axis_name: AxisName = None
 ) -> Tilt:
-    """The tilted mean, its gradient, and the number of examples behind it.
+    """The tilted mean, its gradient, and the weight of the examples in it.
 
     `T_λ(L; v) = λ log( Σ v_i exp(L_i/λ) / V )`, computed as
     `c + λ log1p( Σ v_i expm1((L_i − c)/λ) / V )` with c the smallest loss, so that all
@@ -223,7 +223,7 @@ def combine(a: Tilt, b: Tilt, lam: jax.Array) -> Combined:
 
 
 class Advance(NamedTuple):
-    """What one batch does to the running normaliser."""
+    """The running normaliser after one more batch."""
 
     normalizer: Normalizer
     scale: jax.Array  # []: exp(T/λ) / s_{t+1}, at most 1/γ
@@ -233,6 +233,7 @@ def advance(
     normalizer: Normalizer,
     batch_tilt: jax.Array,
     lam: jax.Array,
+    *,
     gamma: jax.Array,
     init_s: jax.Array | None,
 ) -> Advance:
@@ -308,15 +309,16 @@ def bound_losses(
     losses: jax.Array,
     lam: jax.Array,
     weights: jax.Array,
+    *,
     tilted_loss: jax.Array,
     gamma: jax.Array,
     max_weight: jax.Array,
 ) -> jax.Array:
     """Limits the losses so that no example weighs more than `max_weight`.
 
-    Clipping p_i alone would bound the step but still let one absurd loss set s so high
-    that every later weight is near zero. So the bound acts inside the normaliser: s is
-    the solution of ::
+    Clipping p_i would bound the step but still let one absurd loss set s so high that
+    every later weight is near zero. So the bound acts inside the normaliser: s is the
+    solution of ::
 
         s_{t+1} = (1 − γ') s_t + γ' Σ v_i min( exp(L_i/λ), c s_{t+1} ) / V .
 
@@ -328,7 +330,7 @@ def bound_losses(
     and the smallest k whose next exponential is within c s is the answer. One sort.
 
     Args:
-      losses: L, shape `[*batch]`: the whole batch, whatever it is spread over.
+      losses: L, shape `[*batch]`: the whole batch, gathered from all devices.
       lam: λ, shape `[]`.
       weights: v, shape `[*batch]`.
       tilted_loss: F_t, shape `[]`; not read if γ' is 1.
@@ -340,12 +342,13 @@ def bound_losses(
       The losses with the k largest exponentials limited to c s, shape `[*batch]`.
     """
     # Finite stand-ins for ±∞, far enough from overflow to be added to.
-    biggest = jnp.finfo(losses.dtype).max / 8
+    limits = jnp.finfo(losses.dtype)
+    biggest = limits.max / 8
     nothing = jnp.full([1], -2.0 * biggest, losses.dtype)
 
     flat, v = losses.ravel(), weights.ravel()
     signed = jnp.where(lam > 0, flat, -flat)
-    order = jnp.argsort(jnp.where(v > 0, signed, -8.0 * biggest), descending=True)
+    order = jnp.argsort(jnp.where(v > 0, signed, limits.min), descending=True)
     flat, v = flat[order], v[order]
     present, V = v > 0, jnp.sum(v)
     some = jnp.where(V > 0, V, 1.0)

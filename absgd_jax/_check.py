@@ -4,10 +4,7 @@ Concrete values, of Python, NumPy or JAX, are checked when a transform is built,
 and dtypes when it is traced. A traced value has no value yet and passes.
 """
 
-import functools
 import math
-from collections.abc import Callable
-from types import FunctionType, MethodType
 from typing import Any
 
 import jax
@@ -20,21 +17,14 @@ from jax.typing import ArrayLike
 from absgd_jax._devices import AxisName, already_summed
 from absgd_jax._radius import KLRadius
 
-ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
-FIRST = "{0}(0), the first value of the schedule {0},"
-
-
-def is_number(value: Any) -> bool:
-    """Whether this is meant as a number, a vector or a schedule, not as a state."""
-    kinds = bool | int | float | complex | str | np.generic | np.ndarray | jax.Array
-    return callable(value) or isinstance(value, kinds)
+_Number: Any = bool | int | float | complex | np.generic | np.ndarray | jax.Array
 
 
 def _concrete(name: str, value: Any, kind: str = "a scalar or a schedule") -> Any:
     """The scalar as a float, or None where it is a schedule or traced."""
     if callable(value):
         return None
-    if isinstance(value, str | bytes) or not is_number(value):
+    if not isinstance(value, _Number):
         raise TypeError(
             f"{name} must be {kind}, got {value!r} of type {type(value).__name__}."
         )
@@ -47,9 +37,7 @@ def _concrete(name: str, value: Any, kind: str = "a scalar or a schedule") -> An
     return float(value)
 
 
-def lam(
-    value: ScalarOrSchedule, *, name: str = "lam", kind: str = "a scalar or a schedule"
-) -> None:
+def lam(value: Any, *, name: str = "lam", kind: str = "a scalar or a schedule") -> None:
     """λ: a nonzero number, ±inf included."""
     number = _concrete(name, value, kind)
     if number is not None and not abs(number) >= np.finfo(np.float32).tiny:
@@ -60,7 +48,7 @@ def lam(
 
 
 def number_lam(function: str, value: Any) -> None:
-    """λ where only a number will do."""
+    """λ as a number, where a schedule or a radius has no step to follow."""
     if callable(value) or isinstance(value, KLRadius):
         kind = "schedule" if callable(value) else "radius"
         raise TypeError(
@@ -71,7 +59,7 @@ def number_lam(function: str, value: Any) -> None:
     lam(value, kind="a scalar")
 
 
-def gamma(value: ScalarOrSchedule, *, name: str = "gamma") -> None:
+def gamma(value: Any, *, name: str = "gamma") -> None:
     """γ: a share, in (0, 1]."""
     number = _concrete(name, value)
     if number is not None and not 0.0 < number <= 1.0:
@@ -101,7 +89,7 @@ def max_weight(value: ArrayLike | None) -> None:
 
 
 def bound_of_values(init_s: ArrayLike | None, max_weight: ArrayLike | None) -> None:
-    """A bound on weights that the value route can keep."""
+    """A bound on weights that `value=` can keep, which needs s_0 = None."""
     if init_s is not None and max_weight is not None:
         raise ValueError(
             f"max_weight={max_weight} with `value=` needs init_s=None, got "
@@ -120,7 +108,7 @@ def radius_without_init_s(init_s: ArrayLike | None) -> None:
 
 
 def plain_first(first: ArrayLike) -> None:
-    """Before a radius comes plain SGD."""
+    """A first stage of plain SGD, which a radius needs."""
     if not np.isinf(first):
         raise ValueError(
             f"first must be inf or -inf where kl_radius comes second, got {first}: λ "
@@ -129,7 +117,7 @@ def plain_first(first: ArrayLike) -> None:
 
 
 def same_shape(name: str, array: jax.Array, other: str, like: jax.Array) -> None:
-    """Two arrays with an entry for each example."""
+    """Two arrays with one entry for each example."""
     if array.shape != like.shape:
         raise ValueError(
             f"{name} must have the shape of {other}, {like.shape}, got {array.shape}."
@@ -142,14 +130,12 @@ def microbatch_size(value: int | None) -> None:
         raise ValueError(f"microbatch_size must be positive, got {value}.")
 
 
-def scalar(name: str, value: ArrayLike) -> jax.Array:
+def scalar(name: str, array: jax.Array) -> None:
     """A floating-point scalar that an update is given."""
-    array = jnp.asarray(value)
     if array.ndim != 0:
         raise ValueError(f"{name} must be a scalar, got shape {array.shape}.")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got dtype {array.dtype}.")
-    return array
 
 
 _SWALLOWED = (
@@ -181,8 +167,16 @@ def missing_value(name: str, updates: Any, params: Any) -> Exception:
     )
 
 
+def function_with_value(name: str) -> Exception:
+    """The error for a pullback where a gradient is needed."""
+    return TypeError(
+        f"{name} takes a gradient with `value=`, not a function; give a pullback "
+        "with `losses=` to attentional_aggregate, absgd or abadam."
+    )
+
+
 def unlimited_value(name: str) -> Exception:
-    """The error for a bound on weights that the losses know nothing of."""
+    """The error for the value of losses that were not limited to the bound."""
     return TypeError(
         f"{name} has a max_weight, so `value` must be that of "
         "tilted_value_and_grad(loss_fn, opt_state), which reads the bound from the "
@@ -191,7 +185,7 @@ def unlimited_value(name: str) -> Exception:
 
 
 def unfollowed_value(name: str) -> Exception:
-    """The error for a λ that follows a target without what it follows."""
+    """The error for a value that lacks the KL divergence which λ follows."""
     return TypeError(
         f"{name} has a λ that follows a radius, so `value` must be that of "
         "tilted_value_and_grad(loss_fn, opt_state), which says how the weights are "
@@ -214,7 +208,7 @@ def _has_lost_its_leaves(updates: Any, params: Any) -> bool:
 
 
 def not_empty(name: str, updates: Any, params: Any) -> None:
-    """Updates that a framework has not emptied on the way."""
+    """Updates whose arrays the framework has kept."""
     if _has_lost_its_leaves(updates, params):
         raise _empty_updates(name)
 
@@ -226,23 +220,21 @@ def _empty_updates(name: str) -> Exception:
     )
 
 
-def losses(value: ArrayLike, *, scalar: str) -> jax.Array:
+def losses(array: jax.Array, reason: str) -> None:
     """Per-example losses: a floating-point array with a batch axis."""
-    array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"losses must be floating point, got dtype {array.dtype}.")
     if array.ndim == 0:
-        raise ValueError(f"losses must have a batch axis, got a scalar. {scalar}")
+        raise ValueError(f"losses must have a batch axis, got a scalar. {reason}")
     if array.size == 0:
         raise ValueError(
             f"losses must hold at least one example, got shape {array.shape}. Skip an "
             "empty batch, or pad it and mask the padding with `where`."
         )
-    return array
 
 
 def differentiates(value_and_grad: Any, model: Any) -> None:
-    """A module of Flax NNX is differentiated by NNX itself."""
+    """A transform that fits the model: NNX's own for a module of Flax NNX."""
     bases = type(model).__mro__
     is_module = any(
         base.__name__ == "Module" and base.__module__.startswith("flax.nnx")
@@ -257,7 +249,7 @@ def differentiates(value_and_grad: Any, model: Any) -> None:
 
 
 def losses_of_function(output: Any, has_aux: bool) -> None:
-    """What a per-example loss function returned."""
+    """A per-example loss function that returns losses, or (losses, aux)."""
     if has_aux:
         if not (isinstance(output, tuple) and len(output) == 2):
             raise TypeError(
@@ -283,40 +275,25 @@ def _describe(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def example_weights(
-    losses: jax.Array,
-    where: ArrayLike | None,
-    sample_weights: ArrayLike | None,
-    dtype: Any,
-) -> jax.Array:
-    """v_i: `sample_weights` (default 1), and 0 where `where` is False."""
-    if sample_weights is None:
-        weights = jnp.ones_like(losses, dtype)
-    else:
-        weights = jnp.asarray(sample_weights)
-        same_shape("sample_weights", weights, "losses", losses)
-        # On the host, for under `jax.jit` a constant compared is traced.
-        if _is_at_hand(weights) and (np.asarray(weights) < 0).any():
-            raise ValueError(
-                f"sample_weights must not be negative, got {np.min(weights)}."
-            )
-        weights = weights.astype(dtype)
-    if where is None:
-        return weights
-    mask = jnp.asarray(where)
+def sample_weights(array: jax.Array, losses: jax.Array) -> None:
+    """Base weights v: one for each loss, none negative."""
+    same_shape("sample_weights", array, "losses", losses)
+    if isinstance(array, Tracer) or not array.is_fully_addressable:
+        return
+    # On the host, because under `jax.jit` a comparison of constants is traced.
+    if (np.asarray(array) < 0).any():
+        raise ValueError(f"sample_weights must not be negative, got {np.min(array)}.")
+
+
+def where(mask: jax.Array, losses: jax.Array) -> None:
+    """A mask of the examples: one boolean for each loss."""
     same_shape("where", mask, "losses", losses)
     if mask.dtype != jnp.bool_:
         raise TypeError(f"where must be boolean, got dtype {mask.dtype}.")
-    return jnp.where(mask, weights, 0.0)
-
-
-def _is_at_hand(array: jax.Array) -> bool:
-    """Whether the values are known, and all on devices of this process."""
-    return not isinstance(array, Tracer) and array.is_fully_addressable
 
 
 def whole_tree(name: str, updates: Any) -> None:
-    """The updates of every parameter, not those that a mask has left over."""
+    """The updates of every parameter, none of them masked."""
     leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
     if any(_is_masked(leaf) for leaf in leaves):
         raise ValueError(
@@ -342,7 +319,7 @@ def differentiable(name: str, gradients: Any) -> None:
             raise TypeError(
                 f"{name} was given a gradient of dtype float0 at {_name(path)}: its "
                 "parameter is an integer or a random key, which has no gradient. "
-                "Differentiate the floating-point leaves alone: equinox.partition("
+                "Differentiate the floating-point leaves only: equinox.partition("
                 "model, equinox.is_inexact_array), or nnx.split(model, nnx.Param, ...)."
             )
 
@@ -408,32 +385,8 @@ def local_gradients(gradients: Any, like: jax.Array, axis_name: AxisName) -> Non
             )
 
 
-@functools.cache
-def _functions() -> tuple[type, ...]:
-    """Plain functions and what `jax.vjp` returns, a class of its own in newer JAX.
-
-    Not asked for on import, which must not start JAX's backends.
-    """
-    _, pullback = jax.vjp(lambda x: x, np.float32(0.0))
-    partials = functools.partial, jax.tree_util.Partial
-    return FunctionType, MethodType, *partials, type(pullback)
-
-
-def is_pullback(updates: Any) -> bool:
-    """Whether these are a function of the weights rather than a tree of arrays.
-
-    A tree of arrays may be callable too: an Equinox module holds its own gradients.
-    """
-    return isinstance(updates, _functions())
-
-
 def ordinary_gradients(name: str, gradients: Any, params: Any) -> None:
     """Gradients of `tilted_loss`: each leaf has its parameter's shape."""
-    if is_pullback(gradients):
-        raise TypeError(
-            f"{name} takes a gradient with `value=`, not a function; give a pullback "
-            "with `losses=` to attentional_aggregate, absgd or abadam."
-        )
     not_empty(name, gradients, params)
     whole_tree(name, gradients)
     differentiable(name, gradients)

@@ -30,7 +30,7 @@ def _varying(x: ArrayLike) -> frozenset[str]:
         return frozenset(kind.vma)
     if hasattr(kind, "mat"):
         return frozenset(kind.mat.varying)
-    # To take nothing for varying would sum gradients once for every device.
+    # Without the types, gradients would be summed once for every device.
     raise RuntimeError(
         f"absgd_jax cannot read from JAX {jax.__version__} over which mapped axes an "
         f"array varies: jax.typeof(x) is {kind!r}, without `vma` and without `mat`. "
@@ -62,7 +62,7 @@ def sum_gradients(gradients: Any, like: ArrayLike, axis_name: AxisName) -> Any:
 
 
 def vary(params: Any, like: ArrayLike) -> Any:
-    """The parameters with the type of what varies, so that gradients stay local."""
+    """The parameters as arrays that vary like `like`, so that gradients stay local."""
 
     def cast(param: jax.Array) -> jax.Array:
         missing = _varying(like) - _varying(param)
@@ -72,7 +72,7 @@ def vary(params: Any, like: ArrayLike) -> Any:
 
 
 def _to_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """An array with the type of what varies over some axes."""
+    """The array, varying over `axes` by its type."""
     if hasattr(lax, "pcast"):
         return lax.pcast(x, axes, to="varying")
     # Its name before JAX 0.8.2.
@@ -82,8 +82,9 @@ def _to_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The whole of a batch, on every device.
 
-    A sum of parts that are zero but for each device's own, for then `shard_map` knows
-    that all devices have the same. The batch is a few thousand numbers.
+    It is a sum of arrays that are zero outside each device's own part, because
+    `shard_map` then infers that all devices have the same array. The batch is a few
+    thousand numbers.
 
     Args:
       x: this device's part, shape `[...]`; or the whole of it, on a mesh with Explicit
@@ -100,7 +101,7 @@ def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 
 def own_part(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """This device's part of what `gather` put together."""
+    """This device's part of an array made by `gather`."""
     return x if axis_name is None else x[lax.axis_index(axis_name)]
 
 

@@ -1,4 +1,4 @@
-"""What the weights of a batch do, and which λ would do how much."""
+"""Statistics of the weights of a batch, and a λ for each effective fraction."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -10,9 +10,14 @@ from jax.typing import ArrayLike
 
 from absgd_jax import _check
 
-# `suggest_lam` warns where the network gives so large a share of the labels less than
-# one half: docs/after_first_stage.md has what fixed λ did there, and elsewhere.
+# `suggest_lam` warns where the network gives at least this share of the labels less
+# than one half: docs/after_first_stage.md has the results of fixed λ there.
 WRONG_SHARE = 0.001
+# `suggest_lam` bisects log |λ|, so often, this far around that of the losses' range.
+_BISECTIONS = 60
+_LARGEST_LOG_RATIO = 20.0
+# A fraction within this relative error is that of the smallest |λ|, and unreachable.
+_RELATIVE_ERROR = 1e-9
 
 
 class WeightStatistics(NamedTuple):
@@ -94,8 +99,8 @@ def suggest_lam(
 
     From the losses of one pass over the training examples with a network after its
     plain first stage. Each λ is the one at which the weights `exp(L/λ)` over these
-    losses have the effective fraction exp(−KL): a place to start from, in the units of
-    these losses. 0.9 is cautious; at 0.25 a quarter of the examples has nearly all of
+    losses have the effective fraction exp(−KL): an initial value, in the units of these
+    losses. 0.9 is cautious; at 0.25 a quarter of the examples has nearly all of
     the weight.
 
     With `sign=1` it warns if 0.1% of the losses or more are above log 2, which for
@@ -160,10 +165,11 @@ def suggest_lam(
 
     found: dict[float, float] = {}
     for fraction in fractions:
-        low, high = np.log(np.ptp(values)) - 20.0, np.log(np.ptp(values)) + 20.0
-        if effective(np.exp(low)) >= fraction * (1 - 1e-9):
+        middle = np.log(np.ptp(values))
+        low, high = middle - _LARGEST_LOG_RATIO, middle + _LARGEST_LOG_RATIO
+        if effective(np.exp(low)) >= fraction * (1 - _RELATIVE_ERROR):
             continue
-        for _ in range(60):
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             below_target = effective(np.exp(middle)) < fraction
             low, high = (middle, high) if below_target else (low, middle)

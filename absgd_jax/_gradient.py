@@ -10,7 +10,9 @@ from jax.typing import ArrayLike
 
 from absgd_jax import _attention, _check, _devices, _weights
 from absgd_jax._devices import AxisName
-from absgd_jax._state import attention_state
+from absgd_jax._state import AttentionState, WeightBound, attention_state
+
+_BEFORE_THE_MEAN = "The tilt needs the losses before their mean."
 
 
 def tilted_loss(
@@ -21,7 +23,7 @@ def tilted_loss(
     sample_weights: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
-    r"""The tilted mean of a batch: ABSGD's objective in place of `losses.mean()`.
+    r"""The tilted mean of a batch: ABSGD's objective, instead of `losses.mean()`.
 
     `T_λ(L; v) = λ log( Σ v_i exp(L_i/λ) / Σ v_i )`. It lies between the smallest and
     the largest loss, grows with λ⁻¹, and is the weighted mean at λ = ±∞; accurate to
@@ -61,8 +63,11 @@ def tilted_loss(
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_: the objective that Algorithm 1 minimises.
     """
-    L, lam_, v = _batch("tilted_loss", losses, lam, where, sample_weights)
-    tilt = _attention.tilt(L, lam_, v, axis_name)
+    _check.number_lam("tilted_loss", lam)
+    batch = _weights.checked_batch(
+        losses, where, sample_weights, reason=_BEFORE_THE_MEAN
+    )
+    tilt = _weights.tilt_batch(batch, lam, axis_name=axis_name).tilt
     return jnp.where(tilt.V > 0, tilt.T, jnp.nan)
 
 
@@ -108,27 +113,11 @@ def attentional_weights(
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_, Eq. (5).
     """
-    L, lam_, v = _batch("attentional_weights", losses, lam, where, sample_weights)
-    return _weights.tilt_batch(L, lam_, v, axis_name=axis_name).shares
-
-
-def _batch(
-    name: str,
-    losses: ArrayLike,
-    lam: ArrayLike,
-    where: ArrayLike | None,
-    sample_weights: ArrayLike | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Checked L, λ and v, in one dtype of 32 bits at least."""
-    _check.number_lam(name, lam)
-    L, v = _weights.checked_batch(
-        losses,
-        where,
-        sample_weights,
-        jnp.float32,
-        scalar="The tilt needs the losses before their mean.",
+    _check.number_lam("attentional_weights", lam)
+    batch = _weights.checked_batch(
+        losses, where, sample_weights, reason=_BEFORE_THE_MEAN
     )
-    return L, jnp.asarray(lam).astype(L.dtype), v
+    return _weights.tilt_batch(batch, lam, axis_name=axis_name).shares
 
 
 class TiltedValue(NamedTuple):
@@ -144,20 +133,6 @@ class TiltedValue(NamedTuple):
     unbounded: jax.Array | None = None
 
 
-class _Part(NamedTuple):
-    """A part of a batch, and all that the whole needs to know of it."""
-
-    tilt: _attention.Tilt  # without its r
-    grad: Any  # Σ shares_i ∇L_i, like the parameters; zero without examples
-
-
-def _mix(a: _Part, b: _Part, lam: jax.Array) -> _Part:
-    """Two parts make one."""
-    tilt, shares = _attention.combine(a.tilt, b.tilt, lam)
-    grad = jax.tree.map(lambda x, y: shares[0] * x + shares[1] * y, a.grad, b.grad)
-    return _Part(tilt._replace(r=None), grad)
-
-
 def tilted_value_and_grad(
     per_example_loss_fn: Callable[..., Any],
     lam: Any,
@@ -168,7 +143,7 @@ def tilted_value_and_grad(
     axis_name: AxisName = None,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> Callable[..., tuple[Any, Any]]:
-    r"""Value and gradient of the tilted loss, in place of `jax.value_and_grad`.
+    r"""Value and gradient of the tilted loss, instead of `jax.value_and_grad`.
 
     For loops whose optimizer takes a gradient (`nnx.Optimizer`, a `TrainState`): write
     a function that returns the losses before their mean, and hand value and gradient
@@ -200,13 +175,13 @@ def tilted_value_and_grad(
         batch axis first.
       lam: an optimizer state that holds an `AttentionState`; or λ itself, a nonzero
         scalar in units of loss, ±inf allowed, which may be traced.
-      has_aux: whether the function returns auxiliary output beside the losses.
+      has_aux: whether the function returns auxiliary output after the losses.
       microbatch_size: examples per microbatch; the last may be smaller. None takes the
         batch whole. A microbatch is every n-th example, so that one of a sharded batch
-        is sharded alike. Each is normalised alone by a BatchNorm.
-      dense: whether to make the gradient of every example by itself (`jax.vmap`), one
-        microbatch of them at a time. The same result at a higher price; for networks
-        in which examples do not meet.
+        is sharded in the same way. A BatchNorm takes its moments over one microbatch.
+      dense: whether to make per-example gradients (`jax.vmap`), those of one microbatch
+        at a time. The result is the same, and it costs more; for networks without
+        operations across examples.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Value and gradient are then those of the whole batch, on every device: no
         `pmean` of them, and no `axis_name` for `scale_by_attention`.
@@ -253,50 +228,15 @@ def tilted_value_and_grad(
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_, Eq. (2).
     """
-    state, bound = None, None
-    if not _check.is_number(lam):
+    state = None
+    if not (callable(lam) or jax.tree_util.all_leaves([lam])):
         state = attention_state(lam)
-        lam, bound = state.lam, state.bound
+        lam = state.lam
     _check.number_lam("tilted_value_and_grad", lam)
     _check.microbatch_size(microbatch_size)
-
-    def losses_and_aux(params: Any, batch: Any) -> tuple[Any, Any]:
-        output = per_example_loss_fn(params, *batch)
-        _check.losses_of_function(output, has_aux)
-        return output if has_aux else (output, None)
-
-    def tilt_whole(losses: jax.Array, v: jax.Array) -> _weights.Tilted:
-        lam_ = jnp.asarray(lam).astype(losses.dtype)
-        return _weights.tilt_batch(losses, lam_, v, state, bound, axis_name)
-
-    def piece(params: Any, data: _Data) -> _Piece:
-        """What some of the examples have in value and gradient."""
-
-        def objective(losses: jax.Array) -> tuple[jax.Array, Any]:
-            L, v = data.checked(losses)
-            fixed = lax.stop_gradient(L)
-            if data.shares is None:
-                tilt, shares = tilt_whole(fixed, v)
-                tilt = tilt._replace(r=None)
-            else:  # and the tilt is known
-                tilt, shares = None, data.shares
-            total = jnp.sum(jnp.where(v > 0, shares * L, 0.0))
-            return total, (shares, tilt, jnp.sum(fixed))
-
-        if dense:
-            losses, examples, aux = _one_by_one(losses_and_aux, params, data.batch)
-            _, (shares, tilt, like) = objective(losses)
-            grad = contract(examples, shares, shares != 0)
-            return _Piece(_Part(tilt, grad), aux, like)
-
-        def scalar(params: Any, *batch: Any) -> tuple[jax.Array, Any]:
-            losses, aux = losses_and_aux(params, batch)
-            total, (_, tilt, like) = objective(losses)
-            return total, (tilt, aux, like)
-
-        differentiated = value_and_grad(scalar, has_aux=True)
-        (_, (tilt, aux, like)), grad = differentiated(params, *data.batch)
-        return _Piece(_Part(tilt, grad), aux, like)
+    objective = _TiltedObjective(
+        per_example_loss_fn, lam, state, has_aux, dense, axis_name, value_and_grad
+    )
 
     def call(
         params: Any,
@@ -313,99 +253,72 @@ def tilted_value_and_grad(
                 for leaf in jax.tree.leaves(data):
                     params = _devices.vary(params, leaf)
         if microbatch_size is None or microbatch_size >= _batch_size(data):
-            whole = piece(params, data)
+            whole = objective.differentiate(params, data)
         else:
-            whole = in_parts(params, data, _Cut(_batch_size(data), microbatch_size))
-        part, aux, like = whole
-        grad = _devices.sum_gradients(part.grad, like, axis_name)
-        tilt, some = part.tilt, part.tilt.V > 0
-        value = TiltedValue(
-            tilted_loss=jnp.where(some, tilt.T, jnp.nan),
-            mean_loss=jnp.where(some, tilt.mean, jnp.nan),
-            kl=tilt.kl,
-            high=tilt.high,
-            low=tilt.low,
-            max_weight=None if bound is None else bound.max_weight,
-            unbounded=tilt.unbounded,
-        )
-        return ((value, aux) if has_aux else value), grad
-
-    def in_parts(params: Any, data: _Data, cut: _Cut) -> _Piece:
-        """A scan over the microbatches of full size, then the rest."""
-        known = None
-        if bound is not None:
-            losses = cut.map(lambda one: losses_and_aux(params, one)[0], data.batch)
-            known = tilt_whole(*data.checked(losses))
-            data = data._replace(shares=known.shares)
-
-        def wide_piece(one: _Data) -> _Piece:
-            new = piece(params, one)
-            wide = lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32))
-            grad = jax.tree.map(wide, new.part.grad)
-            return new._replace(part=new.part._replace(grad=grad))
-
-        def merge(a: _Part, b: _Part) -> _Part:
-            if known is not None:  # the shares are those of the whole batch already
-                return jax.tree.map(jnp.add, a, b)
-            return _mix(a, b, jnp.asarray(lam).astype(b.tilt.T.dtype))
-
-        def body(total: _Part, one: _Data) -> tuple[_Part, Any]:
-            part, aux, like = wide_piece(one)
-            return merge(total, part), (aux, like)
-
-        first, rest = cut.parts(data)
-        one = jax.tree.map(lambda x: x[0], first)
-        nothing = jax.eval_shape(wide_piece, one).part
-        total, (aux, likes) = lax.scan(
-            body, jax.tree.map(jnp.zeros_like, nothing), first
-        )
-        rest_aux = None
-        if rest is not None:
-            part, rest_aux, _ = wide_piece(rest)
-            total = merge(total, part)
-        if known is not None:
-            total = total._replace(tilt=known.tilt._replace(r=None))
-        dtypes = jax.eval_shape(piece, params, one).part.grad
-        grad = jax.tree.map(lambda g, like: g.astype(like.dtype), total.grad, dtypes)
-        grows = _grows_with_the_batch(losses_and_aux, params, data.batch)
-        joined = jax.tree.map(
-            cut.join, grows, aux, *(() if rest is None else (rest_aux,))
-        )
-        return _Piece(total._replace(grad=grad), joined, jnp.sum(likes))
+            cut = _Cut(_batch_size(data), microbatch_size)
+            whole = objective.accumulate(params, data, cut)
+        grad = _devices.sum_gradients(whole.part.grad, whole.like, axis_name)
+        value = objective.value(whole.part.tilt)
+        return ((value, whole.aux) if has_aux else value), grad
 
     return call
 
 
 class _Data(NamedTuple):
-    """What some of the examples are; every leaf has the batch axis first."""
+    """Some of the examples; every leaf has the batch axis first."""
 
     batch: Any
     where: Any
     sample_weights: Any
     shares: Any = None  # ∂T/∂L_i of the whole batch, where that is known already
 
-    def checked(self, losses: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    def checked(self, losses: ArrayLike) -> _weights.Batch:
         return _weights.checked_batch(
-            losses,
-            self.where,
-            self.sample_weights,
-            jnp.float32,
-            scalar="The tilt needs the losses before their mean.",
+            losses, self.where, self.sample_weights, reason=_BEFORE_THE_MEAN
         )
 
 
+class _Part(NamedTuple):
+    """A part of a batch, and all that the whole needs to know of it."""
+
+    tilt: Any  # a Tilt without its r; None where the shares are known already
+    grad: Any  # Σ shares_i ∇L_i, like the parameters; zero without examples
+
+
+def _mix(a: _Part, b: _Part, lam: ArrayLike) -> _Part:
+    """Two parts make one."""
+    lam = jnp.asarray(lam).astype(b.tilt.T.dtype)
+    tilt, shares = _attention.combine(a.tilt, b.tilt, lam)
+    grad = jax.tree.map(lambda x, y: shares[0] * x + shares[1] * y, a.grad, b.grad)
+    return _Part(tilt._replace(r=None), grad)
+
+
 class _Piece(NamedTuple):
-    """Some of the examples, differentiated."""
+    """A part of a batch, differentiated."""
 
     part: _Part
     aux: Any
     like: jax.Array  # [], varies from device to device as the losses do
 
 
+def _wide(x: Any) -> Any:
+    """The dtype in which parts of a batch are added up."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+class _Dense(NamedTuple):
+    """Per-example results of a batch."""
+
+    losses: jax.Array  # [batch]
+    gradients: Any  # leaves [batch, *parameter]
+    aux: Any  # of the whole batch
+
+
 class _Cut(NamedTuple):
     """How a batch is cut into microbatches: every n-th example.
 
-    Of a batch that is spread over devices, each microbatch is then spread alike.
+    Of a batch that is spread over devices, each microbatch is then spread in the same
+    way.
     """
 
     size: int
@@ -436,6 +349,8 @@ class _Cut(NamedTuple):
         if per_example:
             ordered = stacked.swapaxes(0, 1).reshape(even, *stacked.shape[2:])
             return jnp.concatenate([ordered, *rest])
+        if self.size == 1:  # with or without a batch axis of its own
+            return stacked[0]
         mean = stacked.mean(axis=0)
         for last in rest:
             mean = (even * mean + (self.size - even) * last) / self.size
@@ -448,45 +363,131 @@ class _Cut(NamedTuple):
         return self.join(True, lax.map(function, first), *last)
 
 
-_LossesAndAux = Callable[[Any, Any], tuple[jax.Array, Any]]
+class _TiltedObjective(NamedTuple):
+    """The tilted loss of a per-example loss function, and its gradient."""
 
+    per_example_loss_fn: Callable[..., Any]
+    lam: Any  # λ, scalar
+    state: AttentionState | None  # has the bound on the weights, if there is one
+    has_aux: bool
+    dense: bool
+    axis_name: AxisName
+    value_and_grad: Callable[..., Any]
 
-def _grows_with_the_batch(
-    losses_and_aux: _LossesAndAux, params: Any, batch: Any
-) -> Any:
-    """For each leaf of aux, whether it has a batch axis. Only shapes are computed."""
+    @property
+    def bound(self) -> WeightBound | None:
+        return None if self.state is None else self.state.bound
 
-    def of_twice(params: Any, batch: Any) -> tuple[jax.Array, Any]:
-        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
-        return losses_and_aux(params, twice)
+    def losses_and_aux(self, params: Any, batch: Any) -> tuple[Any, Any]:
+        output = self.per_example_loss_fn(params, *batch)
+        _check.losses_of_function(output, self.has_aux)
+        return output if self.has_aux else (output, None)
 
-    _, shorter = jax.eval_shape(losses_and_aux, params, batch)
-    _, longer = jax.eval_shape(of_twice, params, batch)
-    return jax.tree.map(lambda a, b: a.shape != b.shape, shorter, longer)
+    def tilt(self, batch: _weights.Batch) -> _weights.Tilted:
+        return _weights.tilt_batch(batch, self.lam, self.state, self.axis_name)
 
+    def value(self, tilt: _attention.Tilt) -> TiltedValue:
+        some = tilt.V > 0
+        return TiltedValue(
+            tilted_loss=jnp.where(some, tilt.T, jnp.nan),
+            mean_loss=jnp.where(some, tilt.mean, jnp.nan),
+            kl=tilt.kl,
+            high=tilt.high,
+            low=tilt.low,
+            max_weight=None if self.bound is None else self.bound.max_weight,
+            unbounded=tilt.unbounded,
+        )
 
-def _one_by_one(
-    losses_and_aux: _LossesAndAux, params: Any, batch: Any
-) -> tuple[jax.Array, Any, Any]:
-    """Losses, per-example gradients and aux, each example as a batch of one."""
+    def differentiate(self, params: Any, data: _Data) -> _Piece:
+        """A part whose activations are in memory at once."""
 
-    def of_one(params: Any, example: Any) -> tuple[jax.Array, Any]:
-        losses, aux = losses_and_aux(params, jax.tree.map(lambda x: x[None], example))
-        if losses.shape != (1,):
-            raise ValueError(
-                "dense gradients need one loss per example: a batch of one gave losses "
-                f"of shape {losses.shape}."
-            )
-        return losses[0], (losses[0], aux)
+        def weighted_sum(losses: jax.Array) -> tuple[jax.Array, Any]:
+            L, v = data.checked(losses)
+            fixed = lax.stop_gradient(L)
+            tilt, shares = None, data.shares
+            if shares is None:
+                tilt, shares = self.tilt(_weights.Batch(fixed, v))
+                tilt = tilt._replace(r=None)
+            total = jnp.sum(jnp.where(v > 0, shares * L, 0.0))
+            return total, (tilt, shares, jnp.sum(fixed))
 
-    gradients, (losses, aux) = jax.vmap(
-        jax.grad(of_one, has_aux=True), in_axes=(None, 0)
-    )(params, batch)
-    grows = _grows_with_the_batch(losses_and_aux, params, batch)
-    aux = jax.tree.map(
-        lambda per_example, a: a[:, 0] if per_example else a.mean(axis=0), grows, aux
-    )
-    return losses, gradients, aux
+        if self.dense:
+            losses, gradients, aux = self.one_by_one(params, data.batch)
+            _, (tilt, shares, like) = weighted_sum(losses)
+            grad = contract(gradients, shares, shares != 0)
+            return _Piece(_Part(tilt, grad), aux, like)
+
+        def objective(params: Any, *batch: Any) -> tuple[jax.Array, Any]:
+            losses, aux = self.losses_and_aux(params, batch)
+            total, (tilt, _, like) = weighted_sum(losses)
+            return total, (tilt, aux, like)
+
+        differentiated = self.value_and_grad(objective, has_aux=True)
+        (_, (tilt, aux, like)), grad = differentiated(params, *data.batch)
+        return _Piece(_Part(tilt, grad), aux, like)
+
+    def one_by_one(self, params: Any, batch: Any) -> _Dense:
+        """Each example as a batch of one."""
+
+        def of_one(params: Any, example: Any) -> tuple[jax.Array, Any]:
+            one = jax.tree.map(lambda x: x[None], example)
+            losses, aux = self.losses_and_aux(params, one)
+            if losses.shape != (1,):
+                raise ValueError(
+                    "dense gradients need one loss per example: a batch of one gave "
+                    f"losses of shape {losses.shape}."
+                )
+            return losses[0], (losses[0], aux)
+
+        gradient = jax.vmap(jax.grad(of_one, has_aux=True), in_axes=(None, 0))
+        gradients, (losses, aux) = gradient(params, batch)
+        cut = _Cut(losses.size, 1)
+        return _Dense(losses, gradients, self.join_aux(params, batch, cut, aux))
+
+    def accumulate(self, params: Any, data: _Data, cut: _Cut) -> _Piece:
+        """A scan over the microbatches of full size, then the rest."""
+        known = None
+        if self.bound is not None:
+            losses_of = lambda batch: self.losses_and_aux(params, batch)[0]
+            known = self.tilt(data.checked(cut.map(losses_of, data.batch)))
+            data = data._replace(shares=known.shares)
+
+        def add(total: _Part, data: _Data) -> tuple[_Part, Any]:
+            part, aux, like = self.differentiate(params, data)
+            part = jax.tree.map(lambda x: x.astype(_wide(x)), part)
+            if known is not None:  # the shares are those of the whole batch already
+                return jax.tree.map(jnp.add, total, part), (aux, like)
+            return _mix(total, part, self.lam), (aux, like)
+
+        first, rest = cut.parts(data)
+        one = jax.tree.map(lambda x: x[0], first)
+        shapes = jax.eval_shape(self.differentiate, params, one).part
+        nothing = jax.tree.map(lambda x: jnp.zeros_like(x, _wide(x)), shapes)
+        (tilt, grad), (aux, likes) = lax.scan(add, nothing, first)
+        rest_aux = ()
+        if rest is not None:
+            (tilt, grad), (*rest_aux, _) = add(_Part(tilt, grad), rest)
+        if known is not None:
+            tilt = known.tilt._replace(r=None)
+        grad = jax.tree.map(lambda g, like: g.astype(like.dtype), grad, shapes.grad)
+        aux = self.join_aux(params, data.batch, cut, aux, *rest_aux)
+        return _Piece(_Part(tilt, grad), aux, jnp.sum(likes))
+
+    def join_aux(
+        self, params: Any, batch: Any, cut: _Cut, stacked: Any, *rest: Any
+    ) -> Any:
+        """Aux of the whole batch from that of its parts.
+
+        A leaf has a batch axis if its shape for the whole batch, which is traced for
+        that and not computed, is not that for a part.
+        """
+        if not self.has_aux:
+            return None
+        _, whole = jax.eval_shape(self.losses_and_aux, params, batch)
+        join = lambda like, parts, *rest: cut.join(
+            like.shape != parts.shape[1:], parts, *rest
+        )
+        return jax.tree.map(join, whole, stacked, *rest)
 
 
 def contract(gradients: Any, cotangent: jax.Array, present: jax.Array | None) -> Any:

@@ -21,10 +21,12 @@ _LARGEST_ERROR = 20.0
 _LARGEST_BATCH = 20.0
 # λ is small enough when the losses of a batch are spread over this many λ.
 _LARGEST_SPREAD = 50.0
+# Losses that differ by at most this many times the rounding error of one are equal.
+_ROUNDING_ERRORS = 8.0
 
 
 class KLRadius(NamedTuple):
-    """What `kl_radius` returns, to be given as `lam`."""
+    """The value of `kl_radius`, which transforms accept as `lam`."""
 
     rho: ArrayLike  # ρ, in nats
     sign: int  # of λ
@@ -39,8 +41,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
     r"""A λ that follows by itself, from how far the weights may stray from uniform.
 
     λ is a number of nats of loss: the right one depends on the data, and changes as the
-    losses fall. The radius does not. Given in place of `lam`, it makes λ the multiplier
-    of the constrained problem ::
+    losses fall. The radius does not. Given as `lam`, it makes λ the multiplier of the
+    constrained problem ::
 
         max Σ p_i L_i / n   over   Σ p_i / n = 1,   KL(p ‖ uniform) <= ρ
 
@@ -59,15 +61,15 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
     After each batch, with m the mean and KL the divergence of the weights without
     bound, which have a running normaliser of their own, with the same γ::
 
-        K          = m (KL + log m) − m + 1         what the batch says of E[ p log p ]
+        K          = m (KL + log m) − m + 1           estimates E[ p log p ]
         log|λ|    += 0.05 clip( K/ρ − 1, −1, 20 )
 
-    K is zero for weights of one and needs no large batch: its mean over batches counts
-    how the running normaliser tells batches apart. λ starts at ±∞, takes its first size
-    from the spread of a batch, and holds where there is nothing to follow: all losses
-    equal, no example, a loss that is not finite, or losses spread over 50 λ already. A
-    batch counts for 20 average ones at most in the normaliser without bound, so that
-    one absurd loss does not move λ far.
+    K is zero for weights of one and needs no large batch: its mean over batches
+    includes how the weights differ between batches. λ starts at ±∞, takes its first
+    size from the spread of a batch, and holds where there is nothing to follow: all
+    losses equal, no example, a loss that is not finite, or losses spread over 50 λ
+    already. A batch counts for 20 average ones at most in the normaliser without bound,
+    so that one absurd loss does not move λ far.
 
     Everything is in units of loss, so losses times 1,000 scale λ by 1,000 and leave the
     weights as they are; a constant added to all losses changes nothing.
@@ -193,13 +195,13 @@ def follow(
     rho = jnp.asarray(radius.rho).astype(lam.dtype)
     limits = jnp.finfo(lam.dtype)
     spread = high - low
-    # Losses that differ by rounding alone are equal.
-    rounding = 8.0 * limits.eps * jnp.maximum(jnp.abs(high), jnp.abs(low))
-    spread_out = (spread > rounding) & jnp.isfinite(spread)
+    rounding = limits.eps * jnp.maximum(jnp.abs(high), jnp.abs(low))
+    spread_out = (spread > _ROUNDING_ERRORS * rounding) & jnp.isfinite(spread)
 
     # A bounded variable's standard deviation is at most half its spread, and a Gaussian
     # one has KL = σ² / 2λ²: a first λ that is too large rather than too small.
-    first = jnp.clip(spread / jnp.sqrt(8.0 * rho), limits.tiny, limits.max)
+    largest_deviation = 0.5 * spread
+    first = jnp.clip(largest_deviation / jnp.sqrt(2 * rho), limits.tiny, limits.max)
     error = jnp.clip(batch_divergence / rho - 1.0, -1.0, _LARGEST_ERROR)
     small_enough = spread > _LARGEST_SPREAD * jnp.abs(lam)
     error = jnp.where(small_enough, jnp.maximum(error, 0.0), error)

@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 from absgd_jax import _check
 from absgd_jax._radius import KLRadius
 
+ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
+
 
 def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
     """The paper's two-stage λ: `first` before a step, `lam` from it on.

@@ -1,4 +1,4 @@
-"""The state of attention: a few numbers, and how to find them again."""
+"""The state of attention, and how to find it in an optimizer state."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from absgd_jax import _check
 
 
 class WeightBound(NamedTuple):
-    """What bounds the weights of the next batch; see `max_weight`."""
+    """The bound on the weights of the next batch; see `max_weight`."""
 
     max_weight: jax.Array  # float32 []: c, the largest weight
     gamma: jax.Array  # float32 []: γ of the next update
@@ -73,21 +73,17 @@ def attention_state(opt_state: Any) -> AttentionState:
             f"Expected one AttentionState in the optimizer state, found {len(found)}"
             + (f": {paths}." if found else ".")
         )
+    ((_, state),) = found
     # Frameworks wrap arrays in variables of their own.
-    *scalars, bound = found[0][1]
-    if bound is not None:
-        max_weight, gamma, unbounded = bound
-        if unbounded is not None:
-            unbounded = jnp.asarray(unbounded)
-        bound = WeightBound(jnp.asarray(max_weight), jnp.asarray(gamma), unbounded)
-    return AttentionState(*map(jnp.asarray, scalars), bound=bound)
+    is_array = lambda x: not isinstance(x, AttentionState | WeightBound | None)
+    return jax.tree.map(jnp.asarray, state, is_leaf=is_array)
 
 
 def normalizer(opt_state: Any, init_s: ArrayLike | None = None) -> jax.Array:
     """Algorithm 1's s_t, from a whole optimizer state.
 
     `s_t = d_t s_0 + (1 − d_t) exp(F_t/λ)`. It is kept as F_t because s_t itself may
-    exceed every float; then this is inf (or 0), and training is none the worse for it.
+    exceed every float; then this is inf (or 0), which does not affect training.
 
     Args:
       opt_state: state of an optimizer, however deeply chained or wrapped.
@@ -121,6 +117,6 @@ def normalizer(opt_state: Any, init_s: ArrayLike | None = None) -> jax.Array:
     seen = jnp.exp(state.tilted_loss / state.lam)
     if init_s is None:
         return seen
-    # No batch yet: F_0 means nothing and s is s_0.
+    # Before the first batch F_0 has no meaning and s is s_0.
     seen = jnp.where(state.log_discount < 0, -jnp.expm1(state.log_discount) * seen, 0.0)
     return state.discount * jnp.asarray(init_s).astype(seen.dtype) + seen

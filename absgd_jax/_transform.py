@@ -1,22 +1,25 @@
-"""The Optax transforms: the same state, the same mathematics, two places to stand.
+"""The Optax transforms, with one state and one mathematics.
 
 `attentional_aggregate` turns per-example gradients into one gradient.
 `scale_by_attention` rescales the gradient of `tilted_loss`.
 """
 
+import functools
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from absgd_jax import _attention, _check, _devices, _weights
-from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
 from absgd_jax._gradient import TiltedValue, contract
 from absgd_jax._radius import DEFAULT, KLRadius
+from absgd_jax._schedules import ScalarOrSchedule
 from absgd_jax._state import AttentionState
 from absgd_jax._weights import Settings
 
@@ -47,7 +50,7 @@ def attentional_aggregate(
     2. *as a pullback*: the function that `jax.vjp` returns for `params -> losses`. The
        weights are its cotangent, so that a step costs one forward and one backward
        pass and the memory of plain SGD; and it is exact under BatchNorm, where `vmap`
-       would normalise every example alone.
+       would normalise every example as a batch of its own.
 
     ======================  ==========================================================
     Edge                    What happens
@@ -127,14 +130,7 @@ def attentional_aggregate(
       <https://arxiv.org/abs/2012.06951>`_, Algorithm 1 and Eq. (2).
     """
     settings = Settings(lam, gamma, init_s, max_weight, axis_name).checked()
-    name = "attentional_aggregate"
-
-    def update_fn(
-        updates: Any, state: AttentionState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, AttentionState]:
-        return _aggregate(name, settings, updates, state, params, **extra_args)
-
-    return _transformation(settings, update_fn)
+    return _transformation(_aggregate, "attentional_aggregate", settings)
 
 
 def scale_by_attention(
@@ -190,7 +186,7 @@ def scale_by_attention(
     Raises:
       ValueError: λ is 0 or NaN, γ outside (0, 1], `init_s` negative, `max_weight` below
         1 or together with `init_s`, `value` not a scalar, or per-example gradients.
-      TypeError: a pullback in place of a gradient, no `value`, or one whose losses were
+      TypeError: a pullback instead of a gradient, no `value`, or one whose losses were
         not limited although there is a `max_weight`.
 
     Examples:
@@ -217,42 +213,38 @@ def scale_by_attention(
     """
     settings = Settings(lam, gamma, init_s, max_weight, axis_name).checked()
     _check.bound_of_values(settings.init_s, settings.max_weight)
-
-    def update_fn(
-        updates: Any, state: AttentionState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, AttentionState]:
-        return _rescale(
-            "scale_by_attention", settings, updates, state, params, **extra_args
-        )
-
-    return _transformation(settings, update_fn)
+    return _transformation(_rescale, "scale_by_attention", settings)
 
 
 def attend(settings: Settings, name: str) -> optax.GradientTransformationExtraArgs:
-    """Either of the two, by what `update` is given: `losses` or `value`."""
-    settings = settings.checked()
-
-    def update_fn(
-        updates: Any, state: AttentionState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, AttentionState]:
-        by_value = extra_args.get("losses") is None and (
-            extra_args.get("value") is not None
-        )
-        if by_value:
-            _check.bound_of_values(settings.init_s, settings.max_weight)
-            # Its value and gradient are those of the whole batch.
-            whole = settings._replace(axis_name=None)
-            return _rescale(name, whole, updates, state, params, **extra_args)
-        return _aggregate(name, settings, updates, state, params, **extra_args)
-
-    return _transformation(settings, update_fn)
+    """`attentional_aggregate` with `losses`, `scale_by_attention` with `value`."""
+    return _transformation(_aggregate_or_rescale, name, settings.checked())
 
 
 def _transformation(
-    settings: Settings, update_fn: Callable[..., tuple[Any, AttentionState]]
+    update: Callable[..., tuple[Any, AttentionState]], name: str, settings: Settings
 ) -> optax.GradientTransformationExtraArgs:
-    init_fn = lambda params: _weights.initial_state(settings, params)
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_weights.initial_state, settings),  # pyright: ignore[reportArgumentType]
+        functools.partial(update, name, settings),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _aggregate_or_rescale(
+    name: str,
+    settings: Settings,
+    updates: Any,
+    state: AttentionState,
+    params: Any = None,
+    **extra_args: Any,
+) -> tuple[Any, AttentionState]:
+    """Chooses the form of `update` by its keyword arguments."""
+    if extra_args.get("losses") is None and extra_args.get("value") is not None:
+        _check.bound_of_values(settings.init_s, settings.max_weight)
+        # Value and gradient are those of the whole batch.
+        whole = settings._replace(axis_name=None)
+        return _rescale(name, whole, updates, state, params, **extra_args)
+    return _aggregate(name, settings, updates, state, params, **extra_args)
 
 
 def _aggregate(
@@ -260,7 +252,7 @@ def _aggregate(
     settings: Settings,
     updates: Any,
     state: AttentionState,
-    params: Any,
+    params: Any = None,
     *,
     losses: ArrayLike | None = None,
     where: ArrayLike | None = None,
@@ -271,12 +263,17 @@ def _aggregate(
     del extra_args
     if losses is None:
         raise _check.missing_losses(name, updates, params)
-    scalar = f"{name} needs one loss per example."
-    dtype = state.tilted_loss.dtype
-    L, v = _weights.checked_batch(losses, where, sample_weights, dtype, scalar=scalar)
-    shares, new_state = _weights.step(settings, state, L, v)
+    batch = _weights.checked_batch(
+        losses,
+        where,
+        sample_weights,
+        reason=f"{name} needs one loss per example.",
+        at_least=state.tilted_loss.dtype,
+    )
+    shares, new_state = _weights.step(settings, state, batch)
 
-    if _check.is_pullback(updates):
+    L = batch.losses
+    if _is_pullback(updates):
         direction = _pull_back(updates, shares, jnp.asarray(losses).dtype)
         _check.differentiable(name, direction)
     else:
@@ -286,8 +283,27 @@ def _aggregate(
         _check.dense_gradients(name, updates, L, params)
         _check.local_gradients(updates, L, settings.axis_name)
         padded = where is not None or sample_weights is not None
-        direction = contract(updates, shares, v > 0 if padded else None)
+        direction = contract(updates, shares, batch.weights > 0 if padded else None)
     return _devices.sum_gradients(direction, L, settings.axis_name), new_state
+
+
+@functools.cache
+def _functions() -> tuple[type, ...]:
+    """Plain functions and what `jax.vjp` returns, a class of its own in newer JAX.
+
+    It is not called on import, which must not start JAX's backends.
+    """
+    _, pullback = jax.vjp(lambda x: x, np.float32(0.0))
+    partials = functools.partial, jax.tree_util.Partial
+    return FunctionType, MethodType, *partials, type(pullback)
+
+
+def _is_pullback(updates: Any) -> bool:
+    """Whether these are a function of the weights rather than a tree of arrays.
+
+    A tree of arrays may be callable too: an Equinox module holds its own gradients.
+    """
+    return isinstance(updates, _functions())
 
 
 def _pull_back(
@@ -299,7 +315,7 @@ def _pull_back(
     if not (isinstance(outputs, tuple) and len(outputs) == 1):
         count = len(outputs) if isinstance(outputs, tuple) else type(outputs).__name__
         raise ValueError(
-            "The pullback must be of a function of the parameters alone, "
+            "The pullback must be of a function of the parameters only, "
             f"`jax.vjp(lambda params: losses, params)`; it returned {count} "
             "cotangents instead of 1."
         )
@@ -313,7 +329,7 @@ def _rescale(
     settings: Settings,
     updates: Any,
     state: AttentionState,
-    params: Any,
+    params: Any = None,
     *,
     value: ArrayLike | TiltedValue | None = None,
     total_weight: ArrayLike = 1.0,
@@ -326,24 +342,26 @@ def _rescale(
     limited = isinstance(value, TiltedValue) and value.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)
-    follows = (0.0, 0.0, 0.0, None)
-    if isinstance(value, TiltedValue):
-        follows = value.kl, value.high, value.low, value.unbounded
-        value = value.tilted_loss
-    elif isinstance(settings.lam, KLRadius):
+    followed = isinstance(value, TiltedValue) and settings.axis_name is None
+    if isinstance(settings.lam, KLRadius) and not followed:
         raise _check.unfollowed_value(name)
-    if isinstance(settings.lam, KLRadius) and settings.axis_name is not None:
-        raise _check.unfollowed_value(name)
+    if _is_pullback(updates):
+        raise _check.function_with_value(name)
     _check.ordinary_gradients(name, updates, params)
-    part = _check.scalar("value", value)
+    if not isinstance(value, TiltedValue):
+        nothing = jnp.zeros([])  # only a radius reads it
+        value = TiltedValue(jnp.asarray(value), nothing, nothing, nothing, nothing)
+    part, V_d = jnp.asarray(value.tilted_loss), jnp.asarray(total_weight)
+    _check.scalar("value", part)
+    _check.scalar("total_weight", V_d)
     dtype = jnp.promote_types(part.dtype, state.tilted_loss.dtype)
-    V_d = _check.scalar("total_weight", total_weight).astype(dtype)[None]
-    part_tilt = part.astype(dtype)[None]
+    V_d = V_d.astype(dtype)[None]
     lam = state.lam.astype(dtype)  # the one that `value` was made with
 
-    whole = _attention.tilt(part_tilt, lam, V_d, settings.axis_name)
+    whole = _attention.tilt(part.astype(dtype)[None], lam, V_d, settings.axis_name)
     kl, high, low, unbounded = jax.tree.map(
-        lambda x: jnp.asarray(x).astype(dtype), follows
+        lambda x: jnp.asarray(x).astype(dtype),
+        (value.kl, value.high, value.low, value.unbounded),
     )
     whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
     after, scale, usable = _weights.advance(settings, state, whole, lam)

@@ -1,6 +1,6 @@
 """From the losses of a batch and a state to weights and the next state.
 
-Everything else of this package calls `step`: it is Algorithm 1.
+`step` is Algorithm 1, and every other module of the package builds on it.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,18 @@ from jax.typing import ArrayLike
 
 from absgd_jax import _attention, _check, _devices, _radius
 from absgd_jax._attention import Tilt
-from absgd_jax._check import ScalarOrSchedule
 from absgd_jax._devices import AxisName
 from absgd_jax._radius import DEFAULT, KLRadius
+from absgd_jax._schedules import ScalarOrSchedule
 from absgd_jax._state import AttentionState, WeightBound
 
-_FIXED_GAMMA = 0.5  # the default for a λ that does not follow
+_FIXED_GAMMA = 0.5  # the default for a λ that does not follow a radius
+_FIRST_OF_SCHEDULE = "{0}(0), the first value of the schedule {0},"
+_NO_BOUND = 1e30  # stands for a max_weight of ∞, which times 0 is NaN
 
 
 class Settings(NamedTuple):
-    """What a user says once; see `attention`."""
+    """The arguments of `attention`, and of every transform of this package."""
 
     lam: ScalarOrSchedule | KLRadius
     gamma: ScalarOrSchedule | None  # None before `checked`
@@ -60,13 +62,11 @@ def _bound_at(
     """The bound at a step and, for a radius, F_t of the weights without it."""
     if settings.max_weight is None:
         return None
-    # An array of inf, as `inject_hyperparams` makes it, is no bound; times 0 it is NaN.
-    max_weight = jnp.minimum(jnp.array(settings.max_weight, dtype, copy=True), 1e30)
     follows = isinstance(settings.lam, KLRadius)
     return WeightBound(
-        max_weight,
-        _at(settings.gamma, count, dtype),
-        jnp.array(unbounded, dtype, copy=True) if follows else None,
+        max_weight=jnp.minimum(_at(settings.max_weight, count, dtype), _NO_BOUND),
+        gamma=_at(settings.gamma, count, dtype),
+        unbounded=_at(unbounded, count, dtype) if follows else None,
     )
 
 
@@ -83,9 +83,10 @@ def initial_state(settings: Settings, params: Any = None) -> AttentionState:
     if isinstance(first_lam, KLRadius):
         first_lam = first_lam.sign * jnp.inf
     elif callable(first_lam):
-        _check.lam(first_lam(count), name=_check.FIRST.format("lam"))
+        _check.lam(first_lam(count), name=_FIRST_OF_SCHEDULE.format("lam"))
     if callable(settings.gamma):
-        _check.gamma(settings.gamma(count), name=_check.FIRST.format("gamma"))
+        gamma = settings.gamma(count)
+        _check.gamma(gamma, name=_FIRST_OF_SCHEDULE.format("gamma"))
     return AttentionState(
         count=count,
         tilted_loss=jnp.zeros([], dtype),
@@ -106,7 +107,7 @@ class Advanced(NamedTuple):
 def advance(
     settings: Settings, state: AttentionState, batch: Tilt, lam: jax.Array
 ) -> Advanced:
-    """Algorithm 1's normaliser, over whichever route the batch's T came.
+    """One step of Algorithm 1's normaliser, from the T of a batch.
 
     Args:
       settings: γ, s_0, and λ of the next update.
@@ -124,7 +125,7 @@ def advance(
     gamma = _at(settings.gamma, state.count, dtype)
     init_s = settings.init_s
     init_s = None if init_s is None else jnp.asarray(init_s).astype(dtype)
-    own = _attention.advance(before, T, lam, gamma, init_s)
+    own = _attention.advance(before, T, lam, gamma=gamma, init_s=init_s)
     count = jnp.asarray(optax.safe_increment(state.count))
 
     def keep_or(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -159,7 +160,7 @@ def advance(
 def _without_bound(
     state: AttentionState, batch: Tilt, lam: jax.Array, gamma: jax.Array
 ) -> _attention.Advance:
-    """The same for the weights without bound, which λ follows."""
+    """`advance` of the normaliser of weights without bound, which λ follows."""
     assert state.bound is not None
     assert state.bound.unbounded is not None
     assert batch.unbounded is not None
@@ -168,27 +169,54 @@ def _without_bound(
         state.bound.unbounded.astype(dtype), state.log_discount.astype(dtype)
     )
     T = jnp.where(batch.V > 0, batch.unbounded, before.tilted_loss)
-    return _attention.advance(before, _radius.counted(T, before, lam), lam, gamma, None)
+    counted = _radius.counted(T, before, lam)
+    return _attention.advance(before, counted, lam, gamma=gamma, init_s=None)
 
 
-def limit(
-    losses: jax.Array,
-    lam: jax.Array,
-    weights: jax.Array,
-    state: AttentionState,
-    bound: WeightBound,
-) -> jax.Array:
+class Batch(NamedTuple):
+    """The examples of a batch, in one dtype of 32 bits at least."""
+
+    losses: jax.Array  # [*batch]: L; at padding anything
+    weights: jax.Array  # [*batch]: v, not negative; 0 for padding
+
+
+def checked_batch(
+    losses: ArrayLike,
+    where: ArrayLike | None,
+    sample_weights: ArrayLike | None,
+    *,
+    reason: str,
+    at_least: Any = jnp.float32,
+) -> Batch:
+    """L and v; or an error, which gives the `reason` where the losses are a scalar."""
+    given = jnp.asarray(losses)
+    _check.losses(given, reason)
+    dtype = jnp.promote_types(given.dtype, at_least)
+    if sample_weights is None:
+        v = jnp.ones_like(given, dtype)
+    else:
+        v = jnp.asarray(sample_weights)
+        _check.sample_weights(v, given)
+        v = v.astype(dtype)
+    if where is not None:
+        mask = jnp.asarray(where)
+        _check.where(mask, given)
+        v = jnp.where(mask, v, 0.0)
+    return Batch(given.astype(dtype), v)
+
+
+def limit(batch: Batch, lam: jax.Array, state: AttentionState) -> jax.Array:
     """The losses of a whole batch, limited so that no weight exceeds the bound."""
-    dtype = losses.dtype
+    assert state.bound is not None
+    dtype = batch.losses.dtype
+    gamma = state.bound.gamma.astype(dtype)
     return _attention.bound_losses(
-        losses,
+        batch.losses,
         lam,
-        weights,
-        state.tilted_loss.astype(dtype),
-        _attention.bias_corrected(
-            state.log_discount.astype(dtype), bound.gamma.astype(dtype)
-        ),
-        bound.max_weight.astype(dtype),
+        batch.weights,
+        tilted_loss=state.tilted_loss.astype(dtype),
+        gamma=_attention.bias_corrected(state.log_discount.astype(dtype), gamma),
+        max_weight=state.bound.max_weight.astype(dtype),
     )
 
 
@@ -200,79 +228,69 @@ class Tilted(NamedTuple):
 
 
 def tilt_batch(
-    losses: jax.Array,
-    lam: jax.Array,
-    weights: jax.Array,
+    batch: Batch,
+    lam: ArrayLike,
     state: AttentionState | None = None,
-    bound: WeightBound | None = None,
     axis_name: AxisName = None,
 ) -> Tilted:
-    """T of a whole batch wherever its parts are, its losses limited if need be."""
-    if bound is None:
+    """T of a whole batch, also if it is spread over devices.
+
+    Args:
+      batch: L and v; on a mapped axis those of this device.
+      lam: λ, scalar.
+      state: has the bound to which the losses are limited; None is no bound.
+      axis_name: mapped axes that the batch is spread over.
+    """
+    losses, weights = batch
+    lam = jnp.asarray(lam).astype(losses.dtype)
+    if state is None or state.bound is None:
         tilt = _attention.tilt(losses, lam, weights, axis_name)
     else:
-        assert state is not None
         both = jnp.stack([losses, weights.astype(losses.dtype)])
         gathered = _devices.gather(both, axis_name)
         of_batch = 0 if axis_name is None else 1
-        everything, v = (
-            lax.index_in_dim(gathered, i, of_batch, keepdims=False) for i in (0, 1)
+        whole = Batch(
+            lax.index_in_dim(gathered, 0, of_batch, keepdims=False),
+            lax.index_in_dim(gathered, 1, of_batch, keepdims=False),
         )
-        tilt = _attention.tilt(limit(everything, lam, v, state, bound), lam, v)
-        if bound.unbounded is not None:
-            free = _attention.tilt(everything, lam, v)
+        tilt = _attention.tilt(limit(whole, lam, state), lam, whole.weights)
+        if state.bound.unbounded is not None:
+            free = _attention.tilt(whole.losses, lam, whole.weights)
             tilt = free._replace(T=tilt.T, r=tilt.r, unbounded=free.T)
         tilt = tilt._replace(r=_devices.own_part(tilt.r, axis_name))
     return Tilted(tilt, jnp.where(weights > 0, weights * tilt.r, 0.0))
 
 
 class Step(NamedTuple):
-    """What one batch does."""
+    """The result of one step of Algorithm 1."""
 
     shares: jax.Array  # [*batch]: v_i p_i / V; 0 for padding
-    state: AttentionState  # after it
+    state: AttentionState  # after the step
 
 
-def step(
-    settings: Settings, state: AttentionState, losses: jax.Array, weights: jax.Array
-) -> Step:
+def step(settings: Settings, state: AttentionState, batch: Batch) -> Step:
     """One step of Algorithm 1: from losses to each one's share in Eq. (2)'s direction.
 
     Args:
       settings: λ, γ, s_0, bound and mapped axes.
       state: before.
-      losses: L, `[*batch]`, float32 or float64; at padding anything.
-      weights: v, `[*batch]`, of the same dtype; 0 for padding.
+      batch: L and v; on a mapped axis those of this device.
     """
-    dtype = losses.dtype
-    losses = jnp.where(weights > 0, losses, 0.0)
+    dtype, weights = batch.losses.dtype, batch.weights
+    batch = batch._replace(losses=jnp.where(weights > 0, batch.losses, 0.0))
     if isinstance(settings.lam, KLRadius):
         lam = state.lam.astype(dtype)
     else:
         lam = _at(settings.lam, state.count, dtype)
     bound = _bound_at(settings, state.count, dtype)
-    tilt, shares = tilt_batch(losses, lam, weights, state, bound, settings.axis_name)
+    bounded = state._replace(bound=bound)
+    tilt, shares = tilt_batch(batch, lam, bounded, settings.axis_name)
     after, scale, _ = advance(settings, state, tilt, lam)
     shares = shares * scale
     if bound is not None:  # exceeded by rounding, and by s_0
         largest = bound.max_weight / jnp.where(tilt.V > 0, tilt.V, 1.0)
         shares = jnp.minimum(shares, weights * largest)
     return Step(shares, after)
-
-
-def checked_batch(
-    losses: ArrayLike,
-    where: ArrayLike | None,
-    sample_weights: ArrayLike | None,
-    at_least: Any,
-    *,
-    scalar: str,
-) -> tuple[jax.Array, jax.Array]:
-    """Checked L and v, in one dtype of 32 bits at least."""
-    given = _check.losses(losses, scalar=scalar)
-    dtype = jnp.promote_types(given.dtype, at_least)
-    v = _check.example_weights(given, where, sample_weights, dtype)
-    return given.astype(dtype), v
 
 
 class Attention(NamedTuple):
@@ -302,7 +320,7 @@ def attention(
     so that the gradient of `jnp.mean(weights * losses)` is Eq. (2)'s direction
     `Σ v_i p_i ∇L_i / Σ v_i`. Without padding and base weights, weights are p itself,
     and average about one. No gradient flows through them. Whatever else is in the loss
-    (a penalty, an auxiliary loss) stands beside the mean and is not weighted.
+    (a penalty, an auxiliary loss) is added to the mean and is not weighted.
 
     ======================  ==========================================================
     Edge                    What happens
@@ -376,14 +394,14 @@ def attention(
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
     ) -> tuple[jax.Array, AttentionState]:
-        L, v = checked_batch(
+        batch = checked_batch(
             losses,
             where,
             sample_weights,
-            state.tilted_loss.dtype,
-            scalar="The weights need the losses before their mean.",
+            reason="The weights need the losses before their mean.",
+            at_least=state.tilted_loss.dtype,
         )
-        shares, new_state = step(settings, *lax.stop_gradient((state, L, v)))
-        return shares * (L.size * _devices.devices(axis_name)), new_state
+        shares, new_state = step(settings, *lax.stop_gradient((state, batch)))
+        return shares * (shares.size * _devices.devices(axis_name)), new_state
 
     return Attention(lambda: initial_state(settings), weigh)

@@ -3,27 +3,29 @@
 Every loss maps `logits` of shape `[..., classes]` and integer `labels` of shape
 `[...]` to losses of shape `[...]`: one number per example, never reduced, which is
 what attentional weighting needs. With `p = softmax(logits)` and `y` the label, each
-of them is a function of one number, the log-odds of the label,
+of them is a function of one number, the log-odds of the label::
 
     m = log( p_y / (1 - p_y) ) = f_y - log sum_{k != y} exp(f_k)
 
 from which `-log p_y = softplus(-m)` and `1 - p_y = -expm1(log p_y)` follow without
 cancellation. Hence, for every loss of this module:
 
-| case                          | what happens                                       |
-|-------------------------------|----------------------------------------------------|
-| bfloat16, float16 logits      | computed in float32; the losses are float32        |
-| float64 logits                | computed in float64; the losses are float64        |
-| logits of ±1e4, p_y -> 0 or 1 | value and gradient finite, and right               |
-| a constant added to logits    | same losses                                        |
-| a logit of -inf               | as without that class; its own gradient is zero    |
-| every class but y at -inf     | p_y = 1: loss and gradient zero                    |
-| the label's logit at -inf     | p_y = 0: the loss is its bound, or inf without     |
-|                               | one; the gradient is finite, and right             |
-| every logit at -inf           | the loss is NaN, the gradient zero                 |
-| label outside [0, classes)    | its loss is NaN, its gradient zero                 |
-| class weight 0                | loss and gradient zero, even where p_y = 0         |
-| a traced hyperparameter       | accepted; its range is then not checked            |
+=============================  ===================================================
+Edge                           What happens
+=============================  ===================================================
+bfloat16, float16 logits       computed in float32; the losses are float32
+float64 logits                 computed in float64; the losses are float64
+logits of ±1e4, p_y -> 0 or 1  value and gradient finite, and right
+a constant added to logits     same losses
+a logit of -inf                as without that class; its own gradient is zero
+every class but y at -inf      p_y = 1: loss and gradient zero
+the label's logit at -inf      p_y = 0: the loss is its bound, or inf without
+                               one; the gradient is finite, and right
+every logit at -inf            the loss is NaN, the gradient zero
+label outside [0, classes)     its loss is NaN, its gradient zero
+class weight 0                 loss and gradient zero, even where p_y = 0
+a traced hyperparameter        accepted; its range is then not checked
+=============================  ===================================================
 
 Classes are masked by logits of -inf or of the dtype's least number,
 `jnp.finfo(dtype).min`, which differ in one case: the loss of a masked label is then as
@@ -38,9 +40,9 @@ afterwards, `jnp.where(mask, losses, 0.0)`, removes the example altogether.
 
 `class_weights`, where given, multiplies the loss of an example by the weight of its
 class, `w_y * loss`. Nothing is divided by the sum of the weights in the batch: a
-per-example loss must not depend on its neighbours. (A mean weighted "by class", as
-other libraries compute it, does divide, so its scale differs.) `softmax_focal` alone
-applies the weight elsewhere; see there.
+per-example loss must not depend on the other examples of the batch. (A mean weighted
+"by class", as other libraries compute it, does divide, so its scale differs.) The
+exception is `softmax_focal_loss`, which has the weight inside its modulating factor.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ from jax.typing import ArrayLike, DTypeLike
 _PerClass = ArrayLike | Sequence[float]
 
 
-def softmax_cross_entropy(
+def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
@@ -69,29 +71,30 @@ def softmax_cross_entropy(
     """Cross-entropy of the softmax, `-log p_y`.
 
     Args:
-      logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      class_weights: Weight of each class, non-negative, `[classes]`; the loss is
+      logits: unnormalised log-probabilities, floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      class_weights: weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label. `None` leaves it as it is.
 
     Returns:
       Losses `[...]` in nats, float32 (float64 for float64 logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, or a weight is
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, or a weight is
         negative or not finite.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> from absgd_jax import losses
       >>> logits = jnp.array([[0.0, 0.0], [3.0, 0.0]])
-      >>> ce = losses.softmax_cross_entropy(logits, jnp.array([1, 0]))
+      >>> labels = jnp.array([1, 0])
+      >>> ce = losses.softmax_cross_entropy_with_integer_labels(logits, labels)
       >>> bool(jnp.allclose(ce, jnp.array([jnp.log(2), jnp.log1p(jnp.exp(-3))])))
       True
       >>> weights = jnp.array([0.5, 1.5])
-      >>> weighted = losses.softmax_cross_entropy(
-      ...     logits, jnp.array([1, 0]), class_weights=weights
+      >>> weighted = losses.softmax_cross_entropy_with_integer_labels(
+      ...     logits, labels, class_weights=weights
       ... )
       >>> bool(jnp.allclose(weighted, jnp.array([1.5, 0.5]) * ce))
       True
@@ -101,7 +104,7 @@ def softmax_cross_entropy(
     return _per_label(losses, logits, labels, class_weights)
 
 
-def softmax_focal(
+def softmax_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
@@ -110,44 +113,45 @@ def softmax_focal(
 ) -> Array:
     """Focal loss of the softmax, which fades examples that are already right.
 
-    Without class weights, with `g` the focusing parameter,
+    Without class weights, with `g` the focusing parameter::
 
         loss = (1 - p_y)^g * (-log p_y)
 
     With class weights `w` the weight enters the modulating factor too, as it does in
-    the class-balanced focal loss of the LDAM and ABSGD experiments:
+    the class-balanced focal loss of the LDAM and ABSGD experiments::
 
         z = w_y * (-log p_y)        loss = (1 - exp(-z))^g * z
 
-    This is a different function from `w_y * softmax_focal(logits, labels)`, which
+    This is a different function from `w_y * softmax_focal_loss(logits, labels)`, which
     needs no argument here: multiply.
 
     Args:
-      logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      focusing: The exponent `g >= 0`; 0 is cross-entropy. The paper calls it gamma,
+      logits: unnormalised log-probabilities, floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      focusing: the exponent `g >= 0`; 0 is cross-entropy. The paper calls it gamma,
         a name that ABSGD needs for its moving average.
-      class_weights: Weight of each class inside `z`, non-negative, `[classes]`.
+      class_weights: weight of each class inside `z`, non-negative, `[classes]`.
 
     Returns:
       Losses `[...]` in nats, float32 (float64 for float64 logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, `focusing` is
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, `focusing` is
         negative or not finite, or a weight is.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> from absgd_jax import losses
       >>> logits = jnp.array([[0.0, 0.0]])
-      >>> focal = losses.softmax_focal(logits, jnp.array([0]), focusing=2.0)
+      >>> focal = losses.softmax_focal_loss(logits, jnp.array([0]), focusing=2.0)
       >>> bool(jnp.allclose(focal, 0.5**2 * jnp.log(2)))
       True
 
     References:
-      Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017
-      (arXiv 1708.02002). The weighted form: Cao et al. (arXiv 1906.07413), code.
+      Lin et al., `Focal Loss for Dense Object Detection
+      <https://arxiv.org/abs/1708.02002>`_, ICCV 2017. The weighted form: Cao et al.
+      (arXiv 1906.07413), code.
     """
     logits, labels = _checked(logits, labels)
     g = _scalar("focusing", focusing, "[0, inf)", logits.dtype)
@@ -162,7 +166,7 @@ def softmax_focal(
     return _per_label(losses, logits, labels)
 
 
-def ldam(
+def ldam_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
@@ -173,6 +177,8 @@ def ldam(
 ) -> Array:
     """Label-distribution-aware margin loss: rare classes must win by more.
 
+    The loss is ::
+
         loss = CE( s (f - m_y e_y), y )
 
     with the margins `m` of `ldam_margins` and `s` the scale. The logits are meant to
@@ -180,47 +186,47 @@ def ldam(
     columns on unit features and no bias.
 
     Args:
-      logits: Cosines in [-1, 1], floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      class_counts: Training examples in each class, at least 1, `[classes]`.
-      max_margin: Margin of the rarest class, non-negative, in units of `logits`.
-      scale: Factor `s > 0` from cosines to logits.
-      class_weights: Weight of each class, non-negative, `[classes]`; the loss is
+      logits: cosines in [-1, 1], floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      class_counts: training examples in each class, at least 1, `[classes]`.
+      max_margin: margin of the rarest class, non-negative, in units of `logits`.
+      scale: factor `s > 0` from cosines to logits.
+      class_weights: weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label.
 
     Returns:
       Losses `[...]` in nats, float32 (float64 for float64 logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, or a count, a
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, or a count, a
         weight, `max_margin` or `scale` is out of range.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> from absgd_jax import losses
       >>> cosines, labels = jnp.array([[0.2, 0.9, -0.1]]), jnp.array([1])
-      >>> loss = losses.ldam(cosines, labels, class_counts=[256, 16, 1])
+      >>> loss = losses.ldam_loss(cosines, labels, class_counts=[256, 16, 1])
       >>> shifted = jnp.array([[0.2, 0.9 - 0.25, -0.1]])  # 16^(-1/4) / 1^(-1/4) / 2
-      >>> ce = losses.softmax_cross_entropy(30 * shifted, labels)
+      >>> ce = losses.softmax_cross_entropy_with_integer_labels(30 * shifted, labels)
       >>> bool(jnp.allclose(loss, ce))
       True
 
     References:
-      Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
-      Loss", NeurIPS 2019 (arXiv 1906.07413).
+      Cao et al., `Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+      Loss <https://arxiv.org/abs/1906.07413>`_, NeurIPS 2019.
     """
     logits, labels = _checked(logits, labels)
     counts = _per_class("class_counts", class_counts, 1, logits.shape[-1])
     max_margin = _scalar("max_margin", max_margin, "[0, inf)")
     s = _scalar("scale", scale, "(0, inf)", logits.dtype)
     margins = _per_example(_margins(counts, max_margin), logits, labels)
-    # A masked class stays at -inf whatever the scale, which learns nothing from it.
+    # A masked class stays at -inf at every scale, which gets no gradient from it.
     masked = _is_masked(logits)
     scaled = jnp.where(
         masked, jax.lax.stop_gradient(s) * logits, s * jnp.where(masked, 0.0, logits)
     )
-    # The margin moves the label's logit alone, hence the log-odds by as much.
+    # The margin moves no logit but the label's, hence the log-odds by as much.
     log_odds = _log_odds(scaled, labels) - s * margins
     losses = jax.nn.softplus(-log_odds)
     return _per_label(losses, logits, labels, class_weights)
@@ -237,6 +243,8 @@ def symmetric_cross_entropy(
 ) -> Array:
     """Cross-entropy plus its reverse, which noisy labels move less.
 
+    The loss is ::
+
         loss = alpha * CE + beta * RCE
         CE = -log max(p_y, c)        RCE = -A (1 - p_y),  A = log 1e-4
 
@@ -249,23 +257,23 @@ def symmetric_cross_entropy(
     below 1e-7 are common late in training, and the two then differ by much.
 
     Args:
-      logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      alpha: Factor of CE, non-negative. The default is the authors' for CIFAR-10;
+      logits: unnormalised log-probabilities, floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      alpha: factor of CE, non-negative. The default is the authors' for CIFAR-10;
         theirs for CIFAR-100 is 6, for MNIST 0.01.
-      beta: Factor of RCE, non-negative. The default is the authors' for CIFAR-10 and
+      beta: factor of RCE, non-negative. The default is the authors' for CIFAR-10 and
         MNIST; theirs for CIFAR-100 is 0.1.
-      smallest_probability: The probability in [0, 1) at which CE is clipped; 0 leaves
+      smallest_probability: the probability in [0, 1) at which CE is clipped; 0 leaves
         CE as it is, without a bound.
-      class_weights: Weight of each class, non-negative, `[classes]`; the loss is
+      class_weights: weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label.
 
     Returns:
       Losses `[...]` in nats, float32 (float64 for float64 logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, or `alpha`,
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, or `alpha`,
         `beta` or a weight is negative or not finite, or `smallest_probability` is
         outside [0, 1).
 
@@ -277,8 +285,8 @@ def symmetric_cross_entropy(
       True
 
     References:
-      Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels",
-      ICCV 2019 (arXiv 1908.06112).
+      Wang et al., `Symmetric Cross Entropy for Robust Learning with Noisy Labels
+      <https://arxiv.org/abs/1908.06112>`_, ICCV 2019.
     """
     logits, labels = _checked(logits, labels)
     a = _scalar("alpha", alpha, "[0, inf)", logits.dtype)
@@ -305,16 +313,18 @@ def generalized_cross_entropy(
 ) -> Array:
     """Generalised cross-entropy, between cross-entropy and mean absolute error.
 
+    The loss is ::
+
         L_q = (1 - p_y^q) / q
 
     The limit `q -> 0` is cross-entropy and `q = 1` is `1 - p_y`, half the absolute
     error. Small `q` costs no precision: it is computed as `-expm1(q log p_y) / q`.
 
     Args:
-      logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      q: Exponent in (0, 1].
-      class_weights: Weight of each class, non-negative, `[classes]`; the loss is
+      logits: unnormalised log-probabilities, floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      q: exponent in (0, 1].
+      class_weights: weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label.
 
     Returns:
@@ -322,8 +332,8 @@ def generalized_cross_entropy(
       logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, or `q` or a
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, or `q` or a
         weight is out of range.
 
     Examples:
@@ -335,8 +345,8 @@ def generalized_cross_entropy(
       True
 
     References:
-      Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
-      Networks with Noisy Labels", NeurIPS 2018 (arXiv 1805.07836).
+      Zhang and Sabuncu, `Generalized Cross Entropy Loss for Training Deep Neural
+      Networks with Noisy Labels <https://arxiv.org/abs/1805.07836>`_, NeurIPS 2018.
     """
     logits, labels = _checked(logits, labels)
     q = _scalar("q", q, "(0, 1]", logits.dtype)
@@ -353,36 +363,39 @@ def truncated_generalized_cross_entropy(
     keep: ArrayLike | None = None,
     class_weights: _PerClass | None = None,
 ) -> Array:
-    """Generalised cross-entropy without the examples whose labels look wrong.
+    """Generalised cross-entropy without the examples that are probably mislabelled.
+
+    The loss is ::
 
         loss = v L_q(p_y) + (1 - v) L_q(k),        L_q(p) = (1 - p^q) / q
 
     A pruned example (`v = 0`) has the constant loss `L_q(k)` and no gradient. By
     default `v = 1` where `p_y > k` at the present parameters. The paper's alternating
     minimisation holds `v` fixed between refreshes: keep one flag per training example,
-    all ones at first, set it from time to time to `p_y > k` with
+    all ones at first, set it from time to time to `p_y > k` with ::
 
-        keep = jnp.exp(-losses.softmax_cross_entropy(logits, labels)) > k
+        ce = losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        keep = jnp.exp(-ce) > k
 
     and pass the flags of the batch. Implementations that write the loss as
     `v (L_q(p_y) - L_q(k))` differ by the constant `L_q(k)`, which changes neither the
     gradient nor, once the normaliser has forgotten its start, an attentional weight.
 
     Args:
-      logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      q: Exponent in (0, 1].
-      k: Probability in [0, 1) at or below which an example is pruned; 0 prunes none.
-      keep: The flags `v`, boolean or 0 and 1, `[...]`; `None` is `p_y > k`.
-      class_weights: Weight of each class, non-negative, `[classes]`; the loss is
+      logits: unnormalised log-probabilities, floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      q: exponent in (0, 1].
+      k: probability in [0, 1) at or below which an example is pruned; 0 prunes none.
+      keep: the flags `v`, boolean or 0 and 1, `[...]`; `None` is `p_y > k`.
+      class_weights: weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label.
 
     Returns:
       Losses `[...]`, float32 (float64 for float64 logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, or `q`, `k` or
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, or `q`, `k` or
         a weight is out of range.
 
     Examples:
@@ -400,8 +413,8 @@ def truncated_generalized_cross_entropy(
       True
 
     References:
-      Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural
-      Networks with Noisy Labels", NeurIPS 2018 (arXiv 1805.07836).
+      Zhang and Sabuncu, `Generalized Cross Entropy Loss for Training Deep Neural
+      Networks with Noisy Labels <https://arxiv.org/abs/1805.07836>`_, NeurIPS 2018.
     """
     logits, labels = _checked(logits, labels)
     q = _scalar("q", q, "(0, 1]", logits.dtype)
@@ -432,24 +445,26 @@ def logit_adjusted_cross_entropy(
 ) -> Array:
     """Cross-entropy after adding the log-prior of each class to its logit.
 
+    The loss is ::
+
         loss = CE( f + tau log(n / sum_k n_k), y )
 
     Trained so, `argmax f` (without the adjustment) aims at the balanced error.
 
     Args:
-      logits: Unnormalised log-probabilities, floating point, `[..., classes]`.
-      labels: Integer class of each example in `[0, classes)`, `[...]`.
-      class_counts: Training examples in each class, at least 1, `[classes]`.
-      tau: Strength of the adjustment, non-negative; 0 is cross-entropy.
-      class_weights: Weight of each class, non-negative, `[classes]`; the loss is
+      logits: unnormalised log-probabilities, floating point, `[..., classes]`.
+      labels: integer class of each example in `[0, classes)`, `[...]`.
+      class_counts: training examples in each class, at least 1, `[classes]`.
+      tau: strength of the adjustment, non-negative; 0 is cross-entropy.
+      class_weights: weight of each class, non-negative, `[classes]`; the loss is
         multiplied by that of the label.
 
     Returns:
       Losses `[...]` in nats, float32 (float64 for float64 logits).
 
     Raises:
-      TypeError: If `logits` are not floating point or `labels` not integers.
-      ValueError: If shapes disagree, there are fewer than two classes, or a count, a
+      TypeError: `logits` are not floating point or `labels` not integers.
+      ValueError: shapes disagree, there are fewer than two classes, or a count, a
         weight or `tau` is out of range.
 
     Examples:
@@ -462,8 +477,8 @@ def logit_adjusted_cross_entropy(
       True
 
     References:
-      Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021
-      (arXiv 2007.07314).
+      Menon et al., `Long-tail Learning via Logit Adjustment
+      <https://arxiv.org/abs/2007.07314>`_, ICLR 2021.
     """
     logits, labels = _checked(logits, labels)
     counts = _per_class("class_counts", class_counts, 1, logits.shape[-1])
@@ -478,6 +493,8 @@ def logit_adjusted_cross_entropy(
 def class_balanced_weights(class_counts: _PerClass, beta: ArrayLike = 0.9999) -> Array:
     """Class weights inverse to the effective number of examples.
 
+    The weights are ::
+
         w_c = C E_c^-1 / sum_k E_k^-1,        E_c = (1 - beta^n_c) / (1 - beta)
 
     They sum to the number of classes `C`. `beta = 0` gives ones, `beta -> 1` weights
@@ -485,15 +502,15 @@ def class_balanced_weights(class_counts: _PerClass, beta: ArrayLike = 0.9999) ->
     difference `1 - beta^n` loses no digits for `beta` close to 1.
 
     Args:
-      class_counts: Training examples in each class, at least 1, `[classes]`.
-      beta: Overlap between examples, in [0, 1).
+      class_counts: training examples in each class, at least 1, `[classes]`.
+      beta: overlap between examples, in [0, 1).
 
     Returns:
       Weights `[classes]`, float32 (float64 if 64-bit types are enabled), for the
       argument `class_weights` of the losses.
 
     Raises:
-      ValueError: If `class_counts` is not a vector, a count is less than 1, or `beta`
+      ValueError: `class_counts` is not a vector, a count is less than 1, or `beta`
         is out of range.
 
     Examples:
@@ -504,8 +521,8 @@ def class_balanced_weights(class_counts: _PerClass, beta: ArrayLike = 0.9999) ->
       True
 
     References:
-      Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019
-      (arXiv 1901.05555).
+      Cui et al., `Class-Balanced Loss Based on Effective Number of Samples
+      <https://arxiv.org/abs/1901.05555>`_, CVPR 2019.
     """
     counts = _per_class("class_counts", class_counts, 1)
     beta = _scalar("beta", beta, "[0, 1)")
@@ -520,19 +537,21 @@ def class_balanced_weights(class_counts: _PerClass, beta: ArrayLike = 0.9999) ->
 
 
 def ldam_margins(class_counts: _PerClass, max_margin: ArrayLike = 0.5) -> Array:
-    """The margins of `ldam`, largest for the rarest class.
+    """The margins of `ldam_loss`, largest for the rarest class.
+
+    The margins are ::
 
         m_c = max_margin * n_c^(-1/4) / max_k n_k^(-1/4)
 
     Args:
-      class_counts: Training examples in each class, at least 1, `[classes]`.
-      max_margin: Margin of the rarest class, non-negative, in units of the logits.
+      class_counts: training examples in each class, at least 1, `[classes]`.
+      max_margin: margin of the rarest class, non-negative, in units of the logits.
 
     Returns:
       Margins `[classes]`, float32 (float64 if 64-bit types are enabled).
 
     Raises:
-      ValueError: If `class_counts` is not a vector, a count is less than 1, or
+      ValueError: `class_counts` is not a vector, a count is less than 1, or
         `max_margin` is negative or not finite.
 
     Examples:
@@ -543,8 +562,8 @@ def ldam_margins(class_counts: _PerClass, max_margin: ArrayLike = 0.5) -> Array:
       True
 
     References:
-      Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin
-      Loss", NeurIPS 2019 (arXiv 1906.07413).
+      Cao et al., `Learning Imbalanced Datasets with Label-Distribution-Aware Margin
+      Loss <https://arxiv.org/abs/1906.07413>`_, NeurIPS 2019.
     """
     counts = _per_class("class_counts", class_counts, 1)
     max_margin = _scalar("max_margin", max_margin, "[0, inf)")
@@ -563,7 +582,7 @@ def _log_odds(logits: Array, labels: Array) -> Array:
     # matches no entry, rather than the last one, for a negative label.
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     label_logit = jnp.sum(logits, axis=-1, where=own)
-    # Not `jax.nn.logsumexp`, whose gradient is 0/0 for masked classes alone. The shift
+    # Not `jax.nn.logsumexp`, whose gradient is 0/0 if all others are masked. The shift
     # stays finite where they are at -inf; the two ends have values of their own.
     fixed = jax.lax.stop_gradient(logits)
     limits = jnp.finfo(logits.dtype)
@@ -571,9 +590,9 @@ def _log_odds(logits: Array, labels: Array) -> Array:
     shift = jnp.minimum(largest, limits.max)
     apart = jnp.where(own | (fixed > limits.max), 0.0, logits - shift)
     total = jnp.sum(jnp.exp(apart), axis=-1, where=~own)
-    alone, exceeded = total == 0, jnp.squeeze(largest > limits.max, axis=-1)
-    log_total = jnp.log(jnp.where(alone, 1.0, total))
-    log_total = jnp.where(alone, -jnp.inf, jnp.where(exceeded, jnp.inf, log_total))
+    no_others, exceeded = total == 0, jnp.squeeze(largest > limits.max, axis=-1)
+    log_total = jnp.log(jnp.where(no_others, 1.0, total))
+    log_total = jnp.where(no_others, -jnp.inf, jnp.where(exceeded, jnp.inf, log_total))
     # Subtracting the shift before the logarithm keeps a large common offset out of it.
     return (label_logit - jnp.squeeze(shift, axis=-1)) - log_total
 
@@ -657,7 +676,7 @@ def _per_label(
 
 def _per_example(values: ArrayLike, logits: Array, labels: Array) -> Array:
     """Look up a value per class for each label."""
-    # Out of range any entry does: the loss of such an example becomes NaN.
+    # A label out of range may get any entry, for the loss of its example becomes NaN.
     return jnp.take(jnp.asarray(values, logits.dtype), labels, mode="clip")
 
 

@@ -180,7 +180,9 @@ def compile_step(
         def losses_of(params: Any) -> tuple[jax.Array, Any]:
             model = nnx.merge(graph, params, state.statistics, copy=True)
             model.train()
-            losses = absgd_jax.losses.softmax_cross_entropy(model(images), labels)
+            losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
+                model(images), labels
+            )
             return losses, nnx.state(model, nnx.Not(nnx.Param))
 
         updates, optimizer, statistics = step.route(

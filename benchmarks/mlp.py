@@ -52,7 +52,7 @@ def losses_of(params: Params, inputs: jax.Array, labels: jax.Array) -> jax.Array
     x = inputs
     for place, (weights, bias) in enumerate(params):
         x = (jax.nn.relu(x) if place else x) @ weights + bias
-    return absgd_jax.losses.softmax_cross_entropy(x, labels)
+    return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(x, labels)
 
 
 def step(

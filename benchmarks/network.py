@@ -253,7 +253,9 @@ def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
             network.train()
             inputs = steps.prepare(run.data, images)
             logits = network(inputs, present if form == "masked" else None)
-            losses = absgd_jax.losses.softmax_cross_entropy(logits, labels)
+            losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
+                logits, labels
+            )
             loss = (
                 jnp.sum(losses, where=present) / jnp.sum(present)
                 if form == "masked"

@@ -21,21 +21,24 @@ LAMS = [sign * 10.0**k for k in range(-3, 9) for sign in (1, -1)] + [np.inf, -np
 @jax.jit
 def tilt(losses, lam, v):
     """T, r and V."""
-    return _attention.tilt(losses, lam, v)[:3]
+    result = _attention.tilt(losses, lam, v)
+    return result.T, result.r, result.V
 
 
 @jax.jit
 def advance(F, log_d, mean, lam, gamma, init_s):
     """F, log d and the scale after a batch."""
     before = _attention.Normalizer(F, log_d)
-    after, scale = _attention.advance(before, mean, lam, gamma, init_s)
+    after, scale = _attention.advance(before, mean, lam, gamma=gamma, init_s=init_s)
     return *after, scale
 
 
 @jax.jit
 def bound_losses(losses, lam, v, F, log_d, gamma, c):
     corrected = _attention.bias_corrected(log_d, gamma)
-    return _attention.bound_losses(losses, lam, v, F, corrected, c)
+    return _attention.bound_losses(
+        losses, lam, v, tilted_loss=F, gamma=corrected, max_weight=c
+    )
 
 
 B = 7
@@ -146,7 +149,7 @@ def test_derivatives_of_two_orders_in_losses_lam_and_weights(lam):
 def test_derivatives_at_infinity_are_those_of_the_mean():
     losses, v = jnp.array([1.0, 2.0, 6.0]), jnp.array([1.0, 1.0, 2.0])
     by_loss, by_lam, by_weight = jax.grad(
-        lambda *args: _attention.tilt(*args)[0], argnums=(0, 1, 2)
+        lambda *args: _attention.tilt(*args).T, argnums=(0, 1, 2)
     )(losses, jnp.float32(jnp.inf), v)
     chex.assert_trees_all_close(by_loss, v / 4)
     assert by_lam == 0

@@ -243,7 +243,7 @@ class Network(nnx.Module):
 
 
 def network_losses(model):
-    return absgd_jax.losses.softmax_cross_entropy(model(x), labels)
+    return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(model(x), labels)
 
 
 def test_nnx_optimizer_takes_the_value():
@@ -321,7 +321,9 @@ def test_linen_train_state():
     def train_step(state):
         def losses_of(p):
             logits = state.apply_fn({"params": p}, x)
-            return absgd_jax.losses.softmax_cross_entropy(logits, labels)
+            return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
+                logits, labels
+            )
 
         losses, pullback = jax.vjp(losses_of, state.params)
         return state.apply_gradients(grads=pullback, losses=losses), losses

@@ -73,21 +73,21 @@ KEEP = np.arange(64) % 3 > 0
 
 # name: (function, formula, |d loss / d f_y| as p_y -> 0)
 CASES = {
-    "ce": (losses.softmax_cross_entropy, ce, 1),
-    "focal": (losses.softmax_focal, partial(focal, g=1.0), 1),
+    "ce": (losses.softmax_cross_entropy_with_integer_labels, ce, 1),
+    "focal": (losses.softmax_focal_loss, partial(focal, g=1.0), 1),
     "focal_0.3": (
-        partial(losses.softmax_focal, focusing=0.3),
+        partial(losses.softmax_focal_loss, focusing=0.3),
         partial(focal, g=0.3),
         1,
     ),
-    "focal_2": (partial(losses.softmax_focal, focusing=2), partial(focal, g=2), 1),
+    "focal_2": (partial(losses.softmax_focal_loss, focusing=2), partial(focal, g=2), 1),
     "ldam": (
-        partial(losses.ldam, class_counts=COUNTS),
+        partial(losses.ldam_loss, class_counts=COUNTS),
         partial(ldam, s=30, max_margin=0.5),
         30,
     ),
     "ldam_3": (
-        partial(losses.ldam, class_counts=COUNTS, scale=3, max_margin=0.3),
+        partial(losses.ldam_loss, class_counts=COUNTS, scale=3, max_margin=0.3),
         partial(ldam, s=3, max_margin=0.3),
         3,
     ),
@@ -180,7 +180,9 @@ def test_truncation_follows_the_flags_it_is_given():
 def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
     logits, labels = batch(3)
     tce = partial(losses.truncated_generalized_cross_entropy, logits, labels)
-    keep = jnp.exp(-losses.softmax_cross_entropy(logits, labels)) > 0.5
+    keep = (
+        jnp.exp(-losses.softmax_cross_entropy_with_integer_labels(logits, labels)) > 0.5
+    )
     assert 0 < keep.sum() < keep.size
     kept, pruned = tce(keep=jnp.ones(64)), tce(keep=jnp.zeros(64))
     np.testing.assert_array_equal(tce(), jnp.minimum(kept, pruned))
@@ -320,14 +322,14 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced(smallest)
 @pytest.mark.parametrize(
     ("loss", "rtol"),
     [
-        (partial(losses.softmax_focal, focusing=0.0), 0),
+        (partial(losses.softmax_focal_loss, focusing=0.0), 0),
         (partial(losses.generalized_cross_entropy, q=1e-9), 1e-6),
         (partial(losses.symmetric_cross_entropy, alpha=1.0, beta=0.0), 0),
         (
-            partial(losses.ldam, class_counts=COUNTS, max_margin=0.0, scale=1.0),
+            partial(losses.ldam_loss, class_counts=COUNTS, max_margin=0.0, scale=1.0),
             0,
         ),
-        (partial(losses.ldam, class_counts=[7] * 5, max_margin=0.0, scale=1), 0),
+        (partial(losses.ldam_loss, class_counts=[7] * 5, max_margin=0.0, scale=1), 0),
         (
             partial(losses.logit_adjusted_cross_entropy, class_counts=COUNTS, tau=0.0),
             0,
@@ -337,7 +339,7 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced(smallest)
             2e-5,
         ),
         (
-            lambda f, y: losses.softmax_cross_entropy(
+            lambda f, y: losses.softmax_cross_entropy_with_integer_labels(
                 f, y, class_weights=losses.class_balanced_weights(COUNTS, beta=0.0)
             ),
             0,
@@ -353,7 +355,7 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced(smallest)
 def test_limits_are_cross_entropy(loss, rtol):
     logits, labels = batch(5)
     logits = jnp.asarray(logits, jnp.float32)
-    expected = losses.softmax_cross_entropy(logits, labels)
+    expected = losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     np.testing.assert_allclose(loss(logits, labels), expected, rtol=rtol)
 
 
@@ -414,9 +416,9 @@ def test_float32_keeps_its_relative_precision_in_the_tails(m):
     p, rest = 1 / (1 + math.exp(-m)), 1 / (1 + math.exp(m))
     ce = math.log1p(math.exp(-m))
     for loss, value, slope in [
-        (losses.softmax_cross_entropy, ce, -rest),
+        (losses.softmax_cross_entropy_with_integer_labels, ce, -rest),
         (
-            partial(losses.softmax_focal, focusing=0.3),
+            partial(losses.softmax_focal_loss, focusing=0.3),
             rest**0.3 * ce,
             -(rest**1.3) - 0.3 * p * rest**0.3 * ce,
         ),
@@ -439,7 +441,9 @@ def test_float32_keeps_its_relative_precision_in_the_tails(m):
 
 def test_zero_class_weight_gives_zero_focal_loss_and_gradient():
     f, y = jnp.array([[1.0, 0.0]]), jnp.array([0])
-    weighted = partial(losses.softmax_focal, focusing=0.5, class_weights=[0.0, 1.0])
+    weighted = partial(
+        losses.softmax_focal_loss, focusing=0.5, class_weights=[0.0, 1.0]
+    )
     value, grads = jax.value_and_grad(lambda f: weighted(f, y).sum())(f)
     assert value == 0
     np.testing.assert_array_equal(grads, 0.0)
@@ -447,7 +451,7 @@ def test_zero_class_weight_gives_zero_focal_loss_and_gradient():
 
 def test_gradient_reaches_traced_class_weights():
     logits, labels = batch(7)
-    total = lambda w: losses.softmax_cross_entropy(
+    total = lambda w: losses.softmax_cross_entropy_with_integer_labels(
         logits, labels, class_weights=w
     ).sum()
     expected = np.bincount(labels, weights=ce(logits, labels), minlength=CLASSES)
@@ -517,7 +521,9 @@ def test_without_another_class_nothing_is_to_be_learnt(name):
 def test_masks_do_to_cross_entropy_what_they_do_in_optax(mask):
     optax_loss = optax.softmax_cross_entropy_with_integer_labels
     for row in (jnp.array(MASKED[mask]), jnp.maximum(jnp.array(MASKED[mask]), -1e30)):
-        value, grads = value_and_grad(losses.softmax_cross_entropy, row)
+        value, grads = value_and_grad(
+            losses.softmax_cross_entropy_with_integer_labels, row
+        )
         optax_value, optax_grads = value_and_grad(optax_loss, row)
         np.testing.assert_allclose(value, optax_value, rtol=1e-6)
         np.testing.assert_allclose(grads, optax_grads, rtol=1e-6)
@@ -589,7 +595,7 @@ def test_second_derivatives_equal_finite_differences_of_the_gradient(name):
 def test_the_second_derivative_of_focal_keeps_its_precision(focusing, m):
     second = lambda m: jax.grad(
         jax.grad(
-            lambda m: losses.softmax_focal(
+            lambda m: losses.softmax_focal_loss(
                 jnp.stack([m, 0.0 * m]), jnp.array(0), focusing=focusing
             )
         )
@@ -605,8 +611,8 @@ def test_the_second_derivative_of_focal_keeps_its_precision(focusing, m):
 @pytest.mark.parametrize(
     ("loss", "hyperparameters"),
     [
-        (losses.softmax_focal, {"focusing": 0.4}),
-        (losses.ldam, {"max_margin": 0.4, "scale": 10.0}),
+        (losses.softmax_focal_loss, {"focusing": 0.4}),
+        (losses.ldam_loss, {"max_margin": 0.4, "scale": 10.0}),
         (
             losses.symmetric_cross_entropy,
             {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7},
@@ -619,7 +625,7 @@ def test_the_second_derivative_of_focal_keeps_its_precision(focusing, m):
 )
 @pytest.mark.parametrize("mask", ["one", "all but the label", "the label"])
 def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters, mask):
-    if loss in (losses.ldam, losses.logit_adjusted_cross_entropy):
+    if loss in (losses.ldam_loss, losses.logit_adjusted_cross_entropy):
         loss = partial(loss, class_counts=COUNTS)
     row, label = jnp.array(MASKED[mask]), jnp.array(0)
     grads = jax.grad(lambda h: loss(row, label, **h))(hyperparameters)
@@ -634,7 +640,10 @@ def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters,
 def test_a_factor_of_zero_removes_an_infinite_loss(weighted):
     row = MASKED["the label"]
     if weighted:
-        loss = partial(losses.softmax_cross_entropy, class_weights=[0, 1, 1, 1, 1])
+        loss = partial(
+            losses.softmax_cross_entropy_with_integer_labels,
+            class_weights=[0, 1, 1, 1, 1],
+        )
     else:
         loss = partial(
             losses.symmetric_cross_entropy, alpha=0, beta=0, smallest_probability=0
@@ -663,8 +672,8 @@ def test_finite_logits_pass_the_checks_of_debug_nans_and_debug_infs(name):
     [
         partial(losses.truncated_generalized_cross_entropy, k=0.0),
         partial(losses.symmetric_cross_entropy, smallest_probability=0.0),
-        partial(losses.softmax_focal, focusing=0.0),
-        partial(losses.softmax_focal, focusing=0.5, class_weights=[0.0] * CLASSES),
+        partial(losses.softmax_focal_loss, focusing=0.0),
+        partial(losses.softmax_focal_loss, focusing=0.5, class_weights=[0.0] * CLASSES),
     ],
 )
 def test_hyperparameters_at_their_ends_pass_the_checks_too(loss):
@@ -705,7 +714,10 @@ def test_adding_a_constant_to_logits_changes_nothing(name, logits, labels, offse
 
 def test_a_large_common_offset_costs_cross_entropy_no_precision_in_float32():
     logits = jnp.array([[0.25, 1.5, -3.0]])
-    for loss in (losses.softmax_cross_entropy, losses.generalized_cross_entropy):
+    for loss in (
+        losses.softmax_cross_entropy_with_integer_labels,
+        losses.generalized_cross_entropy,
+    ):
         got, expected = (loss(logits + c, jnp.array([0])) for c in (8192.0, 0.0))
         np.testing.assert_array_equal(got, expected)
 
@@ -759,7 +771,9 @@ def test_strict_promotion(name):
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "int32"])
 def test_labels_of_any_integer_type_are_not_wrapped_around(dtype):
     logits = jnp.zeros((2, 300)).at[:, 256].set(5.0)  # 256 = 0 in uint8
-    got = losses.softmax_cross_entropy(logits, jnp.array([0, 1], dtype))
+    got = losses.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.array([0, 1], dtype)
+    )
     np.testing.assert_allclose(got, math.log(299 + math.exp(5)), rtol=1e-6)
 
 
@@ -799,14 +813,17 @@ def test_nan_logits_are_not_hidden(name):
 @pytest.mark.parametrize(
     ("loss", "hyperparameters"),
     [
-        (losses.softmax_focal, {"focusing": 0.4}),
-        (losses.ldam, {"class_counts": COUNTS, "max_margin": 0.4, "scale": 10.0}),
+        (losses.softmax_focal_loss, {"focusing": 0.4}),
+        (losses.ldam_loss, {"class_counts": COUNTS, "max_margin": 0.4, "scale": 10.0}),
         (losses.symmetric_cross_entropy, {"alpha": 0.3, "beta": 0.6}),
         (losses.symmetric_cross_entropy, {"smallest_probability": 0.0}),
         (losses.generalized_cross_entropy, {"q": 0.4}),
         (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.3}),
         (losses.logit_adjusted_cross_entropy, {"class_counts": COUNTS, "tau": 0.7}),
-        (losses.softmax_cross_entropy, {"class_weights": list(WEIGHTS)}),
+        (
+            losses.softmax_cross_entropy_with_integer_labels,
+            {"class_weights": list(WEIGHTS)},
+        ),
     ],
 )
 def test_traced_hyperparameters(loss, hyperparameters):
@@ -978,13 +995,15 @@ def test_refuses_class_weights(name, class_weights, message):
 )
 def test_refuses_class_weights_that_are_not_a_vector_of_numbers(class_weights, message):
     with pytest.raises(TypeError, match=message):
-        losses.softmax_cross_entropy(F, Y, class_weights=class_weights)
+        losses.softmax_cross_entropy_with_integer_labels(
+            F, Y, class_weights=class_weights
+        )
 
 
 takes_counts = pytest.mark.parametrize(
     "function",
     [
-        lambda counts: losses.ldam(F, Y, class_counts=counts),
+        lambda counts: losses.ldam_loss(F, Y, class_counts=counts),
         lambda counts: losses.logit_adjusted_cross_entropy(F, Y, class_counts=counts),
         losses.class_balanced_weights,
         losses.ldam_margins,
@@ -1041,7 +1060,7 @@ def test_refuses_class_counts_that_are_not_a_vector(function, counts, message):
 @pytest.mark.parametrize("value", ["1", None, [], (lambda step: 0.7), 1j])
 def test_refuses_hyperparameters_that_are_not_numbers(value):
     for name, function in (
-        ("focusing", losses.softmax_focal),
+        ("focusing", losses.softmax_focal_loss),
         ("alpha", losses.symmetric_cross_entropy),
         ("q", losses.generalized_cross_entropy),
     ):
@@ -1050,7 +1069,9 @@ def test_refuses_hyperparameters_that_are_not_numbers(value):
             function(F, Y, **{name: value})
 
 
-@pytest.mark.parametrize("loss", [losses.ldam, losses.logit_adjusted_cross_entropy])
+@pytest.mark.parametrize(
+    "loss", [losses.ldam_loss, losses.logit_adjusted_cross_entropy]
+)
 def test_refuses_another_number_of_class_counts(loss):
     message = (
         r"class_counts must have shape \(5,\); got shape \(3,\)\. "
@@ -1070,9 +1091,9 @@ def test_refuses_flags_of_another_shape():
 @pytest.mark.parametrize(
     ("loss", "name", "interval", "refused"),
     [
-        (losses.softmax_focal, "focusing", "[0, inf)", [-1, math.inf]),
-        (losses.ldam, "max_margin", "[0, inf)", [-0.1, math.inf]),
-        (losses.ldam, "scale", "(0, inf)", [0.0, -30, math.inf]),
+        (losses.softmax_focal_loss, "focusing", "[0, inf)", [-1, math.inf]),
+        (losses.ldam_loss, "max_margin", "[0, inf)", [-0.1, math.inf]),
+        (losses.ldam_loss, "scale", "(0, inf)", [0.0, -30, math.inf]),
         (losses.symmetric_cross_entropy, "alpha", "[0, inf)", [-0.1, math.inf]),
         (losses.symmetric_cross_entropy, "beta", "[0, inf)", [-0.1, math.inf]),
         (losses.symmetric_cross_entropy, "smallest_probability", "[0, 1)", [-1e-7, 1]),
@@ -1087,7 +1108,7 @@ def test_refuses_flags_of_another_shape():
 def test_refuses_hyperparameters(loss, name, interval, refused):
     if loss in (losses.class_balanced_weights, losses.ldam_margins):
         function = partial(loss, COUNTS)
-    elif loss in (losses.ldam, losses.logit_adjusted_cross_entropy):
+    elif loss in (losses.ldam_loss, losses.logit_adjusted_cross_entropy):
         function = partial(loss, F, Y, class_counts=COUNTS)
     else:
         function = partial(loss, F, Y)

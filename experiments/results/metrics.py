@@ -53,7 +53,9 @@ def count(
     """
     logits = logits.astype(jnp.float32)
     if losses is None:
-        losses = absgd_jax.losses.softmax_cross_entropy(logits, labels)
+        losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
+            logits, labels
+        )
     classes = logits.shape[1]
     here = present.astype(jnp.int32)
     logits = jnp.nan_to_num(logits, nan=jnp.finfo(logits.dtype).min)

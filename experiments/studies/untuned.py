@@ -218,8 +218,8 @@ def _by_the_bounded_weights(run: Hyperparams, radius: Any) -> _Attention:
 
     def weigh(losses: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         p, after = bounded(state.lam).weigh(losses, state)
-        ones = jnp.ones_like(losses)
-        limited = _weights.limit(losses, state.lam, ones, state, state.bound)
+        batch = _weights.Batch(losses, jnp.ones_like(losses))
+        limited = _weights.limit(batch, state.lam, state)
         reached = jnp.mean(xlogy(p, p) - p + 1.0)
         lam = _radius.follow(radius, state.lam, reached, limited.max(), limited.min())
         return p, after._replace(lam=lam)

@@ -46,15 +46,15 @@ def per_example_losses(
         logits = logits / (squares + 1e-12) ** (loss.logit_norm / 2.0)
     match loss.name:
         case "cross_entropy" | "oltr" | "range":
-            found = losses.softmax_cross_entropy(
+            found = losses.softmax_cross_entropy_with_integer_labels(
                 logits, labels, class_weights=class_weights
             )
         case "focal":
-            found = losses.softmax_focal(
+            found = losses.softmax_focal_loss(
                 logits, labels, focusing=loss.focusing, class_weights=class_weights
             )
         case "ldam":
-            found = losses.ldam(
+            found = losses.ldam_loss(
                 logits,
                 labels,
                 class_counts=class_counts,

@@ -314,7 +314,9 @@ def eval_step(
     """
     network = _network(graph, state)
     logits = network(prepare(run.data, batch.inputs), batch.present)
-    losses = absgd_jax.losses.softmax_cross_entropy(logits, batch.labels)
+    losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
+        logits, batch.labels
+    )
     return metrics.count(logits, batch.labels, batch.present, losses)
 
 

@@ -25,7 +25,9 @@ TWO = Counter(
 
 def per_example_losses(params, x, labels):
     x = jax.nn.relu(jax.nn.relu(x @ params["first"]) @ params["second"])
-    return absgd_jax.losses.softmax_cross_entropy(x @ params["last"], labels)
+    return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
+        x @ params["last"], labels
+    )
 
 
 def sgd(tx, params, state, x, labels):
