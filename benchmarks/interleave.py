@@ -44,14 +44,14 @@ class Child:
 
     Args:
       name: for messages.
-      command: what runs.
+      command: what runs; None: `WORKER`.
       environment: variables beside this process's own; None takes one away.
     """
 
     def __init__(
         self,
         name: str,
-        command: Sequence[str] = WORKER,
+        command: Sequence[str] | None = None,
         environment: Mapping[str, str | None] | None = None,
     ) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Child:
         variables = _ENVIRONMENT | os.environ | dict(environment or {})
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
         self._process = subprocess.Popen(
-            list(command),
+            list(command or WORKER),
             cwd=ROOT,
             env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.PIPE,

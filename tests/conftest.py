@@ -11,25 +11,24 @@ from hypothesis import settings
 
 from tests import compiling
 
-# Run by `test_devices.py` and `test_compiled_by_default.py`, in other processes.
-collect_ignore = ["eight_devices"]
-if compiling.QUICK:
-    os.environ.setdefault("XLA_FLAGS", compiling.FLAGS)
-    collect_ignore += [f"{module}.py" for module in compiling.BY_DEFAULT]
+_flags = os.environ.get("XLA_FLAGS", "")
+# JAX fixes the number of CPU devices when it starts; the other tests keep the one that
+# a user has.
+collect_ignore = [] if "device_count=8" in _flags else ["eight_devices"]
+if compiling.FLAGS not in _flags:
+    os.environ["XLA_FLAGS"] = f"{_flags} {compiling.FLAGS}"
 
 # Compilation makes first calls slow, and a failure must be the same one tomorrow.
 settings.register_profile("jax", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("jax")
 
-# Their processes take minutes. Last, one of them would leave the other cores idle;
-# those whose tests share what they set up come before what can be shared out.
+# The longest. Last, one of them would leave the other cores idle; those whose tests
+# share what they set up come before what can be shared out.
 FIRST = (
     "test_experiments_recovery",
     "test_experiments_hosts",
     "test_hosts",
-    "test_compiled_by_default",
     "test_experiments_every_preset",
-    "test_devices",
 )
 # Coverage is of the library; of all else it would take minutes.
 NOT_COVERED = (
@@ -49,12 +48,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker("no_cover")
 
 
-@pytest.fixture(autouse=True)
-def processes_are_covered_too(request, monkeypatch):
-    """Or neither the test nor the processes that it starts."""
-    if request.node.get_closest_marker("no_cover"):
-        for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
-            monkeypatch.delenv(name)
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, by the names of their files."""
+    from matplotlib.figure import Figure
+
+    saved, save = {}, Figure.savefig
+
+    def savefig(figure, path, **kwargs):
+        save(figure, path, **kwargs)
+        saved[path.name] = figure
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved
 
 
 @pytest.fixture

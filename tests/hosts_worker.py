@@ -26,7 +26,7 @@ PADDED_HOST = 1  # the host whose rows are padding where rows are
 RAISE_AT = 9  # the step after which the host that is to raise does
 FILLINGS = ("full", "padded")
 # The step is cut up by XLA, or written for one device. Not every route is here by both,
-# for compiling on every host is what takes the time: test_devices.py has more.
+# for compiling on every host is what takes the time: `eight_devices` has more.
 PROGRAMS = (
     ("pullback", "jit"),
     ("value", "jit"),

@@ -30,11 +30,11 @@ class Programs:
     """
 
     def __init__(self, compiled, **environment):
-        # A proxy would be asked for 127.0.0.1 too, and coverage makes starts slow.
+        # A proxy would be asked for 127.0.0.1 too.
         clean = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("JAX_", "XLA_", "COVERAGE_"))
+            if not name.startswith(("JAX_", "XLA_"))
             and not name.lower().endswith("_proxy")
         }
         self._server = subprocess.Popen(

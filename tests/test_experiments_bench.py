@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 
@@ -12,13 +13,13 @@ from flax import nnx
 from benchmarks import (
     command,
     compiled,
-    figures,
     flax_resnet,
     interleave,
     mlp,
     summary,
     worker,
 )
+from benchmarks import figures as suite_figures
 from benchmarks.interleave import Child
 from benchmarks.suites import peers
 from benchmarks.summary import Group, Measured
@@ -52,23 +53,18 @@ def test_what_is_written_is_whole(bench, suite):
     assert record["machine"]["cores"] == os.cpu_count()
     assert {len(load) for load in record["load"].values()} == {3}
     for group in record["groups"]:
-        (baseline,) = group["baselines"]
+        assert len(group["baselines"]) == 1
         assert not group["why_not"]
         for name, found in group["contenders"].items():
             assert len(found["samples"]) == ROUNDS
             assert min(found["samples"]) > 0.0
-            for spread in (found["seconds"], found["time"][baseline]):
-                assert 0.0 < spread["low"] <= spread["median"] <= spread["high"]
+            assert found["seconds"]["median"] == statistics.median(found["samples"])
             assert found["flops_ratio"] > 0.0
             assert found["facts"]["collectives"] == []
             assert name in "\n".join(record["table"])
-        own = group["contenders"][baseline]
-        assert own["time"][baseline] == {"median": 1.0, "low": 1.0, "high": 1.0}
         # Equal turns: a sample is the mean of as many steps for all of them.
         assert len({found["steps"] for found in group["contenders"].values()}) == 1
-    image = (out / f"{suite}.png").read_bytes()
-    assert image.startswith(b"\x89PNG")
-    assert len(image) > 1000
+    assert (out / f"{suite}.png").is_file()
 
 
 def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
@@ -134,15 +130,18 @@ def test_ratios_are_taken_round_by_round():
     assert len(rows) == 4
 
 
-def test_bars_leave_out_what_was_not_run(tmp_path):
+def test_bars_leave_out_what_was_not_run(figures, tmp_path):
     ran = Measured({}, [1.0, 1.1, 1.2], 1)
     groups = [
         Group("ran", {}, {"a": ran, "b": Measured({}, [], 0)}, ("a",)),
         Group("missing", {}, {}, ("a",), "There are no data."),
     ]
     path = tmp_path / "input.png"
-    figures.draw("input", [summary.summarise(group) for group in groups], path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    suite_figures.draw("input", [summary.summarise(group) for group in groups], path)
+    (panel,) = figures[path.name].axes
+    (bar,) = panel.patches
+    assert bar.get_width() == 1.0
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["a"]
 
 
 def test_flax_as_one_would_write_it_has_the_same_size():
@@ -188,7 +187,6 @@ def test_a_child_that_dies_is_named_and_quoted(monkeypatch, capsys, tmp_path):
 
     # By the command too, which ends with 1.
     monkeypatch.setattr(interleave, "WORKER", (sys.executable, "-c", "assert 1 == 2"))
-    monkeypatch.setattr(Child.__init__, "__defaults__", (interleave.WORKER, None))
     assert command_line.main(["bench", "dense", "--quick", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "dense: pullback ended with status 1" in said

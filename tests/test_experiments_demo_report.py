@@ -105,12 +105,17 @@ def test_one_seed_has_no_spread():
     assert "| 64.0          | 32.0        |" in table
 
 
-def test_the_figure_is_drawn_from_what_there_is(tmp_path):
+def test_the_figure_is_drawn_from_what_there_is(figures, tmp_path):
     found = demo_report.outcome(STUDY, _records())
     demo_report.figure({"long-tail": found, "label-noise": None}, tmp_path / "half.png")
     whole = dataclasses.replace(found, study=configs.LABEL_NOISE)
     demo_report.figure(
         {"long-tail": found, "label-noise": whole}, tmp_path / "whole.png"
     )
-    for name in ("half.png", "whole.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    by_class, recall, missing = figures["half.png"].axes
+    assert len(by_class.get_legend_handles_labels()[0]) == 10
+    assert len(recall.containers) == 2  # SGD and ABSGD
+    assert not missing.lines
+    clean, mislabelled = figures["whole.png"].axes[2].lines[:2]
+    np.testing.assert_allclose(clean.get_ydata(), 1.2)
+    np.testing.assert_allclose(mislabelled.get_ydata(), 0.1)

@@ -45,7 +45,7 @@ def test_points_are_spread_over_the_classes():
     np.testing.assert_array_equal(tsne.spread(labels, 100), np.arange(74))
 
 
-def test_the_figure_has_a_row_for_each_run(tmp_path):
+def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
     runs = {
         "one": {"train": _features([9, 6, 3]), "test": _features([5, 5, 5], 1)},
         "another": {"train": _features([9, 6, 3], 2)},
@@ -53,9 +53,16 @@ def test_the_figure_has_a_row_for_each_run(tmp_path):
     path = tmp_path / "features.png"
     counts = {"one": np.array([900, 600, 300])}
     tsne.figure(runs, path, class_counts=counts, points=15)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    # A row for each run, a column for each split, a point for each example drawn.
+    points = [
+        sum(len(each.get_offsets()) for each in panel.collections)
+        for panel in figures[path.name].axes
+    ]
+    assert points == [15, 15, 15, 0]
     many = {"many": {"test": _features([1] * 30)}}
     tsne.figure(many, tmp_path / "many.png")
-    assert (tmp_path / "many.png").read_bytes().startswith(b"\x89PNG")
+    panel, _ = figures["many.png"].axes  # and the bar of colours
+    (colored,) = panel.collections
+    np.testing.assert_array_equal(np.sort(colored.get_array()), np.arange(30))
     with pytest.raises(ValueError, match="no features to draw"):
         tsne.figure({}, path)

@@ -9,6 +9,7 @@ import socket
 import numpy as np
 import pytest
 
+from tests import compiling
 from tests.programs import Programs, epochs, newest, resumed, saved, state
 
 # Layouts differ in the order of sums: BatchNorm's over the batch, the attention's, and
@@ -31,7 +32,8 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def programs(compiled):
-    with contextlib.closing(Programs(compiled, XLA_FLAGS=EIGHT)) as programs:
+    flags = f"{EIGHT} {compiling.FLAGS}"
+    with contextlib.closing(Programs(compiled, XLA_FLAGS=flags)) as programs:
         yield programs
 
 
@@ -93,7 +95,10 @@ def test_four_devices_go_on_with_a_run_of_one(programs, on_one, tmp_path):
 def hosts(compiled):
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(contextlib.closing(Programs(compiled))) for _ in "01"
+            stack.enter_context(
+                contextlib.closing(Programs(compiled, XLA_FLAGS=compiling.FLAGS))
+            )
+            for _ in "01"
         ]
 
 

@@ -27,7 +27,7 @@ EVERY_STEP = ("--checkpoint-seconds", "0")
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    programs = Programs(tmp_path_factory.mktemp("compiled"), XLA_FLAGS=compiling.GIVEN)
+    programs = Programs(tmp_path_factory.mktemp("compiled"), XLA_FLAGS=compiling.FLAGS)
     yield programs
     programs.close()
 

@@ -21,7 +21,6 @@ from experiments.report import (
 )
 from experiments.results import aggregate, metrics, run_dir, run_log
 
-PNG = b"\x89PNG"
 FIGURES = ("curves.png", "calibration.png", "confusion.png", "weights.png")
 
 # Two classes, no validation examples; ten; and a hundred.
@@ -137,16 +136,24 @@ def _report(*dirs, out=None):
     return command.main(configs.Report(dirs=dirs, out=out))
 
 
-def test_three_seeds_are_averaged_and_stand_beside_the_paper(tmp_path, capsys):
+def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, capsys):
     dirs = list(_three_seeds(tmp_path))
     assert _report(*dirs) == 0
     text = (tmp_path / command.REPORT).read_text(encoding="utf-8")  # beside the runs
     assert text in capsys.readouterr().out
     for name in FIGURES:
-        assert (tmp_path / name).read_bytes().startswith(PNG)
+        assert (tmp_path / name).is_file()
         assert f"]({name})" in text
 
     events = [run_log.read(path / run_dir.RECORDS) for path in dirs]
+    _, accuracy = figures["curves.png"].axes
+    test = next(line for line in accuracy.lines if len(line.get_xdata()) == 10)
+    expected = [[100.0 * e["test"]["accuracy"] for e in of[:10]] for of in events]
+    np.testing.assert_allclose(test.get_ydata(), np.mean(expected, axis=0))
+    confusions = np.sum([of[9]["test"]["confusion"] for of in events], axis=0)
+    (image,) = figures["confusion.png"].axes[0].images
+    shares = confusions / confusions.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(image.get_array(), 100.0 * shares)
     names = {
         "accuracy": "accuracy",
         "top5": "top 5",
@@ -204,7 +211,7 @@ def test_several_runs_are_compared_and_an_old_report_replaced(tmp_path):
             assert cells[f"{column}accuracy"] == expected
 
 
-def test_extremes_are_reported_and_drawn(tmp_path):
+def test_extremes_are_reported_and_drawn(figures, tmp_path):
     two = _write(
         tmp_path / "two", TWO, [*_events(TWO, [900, 90], [0.7])], np.array([900, 90])
     )
@@ -230,8 +237,9 @@ def test_extremes_are_reported_and_drawn(tmp_path):
     assert cells["epoch"] == "5"
     assert {"many", "medium", "few"} <= cells.keys()
     for path in (two, hundred):
-        for name in FIGURES:
-            assert (path / name).read_bytes().startswith(PNG)
+        assert all((path / name).is_file() for name in FIGURES)
+    (image,) = figures["confusion.png"].axes[0].images
+    assert image.get_array().shape == (100, 100)
 
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path):

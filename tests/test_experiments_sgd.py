@@ -1,4 +1,4 @@
-"""The trainer's SGD against one by hand; compiled by default, see `compiling`."""
+"""The trainer's SGD against one by hand; compiled by default, see the Makefile."""
 
 import jax
 import jax.numpy as jnp

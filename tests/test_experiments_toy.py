@@ -61,10 +61,9 @@ def test_the_points_are_the_ones_described_and_the_seed_says_which():
     assert (labels[chosen] > 0.0).sum() == 3
 
 
-def test_the_figure_and_its_table(tmp_path, capsys):
+def test_the_figure_and_its_table(figures, tmp_path, capsys):
     config = configs.Toy(out=tmp_path / "toy", lam=0.1)
     assert toy.main(config) == 0
-    assert (config.out / toy.FIGURE).read_bytes().startswith(b"\x89PNG")
     text = (config.out / toy.TABLE).read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     rows = [
@@ -85,6 +84,13 @@ def test_the_figure_and_its_table(tmp_path, capsys):
 
     # How far the line's crossing of the diagonal has come, by the line itself.
     line = np.asarray(toy.step(_examples(0), 0.1).line, np.float64)
+    a, b, c = line
+    panels = figures[toy.FIGURE].axes
+    titles = [panel.get_title("left") for panel in panels]
+    assert titles == [row[0] for row in rows[2:]]
+    (after,) = (each for each in panels[2].lines if each.get_label() == "line after")
+    x, y = after.get_data()
+    np.testing.assert_allclose(a * x + b * y + c, 0.0, atol=1e-6)
     crossings = [-c / (a + b) for a, b, c in (toy.START, line)]
     assert moves[2] == pytest.approx(math.sqrt(2) * -np.diff(crossings)[0], abs=6e-5)
     minority = toy.points(0).inputs[100:]

@@ -53,7 +53,7 @@ def started(folder, what, hosts, devices=1, *, heartbeat=60, shutdown=60, **opti
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "XLA_FLAGS": compiling.GIVEN,
+        "XLA_FLAGS": compiling.FLAGS,
         "PYTHONPATH": str(ROOT),
     }
     with socket.socket() as reserved, contextlib.ExitStack() as cleanup:
