@@ -123,10 +123,10 @@ def machine() -> dict[str, Any]:
 def _devices(groups: list[dict[str, Any]]) -> list[str]:
     """What JAX computed on."""
     found = {
-        contender["facts"]["device"]
+        variant["facts"]["device"]
         for group in groups
-        for contender in group["contenders"].values()
-        if "device" in contender["facts"]
+        for variant in group["variants"].values()
+        if "device" in variant["facts"]
     }
     return sorted(found)
 

@@ -211,11 +211,11 @@ class Setting(NamedTuple):
             samples, taken = measure(
                 children, rounds=self.config.rounds, turn=self.config.turn, steps=steps
             )
-        contenders = {
+        variants = {
             name: Measured(known[name], samples[name], taken[name])
             for name in described
         }
-        return Group(title, facts or {}, contenders, (baseline,), reason)
+        return Group(title, facts or {}, variants, (baseline,), reason)
 
 
 def build(

@@ -27,14 +27,14 @@ class Group(NamedTuple):
     Attributes:
       name: in tables.
       facts: what they have in common, such as the batch.
-      contenders: by name.
+      variants: by name.
       baselines: those that the others are divided by; the first one's ratios are shown.
       why_not: why they were not run; "" if they were.
     """
 
     name: str
     facts: dict[str, Any]
-    contenders: dict[str, Measured]
+    variants: dict[str, Measured]
     baselines: tuple[str, ...]
     why_not: str = ""
 
@@ -74,25 +74,25 @@ def summarise(group: Group) -> dict[str, Any]:
         "facts": group.facts,
         "baselines": list(group.baselines),
         "why_not": group.why_not,
-        "contenders": {},
+        "variants": {},
     }
-    for name, (facts, samples, steps) in group.contenders.items():
+    for name, (facts, samples, steps) in group.variants.items():
         about: dict[str, Any] = {"facts": facts, "steps": steps, "samples": samples}
-        base = group.contenders[group.baselines[0]].facts
+        base = group.variants[group.baselines[0]].facts
         for quantity in ("flops", "temporary_bytes", "held_bytes"):
             if facts.get(quantity) and base.get(quantity):
                 about[f"{quantity}_ratio"] = facts[quantity] / base[quantity]
         if samples:
             about["seconds"] = spread(samples)
             about["time"] = {
-                baseline: spread(ratios(samples, group.contenders[baseline].samples))
+                baseline: spread(ratios(samples, group.variants[baseline].samples))
                 for baseline in group.baselines
             }
             if "examples" in facts:
                 about["examples_per_second"] = facts["examples"] / statistics.median(
                     samples
                 )
-        found["contenders"][name] = about
+        found["variants"][name] = about
     return found
 
 
@@ -105,7 +105,7 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     Returns:
       Columns that no contender has anything for are left out.
     """
-    head = ["", "contender", "time", "quartiles"]
+    head = ["", "variant", "time", "quartiles"]
     others = sorted(
         {name for group in groups for name in group["baselines"][1:]},
     )
@@ -114,7 +114,7 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     head += ["examples / s"]
     rows = []
     for group in groups:
-        for place, (name, about) in enumerate(group["contenders"].items()):
+        for place, (name, about) in enumerate(group["variants"].items()):
             first, *_ = group["baselines"]
             time = about.get("time", {})
             temporary = about["facts"].get("temporary_bytes")

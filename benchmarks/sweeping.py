@@ -38,7 +38,7 @@ def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> R
     task = pipeline.task(run.data, run.seed)
 
     def start() -> Callable[[int], float]:
-        together = vmapped.SideBySide(
+        together = vmapped.VmappedRuns(
             [dataclasses.replace(run, seed=seed) for seed in range(members)],
             [task] * members,
             sharding.layout(1),
@@ -49,14 +49,14 @@ def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> R
         def timed(updates: int) -> float:
             nonlocal done
             begun, began = done, time.perf_counter()
-            seen: Any = None
+            step_metrics: Any = None
             while (done - begun) * members < updates:
                 epoch, number = divmod(done, together.per_epoch)
                 if number == 0:
                     together.begin_epoch(epoch)
-                seen, moments = together.advance(number)
-                done += len(moments)
-            jax.block_until_ready(seen)
+                step_metrics, hyperparams = together.advance(number)
+                done += len(hyperparams)
+            jax.block_until_ready(step_metrics)
             took = time.perf_counter() - began
             return took * updates / ((done - begun) * members)
 

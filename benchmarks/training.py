@@ -98,17 +98,19 @@ def _steps(
     """As many steps as a training has, one after the other."""
     program = steps.program(run, layout)
     first = loop.begin(run, task, layout, session)
-    loader = loop.batches_from(first.place, run, task, layout, session)
-    batch = layout.place(next(loader))
+    loader = loop.batches_from(first.position, run, task, layout, session)
+    batch = layout.shard(next(loader))
     loader.close()
-    given = network.about(task, layout)
+    stats = network.dataset_stats(task, layout)
     per_epoch = loop.steps_per_epoch(run, task)
     kept = [first.state]
 
     def step() -> Any:
-        moment = methods.moment(run, per_epoch, 0)
-        kept[0], seen = program.train(moment)(kept[0], batch, given, moment)
-        return seen
+        hyperparams = methods.step_hyperparams(run, per_epoch, 0)
+        kept[0], step_metrics = program.train(hyperparams)(
+            kept[0], batch, stats, hyperparams
+        )
+        return step_metrics
 
     timed = compiled.timed(step)
     timed(2)  # compiles

@@ -454,12 +454,13 @@ class Method:
         all examples one by one (`dense`).
       microbatch_size: examples at a time on the `value` and `dense` routes; None for
         all.
-      rate: step size of what a baseline learns beside the network: the weights of
-        examples (`eg_examples`), of groups (`group_dro`) or of a batch (`meta`), or the
-        network that weights (`mw_net`).
-      level: share of the batch, its largest losses, that `cvar` trains on, in (0, 1].
-      clean_batch_size: clean examples that `meta`, `l2rw` and `mw_net` look at in an
-        update; all of them where there are fewer. As published, 100.
+      step_size: step size of what a baseline learns in addition to the network: the
+        weights of examples (`eg_examples`), of groups (`group_dro`) or of a batch
+        (`meta`), or the weighting network (`mw_net`).
+      cvar_alpha: α of CVaR: fraction of the batch, its largest losses, that `cvar`
+        trains on, in (0, 1].
+      clean_batch_size: examples of the meta set in an update of `meta`, `l2rw` and
+        `mw_net`; all of them where there are fewer. As published, 100.
     """
 
     name: MethodName = "absgd"
@@ -474,8 +475,8 @@ class Method:
     uniform: bool = False
     route: Literal["pullback", "value", "dense"] = "pullback"
     microbatch_size: int | None = None
-    rate: float = 0.01
-    level: float = 0.5
+    step_size: float = 0.01
+    cvar_alpha: float = 0.5
     clean_batch_size: int = 100
 
     def __post_init__(self) -> None:
@@ -528,9 +529,13 @@ class Method:
             "microbatch_size must be positive, on the value and dense routes, got "
             f"{self.microbatch_size} with {self.route}.",
         )
-        _refuse(not math.isfinite(self.rate), f"rate must be finite, got {self.rate}.")
         _refuse(
-            not 0.0 < self.level <= 1.0, f"level must lie in (0, 1], got {self.level}."
+            not math.isfinite(self.step_size),
+            f"step_size must be finite, got {self.step_size}.",
+        )
+        _refuse(
+            not 0.0 < self.cvar_alpha <= 1.0,
+            f"cvar_alpha must lie in (0, 1], got {self.cvar_alpha}.",
         )
         _refuse(
             self.clean_batch_size < 2,  # BatchNorm of one example is its bias
@@ -561,8 +566,8 @@ class Method:
         return self.weights and not self.attends
 
     @property
-    def looks_at_clean(self) -> bool:
-        """Whether weights are learned from examples whose labels are known."""
+    def uses_meta_set(self) -> bool:
+        """Whether weights are learned on a meta set, whose labels are clean."""
         return self.name in ("meta", "l2rw", "mw_net")
 
     @property
@@ -742,7 +747,7 @@ class Run:
             f"{self.model.head!r}.",
         )
         _refuse(
-            self.method.looks_at_clean and not self.data.clean_per_class,
+            self.method.uses_meta_set and not self.data.clean_per_class,
             f"{self.method.title} learns weights from clean examples: set "
             "data.clean_per_class to at least 1, got 0.",
         )
@@ -1141,14 +1146,14 @@ class Sweep:
     lams: str = ""
     gammas: str = ""
     seeds: int = 3
-    side_by_side: int | None = None
+    vmapped: int | None = None
     session: Annotated[Session, tyro.conf.arg(name="")] = Session()
 
     def __post_init__(self) -> None:
         _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
         _refuse(
-            self.side_by_side is not None and self.side_by_side < 1,
-            f"side_by_side must be at least 1, got {self.side_by_side}.",
+            self.vmapped is not None and self.vmapped < 1,
+            f"vmapped must be at least 1, got {self.vmapped}.",
         )
         _refuse(
             self.session.distributed

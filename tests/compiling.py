@@ -3,7 +3,7 @@
 Compiling is most of what this suite costs. `make test` sets `ABSGD_TESTS=quick`: then
 XLA leaves out optimizations, which changes rounding and takes less than half of the
 time, and the modules of `BY_DEFAULT` are compiled as users' programs are, in processes
-of their own. Without the variable all but the presets' rehearsals is compiled by
+of their own. Without the variable all but the smoke presets is compiled by
 default.
 """
 

@@ -1,4 +1,4 @@
-"""Every preset starts: its rehearsal, on small data in the true format.
+"""Every preset starts: its smoke preset, on small data in the true format.
 
 `test_experiments_every_preset.py` runs this in processes of its own.
 """
@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def train(data_dir, tmp_path):
-    """Trains a run, if none like it was: rehearsals differ in less than presets do."""
+    """Trains a run, if none like it was: smoke presets differ less than presets do."""
 
     @functools.cache
     def trained(run):

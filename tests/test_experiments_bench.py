@@ -54,7 +54,7 @@ def test_what_is_written_is_whole(bench, suite):
     for group in record["groups"]:
         (baseline,) = group["baselines"]
         assert not group["why_not"]
-        for name, found in group["contenders"].items():
+        for name, found in group["variants"].items():
             assert len(found["samples"]) == ROUNDS
             assert min(found["samples"]) > 0.0
             for spread in (found["seconds"], found["time"][baseline]):
@@ -62,10 +62,10 @@ def test_what_is_written_is_whole(bench, suite):
             assert found["flops_ratio"] > 0.0
             assert found["facts"]["collectives"] == []
             assert name in "\n".join(record["table"])
-        own = group["contenders"][baseline]
+        own = group["variants"][baseline]
         assert own["time"][baseline] == {"median": 1.0, "low": 1.0, "high": 1.0}
         # Equal turns: a sample is the mean of as many steps for all of them.
-        assert len({found["steps"] for found in group["contenders"].values()}) == 1
+        assert len({found["steps"] for found in group["variants"].values()}) == 1
     image = (out / f"{suite}.png").read_bytes()
     assert image.startswith(b"\x89PNG")
     assert len(image) > 1000
@@ -74,11 +74,11 @@ def test_what_is_written_is_whole(bench, suite):
 def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
     _, records = bench
     for group in records["overhead"]["groups"]:
-        if "sgd_again" in group["contenders"]:
-            again = group["contenders"]["sgd_again"]
+        if "sgd_again" in group["variants"]:
+            again = group["variants"]["sgd_again"]
             assert again["flops_ratio"] == again["temporary_bytes_ratio"] == 1.0
     batches = {
-        group["facts"]["batch"]: group["contenders"]
+        group["facts"]["batch"]: group["variants"]
         for group in records["dense"]["groups"]
     }
     large = batches[max(batches)]
@@ -93,7 +93,7 @@ def test_what_is_for_an_accelerator_runs_at_small_size(name, monkeypatch):
     monkeypatch.setattr(compiled, "at_once", lambda: 3)  # as there, in a loop
     described = peers.ours(batch=4, blocks=[1, 1], widths=[4, 8])
     ready = worker.build(described[name])
-    assert ready.facts["updates_at_once"] == (3 if "resident" in name else 1)
+    assert ready.facts["updates_at_once"] == (3 if "device_loop" in name else 1)
     assert ready.facts["examples"] == 4
     assert ready.facts["parameters"] == 1406
     assert ready.start()(4) > 0.0
@@ -122,7 +122,7 @@ def test_ratios_are_taken_round_by_round():
         },
         ("a", "b"),
     )
-    found = summary.summarise(group)["contenders"]
+    found = summary.summarise(group)["variants"]
     assert found["b"]["time"]["a"] == {"median": 2.0, "low": 2.0, "high": 2.5}
     assert found["b"]["flops_ratio"] == 1.5
     assert found["a"]["examples_per_second"] == 4.0
@@ -216,7 +216,7 @@ def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(command.SUITES, "sweep", measure)
     assert command.main(configs.Bench(("sweep",), tmp_path)) == 1
     (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
-    assert group["contenders"]["one"]["samples"] == [2.0]
+    assert group["variants"]["one"]["samples"] == [2.0]
     assert "sweep: the second ended" in capsys.readouterr().err
 
 

@@ -1,6 +1,6 @@
 """Runs `tests/every_preset.py` in processes of its own, whose programs compile quickly.
 
-Compiling is most of what rehearsals cost: it takes a quarter of the time.
+Compiling is most of what smoke presets cost: it takes a quarter of the time.
 """
 
 import pytest

@@ -91,10 +91,10 @@ def _training(
     )
     if group.why_not:
         setting.say(group.why_not)
-        return group._replace(contenders={})
+        return group._replace(variants={})
     setting.say("as a command")
     setting.workers.take([])  # nobody else is to be there
-    facts = group.contenders["training"].facts
+    facts = group.variants["training"].facts
     words = ["train", preset, "--epochs", str(epochs), "--devices", "1"]
     for name, values in (training.CALM | changes).items():
         words += [f"--{name}"]
@@ -103,16 +103,16 @@ def _training(
         words += ["--data-dir", str(config.data_dir.absolute())]
     taken = [_command(words) for _ in range(min(config.rounds, 3))]
     wall = {
-        name: statistics.median(one.samples) for name, one in group.contenders.items()
+        name: statistics.median(one.samples) for name, one in group.variants.items()
     } | {"command": statistics.median(taken)}
     updates = facts["updates"]
-    contenders = {
+    variants = {
         name: Measured(one.facts, [each / updates for each in one.samples], updates)
-        for name, one in group.contenders.items()
+        for name, one in group.variants.items()
     }
-    contenders["command"] = Measured(facts, [each / updates for each in taken], updates)
+    variants["command"] = Measured(facts, [each / updates for each in taken], updates)
     return group._replace(
-        contenders=contenders,
+        variants=variants,
         facts={"updates": updates, "epochs": epochs, "wall_seconds": wall},
     )
 
@@ -128,14 +128,14 @@ def _demo(setting: Setting, digits: list[Group]) -> Group:
     for study, group in zip(demo.studies(), digits, strict=True):
         per_epoch = group.facts["updates"] // group.facts["epochs"]
         count = study.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
-        total += count * statistics.median(group.contenders["steps"].samples)
+        total += count * statistics.median(group.variants["steps"].samples)
         updates += count
     taken = _command(words)
-    contenders = {
+    variants = {
         "steps": Measured({}, [total], updates),
         "command": Measured({}, [taken], updates),
     }
-    return Group("demo, in all", {"updates": updates}, contenders, ("steps",))
+    return Group("demo, in all", {"updates": updates}, variants, ("steps",))
 
 
 def _command(words: list[str]) -> float:
@@ -178,7 +178,7 @@ def _starts(setting: Setting, preset: str, changes: dict[str, Any]) -> Group:
                 described = {
                     "kind": "network",
                     "preset": preset,
-                    "contender": "absgd",
+                    "method": "absgd",
                     "batch": batch,
                     "changes": changes,
                     "timeline": [["process", time.time()]],
@@ -193,5 +193,5 @@ def _starts(setting: Setting, preset: str, changes: dict[str, Any]) -> Group:
             for part in timelines[kind][0]
         }
         del facts[kind]["examples"]  # a second is not what is asked for here
-    contenders = {kind: Measured(facts[kind], samples[kind], 1) for kind in kinds}
-    return Group(title, {"batch": batch}, contenders, (kinds[0],))
+    variants = {kind: Measured(facts[kind], samples[kind], 1) for kind in kinds}
+    return Group(title, {"batch": batch}, variants, (kinds[0],))

@@ -55,5 +55,5 @@ def measure(setting: Setting) -> Iterator[Group]:
         {name: jpeg | {"workers": several}},
         steps={name: 2 if quick else 8 * several},
     )
-    photographs.contenders.update(alone.contenders)
+    photographs.variants.update(alone.variants)
     yield photographs

@@ -65,9 +65,9 @@ def _networks(setting: Setting) -> Group:
         "masked": {"form": "masked"},
         "masked_again": {"form": "masked"},
         "plain": {"form": "plain"},
-        "trainer_sgd": {"contender": "sgd"},
-        "trainer_absgd": {"contender": "absgd"},
-        "trainer_value": {"contender": "absgd", "changes": _VALUE},
+        "trainer_sgd": {"method": "sgd"},
+        "trainer_absgd": {"method": "absgd"},
+        "trainer_value": {"method": "absgd", "changes": _VALUE},
     }
     if quick:
         forms = {name: forms[name] for name in ("masked", "trainer_absgd")}

@@ -1,6 +1,6 @@
 """What a user would pick instead: ResNet-32 on images of CIFAR's shape, batch 128.
 
-`sgd`, `absgd`, `l2rw` and `meta` are the trainer's own step. `resident` makes many a
+`sgd`, `absgd`, `l2rw` and `meta` are the trainer's own step. `device_loop` makes many a
 dispatch on an accelerator (on a CPU one), of images that lie there, and `bfloat16`
 computes in that. `flax` is the network as Flax has it, in a jitted step of Optax's SGD.
 With `--torch-python` also PyTorch, eager, in both memory formats: plain SGD, and
@@ -22,9 +22,9 @@ TRAINER = (BASELINE, "absgd", "l2rw", "meta")
 HALF: dict[str, Any] = {"model.dtype": "bfloat16"}
 # Form of the step, and changes of the run.
 FASTER: dict[str, tuple[str, dict[str, Any]]] = {
-    "absgd_resident": ("resident", {}),
+    "absgd_device_loop": ("device_loop", {}),
     "absgd_bfloat16": ("trainer", HALF),
-    "absgd_resident_bfloat16": ("resident", HALF),
+    "absgd_device_loop_bfloat16": ("device_loop", HALF),
 }
 FORMATS = ("nchw", "channels_last")
 LAM, GAMMA = 5.0, 0.5  # of the package; they change no time
@@ -82,12 +82,12 @@ def measure(setting: Setting) -> Iterator[Group]:
         samples, steps = interleave.measure(
             children, rounds=config.rounds, turn=config.turn
         )
-    contenders = {
+    variants = {
         name: Measured(facts[name], samples[name], steps[name]) for name in samples
     }
     plain = [name for layout in FORMATS if (name := f"torch_sgd_{layout}") in samples]
     plain.sort(key=lambda name: spread(samples[name])["median"])
-    yield Group(title, known, contenders, (BASELINE, *plain[:1]))
+    yield Group(title, known, variants, (BASELINE, *plain[:1]))
 
 
 def ours(
@@ -107,10 +107,9 @@ def ours(
     common: dict[str, Any] = {"kind": "network", "batch": batch}
     flax = {"kind": "flax", "batch": batch, "blocks": blocks, "widths": widths}
     return {
-        **{name: common | {"contender": name, "changes": size} for name in TRAINER},
+        **{name: common | {"method": name, "changes": size} for name in TRAINER},
         **{
-            name: common
-            | {"contender": "absgd", "form": form, "changes": size | changes}
+            name: common | {"method": "absgd", "form": form, "changes": size | changes}
             for name, (form, changes) in FASTER.items()
         },
         "flax": flax,

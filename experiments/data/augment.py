@@ -16,19 +16,21 @@ import numpy as np
 from experiments import configs
 
 
-class Moves(NamedTuple):
+class Augmentations(NamedTuple):
     """What happens to each image, in this order."""
 
     corner: np.ndarray  # int64 [n, 2]: first row and column kept of the padded image
     mirrored: np.ndarray  # bool [n]
     angle: np.ndarray  # float32 [n], radians, with the columns' axis to the rows'
 
-    def take(self, rows: slice) -> "Moves":
+    def take(self, rows: slice) -> "Augmentations":
         """Those of these images."""
-        return Moves(*(column[rows] for column in self))
+        return Augmentations(*(column[rows] for column in self))
 
 
-def draw(n: int, data: configs.Data, rng: np.random.Generator) -> Moves:
+def draw_augmentations(
+    n: int, data: configs.Data, rng: np.random.Generator
+) -> Augmentations:
     """Moves of n images.
 
     Args:
@@ -43,7 +45,7 @@ def draw(n: int, data: configs.Data, rng: np.random.Generator) -> Moves:
     mirrored = (rng.random(n) < 0.5) & data.flip
     limit = math.radians(data.rotation)
     angle = rng.uniform(-limit, limit, n).astype(np.float32)
-    return Moves(corner, mirrored, angle)
+    return Augmentations(corner, mirrored, angle)
 
 
 def crop_flip_rotate(
@@ -59,36 +61,40 @@ def crop_flip_rotate(
     Returns:
       New images of the same shape and dtype.
     """
-    return move(images, draw(len(images), data, rng), data)
+    return apply(images, draw_augmentations(len(images), data, rng), data)
 
 
-def move(images: np.ndarray, moves: Moves, data: configs.Data) -> np.ndarray:
+def apply(
+    images: np.ndarray, augmentations: Augmentations, data: configs.Data
+) -> np.ndarray:
     """Moves images.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      moves: what happens to each.
+      augmentations: what happens to each.
       data: says which kinds of moves there are.
 
     Returns:
       Images of the same shape and dtype.
     """
     if data.crop_padding or data.flip:
-        images = _crop_and_mirror(images, moves, data.crop_padding)
+        images = _crop_and_mirror(images, augmentations, data.crop_padding)
     if data.rotation:
-        images = _rotate(images, moves.angle)
+        images = _rotate(images, augmentations.angle)
     return images
 
 
-def _crop_and_mirror(images: np.ndarray, moves: Moves, padding: int) -> np.ndarray:
+def _crop_and_mirror(
+    images: np.ndarray, augmentations: Augmentations, padding: int
+) -> np.ndarray:
     height, width = images.shape[1:3]
     around = (padding, padding)
     padded = np.pad(images, ((0, 0), around, around, (0, 0)))
     moved = np.empty_like(images)
     # One slice an image: a quarter of the time that indexing with arrays takes.
-    for i, (top, left) in enumerate(moves.corner.tolist()):
+    for i, (top, left) in enumerate(augmentations.corner.tolist()):
         window = padded[i, top : top + height, left : left + width]
-        moved[i] = window[:, ::-1] if moves.mirrored[i] else window
+        moved[i] = window[:, ::-1] if augmentations.mirrored[i] else window
     return moved
 
 

@@ -323,10 +323,10 @@ def symmetric_noise(
     noisy = labels.copy()
     for label in range(classes):
         places = rng.permutation(np.flatnonzero(labels == label))
-        struck = places[: int(rate * len(places))]
+        flipped = places[: int(rate * len(places))]
         # Going 1 to classes - 1 steps round the circle reaches every other class.
-        steps = rng.integers(1, classes, len(struck))
-        noisy[struck] = (label + steps) % classes
+        steps = rng.integers(1, classes, len(flipped))
+        noisy[flipped] = (label + steps) % classes
     return noisy, noisy != labels
 
 
@@ -381,11 +381,11 @@ def symmetric_noise_sce(
             chosen.append(rng.choice(places, per_class, replace=False))
     noisy = labels.copy()
     if chosen:
-        struck = np.concatenate(chosen)
+        flipped = np.concatenate(chosen)
         # Which of the others, in increasing order with the label itself left out. One
         # call draws what the sources' one call per example does.
-        others = rng.randint(0, classes - 1, len(struck))
-        noisy[struck] = others + (others >= labels[struck])
+        others = rng.randint(0, classes - 1, len(flipped))
+        noisy[flipped] = others + (others >= labels[flipped])
     return noisy, noisy != labels
 
 

@@ -100,7 +100,7 @@ def task(
             clean = train.take(parts.clean)
         train = train.take(parts.train)
     if data.imbalance_ratio > 1.0 and not data.kind.files:
-        train = train.take(_thinned(train.labels, data, tail_rng))
+        train = train.take(_subsample(train.labels, data, tail_rng))
     mislabelled = np.zeros(len(train.labels), bool)
     if data.noise_rate > 0.0:
         noise = _noise(data, noise_rng)
@@ -121,7 +121,7 @@ def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
     return examples.take(np.sort(np.concatenate(kept)))
 
 
-def _thinned(
+def _subsample(
     labels: np.ndarray, data: configs.Data, rng: np.random.Generator
 ) -> np.ndarray:
     """Places of the examples that an imbalanced set keeps."""
@@ -460,8 +460,10 @@ def _in_memory(
             # Drawn for the whole batch, so that a row's moves are the same whichever
             # rows are made here.
             rng = np.random.default_rng([plan.seed, plan.stream + 1, *plan.when(item)])
-            moves = augment.draw(plan.batch_size, data, rng).take(plan.rows)
-            chosen = augment.move(chosen, moves, data)
+            augmentations = augment.draw_augmentations(plan.batch_size, data, rng).take(
+                plan.rows
+            )
+            chosen = augment.apply(chosen, augmentations, data)
         yield chosen
 
 

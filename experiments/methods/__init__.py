@@ -18,7 +18,7 @@ from experiments.methods import (
     term,
 )
 from experiments.methods.descent import descent
-from experiments.methods.moments import StepHyperparams, moment
+from experiments.methods.hyperparams import StepHyperparams, step_hyperparams
 from experiments.methods.rule import Rule, WeightingInput, WeightingResult
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
     "WeightingInput",
     "WeightingResult",
     "descent",
-    "moment",
     "rule",
+    "step_hyperparams",
 ]
 
 _RULES = {

@@ -32,51 +32,53 @@ class Line(NamedTuple):
     pull: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i
 
 
-def linearized(problem: WeightingInput) -> Line:
+def linearized(weighting_input: WeightingInput) -> Line:
     """Goes forward once.
 
     Args:
-      problem: whose losses.
+      weighting_input: whose losses.
 
     Returns:
       Linear functions, of which each use of `pull` is a backward pass.
     """
     losses, along, statistics = jax.linearize(
-        problem.losses_of, problem.params, has_aux=True
+        weighting_input.losses_of, weighting_input.params, has_aux=True
     )
-    transposed = jax.linear_transpose(along, problem.params)
+    transposed = jax.linear_transpose(along, weighting_input.params)
     return Line(losses, statistics, along, lambda a: transposed(a)[0])
 
 
 def derivative(
-    problem: WeightingInput, line: Line, weights: jax.Array | None
+    weighting_input: WeightingInput, line: Line, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """What more weight of an example in a virtual step would do to the clean loss.
 
     Args:
-      problem: with a clean loss C.
+      weighting_input: with a clean loss C.
       line: of its losses.
       weights: a `[batch]` of the virtual step, 0 at padding; None for no step, w' = w.
 
     Returns:
       `−η ⟨∇L_i(w), ∇C(w')⟩` `[batch]`, 0 at padding, and `C(w')`.
     """
-    assert problem.clean_loss_of is not None
-    down = functools.partial(optax.tree.scale, -problem.moment.learning_rate)
-    there = problem.params
+    assert weighting_input.clean_loss_of is not None
+    down = functools.partial(
+        optax.tree.scale, -weighting_input.hyperparams.learning_rate
+    )
+    there = weighting_input.params
     if weights is not None:
         there = optax.apply_updates(there, down(line.pull(weights)))
-    clean, gradient = jax.value_and_grad(problem.clean_loss_of)(there)
+    clean, gradient = jax.value_and_grad(weighting_input.clean_loss_of)(there)
     # Scaled before the product, not after it: on a CPU XLA then keeps a seventh less.
     slope = line.along(down(gradient))
-    return jnp.where(problem.present, slope, 0.0), clean
+    return jnp.where(weighting_input.present, slope, 0.0), clean
 
 
-def found(
-    problem: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
+def weighted_by(
+    weighting_input: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
 ) -> WeightingResult:
     """The direction `mean_i p_i ∇L_i`, and all that goes with it."""
-    gradient = line.pull(cotangent(p, problem.present))
+    gradient = line.pull(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, line.losses, line.statistics, p, clean)
 
 

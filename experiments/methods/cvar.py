@@ -29,14 +29,17 @@ def rule(run: configs.Run) -> Rule:
     return later(lambda params, examples, classes: (), gradient)
 
 
-def gradient(problem: WeightingInput, state: tuple[()]) -> WeightingResult:
+def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
     """That of the batch's conditional value at risk."""
-    present, level = problem.present, problem.moment.level
+    present, cvar_alpha = (
+        weighting_input.present,
+        weighting_input.hyperparams.cvar_alpha,
+    )
 
     def weigh(losses: jax.Array) -> Any:
         order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
         ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
-        p = jnp.clip(level * jnp.sum(present) - ranks, 0.0, 1.0) / level
+        p = jnp.clip(cvar_alpha * jnp.sum(present) - ranks, 0.0, 1.0) / cvar_alpha
         return p, state, mean(p * losses, present)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)

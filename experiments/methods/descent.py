@@ -6,15 +6,17 @@ import jax
 import optax
 
 from experiments import configs
-from experiments.methods.moments import StepHyperparams
+from experiments.methods.hyperparams import StepHyperparams
 
 
-def descent(run: configs.Run, moment: StepHyperparams) -> optax.GradientTransformation:
+def descent(
+    run: configs.Run, hyperparams: StepHyperparams
+) -> optax.GradientTransformation:
     """Clips, decays, and goes down.
 
     Args:
       run: method and optimizer.
-      moment: what is set for this update; may be traced.
+      hyperparams: what is set for this update; may be traced.
 
     Returns:
       SGD or Adam, as the method has it.
@@ -31,13 +33,13 @@ def descent(run: configs.Run, moment: StepHyperparams) -> optax.GradientTransfor
             clip,
             optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps),
             decay,
-            optax.scale_by_learning_rate(moment.learning_rate),
+            optax.scale_by_learning_rate(hyperparams.learning_rate),
         )
     momentum = optimizer.momentum or None
     return optax.chain(
         clip,
         decay,
-        optax.sgd(moment.learning_rate, momentum, optimizer.nesterov),
+        optax.sgd(hyperparams.learning_rate, momentum, optimizer.nesterov),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.methods.moments import StepHyperparams
+from experiments.methods.hyperparams import StepHyperparams
 
 
 class WeightingInput(NamedTuple):
@@ -19,7 +19,7 @@ class WeightingInput(NamedTuple):
     labels: jax.Array  # int32 [batch]
     index: jax.Array  # int32 [batch], place among the training examples
     class_weights: jax.Array  # float32 [classes]
-    moment: StepHyperparams  # what is set for this update
+    hyperparams: StepHyperparams  # what is set for this update
     clean_loss_of: Callable[[Any], jax.Array] | None = None  # w -> mean clean loss, []
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
@@ -44,7 +44,7 @@ class Rule(NamedTuple):
 
     Attributes:
       init: parameters, number of training examples, of classes -> state, a pytree.
-      gradient: problem and state -> what was found. Pure.
+      gradient: `WeightingInput` and state -> `WeightingResult`. Pure.
       before: the same before the rule is switched on, where that is another program;
         None where `gradient` serves, because it has an argument for that.
       weighs_classes: whether it applies the class weights itself; `losses_of` then
@@ -63,22 +63,22 @@ def mean(values: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def weighted(
-    problem: WeightingInput, weigh: Callable[[jax.Array], Any]
+    weighting_input: WeightingInput, weigh: Callable[[jax.Array], Any]
 ) -> WeightingResult:
     """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
 
     Args:
-      problem: this update's.
+      weighting_input: this update's.
       weigh: losses `[batch]` -> weights p `[batch]`, state and objective.
 
     Returns:
-      What was found.
+      The weighted gradient, weights and objective.
     """
     losses, pullback, statistics = jax.vjp(
-        problem.losses_of, problem.params, has_aux=True
+        weighting_input.losses_of, weighting_input.params, has_aux=True
     )
     p, state, objective = weigh(losses)
-    (gradient,) = pullback(cotangent(p, problem.present))
+    (gradient,) = pullback(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, losses, statistics, p, objective)
 
 
@@ -87,13 +87,13 @@ def cotangent(weights: jax.Array, present: jax.Array) -> jax.Array:
     return jnp.where(present, weights, 0.0) / jnp.sum(present)
 
 
-def plain(problem: WeightingInput, state: Any) -> WeightingResult:
+def plain(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """All examples weigh one, and the state stays: what comes before any rule."""
 
     def weigh(losses: jax.Array) -> Any:
-        return jnp.ones_like(losses), state, mean(losses, problem.present)
+        return jnp.ones_like(losses), state, mean(losses, weighting_input.present)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)
 
 
 def later(

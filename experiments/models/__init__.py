@@ -72,7 +72,7 @@ def build(
         _, *sizes = _maps(model, data).shape
         network.attention = Attention(*sizes, rngs=rngs)
     if model.dtype == "bfloat16":
-        precision.halve(network)
+        precision.compute_in_bfloat16(network)
     return network
 
 

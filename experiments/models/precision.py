@@ -57,7 +57,7 @@ def norm(
     return BatchNorm(channels, momentum=momentum, axis_name=axis_name, rngs=rngs)
 
 
-def halve(network: nnx.Module) -> None:
+def compute_in_bfloat16(network: nnx.Module) -> None:
     """Lets a network's layers compute in bfloat16, but for its head and attention.
 
     Args:

@@ -54,7 +54,7 @@ class Preset:
       note: in what it differs from the paper, and what was not to be found there.
       needs: preset whose finished run this one starts from; None for none.
       pretrained: what file of weights the run is to be given; "" for none.
-      rehearsal: whether it is another preset made small.
+      smoke: whether it is another preset made small.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Preset:
     note: str = ""
     needs: str | None = None
     pretrained: str = ""
-    rehearsal: bool = False
+    smoke: bool = False
 
     @property
     def cost(self) -> str:
         """Steps, and time where it is known, in plain words."""
-        if self.rehearsal:
+        if self.smoke:
             return "Seconds; more where thousands of classes have an image each."
         return _cost.cost(self.run)
 
@@ -163,7 +163,7 @@ class Preset:
         return "\n".join(lines)
 
 
-def rehearsal(preset: Preset, run: configs.Run) -> Preset:
+def smoke_preset(preset: Preset, run: configs.Run) -> Preset:
     """The preset made small: same family, no claim to any number."""
     return dataclasses.replace(
         preset,
@@ -178,7 +178,7 @@ def rehearsal(preset: Preset, run: configs.Run) -> Preset:
         note="A tiny network on a few examples, to see that everything runs.",
         needs=preset.needs and f"{preset.needs}_smoke",
         pretrained="",
-        rehearsal=True,
+        smoke=True,
     )
 
 

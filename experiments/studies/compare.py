@@ -18,7 +18,7 @@ from experiments.models import posthoc_classifiers
 from experiments.report import formatting
 from experiments.results import metrics, run_dir, run_log
 from experiments.studies import method_grid
-from experiments.studies.method_grid import Contender
+from experiments.studies.method_grid import MethodGrid
 from experiments.train import runs
 
 TABLE, RESULTS, COSTS, TRAININGS = "table.md", "results.json", "costs.json", "runs"
@@ -47,7 +47,7 @@ class Trial(NamedTuple):
 class Outcome(NamedTuple):
     """What became of a method."""
 
-    contender: Contender
+    method: MethodGrid
     trials: list[Trial]
 
     @property
@@ -119,22 +119,22 @@ def _require_validation(setting: _Setting) -> None:
 
 
 def _train_all(
-    setting: _Setting, chosen: list[Contender], seeds: int
+    setting: _Setting, chosen: list[MethodGrid], seeds: int
 ) -> Iterator[Outcome]:
     """Method by method, so that each compiles its program once."""
-    total = seeds * sum(len(contender.grid) for contender in chosen)
+    total = seeds * sum(len(method.grid) for method in chosen)
     # None: no bar where standard error is not a terminal.
     with tqdm(total=total, unit="training", disable=None) as progress:
-        for contender in chosen:
-            progress.set_description(contender.title)
-            trials = [Trial(value, [], []) for value, _ in contender.grid]
+        for method in chosen:
+            progress.set_description(method.title)
+            trials = [Trial(value, [], []) for value, _ in method.grid]
             for seed in range(seeds):
                 for place, trial in enumerate(trials):
-                    found = _one(setting, contender, place, seed)
+                    found = _one(setting, method, place, seed)
                     trial.validation.append(found["validation"])
                     trial.test.append(found["test"])
                     progress.update()
-            outcome = Outcome(contender, trials)
+            outcome = Outcome(method, trials)
             if progress.disable:
                 print(_told(outcome), file=sys.stderr, flush=True)
             yield outcome
@@ -144,33 +144,31 @@ _DIVERGED: dict[str, Any] = {"validation": -math.inf, "test": None}
 
 
 def _one(
-    setting: _Setting, contender: Contender, place: int, seed: int
+    setting: _Setting, method: MethodGrid, place: int, seed: int
 ) -> dict[str, Any]:
     """Accuracy on validation and summary on test of one training."""
-    value, _ = contender.grid[place]
-    run = dataclasses.replace(contender.runs(setting.base)[place], seed=seed)
+    value, _ = method.grid[place]
+    run = dataclasses.replace(method.runs(setting.base)[place], seed=seed)
     start_from = None
-    if contender.stage == 2:
-        start_from = _first_stage(setting, contender, seed)
+    if method.stage == 2:
+        start_from = _first_stage(setting, method, seed)
         if start_from is None:
             return _DIVERGED
-        if contender.classifier:
-            return _classified(setting, contender.classifier, value, start_from)
+        if method.classifier:
+            return _classified(setting, method.classifier, value, start_from)
     run = dataclasses.replace(run, start_from=start_from)
-    return _trained(setting, run, _place(setting, contender.name, value, seed))
+    return _trained(setting, run, _place(setting, method.name, value, seed))
 
 
 def _first_stage(
-    setting: _Setting, contender: Contender, seed: int
+    setting: _Setting, method: MethodGrid, seed: int
 ) -> pathlib.Path | None:
     """Plain training at the preset's learning rate, which all second stages share.
 
     Returns:
       Where it is, finished; None if it diverged.
     """
-    normalised = method_grid.NORMALISED * contender.name.endswith(
-        method_grid.NORMALISED
-    )
+    normalised = method_grid.NORMALISED * method.name.endswith(method_grid.NORMALISED)
     sgd = method_grid.choose(setting.base, f"sgd{normalised}")[-1]
     run = dataclasses.replace(sgd.runs(setting.base)[0], seed=seed)
     out = _place(setting, sgd.name, sgd.grid[0][0], seed)
@@ -234,17 +232,17 @@ def _classify(setting: _Setting, stage_one: pathlib.Path) -> dict[str, Any]:
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
     found = {}
-    for contender in method_grid.every(setting.base).values():
-        for value, _ in contender.grid:
-            if contender.classifier == "ncm":
+    for method in method_grid.every(setting.base).values():
+        for value, _ in method.grid:
+            if method.classifier == "ncm":
                 classify = posthoc_classifiers.nearest_class_mean(
                     features, labels, kept.run.data.classes, value
                 )
-            elif contender.classifier == "tau":
+            elif method.classifier == "tau":
                 classify = posthoc_classifiers.tau_normalised(seen.kernel, float(value))
             else:
                 continue
-            found[f"{contender.classifier} {value}"] = {
+            found[f"{method.classifier} {value}"] = {
                 split: metrics.summary(
                     metrics.count(
                         classify(seen.splits[split][0]),
@@ -259,7 +257,7 @@ def _classify(setting: _Setting, stage_one: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _measure(setting: _Setting, chosen: list[Contender]) -> None:
+def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
     """Time and memory of each method's step, where they are not known yet."""
     path = setting.out / COSTS
     measured = _read(path)
@@ -273,9 +271,9 @@ def _told(outcome: Outcome) -> str:
     """A line on a method that is done."""
     chosen = outcome.chosen
     if chosen is None:
-        return f"{outcome.contender.title}: every training diverged."
+        return f"{outcome.method.title}: every training diverged."
     return (
-        f"{outcome.contender.title}: {outcome.contender.knob} = {chosen.value}, "
+        f"{outcome.method.title}: {outcome.method.hyperparameter} = {chosen.value}, "
         f"{formatting.spread(_of(chosen, 'accuracy'))}"
     )
 
@@ -306,24 +304,24 @@ def table(
     plain = outcomes[0].chosen
     rows = [head]
     for outcome in outcomes:
-        contender, chosen = outcome.contender, outcome.chosen
+        method, chosen = outcome.method, outcome.chosen
         if chosen is None:
-            rows.append([contender.title, "diverged", *["–"] * (len(head) - 2)])
+            rows.append([method.title, "diverged", *["–"] * (len(head) - 2)])
             continue
-        cost = measured.get(contender.name, {})
+        cost = measured.get(method.name, {})
         against = "–"
-        if plain is not None and contender is not outcomes[0].contender:
+        if plain is not None and method is not outcomes[0].method:
             difference = _of(chosen, "accuracy") - _of(plain, "accuracy")
             against = formatting.difference(difference)
         rows.append(
             [
-                contender.title,
-                f"{contender.knob} = {chosen.value}".replace("-", "−"),
+                method.title,
+                f"{method.knob} = {chosen.value}".replace("-", "−"),
                 *(formatting.spread(_of(chosen, name)) for name in MEASURES),
                 against,
                 _ratio(cost.get("time")),
                 _ratio(cost.get("memory")),
-                str(contender.backward) + ("*" if contender.stage == 2 else ""),
+                str(method.backward) + ("*" if method.stage == 2 else ""),
             ]
         )
     return "\n".join([*formatting.markdown(rows), "", *_legend(seeds)]) + "\n"
@@ -352,17 +350,17 @@ def _report(setting: _Setting, outcomes: list[Outcome], seeds: int) -> None:
         "versions": run_log.versions(),
         "seeds": seeds,
         "methods": {
-            outcome.contender.name: {
-                "title": outcome.contender.title,
-                "knob": outcome.contender.knob,
+            outcome.method.name: {
+                "title": outcome.method.title,
+                "hyperparameter": outcome.method.hyperparameter,
                 "chosen": outcome.chosen and outcome.chosen.value,
-                "changes": outcome.contender.changes,
+                "changes": outcome.method.changes,
                 "grid": [
                     {"value": trial.value, "changes": changes}
                     | {"validation": trial.validation}
                     | {name: _of(trial, name) for name in MEASURES}
                     for trial, (_, changes) in zip(
-                        outcome.trials, outcome.contender.grid, strict=True
+                        outcome.trials, outcome.method.grid, strict=True
                     )
                 ],
             }

@@ -103,8 +103,8 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
         write(**event)
 
     start = loop.begin(run, task, layout, session)
-    hooks = loop.Callbacks(write_named)
-    loop.fit(run, task, layout, session, start, hooks, test_last=True)
+    callbacks = loop.Callbacks(write_named)
+    loop.fit(run, task, layout, session, start, callbacks, test_last=True)
 
 
 def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:

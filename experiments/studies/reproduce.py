@@ -330,7 +330,7 @@ def _start(run: configs.Run, task: pipeline.Task, bench: _Bench) -> loop.Start |
     state = state._replace(
         optimizer=steps.OptimizerState(fresh.optimizer.rule, state.optimizer.descent)
     )
-    return loop.Start(state, loop.Place(switch, 0, {}))
+    return loop.Start(state, loop.Position(switch, 0, {}))
 
 
 def _train(
@@ -352,7 +352,7 @@ def _train(
         )
         found = saver.restore(start.state)
         if found is not None:
-            start = loop.Start(found[1], loop.Place(**found[2]["place"]))
+            start = loop.Start(found[1], loop.Position(**found[2]["position"]))
         log = stack.enter_context(
             (out / "epochs.jsonl").open("a", encoding="utf-8", buffering=1)
         )
@@ -361,22 +361,22 @@ def _train(
             events.append(event)
             log.write(json.dumps(run_log.plain(event), ensure_ascii=False) + "\n")
 
-        def save(step: int, state: steps.TrainState, place: loop.Place) -> None:
+        def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
             nonlocal saved
             now = time.monotonic()
             late = now > saved + bench.session.checkpoint_seconds
-            over = now > bench.deadline and place.epoch < end
-            kept = until is not None and place.epoch == end
+            over = now > bench.deadline and position.epoch < end
+            kept = until is not None and position.epoch == end
             if late or over or kept:
-                content = {"place": place._asdict(), "run": run}
+                content = {"position": position._asdict(), "run": run}
                 saver.save(step, state, content)
                 saved = now
             if over:
                 raise _TimeIsUpError
 
-        hooks = loop.Callbacks(write, save=save)
+        callbacks = loop.Callbacks(write, save=save)
         state = loop.fit(
-            run, task, bench.layout, bench.session, start, hooks, until=until
+            run, task, bench.layout, bench.session, start, callbacks, until=until
         )
     return state, events[-1] if events else None
 

@@ -138,7 +138,7 @@ def _train_all(preset: str, members: Sequence[Member], config: configs.Sweep) ->
     missing = [member for member in members if _accuracies(member.out) is None]
     if not missing:
         return
-    groups = grouped(missing, config.side_by_side or len(missing))
+    groups = grouped(missing, config.vmapped or len(missing))
     per_run = loop.steps_per_epoch(config.run, members[0].task) * config.run.epochs
     # None: no bar where standard error is not a terminal.
     with tqdm(total=len(missing) * per_run, unit="step", disable=None) as progress:
@@ -183,7 +183,7 @@ def _train(
             runs.write_config(member.out, preset, member.run, own, member.task)
             path = member.out / run_dir.RECORDS
             recorders.append(stack.enter_context(run_log.Recorder(path)))
-        hooks = [
+        callbacks = [
             loop.Callbacks(recorder.write, lambda step, shown: progress.update())
             for recorder in recorders
         ]
@@ -194,7 +194,7 @@ def _train(
             [member.run for member in filled],
             [member.task for member in filled],
             layout,
-            [*hooks, *[nobody] * more],
+            [*callbacks, *[nobody] * more],
             most=session.steps_per_dispatch,
         )
         seconds = time.monotonic() - began

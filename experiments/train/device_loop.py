@@ -25,7 +25,7 @@ from experiments.train import steps
 from experiments.train.sharding import AXIS, Layout
 
 
-class Resident(NamedTuple):
+class DeviceDataset(NamedTuple):
     """Examples on a device."""
 
     inputs: jax.Array  # [stored, ...]: uint8 or float32 images, int32 words
@@ -38,13 +38,13 @@ class StepInput(NamedTuple):
 
     index: np.ndarray  # int32 [batch], place among the examples; 0 for padding
     present: np.ndarray  # bool [batch], False for padding
-    moment: methods.StepHyperparams
+    hyperparams: methods.StepHyperparams
     live: np.ndarray  # bool []: False for a turn that changes nothing
 
 
 # State, examples, what they are like, turns -> state after, what each turn saw.
 Updates = Callable[
-    [steps.TrainState, Resident, steps.DatasetStats, StepInput],
+    [steps.TrainState, DeviceDataset, steps.DatasetStats, StepInput],
     tuple[steps.TrainState, steps.StepMetrics],
 ]
 
@@ -64,25 +64,25 @@ def require(run: configs.Run) -> None:
             f"{data.source} is decoded image by image on the host, and does not lie on "
             "the device: train it alone, with --steps-per-dispatch 1."
         )
-    moves = {
+    augmentations = {
         "crop_padding": data.crop_padding,
         "flip": data.flip,
         "rotation": data.rotation,
     }
-    asked = [name for name, value in moves.items() if value]
+    asked = [name for name, value in augmentations.items() if value]
     if data.augment_on == "host" and asked:
         raise configs.BadConfiguration(
             f"Images that lie on the device are not moved on the host, got "
             f"{', '.join(asked)}: give --data.augment-on device."
         )
-    if run.method.looks_at_clean:
+    if run.method.uses_meta_set:
         raise configs.BadConfiguration(
             f"{run.method.title} is given clean examples batch by batch: train it "
             "alone, with --steps-per-dispatch 1."
         )
 
 
-def batch(examples: Resident, index: jax.Array, present: jax.Array) -> Batch:
+def batch(examples: DeviceDataset, index: jax.Array, present: jax.Array) -> Batch:
     """The examples at these places, as the pipeline would have made the batch.
 
     Args:
@@ -103,13 +103,13 @@ def batch(examples: Resident, index: jax.Array, present: jax.Array) -> Batch:
     )
 
 
-def updates(run: configs.Run, *, on: bool = True, side_by_side: bool = False) -> Any:
+def updates(run: configs.Run, *, on: bool = True, vmapped: bool = False) -> Any:
     """Update after update, as one pure function; see `Updates`.
 
     Args:
       run: network, loss, method and optimizer.
       on: whether the rule weights; False before it is switched on.
-      side_by_side: whether there are many trainings, whose inputs alone are one array.
+      vmapped: whether there are many trainings, whose inputs alone are one array.
         All else has an axis for them, in turns behind that of the turns.
 
     Returns:
@@ -120,40 +120,44 @@ def updates(run: configs.Run, *, on: bool = True, side_by_side: bool = False) ->
 
     def one(
         state: steps.TrainState,
-        examples: Resident,
-        given: steps.DatasetStats,
-        turn: StepInput,
+        examples: DeviceDataset,
+        stats: steps.DatasetStats,
+        step_input: StepInput,
     ) -> tuple[steps.TrainState, steps.StepMetrics]:
-        taken = batch(examples, turn.index, turn.present)
-        after, seen = step(state, taken, given, turn.moment)
+        taken = batch(examples, step_input.index, step_input.present)
+        after, step_metrics = step(state, taken, stats, step_input.hyperparams)
         # The compiler makes the choice where it writes the update.
-        stay = lambda new, old: new if new is old else jnp.where(turn.live, new, old)
-        return jax.tree.map(stay, after, state), seen
+        stay = lambda new, old: (
+            new if new is old else jnp.where(step_input.live, new, old)
+        )
+        return jax.tree.map(stay, after, state), step_metrics
 
-    if side_by_side:
+    if vmapped:
         one = jax.vmap(
-            one, in_axes=(0, Resident(None, 0, 0), 0, StepInput(0, 0, 0, None))
+            one, in_axes=(0, DeviceDataset(None, 0, 0), 0, StepInput(0, 0, 0, None))
         )
 
     def many(
         state: steps.TrainState,
-        examples: Resident,
-        given: steps.DatasetStats,
-        turns: StepInput,
+        examples: DeviceDataset,
+        stats: steps.DatasetStats,
+        step_inputs: StepInput,
     ) -> tuple[steps.TrainState, steps.StepMetrics]:
-        if turns.live.shape[0] == 1:
-            only = jax.tree.map(lambda x: x[0], turns)
-            state, seen = one(state, examples, given, only)
-            return state, jax.tree.map(lambda x: x[None], seen)
+        if step_inputs.live.shape[0] == 1:
+            only = jax.tree.map(lambda x: x[0], step_inputs)
+            state, step_metrics = one(state, examples, stats, only)
+            return state, jax.tree.map(lambda x: x[None], step_metrics)
         return jax.lax.scan(
-            lambda state, turn: one(state, examples, given, turn), state, turns
+            lambda state, step_input: one(state, examples, stats, step_input),
+            state,
+            step_inputs,
         )
 
     return many
 
 
 def compiled(
-    run: configs.Run, layout: Layout, *, on: bool = True, side_by_side: bool = False
+    run: configs.Run, layout: Layout, *, on: bool = True, vmapped: bool = False
 ) -> Updates:
     """`updates`, compiled once for all runs that `steps.program` compiles once for.
 
@@ -161,31 +165,29 @@ def compiled(
       run: network, loss, method and optimizer.
       layout: devices, each with all inputs, over which batches are spread.
       on: as `updates` takes it.
-      side_by_side: likewise; on one device.
+      vmapped: likewise; on one device.
 
     Returns:
       A function that gives the buffers of the state before to the state after.
     """
     on = on or not steps.switches(run)  # else the same program twice
-    return _compiled(steps.essential(run), layout, on, side_by_side)
+    return _compiled(steps.essential(run), layout, on, vmapped)
 
 
 @functools.cache
-def _compiled(
-    run: configs.Run, layout: Layout, on: bool, side_by_side: bool
-) -> Updates:
+def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Updates:
     whole = layout.replicated
     spread = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
-    turns = whole if side_by_side else StepInput(spread, spread, whole, whole)
+    step_inputs = whole if vmapped else StepInput(spread, spread, whole, whole)
     return jax.jit(
-        updates(run, on=on, side_by_side=side_by_side),
-        in_shardings=(whole, whole, whole, turns),
+        updates(run, on=on, vmapped=vmapped),
+        in_shardings=(whole, whole, whole, step_inputs),
         out_shardings=whole,
         donate_argnums=0,
     )
 
 
-def place(examples: Examples, layout: Layout) -> Resident:
+def to_device(examples: Examples, layout: Layout) -> DeviceDataset:
     """Puts a training set on the devices.
 
     Args:
@@ -197,10 +199,10 @@ def place(examples: Examples, layout: Layout) -> Resident:
     """
     rows = np.arange(len(examples.labels), dtype=np.int32)
     labels = examples.labels.astype(np.int32)
-    return layout.replicate(Resident(examples.inputs, rows, labels))
+    return layout.replicate(DeviceDataset(examples.inputs, rows, labels))
 
 
-def places(
+def epoch_indices(
     run: configs.Run, labels: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The places of an epoch's batches, in the order of `pipeline.training`.
@@ -229,7 +231,7 @@ def sampler(run: configs.Run, labels: np.ndarray) -> Sampler | None:
     return Sampler(data.sampling, labels, data.sampling_beta)
 
 
-def at_once(per_epoch: int, most: int) -> int:
+def dispatch_size(per_epoch: int, most: int) -> int:
     """Updates of a dispatch: as many for each of an epoch as there can be.
 
     Args:
@@ -241,16 +243,16 @@ def at_once(per_epoch: int, most: int) -> int:
       is filled up with turns that change nothing.
 
     Examples:
-      >>> at_once(97, 32), at_once(97, 1000)
+      >>> dispatch_size(97, 32), dispatch_size(97, 1000)
       (25, 97)
     """
     return -(-per_epoch // -(-per_epoch // most))
 
 
-def turns(
+def step_inputs(
     index: np.ndarray,
     present: np.ndarray,
-    moments: Sequence[methods.StepHyperparams],
+    hyperparams: Sequence[methods.StepHyperparams],
     size: int,
 ) -> StepInput:
     """The turns of a dispatch.
@@ -258,7 +260,7 @@ def turns(
     Args:
       index: places, int32 `[turns, ...]`.
       present: bool, of the same shape.
-      moments: of each turn.
+      hyperparams: of each turn.
       size: of a dispatch, at least as many.
 
     Returns:
@@ -267,7 +269,9 @@ def turns(
     """
     count = len(index)
     taken = np.minimum(np.arange(size), count - 1)
-    stacked = [np.stack([moments[i][field] for i in taken]) for field in _MOMENT]
+    stacked = [
+        np.stack([hyperparams[i][field] for i in taken]) for field in _HYPERPARAMS
+    ]
     return StepInput(
         index[taken],
         present[taken],
@@ -276,10 +280,10 @@ def turns(
     )
 
 
-_MOMENT = range(len(methods.StepHyperparams._fields))
+_HYPERPARAMS = range(len(methods.StepHyperparams._fields))
 
 
-class Dispatches:
+class DeviceLoop:
     """Makes the updates of a training, many at a time.
 
     Args:
@@ -309,14 +313,14 @@ class Dispatches:
         require(run)
         self._run, self._layout, self._per_epoch = run, layout, per_epoch
         self._labels = examples.labels
-        self._examples = place(examples, layout)
-        self._size = at_once(per_epoch, most)
+        self._examples = to_device(examples, layout)
+        self._size = dispatch_size(per_epoch, most)
         self._epoch: tuple[int, Any] = (-1, None)
 
     def __call__(
         self,
         state: steps.TrainState,
-        given: steps.DatasetStats,
+        stats: steps.DatasetStats,
         epoch: int,
         number: int,
     ) -> tuple[steps.TrainState, steps.StepMetrics, list[methods.StepHyperparams]]:
@@ -324,7 +328,7 @@ class Dispatches:
 
         Args:
           state: before; its buffers are taken.
-          given: what the examples are like.
+          stats: what the examples are like.
           epoch: from 0.
           number: of the first batch, from 0.
 
@@ -333,18 +337,22 @@ class Dispatches:
           for each.
         """
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, places(self._run, self._labels, epoch))
+            self._epoch = (epoch, epoch_indices(self._run, self._labels, epoch))
         index, present = self._epoch[1]
         end = min(number + self._size, self._per_epoch)
-        moments = [
-            methods.moment(self._run, self._per_epoch, epoch * self._per_epoch + at)
+        hyperparams = [
+            methods.step_hyperparams(
+                self._run, self._per_epoch, epoch * self._per_epoch + at
+            )
             for at in range(number, end)
         ]
-        update = compiled(self._run, self._layout, on=bool(moments[0].on))
-        state, seen = update(
+        update = compiled(self._run, self._layout, on=bool(hyperparams[0].on))
+        state, step_metrics = update(
             state,
             self._examples,
-            given,
-            turns(index[number:end], present[number:end], moments, self._size),
+            stats,
+            step_inputs(
+                index[number:end], present[number:end], hyperparams, self._size
+            ),
         )
-        return state, seen, moments
+        return state, step_metrics, hyperparams

@@ -46,15 +46,15 @@ def per_example_losses(
         logits = logits / (squares + 1e-12) ** (loss.logit_norm / 2.0)
     match loss.name:
         case "cross_entropy" | "oltr" | "range":
-            found = losses.softmax_cross_entropy(
+            values = losses.softmax_cross_entropy(
                 logits, labels, class_weights=class_weights
             )
         case "focal":
-            found = losses.softmax_focal(
+            values = losses.softmax_focal(
                 logits, labels, focusing=loss.focusing, class_weights=class_weights
             )
         case "ldam":
-            found = losses.ldam(
+            values = losses.ldam(
                 logits,
                 labels,
                 class_counts=class_counts,
@@ -63,7 +63,7 @@ def per_example_losses(
                 class_weights=class_weights,
             )
         case "symmetric":
-            found = losses.symmetric_cross_entropy(
+            values = losses.symmetric_cross_entropy(
                 logits,
                 labels,
                 alpha=loss.alpha,
@@ -72,11 +72,11 @@ def per_example_losses(
                 class_weights=class_weights,
             )
         case "generalized":
-            found = losses.generalized_cross_entropy(
+            values = losses.generalized_cross_entropy(
                 logits, labels, q=loss.q, class_weights=class_weights
             )
         case "truncated":
-            found = losses.truncated_generalized_cross_entropy(
+            values = losses.truncated_generalized_cross_entropy(
                 logits,
                 labels,
                 q=loss.q,
@@ -85,7 +85,7 @@ def per_example_losses(
                 class_weights=class_weights,
             )
         case "logit_adjusted":
-            found = losses.logit_adjusted_cross_entropy(
+            values = losses.logit_adjusted_cross_entropy(
                 logits,
                 labels,
                 class_counts=class_counts,
@@ -97,14 +97,14 @@ def per_example_losses(
         here = jnp.ones(labels.shape, bool) if present is None else present
         if loss.name == "oltr":
             assert centroids is not None
-            return found + feature_losses.centroids(
+            return values + feature_losses.centroids(
                 features, labels, here, centroids, axis_name
             )
         intra, inter = feature_losses.range_terms(
             features, labels, here, loss.range_margin, axis_name
         )
-        found = found + loss.range_intra * intra + loss.range_inter * inter
-    return found
+        values = values + loss.range_intra * intra + loss.range_inter * inter
+    return values
 
 
 def class_weights(loss: configs.Loss, class_counts: np.ndarray, on: bool) -> np.ndarray:

@@ -24,14 +24,14 @@ class Layout(NamedTuple):
     def rows(self, batch_size: int) -> slice:
         """The places of a batch that this host's devices hold."""
         mine = [
-            place
-            for place, device in enumerate(self.mesh.devices.flat)
+            number
+            for number, device in enumerate(self.mesh.devices.flat)
             if device.process_index == jax.process_index()
         ]
         each = batch_size // self.devices
         return slice(mine[0] * each, (mine[-1] + 1) * each)
 
-    def place(self, batch: Any) -> Any:
+    def shard(self, batch: Any) -> Any:
         """Spreads a batch, of which this host gives its own rows.
 
         Args:

@@ -103,8 +103,8 @@ def train_step(
     run: configs.Run,
     state: TrainState,
     batch: Batch,
-    given: DatasetStats,
-    moment: StepHyperparams,
+    stats: DatasetStats,
+    hyperparams: StepHyperparams,
     axis_name: str | None = None,
     *,
     on: bool = True,
@@ -116,8 +116,8 @@ def train_step(
       run: loss, method and optimizer.
       state: before.
       batch: examples, padding marked.
-      given: what the training examples are like.
-      moment: learning rate and λ of this update.
+      stats: what the training examples are like.
+      hyperparams: learning rate and λ of this update.
       axis_name: axis of `jax.pmap` that the batch is spread over.
       on: whether the rule weights; False before it is switched on.
 
@@ -125,14 +125,14 @@ def train_step(
       The state after, and what was seen.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    inputs, keys = _drawn(run, batch, key, axis_name)
+    inputs, keys = _prepared(run, batch, key, axis_name)
     kept = state.kept[batch.index] if state.kept.size else None
 
     rule = methods.rule(run)
-    class_weights = given.class_weights
+    class_weights = stats.class_weights
     weighs_classes = rule.weighs_classes
     if weighs_classes:
-        given = given._replace(class_weights=jnp.ones_like(class_weights))
+        stats = stats._replace(class_weights=jnp.ones_like(class_weights))
 
     def per_example_losses(
         params: Any,
@@ -141,7 +141,7 @@ def train_step(
         present: jax.Array,
         keys: jax.Array,
         kept: jax.Array | None,
-        class_weights: jax.Array = given.class_weights,
+        class_weights: jax.Array = stats.class_weights,
     ) -> tuple[jax.Array, Any]:
         # A copy: its statistics are written at this level of tracing.
         network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
@@ -151,7 +151,7 @@ def train_step(
             run.loss,
             network.head(features),
             labels,
-            class_counts=given.class_counts,
+            class_counts=stats.class_counts,
             class_weights=class_weights,
             kept=kept,
             features=features,
@@ -166,7 +166,7 @@ def train_step(
     def clean_loss(params: Any) -> jax.Array:
         assert clean is not None
         # What they draw is drawn beside what the batch draws, by keys of their own.
-        inputs, keys = _drawn(run, clean, jax.random.fold_in(key, 2), axis_name)
+        inputs, keys = _prepared(run, clean, jax.random.fold_in(key, 2), axis_name)
         losses, _ = per_example_losses(
             params,
             inputs,
@@ -178,7 +178,7 @@ def train_step(
         )
         return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
 
-    problem = methods.WeightingInput(
+    weighting_input = methods.WeightingInput(
         params=state.params,
         per_example_losses=per_example_losses,
         examples=(inputs, batch.labels, batch.present, keys, kept),
@@ -186,33 +186,33 @@ def train_step(
         labels=batch.labels,
         index=batch.index,
         class_weights=class_weights,
-        moment=moment,
+        hyperparams=hyperparams,
         clean_loss_of=None if clean is None else clean_loss,
         axis_name=axis_name,
     )
     gradient = rule.gradient if on or rule.before is None else rule.before
-    found = gradient(problem, state.optimizer.rule)
-    direction = found.gradient
+    result = gradient(weighting_input, state.optimizer.rule)
+    direction = result.gradient
     if run.loss.class_weights_norm == "weights":
-        weights = jnp.where(batch.present, given.class_weights[batch.labels], 0.0)
+        weights = jnp.where(batch.present, stats.class_weights[batch.labels], 0.0)
         mean = _sum(jnp.sum(weights), axis_name) / _sum(
             jnp.sum(batch.present), axis_name
         )
         direction = optax.tree.scale(1.0 / mean, direction)
-    updates, descent = methods.descent(run, moment).update(
+    updates, descent = methods.descent(run, hyperparams).update(
         direction, state.optimizer.descent, state.params
     )
     after = state._replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        statistics=found.statistics,
-        optimizer=OptimizerState(found.state, descent),
+        statistics=result.statistics,
+        optimizer=OptimizerState(result.state, descent),
     )
-    lam = moment.lam if run.method.rho is None else found.state.lam
-    return after, _see(run, batch, given, found, lam, axis_name)
+    lam = hyperparams.lam if run.method.rho is None else result.state.lam
+    return after, _metrics_of(run, batch, stats, result, lam, axis_name)
 
 
-def _drawn(
+def _prepared(
     run: configs.Run, batch: Batch, key: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
     """Inputs as the network takes them, and keys of dropout `[batch]`."""
@@ -220,27 +220,27 @@ def _drawn(
     # each time that it is in the batch, where sampling repeats it.
     fold = jax.vmap(jax.random.fold_in)
     again = _repeats(batch, axis_name)
-    keys, moves = (
+    keys, augmentation_keys = (
         jnp.where(again > 0, fold(once, again), once)
         for of in jax.random.split(key)
         for once in [jax.vmap(functools.partial(jax.random.fold_in, of))(batch.index)]
     )
     inputs = batch.inputs
     if run.data.augment_on == "device":
-        inputs = augment.on_device(inputs, moves, run.data)
+        inputs = augment.on_device(inputs, augmentation_keys, run.data)
     return prepare(run.data, inputs), keys
 
 
 def _repeats(batch: Batch, axis_name: str | None) -> jax.Array:
     """How often each example comes before its place in the batch, int32 `[batch]`."""
     index, present = batch.index, batch.present
-    places = jnp.arange(len(index))
+    positions = jnp.arange(len(index))
     every, everywhere = index, present
     if axis_name is not None:
-        places = places + jax.lax.axis_index(axis_name) * len(index)
+        positions = positions + jax.lax.axis_index(axis_name) * len(index)
         every = jax.lax.all_gather(index, axis_name, tiled=True)
         everywhere = jax.lax.all_gather(present, axis_name, tiled=True)
-    before = jnp.arange(len(every)) < places[:, None]
+    before = jnp.arange(len(every)) < positions[:, None]
     same = (index[:, None] == every) & everywhere
     return jnp.sum(before & same, axis=1, dtype=jnp.int32)
 
@@ -250,18 +250,18 @@ def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
     return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
-def _see(
+def _metrics_of(
     run: configs.Run,
     batch: Batch,
-    given: DatasetStats,
-    found: methods.WeightingResult,
+    stats: DatasetStats,
+    result: methods.WeightingResult,
     lam: jax.Array,
     axis_name: str | None,
 ) -> StepMetrics:
     """Sums up a step."""
-    losses, p = found.losses, found.weights
+    losses, p = result.losses, result.weights
     present, labels, index = batch.present, batch.labels, batch.index
-    wrong = given.mislabelled[index] & present
+    wrong = stats.mislabelled[index] & present
     if axis_name is not None:
         gather = functools.partial(
             jax.lax.all_gather, axis_name=axis_name, axis=0, tiled=True
@@ -273,12 +273,12 @@ def _see(
     squares = jnp.sum(p**2)
     of_class = jnp.zeros(run.data.classes)
     bad = present & ~jnp.isfinite(losses)
-    (places,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
+    (rows,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
     examples = jnp.sum(present)
     return StepMetrics(
         examples=examples,
         loss=jnp.sum(losses, where=present),
-        tilted_loss=found.objective,
+        tilted_loss=result.objective,
         lam=lam,
         weight=jnp.sum(p),
         effective=jnp.where(squares > 0.0, jnp.sum(p) ** 2 / (examples * squares), 0.0),
@@ -287,7 +287,7 @@ def _see(
         examples_of_class=of_class.at[labels].add(present).astype(jnp.int32),
         weight_mislabelled=jnp.sum(p, where=wrong),
         examples_mislabelled=jnp.sum(wrong),
-        not_finite=jnp.where(places < 0, -1, index[places]),
+        not_finite=jnp.where(rows < 0, -1, index[rows]),
     )
 
 
@@ -337,8 +337,8 @@ def prune_step(
         jax.nn.softmax(logits), batch.labels[:, None], axis=1
     )[:, 0]
     outside = state.kept.size  # where padding is dropped
-    places = jnp.where(batch.present, batch.index, outside)
-    kept = state.kept.at[places].set(probabilities > run.loss.k, mode="drop")
+    rows = jnp.where(batch.present, batch.index, outside)
+    kept = state.kept.at[rows].set(probabilities > run.loss.k, mode="drop")
     return state._replace(kept=kept)
 
 
@@ -379,7 +379,7 @@ def essential(run: configs.Run) -> configs.Run:
             "data": configs.Data(
                 source=run.data.source,
                 test_per_class=1 if run.data.test_per_class else 0,
-                clean_per_class=1 if run.method.looks_at_clean else 0,
+                clean_per_class=1 if run.method.uses_meta_set else 0,
                 image_size=run.data.image_size,
                 mean=run.data.mean,
                 std=run.data.std,
@@ -403,8 +403,8 @@ def essential(run: configs.Run) -> configs.Run:
                 init_s=None if run.method.init_s is None else 0.0,
                 alpha=1.0,
                 uniform=False,
-                rate=0.0,
-                level=1.0,
+                step_size=0.0,
+                cvar_alpha=1.0,
                 clean_batch_size=2,
             ),
             "loss": dataclasses.replace(
@@ -477,10 +477,10 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
     one_program = not switches(run)
     # The axis has a name only inside `pmap`; what is evaluated is not inside.
-    evaluate, features = _looks(_untrained(run), layout)
+    evaluate, features = _evaluation_of(_untrained(run), layout)
     return Program(
         functools.partial(_init, run, layout),
-        lambda moment: compiled(one_program or bool(moment.on)),
+        lambda hyperparams: compiled(one_program or bool(hyperparams.on)),
         evaluate,
         jax.jit(
             functools.partial(prune_step, _graph(_untrained(run)), run),
@@ -507,10 +507,10 @@ def _graph(run: configs.Run, axis_name: str | None = None) -> nnx.GraphDef:
 
 
 @functools.cache
-def _looks(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
+def _evaluation_of(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
     """Compiles what only looks at a network, however it is trained."""
 
-    def look(step: Callable[..., Any]) -> Callable[..., Any]:
+    def evaluation_of(step: Callable[..., Any]) -> Callable[..., Any]:
         compiled = jax.jit(
             functools.partial(step, _graph(run), run),
             in_shardings=(layout.replicated, layout.spread),
@@ -520,7 +520,7 @@ def _looks(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
         rest = {"step": None, "key": None, "optimizer": None, "kept": None}
         return lambda state, batch: compiled(state._replace(**rest), batch)
 
-    return [look(step) for step in (eval_step, feature_step)]
+    return [evaluation_of(step) for step in (eval_step, feature_step)]
 
 
 def feature_step(
@@ -532,7 +532,7 @@ def feature_step(
     )
 
 
-def draw(run: configs.Run, seed: int) -> Any:
+def init_network(run: configs.Run, seed: int) -> Any:
     """A network with its arrays.
 
     Args:
@@ -542,7 +542,7 @@ def draw(run: configs.Run, seed: int) -> Any:
     Returns:
       The network, as `models.build` makes it.
     """
-    return nnx.merge(*_draw(run.model, _shape_of(run.data))(seed))
+    return nnx.merge(*_init_network(run.model, _shape_of(run.data))(seed))
 
 
 def _shape_of(data: configs.Data) -> configs.Data:
@@ -557,7 +557,7 @@ def _shape_of(data: configs.Data) -> configs.Data:
 
 
 @functools.cache
-def _draw(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
+def _init_network(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
     """Compiles what draws the arrays: seed -> graph and state."""
 
     def network(seed: jax.typing.ArrayLike) -> Any:
@@ -583,7 +583,10 @@ def _init(
 ) -> TrainState:
     """The state before the first step."""
     _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
-    rule, descent = methods.rule(run), methods.descent(run, methods.moment(run, 1, 0))
+    rule, descent = (
+        methods.rule(run),
+        methods.descent(run, methods.step_hyperparams(run, 1, 0)),
+    )
     truncates = run.loss.name == "truncated"
     state = TrainState(
         step=np.int32(0),
@@ -606,8 +609,8 @@ def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
 
     def without_kept(*arguments: Any) -> tuple[TrainState, StepMetrics]:
         # It stays as it was. Empty, it would crash the compiler of JAX 0.11.2.
-        after, seen = train(*arguments)
-        return after._replace(kept=None), seen
+        after, step_metrics = train(*arguments)
+        return after._replace(kept=None), step_metrics
 
     mapped = jax.pmap(
         without_kept,
@@ -618,10 +621,13 @@ def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     )
 
     def step(
-        state: TrainState, batch: Batch, given: DatasetStats, moment: StepHyperparams
+        state: TrainState,
+        batch: Batch,
+        stats: DatasetStats,
+        hyperparams: StepHyperparams,
     ) -> tuple[TrainState, StepMetrics]:
         rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-        after, seen = layout.replicate(mapped(state, rows, given, moment))
-        return after._replace(kept=state.kept), seen
+        after, step_metrics = layout.replicate(mapped(state, rows, stats, hyperparams))
+        return after._replace(kept=state.kept), step_metrics
 
     return step

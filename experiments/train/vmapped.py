@@ -22,7 +22,7 @@ from experiments.data.pipeline import Task
 from experiments.data.sources import Examples
 from experiments.results import metrics
 from experiments.train import device_loop, loop, steps
-from experiments.train.device_loop import Resident
+from experiments.train.device_loop import DeviceDataset
 from experiments.train.sharding import Layout
 
 _SPLITS = ("train", "validation", "test")
@@ -80,7 +80,7 @@ def _size(examples: Examples | None) -> int:
     return 0 if examples is None else len(examples.labels)
 
 
-class SideBySide:
+class VmappedRuns:
     """Runs as they are trained, on one device.
 
     Args:
@@ -107,14 +107,16 @@ class SideBySide:
         require(runs, tasks)
         self._runs, self._tasks, self._layout = runs, tasks, layout
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
-        self._turns = device_loop.at_once(self.per_epoch, most)
-        self._splits = _place(tasks, layout)
+        self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
+        self._splits = _to_device(tasks, layout)
         self.state = layout.replicate(_stacked([*map(self._begin, runs, tasks)]))
-        self._given = layout.replicate(
-            _stacked([loop.about(run, task, layout) for run, task in self._each()])
+        self._stats = layout.replicate(
+            _stacked(
+                [loop.dataset_stats(run, task, layout) for run, task in self._each()]
+            )
         )
         self._epoch = -1
-        self._places: tuple[np.ndarray, np.ndarray]
+        self._indices: tuple[np.ndarray, np.ndarray]
         # What is set for a run does not depend on its seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
         self._different = list(dict.fromkeys(alike))
@@ -126,7 +128,7 @@ class SideBySide:
     def _begin(self, run: configs.Run, task: Task) -> Any:
         program = steps.program(run, self._layout)
         state = program.init(
-            steps.draw(run, run.seed), run.seed, len(task.train.labels)
+            steps.init_network(run, run.seed), run.seed, len(task.train.labels)
         )
         return jax.device_get(state)
 
@@ -137,12 +139,14 @@ class SideBySide:
         for run, task in self._each():
             if (run.seed, id(task)) not in drawn:
                 labels = task.train.labels
-                drawn[run.seed, id(task)] = device_loop.places(run, labels, epoch)
+                drawn[run.seed, id(task)] = device_loop.epoch_indices(
+                    run, labels, epoch
+                )
         found = [drawn[run.seed, id(task)] for run, task in self._each()]
         index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
-        self._places = index, present
+        self._indices = index, present
         weights = [loop.class_weights(run, task, epoch) for run, task in self._each()]
-        self._given = self._given._replace(class_weights=np.stack(weights))
+        self._stats = self._stats._replace(class_weights=np.stack(weights))
 
     def advance(
         self, number: int
@@ -156,22 +160,27 @@ class SideBySide:
           What each update saw, `[turns, runs, ...]`, and perhaps more turns behind;
           and what was set for it, `[runs]`.
         """
-        index, present = self._places
-        end = min(number + self._turns, self.per_epoch)
+        index, present = self._indices
+        end = min(number + self._dispatch_size, self.per_epoch)
         first = self._epoch * self.per_epoch
-        moments = [self._moment(first + place) for place in range(number, end)]
-        turns = device_loop.turns(
-            index[number:end], present[number:end], moments, self._turns
+        hyperparams = [self._hyperparams(first + place) for place in range(number, end)]
+        step_inputs = device_loop.step_inputs(
+            index[number:end], present[number:end], hyperparams, self._dispatch_size
         )
         update = device_loop.compiled(
-            self._runs[0], self._layout, on=bool(moments[0].on[0]), side_by_side=True
+            self._runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
         )
-        self.state, seen = update(self.state, self._splits["train"], self._given, turns)
-        return seen, moments
+        self.state, step_metrics = update(
+            self.state, self._splits["train"], self._stats, step_inputs
+        )
+        return step_metrics, hyperparams
 
-    def _moment(self, step: int) -> methods.StepHyperparams:
+    def _hyperparams(self, step: int) -> methods.StepHyperparams:
         """What is set for an update, `[runs]`."""
-        found = [methods.moment(run, self.per_epoch, step) for run in self._different]
+        found = [
+            methods.step_hyperparams(run, self.per_epoch, step)
+            for run in self._different
+        ]
         columns = (np.stack(column) for column in zip(*found, strict=True))
         return methods.StepHyperparams(*(column[self._which] for column in columns))
 
@@ -194,9 +203,9 @@ class SideBySide:
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
         total: Any = None
         for first in range(0, count, size):
-            places = first + np.arange(size, dtype=np.int32)
-            present = places < count
-            found = look(state, examples, np.where(present, places, 0), present)
+            indices = first + np.arange(size, dtype=np.int32)
+            present = indices < count
+            found = look(state, examples, np.where(present, indices, 0), present)
             total = found if total is None else metrics.add(total, found)
         total = jax.device_get(total)
         return [
@@ -213,7 +222,7 @@ def fit(
     runs: Sequence[configs.Run],
     tasks: Sequence[Task],
     layout: Layout,
-    hooks: Sequence[loop.Callbacks],
+    callbacks: Sequence[loop.Callbacks],
     *,
     most: int = 1,
 ) -> list[str | None]:
@@ -226,7 +235,7 @@ def fit(
       runs: what to run.
       tasks: what on.
       layout: one device.
-      hooks: of each run; `due` and `save` are not asked for.
+      callbacks: of each run; `due` and `save` are not asked for.
       most: updates of a dispatch, of each run.
 
     Returns:
@@ -235,7 +244,7 @@ def fit(
     Raises:
       BadConfiguration: they cannot be trained side by side.
     """
-    together = SideBySide(runs, tasks, layout, most)
+    together = VmappedRuns(runs, tasks, layout, most)
     failures: list[str | None] = [None] * len(runs)
     for epoch in range(runs[0].epochs):
         began = time.monotonic()
@@ -244,14 +253,14 @@ def fit(
         unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
             collections.deque()
         )
-        number, moments = 0, []
+        number, hyperparams = 0, []
         while number < together.per_epoch:
-            seen, moments = together.advance(number)
+            step_metrics, hyperparams = together.advance(number)
             first = epoch * together.per_epoch + number
-            unread.append((first, len(moments), seen))
-            number += len(moments)
+            unread.append((first, len(hyperparams), step_metrics))
+            number += len(hyperparams)
             while len(unread) > (0 if number == together.per_epoch else 1):
-                _read(runs, unread.popleft(), totals, hooks, failures)
+                _read(runs, unread.popleft(), totals, callbacks, failures)
         if None not in failures:
             break
         seconds = time.monotonic() - began
@@ -260,15 +269,15 @@ def fit(
             name: together.evaluate(name) if looks else None
             for name in ("validation", "test")
         }
-        for place, hook in enumerate(hooks):
+        for place, callback in enumerate(callbacks):
             if failures[place] is None:
-                moment = methods.StepHyperparams(
-                    *(value[place] for value in moments[-1])
+                last = methods.StepHyperparams(
+                    *(value[place] for value in hyperparams[-1])
                 )
                 event = loop.event_of(
-                    epoch, together.per_epoch, moment, totals[place], 0.0, seconds
+                    epoch, together.per_epoch, last, totals[place], 0.0, seconds
                 )
-                hook.write(
+                callback.write(
                     **event
                     | {n: each[place] for n, each in found.items() if each is not None}
                 )
@@ -279,18 +288,28 @@ def _read(
     runs: Sequence[configs.Run],
     unread: tuple[int, int, steps.StepMetrics],
     totals: Sequence[dict[str, Any]],
-    hooks: Sequence[loop.Callbacks],
+    callbacks: Sequence[loop.Callbacks],
     failures: list[str | None],
 ) -> None:
-    """Waits for what turns saw, after so many updates before them, and reads each."""
-    step, count, seen = unread[0], unread[1], jax.device_get(unread[2])
-    for turn in range(count):
+    """Waits for the metrics of a dispatch and logs them, update by update.
+
+    Args:
+      runs: that are trained.
+      unread: updates before the dispatch, updates in it, and their metrics.
+      totals: of the epoch, for each run; added to.
+      callbacks: for each run.
+      failures: for each run what was not finite; set.
+    """
+    step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
+    for update in range(count):
         for place, run in enumerate(runs):
             if failures[place] is not None:
                 continue
-            one = steps.StepMetrics(*(values[turn, place] for values in seen))
+            one = steps.StepMetrics(*(values[update, place] for values in step_metrics))
             try:
-                loop.read(run, step + turn + 1, one, totals[place], hooks[place])
+                loop.log_step(
+                    run, step + update + 1, one, totals[place], callbacks[place]
+                )
             except FloatingPointError as error:
                 failures[place] = str(error)
 
@@ -301,12 +320,12 @@ def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Count
     count = steps.counts_of(run)
 
     def one(
-        state: steps.TrainState, examples: Resident, index: Any, present: Any
+        state: steps.TrainState, examples: DeviceDataset, index: Any, present: Any
     ) -> metrics.Counts:
         return count(state, device_loop.batch(examples, index, present))
 
     return jax.jit(
-        jax.vmap(one, in_axes=(0, Resident(None, 0, 0), None, None)),
+        jax.vmap(one, in_axes=(0, DeviceDataset(None, 0, 0), None, None)),
         in_shardings=layout.replicated,
         out_shardings=layout.replicated,
     )
@@ -317,7 +336,9 @@ def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _place(tasks: Sequence[Task], layout: Layout) -> dict[str, Resident | None]:
+def _to_device(
+    tasks: Sequence[Task], layout: Layout
+) -> dict[str, DeviceDataset | None]:
     """Puts all splits on the device: different inputs once, places for each run."""
     pool = _Pool()
     known: dict[int, dict[str, Any]] = {}
@@ -330,14 +351,14 @@ def _place(tasks: Sequence[Task], layout: Layout) -> dict[str, Resident | None]:
                 for name in _SPLITS
             }
     inputs = layout.replicate(pool.inputs())
-    found: dict[str, Resident | None] = {}
+    found: dict[str, DeviceDataset | None] = {}
     for name in _SPLITS:
         own = [known[id(task)][name] for task in tasks]
         if own[0] is None:
             found[name] = None
             continue
         rows, labels = (np.stack(each) for each in zip(*own, strict=True))
-        found[name] = Resident(inputs, *layout.replicate((rows, labels)))
+        found[name] = DeviceDataset(inputs, *layout.replicate((rows, labels)))
     return found
 
 

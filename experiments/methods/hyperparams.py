@@ -18,12 +18,14 @@ class StepHyperparams(NamedTuple):
     restart: np.ndarray  # bool []: whether s starts anew
     scale: np.ndarray  # float32 []: what the weights are multiplied by, 1/α
     uniform: np.ndarray  # float32 []: what is then added to them
-    rate: np.ndarray  # float32 []: step size of what a baseline learns beside w
-    level: np.ndarray  # float32 []: share of the batch that CVaR looks at
+    step_size: np.ndarray  # float32 []: step size of what a baseline learns beside w
+    cvar_alpha: np.ndarray  # float32 []: share of the batch that CVaR looks at
     on: np.ndarray  # bool []: whether the method weights, or all is plain yet
 
 
-def moment(run: configs.Run, steps_per_epoch: int, step: int) -> StepHyperparams:
+def step_hyperparams(
+    run: configs.Run, steps_per_epoch: int, step: int
+) -> StepHyperparams:
     """What is set for an update.
 
     η rises over the epochs of the warm-up and is divided at the first step of an epoch;
@@ -65,7 +67,7 @@ def moment(run: configs.Run, steps_per_epoch: int, step: int) -> StepHyperparams
         # The authors' variants hold where λ does.
         np.float32(1.0 / method.alpha if math.isfinite(lam) else 1.0),
         np.float32(method.uniform and math.isfinite(lam)),
-        np.float32(method.rate),
-        np.float32(method.level),
+        np.float32(method.step_size),
+        np.float32(method.cvar_alpha),
         np.bool_(weights),
     )
