@@ -13,11 +13,11 @@ Summaries = list[dict[str, Any]]  # of `summary.summarise`
 
 
 def draw(name: str, groups: Summaries, path: pathlib.Path) -> None:
-    """Draws what a suite found.
+    """Draws the results of a suite.
 
     Args:
       name: of the suite; those without a figure of their own have bars.
-      groups: what it found.
+      groups: its results.
       path: of the image, PNG.
     """
     match name:
@@ -39,7 +39,7 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
         *panels, operations = sheet.subplots(1, len(names) + 1)
         for panel, name in zip(panels, names, strict=True):
             for place, (batch, color) in enumerate(zip(batches, colors, strict=True)):
-                # Beside each other, so that their bars can be told apart.
+                # Shifted, so that error bars do not overlap.
                 shift = 1.12 ** (place - (len(batches) - 1) / 2)
                 rows = [
                     (shift * group["facts"]["parameters"], _time(group, name))
@@ -81,7 +81,7 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
 
 
 def _positive(value: float) -> float:
-    """For a logarithmic axis, which has no place for zero."""
+    """Replaces values that a logarithmic axis cannot show by NaN."""
     return value if value > 0.0 else math.nan
 
 
@@ -107,7 +107,7 @@ def _dense(groups: Summaries, path: pathlib.Path) -> None:
 
 
 def _bars(groups: Summaries, path: pathlib.Path) -> None:
-    """Time of each contender over its baseline's."""
+    """Time of each variant over its baseline's."""
     shown = [group for group in groups if group["variants"]]
     rows = sum(len(group["variants"]) for group in shown)
     size = (8.0, 1.0 + 0.32 * rows + 0.9 * len(shown))
@@ -168,7 +168,7 @@ def _with_quartiles(
 
 
 def _errors(found: list[dict[str, float]]) -> list[list[float]]:
-    """From the medians down and up to the quartiles."""
+    """Distances from the medians to the quartiles."""
     return [
         [each["median"] - each["low"] for each in found],
         [each["high"] - each["median"] for each in found],

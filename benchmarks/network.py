@@ -1,4 +1,4 @@
-"""A preset's network in the trainer's own step, by ones or many, or in one by hand."""
+"""A preset's network in the trainer's step, device loop, or a hand-written step."""
 
 import functools
 import itertools
@@ -42,7 +42,7 @@ def configure(
       changes: of the run, as in `configs.replace`; lists stand for tuples.
 
     Returns:
-      A run with the contender's first choice of hyperparameters.
+      A run with the first value of the method's grid.
     """
     run = presets.get(preset).run
     run = method_grid.every(run)[method].runs(method_grid.plain(run))[0]
@@ -54,14 +54,14 @@ def configure(
 
 
 def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
-    """Random images of the shape and kind of a run's, that no file is read for.
+    """A task of random images, with the shape and type of a run's.
 
     Args:
-      run: what they are for.
-      batches: that there are to be.
+      run: data and batch size.
+      batches: number of training batches.
 
     Returns:
-      As many as they take, every class alike.
+      The task, with balanced classes.
     """
     data = run.data
     shape = data.kind.shape
@@ -88,10 +88,10 @@ def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
 
 
 def dataset_stats(task: pipeline.Task, layout: sharding.Layout) -> steps.DatasetStats:
-    """What the examples of a task are like, without class weights, on the devices."""
+    """Statistics of a task, without class weights, on the devices."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
-    said: Any = (counts, np.ones_like(counts), task.mislabelled)
-    return layout.replicate(steps.DatasetStats(*said))
+    stats: Any = (counts, np.ones_like(counts), task.mislabelled)
+    return layout.replicate(steps.DatasetStats(*stats))
 
 
 def build(
@@ -106,17 +106,17 @@ def build(
     """Compiles a step.
 
     Args:
-      form: `trainer`, the step that a training runs, when all that the method has is
-        switched on; `device_loop`, as many of them in a dispatch as suit the device, on
-        images that lie there; `plain`, an SGD by hand on the same network; `masked`,
-        the same with the mask of padding that the trainer's fixed batches need.
+      form: `trainer`, the step of a training in its last epoch, where everything is
+        switched on; `device_loop`, as many updates per dispatch as suit the device, on
+        images that stay there; `plain`, a hand-written SGD on the same network;
+        `masked`, the same with the padding mask that the trainer's fixed batches need.
       preset: whose network, data and optimizer.
       method: method of the trainer's step.
       batch: examples.
       changes: of the run.
-      timeline: (what, when) that came before, seconds since 1970; if there is any, the
-        first step is run at once, and the facts say how long each part took.
-      devices: over which the batch is spread.
+      timeline: (name, time) of earlier events, seconds since 1970; if there is any, the
+        first step is run at once, and the facts have the duration of each part.
+      devices: over which the batch is sharded.
 
     Returns:
       The step. Its `examples` are those of a batch. Its FLOPs are those of one update
@@ -136,7 +136,7 @@ def build(
     program = lowered.compile()
     passed.append(("compile", time.time()))
     facts = {"examples": batch, **compiled.cost(program), **compiled.device()}
-    facts["updates_at_once"] = updates
+    facts["updates_per_dispatch"] = updates
     params, step = init()
     facts["parameters"] = compiled.parameters(params)
     if timeline:
@@ -152,12 +152,12 @@ def build(
 
 
 _Step = Callable[[], Any]
-# What lowers the program; what gives parameters and a step; the updates of a step.
+# Lowers the program; makes parameters and a step; number of updates of a step.
 _Made = tuple[Callable[[], Any], Callable[[], tuple[Any, _Step]], int]
 
 
 def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
-    """The training's own step, its batch as the training's own loader makes it."""
+    """The trainer's step, on a batch of the trainer's loader."""
     made = task(run)
     program = steps.program(run, layout)
     loader = loop.batches_from(
@@ -180,7 +180,7 @@ def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
         kept = [state()]
 
         def step() -> Any:
-            # As the loop does: another moment, from the host, for every step.
+            # As the loop does: hyperparameters come from the host for every step.
             now = methods.step_hyperparams(run, per_epoch, last)
             kept[0], step_metrics = update(kept[0], batch, stats, now)
             return step_metrics
@@ -191,9 +191,9 @@ def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
 
 
 def _device_loop(run: configs.Run, layout: sharding.Layout) -> _Made:
-    """The training's own dispatch of many updates, without augmentation."""
+    """The trainer's device loop, without augmentation."""
     run = configs.replace(run, _AS_THEY_ARE)
-    many = compiled.at_once()
+    many = compiled.per_dispatch()
     made = task(run, max(many, _BATCHES))
     labels = made.train.labels
     index, present = device_loop.epoch_indices(run, labels, 0)
@@ -224,7 +224,7 @@ def _device_loop(run: configs.Run, layout: sharding.Layout) -> _Made:
 
 
 def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
-    """SGD with weight decay as Optax's users write it, on the trainer's network."""
+    """Hand-written SGD with weight decay in Optax, on the trainer's network."""
     examples = task(run).train
     inputs = np.asarray(examples.inputs)[: run.batch_size]
     whole = np.ones(run.batch_size, bool)

@@ -1,4 +1,4 @@
-"""What a step of each method costs beside a step of plain SGD."""
+"""Cost of a step of each method, relative to a step of plain SGD."""
 
 import contextlib
 import statistics
@@ -17,7 +17,7 @@ STEPS = 12  # timed, of each
 
 
 class _Ready(NamedTuple):
-    """A compiled step with all that it takes."""
+    """A compiled step with its arguments."""
 
     step: Callable[[], None]
     bytes: int  # that the program holds: arguments, results and what is between
@@ -27,12 +27,12 @@ class _Ready(NamedTuple):
 def measure(
     methods: Sequence[MethodGrid], plain: configs.Run, session: configs.Session
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Times steps, each beside one of plain SGD.
+    """Times the step of each method, in turn with a step of plain SGD.
 
     Args:
       methods: which; those that train nothing are left out.
       plain: the run that they change.
-      session: where the data are.
+      session: directory of the data.
 
     Yields:
       Name, and: `time` and `memory` and `flops` relative to plain SGD's; the
@@ -73,7 +73,7 @@ def _timed(step: Callable[[], None]) -> float:
 
 
 def _ready(run: configs.Run, session: configs.Session) -> _Ready:
-    """The step of the last epoch, where all is switched on; on one device."""
+    """The step of the last epoch, where everything is switched on; on one device."""
     layout = sharding.layout(1)
     program = steps.program(run, layout)
     task = pipeline.task(run.data, run.seed, session.data_dir)

@@ -8,12 +8,12 @@ from experiments.report import formatting
 
 
 class Measured(NamedTuple):
-    """One contender.
+    """The measurements of one variant.
 
     Attributes:
-      facts: what is known of it without running it: FLOPs, bytes, parameters, ...
-      samples: seconds a step, round by round; empty where it was not run.
-      steps: in a sample.
+      facts: known without running it: FLOPs, bytes, parameters, ...
+      samples: seconds per step, round by round; empty where it was not run.
+      steps: steps of a sample.
     """
 
     facts: dict[str, Any]
@@ -22,13 +22,13 @@ class Measured(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Contenders that are held against each other.
+    """Variants that are compared with each other.
 
     Attributes:
       name: in tables.
-      facts: what they have in common, such as the batch.
+      facts: that the variants share, such as the batch.
       variants: by name.
-      baselines: those that the others are divided by; the first one's ratios are shown.
+      baselines: variants that ratios are taken to; those to the first are shown.
       why_not: why they were not run; "" if they were.
     """
 
@@ -53,21 +53,21 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Round by round; to the other's median if it had another number of rounds."""
+    """Ratios round by round; to the median if the numbers of rounds differ."""
     if len(ours) != len(theirs):
         theirs = [statistics.median(theirs)] * len(ours)
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def summarise(group: Group) -> dict[str, Any]:
-    """All that there is to know of a group, for JSON.
+    """The measurements of a group with medians and ratios, for JSON.
 
     Args:
       group: of a suite.
 
     Returns:
-      Its fields; each contender also with `seconds`, the ratios of `time` to each
-      baseline, and ratios of what the compiled program needs to the first baseline.
+      Its fields; each variant also with `seconds`, the ratios of `time` to each
+      baseline, and ratios of the compiled program's costs to the first baseline.
     """
     found: dict[str, Any] = {
         "name": group.name,
@@ -97,13 +97,13 @@ def summarise(group: Group) -> dict[str, Any]:
 
 
 def table(groups: Sequence[dict[str, Any]]) -> str:
-    """A row a contender, in Markdown.
+    """The table of a suite, one row per variant.
 
     Args:
       groups: of `summarise`.
 
     Returns:
-      Columns that no contender has anything for are left out.
+      Markdown, without columns that are empty for all variants.
     """
     head = ["", "variant", "time", "quartiles"]
     others = sorted(

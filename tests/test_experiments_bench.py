@@ -90,10 +90,10 @@ def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
 
 @pytest.mark.parametrize("name", peers.FASTER)
 def test_what_is_for_an_accelerator_runs_at_small_size(name, monkeypatch):
-    monkeypatch.setattr(compiled, "at_once", lambda: 3)  # as there, in a loop
+    monkeypatch.setattr(compiled, "per_dispatch", lambda: 3)  # as there, in a loop
     described = peers.ours(batch=4, blocks=[1, 1], widths=[4, 8])
     ready = worker.build(described[name])
-    assert ready.facts["updates_at_once"] == (3 if "device_loop" in name else 1)
+    assert ready.facts["updates_per_dispatch"] == (3 if "device_loop" in name else 1)
     assert ready.facts["examples"] == 4
     assert ready.facts["parameters"] == 1406
     assert ready.start()(4) > 0.0
@@ -103,7 +103,7 @@ def test_a_dispatch_of_many_counts_in_proportion(monkeypatch):
     times = iter([0.0, 6.0])
     monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(times))
     dispatched = []
-    took = compiled.timed(lambda: dispatched.append(1), at_once=4)(6)
+    took = compiled.timed(lambda: dispatched.append(1), per_dispatch=4)(6)
     assert (len(dispatched), took) == (2, 6.0 * 6 / 8)
 
 
@@ -175,7 +175,7 @@ def _child(name="one"):
 def test_children_are_asked_in_turn():
     with _child("one") as one, _child("other") as other:
         children = {"one": one, "other": other}
-        found, steps = interleave.measure(children, rounds=4, turn=2.0)
+        found, steps = interleave.measure(children, rounds=4, sample_seconds=2.0)
     assert steps == {"one": 4, "other": 4}
     assert found == {"one": [0.5] * 4, "other": [0.5] * 4}
 

@@ -333,9 +333,9 @@ def test_batches_beside_one_another_end_together():
             for number in range(3):
                 yield pipeline.Batch(*(np.full(1, number) for _ in range(4)))
 
-    both = pipeline.beside(numbers("train"), numbers("clean"))
+    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
     assert [int(batch.clean.labels[0]) for batch in both] == [0, 1, 2]
-    both = pipeline.beside(numbers("train"), numbers("clean"))
+    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
     next(both)
     both.close()
     assert sorted(closed) == ["clean", "clean", "train", "train"]

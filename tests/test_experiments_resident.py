@@ -149,7 +149,7 @@ def test_batches_are_those_of_the_pipeline(task):
         (("--data.augment-on", "host"), "--data.augment-on device"),
         (
             ("--method.name", "l2rw", "--data.clean-per-class", "2"),
-            "L2RW is given clean examples batch by batch",
+            "L2RW loads its meta set batch by batch",
         ),
         (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),
         (("--steps-per-dispatch", "0"), "steps_per_dispatch must be at least 1, got 0"),

@@ -1,4 +1,4 @@
-"""Runs side by side in one program: each trains as it would alone; and the command."""
+"""Vmapped runs in one program: each trains as it would by itself; and the command."""
 
 import json
 import math
@@ -162,10 +162,10 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"start_from": "runs/first"}, "drawn parameters, got runs/first"),
+        ({"start_from": "runs/first"}, "random parameters, got runs/first"),
         (
             {"loss.name": "truncated", "loss.prune_from": 0.5},
-            "drops no examples on its way: set loss.prune_from to 1, got 0.5",
+            "do not prune examples: set loss.prune_from to 1, got 0.5",
         ),
         ({"data.augment_on": "host"}, "--data.augment-on device"),
     ],
@@ -181,7 +181,7 @@ def test_other_sizes_and_shapes_are_refused(tasks):
     with pytest.raises(configs.BadConfiguration, match=r"train sets .* got 150, 200"):
         vmapped.require([RUN, RUN], [tasks[0], fewer])
     other = configs.replace(RUN, {"epochs": 4})
-    with pytest.raises(configs.BadConfiguration, match="differ in nothing but seed"):
+    with pytest.raises(configs.BadConfiguration, match="differ only in seed"):
         vmapped.require([RUN, other], tasks)
 
 
@@ -242,7 +242,7 @@ def test_a_finished_sweep_is_reported_again_and_another_refused(swept, capsys):
 
 
 def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
-    """Three side by side at most: of five runs three, then two with one twice."""
+    """Three vmapped at most: of five runs three, then two with one twice."""
     seen = []
 
     def fit(runs, tasks, layout, callbacks, most):
@@ -311,5 +311,5 @@ def test_vmapped_runs_can_be_timed():
     ready = sweeping.build(
         "digits_long_tail", members=2, changes={"model.widths": (4,)}
     )
-    assert (ready.facts["members"], ready.facts["updates_at_once"]) == (2, 1)
+    assert (ready.facts["members"], ready.facts["updates_per_dispatch"]) == (2, 1)
     assert ready.start()(4) > 0.0

@@ -1,16 +1,15 @@
-"""A whole training as a multiple of its bare steps; and how long it takes to begin.
+"""A whole training as a multiple of its bare steps; and the time to the first step.
 
 `steps` runs the compiled step on one batch that is on the device. `epochs` is what the
-loop counts as an epoch: batches made and moved, steps run, what they saw read and added
-up. `training` has the first state and all evaluations too. All are seconds for an
-update, and what the first one's ratio exceeds one by is overhead. `command` is the
-command line in a process of its own, with imports, compilation, checkpoints and
-records; alone, after the others, so that its ratios are between rounds of different
-times.
+loop counts as an epoch: batches loaded and moved, steps run, metrics read and added up.
+`training` includes initialisation and all evaluations. All are seconds per update; the
+excess of a ratio over one is overhead. `command` is the command line in a process of
+its own, with imports, compilation, checkpoints and logs. It runs by itself after the
+others, so that its ratios compare rounds of different times.
 
-The groups on the start give seconds from the making of the process to the end of the
+The groups on the start give seconds from the start of the process to the end of the
 first step: without the persistent compilation cache, with an empty one, and with one
-that this step is in; `timeline` in the record says what they went into.
+that has this step; `timeline` in the results splits them into parts.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
-      setting: number of rounds, and where the data are.
+      setting: number of rounds, and directory of the data.
 
     Yields:
       Groups of trainings, then groups of starts.
@@ -118,7 +117,7 @@ def _training(
 
 
 def _demo(setting: Setting, digits: list[Group]) -> Group:
-    """The demo as a command, against the sum of its steps as they were measured."""
+    """The demo as a command, against the measured time of its steps."""
     demo, words = configs.Demo(), ["demo"]
     if setting.config.quick:
         demo = configs.Demo(seeds=1, epochs=1)
@@ -139,7 +138,7 @@ def _demo(setting: Setting, digits: list[Group]) -> Group:
 
 
 def _command(words: list[str]) -> float:
-    """Seconds that a command takes, which writes to a folder that goes away."""
+    """Seconds of a command, which writes to a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         words = [*words, "--out", str(pathlib.Path(folder) / "run")]
         began = time.perf_counter()
@@ -153,7 +152,7 @@ def _command(words: list[str]) -> float:
         took = time.perf_counter() - began
     if done.returncode != 0:
         raise interleave.Died(
-            f"{' '.join(words)} ended with status {done.returncode}. It said:\n"
+            f"{' '.join(words)} ended with status {done.returncode}:\n"
             f"{done.stderr[-4000:]}"
         )
     return took

@@ -1,12 +1,12 @@
 """What a user would pick instead: ResNet-32 on images of CIFAR's shape, batch 128.
 
-`sgd`, `absgd`, `l2rw` and `meta` are the trainer's own step. `device_loop` makes many a
-dispatch on an accelerator (on a CPU one), of images that lie there, and `bfloat16`
-computes in that. `flax` is the network as Flax has it, in a jitted step of Optax's SGD.
-With `--torch-python` also PyTorch, eager, in both memory formats: plain SGD, and
-`absgd`, which is the authors' published package where that interpreter has it; and in
-bfloat16 by autocast. Every step starts from bytes on the device, and turns them into
-numbers itself. Nobody loads or augments anything.
+`sgd`, `absgd`, `l2rw` and `meta` are the trainer's step. `device_loop` makes many
+updates per dispatch on an accelerator (one on a CPU), with the images on the device;
+`bfloat16` computes in that type. `flax` is the network written in Flax, in a jitted
+step of Optax's SGD. With `--torch-python` there is also PyTorch, eager, in both memory
+formats: plain SGD, and `absgd`, the authors' published package, if that interpreter has
+it; and both in bfloat16 by autocast. Every step starts from bytes on the device, and
+converts them. No variant loads or augments data.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def measure(setting: Setting) -> Iterator[Group]:
             facts |= interleave.build(torches, wanted)
             children |= torches
         samples, steps = interleave.measure(
-            children, rounds=config.rounds, turn=config.turn
+            children, rounds=config.rounds, sample_seconds=config.sample_seconds
         )
     variants = {
         name: Measured(facts[name], samples[name], steps[name]) for name in samples
@@ -93,7 +93,7 @@ def measure(setting: Setting) -> Iterator[Group]:
 def ours(
     batch: int, blocks: Sequence[int], widths: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
-    """The contenders in JAX.
+    """The variants in JAX.
 
     Args:
       batch: examples.

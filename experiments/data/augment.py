@@ -1,8 +1,8 @@
-"""Crops, mirrors and rotations of images in memory: NumPy on the host, JAX on a device.
+"""Augmentations of images in memory: NumPy on the host, JAX on a device.
 
-Both draw from the same distribution and compute the same images, though not from the
-same random numbers. Rotation by an angle takes the nearest pixel to where each was, as
-torchvision's does by default; what lies outside the image is black.
+Both crop, flip and rotate, and draw from the same distribution, though not the same
+random numbers. Rotation takes the nearest pixel, as torchvision's does by default; what
+lies outside the image is black.
 """
 
 import functools
@@ -17,29 +17,29 @@ from experiments import configs
 
 
 class Augmentations(NamedTuple):
-    """What happens to each image, in this order."""
+    """The augmentations of each image, in the order of their application."""
 
     corner: np.ndarray  # int64 [n, 2]: first row and column kept of the padded image
     mirrored: np.ndarray  # bool [n]
     angle: np.ndarray  # float32 [n], radians, with the columns' axis to the rows'
 
     def take(self, rows: slice) -> "Augmentations":
-        """Those of these images."""
+        """The augmentations of some of the images."""
         return Augmentations(*(column[rows] for column in self))
 
 
 def draw_augmentations(
     n: int, data: configs.Data, rng: np.random.Generator
 ) -> Augmentations:
-    """Moves of n images.
+    """Draws the augmentations of n images.
 
     Args:
       n: number of images.
-      data: how far they may go.
-      rng: decides; is advanced.
+      data: ranges of the augmentations.
+      rng: random numbers; advanced.
 
     Returns:
-      The moves.
+      The augmentations.
     """
     corner = rng.integers(0, 2 * data.crop_padding + 1, (n, 2))
     mirrored = (rng.random(n) < 0.5) & data.flip
@@ -51,12 +51,12 @@ def draw_augmentations(
 def crop_flip_rotate(
     images: np.ndarray, data: configs.Data, rng: np.random.Generator
 ) -> np.ndarray:
-    """Moves images at random.
+    """Augments images at random.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      data: how far: `crop_padding`, `flip` and `rotation`.
-      rng: decides; is advanced.
+      data: ranges: `crop_padding`, `flip` and `rotation`.
+      rng: random numbers; advanced.
 
     Returns:
       New images of the same shape and dtype.
@@ -67,12 +67,12 @@ def crop_flip_rotate(
 def apply(
     images: np.ndarray, augmentations: Augmentations, data: configs.Data
 ) -> np.ndarray:
-    """Moves images.
+    """Applies augmentations to images.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      augmentations: what happens to each.
-      data: says which kinds of moves there are.
+      augmentations: of each image.
+      data: which kinds of augmentation are switched on.
 
     Returns:
       Images of the same shape and dtype.
@@ -111,13 +111,13 @@ def _rotate(images: np.ndarray, angle: np.ndarray) -> np.ndarray:
 def on_device(images: jax.Array, keys: jax.Array, data: configs.Data) -> jax.Array:
     """`crop_flip_rotate` in JAX; under `jit`, `data` is fixed.
 
-    What happens to an image depends on its own key alone, so that images are moved
-    alike however they are spread over devices.
+    The augmentation of an image depends only on its own key, so that it is the same
+    however the batch is sharded over devices.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`.
       keys: random keys `[n]`.
-      data: how far: `crop_padding`, `flip` and `rotation`.
+      data: ranges: `crop_padding`, `flip` and `rotation`.
 
     Returns:
       Images of the same shape and dtype.
@@ -143,7 +143,7 @@ def _one_on_device(image: jax.Array, key: jax.Array, data: configs.Data) -> jax.
 
 
 def _origins(xp: Any, height: int, width: int, angle: Any) -> tuple[Any, Any, Any]:
-    """The row and the column that each pixel is from, and whether the image has it.
+    """The source pixel of each pixel: row, column, and whether it is in the image.
 
     Each `[n, height, width]`: int32 and int32 within the image, and bool.
     """

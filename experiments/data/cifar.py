@@ -112,10 +112,10 @@ def _binary_split(
     rows = np.concatenate(parts)
     labels = rows[:, label_bytes - 1].astype(np.int32)
     if labels.max() >= data.classes:
-        place = int(np.argmax(labels >= data.classes))
+        index = int(np.argmax(labels >= data.classes))
         raise DamagedData(
-            f"{where}, example {place}: the label must be in 0 ... "
-            f"{data.classes - 1}, got {labels[place]}."
+            f"{where}, example {index}: the label must be in 0 ... "
+            f"{data.classes - 1}, got {labels[index]}."
         )
     channels, pixels = _SHAPE[2], rows[:, label_bytes:]
     images = pixels.reshape(-1, channels, *_SHAPE[:2]).transpose(0, 2, 3, 1)

@@ -1,4 +1,6 @@
-"""How clean examples tell which weights help: a derivative without second orders.
+"""The derivative of the loss on the meta set with respect to the weights.
+
+It needs no second-order derivatives.
 
 Weights a lead to parameters `w'(a) = w − η Σ_i a_i ∇L_i(w)`, and those to the clean
 loss C. Its derivative, by the chain rule,
@@ -24,7 +26,7 @@ from experiments.methods.rule import WeightingInput, WeightingResult, cotangent
 
 
 class Line(NamedTuple):
-    """The losses of a batch and their derivative at w, which all its uses share."""
+    """The losses of a batch, linearised at w."""
 
     losses: jax.Array  # float32 [batch]
     statistics: Any  # of the network after the forward pass
@@ -33,13 +35,13 @@ class Line(NamedTuple):
 
 
 def linearized(weighting_input: WeightingInput) -> Line:
-    """Goes forward once.
+    """Linearises the losses of a batch, with one forward pass.
 
     Args:
-      weighting_input: whose losses.
+      weighting_input: batch and parameters.
 
     Returns:
-      Linear functions, of which each use of `pull` is a backward pass.
+      Losses and linear functions; each call of `pull` is a backward pass.
     """
     losses, along, statistics = jax.linearize(
         weighting_input.losses_of, weighting_input.params, has_aux=True
@@ -51,7 +53,7 @@ def linearized(weighting_input: WeightingInput) -> Line:
 def derivative(
     weighting_input: WeightingInput, line: Line, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """What more weight of an example in a virtual step would do to the clean loss.
+    """The derivative of the clean loss after a virtual step, by each weight in it.
 
     Args:
       weighting_input: with a clean loss C.
@@ -77,11 +79,11 @@ def derivative(
 def weighted_by(
     weighting_input: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
 ) -> WeightingResult:
-    """The direction `mean_i p_i ∇L_i`, and all that goes with it."""
+    """The result for weights p: the gradient `mean_i p_i ∇L_i` and the metrics."""
     gradient = line.pull(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, line.losses, line.statistics, p, clean)
 
 
 def none(params: Any, examples: int, classes: int) -> tuple[()]:
-    """The state of a rule that keeps nothing."""
+    """The state of a rule that has none."""
     return ()

@@ -17,13 +17,13 @@ from experiments.methods.rule import Rule, WeightingInput, WeightingResult
 
 
 def rule(run: configs.Run) -> Rule:
-    """Attention, on the route that the run takes."""
+    """The rule of attention, on the run's route."""
     by_pullback = run.method.route == "pullback"
 
     def init(params: Any, examples: int, classes: int) -> absgd_jax.AttentionState:
         return attention(
             run, step_hyperparams(run, 1, 0)
-        ).init()  # the same for any moment
+        ).init()  # the same at any step
 
     def gradient(
         weighting_input: WeightingInput, state: absgd_jax.AttentionState
@@ -42,7 +42,7 @@ def rule(run: configs.Run) -> Rule:
 def _pullback(
     run: configs.Run, weighting_input: WeightingInput, state: Any
 ) -> tuple[Any, ...]:
-    """One backward pass: the weights are its cotangent."""
+    """Result by one backward pass, whose cotangent is the weights."""
     losses, pullback, statistics = jax.vjp(
         weighting_input.losses_of, weighting_input.params, has_aux=True
     )
@@ -56,7 +56,7 @@ def _pullback(
 def _value(
     run: configs.Run, weighting_input: WeightingInput, state: Any
 ) -> tuple[Any, ...]:
-    """The gradient of the tilted loss, of the batch or one by one."""
+    """Result by the gradient of the tilted loss, of the batch or per example."""
 
     def per_example_losses(params: Any, *examples: Any) -> Any:
         losses, statistics = weighting_input.per_example_losses(params, *examples)
@@ -74,7 +74,7 @@ def _value(
     direction, _ = absgd_jax.scale_by_attention(**_settings(run, hyperparams)).update(
         direction, state, weighting_input.params, value=value
     )
-    # The state comes with the weights; by the gradient it differs in rounding at most.
+    # The state is that of `weigh`; that of `update` differs in rounding at most.
     weights, after = _weigh(run, weighting_input, state, losses)
     direction = optax.tree.scale(hyperparams.scale, direction)
     return direction, weights, after, losses, statistics
@@ -83,10 +83,10 @@ def _value(
 def _weigh(
     run: configs.Run, weighting_input: WeightingInput, state: Any, losses: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """Weights of the whole batch's mean, padding and all devices included; the state.
+    """Weights for the mean over the padded batch of all devices; and the state.
 
-    Those of the library, over `alpha`, plus one for each example that is there where
-    the method is uniform.
+    They are those of the library over `alpha`, plus one for each example that is
+    present if the method is `uniform`.
     """
     hyperparams, present = weighting_input.hyperparams, weighting_input.present
     weights, after = attention(run, hyperparams, weighting_input.axis_name).weigh(
@@ -97,7 +97,7 @@ def _weigh(
 
 
 def _share_present(weighting_input: WeightingInput) -> jax.Array:
-    """Of the places of the whole batch, the share that is no padding."""
+    """The fraction of the whole batch's rows that are not padding."""
     share = jnp.sum(weighting_input.present) / weighting_input.present.size
     if weighting_input.axis_name is None:
         return share
@@ -111,17 +111,17 @@ def attention(
 
     Args:
       run: method.
-      hyperparams: what is set for this update; may be traced.
-      axis_name: axis of `jax.pmap` that the batch is spread over.
+      hyperparams: of this update; may be traced.
+      axis_name: axis of `jax.pmap` that the batch is sharded over.
 
     Returns:
-      What makes a state, and weights from losses.
+      `init` of a state, and `weigh` from losses to weights.
     """
     return absgd_jax.attention(**_settings(run, hyperparams), axis_name=axis_name)
 
 
 def _settings(run: configs.Run, hyperparams: StepHyperparams) -> dict[str, Any]:
-    """The arguments of the library, on every route."""
+    """The arguments of the library's functions, the same on every route."""
     method = run.method
     has_init_s = method.init_s is not None and method.attends
     return {
@@ -140,16 +140,16 @@ def _radius(method: configs.Method) -> Any:
 def begin(
     run: configs.Run, hyperparams: StepHyperparams, state: absgd_jax.AttentionState
 ) -> absgd_jax.AttentionState:
-    """The state as the update is to find it: of its λ, γ and bound, not those before.
+    """Sets λ, γ and the bound of this update in the state.
 
     Args:
       run: method.
-      hyperparams: what is set for this update.
+      hyperparams: of this update.
       state: of attention.
 
     Returns:
-      The state. A λ that follows a radius is carried on. A restart gives s_0 its whole
-      share in s again, d = 1, and then what F was no longer counts.
+      The state. A λ that follows a radius is carried on. A restart resets the discount
+      to d = 1, so that s starts from s_0 and the former F no longer counts.
     """
     fresh = attention(run, hyperparams).init()
     if run.method.rho is not None:  # λ is ±∞ until the method is switched on

@@ -5,7 +5,7 @@ With the B losses in falling order, rank `r_i` from 0, and α the share that cou
 the rest, and all together average one. Levy, Carmon, Duchi and Sidford, `Large-Scale
 Methods for Distributionally Robust Optimization <https://arxiv.org/abs/2010.05893>`_,
 estimate the objective on a batch in this way. α = 1 is the plain mean, α ≤ 1/B the
-maximum. Equal losses are told apart by their places.
+maximum. Ties are broken by the index in the batch.
 """
 
 from typing import Any
@@ -25,12 +25,12 @@ from experiments.methods.rule import (
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the order of the losses; nothing is kept."""
+    """Weights from the ranks of the losses. The rule has no state."""
     return later(lambda params, examples, classes: (), gradient)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
-    """That of the batch's conditional value at risk."""
+    """The gradient of the batch's conditional value at risk."""
     present, cvar_alpha = (
         weighting_input.present,
         weighting_input.hyperparams.cvar_alpha,

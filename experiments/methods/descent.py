@@ -1,4 +1,4 @@
-"""From a gradient to an update, the same for all methods."""
+"""The descent: from a gradient to an update, the same for all methods."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from experiments.methods.hyperparams import StepHyperparams
 def descent(
     run: configs.Run, hyperparams: StepHyperparams
 ) -> optax.GradientTransformation:
-    """Clips, decays, and goes down.
+    """Gradient clipping, weight decay, and SGD or Adam.
 
     Args:
       run: method and optimizer.
-      hyperparams: what is set for this update; may be traced.
+      hyperparams: of this update; may be traced.
 
     Returns:
-      SGD or Adam, as the method has it.
+      The transformation.
     """
     optimizer = run.optimizer
     clip = (
@@ -44,7 +44,7 @@ def descent(
 
 
 def _decay(optimizer: configs.Optimizer) -> optax.GradientTransformation:
-    """Adds `α w`, with an α of its own for `hidden` and `hidden_norm`."""
+    """Weight decay `α w`, with an α of its own for `hidden` and `hidden_norm`."""
     hidden = optimizer.hidden_weight_decay
     if hidden is None or hidden == optimizer.weight_decay:
         return optax.add_decayed_weights(optimizer.weight_decay)

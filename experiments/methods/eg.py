@@ -23,12 +23,12 @@ from experiments.methods.rule import (
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the batch alone; nothing is kept."""
+    """Weights from the losses of the batch. The rule has no state."""
     return later(lambda params, examples, classes: (), gradient)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
-    """That of the batch's tilted loss."""
+    """The gradient of the batch's tilted loss."""
     present, lam = weighting_input.present, weighting_input.hyperparams.lam
 
     def weigh(losses: jax.Array) -> Any:

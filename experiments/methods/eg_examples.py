@@ -24,13 +24,13 @@ from experiments.methods.rule import (
 
 
 class ExamplesState(NamedTuple):
-    """What is kept of every training example."""
+    """The weights of all training examples."""
 
     log_weights: jax.Array  # float32 [examples]: log w, whose w average one
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from all that was seen of an example."""
+    """Weights from all losses of an example so far."""
 
     def init(params: Any, examples: int, classes: int) -> ExamplesState:
         return ExamplesState(jnp.zeros(examples, jnp.float32))
@@ -39,7 +39,7 @@ def rule(run: configs.Run) -> Rule:
 
 
 def gradient(weighting_input: WeightingInput, state: ExamplesState) -> WeightingResult:
-    """That of the mean loss under the weights after they have seen the batch."""
+    """The gradient of the mean loss under the weights, updated by this batch."""
     present, step_size = weighting_input.present, weighting_input.hyperparams.step_size
 
     def weigh(losses: jax.Array) -> Any:

@@ -36,7 +36,7 @@ class GroupState(NamedTuple):
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from how each class fares."""
+    """Weights from the mean loss of each class."""
 
     def init(params: Any, examples: int, classes: int) -> GroupState:
         return GroupState(jax.nn.log_softmax(jnp.zeros(classes, jnp.float32)))
@@ -45,7 +45,7 @@ def rule(run: configs.Run) -> Rule:
 
 
 def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:
-    """That of `Σ_g q_g L_g`, after q has seen the batch."""
+    """The gradient of `Σ_g q_g L_g`, with q updated by this batch."""
     present, labels, step_size = (
         weighting_input.present,
         weighting_input.labels,

@@ -19,12 +19,12 @@ from experiments.methods.rule import Rule, WeightingInput, WeightingResult, late
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the clean gradient at w. It keeps nothing."""
+    """Weights from the clean gradient at w. The rule has no state."""
     return later(_clean.none, gradient)
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
-    """One backward pass of the batch, one of the clean batch, one tangent product."""
+    """Result by two backward passes, batch and meta batch, and one tangent product."""
     line = _clean.linearized(weighting_input)
     slope, clean = _clean.derivative(weighting_input, line, None)
     p = jnp.maximum(-slope, 0.0)  # η p̃

@@ -46,7 +46,7 @@ def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
-    """Two backward passes of the batch, one of the clean batch, one tangent product."""
+    """Result by three backward passes, one on the meta set, and a tangent product."""
     line = _clean.linearized(weighting_input)
     of_class = weighting_input.class_weights[weighting_input.labels]
     virtual = jnp.where(weighting_input.present, of_class, 0.0)

@@ -34,7 +34,7 @@ HIDDEN = 100
 
 
 class Theta(NamedTuple):
-    """The network that weights."""
+    """Parameters of the weighting network."""
 
     hidden: jax.Array  # float32 [HIDDEN]: from the loss, the only input
     hidden_bias: jax.Array  # float32 [HIDDEN]
@@ -43,19 +43,19 @@ class Theta(NamedTuple):
 
 
 class NetState(NamedTuple):
-    """What is learned beside w."""
+    """The weighting network and its optimizer."""
 
     theta: Theta
     adam: optax.OptState
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from a function of the loss that is learned on the way."""
+    """Weights from a learned function of the loss."""
     return later(init, gradient)
 
 
 def init(params: Any, examples: int, classes: int) -> NetState:
-    """Θ as drawn, uniformly within 1/√inputs of zero."""
+    """Initial Θ, uniform within ±1/√inputs."""
     keys = jax.random.split(jax.random.key(0), len(Theta._fields))
     draw = lambda key, shape, inputs: jax.random.uniform(
         key, shape, jnp.float32, -1.0 / math.sqrt(inputs), 1.0 / math.sqrt(inputs)
@@ -76,7 +76,7 @@ def weigh(theta: Theta, losses: jax.Array) -> jax.Array:
 
 
 def gradient(weighting_input: WeightingInput, state: NetState) -> WeightingResult:
-    """Two backward passes of the batch, one of the clean batch, one tangent product."""
+    """Result by three backward passes, one on the meta set, and a tangent product."""
     line = _clean.linearized(weighting_input)
     # What padding holds must not come to Θ, nor as 0 · ∞.
     losses = jnp.where(weighting_input.present, line.losses, 0.0)

@@ -14,7 +14,7 @@ Optimization with Non-Convex Objectives <https://arxiv.org/abs/2006.10138>`_ (Ne
 Where it differs, the first against an explosion where batches differ wildly:
 
 * u is a difference, and may fall to zero or below. Here `u_t ≥ a g(w_t; ξ_t)`, so
-  that an example weighs at most 1/a times what it does in the batch alone (`eg`). What
+  that an example weighs at most 1/a times what it weighs within the batch (`eg`). What
   is taken off v at w_{t−1}, its factor 1 − a included, has the same bound. The paper
   projects its estimates for this. The authors' code has another guard: the factor
   exp(max L/λ), by which it multiplies the gradient of the newest batch's
@@ -41,7 +41,7 @@ from experiments.methods.rule import (
 
 
 class RecoverState(NamedTuple):
-    """Two estimates, and where they were made."""
+    """The two estimates, and the parameters at which they were made."""
 
     started: jax.Array  # bool []: whether a batch has been weighted
     # The parameters of the previous update, and no other: what both estimates take off
@@ -52,7 +52,7 @@ class RecoverState(NamedTuple):
 
 
 def rule(run: configs.Run) -> Rule:
-    """A direction from the batch, seen from two places."""
+    """A direction from the batch's gradients at two points."""
 
     def init(params: Any, examples: int, classes: int) -> RecoverState:
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -35,7 +35,7 @@ class TermState(NamedTuple):
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the batch and a running normaliser."""
+    """Weights from the losses of the batch and a running normaliser."""
 
     def init(params: Any, examples: int, classes: int) -> TermState:
         return TermState(jnp.bool_(False), jnp.float32(0.0))
@@ -44,7 +44,7 @@ def rule(run: configs.Run) -> Rule:
 
 
 def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResult:
-    """That of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
+    """The gradient of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
     present, lam, gamma = (
         weighting_input.present,
         weighting_input.hyperparams.lam,

@@ -316,7 +316,7 @@ def table(
         rows.append(
             [
                 method.title,
-                f"{method.knob} = {chosen.value}".replace("-", "−"),
+                f"{method.hyperparameter} = {chosen.value}".replace("-", "−"),
                 *(formatting.spread(_of(chosen, name)) for name in MEASURES),
                 against,
                 _ratio(cost.get("time")),

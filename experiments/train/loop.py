@@ -315,7 +315,7 @@ def batches_from(
         rows=layout.rows(padded),
         workers=session.workers,
     )
-    return pipeline.beside(batches, clean)
+    return pipeline.with_meta_batches(batches, clean)
 
 
 def dataset_stats(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:

@@ -1,4 +1,4 @@
-"""From a config to the loss of each example."""
+"""Per-example losses and class weights of a config."""
 
 import jax
 import jax.numpy as jnp
@@ -22,24 +22,24 @@ def per_example_losses(
     centroids: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """The loss that is trained on.
+    """The per-example losses that are minimised.
 
     Args:
       loss: which.
       logits: float `[batch, classes]`.
       labels: int `[batch]`.
       class_counts: training examples of each class, float `[classes]`.
-      class_weights: factor on each class, float `[classes]`; ones for none.
-      kept: bool `[batch]`, False for what truncation drops; None for no truncation.
-      features: what entered the head, float `[batch, features]`; for `oltr` and `range`
-        alone.
-      present: bool `[batch]`, False for padding, which their penalties leave out; None
-        if every example is present.
-      centroids: of OLTR's memory, float `[classes, features]`; for `oltr` alone.
-      axis_name: axis of `jax.pmap` that the batch is spread over.
+      class_weights: weight of each class, float `[classes]`; ones for none.
+      kept: bool `[batch]`, False for pruned examples; None for no truncation.
+      features: what entered the head, float `[batch, features]`; only for `oltr` and
+        `range`.
+      present: bool `[batch]`, False for padding, which the penalties of `oltr` and
+        `range` leave out; None if every example is present.
+      centroids: of OLTR's memory, float `[classes, features]`; only for `oltr`.
+      axis_name: axis of `jax.pmap` that the batch is sharded over.
 
     Returns:
-      Float `[batch]`. Class weights are on cross-entropy alone, not on penalties.
+      Float `[batch]`. Class weights are on cross-entropy, not on penalties.
     """
     if loss.logit_norm > 0.0:
         squares = jnp.sum(jnp.square(logits), axis=-1, keepdims=True)
@@ -108,12 +108,12 @@ def per_example_losses(
 
 
 def class_weights(loss: configs.Loss, class_counts: np.ndarray, on: bool) -> np.ndarray:
-    """The factor on each class.
+    """The weight of each class.
 
     Args:
-      loss: whether there is one.
+      loss: whether classes are weighted, and by which effective number.
       class_counts: int `[classes]`. A class without an example counts as one of one.
-      on: whether the training has come to where it is switched on.
+      on: whether class weights are switched on in this epoch.
 
     Returns:
       float32 `[classes]`; ones for none.

@@ -21,21 +21,21 @@ from experiments.results import metrics
 from experiments.train import objectives
 from experiments.train.sharding import AXIS, Layout
 
-NAMED = 8  # examples with a loss that is not finite that a step can name
+NAMED = 8  # most examples whose loss is not finite that the metrics of a step name
 
 
 class OptimizerState(NamedTuple):
-    """Of the two parts of a method."""
+    """State of the two parts of a method: weighting rule and descent."""
 
-    rule: Any  # of what weights examples
+    rule: Any
     descent: Any
 
 
 class TrainState(NamedTuple):
-    """All that a step changes, and what it draws from."""
+    """Training state: everything that a step changes, and its random key."""
 
     step: jax.Array  # int32 []: updates so far
-    key: jax.Array  # uint32 [2]: of dropout and of augmentation on the device
+    key: jax.Array  # uint32 [2]: for dropout and augmentation on the device
     params: Any  # trained, float32 leaves
     frozen: Any  # parameters that are not trained
     statistics: Any  # BatchNorm's running means and variances, float32 leaves
@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
 
 
 class DatasetStats(NamedTuple):
-    """What the training examples are like, as arguments of the compiled step."""
+    """Statistics of the training set, as arguments of the compiled step."""
 
     class_counts: jax.Array  # float32 [classes], at least 1
     class_weights: jax.Array  # float32 [classes]; ones for none
@@ -52,14 +52,14 @@ class DatasetStats(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step saw: sums over its examples, so that steps add up."""
+    """Metrics of a step: sums over its examples, unless a comment says otherwise."""
 
     examples: jax.Array  # int32 []
     loss: jax.Array  # float32 []: sum of L_i before the update
     tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
     lam: jax.Array  # float32 []: λ; with a radius that of the next step. Not a sum
     weight: jax.Array  # float32 []: sum of p_i
-    effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share that counts; 0 for p = 0
+    effective: jax.Array  # float32 []: effective sample size (Σp)²/(n Σp²); 0 for p = 0
     largest: jax.Array  # float32 []: largest p_i; not a sum
     weight_of_class: jax.Array  # float32 [classes]
     examples_of_class: jax.Array  # int32 [classes]
@@ -68,7 +68,7 @@ class StepMetrics(NamedTuple):
     not_finite: jax.Array  # int32 [NAMED]: examples whose loss is not finite, then -1
 
 
-# State, batch, what the examples are like, what is set -> state after, what was seen.
+# State, batch, statistics, hyperparameters -> state after, metrics.
 Train = Callable[
     [TrainState, Batch, DatasetStats, StepHyperparams], tuple[TrainState, StepMetrics]
 ]
@@ -78,16 +78,15 @@ class Program(NamedTuple):
     """The compiled functions of one configuration, whatever its seed, λ and data."""
 
     init: Callable[[Any, int, int], TrainState]  # network, seed, training examples
-    train: Callable[
-        [StepHyperparams], Train
-    ]  # the step for a moment, which is its argument too
+    # The step for these hyperparameters, which are its argument too.
+    train: Callable[[StepHyperparams], Train]
     evaluate: Callable[[TrainState, Batch], metrics.Counts]
     prune: Callable[[TrainState, Batch], TrainState]
     features: Callable[[TrainState, Batch], jax.Array]
 
 
 def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
-    """Bytes to numbers in [0, 1], then normalised; words stay as they are."""
+    """Scales bytes to [0, 1] and normalises images; returns token ids unchanged."""
     if data.kind.inputs == "text":
         return inputs
     images = inputs.astype(jnp.float32)
@@ -116,13 +115,13 @@ def train_step(
       run: loss, method and optimizer.
       state: before.
       batch: examples, padding marked.
-      stats: what the training examples are like.
+      stats: of the training set.
       hyperparams: learning rate and λ of this update.
-      axis_name: axis of `jax.pmap` that the batch is spread over.
+      axis_name: axis of `jax.pmap` that the batch is sharded over.
       on: whether the rule weights; False before it is switched on.
 
     Returns:
-      The state after, and what was seen.
+      The state after, and metrics.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     inputs, keys = _prepared(run, batch, key, axis_name)
@@ -165,7 +164,7 @@ def train_step(
 
     def clean_loss(params: Any) -> jax.Array:
         assert clean is not None
-        # What they draw is drawn beside what the batch draws, by keys of their own.
+        # The meta batch has random keys of its own.
         inputs, keys = _prepared(run, clean, jax.random.fold_in(key, 2), axis_name)
         losses, _ = per_example_losses(
             params,
@@ -173,7 +172,7 @@ def train_step(
             clean.labels,
             clean.present,
             keys,
-            clean.present,  # none of them is dropped
+            clean.present,  # truncation prunes none of them
             jnp.ones_like(class_weights),
         )
         return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
@@ -215,9 +214,9 @@ def train_step(
 def _prepared(
     run: configs.Run, batch: Batch, key: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Inputs as the network takes them, and keys of dropout `[batch]`."""
-    # Of each example, so that any layout over devices draws the same numbers; and of
-    # each time that it is in the batch, where sampling repeats it.
+    """Augmented and normalised inputs, and keys for dropout `[batch]`."""
+    # A key per example, so that any layout over devices draws the same numbers; and per
+    # occurrence in the batch, where the sampler repeats an example.
     fold = jax.vmap(jax.random.fold_in)
     again = _repeats(batch, axis_name)
     keys, augmentation_keys = (
@@ -232,7 +231,7 @@ def _prepared(
 
 
 def _repeats(batch: Batch, axis_name: str | None) -> jax.Array:
-    """How often each example comes before its place in the batch, int32 `[batch]`."""
+    """How often each example occurs earlier in the batch, int32 `[batch]`."""
     index, present = batch.index, batch.present
     positions = jnp.arange(len(index))
     every, everywhere = index, present
@@ -246,7 +245,7 @@ def _repeats(batch: Batch, axis_name: str | None) -> jax.Array:
 
 
 def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
-    """Over devices too."""
+    """Sums over devices, under `pmap`."""
     return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
@@ -258,7 +257,7 @@ def _metrics_of(
     lam: jax.Array,
     axis_name: str | None,
 ) -> StepMetrics:
-    """Sums up a step."""
+    """The metrics of a step."""
     losses, p = result.losses, result.weights
     present, labels, index = batch.present, batch.labels, batch.index
     wrong = stats.mislabelled[index] & present
@@ -292,7 +291,7 @@ def _metrics_of(
 
 
 def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
-    """The network as it is evaluated."""
+    """The network in evaluation mode."""
     network = nnx.merge(graph, state.params, state.frozen, state.statistics, copy=True)
     network.eval()
     return network
@@ -301,7 +300,7 @@ def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
 def eval_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> metrics.Counts:
-    """Counts what is taken for what.
+    """Accumulates the confusion matrix and the other counts of an evaluation.
 
     Args:
       graph: the network without its arrays.
@@ -321,7 +320,7 @@ def eval_step(
 def prune_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> TrainState:
-    """Keeps the training examples whose label has a probability above k.
+    """Prunes the training examples whose label has a probability of k or less.
 
     Args:
       graph: the network without its arrays.
@@ -336,7 +335,7 @@ def prune_step(
     probabilities = jnp.take_along_axis(
         jax.nn.softmax(logits), batch.labels[:, None], axis=1
     )[:, 0]
-    outside = state.kept.size  # where padding is dropped
+    outside = state.kept.size  # index that `mode="drop"` ignores
     rows = jnp.where(batch.present, batch.index, outside)
     kept = state.kept.at[rows].set(probabilities > run.loss.k, mode="drop")
     return state._replace(kept=kept)
@@ -354,24 +353,23 @@ def program(
 ) -> Program:
     """Compiles the steps, each when it is first called.
 
-    Seed, λ, learning rates and what the data are like are arguments, so that runs that
+    Seed, λ, learning rates and statistics of the data are arguments, so that runs that
     differ in those share a program.
 
     Args:
       run: network, loss, method and optimizer.
       layout: devices.
-      parallel: whether the program is cut up by the sharding of the batch, or run on
-        each device with explicit sums.
+      parallel: whether the program is partitioned by the sharding of the batch, or run
+        on each device with explicit collectives.
 
     Returns:
-      The compiled functions. `train` gives the buffers of the state before to the
-      state after.
+      The compiled functions. `train` donates the buffers of the state.
     """
     return _program(essential(run), layout, parallel)
 
 
 def essential(run: configs.Run) -> configs.Run:
-    """What of a run its programs depend on; the rest is the same for all."""
+    """A run with only the fields that its programs depend on; others are constant."""
     follows = run.method.rho is not None
     return configs.replace(
         run,
@@ -437,24 +435,24 @@ def updates_of(
 
     Args:
       run: network, loss, method and optimizer.
-      axis_name: as `train_step` takes it.
-      on: likewise.
+      axis_name: axis of `jax.pmap`; see `train_step`.
+      on: whether the rule weights; see `train_step`.
 
     Returns:
-      `train_step` without what is fixed.
+      `train_step` with graph, run and options bound.
     """
     graph = _graph(_untrained(run), axis_name)
     return functools.partial(train_step, graph, run, axis_name=axis_name, on=on)
 
 
 def counts_of(run: configs.Run) -> Callable[[TrainState, Batch], metrics.Counts]:
-    """The pure evaluation of a run, `eval_step` without what is fixed."""
+    """The pure evaluation of a run: `eval_step` with graph and run bound."""
     alike = _untrained(run)
     return functools.partial(eval_step, _graph(alike), alike)
 
 
 def switches(run: configs.Run) -> bool:
-    """Whether what comes before the rule is switched on is a program of its own."""
+    """Whether there is another program before the rule is switched on."""
     return methods.rule(run).before is not None
 
 
@@ -476,7 +474,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
         )
 
     one_program = not switches(run)
-    # The axis has a name only inside `pmap`; what is evaluated is not inside.
+    # The axis has a name only inside `pmap`, where evaluation does not run.
     evaluate, features = _evaluation_of(_untrained(run), layout)
     return Program(
         functools.partial(_init, run, layout),
@@ -493,7 +491,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
 
 def _untrained(run: configs.Run) -> configs.Run:
-    """A run without what only training depends on."""
+    """A run with defaults for the fields that only training depends on."""
     plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
     plain |= {"optimizer": configs.Optimizer(), "data.clean_per_class": 0}
     return configs.replace(run, plain)
@@ -508,7 +506,7 @@ def _graph(run: configs.Run, axis_name: str | None = None) -> nnx.GraphDef:
 
 @functools.cache
 def _evaluation_of(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
-    """Compiles what only looks at a network, however it is trained."""
+    """Compiles evaluation and features, once for all ways to train a network."""
 
     def evaluation_of(step: Callable[..., Any]) -> Callable[..., Any]:
         compiled = jax.jit(
@@ -516,7 +514,7 @@ def _evaluation_of(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]
             in_shardings=(layout.replicated, layout.spread),
             out_shardings=layout.replicated,
         )
-        # Without what belongs to the training, whose kind would be compiled in.
+        # Without the fields of training, whose types would be compiled in.
         rest = {"step": None, "key": None, "optimizer": None, "kept": None}
         return lambda state, batch: compiled(state._replace(**rest), batch)
 
@@ -526,14 +524,14 @@ def _evaluation_of(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]
 def feature_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> jax.Array:
-    """What enters the head, float `[batch, features]`."""
+    """Penultimate features, which enter the head, float `[batch, features]`."""
     return _network(graph, state).features(
         prepare(run.data, batch.inputs), batch.present
     )
 
 
 def init_network(run: configs.Run, seed: int) -> Any:
-    """A network with its arrays.
+    """Initialises a network.
 
     Args:
       run: which network.
@@ -546,7 +544,7 @@ def init_network(run: configs.Run, seed: int) -> Any:
 
 
 def _shape_of(data: configs.Data) -> configs.Data:
-    """What of the data a network depends on; the rest as it is by default."""
+    """Data with only the fields that a network depends on; others are defaults."""
     return configs.Data(
         source=data.source,
         test_per_class=1 if data.test_per_class else 0,
@@ -558,14 +556,14 @@ def _shape_of(data: configs.Data) -> configs.Data:
 
 @functools.cache
 def _init_network(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
-    """Compiles what draws the arrays: seed -> graph and state."""
+    """Compiles the initialisation of a network: seed -> graph and state."""
 
     def network(seed: jax.typing.ArrayLike) -> Any:
         return models.build(model, data, rngs=nnx.Rngs(jax.random.key(seed)))
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: network(0)))
-    # It runs once or a few times. Optimized further, the same numbers come out, after
-    # five times as long at the compiler.
+    # It runs only a few times. At a higher level of optimization the compiler takes
+    # five times as long, for the same numbers.
     state = jax.jit(
         lambda seed: nnx.state(network(seed)),
         compiler_options={"xla_backend_optimization_level": 1},
@@ -574,7 +572,7 @@ def _init_network(model: configs.Model, data: configs.Data) -> Callable[[int], A
 
 
 def _parts(run: configs.Run, network: Any) -> tuple[Any, ...]:
-    """Filters: what is trained, other parameters, statistics."""
+    """Filters: trained parameters, frozen parameters, statistics."""
     return models.trained(run.trainable, network), nnx.Param, ...
 
 
@@ -599,16 +597,16 @@ def _init(
         ),
         kept=np.ones(examples if truncates else 0, bool),
     )
-    # Copies, since a step gives the buffers of its state away.
+    # Copies, since a step donates the buffers of its state.
     return layout.replicate(jax.tree.map(np.array, state))
 
 
 def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
-    """The step on every device of its own, from whole batches."""
+    """The step under `pmap`, from whole batches."""
     devices = list(layout.mesh.devices.flat)
 
     def without_kept(*arguments: Any) -> tuple[TrainState, StepMetrics]:
-        # It stays as it was. Empty, it would crash the compiler of JAX 0.11.2.
+        # `kept` does not change. Empty, it would crash the compiler of JAX 0.11.2.
         after, step_metrics = train(*arguments)
         return after._replace(kept=None), step_metrics
 

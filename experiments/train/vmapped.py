@@ -1,9 +1,9 @@
-"""Many trainings in one program: an axis of runs through state, batches and moments.
+"""Vmapped runs: one program trains many, with an axis of runs through all arrays.
 
 The runs differ in seed, λ, γ and whatever else is an argument of the compiled step, and
-in their examples; they agree in the size of everything. Each is trained as it would be
-alone, on its own batches in its own order. The inputs lie on the device once, however
-many of the runs have them.
+in their examples; all shapes are the same. Each run's numbers are those of `loop.fit`,
+on its own batches in its own order. Inputs that several runs share are stored on the
+device once.
 """
 
 import collections
@@ -29,45 +29,45 @@ _SPLITS = ("train", "validation", "test")
 
 
 def require(runs: Sequence[configs.Run], tasks: Sequence[Task]) -> None:
-    """Refuses runs that cannot be trained side by side.
+    """Refuses runs that cannot be vmapped.
 
     Args:
-      runs: which.
-      tasks: of each.
+      runs: the runs.
+      tasks: the task of each run.
 
     Raises:
-      BadConfiguration: one takes more than the places of its examples, starts from
-        another or drops examples on its way; or they differ in more than numbers.
+      BadConfiguration: the device loop does not support a run, it starts from other
+        parameters or prunes examples; or the runs differ in more than numbers.
     """
     for run in runs:
         device_loop.require(run)
         if run.start_from is not None or run.model.pretrained is not None:
             raise configs.BadConfiguration(
-                "What is trained side by side starts from drawn parameters, got "
+                "Vmapped runs start from random parameters, got "
                 f"{run.start_from or run.model.pretrained}."
             )
         if run.loss.name == "truncated" and run.loss.prune_from < 1.0:
             raise configs.BadConfiguration(
-                "What is trained side by side drops no examples on its way: set "
-                f"loss.prune_from to 1, got {run.loss.prune_from}."
+                "Vmapped runs do not prune examples: set loss.prune_from to 1, got "
+                f"{run.loss.prune_from}."
             )
     if len({_shape(run) for run in runs}) > 1:
         raise configs.BadConfiguration(
-            "Runs side by side differ in nothing but seed, λ, γ and other numbers that "
-            "their program takes as arguments."
+            "Vmapped runs differ only in seed, λ, γ and other numbers that their "
+            "program takes as arguments."
         )
     for name in _SPLITS:
         sizes = {_size(getattr(task, name)) for task in tasks}
         if len(sizes) > 1:
             raise configs.BadConfiguration(
-                f"The {name} sets of the seeds must be of one size to be trained side "
-                f"by side, got {', '.join(map(str, sorted(sizes)))}: fix them with "
-                "--data.corruption-seed, or train the seeds alone."
+                f"The {name} sets of vmapped runs must be of one size, got "
+                f"{', '.join(map(str, sorted(sizes)))}: fix them with "
+                "--data.corruption-seed, or train each seed with `train`."
             )
 
 
 def _shape(run: configs.Run) -> Any:
-    """What runs side by side have in common: programs, and when what happens."""
+    """What vmapped runs must share: the program and the schedule of evaluations."""
     return (
         steps.essential(run),
         run.epochs,
@@ -81,20 +81,20 @@ def _size(examples: Examples | None) -> int:
 
 
 class VmappedRuns:
-    """Runs as they are trained, on one device.
+    """The training state of vmapped runs, on one device.
 
     Args:
-      runs: which.
-      tasks: of each; one object for those that share it.
+      runs: the runs.
+      tasks: the task of each run; one object for runs that share it.
       layout: one device.
-      most: updates of a dispatch, of each run.
+      most: most updates of a dispatch, of each run.
 
     Attributes:
       per_epoch: updates of each run in an epoch.
-      state: of all; every array begins with the axis of the runs.
+      state: training state; the first axis of every array is that of the runs.
 
     Raises:
-      BadConfiguration: they cannot be trained side by side.
+      BadConfiguration: the runs cannot be vmapped; see `require`.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class VmappedRuns:
         )
         self._epoch = -1
         self._indices: tuple[np.ndarray, np.ndarray]
-        # What is set for a run does not depend on its seed.
+        # Hyperparameters do not depend on the seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
         self._different = list(dict.fromkeys(alike))
         self._which = np.array([self._different.index(run) for run in alike])
@@ -133,7 +133,7 @@ class VmappedRuns:
         return jax.device_get(state)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draws the order of an epoch, and switches on what it brings."""
+        """Draws the batches of an epoch and sets its class weights."""
         self._epoch = epoch
         drawn: dict[Any, Any] = {}  # runs of one seed share their order
         for run, task in self._each():
@@ -151,14 +151,14 @@ class VmappedRuns:
     def advance(
         self, number: int
     ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes updates from a batch of the epoch on, none of the next epoch.
+        """Makes one dispatch of updates, within the epoch.
 
         Args:
-          number: of the first batch, from 0.
+          number: first batch, from 0.
 
         Returns:
-          What each update saw, `[turns, runs, ...]`, and perhaps more turns behind;
-          and what was set for it, `[runs]`.
+          The metrics of each update, `[updates, runs, ...]`, followed by those of
+          padding; and the hyperparameters of each update, `[runs]`.
         """
         index, present = self._indices
         end = min(number + self._dispatch_size, self.per_epoch)
@@ -176,7 +176,7 @@ class VmappedRuns:
         return step_metrics, hyperparams
 
     def _hyperparams(self, step: int) -> methods.StepHyperparams:
-        """What is set for an update, `[runs]`."""
+        """The hyperparameters of an update, `[runs]`."""
         found = [
             methods.step_hyperparams(run, self.per_epoch, step)
             for run in self._different
@@ -185,13 +185,13 @@ class VmappedRuns:
         return methods.StepHyperparams(*(column[self._which] for column in columns))
 
     def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """Accuracy and what else `metrics.summary` has, of each run.
+        """Evaluates all runs on a split.
 
         Args:
-          name: of the split.
+          name: the split.
 
         Returns:
-          Summaries; None where there is no such split.
+          The metrics of `metrics.summary` for each run; None without such a split.
         """
         examples = self._splits[name]
         if examples is None:
@@ -199,7 +199,7 @@ class VmappedRuns:
         run, count = self._runs[0], examples.rows.shape[1]
         size = min(loop.EVAL_BATCH, 2 * run.batch_size)
         look = _evaluation(steps.essential(run), self._layout)
-        # Without what belongs to the training alone.
+        # Without the fields that only training needs.
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
         total: Any = None
         for first in range(0, count, size):
@@ -226,23 +226,23 @@ def fit(
     *,
     most: int = 1,
 ) -> list[str | None]:
-    """Trains, and writes one event per run and epoch, as `train.fit` does.
+    """Trains the runs, and writes one event per run and epoch, as `loop.fit` does.
 
     A run whose loss is not finite writes nothing from that epoch on; the others go on.
     The seconds of an epoch are those of all runs together.
 
     Args:
-      runs: what to run.
-      tasks: what on.
+      runs: the runs.
+      tasks: the task of each run.
       layout: one device.
-      callbacks: of each run; `due` and `save` are not asked for.
-      most: updates of a dispatch, of each run.
+      callbacks: for each run; `due` and `save` are not called.
+      most: most updates of a dispatch, of each run.
 
     Returns:
-      For each run what was not finite; None for nothing.
+      For each run the message about a loss that is not finite, or None.
 
     Raises:
-      BadConfiguration: they cannot be trained side by side.
+      BadConfiguration: the runs cannot be vmapped; see `require`.
     """
     together = VmappedRuns(runs, tasks, layout, most)
     failures: list[str | None] = [None] * len(runs)
@@ -316,7 +316,7 @@ def _read(
 
 @functools.cache
 def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Counts]:
-    """Compiles the evaluation of runs side by side."""
+    """Compiles the evaluation of vmapped runs."""
     count = steps.counts_of(run)
 
     def one(
@@ -332,14 +332,14 @@ def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Count
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
-    """One tree of arrays with another axis in front."""
+    """Stacks the arrays of trees along a new first axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def _to_device(
     tasks: Sequence[Task], layout: Layout
 ) -> dict[str, DeviceDataset | None]:
-    """Puts all splits on the device: different inputs once, places for each run."""
+    """Copies all splits to the device: distinct inputs once, rows for each run."""
     pool = _Pool()
     known: dict[int, dict[str, Any]] = {}
     for task in tasks:
@@ -363,14 +363,14 @@ def _to_device(
 
 
 class _Pool:
-    """Different inputs, each once."""
+    """Distinct inputs, each stored once."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, int] = {}
         self._kept: list[np.ndarray] = []
 
     def add(self, inputs: np.ndarray) -> np.ndarray:
-        """Where each of these is, int32 `[n]`."""
+        """Adds inputs; returns the row of each, int32 `[n]`."""
         rows = np.empty(len(inputs), np.int32)
         for place, one in enumerate(inputs):
             digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest()
@@ -380,5 +380,5 @@ class _Pool:
         return rows
 
     def inputs(self) -> np.ndarray:
-        """All of them, `[stored, ...]`."""
+        """All distinct inputs, `[stored, ...]`."""
         return np.stack(self._kept)
