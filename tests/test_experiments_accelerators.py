@@ -73,8 +73,8 @@ def test_many_steps_of_a_dispatch(dtype, element):
     batch = problem.batch(0)
     examples = device_loop.to_device(Examples(batch.inputs, batch.labels), LAYOUT)
     index = np.tile(np.arange(problem.SIZE, dtype=np.int32), (4, 1))
-    turns = device_loop.turns(index, index >= 0, [MOMENT] * 4, 4)
+    step_inputs = device_loop.step_inputs(index, index >= 0, [MOMENT] * 4, 4)
     update = device_loop.compiled(run, LAYOUT)
-    program = exported(update, start(run), examples, GIVEN, turns)
+    program = exported(update, start(run), examples, GIVEN, step_inputs)
     assert_convolves_in(element, program)
     assert "stablehlo.while" in program

@@ -1,4 +1,4 @@
-"""Runs with names: every table and figure of both versions of the paper.
+"""Presets, named runs: every table and figure of both versions of the paper.
 
 A family of presets is a module here. A preset's `doc` says how to run it, what that
 costs, what the paper has for it and where it departs from the paper. `NAME_smoke` is

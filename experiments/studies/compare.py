@@ -25,7 +25,7 @@ TABLE, RESULTS, COSTS, TRAININGS = "table.md", "results.json", "costs.json", "ru
 FAILED = "failed.json"  # in the directory of a run whose loss was not finite
 CLASSIFIED = "classifiers.json"  # in that of a first stage: what needs no training
 
-# What a table shows of a test set, as `metrics.summary` and as a heading.
+# Columns of the table: metrics of `metrics.summary`, and their headings.
 MEASURES = {
     "accuracy": "accuracy",
     "balanced": "balanced",
@@ -41,11 +41,11 @@ class Trial(NamedTuple):
 
     value: str  # as it is shown
     validation: list[float]  # accuracy, by seed; -inf where a loss was not finite
-    test: list[dict[str, Any] | None]  # by seed, as `metrics.summary`; None likewise
+    test: list[dict[str, Any] | None]  # by seed, as `metrics.summary`; None if diverged
 
 
 class Outcome(NamedTuple):
-    """What became of a method."""
+    """The results of a method, for all values of its grid."""
 
     method: MethodGrid
     trials: list[Trial]
@@ -58,10 +58,10 @@ class Outcome(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """What all trainings of a comparison share."""
+    """The arguments that all trainings of a comparison share."""
 
     preset: str
-    base: configs.Run  # plain training, evaluated at its end alone
+    base: configs.Run  # plain training, evaluated only after the last epoch
     session: configs.Session
     out: pathlib.Path
 
@@ -71,14 +71,14 @@ class _Interrupted(Exception):
 
 
 def main(preset: str, config: configs.Compare) -> int:
-    """Trains what is missing, and tabulates what is there.
+    """Trains the runs that are missing, and tabulates the methods.
 
     Args:
       preset: its name.
-      config: what to compare, and where to.
+      config: methods, seeds and output directory.
 
     Returns:
-      Exit status: 0, or 130 if it was interrupted; the same command then goes on.
+      Exit status: 0, or 130 if it was interrupted; the same command then resumes.
 
     Raises:
       BadConfiguration: there is no such method, or no validation data; or the
@@ -146,7 +146,7 @@ _DIVERGED: dict[str, Any] = {"validation": -math.inf, "test": None}
 def _one(
     setting: _Setting, method: MethodGrid, place: int, seed: int
 ) -> dict[str, Any]:
-    """Accuracy on validation and summary on test of one training."""
+    """Validation accuracy and test metrics of one training."""
     value, _ = method.grid[place]
     run = dataclasses.replace(method.runs(setting.base)[place], seed=seed)
     start_from = None
@@ -166,7 +166,7 @@ def _first_stage(
     """Plain training at the preset's learning rate, which all second stages share.
 
     Returns:
-      Where it is, finished; None if it diverged.
+      The directory of the finished run; None if it diverged.
     """
     normalised = method_grid.NORMALISED * method.name.endswith(method_grid.NORMALISED)
     sgd = method_grid.choose(setting.base, f"sgd{normalised}")[-1]
@@ -181,7 +181,7 @@ def _place(setting: _Setting, name: str, value: str, seed: int) -> pathlib.Path:
 
 
 def _trained(setting: _Setting, run: configs.Run, out: pathlib.Path) -> dict[str, Any]:
-    """Trains if need be, and reads what came out."""
+    """Trains a run unless it is finished, and returns its results."""
     found = _read_run(out, run)
     if found is None:
         session = dataclasses.replace(setting.session, out=out, tensorboard=False)
@@ -196,10 +196,10 @@ def _trained(setting: _Setting, run: configs.Run, out: pathlib.Path) -> dict[str
 
 
 def _read_run(out: pathlib.Path, run: configs.Run) -> dict[str, Any] | None:
-    """What a training came to; None if it is not over.
+    """The results of a run directory; None if the run is not finished.
 
     Raises:
-      BadConfiguration: another one was trained there.
+      BadConfiguration: the directory holds another run.
     """
     if not (out / run_dir.CONFIG).is_file():
         return None
@@ -216,7 +216,7 @@ def _read_run(out: pathlib.Path, run: configs.Run) -> dict[str, Any] | None:
 def _classified(
     setting: _Setting, kind: str, value: str, stage_one: pathlib.Path
 ) -> dict[str, Any]:
-    """Another classifier on a finished run's features, kept beside it."""
+    """Results of a post-hoc classifier of a finished run, cached in its directory."""
     kept = _read(stage_one / CLASSIFIED)
     name = f"{kind} {value}"
     if name not in kept:
@@ -227,7 +227,7 @@ def _classified(
 
 
 def _classify(setting: _Setting, stage_one: pathlib.Path) -> dict[str, Any]:
-    """Every classifier that needs no training, on validation and test."""
+    """Results of all post-hoc classifiers, on validation and test."""
     seen = runs.all_features(stage_one, setting.session.data_dir)
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
@@ -258,7 +258,7 @@ def _classify(setting: _Setting, stage_one: pathlib.Path) -> dict[str, Any]:
 
 
 def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
-    """Time and memory of each method's step, where they are not known yet."""
+    """Measures time and memory of each method's step, unless they are known."""
     path = setting.out / COSTS
     measured = _read(path)
     missing = [one for one in chosen if one.name not in measured]
@@ -268,7 +268,7 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
 
 
 def _told(outcome: Outcome) -> str:
-    """A line on a method that is done."""
+    """A message about a finished method."""
     chosen = outcome.chosen
     if chosen is None:
         return f"{outcome.method.title}: every training diverged."
@@ -291,11 +291,11 @@ def table(
 
     Args:
       outcomes: plain SGD's first.
-      measured: by method's name, what `costs.measure` found; may lack some.
-      seeds: how many there were.
+      measured: results of `step_cost.measure` by method; may lack some.
+      seeds: number of seeds.
 
     Returns:
-      The table and how to read it.
+      The table and notes on how to read it.
     """
     head = [
         "method", "chosen", *MEASURES.values(), "against SGD", "time", "memory",

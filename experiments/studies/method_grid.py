@@ -1,8 +1,8 @@
-"""The methods that `compare` sets against each other, each with its grid.
+"""The method grid of `compare`: ABSGD and its baselines, each with a hyperparameter.
 
-A contender is what it changes in one plain run, and a grid of as many values of one
-hyperparameter as every other has: its own, or the learning rate where it has none.
-Imports no JAX.
+A method is given by its changes of one plain run, and by a grid of values of one
+hyperparameter: its own, or the learning rate where it has none. All grids have the same
+size. Imports no JAX.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from experiments import configs
 GRID = 3  # values that each method's hyperparameter is chosen among
 NORMALISED = "+norm"  # suffix: the same with logits divided by their norm
 
-# Examples of each class that are held out where the data set has no validation split,
-# and that methods which learn weights are shown.
+# Examples of each class that are held out for validation, where the data set has no
+# validation split, and for the meta set.
 _VALIDATION: dict[configs.Source, int] = {
     "cifar10": 100,
     "cifar100": 10,
@@ -26,18 +26,18 @@ _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 
 
 class MethodGrid(NamedTuple):
-    """One way to train.
+    """A method with the grid of its hyperparameter.
 
     Attributes:
       name: on the command line.
       title: in tables.
       changes: of the plain run, as in `configs.replace`.
-      hyperparameter: hyperparameter that is chosen, as tables call it.
-      grid: its values as tables show them, and what each changes.
-      backward: backward passes over a batch for an update, clean batches included.
+      hyperparameter: its name in tables.
+      grid: values as tables show them, and the changes of each.
+      backward: backward passes per update, those of meta batches included.
       stage: 2 where it starts from a finished plain run.
-      classifier: what classifies features of a finished plain run without training:
-        nearest class means, or the head with its norms divided out.
+      classifier: post-hoc classifier of the features of a finished plain run: nearest
+        class means (`ncm`), or the head with its norms divided out (`tau`).
     """
 
     name: str
@@ -50,7 +50,7 @@ class MethodGrid(NamedTuple):
     classifier: Literal["ncm", "tau"] | None = None
 
     def runs(self, plain: configs.Run) -> list[configs.Run]:
-        """What is trained, for each value of the grid."""
+        """The run for each value of the grid."""
         return [
             configs.replace(plain, {**self.changes, **changes})
             for _, changes in self.grid
@@ -58,13 +58,13 @@ class MethodGrid(NamedTuple):
 
 
 def plain(run: configs.Run) -> configs.Run:
-    """The run that all contenders change: SGD on cross-entropy, with validation data.
+    """The baseline run that all methods change: SGD on cross-entropy.
 
     Args:
       run: whose data, network, schedule and optimizer it takes.
 
     Returns:
-      The run without what a method or a loss of its own adds, evaluated at its end.
+      The run with plain method and loss and a validation set, evaluated at its end.
     """
     held_out = run.data.validation_per_class or _VALIDATION.get(run.data.source, 0)
     return configs.replace(
@@ -82,11 +82,11 @@ def plain(run: configs.Run) -> configs.Run:
 
 
 def every(run: configs.Run) -> dict[str, MethodGrid]:
-    """The contenders that fit a run's data and network, by name.
+    """The methods that fit a run's data and network, by name.
 
     Args:
-      run: a preset's, from which come γ, the share of the training after which weights
-        begin, and whether labels are noisy.
+      run: a preset's, with γ, the fraction of the epochs after which weights begin, and
+        whether labels are noisy.
 
     Returns:
       In the order of the documentation.
@@ -97,14 +97,14 @@ def every(run: configs.Run) -> dict[str, MethodGrid]:
 
 
 def choose(run: configs.Run, names: str) -> list[MethodGrid]:
-    """The contenders of a comma-separated list.
+    """The methods of a comma-separated list.
 
     Args:
       run: a preset's.
       names: such as `absgd,ldam_drw`; a name may end in `+norm`. Empty for all.
 
     Returns:
-      Plain SGD first, since all others are held against it.
+      Plain SGD first, since it is the baseline of all others.
 
     Raises:
       configs.BadConfiguration: there is no such method for this run.
@@ -134,7 +134,7 @@ def _noisy(run: configs.Run) -> bool:
 
 
 def _start(run: configs.Run) -> float:
-    """The share of the training after which weights begin."""
+    """The fraction of the epochs after which weights begin."""
     return run.method.start_at or run.loss.class_weights_from
 
 
@@ -145,7 +145,7 @@ def _grid(
 
 
 def _rates(rate: float) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    """Of learning; the run's own first, which a second stage starts from."""
+    """Learning rates; the run's own first, which a second stage starts from."""
     values = (rate, rate / 2.0, rate * 2.0)
     return _grid(values, lambda value: {"optimizer.learning_rate": value})
 
@@ -160,12 +160,12 @@ def _lams(run: configs.Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 
 
 def _method(run: configs.Run, name: configs.MethodName, **more: Any) -> configs.Method:
-    """Of that name, from the same epoch on as the run's own."""
+    """The method of that name, switched on at the run's own epoch."""
     return configs.Method(name, start_at=_start(run), **more)
 
 
 def _weighting(run: configs.Run) -> list[MethodGrid]:
-    """By the losses: in the batch, over time, or of groups."""
+    """Methods that weight by losses: in the batch, over time, or of groups."""
     lams, rate = _lams(run), run.optimizer.learning_rate
     gamma, init_s = run.method.gamma, run.method.init_s
     attention = {"gamma": gamma, "init_s": init_s}
@@ -228,12 +228,12 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
 
 
 def _class_level(run: configs.Run) -> list[MethodGrid]:
-    """By the class: sampling, weights, margins."""
+    """Class-level methods: sampling, weights, margins."""
     start, rates = _start(run), _rates(run.optimizer.learning_rate)
     gamma, init_s = run.method.gamma, run.method.init_s
     weighted = {"loss.class_weights": True}
     deferral = {"loss.class_weights_from": start}
-    # PyTorch's weighted mean, of a weighted cross-entropy alone: the focal loss, which
+    # PyTorch's weighted mean, only for weighted cross-entropy: the focal loss, which
     # has the weights inside, is a plain mean in LDAM's code.
     always = weighted | {"loss.class_weights_norm": "weights"}
     deferred = always | deferral
@@ -300,7 +300,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
 
 
 def _learned(run: configs.Run) -> list[MethodGrid]:
-    """By what helps on clean, balanced examples."""
+    """Methods that learn weights on a clean, balanced meta set."""
     clean = {"data.clean_per_class": _CLEAN // 2 if _small(run) else _CLEAN}
     weighted = {"loss.class_weights": True, "loss.class_weights_from": _start(run)}
 
@@ -338,7 +338,7 @@ def _small(run: configs.Run) -> bool:
 
 
 def _two_stage(run: configs.Run) -> list[MethodGrid]:
-    """Another classifier on the features of plain training."""
+    """Two-stage methods: another classifier on the features of plain training."""
     rate, epochs = run.optimizer.learning_rate, run.epochs
     second = {
         "data.sampling": "class_aware",
@@ -397,7 +397,7 @@ def _two_stage(run: configs.Run) -> list[MethodGrid]:
 
 
 def _noise(run: configs.Run) -> list[MethodGrid]:
-    """Losses that trust a label less."""
+    """Losses that are robust to label noise."""
     return [
         MethodGrid(
             "sce",

@@ -37,7 +37,7 @@ class Points(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one update saw and made."""
+    """The weights and the result of one update."""
 
     weights: jax.Array  # float32 [batch], of the examples; they average one
     line: jax.Array  # float32 [3], after it
@@ -47,7 +47,7 @@ def main(config: configs.Toy) -> int:
     """Takes the steps, prints a table, and writes it and the figure.
 
     Args:
-      config: λ, seed, and where to.
+      config: λ, seed and output directory.
 
     Returns:
       Exit status 0.
@@ -91,7 +91,7 @@ def points(seed: int) -> Points:
 
 
 def batch(seed: int) -> np.ndarray:
-    """Places of the batch's 16 points, the same for every method."""
+    """Indices of the batch's 16 points, the same for every method."""
     rng = np.random.default_rng([seed, 1])
     of_majority = rng.choice(MAJORITY, BATCH[0], replace=False)
     of_minority = MAJORITY + rng.choice(MINORITY, BATCH[1], replace=False)
@@ -122,7 +122,7 @@ def step(examples: Points, lam: float, *, by_class: bool = False) -> Step:
 
 
 def table(everything: Points, examples: Points, steps: dict[str, Step]) -> str:
-    """What each method looks at, and how far that moves the line.
+    """Tabulates the weights of each method, and how far the line moves.
 
     Args:
       everything: all points.
