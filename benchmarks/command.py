@@ -55,10 +55,10 @@ def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
     Raises:
       Died: the process of a variant did.
     """
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(what: str) -> None:
-        said.append(what)
+        messages.append(what)
         print(f"{name}: {what}", file=sys.stderr, flush=True)
 
     setting = interleave.Setting(config, workers, say)
@@ -89,7 +89,7 @@ def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
                     if variable.startswith(("JAX_", "XLA_", "OMP_"))
                 },
                 "load": {"before": before, "after": _load()},
-                "said": said,
+                "messages": messages,
                 "groups": groups,
                 "table": table.splitlines(),
             },

@@ -38,9 +38,9 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
     with plot_style.saved(path, (3.6 * (len(names) + 1), 4.6)) as sheet:
         *panels, operations = sheet.subplots(1, len(names) + 1)
         for panel, name in zip(panels, names, strict=True):
-            for place, (batch, color) in enumerate(zip(batches, colors, strict=True)):
+            for index, (batch, color) in enumerate(zip(batches, colors, strict=True)):
                 # Shifted, so that error bars do not overlap.
-                shift = 1.12 ** (place - (len(batches) - 1) / 2)
+                shift = 1.12 ** (index - (len(batches) - 1) / 2)
                 rows = [
                     (shift * group["facts"]["parameters"], _time(group, name))
                     for group in mlps
@@ -128,10 +128,10 @@ def _bars(groups: Summaries, path: pathlib.Path) -> None:
                 ecolor=plot_style.GREY,
                 height=0.7,
             )
-            for place, each in enumerate(found):
+            for index, each in enumerate(found):
                 panel.annotate(
                     f"{each['median']:.3g}×",
-                    (each["high"], place),
+                    (each["high"], index),
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
@@ -154,9 +154,9 @@ def _with_quartiles(
     panel: "Axes", rows: list[tuple[float, dict[str, float]]], color: Any, label: str
 ) -> None:
     if rows:
-        places, found = zip(*rows, strict=True)
+        positions, found = zip(*rows, strict=True)
         panel.errorbar(
-            places,
+            positions,
             [each["median"] for each in found],
             yerr=_errors(list(found)),
             fmt="o-",

@@ -32,7 +32,7 @@ WARM_UP = 2  # steps before any is timed
 # All children share the devices' memory, so none preallocates it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _LAST = 10.0  # seconds that a child has to end by itself
-_QUOTED = 4000  # characters of what a dead child said
+_QUOTED = 4000  # characters of a dead child's standard error
 
 
 class Died(Exception):
@@ -57,14 +57,14 @@ class Child:
         self.name = name
         self._given_up = False
         variables = _ENVIRONMENT | os.environ | dict(environment or {})
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
         self._process = subprocess.Popen(
             list(command),
             cwd=ROOT,
             env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             encoding="utf-8",
         )
 
@@ -106,9 +106,9 @@ class Child:
             status = self._process.wait(_LAST)
         except subprocess.TimeoutExpired:
             status = "unknown"
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()[-_QUOTED:]
-        return Died(f"{self.name} ended with status {status}:\n{said}")
+        self._errors.seek(0)
+        errors = self._errors.read().decode(errors="replace").strip()[-_QUOTED:]
+        return Died(f"{self.name} ended with status {status}:\n{errors}")
 
     def close(self) -> None:
         """Ends the process."""
@@ -121,7 +121,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        self._errors.close()
 
     def __enter__(self) -> Self:
         return self

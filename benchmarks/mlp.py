@@ -50,8 +50,8 @@ def shapes(parameters: int) -> list[tuple[int, int]]:
 def losses_of(params: Params, inputs: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy, float32 `[batch]`."""
     x = inputs
-    for place, (weights, bias) in enumerate(params):
-        x = (jax.nn.relu(x) if place else x) @ weights + bias
+    for index, (weights, bias) in enumerate(params):
+        x = (jax.nn.relu(x) if index else x) @ weights + bias
     return absgd_jax.losses.softmax_cross_entropy(x, labels)
 
 

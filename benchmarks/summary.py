@@ -114,13 +114,13 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     head += ["examples / s"]
     rows = []
     for group in groups:
-        for place, (name, about) in enumerate(group["variants"].items()):
+        for index, (name, about) in enumerate(group["variants"].items()):
             first, *_ = group["baselines"]
             time = about.get("time", {})
             temporary = about["facts"].get("temporary_bytes")
             rows.append(
                 [
-                    group["name"] if place == 0 else "",
+                    group["name"] if index == 0 else "",
                     name,
                     *_ratio(time.get(first)),
                     *(_ratio(time.get(other))[0] for other in others),
@@ -132,10 +132,10 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
                 ]
             )
     used = [
-        place for place in range(len(head)) if any(row[place] != "" for row in rows)
+        index for index in range(len(head)) if any(row[index] != "" for row in rows)
     ]
     return "\n".join(
-        formatting.markdown([[row[place] for place in used] for row in [head, *rows]])
+        formatting.markdown([[row[index] for index in used] for row in [head, *rows]])
     )
 
 

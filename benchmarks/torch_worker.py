@@ -54,8 +54,8 @@ class ResNet(nn.Module):
         self.stem_norm = nn.BatchNorm2d(widths[0])
         made, inputs = [], widths[0]
         for stage, (count, width) in enumerate(zip(blocks, widths)):  # noqa: B905
-            for place in range(count):
-                made.append(Block(inputs, width, 2 if stage and not place else 1))
+            for index in range(count):
+                made.append(Block(inputs, width, 2 if stage and not index else 1))
                 inputs = width
         self.blocks = nn.Sequential(*made)
         self.head = nn.Linear(inputs, classes)

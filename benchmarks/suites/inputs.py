@@ -49,10 +49,10 @@ def measure(setting: Setting) -> Iterator[Group]:
     )
     several = 1 if quick else os.cpu_count() or 1
     name = f"jpeg, workers: {several}"
-    alone = setting.group(
+    workers_only = setting.group(
         name,
         {name: jpeg | {"workers": several}},
         steps={name: 2 if quick else 8 * several},
     )
-    photographs.variants.update(alone.variants)
+    photographs.variants.update(workers_only.variants)
     yield photographs

@@ -51,7 +51,7 @@ _DIGESTS = {
     }
 }
 # Mean of each channel of the training images, in [0, 1], to four digits: published in
-# many places. Of CIFAR-100 no digest was at hand.
+# many papers. We know of no published digest of CIFAR-100.
 _MEANS = {"cifar100": (0.5071, 0.4865, 0.4409)}
 
 

@@ -44,9 +44,9 @@ def gradient(weighting_input: WeightingInput, state: ExamplesState) -> Weighting
 
     def weigh(losses: jax.Array) -> Any:
         outside = state.log_weights.size  # where padding is dropped
-        places = jnp.where(present, weighting_input.index, outside)
+        rows = jnp.where(present, weighting_input.index, outside)
         # An example that is drawn twice counts twice.
-        log_weights = state.log_weights.at[places].add(-step_size * losses, mode="drop")
+        log_weights = state.log_weights.at[rows].add(-step_size * losses, mode="drop")
         log_sum = jax.nn.logsumexp(log_weights)
         log_weights = log_weights - (log_sum - math.log(outside))
         p = jnp.exp(log_weights[weighting_input.index])

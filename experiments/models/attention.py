@@ -34,7 +34,7 @@ class Attention(nnx.Module):
     def __init__(
         self, height: int, width: int, channels: int, *, rngs: nnx.Rngs
     ) -> None:
-        places, half = height * width, max(channels // 2, 1)
+        positions, half = height * width, max(channels // 2, 1)
         self.g, self.theta, self.phi = (
             nnx.Linear(channels, half, kernel_init=_he_normal_in, rngs=rngs)
             for _ in range(3)
@@ -46,9 +46,13 @@ class Attention(nnx.Module):
             kernel_init=nnx.initializers.zeros,
             rngs=rngs,
         )
-        drawn = heads.within(1.0 / math.sqrt(places * channels))
+        drawn = heads.within(1.0 / math.sqrt(positions * channels))
         self.spatial = nnx.Linear(
-            places * channels, places, kernel_init=drawn, bias_init=drawn, rngs=rngs
+            positions * channels,
+            positions,
+            kernel_init=drawn,
+            bias_init=drawn,
+            rngs=rngs,
         )
 
     def __call__(self, maps: jax.Array) -> jax.Array:

@@ -106,8 +106,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _layers(network: ResNet | BasicResNet) -> Iterator[tuple[str, str, Normalized]]:
     """The names of a convolution and of its norm, and where they go."""
     yield "conv1", "bn1", network.stem
-    places = [(s, b) for s, count in enumerate(network.stages) for b in range(count)]
-    for (stage, number), block in zip(places, network.blocks, strict=True):
+    indices = [(s, b) for s, count in enumerate(network.stages) for b in range(count)]
+    for (stage, number), block in zip(indices, network.blocks, strict=True):
         name = f"layer{stage + 1}.{number}"
         if isinstance(block, Bottleneck):
             layers = [block.down, block.middle, block.up]

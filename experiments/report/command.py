@@ -60,9 +60,9 @@ def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
         for name, figure in together.items()
         if figure.draw(groups, out / f"{name}.png")
     ]
-    for place, group in enumerate(groups, start=1):
+    for index, group in enumerate(groups, start=1):
         for name, figure in singly.items():
-            path = out / (f"{name}-{place}.png" if len(groups) > 1 else f"{name}.png")
+            path = out / (f"{name}-{index}.png" if len(groups) > 1 else f"{name}.png")
             if figure.draw(group, path):
                 drawn.append(path.name)
     return drawn
@@ -81,8 +81,8 @@ def text(groups: list[Group], drawn: list[str]) -> str:
     lines = []
     if len(groups) > 1:
         lines += ["# Comparison", "", *markdown.comparison(groups), ""]
-    for place, group in enumerate(groups, start=1):
-        count = f"{place}. " if len(groups) > 1 else ""
+    for index, group in enumerate(groups, start=1):
+        count = f"{index}. " if len(groups) > 1 else ""
         lines += [f"# {count}{group.title}", "", *markdown.section(group)]
     if drawn:
         lines += ["# Figures", "", *(f"![{name}]({name})" for name in drawn), ""]

@@ -137,15 +137,15 @@ def _draw(
 ) -> None:
     """The points of one split."""
     chosen = spread(labels, points, seed)
-    places, labels = embed(features[chosen], seed), labels[chosen]
+    embedded, labels = embed(features[chosen], seed), labels[chosen]
     if classes > NAMED:
         panel.scatter(
-            *places.T, c=labels, cmap="viridis_r", vmin=0, vmax=classes - 1, s=7, lw=0
+            *embedded.T, c=labels, cmap="viridis_r", vmin=0, vmax=classes - 1, s=7, lw=0
         )
     else:
         for label in range(classes):
             panel.scatter(
-                *places[labels == label].T,
+                *embedded[labels == label].T,
                 color=_color(label),
                 marker=_MARKERS[label // len(plot_style.COLORS)],
                 s=9,

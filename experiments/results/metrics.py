@@ -67,8 +67,8 @@ def count(
     confidence = jnp.max(jax.nn.softmax(logits), axis=1)
     bins = jnp.clip(jnp.ceil(BINS * confidence).astype(jnp.int32) - 1, 0, BINS - 1)
 
-    def by(place: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jnp.zeros(shape, values.dtype).at[place].add(values)
+    def by(index: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jnp.zeros(shape, values.dtype).at[index].add(values)
 
     return Counts(
         examples=by(labels, here, (classes,)),

@@ -129,8 +129,8 @@ def _train_all(
             progress.set_description(method.title)
             trials = [Trial(value, [], []) for value, _ in method.grid]
             for seed in range(seeds):
-                for place, trial in enumerate(trials):
-                    found = _one(setting, method, place, seed)
+                for index, trial in enumerate(trials):
+                    found = _one(setting, method, index, seed)
                     trial.validation.append(found["validation"])
                     trial.test.append(found["test"])
                     progress.update()
@@ -144,11 +144,11 @@ _DIVERGED: dict[str, Any] = {"validation": -math.inf, "test": None}
 
 
 def _one(
-    setting: _Setting, method: MethodGrid, place: int, seed: int
+    setting: _Setting, method: MethodGrid, index: int, seed: int
 ) -> dict[str, Any]:
     """Validation accuracy and test metrics of one training."""
-    value, _ = method.grid[place]
-    run = dataclasses.replace(method.runs(setting.base)[place], seed=seed)
+    value, _ = method.grid[index]
+    run = dataclasses.replace(method.runs(setting.base)[index], seed=seed)
     start_from = None
     if method.stage == 2:
         start_from = _first_stage(setting, method, seed)

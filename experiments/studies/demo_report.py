@@ -207,14 +207,14 @@ def _draw_class_weights(panel: "Axes", found: Outcome) -> None:
 def _draw_recall(panel: "Axes", found: Outcome) -> None:
     """Recall of each class, SGD against ABSGD."""
     counts = found.last(found.lam, lambda e: e["class_counts"])[0]
-    places = np.arange(len(counts))
+    positions = np.arange(len(counts))
     for lam, name, color, marker, offset in (
         (math.inf, "SGD", _SGD, "s", -0.14),
         (found.lam, f"ABSGD, λ = {number(found.lam)}", _ABSGD, "o", 0.14),
     ):
         recall = 100.0 * found.last(lam, lambda e: e["test"]["recall"])
         panel.errorbar(
-            places + offset,
+            positions + offset,
             recall.mean(axis=0),
             yerr=formatting.standard_error(recall),
             fmt=marker,
@@ -223,7 +223,7 @@ def _draw_recall(panel: "Axes", found: Outcome) -> None:
             elinewidth=1.6,
             label=name,
         )
-    panel.set_xticks(places, [f"{label}\n{counts[label]}" for label in places])
+    panel.set_xticks(positions, [f"{label}\n{counts[label]}" for label in positions])
     panel.set_ylim(0, 104)
     panel.set_title("Long tail: recall by class")
     panel.set_xlabel("class, and its training images")

@@ -162,7 +162,7 @@ def grouped(members: Sequence[Any], most: int) -> list[list[Any]]:
       [['a', 'b', 'c'], ['d', 'e', 'f'], ['g', 'h']]
     """
     parts = np.array_split(np.arange(len(members)), -(-len(members) // most))
-    return [[members[place] for place in part] for part in parts]
+    return [[members[index] for index in part] for part in parts]
 
 
 def _train(

@@ -82,10 +82,10 @@ def points(seed: int) -> Points:
       mean 0.6 and deviation 0.05, in both coordinates.
     """
     rng = np.random.default_rng(seed)
-    places = np.concatenate(
+    coordinates = np.concatenate(
         [rng.normal(40.0, 10.0, (MAJORITY, 2)), rng.normal(60.0, 5.0, (MINORITY, 2))]
     )
-    inputs = np.column_stack([places / 100.0, np.ones(MAJORITY + MINORITY)])
+    inputs = np.column_stack([coordinates / 100.0, np.ones(MAJORITY + MINORITY)])
     labels = np.repeat([-1.0, 1.0], [MAJORITY, MINORITY])
     return Points(inputs.astype(np.float32), labels.astype(np.float32))
 

@@ -226,9 +226,10 @@ def _advance(
 ) -> tuple[Any, jax.Array]:
     """Makes some steps of all runs; mean weight and divergence, `[runs, 2]`."""
 
-    def step(carry: Any, places: jax.Array) -> tuple[Any, jax.Array]:
+    def step(carry: Any, indices: jax.Array) -> tuple[Any, jax.Array]:
         batch = [
-            jax.vmap(lambda part, place: part[place])(part, places) for part in examples
+            jax.vmap(lambda part, index: part[index])(part, indices)
+            for part in examples
         ]
 
         def one(carry: Any, run: Hyperparams) -> tuple[Any, jax.Array]:

@@ -163,7 +163,7 @@ class VmappedRuns:
         index, present = self._indices
         end = min(number + self._dispatch_size, self.per_epoch)
         first = self._epoch * self.per_epoch
-        hyperparams = [self._hyperparams(first + place) for place in range(number, end)]
+        hyperparams = [self._hyperparams(first + batch) for batch in range(number, end)]
         step_inputs = device_loop.step_inputs(
             index[number:end], present[number:end], hyperparams, self._dispatch_size
         )
@@ -210,11 +210,11 @@ class VmappedRuns:
         total = jax.device_get(total)
         return [
             metrics.summary(
-                metrics.Counts(*(column[place] for column in total)),
+                metrics.Counts(*(column[index] for column in total)),
                 task.class_counts,
                 tail_classes=run.data.tail_classes,
             )
-            for place, (run, task) in enumerate(self._each())
+            for index, (run, task) in enumerate(self._each())
         ]
 
 
@@ -269,17 +269,17 @@ def fit(
             name: together.evaluate(name) if looks else None
             for name in ("validation", "test")
         }
-        for place, callback in enumerate(callbacks):
-            if failures[place] is None:
+        for index, callback in enumerate(callbacks):
+            if failures[index] is None:
                 last = methods.StepHyperparams(
-                    *(value[place] for value in hyperparams[-1])
+                    *(value[index] for value in hyperparams[-1])
                 )
                 event = loop.event_of(
-                    epoch, together.per_epoch, last, totals[place], 0.0, seconds
+                    epoch, together.per_epoch, last, totals[index], 0.0, seconds
                 )
                 callback.write(
                     **event
-                    | {n: each[place] for n, each in found.items() if each is not None}
+                    | {n: each[index] for n, each in found.items() if each is not None}
                 )
     return failures
 
@@ -302,16 +302,16 @@ def _read(
     """
     step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
     for update in range(count):
-        for place, run in enumerate(runs):
-            if failures[place] is not None:
+        for index, run in enumerate(runs):
+            if failures[index] is not None:
                 continue
-            one = steps.StepMetrics(*(values[update, place] for values in step_metrics))
+            one = steps.StepMetrics(*(values[update, index] for values in step_metrics))
             try:
                 loop.log_step(
-                    run, step + update + 1, one, totals[place], callbacks[place]
+                    run, step + update + 1, one, totals[index], callbacks[index]
                 )
             except FloatingPointError as error:
-                failures[place] = str(error)
+                failures[index] = str(error)
 
 
 @functools.cache
@@ -372,10 +372,10 @@ class _Pool:
     def add(self, inputs: np.ndarray) -> np.ndarray:
         """Adds inputs; returns the row of each, int32 `[n]`."""
         rows = np.empty(len(inputs), np.int32)
-        for place, one in enumerate(inputs):
+        for index, one in enumerate(inputs):
             digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest()
-            rows[place] = self._rows.setdefault(digest, len(self._kept))
-            if rows[place] == len(self._kept):
+            rows[index] = self._rows.setdefault(digest, len(self._kept))
+            if rows[index] == len(self._kept):
                 self._kept.append(one)
         return rows
 
