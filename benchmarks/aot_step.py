@@ -1,7 +1,7 @@
-"""Training steps of SGD and of ABSGD, compiled for many devices and never run.
+"""Training steps of SGD and of ABSGD, compiled ahead of time for many devices.
 
-All arrays are abstract: a shape, a dtype and a sharding. The batch is spread over the
-devices, all else is on every one.
+They are never run. All arrays are abstract: a shape, a dtype and a sharding. The batch
+is sharded over the devices, all other arrays are replicated.
 """
 
 import math
@@ -29,7 +29,7 @@ _Route = Callable[..., tuple[Any, Any, Any]]
 
 
 class State(NamedTuple):
-    """All that a step changes."""
+    """Training state: everything that a step changes."""
 
     params: Any
     statistics: Any  # BatchNorm's
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A way to train.
+    """A training step to compile.
 
     Under `jax.jit` the program is that of one device with the whole batch, and XLA
     divides it: BatchNorm sees the whole batch. Under `jax.shard_map` it is that of
@@ -50,10 +50,10 @@ class Step(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one device does and holds in a step, by the compiler's own account."""
+    """Cost of a step on one device, by the compiler's own account."""
 
     flops: float  # additions and multiplications; summed in float32
-    transcendentals: float  # exponentials, logarithms, roots; likewise
+    transcendentals: float  # exponentials, logarithms, roots; summed in float32
     argument_bytes: int  # state and batch
     temporary_bytes: int  # activations, above all
     heavy: int  # convolutions and matrix products
@@ -78,7 +78,7 @@ def _sgd(tx: Any, losses_of: _Losses, state: State, mapped: bool) -> Any:
 
 
 def _pullback(tx: Any, losses_of: _Losses, state: State, mapped: bool) -> Any:
-    """All devices agree on the weights, then go backward with them."""
+    """The weights of the whole batch, then a backward pass with them."""
     params = _local(state.params) if mapped else state.params
     losses, pullback, statistics = jax.vjp(losses_of, params, has_aux=True)
     updated = tx.update(pullback, state.optimizer, state.params, losses=losses)
@@ -118,7 +118,7 @@ def _local(params: Any) -> Any:
 
 
 def steps() -> dict[str, Step]:
-    """All steps, by the names that `scaling.STEPS` gives them."""
+    """All steps, by their names in `scaling.STEPS`."""
     plain = optax.sgd(LEARNING_RATE, MOMENTUM)
 
     def absgd(**more: Any) -> optax.GradientTransformationExtraArgs:
@@ -230,5 +230,5 @@ def compile_step(
 
 
 def mesh(devices: int) -> jax.sharding.Mesh:
-    """All devices in a row."""
+    """A mesh of all devices, with one axis."""
     return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,))

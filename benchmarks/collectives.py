@@ -1,7 +1,7 @@
-"""Reads what devices say to each other off a compiled program's text.
+"""Parses the collectives from the text of a compiled program.
 
 Text is the one form in which every version of XLA shows a program that it has
-partitioned. Nothing here needs JAX.
+partitioned. This module does not need JAX.
 """
 
 import math
@@ -33,9 +33,9 @@ _ARRAY = re.compile(r"([a-z]+)(\d*)[a-z0-9]*\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One exchange between devices."""
+    """One collective operation."""
 
-    kind: str  # "all-reduce add": what it does, and with what if it reduces
+    kind: str  # such as "all-reduce add": the operation, and how it reduces
     arrays: tuple[str, ...]  # ("f32[5]",): what each device has afterwards
     bytes: int  # the size of those
     waiting: int  # convolutions and matrix products that need it, directly or not
@@ -43,7 +43,7 @@ class Collective(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a program says, in its order, and how many products it computes."""
+    """The collectives of a program, in order, and its number of products."""
 
     collectives: list[Collective]
     heavy: int  # convolutions and matrix products
@@ -64,7 +64,7 @@ _Computations = dict[str, list[_Instruction]]
 def read(text: str) -> Program:
     """Finds every collective of a scheduled program, wherever it is called from.
 
-    A tuple that XLA has combined into one exchange counts as one; so does an
+    A tuple that XLA has combined into one collective counts as one; so does an
     asynchronous pair, with the shape of its `-done`. What a loop repeats counts once,
     and what waits for it is what comes after the loop.
 
@@ -153,7 +153,7 @@ def _after(instructions: list[_Instruction]) -> Iterator[_Instruction]:
 
 
 def _reduction(instruction: _Instruction, computations: _Computations) -> list[str]:
-    """With what a collective reduces: the root of what it, or its start, calls."""
+    """The reduction of a collective: the root of what it, or its start, calls."""
     called = set(instruction.called)
     for instructions in computations.values():
         for each in instructions:

@@ -1,4 +1,4 @@
-"""Runs the suites, and writes down what came out."""
+"""Runs the suites, and writes their results."""
 
 import dataclasses
 import os
@@ -25,13 +25,13 @@ SUITES = {
 
 
 def main(config: configs.Bench) -> int:
-    """Measures suite after suite.
+    """Runs suite after suite.
 
     Args:
-      config: which, and how often.
+      config: suites, sizes and rounds.
 
     Returns:
-      Exit status: 0, or 1 if a contender died.
+      Exit status: 0, or 1 if the process of a variant died.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     with interleave.Workers(reuse=config.quick) as workers:
@@ -45,20 +45,20 @@ def main(config: configs.Bench) -> int:
 
 
 def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
-    """One suite: measured, written, drawn and printed.
+    """Measures, writes, draws and prints one suite.
 
     Args:
       name: of `SUITES`.
-      config: number of rounds, and where to.
-      workers: who measures.
+      config: number of rounds, and directory of the results.
+      workers: processes that measure.
 
     Raises:
-      Died: a contender did.
+      Died: the process of a variant did.
     """
-    said: list[str] = []
+    messages: list[str] = []
 
     def say(what: str) -> None:
-        said.append(what)
+        messages.append(what)
         print(f"{name}: {what}", file=sys.stderr, flush=True)
 
     setting = interleave.Setting(config, workers, say)
@@ -89,7 +89,7 @@ def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
                     if variable.startswith(("JAX_", "XLA_", "OMP_"))
                 },
                 "load": {"before": before, "after": _load()},
-                "said": said,
+                "messages": messages,
                 "groups": groups,
                 "table": table.splitlines(),
             },
@@ -103,7 +103,7 @@ def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What it runs on, as far as the system says."""
+    """The machine: processor, memory and load, as far as the system says."""
     model = ""
     cpus = pathlib.Path("/proc/cpuinfo")
     if cpus.is_file():
@@ -121,16 +121,16 @@ def machine() -> dict[str, Any]:
 
 
 def _devices(groups: list[dict[str, Any]]) -> list[str]:
-    """What JAX computed on."""
+    """The devices that JAX computed on."""
     found = {
-        contender["facts"]["device"]
+        variant["facts"]["device"]
         for group in groups
-        for contender in group["contenders"].values()
-        if "device" in contender["facts"]
+        for variant in group["variants"].values()
+        if "device" in variant["facts"]
     }
     return sorted(found)
 
 
 def _load() -> list[float]:
-    """Processes that wished to run in the last 1, 5 and 15 minutes."""
+    """Load average of the last 1, 5 and 15 minutes."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else []

@@ -1,4 +1,4 @@
-"""What a worker has built: facts, and steps that can be timed."""
+"""Compiled steps of a worker: facts about them, and how to time them."""
 
 import math
 import time
@@ -11,51 +11,51 @@ from benchmarks import collectives
 
 
 class Ready(NamedTuple):
-    """Something to measure.
+    """A compiled step that is ready to be timed.
 
     Attributes:
       facts: what is known without running it, for JSON.
-      start: allocates what it needs, and gives a function of a number of steps that
-        runs so many and returns the seconds that they took.
+      start: allocates its arrays, and returns a function of a number of steps that runs
+        so many and returns the seconds that they took.
     """
 
     facts: dict[str, Any]
     start: Callable[[], Callable[[int], float]]
 
 
-def timed(step: Callable[[], Any], at_once: int = 1) -> Callable[[int], float]:
+def timed(step: Callable[[], Any], per_dispatch: int = 1) -> Callable[[int], float]:
     """Runs steps one after the other, and waits for the last one.
 
     Args:
-      step: dispatches one, or some; what it returns can be waited for.
-      at_once: how many it dispatches.
+      step: dispatches one or several updates; returns arrays to wait for.
+      per_dispatch: updates that a call of `step` makes.
 
     Returns:
-      A function of their number: the seconds that they take. If it is no multiple of
-      what is dispatched, that of the next one, in proportion.
+      A function from a number of updates to the seconds that they take. For a number
+      that is no multiple of `per_dispatch` it times the next multiple, in proportion.
     """
 
     def run(count: int) -> float:
-        dispatches = -(-count // at_once)
+        dispatches = -(-count // per_dispatch)
         began = time.perf_counter()
         last = None
         for _ in range(dispatches):
             last = step()
         jax.block_until_ready(last)
         took = time.perf_counter() - began
-        return took * count / (dispatches * at_once)
+        return took * count / (dispatches * per_dispatch)
 
     return run
 
 
-def at_once() -> int:
-    """Updates that a dispatch is to make on the devices of this process."""
+def per_dispatch() -> int:
+    """Updates per dispatch on the devices of this process."""
     # XLA's convolutions are slow inside a loop on a CPU, and launches cost little.
     return 1 if jax.default_backend() == "cpu" else 50
 
 
 def cost(compiled: Any) -> dict[str, Any]:
-    """What a compiled program needs, by the compiler's own account.
+    """Cost of a compiled program, by the compiler's own account.
 
     Args:
       compiled: of `jax.jit(...).lower(...).compile()`.
@@ -80,11 +80,11 @@ def cost(compiled: Any) -> dict[str, Any]:
 
 
 def parameters(params: Any) -> int:
-    """Their number."""
+    """Their total number of elements."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def device() -> dict[str, Any]:
-    """What this process computes on."""
+    """The device of this process."""
     first = jax.devices()[0]
     return {"platform": first.platform, "device": first.device_kind}

@@ -13,11 +13,11 @@ Summaries = list[dict[str, Any]]  # of `summary.summarise`
 
 
 def draw(name: str, groups: Summaries, path: pathlib.Path) -> None:
-    """Draws what a suite found.
+    """Draws the results of a suite.
 
     Args:
       name: of the suite; those without a figure of their own have bars.
-      groups: what it found.
+      groups: its results.
       path: of the image, PNG.
     """
     match name:
@@ -34,13 +34,13 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
     mlps = [group for group in groups if "parameters" in group["facts"]]
     batches = sorted({group["facts"]["batch"] for group in mlps})
     colors = plot_style.shades(len(batches))
-    names = list(mlps[0]["contenders"])[1:]
+    names = list(mlps[0]["variants"])[1:]
     with plot_style.saved(path, (3.6 * (len(names) + 1), 4.6)) as sheet:
         *panels, operations = sheet.subplots(1, len(names) + 1)
         for panel, name in zip(panels, names, strict=True):
-            for place, (batch, color) in enumerate(zip(batches, colors, strict=True)):
-                # Beside each other, so that their bars can be told apart.
-                shift = 1.12 ** (place - (len(batches) - 1) / 2)
+            for index, (batch, color) in enumerate(zip(batches, colors, strict=True)):
+                # Shifted, so that error bars do not overlap.
+                shift = 1.12 ** (index - (len(batches) - 1) / 2)
                 rows = [
                     (shift * group["facts"]["parameters"], _time(group, name))
                     for group in mlps
@@ -60,7 +60,7 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
                 rows = [
                     (
                         group["facts"]["parameters"],
-                        _positive(group["contenders"][name]["flops_ratio"] - 1.0),
+                        _positive(group["variants"][name]["flops_ratio"] - 1.0),
                     )
                     for group in mlps
                     if group["facts"]["batch"] == batch
@@ -81,18 +81,18 @@ def _overhead(groups: Summaries, path: pathlib.Path) -> None:
 
 
 def _positive(value: float) -> float:
-    """For a logarithmic axis, which has no place for zero."""
+    """Replaces values that a logarithmic axis cannot show by NaN."""
     return value if value > 0.0 else math.nan
 
 
 def _dense(groups: Summaries, path: pathlib.Path) -> None:
     """Time and temporary memory over the batch."""
-    names = list(groups[0]["contenders"])
+    names = list(groups[0]["variants"])
     with plot_style.saved(path, (9.5, 4.4)) as sheet:
         time, memory = sheet.subplots(1, 2)
         for name, color in zip(names, plot_style.colors(len(names)), strict=True):
             rows = [
-                (group["facts"]["batch"], group["contenders"][name]) for group in groups
+                (group["facts"]["batch"], group["variants"][name]) for group in groups
             ]
             seconds = [(batch, found["seconds"]) for batch, found in rows]
             _with_quartiles(time, seconds, color, name)
@@ -107,17 +107,17 @@ def _dense(groups: Summaries, path: pathlib.Path) -> None:
 
 
 def _bars(groups: Summaries, path: pathlib.Path) -> None:
-    """Time of each contender over its baseline's."""
-    shown = [group for group in groups if group["contenders"]]
-    rows = sum(len(group["contenders"]) for group in shown)
+    """Time of each variant over its baseline's."""
+    shown = [group for group in groups if group["variants"]]
+    rows = sum(len(group["variants"]) for group in shown)
     size = (8.0, 1.0 + 0.32 * rows + 0.9 * len(shown))
     with plot_style.saved(path, size) as sheet:
-        heights = [len(group["contenders"]) + 0.5 for group in shown]
+        heights = [len(group["variants"]) + 0.5 for group in shown]
         panels = sheet.subplots(
             len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
         for panel, group in zip(panels, shown, strict=True):
-            names = [name for name in group["contenders"] if _time(group, name)]
+            names = [name for name in group["variants"] if _time(group, name)]
             found = [_time(group, name) for name in names]
             medians = [each["median"] for each in found]
             panel.barh(
@@ -128,10 +128,10 @@ def _bars(groups: Summaries, path: pathlib.Path) -> None:
                 ecolor=plot_style.GREY,
                 height=0.7,
             )
-            for place, each in enumerate(found):
+            for index, each in enumerate(found):
                 panel.annotate(
                     f"{each['median']:.3g}×",
-                    (each["high"], place),
+                    (each["high"], index),
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
@@ -147,16 +147,16 @@ def _bars(groups: Summaries, path: pathlib.Path) -> None:
 
 def _time(group: dict[str, Any], name: str) -> dict[str, float]:
     """The ratio to the first baseline; empty where it was not run."""
-    return group["contenders"][name].get("time", {}).get(group["baselines"][0], {})
+    return group["variants"][name].get("time", {}).get(group["baselines"][0], {})
 
 
 def _with_quartiles(
     panel: "Axes", rows: list[tuple[float, dict[str, float]]], color: Any, label: str
 ) -> None:
     if rows:
-        places, found = zip(*rows, strict=True)
+        positions, found = zip(*rows, strict=True)
         panel.errorbar(
-            places,
+            positions,
             [each["median"] for each in found],
             yerr=_errors(list(found)),
             fmt="o-",
@@ -168,7 +168,7 @@ def _with_quartiles(
 
 
 def _errors(found: list[dict[str, float]]) -> list[list[float]]:
-    """From the medians down and up to the quartiles."""
+    """Distances from the medians to the quartiles."""
     return [
         [each["median"] - each["low"] for each in found],
         [each["high"] - each["median"] for each in found],

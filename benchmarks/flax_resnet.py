@@ -53,8 +53,8 @@ class ResNet(nnx.Module):
         self.stem_norm = nnx.BatchNorm(widths[0], momentum=0.9, rngs=rngs)
         made, inputs = [], widths[0]
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
-            for place in range(count):
-                stride = 2 if stage and not place else 1
+            for index in range(count):
+                stride = 2 if stage and not index else 1
                 made.append(Block(inputs, width, stride, rngs=rngs))
                 inputs = width
         self.blocks = nnx.List(made)

@@ -1,8 +1,8 @@
-"""Processes that are asked in turn how long their steps take.
+"""Times the variants of a benchmark in turn, each in a process of its own.
 
-A child reads one JSON object a line and answers each with one. `{"build": {...}}` makes
-it ready for what that describes and says what it knows of it; `{"run": k}` runs k steps
-and gives their `seconds`. It ends when its standard input does.
+A child reads one JSON object per line and answers each with one. `{"build": {...}}`
+compiles the described steps and returns facts about them; `{"run": k}` runs k steps and
+returns their `seconds`. It ends when its standard input does.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ from experiments import configs
 ROOT = pathlib.Path(__file__).parents[1]  # of the repository
 WORKER = (sys.executable, "-m", "benchmarks.worker")
 TIMEOUT = 3600.0  # seconds for one answer
-PAUSE = 0.01  # seconds between turns, in which the last one's threads go to sleep
+PAUSE = 0.01  # seconds between samples, in which the last child's threads go to sleep
 WARM_UP = 2  # steps before any is timed
 
-# The devices' memory is shared by all children, so none takes it beforehand.
+# All children share the devices' memory, so none preallocates it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _LAST = 10.0  # seconds that a child has to end by itself
-_QUOTED = 4000  # characters of what a dead child said
+_QUOTED = 4000  # characters of a dead child's standard error
 
 
 class Died(Exception):
-    """A child ended, or does not answer; quotes what it said."""
+    """A child ended, or does not answer; quotes its standard error."""
 
 
 class Child:
-    """A process that measures itself when it is asked to.
+    """A process that times its own steps on request.
 
     Args:
       name: for messages.
       command: what runs; None: `WORKER`.
-      environment: variables beside this process's own; None takes one away.
+      environment: variables added to this process's own; None removes one.
     """
 
     def __init__(
@@ -57,22 +57,22 @@ class Child:
         self.name = name
         self._given_up = False
         variables = _ENVIRONMENT | os.environ | dict(environment or {})
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed with the child
         self._process = subprocess.Popen(
             list(command or WORKER),
             cwd=ROOT,
             env={name: value for name, value in variables.items() if value is not None},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             encoding="utf-8",
         )
 
     def send(self, request: dict[str, Any]) -> None:
-        """Asks, and does not wait for the answer.
+        """Sends a request without waiting for the answer.
 
         Raises:
-          Died: nobody is there.
+          Died: the child has ended.
         """
         assert self._process.stdin is not None
         try:
@@ -81,10 +81,10 @@ class Child:
             raise self._died() from None
 
     def receive(self) -> dict[str, Any]:
-        """The answer to the oldest request that has none.
+        """Waits for the answer to the oldest open request.
 
         Raises:
-          Died: there will be none.
+          Died: the child has ended, or does not answer.
         """
         stdout = self._process.stdout
         assert stdout is not None
@@ -97,7 +97,7 @@ class Child:
         return json.loads(line)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Asks, and waits; raises `Died` as those do."""
+        """Sends a request and waits for its answer; raises `Died` if there is none."""
         self.send(request)
         return self.receive()
 
@@ -106,9 +106,9 @@ class Child:
             status = self._process.wait(_LAST)
         except subprocess.TimeoutExpired:
             status = "unknown"
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()[-_QUOTED:]
-        return Died(f"{self.name} ended with status {status}. It said:\n{said}")
+        self._errors.seek(0)
+        errors = self._errors.read().decode(errors="replace").strip()[-_QUOTED:]
+        return Died(f"{self.name} ended with status {status}:\n{errors}")
 
     def close(self) -> None:
         """Ends the process."""
@@ -121,7 +121,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        self._errors.close()
 
     def __enter__(self) -> Self:
         return self
@@ -131,11 +131,11 @@ class Child:
 
 
 class Workers:
-    """Processes of `worker`, a fresh one for each contender.
+    """Processes of `worker`, a new one for each variant.
 
     Args:
-      reuse: whether those that are there serve the next contenders too, which saves
-        seconds for each and is good enough where nobody reads the time.
+      reuse: whether a process serves later variants too, which saves seconds for each
+        and suits tests, which do not read the times.
     """
 
     def __init__(self, reuse: bool) -> None:
@@ -143,7 +143,7 @@ class Workers:
         self._there: list[Child] = []
 
     def take(self, names: Sequence[str]) -> dict[str, Child]:
-        """One for each name; the ones that were taken before are taken away."""
+        """Returns a process for each name; those of the previous call end."""
         if not self._reuse:
             self.close()
         self._there += [Child(name) for name in names[len(self._there) :]]
@@ -153,7 +153,7 @@ class Workers:
         return taken
 
     def close(self) -> None:
-        """Ends them all."""
+        """Ends all processes."""
         while self._there:
             self._there.pop().close()
 
@@ -165,12 +165,12 @@ class Workers:
 
 
 class Setting(NamedTuple):
-    """What every suite is given.
+    """The arguments of every suite.
 
     Attributes:
       config: sizes, and number of samples.
-      workers: who measures.
-      say: is told how far it is, and what is left out.
+      workers: processes that measure.
+      say: called with messages about progress, and about groups that are left out.
     """
 
     config: configs.Bench
@@ -185,20 +185,20 @@ class Setting(NamedTuple):
         why_not: Callable[[dict[str, Any]], str] = lambda facts: "",
         steps: Mapping[str, int] | None = None,
     ) -> Group:
-        """Contenders built side by side and timed in turn.
+        """Compiles variants in parallel and times them in turn.
 
         Args:
           title: of the group.
-          described: what each is to build, by name; the first is the baseline.
-          facts: that they have in common.
+          described: what each variant builds, by name; the first is the baseline.
+          facts: that the variants share.
           why_not: from the facts of the baseline, why none is to be run, or "".
           steps: see `measure`.
 
         Returns:
-          What was found.
+          The measured group.
 
         Raises:
-          Died: a contender did.
+          Died: the process of a variant did.
         """
         self.say(title)
         children = self.workers.take(list(described))
@@ -209,29 +209,32 @@ class Setting(NamedTuple):
         taken = dict.fromkeys(described, 0)
         if not reason:
             samples, taken = measure(
-                children, rounds=self.config.rounds, turn=self.config.turn, steps=steps
+                children,
+                rounds=self.config.rounds,
+                sample_seconds=self.config.sample_seconds,
+                steps=steps,
             )
-        contenders = {
+        variants = {
             name: Measured(known[name], samples[name], taken[name])
             for name in described
         }
-        return Group(title, facts or {}, contenders, (baseline,), reason)
+        return Group(title, facts or {}, variants, (baseline,), reason)
 
 
 def build(
     several: Mapping[str, Child], described: Mapping[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Makes all ready, side by side.
+    """Builds all variants in parallel.
 
     Args:
       several: the children.
-      described: what each is to build.
+      described: what each builds.
 
     Returns:
-      What each knows of it.
+      The facts of each.
 
     Raises:
-      Died: one could not.
+      Died: a child did.
     """
     for name, child in several.items():
         child.send({"build": described[name]})
@@ -242,30 +245,31 @@ def measure(
     several: Mapping[str, Child],
     *,
     rounds: int,
-    turn: float,
+    sample_seconds: float,
     steps: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times children in turn, in another order every round.
 
     Args:
-      several: children that have built something.
+      several: children that have built a variant.
       rounds: samples of each.
-      turn: seconds that a turn is to last at least, of the fastest.
-      steps: of a turn, by name; None for as many as the turn takes, the same for all.
+      sample_seconds: least seconds of a sample of the fastest child.
+      steps: steps of a sample, by name; None for as many as `sample_seconds` takes, the
+        same for all.
       seed: of the order.
 
     Returns:
-      Seconds a step in every round, by name; and how many steps a turn had.
+      Seconds per step in every round, by name; and the number of steps of a sample.
 
     Raises:
-      Died: one did.
+      Died: a child did.
     """
     for child in several.values():
         child.ask({"run": WARM_UP if steps is None else 1})
     if steps is None:
         took = [_seconds(child, 1) for _ in range(3) for child in several.values()]
-        count = max(1, math.ceil(turn / max(statistics.median(took), 1e-7)))
+        count = max(1, math.ceil(sample_seconds / max(statistics.median(took), 1e-7)))
         steps = dict.fromkeys(several, count)
     order, found = list(several), {name: [] for name in several}
     shuffled = random.Random(seed)

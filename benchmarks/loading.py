@@ -1,4 +1,4 @@
-"""The loaders alone: batches made, and given to nobody."""
+"""The loaders without a training step: batches are loaded and dropped."""
 
 import pathlib
 import tempfile
@@ -21,14 +21,14 @@ _READY = 8  # batches that a process may have ready, and more
 
 
 def arrays(preset: str = "cifar10_lt100", batch: int = 128) -> Ready:
-    """Shuffled, cropped and mirrored images from memory.
+    """The loader of images in memory: shuffled, cropped and flipped.
 
     Args:
-      preset: whose data, of which random ones are made.
+      preset: shapes and augmentation of the data, which are random.
       batch: examples.
 
     Returns:
-      A batch is a step.
+      The loader; a step loads a batch.
     """
     run = network.configure(preset, "sgd", batch)
     examples = network.task(run).train
@@ -44,22 +44,22 @@ def files(
     size: int | None = None,
     workers: int = 0,
 ) -> Ready:
-    """JPEGs decoded, cut out, resized, mirrored and recoloured.
+    """The loader of JPEGs: decoded, cropped, resized, flipped and jittered.
 
-    Files are written to a temporary folder, and are in the system's memory when they
-    are read. Processes fill their queues while nobody asks; so with any, a request
-    first takes what they may have ready, and times what comes after.
+    Files are written to a temporary folder, and are in the page cache when they are
+    read. Workers fill their queues between requests, so a request first takes what may
+    be ready, and times what comes after.
 
     Args:
-      preset: whose data, of which random ones are made.
+      preset: shapes and augmentation of the data, which are random.
       batch: examples.
       images: files.
       stored: width and height of a file, pixels.
-      size: of what comes out; None for the preset's.
+      size: of the loaded images, pixels; None for the preset's.
       workers: processes that decode; 0 for this one.
 
     Returns:
-      A batch is a step.
+      The loader; a step loads a batch.
     """
     data = presets.get(preset).run.data
     if size is not None:
@@ -92,7 +92,7 @@ def files(
 def _timed(
     batches: Iterator[Any], beforehand: int = 0, kept: Any = None
 ) -> Callable[[int], float]:
-    """Takes batches; `kept` is there for as long as they can be taken."""
+    """Times an iterator of batches; `kept` lives as long as the iterator is used."""
 
     def run(count: int, kept: Any = kept) -> float:
         for _ in range(beforehand):

@@ -22,14 +22,14 @@ Params = Any  # list: weights [in, out] and biases [out] of each layer
 
 
 class State(NamedTuple):
-    """All that a step changes."""
+    """Training state: everything that a step changes."""
 
     params: Params
     optimizer: Any
 
 
 def width(parameters: int) -> int:
-    """Of the hidden layers, for about so many parameters.
+    """Width of the hidden layers, for about so many parameters.
 
     Examples:
       >>> [width(10**size) for size in (4, 6, 8)]
@@ -42,7 +42,7 @@ def width(parameters: int) -> int:
 
 
 def shapes(parameters: int) -> list[tuple[int, int]]:
-    """In and out of every layer."""
+    """Inputs and outputs of every layer."""
     sizes = [INPUTS, *[width(parameters)] * HIDDEN, CLASSES]
     return list(itertools.pairwise(sizes))
 
@@ -50,20 +50,20 @@ def shapes(parameters: int) -> list[tuple[int, int]]:
 def losses_of(params: Params, inputs: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy, float32 `[batch]`."""
     x = inputs
-    for place, (weights, bias) in enumerate(params):
-        x = (jax.nn.relu(x) if place else x) @ weights + bias
+    for index, (weights, bias) in enumerate(params):
+        x = (jax.nn.relu(x) if index else x) @ weights + bias
     return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(x, labels)
 
 
 def step(
     route: str, microbatch: int | None = None
 ) -> tuple[Callable[..., State], Callable[[Params], Any]]:
-    """An update, by hand; nothing of the trainer.
+    """A hand-written update, without the trainer.
 
     Args:
-      route: `sgd`, `pullback` or `value`, as in `lowering`; or `tilted` and `dense`,
-        which are `absgd_jax.tilted_value_and_grad` without and with a gradient of every
-        example by itself.
+      route: `sgd`, `pullback` or `value`, as in `aot_step`; or `tilted` and `dense`,
+        which are `absgd_jax.tilted_value_and_grad` without and with per-example
+        gradients.
       microbatch: examples at a time on the last two; None for all.
 
     Returns:
@@ -106,7 +106,7 @@ def step(
 def build(
     route: str, parameters: int, batch: int, microbatch: int | None = None
 ) -> Ready:
-    """Compiles a step; allocates when it is to run.
+    """Compiles a step; arrays are allocated when it starts.
 
     Args:
       route: see `step`.

@@ -1,4 +1,4 @@
-"""A preset's network in the trainer's own step, by ones or many, or in one by hand."""
+"""A preset's network in the trainer's step, device loop, or a hand-written step."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ from experiments.data.sources import Examples
 from experiments.studies import method_grid
 from experiments.train import device_loop, loop, sharding, steps
 
-Form = Literal["trainer", "resident", "plain", "masked"]
+Form = Literal["trainer", "device_loop", "plain", "masked"]
 _BATCHES = 4  # that the examples suffice for
 # No augmentation.
 _AS_THEY_ARE = {"data.crop_padding": 0, "data.flip": False, "data.rotation": 0.0}
@@ -29,7 +29,7 @@ _AS_THEY_ARE = {"data.crop_padding": 0, "data.flip": False, "data.rotation": 0.0
 
 def configure(
     preset: str,
-    contender: str,
+    method: str,
     batch: int,
     changes: dict[str, Any] | None = None,
 ) -> configs.Run:
@@ -37,15 +37,15 @@ def configure(
 
     Args:
       preset: its name.
-      contender: a method, as `compare` calls it.
+      method: a method, as `compare` calls it.
       batch: examples.
       changes: of the run, as in `configs.replace`; lists stand for tuples.
 
     Returns:
-      A run with the contender's first choice of hyperparameters.
+      A run with the first value of the method's grid.
     """
     run = presets.get(preset).run
-    run = method_grid.every(run)[contender].runs(method_grid.plain(run))[0]
+    run = method_grid.every(run)[method].runs(method_grid.plain(run))[0]
     made = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in (changes or {}).items()
@@ -54,14 +54,14 @@ def configure(
 
 
 def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
-    """Random images of the shape and kind of a run's, that no file is read for.
+    """A task of random images, with the shape and type of a run's.
 
     Args:
-      run: what they are for.
-      batches: that there are to be.
+      run: data and batch size.
+      batches: number of training batches.
 
     Returns:
-      As many as they take, every class alike.
+      The task, with balanced classes.
     """
     data = run.data
     shape = data.kind.shape
@@ -83,21 +83,21 @@ def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
         examples,
         np.zeros(len(examples.labels), bool),
         np.bincount(examples.labels, minlength=data.classes),
-        clean if run.method.looks_at_clean else None,
+        clean if run.method.uses_meta_set else None,
     )
 
 
-def about(task: pipeline.Task, layout: sharding.Layout) -> steps.DatasetStats:
-    """What the examples of a task are like, without class weights, on the devices."""
+def dataset_stats(task: pipeline.Task, layout: sharding.Layout) -> steps.DatasetStats:
+    """Statistics of a task, without class weights, on the devices."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
-    said: Any = (counts, np.ones_like(counts), task.mislabelled)
-    return layout.replicate(steps.DatasetStats(*said))
+    stats: Any = (counts, np.ones_like(counts), task.mislabelled)
+    return layout.replicate(steps.DatasetStats(*stats))
 
 
 def build(
     form: Form = "trainer",
     preset: str = "cifar10_lt100",
-    contender: str = "sgd",
+    method: str = "sgd",
     batch: int = 128,
     changes: dict[str, Any] | None = None,
     timeline: Sequence[tuple[str, float]] = (),
@@ -106,17 +106,17 @@ def build(
     """Compiles a step.
 
     Args:
-      form: `trainer`, the step that a training runs, when all that the method has is
-        switched on; `resident`, as many of them in a dispatch as suit the device, on
-        images that lie there; `plain`, an SGD by hand on the same network; `masked`,
-        the same with the mask of padding that the trainer's fixed batches need.
+      form: `trainer`, the step of a training in its last epoch, where everything is
+        switched on; `device_loop`, as many updates per dispatch as suit the device, on
+        images that stay there; `plain`, a hand-written SGD on the same network;
+        `masked`, the same with the padding mask that the trainer's fixed batches need.
       preset: whose network, data and optimizer.
-      contender: method of the trainer's step.
+      method: method of the trainer's step.
       batch: examples.
       changes: of the run.
-      timeline: (what, when) that came before, seconds since 1970; if there is any, the
-        first step is run at once, and the facts say how long each part took.
-      devices: over which the batch is spread.
+      timeline: (name, time) of earlier events, seconds since 1970; if there is any, the
+        first step is run at once, and the facts have the duration of each part.
+      devices: over which the batch is sharded.
 
     Returns:
       The step. Its `examples` are those of a batch. Its FLOPs are those of one update
@@ -124,10 +124,10 @@ def build(
     """
     passed = list(timeline)
     passed.append(("imports", time.time()))
-    run = configure(preset, contender, batch, changes)
+    run = configure(preset, method, batch, changes)
     jax.devices()
     passed.append(("devices", time.time()))
-    make = {"trainer": _trainer, "resident": _resident}.get(
+    make = {"trainer": _trainer, "device_loop": _device_loop}.get(
         form, functools.partial(_by_hand, form)
     )
     lower, init, updates = make(run, sharding.layout(devices))
@@ -136,7 +136,7 @@ def build(
     program = lowered.compile()
     passed.append(("compile", time.time()))
     facts = {"examples": batch, **compiled.cost(program), **compiled.device()}
-    facts["updates_at_once"] = updates
+    facts["updates_per_dispatch"] = updates
     params, step = init()
     facts["parameters"] = compiled.parameters(params)
     if timeline:
@@ -152,79 +152,83 @@ def build(
 
 
 _Step = Callable[[], Any]
-# What lowers the program; what gives parameters and a step; the updates of a step.
+# Lowers the program; makes parameters and a step; number of updates of a step.
 _Made = tuple[Callable[[], Any], Callable[[], tuple[Any, _Step]], int]
 
 
 def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
-    """The training's own step, its batch as the training's own loader makes it."""
+    """The trainer's step, on a batch of the trainer's loader."""
     made = task(run)
     program = steps.program(run, layout)
     loader = loop.batches_from(
-        loop.Place(0, 0, {}), run, made, layout, configs.Session()
+        loop.Position(0, 0, {}), run, made, layout, configs.Session()
     )
-    batch = layout.place(next(loader))
+    batch = layout.shard(next(loader))
     loader.close()
-    given = about(made, layout)
+    stats = dataset_stats(made, layout)
     per_epoch = loop.steps_per_epoch(run, made)
     last = run.epochs * per_epoch - 1  # when all is switched on
-    moment = methods.moment(run, per_epoch, last)
-    update: Any = program.train(moment)
+    hyperparams = methods.step_hyperparams(run, per_epoch, last)
+    update: Any = program.train(hyperparams)
 
     def state() -> steps.TrainState:
-        return program.init(steps.draw(run, run.seed), run.seed, len(made.train.labels))
+        return program.init(
+            steps.init_network(run, run.seed), run.seed, len(made.train.labels)
+        )
 
     def init() -> tuple[Any, _Step]:
         kept = [state()]
 
         def step() -> Any:
-            # As the loop does: another moment, from the host, for every step.
-            now = methods.moment(run, per_epoch, last)
-            kept[0], seen = update(kept[0], batch, given, now)
-            return seen
+            # As the loop does: hyperparameters come from the host for every step.
+            now = methods.step_hyperparams(run, per_epoch, last)
+            kept[0], step_metrics = update(kept[0], batch, stats, now)
+            return step_metrics
 
         return kept[0].params, step
 
-    return lambda: update.lower(state(), batch, given, moment), init, 1
+    return lambda: update.lower(state(), batch, stats, hyperparams), init, 1
 
 
-def _resident(run: configs.Run, layout: sharding.Layout) -> _Made:
-    """The training's own dispatch of many updates, without augmentation."""
+def _device_loop(run: configs.Run, layout: sharding.Layout) -> _Made:
+    """The trainer's device loop, without augmentation."""
     run = configs.replace(run, _AS_THEY_ARE)
-    many = compiled.at_once()
+    many = compiled.per_dispatch()
     made = task(run, max(many, _BATCHES))
     labels = made.train.labels
-    index, present = device_loop.places(run, labels, 0)
+    index, present = device_loop.epoch_indices(run, labels, 0)
     per_epoch = loop.steps_per_epoch(run, made)
     last = run.epochs * per_epoch - 1  # when all is switched on
-    moments = [methods.moment(run, per_epoch, last)] * many
-    turns = device_loop.turns(index[:many], present[:many], moments, many)
-    examples = device_loop.place(made.train, layout)
-    given = about(made, layout)
+    hyperparams = [methods.step_hyperparams(run, per_epoch, last)] * many
+    step_inputs = device_loop.step_inputs(
+        index[:many], present[:many], hyperparams, many
+    )
+    examples = device_loop.to_device(made.train, layout)
+    stats = dataset_stats(made, layout)
     update: Any = device_loop.compiled(run, layout)
 
     def state() -> steps.TrainState:
         program = steps.program(run, layout)
-        return program.init(steps.draw(run, run.seed), run.seed, len(labels))
+        return program.init(steps.init_network(run, run.seed), run.seed, len(labels))
 
     def init() -> tuple[Any, _Step]:
         kept = [state()]
 
         def step() -> Any:
-            kept[0], seen = update(kept[0], examples, given, turns)
-            return seen
+            kept[0], step_metrics = update(kept[0], examples, stats, step_inputs)
+            return step_metrics
 
         return kept[0].params, step
 
-    return lambda: update.lower(state(), examples, given, turns), init, many
+    return lambda: update.lower(state(), examples, stats, step_inputs), init, many
 
 
 def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
-    """SGD with weight decay as Optax's users write it, on the trainer's network."""
+    """Hand-written SGD with weight decay in Optax, on the trainer's network."""
     examples = task(run).train
     inputs = np.asarray(examples.inputs)[: run.batch_size]
     whole = np.ones(run.batch_size, bool)
-    images, labels, present = layout.place(
+    images, labels, present = layout.shard(
         (inputs, examples.labels[: run.batch_size], whole)
     )
     optimizer = run.optimizer
@@ -234,7 +238,7 @@ def _by_hand(form: Form, run: configs.Run, layout: sharding.Layout) -> _Made:
     )
 
     def split() -> tuple[Any, Any, Any]:
-        parts: Any = nnx.split(steps.draw(run, run.seed), nnx.Param, ...)
+        parts: Any = nnx.split(steps.init_network(run, run.seed), nnx.Param, ...)
         return parts
 
     graph, *_ = split()

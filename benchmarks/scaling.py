@@ -1,7 +1,7 @@
-"""What a step costs beyond SGD on many devices: compiled, read, and never run.
+"""Cost of a step beyond SGD's on many devices, from compiled programs.
 
-Run as `python -m benchmarks.scaling`. The devices are virtual ones of the CPU: XLA
-partitions the program for them as it would for real ones.
+Run as `python -m benchmarks.scaling`. Nothing is executed. The devices are virtual ones
+of the CPU: XLA partitions the program for them as it would for real ones.
 """
 
 import collections
@@ -40,10 +40,10 @@ STEPS: dict[Name, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """Compiles a bottleneck ResNet's training step for many devices, and reads it.
+    """Compiles a bottleneck ResNet's training step for many devices, and analyses it.
 
-    Prints two Markdown tables, of costs and of messages, and writes all that was read
-    to the run directory as JSON. Nothing is run and no array is allocated.
+    Prints two Markdown tables, of costs and of collectives, and writes all costs to the
+    run directory as JSON. Nothing is run and no array is allocated.
 
     Attributes:
       devices: number of virtual devices D.
@@ -52,8 +52,8 @@ class Scaling:
       blocks: bottlenecks in each stage; 3 4 6 3 is ResNet-50, 3 8 36 3 ResNet-152.
       width: channels of the first stage.
       classes: number of outputs.
-      steps: what to compile, with the SGD of the same kind (`sgd` under jit,
-        `mapped-sgd` under shard_map).
+      steps: names of the steps to compile, among them the SGD of the same kind (`sgd`
+        under jit, `mapped-sgd` under shard_map).
       out: run directory.
     """
 
@@ -86,10 +86,10 @@ def _baseline(step: Name) -> Name:
 
 
 def main(config: Scaling) -> int:
-    """Compiles, prints and records.
+    """Compiles the steps, prints the tables and writes the costs.
 
     Args:
-      config: what, and for how many devices.
+      config: steps, network and devices.
 
     Returns:
       Exit status, 0.
@@ -142,7 +142,7 @@ def main(config: Scaling) -> int:
 
 
 def _cost_table(costs: dict[Name, Any]) -> str:
-    """On one device: a row a step, beside the SGD of its kind."""
+    """Costs on one device: a row per step, compared with the SGD of its kind."""
     rows = [
         "| step | FLOPs, 10⁹ | − SGD's, 1 | / SGD's | temporary, MB | / SGD's "
         "| arguments − SGD's, B | collectives | bytes of all |",
@@ -164,7 +164,7 @@ def _cost_table(costs: dict[Name, Any]) -> str:
 
 
 def _message_table(costs: dict[Name, Any]) -> str:
-    """The collectives that a step has and the SGD of its kind has not."""
+    """The collectives of each step that the SGD of its kind does not have."""
     rows = [
         "| step | beyond SGD's | bytes | convolutions and products that wait for it |",
         "|---|---|--:|--:|",
@@ -181,7 +181,7 @@ def _message_table(costs: dict[Name, Any]) -> str:
 
 
 def _difference(ours: list[Any], theirs: list[Any]) -> tuple[list[Any], list[Any]]:
-    """What either list has and the other has not, whoever waits for it."""
+    """The collectives that only one of two lists has, whatever waits for them."""
 
     def less(some: list[Any], others: list[Any]) -> list[Any]:
         rest = collections.Counter((each.kind, each.arrays) for each in others)

@@ -1,4 +1,4 @@
-"""What a step of each method costs beside a step of plain SGD."""
+"""Cost of a step of each method, relative to a step of plain SGD."""
 
 import contextlib
 import statistics
@@ -10,14 +10,14 @@ import jax
 
 from experiments import configs, methods
 from experiments.data import pipeline
-from experiments.studies.method_grid import Contender
+from experiments.studies.method_grid import MethodGrid
 from experiments.train import loop, objectives, sharding, steps
 
 STEPS = 12  # timed, of each
 
 
 class _Ready(NamedTuple):
-    """A compiled step with all that it takes."""
+    """A compiled step with its arguments."""
 
     step: Callable[[], None]
     bytes: int  # that the program holds: arguments, results and what is between
@@ -25,25 +25,25 @@ class _Ready(NamedTuple):
 
 
 def measure(
-    contenders: Sequence[Contender], plain: configs.Run, session: configs.Session
+    methods: Sequence[MethodGrid], plain: configs.Run, session: configs.Session
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Times steps, each beside one of plain SGD.
+    """Times the step of each method, in turn with a step of plain SGD.
 
     Args:
-      contenders: which; those that train nothing are left out.
+      methods: which; those that train nothing are left out.
       plain: the run that they change.
-      session: where the data are.
+      session: directory of the data.
 
     Yields:
       Name, and: `time` and `memory` and `flops` relative to plain SGD's; the
       `quartiles` of the first; its `seconds` and `bytes`; the number of `steps`.
     """
-    trained = [one for one in contenders if one.classifier is None]
+    trained = [one for one in methods if one.classifier is None]
     if not trained:
         return
     sgd = _ready(plain, session)
-    for contender in trained:
-        own = _ready(contender.runs(plain)[0], session)
+    for method in trained:
+        own = _ready(method.runs(plain)[0], session)
         for ready in (sgd, own):  # the first steps are slower
             ready.step()
         ratios, seconds = [], []
@@ -53,7 +53,7 @@ def measure(
             seconds.append(of_own)
         low, middle, high = statistics.quantiles(ratios, n=4)
         yield (
-            contender.name,
+            method.name,
             {
                 "time": middle,
                 "quartiles": [low, high],
@@ -73,25 +73,31 @@ def _timed(step: Callable[[], None]) -> float:
 
 
 def _ready(run: configs.Run, session: configs.Session) -> _Ready:
-    """The step of the last epoch, where all is switched on; on one device."""
+    """The step of the last epoch, where everything is switched on; on one device."""
     layout = sharding.layout(1)
     program = steps.program(run, layout)
     task = pipeline.task(run.data, run.seed, session.data_dir)
     per_epoch = loop.steps_per_epoch(run, task)
-    moment = methods.moment(run, per_epoch, run.epochs * per_epoch - 1)
+    hyperparams = methods.step_hyperparams(run, per_epoch, run.epochs * per_epoch - 1)
     with contextlib.closing(
-        loop.batches_from(loop.Place(0, 0, {}), run, task, layout, session)
+        loop.batches_from(loop.Position(0, 0, {}), run, task, layout, session)
     ) as batches:
-        batch = layout.place(next(batches))
+        batch = layout.shard(next(batches))
     class_weights = objectives.class_weights(run.loss, task.class_counts, True)
-    given = loop.about(run, task, layout)._replace(class_weights=class_weights)
-    kept = [program.init(steps.draw(run, run.seed), run.seed, len(task.train.labels))]
-    compiled = program.train(moment).lower(kept[0], batch, given, moment).compile()
+    stats = loop.dataset_stats(run, task, layout)._replace(class_weights=class_weights)
+    kept = [
+        program.init(
+            steps.init_network(run, run.seed), run.seed, len(task.train.labels)
+        )
+    ]
+    compiled = (
+        program.train(hyperparams).lower(kept[0], batch, stats, hyperparams).compile()
+    )
     held = compiled.memory_analysis()
 
     def step() -> None:
-        kept[0], seen = compiled(kept[0], batch, given, moment)
-        jax.block_until_ready(seen)
+        kept[0], step_metrics = compiled(kept[0], batch, stats, hyperparams)
+        jax.block_until_ready(step_metrics)
 
     return _Ready(
         step,

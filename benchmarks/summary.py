@@ -8,12 +8,12 @@ from experiments.report import formatting
 
 
 class Measured(NamedTuple):
-    """One contender.
+    """The measurements of one variant.
 
     Attributes:
-      facts: what is known of it without running it: FLOPs, bytes, parameters, ...
-      samples: seconds a step, round by round; empty where it was not run.
-      steps: in a sample.
+      facts: known without running it: FLOPs, bytes, parameters, ...
+      samples: seconds per step, round by round; empty where it was not run.
+      steps: steps of a sample.
     """
 
     facts: dict[str, Any]
@@ -22,19 +22,19 @@ class Measured(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Contenders that are held against each other.
+    """Variants that are compared with each other.
 
     Attributes:
       name: in tables.
-      facts: what they have in common, such as the batch.
-      contenders: by name.
-      baselines: those that the others are divided by; the first one's ratios are shown.
+      facts: that the variants share, such as the batch.
+      variants: by name.
+      baselines: variants that ratios are taken to; those to the first are shown.
       why_not: why they were not run; "" if they were.
     """
 
     name: str
     facts: dict[str, Any]
-    contenders: dict[str, Measured]
+    variants: dict[str, Measured]
     baselines: tuple[str, ...]
     why_not: str = ""
 
@@ -53,59 +53,59 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Round by round; to the other's median if it had another number of rounds."""
+    """Ratios round by round; to the median if the numbers of rounds differ."""
     if len(ours) != len(theirs):
         theirs = [statistics.median(theirs)] * len(ours)
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def summarise(group: Group) -> dict[str, Any]:
-    """All that there is to know of a group, for JSON.
+    """The measurements of a group with medians and ratios, for JSON.
 
     Args:
       group: of a suite.
 
     Returns:
-      Its fields; each contender also with `seconds`, the ratios of `time` to each
-      baseline, and ratios of what the compiled program needs to the first baseline.
+      Its fields; each variant also with `seconds`, the ratios of `time` to each
+      baseline, and ratios of the compiled program's costs to the first baseline.
     """
     found: dict[str, Any] = {
         "name": group.name,
         "facts": group.facts,
         "baselines": list(group.baselines),
         "why_not": group.why_not,
-        "contenders": {},
+        "variants": {},
     }
-    for name, (facts, samples, steps) in group.contenders.items():
+    for name, (facts, samples, steps) in group.variants.items():
         about: dict[str, Any] = {"facts": facts, "steps": steps, "samples": samples}
-        base = group.contenders[group.baselines[0]].facts
+        base = group.variants[group.baselines[0]].facts
         for quantity in ("flops", "temporary_bytes", "held_bytes"):
             if facts.get(quantity) and base.get(quantity):
                 about[f"{quantity}_ratio"] = facts[quantity] / base[quantity]
         if samples:
             about["seconds"] = spread(samples)
             about["time"] = {
-                baseline: spread(ratios(samples, group.contenders[baseline].samples))
+                baseline: spread(ratios(samples, group.variants[baseline].samples))
                 for baseline in group.baselines
             }
             if "examples" in facts:
                 about["examples_per_second"] = facts["examples"] / statistics.median(
                     samples
                 )
-        found["contenders"][name] = about
+        found["variants"][name] = about
     return found
 
 
 def table(groups: Sequence[dict[str, Any]]) -> str:
-    """A row a contender, in Markdown.
+    """The table of a suite, one row per variant.
 
     Args:
       groups: of `summarise`.
 
     Returns:
-      Columns that no contender has anything for are left out.
+      Markdown, without columns that are empty for all variants.
     """
-    head = ["", "contender", "time", "quartiles"]
+    head = ["", "variant", "time", "quartiles"]
     others = sorted(
         {name for group in groups for name in group["baselines"][1:]},
     )
@@ -114,13 +114,13 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     head += ["examples / s"]
     rows = []
     for group in groups:
-        for place, (name, about) in enumerate(group["contenders"].items()):
+        for index, (name, about) in enumerate(group["variants"].items()):
             first, *_ = group["baselines"]
             time = about.get("time", {})
             temporary = about["facts"].get("temporary_bytes")
             rows.append(
                 [
-                    group["name"] if place == 0 else "",
+                    group["name"] if index == 0 else "",
                     name,
                     *_ratio(time.get(first)),
                     *(_ratio(time.get(other))[0] for other in others),
@@ -132,10 +132,10 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
                 ]
             )
     used = [
-        place for place in range(len(head)) if any(row[place] != "" for row in rows)
+        index for index in range(len(head)) if any(row[index] != "" for row in rows)
     ]
     return "\n".join(
-        formatting.markdown([[row[place] for place in used] for row in [head, *rows]])
+        formatting.markdown([[row[index] for index in used] for row in [head, *rows]])
     )
 
 

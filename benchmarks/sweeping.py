@@ -1,4 +1,4 @@
-"""Updates of runs side by side in one program, on data that lie on the device."""
+"""Updates of vmapped runs, on data that stay on the device."""
 
 import dataclasses
 import time
@@ -15,11 +15,11 @@ from experiments.train import sharding, vmapped
 
 
 def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> Ready:
-    """Runs that differ in seed, λ and γ, and see the same examples.
+    """Vmapped runs that differ in seed, λ and γ, on the same examples.
 
     Args:
       preset: its name; weights are switched on from the first step on.
-      members: how many side by side.
+      members: number of runs.
       changes: of the run.
 
     Returns:
@@ -34,33 +34,37 @@ def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> R
             **(changes or {}),
         },
     )
-    at_once = compiled.at_once()
+    per_dispatch = compiled.per_dispatch()
     task = pipeline.task(run.data, run.seed)
 
     def start() -> Callable[[int], float]:
-        together = vmapped.SideBySide(
+        together = vmapped.VmappedRuns(
             [dataclasses.replace(run, seed=seed) for seed in range(members)],
             [task] * members,
             sharding.layout(1),
-            at_once,
+            per_dispatch,
         )
         done = 0
 
         def timed(updates: int) -> float:
             nonlocal done
             begun, began = done, time.perf_counter()
-            seen: Any = None
+            step_metrics: Any = None
             while (done - begun) * members < updates:
                 epoch, number = divmod(done, together.per_epoch)
                 if number == 0:
                     together.begin_epoch(epoch)
-                seen, moments = together.advance(number)
-                done += len(moments)
-            jax.block_until_ready(seen)
+                step_metrics, hyperparams = together.advance(number)
+                done += len(hyperparams)
+            jax.block_until_ready(step_metrics)
             took = time.perf_counter() - began
             return took * updates / ((done - begun) * members)
 
         return timed
 
-    facts = {"members": members, "updates_at_once": at_once, **compiled.device()}
+    facts = {
+        "members": members,
+        "updates_per_dispatch": per_dispatch,
+        **compiled.device(),
+    }
     return Ready(facts, start)

@@ -1,4 +1,4 @@
-"""PyTorch's side: plain SGD, and the published `absgd` package. Imports none of ours.
+"""PyTorch steps: plain SGD, and the published `absgd` package. Imports none of ours.
 
 Run by an interpreter that has torch, see `--torch-python`; speaks as `worker` does. The
 package is the authors' on PyPI. Its loss takes logits and labels, and weights once its
@@ -54,8 +54,8 @@ class ResNet(nn.Module):
         self.stem_norm = nn.BatchNorm2d(widths[0])
         made, inputs = [], widths[0]
         for stage, (count, width) in enumerate(zip(blocks, widths)):  # noqa: B905
-            for place in range(count):
-                made.append(Block(inputs, width, 2 if stage and not place else 1))
+            for index in range(count):
+                made.append(Block(inputs, width, 2 if stage and not index else 1))
                 inputs = width
         self.blocks = nn.Sequential(*made)
         self.head = nn.Linear(inputs, classes)
@@ -79,7 +79,7 @@ def package():
 
 
 def facts():
-    """What this interpreter has."""
+    """Versions and device of this interpreter."""
     from importlib import metadata
 
     found = {
@@ -93,7 +93,7 @@ def facts():
 
 
 def build(described):
-    """What is described, as facts and a function of a number of steps."""
+    """Builds a step: facts, and a function of a number of steps."""
     device = torch.device(described.get("device", "cpu"))
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -151,7 +151,7 @@ def _wait(device):
 
 
 def main():
-    """Answers until there is nobody to ask."""
+    """Answers requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     built = {}

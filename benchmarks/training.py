@@ -1,4 +1,4 @@
-"""Whole trainings by the trainer's own loop, and their steps without it."""
+"""Whole trainings by the trainer's loop, and the same steps without the loop."""
 
 import pathlib
 import time
@@ -25,15 +25,15 @@ def build(
     data_dir: str | None = None,
     changes: dict[str, Any] | None = None,
 ) -> Ready:
-    """ABSGD on a preset's data, for so many epochs, again and again.
+    """Trainings of ABSGD on a preset's data, or parts of them, to be timed.
 
     Args:
-      part: what is timed: its `steps`, on one batch that is there; its `epochs` as the
-        loop counts them, which make batches, read what steps saw and add it up; or the
-        whole `training`, which draws the network and evaluates too.
+      part: what is timed: the `steps`, on one batch on the device; the `epochs` as the
+        loop counts them, which also load batches and log metrics; or the whole
+        `training`, which also initialises the network and evaluates it.
       preset: its name; weights are switched on from the first step on.
       epochs: of a training.
-      data_dir: where its data are.
+      data_dir: directory of its data.
       changes: of the run.
 
     Returns:
@@ -95,20 +95,22 @@ def _steps(
     session: configs.Session,
     updates: int,
 ) -> Callable[[int], float]:
-    """As many steps as a training has, one after the other."""
+    """The steps of a training, one after the other, on one batch."""
     program = steps.program(run, layout)
     first = loop.begin(run, task, layout, session)
-    loader = loop.batches_from(first.place, run, task, layout, session)
-    batch = layout.place(next(loader))
+    loader = loop.batches_from(first.position, run, task, layout, session)
+    batch = layout.shard(next(loader))
     loader.close()
-    given = network.about(task, layout)
+    stats = network.dataset_stats(task, layout)
     per_epoch = loop.steps_per_epoch(run, task)
     kept = [first.state]
 
     def step() -> Any:
-        moment = methods.moment(run, per_epoch, 0)
-        kept[0], seen = program.train(moment)(kept[0], batch, given, moment)
-        return seen
+        hyperparams = methods.step_hyperparams(run, per_epoch, 0)
+        kept[0], step_metrics = program.train(hyperparams)(
+            kept[0], batch, stats, hyperparams
+        )
+        return step_metrics
 
     timed = compiled.timed(step)
     timed(2)  # compiles

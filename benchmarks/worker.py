@@ -1,4 +1,4 @@
-"""A process that builds what it is told to, and times it; see `interleave`."""
+"""A process that builds steps on request, and times them; see `interleave`."""
 
 import gc
 import json
@@ -11,8 +11,8 @@ from experiments.results import run_log
 
 
 def main() -> int:
-    """Answers until there is nobody to ask."""
-    # What others print goes to standard error: standard output is for answers alone.
+    """Answers requests until standard input ends."""
+    # Only answers go to standard output; other prints go to standard error.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     run: Any = None
@@ -32,17 +32,17 @@ def main() -> int:
                 run = ready.start()
             answer = {"seconds": run(request["run"])}
         print(json.dumps(run_log.plain(answer)), file=answers, flush=True)
-    # Now, not when Python ends: a loader's processes leave memory behind then.
+    # Here, not when Python ends: a loader's processes would leave memory behind.
     run = ready = None
     gc.collect()
     return 0
 
 
 def build(described: dict[str, Any]) -> Any:
-    """What is described, ready to be timed.
+    """Builds what a request describes.
 
     Args:
-      described: `kind`, and what else that kind needs.
+      described: `kind`, and the arguments of that kind.
 
     Returns:
       See `compiled.Ready`.

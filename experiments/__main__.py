@@ -1,4 +1,4 @@
-"""`python -m experiments <command>`, if what the commands need is installed."""
+"""`python -m experiments <command>`, if the required packages are installed."""
 
 import importlib.util
 import sys

@@ -13,7 +13,7 @@ from experiments import configs
 PROGRAM = "python -m experiments"
 DESCRIPTION = "The experiments of the ABSGD paper (arXiv 2012.06951)."
 
-# What the exit status says; 2 is what a command line that cannot be read gives too.
+# Exit statuses; 2 is also that of a command line that cannot be parsed.
 FAILED, BAD_CONFIGURATION, NO_DATA, NOT_FINITE, INTERRUPTED = 1, 2, 3, 4, 130
 
 COMMANDS: dict[str, Any] = {
@@ -34,24 +34,24 @@ COMMANDS: dict[str, Any] = {
 }
 SUMMARIES = {
     "list": "the presets: data, model, schedule and cost",
-    "train": "PRESET [--field value ...] [--out DIR] [--seed N]: train, or go on",
+    "train": "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume",
     "compare": "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table",
-    "sweep": "PRESET --lams a,b --gammas x,y --seeds N: side by side in one program",
+    "sweep": "PRESET --lams a,b --gammas x,y --seeds N: vmapped runs in one program",
     "evaluate": "DIR: the newest checkpoint on validation and test examples",
-    "report": "DIR...: tables and figures, beside the paper's numbers",
+    "report": "DIR...: tables and figures, next to the paper's numbers",
     "demo": "SGD against ABSGD on embedded data; a minute or two",
-    "recipes": "the demo with other switches, γ and λ",
+    "recipes": "the demo with other switching epochs, γ and λ",
     "untuned": "--data-dir DIR --seeds N --out FILE: a radius against fixed λ",
-    "after-first-stage": "--data-dir DIR: when the losses tell that a fixed λ harms",
+    "after-first-stage": "--data-dir DIR: do the losses predict that a fixed λ harms",
     "reproduce": "--minutes N: the paper's tables on CIFAR in full, over many sittings",
     "results": "the page of what reproduce recorded, next to the paper's numbers",
     "toy": "the paper's toy figure",
-    "bench": "[SUITE ...]: what a step costs, and what surrounds it",
+    "bench": "[SUITE ...]: the cost of a step, of loading data and of whole trainings",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the command line, then runs.
+    """Parses the command line, then runs the command.
 
     Only a command that runs imports JAX, so `--help` is instant.
 
@@ -59,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: after the program's name; None for the process's own.
 
     Returns:
-      Exit status: 0; 1 for what was not foreseen; 2 for a bad configuration; 3 for
+      Exit status: 0; 1 for an unexpected failure; 2 for a bad configuration; 3 for
       missing or damaged data; 4 for a loss that is not finite; 130 if interrupted.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if given else BAD_CONFIGURATION
-    name, *rest = given
+        return 0 if words else BAD_CONFIGURATION
+    name, *rest = words
     if name not in COMMANDS:
         return _refuse(f"There is no command {name!r}.{_meant(name, COMMANDS)}")
     if name in ("train", "compare", "sweep"):
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(config: Any) -> int:
-    """Runs what a command asks for; imports what it needs."""
+    """Imports and runs the module of a command."""
     match config:
         case configs.List():
             from experiments import presets
@@ -126,7 +126,7 @@ def _command(config: Any) -> int:
 
 
 def _with_preset(command: str, arguments: list[str]) -> int:
-    """Reads a preset's name, then the fields that are to differ from it."""
+    """Parses a preset's name, then the fields that override it."""
     from experiments import presets
 
     if not arguments or arguments[0].startswith("-"):
@@ -179,7 +179,7 @@ def _with_preset(command: str, arguments: list[str]) -> int:
 
 
 def _run(command: Callable[[Any], int], config: Any) -> int:
-    """Runs a command, and gives each kind of failure its exit status."""
+    """Runs a command, and maps each kind of failure to its exit status."""
     from experiments.data.sources import DamagedData, MissingData
 
     try:
@@ -194,7 +194,7 @@ def _run(command: Callable[[Any], int], config: Any) -> int:
         return NOT_FINITE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # who reads has read enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
@@ -204,13 +204,13 @@ def _usage() -> str:
     lines = [f"  {name:<{width}}  {what}" for name, what in SUMMARIES.items()]
     usage, more = (
         f"usage: {PROGRAM} COMMAND ...",
-        f"{PROGRAM} COMMAND --help tells more.",
+        f"{PROGRAM} COMMAND --help lists the flags of a command.",
     )
     return "\n".join([usage, "", DESCRIPTION, "", *lines, "", more])
 
 
 def _meant(name: str, names: Iterable[str]) -> str:
-    """The name that was meant, as a sentence, if there is one near."""
+    """Suggests the nearest name as a sentence, if one is near."""
     close = difflib.get_close_matches(name, names, n=1)
     return f" Did you mean {close[0]!r}?" if close else f" See {PROGRAM} --help."
 

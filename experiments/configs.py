@@ -1,11 +1,12 @@
-"""What is run: frozen values. Imports no JAX, so `--help` is instant.
+"""Configurations: frozen dataclasses. Imports no JAX, so `--help` is instant.
 
 A `Run` is one training, down to its seed: two equal runs give the same numbers. A
-`Session` is what does not change them: where the data lie and the results go, on how
-many devices. A `Study` is the demo's comparison. Runs with names are in `presets`.
+`Session` has the settings that do not change the numbers: directories, devices,
+loaders and checkpoints. A `Study` is one of the demo's comparisons. Named runs are in
+`presets`.
 
-Points in time are shares of the training, in [0, 1], and fall on whole epochs, so that
-a run keeps its shape when it is given other epochs.
+Schedule points are fractions of the total epochs, in [0, 1], rounded to whole epochs,
+so that a schedule keeps its shape when the number of epochs changes.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import tyro
 
 
 class BadConfiguration(Exception):
-    """What is asked for does not fit what is there."""
+    """The configuration does not fit the data, the network or the devices."""
 
 
 def _refuse(condition: bool, message: str) -> None:
@@ -44,12 +45,12 @@ Source = Literal[
 
 
 class Kind(NamedTuple):
-    """What is known of a data set before it is read."""
+    """What is known of a data set before it is loaded."""
 
     classes: int
     inputs: Literal["images", "text"]
     shape: tuple[int, ...]  # of one example as it is stored; () where that varies
-    files: bool  # whether images are decoded as they are needed, not held in memory
+    files: bool  # whether images are decoded for each batch, not held in memory
 
 
 KINDS: dict[Source, Kind] = {
@@ -67,57 +68,59 @@ KINDS: dict[Source, Kind] = {
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The examples, and what is done to them.
+    """The data set: splits, imbalance, label noise, sampler and augmentation.
 
     Attributes:
       source: the data set.
-      imbalance: how a balanced data set is thinned out: the counts decay from class to
-        class (`long_tail`), or half of the classes keep a share (`step`).
+      imbalance: how a balanced data set is subsampled: class counts decay exponentially
+        (`long_tail`), or half of the classes keep a fraction (`step`).
       imbalance_ratio: examples of the largest class over those of the smallest; 1 keeps
-        them all. Where the data set is imbalanced by itself, 1.
+        them all. 1 for data sets that are imbalanced already.
       total: training examples in all, to which the counts of the imbalance are scaled;
         None leaves them.
       scarce_first: whether the first classes are the scarce ones, not the last.
-      noise: rule by which labels are replaced; see `corrupt`. `symmetric` takes as many
-        of each class and draws among the others.
-      noise_rate: share of the examples (of the classes that the rule strikes) whose
-        label is replaced, in [0, 1). Training and validation labels alike: who has
-        mislabelled data has no clean part of it to choose by. The test set never.
-      corruption_seed: None draws split, tail and noise anew for every seed of the run.
-        A number fixes them, by the published rules of selection.
-      validation_per_class: training examples of each class that are held out to choose
-        by, before anything is thinned out or relabelled. 0 for none.
-      test_per_class: likewise to be tested on, where the data set has no test split;
-        the same for every seed.
-      clean_per_class: likewise to be looked at by methods that learn weights, with the
-        labels that the data set has: a clean, balanced set. Not the one to choose by.
-        Other methods hold it out too and do not look at it, so that all can train on
-        the same examples. 0 for none.
+      noise: rule by which labels are flipped; see `corrupt`. `symmetric` flips equally
+        many labels of each class, each to a random other class.
+      noise_rate: fraction of the labels (in the classes that the rule affects) that are
+        flipped, in [0, 1). Training and validation labels are both noisy, since who has
+        mislabelled data has no clean validation set. Test labels are never flipped.
+      corruption_seed: seed of split, subsampling and label noise, which then follow
+        the published rules of selection. None draws them by the seed of the run.
+      validation_per_class: training examples of each class that are held out as the
+        validation set, before subsampling and label noise. 0 for none.
+      test_per_class: examples of each class that are held out as the test set, where
+        the data set has no test split; the same for every seed.
+      clean_per_class: training examples of each class that are held out as the meta
+        set, before subsampling and label noise: clean and balanced. Methods that learn
+        weights use it; it is not the validation set. Other methods hold it out too and
+        do not use it, so that all train on the same examples. 0 for none.
       examples_per_class: at most so many examples of each class and split are used;
         None for all.
       tail_classes: number of last classes that count as the tail; 0 for none.
       partial: whether a data set with fewer examples than published is accepted.
-      sampling: how an epoch is drawn, which is as many examples as there are: each once
-        (`shuffled`); with replacement, every class alike (`balanced`) or an example by
-        the effective number of its class (`effective`, as LDAM); or class after class,
-        four examples at a time (`class_aware`, as Kang et al.). See `sampling`.
+      sampling: sampler of an epoch, which has as many examples as the training set:
+        each once (`shuffled`); with replacement, uniform over classes (`balanced`) or
+        by the effective number of the class (`effective`, as LDAM); or class after
+        class, four examples at a time (`class_aware`, as Kang et al.). See `sampling`.
       sampling_beta: β of `effective`, in [0, 1).
-      crop_padding: black border, pixels, out of which a training image is cut again at
+      crop_padding: zero padding, pixels, from which a training image is cropped at
         random; 0 for none.
-      flip: whether half of the training images are mirrored.
+      flip: whether training images are flipped horizontally at random.
       rotation: largest random rotation of a training image, degrees; nearest pixels.
-      image_size: pixels a side. None keeps what is stored. Otherwise test images are
-        resized (short side to 8/7 of it) and cut in the middle.
-      resized_crop: whether training images are random parts of the stored ones (8% to
-        100% of the area, sides 3:4 to 4:3), resized to `image_size`; otherwise they are
-        resized as test images are, and cut anywhere.
+      image_size: pixels a side. None keeps the stored size. Otherwise test images are
+        resized (short side to 8/7 of it) and cropped at the centre.
+      resized_crop: whether training images are random resized crops (8% to 100% of the
+        area, sides 3:4 to 4:3) of `image_size`; otherwise they are resized as test
+        images are, and cropped at random.
       jitter: largest relative change of brightness, contrast and saturation of a
         training image, in random order.
-      augment_on: who crops, flips and rotates: the `host` (NumPy) or the `device`.
-      mean: of each channel, for normalisation, of pixels in [0, 1]; () for none.
-      std: likewise.
-      vocabulary: most frequent words of the training text that are told apart.
-      length: words of a text that are kept, from its end; shorter ones are padded in
+      augment_on: where images are cropped, flipped and rotated: on the `host` (NumPy)
+        or on the `device`.
+      mean: mean of each channel, for normalisation of pixels in [0, 1]; () for none.
+      std: standard deviation of each channel, for normalisation; () for none.
+      vocabulary: number of words with a token id, the most frequent ones of the
+        training text.
+      length: tokens of a text that are kept, from its end; shorter ones are padded in
         front.
     """
 
@@ -240,7 +243,7 @@ class Data:
 
     @property
     def kind(self) -> Kind:
-        """What is known of the source."""
+        """The kind of the source."""
         return KINDS[self.source]
 
     @property
@@ -250,7 +253,7 @@ class Data:
 
     @property
     def channels(self) -> int:
-        """Of an image."""
+        """Number of channels of an image."""
         return self.kind.shape[-1] if self.kind.shape else 3
 
 
@@ -260,17 +263,17 @@ class Model:
 
     Attributes:
       name: which. `convnet` is the demo's own, the others are the papers'.
-      widths: channels (or LSTM states a direction) of each stage; () as published.
+      widths: channels (or LSTM states per direction) of each stage; () as published.
       blocks: residual blocks in each stage; () as published.
       head: a linear layer; the cosines between features and class vectors (`cosine`)
         that LDAM asks for; a linear layer whose logits have a factor each (`scaled`),
         as LWS learns; or OLTR's memory of the classes (`memory`), with attention to the
         image before it. The last two are for second stages, and take what they can from
         a first one with a linear head.
-      norm: BatchNorm, or GroupNorm, under which examples do not meet.
-      statistics_momentum: share of BatchNorm's running statistics that a step keeps.
-      dropout: share of what enters the head that is dropped in training.
-      dtype: of convolutions, matrix products and what is between them. Parameters,
+      norm: BatchNorm, or GroupNorm, which does not mix examples.
+      statistics_momentum: decay of BatchNorm's running statistics.
+      dropout: dropout rate of the features that enter the head.
+      dtype: of convolutions, matrix products and activations between them. Parameters,
         norms' statistics, features, logits, losses and the optimizer are float32 in any
         case. `bfloat16` is for accelerators that compute in it.
       pretrained: file of weights to start from, `.safetensors` or `.npz`, named as
@@ -329,28 +332,30 @@ class Loss:
       max_margin: LDAM's margin for the scarcest class.
       scale: LDAM's factor on the logits.
       alpha: symmetric cross-entropy's factor on cross-entropy.
-      beta: and on reverse cross-entropy.
+      beta: symmetric cross-entropy's factor on reverse cross-entropy.
       smallest_probability: of the label, below which symmetric cross-entropy clips it
         inside cross-entropy, as its authors' Keras code does, in [0, 1); 0 never clips,
         as ABSGD's code and the PyTorch code that it follows.
       q: exponent of generalised cross-entropy, in (0, 1].
       k: probability of the label below which truncation drops an example.
-      prune_from: share of the training after which truncation drops examples.
-      prune_every: epochs between two looks at which to drop.
+      prune_from: fraction of the epochs after which truncation drops examples.
+      prune_every: epochs from one pruning to the next.
       tau: logit adjustment's factor on the log of the class priors.
-      range_intra: range loss's factor on distances within classes. Its authors' value,
-        and those of the two below, are not known to us; these are ours, and modest.
-      range_inter: and on what the nearest two class means lack to the margin.
-      range_margin: the squared distance that they are to have.
+      range_intra: range loss's factor on distances within classes. The authors' values
+        of the three range parameters are not published; these are modest ones of ours.
+      range_inter: range loss's factor on the shortfall of the distance between the
+        nearest two class means from the margin.
+      range_margin: squared distance between class means above which range loss has no
+        penalty.
       class_weights: whether classes are weighted by their effective number.
       effective_beta: β of the effective number.
-      class_weights_from: share of the training after which they are.
-      class_weights_norm: what the batch's sum of gradients is divided by: its examples,
-        or its sum of class weights (`weights`, as PyTorch's weighted mean). Published
-        baselines divide cross-entropy and LDAM by the weights, and the focal loss,
-        which has them inside, by the examples.
-      logit_norm: exponent of the logits' norm by which they are divided in training; 0
-        leaves them.
+      class_weights_from: fraction of the epochs after which classes are weighted.
+      class_weights_norm: what the batch's sum of gradients is divided by: the number of
+        examples, or the sum of their class weights (`weights`, as PyTorch's weighted
+        mean). Published baselines divide cross-entropy and LDAM by the weights, and the
+        focal loss, which has them inside, by the examples.
+      logit_norm: exponent of the logits' norm by which logits are divided in training;
+        0 for no normalisation.
     """
 
     name: Literal[
@@ -425,41 +430,42 @@ MethodName = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How examples are weighted.
+    """The method: how examples are weighted.
 
     Attributes:
-      name: plain `sgd` or `adam`; either by attention: `absgd`, `abadam`; or SGD with
+      name: plain `sgd` or `adam`; either with attention: `absgd`, `abadam`; or SGD with
         the weights of a baseline, see docs/methods.md.
-      lam: λ after the switch, nonzero, in units of loss; ±inf weights all alike.
-      rho: radius ρ, in nats: λ follows by itself so that the weights stay that far from
-        uniform, see `absgd_jax.kl_radius`; `lam` is then ±inf and gives the sign. None
-        for the λ that is given.
-      first_lam: λ before it. From one finite λ to another the running estimate F of the
-        objective is carried on, in units of loss, so that s = exp(F/λ) holds for
-        the new λ at once. The authors' code carries s itself, which is then an average
-        of exp(L/λ) with the old λ until γ has renewed it. From ±inf both begin with the
-        s_0 that is given.
-      start_at: share of the training after which `lam` holds. The two-stage recipe.
-      gamma: γ, share of the newest batch in the running normaliser, in (0, 1]; `term`
-        has such a share too, and `recover`, whose a it is.
+      lam: λ from `start_at` on, nonzero, in units of loss; ±inf for equal weights.
+      rho: radius ρ, in nats: λ adapts so that the weights stay that far from uniform,
+        see `absgd_jax.kl_radius`; `lam` is then ±inf and gives the sign. None for a
+        fixed λ.
+      first_lam: λ before `start_at`. From one finite λ to another the running estimate
+        F of the objective is carried on, in units of loss, so that s = exp(F/λ) holds
+        for the new λ at once. The authors' code carries s itself, which is then an
+        average of exp(L/λ) with the old λ until γ has renewed it. From ±inf both begin
+        with `init_s`.
+      start_at: fraction of the epochs after which `lam` holds: the two-stage recipe.
+      gamma: γ, weight of the newest batch in the running normaliser, in (0, 1]; also
+        that of `term`, and a of `recover`.
       init_s: s_0; 0 as in the earlier version of the paper, None for weights that
         average one from the start.
       max_weight: upper bound on each weight, at least 1; None for none.
       alpha: constant by which the weights are divided; the paper's is 1, the authors'
         code has 0.5.
-      uniform: whether one is added to every weight after the switch, as the authors'
+      uniform: whether one is added to every weight from `start_at` on, as the authors'
         code for noisy labels does.
-      route: how the weighted gradient is made: one backward pass from the weights
-        (`pullback`), the gradient of the tilted loss (`value`), or the gradients of
-        all examples one by one (`dense`).
-      microbatch_size: examples at a time on the `value` and `dense` routes; None for
-        all.
-      rate: step size of what a baseline learns beside the network: the weights of
-        examples (`eg_examples`), of groups (`group_dro`) or of a batch (`meta`), or the
-        network that weights (`mw_net`).
-      level: share of the batch, its largest losses, that `cvar` trains on, in (0, 1].
-      clean_batch_size: clean examples that `meta`, `l2rw` and `mw_net` look at in an
-        update; all of them where there are fewer. As published, 100.
+      route: how the weighted gradient is computed: one backward pass from the weights
+        (`pullback`), the gradient of the tilted loss (`value`), or per-example
+        gradients (`dense`).
+      microbatch_size: examples per microbatch on the `value` and `dense` routes; None
+        for the whole batch.
+      step_size: step size of what a baseline learns in addition to the network: the
+        weights of examples (`eg_examples`), of groups (`group_dro`) or of a batch
+        (`meta`), or the weighting network (`mw_net`).
+      cvar_alpha: α of CVaR: fraction of the batch, its largest losses, that `cvar`
+        trains on, in (0, 1].
+      clean_batch_size: examples of the meta set in an update of `meta`, `l2rw` and
+        `mw_net`; all of them where there are fewer. As published, 100.
     """
 
     name: MethodName = "absgd"
@@ -474,8 +480,8 @@ class Method:
     uniform: bool = False
     route: Literal["pullback", "value", "dense"] = "pullback"
     microbatch_size: int | None = None
-    rate: float = 0.01
-    level: float = 0.5
+    step_size: float = 0.01
+    cvar_alpha: float = 0.5
     clean_batch_size: int = 100
 
     def __post_init__(self) -> None:
@@ -492,7 +498,7 @@ class Method:
         _refuse(
             self.rho is not None
             and not (math.isinf(self.lam) and math.isinf(self.first_lam)),
-            "With rho, λ follows by itself: lam is inf or -inf and first_lam inf, got "
+            "With rho, λ adapts: lam is inf or -inf and first_lam inf, got "
             f"{self.lam} and {self.first_lam}.",
         )
         _refuse(
@@ -520,7 +526,8 @@ class Method:
             self.route != "pullback"
             and self.max_weight is not None
             and self.init_s is not None,
-            f"max_weight beside init_s needs the pullback route, got {self.route!r}.",
+            "max_weight together with init_s needs the pullback route, got "
+            f"{self.route!r}.",
         )
         _refuse(
             self.microbatch_size is not None
@@ -528,9 +535,13 @@ class Method:
             "microbatch_size must be positive, on the value and dense routes, got "
             f"{self.microbatch_size} with {self.route}.",
         )
-        _refuse(not math.isfinite(self.rate), f"rate must be finite, got {self.rate}.")
         _refuse(
-            not 0.0 < self.level <= 1.0, f"level must lie in (0, 1], got {self.level}."
+            not math.isfinite(self.step_size),
+            f"step_size must be finite, got {self.step_size}.",
+        )
+        _refuse(
+            not 0.0 < self.cvar_alpha <= 1.0,
+            f"cvar_alpha must lie in (0, 1], got {self.cvar_alpha}.",
         )
         _refuse(
             self.clean_batch_size < 2,  # BatchNorm of one example is its bias
@@ -557,12 +568,12 @@ class Method:
 
     @property
     def baseline(self) -> bool:
-        """Whether examples are weighted in another way."""
+        """Whether the weights are those of a baseline, not of attention."""
         return self.weights and not self.attends
 
     @property
-    def looks_at_clean(self) -> bool:
-        """Whether weights are learned from examples whose labels are known."""
+    def uses_meta_set(self) -> bool:
+        """Whether weights are learned on a meta set, whose labels are clean."""
         return self.name in ("meta", "l2rw", "mw_net")
 
     @property
@@ -593,26 +604,27 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """What all methods share.
+    """The optimizer and its schedule, the same for all methods.
 
     Attributes:
-      learning_rate: η at its height.
-      warmup: share of the training in which η rises, epoch by epoch.
-      decay: how η falls: by `drop_factor` at each of `drop_at`, or along a half
-        `cosine` to zero.
-      drop_at: shares of the training after which η is divided.
-      drop_factor: by what, at least 1.
+      learning_rate: η at its highest.
+      warmup: fraction of the epochs in which η rises, epoch by epoch.
+      decay: schedule of η: divided by `drop_factor` at each of `drop_at` (`drops`), or
+        half a `cosine` to zero.
+      drop_at: fractions of the epochs after which η is divided.
+      drop_factor: what η is divided by at each drop, at least 1.
       momentum: β, in [0, 1).
-      nesterov: whether momentum looks ahead.
-      b1: decay of Adam's mean gradient, whose start is corrected for bias.
-      b2: decay of Adam's mean squared gradient.
-      eps: what is added to its root.
-      weight_decay: on every trained parameter, added to the gradient before momentum
-        as in the published code; for Adam after its means (decoupled, as Eq. 9 prints
-        it), where the package of ABSGD's authors adds it before them.
-      hidden_weight_decay: on the hidden layer of `sce_cnn` and the norm after it, in
-        place of that; None for the same.
-      clip_norm: largest norm of the gradient before the decay; None for any.
+      nesterov: whether momentum is Nesterov's.
+      b1: decay of Adam's first moment, which is corrected for bias.
+      b2: decay of Adam's second moment.
+      eps: added to the root of Adam's second moment.
+      weight_decay: weight decay of every trained parameter, added to the gradient
+        before momentum as in the published code; for Adam after its moments (decoupled,
+        as Eq. 9 prints it), where the package of ABSGD's authors adds it before them.
+      hidden_weight_decay: weight decay of the hidden layer of `sce_cnn` and the norm
+        after it; None for `weight_decay`.
+      clip_norm: largest norm of the gradient, before weight decay; None for no
+        clipping.
     """
 
     learning_rate: float = 0.1
@@ -661,24 +673,24 @@ class Run:
     """One training.
 
     Attributes:
-      data: the examples.
+      data: the data set.
       model: the network.
       loss: the loss of one example.
       method: how examples are weighted.
-      optimizer: what all methods share.
+      optimizer: optimizer and schedule.
       epochs: passes over the training examples.
       batch_size: examples per update; the last of an epoch may have fewer.
-      trainable: what is trained: all, the last residual block and what follows it, the
-        head (with OLTR's attention, if there is one), or the factors (`scale`) of a
-        scaled head. BatchNorm's statistics move in any case, as in the authors' code.
+      trainable: which parameters are trained: all, the last residual block and what
+        follows it, the head (with OLTR's attention, if there is one), or the factors
+        (`scale`) of a scaled head. BatchNorm's statistics are updated in any case, as
+        in the authors' code.
       start_from: directory of a finished run of the same network, whose parameters this
         one starts from; the second stage of two. Its head may be linear where this
         one's is scaled, and anything where this one's is a memory.
-      new_head: whether the head is drawn anew all the same.
+      new_head: whether the head is reinitialised instead of taken from `start_from`.
       eval_every: epochs from one evaluation to the next; the last epoch always has one.
-      seed: of split, corruption, initial parameters, order and augmentation. Two runs
-        that differ in the method alone see the same examples in the same order from the
-        same start.
+      seed: of split, label noise, initial parameters, order and augmentation. Two runs
+        that differ only in the method train on the same batches from the same start.
     """
 
     data: Data = Data(test_per_class=50, validation_per_class=20)
@@ -742,7 +754,7 @@ class Run:
             f"{self.model.head!r}.",
         )
         _refuse(
-            self.method.looks_at_clean and not self.data.clean_per_class,
+            self.method.uses_meta_set and not self.data.clean_per_class,
             f"{self.method.title} learns weights from clean examples: set "
             "data.clean_per_class to at least 1, got 0.",
         )
@@ -753,38 +765,37 @@ class Run:
         )
 
     def epoch_at(self, share: float) -> int:
-        """The epoch, from 0, that begins when that share of the training is over."""
+        """The epoch, from 0, at a fraction of the total epochs."""
         return round(share * self.epochs)
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What does not change a run's numbers, but for float32 rounding.
+    """Settings that do not change a run's numbers, but for float32 rounding.
 
     Attributes:
       out: run directory; None makes one from the preset's name, λ and the seed.
       data_dir: where the data sets are, as TFDS or as published archives unpacked.
       download: whether TFDS may fetch what is missing.
-      parallel: `jit` cuts the program up by the sharding of the batch, `pmap` runs it
-        on each device with explicit sums.
+      parallel: `jit` partitions the program by the sharding of the batch, `pmap` runs
+        it on each device with explicit collectives.
       devices: number of devices; None for all there are.
       distributed: whether this is one process of several; see `jax.distributed`.
-      coordinator: address of the first process, `host:port`; None where the cluster
-        tells.
-      processes: how many; None where the cluster tells.
-      process: which of them this is, from 0; None where the cluster tells.
-      workers: processes that decode image files; as many more for the clean ones of a
-        method that looks at them.
-      prefetch: batches that are made ready ahead of the device.
-      steps_per_dispatch: most updates that the device is given at once. 1 sends it
-        batch by batch. More keep the training examples on the device and send the
-        places of many batches: for accelerators, where a small update takes less time
-        than its launch. Not for a CPU, whose convolutions are some 35 times slower in
+      coordinator: address of the first process, `host:port`; None to ask the cluster.
+      processes: number of processes; None to ask the cluster.
+      process: index of this process, from 0; None to ask the cluster.
+      workers: processes that decode image files; as many more for the meta set, if the
+        method uses it.
+      prefetch: batches that are loaded ahead of the device.
+      steps_per_dispatch: most updates in a dispatch. 1 sends batch by batch. More run a
+        device loop: the training set stays on the device, and a dispatch sends the
+        indices of many batches. For accelerators, where a small update takes less time
+        than its launch; not for a CPU, whose convolutions are some 35 times slower in
         such a loop.
-      checkpoint_seconds: between two checkpoints within an epoch; one is made at the
-        end of every epoch in any case.
-      checkpoints: how many are kept.
-      tensorboard: whether curves are written for TensorBoard too.
+      checkpoint_seconds: seconds between two checkpoints within an epoch; every epoch
+        also ends with one.
+      checkpoints: number of checkpoints that are kept.
+      tensorboard: whether metrics are written for TensorBoard too.
     """
 
     out: pathlib.Path | None = None
@@ -834,7 +845,7 @@ class Session:
         )
         _refuse(
             self.coordinator is not None and not self.distributed,
-            "coordinator is for --distributed alone.",
+            "coordinator needs --distributed.",
         )
 
 
@@ -843,10 +854,10 @@ class Study:
     """SGD against ABSGD on one kind of data.
 
     Attributes:
-      name: key in the records.
-      title: in the words of a table's heading.
-      run: to be repeated for every seed and λ; its own are not used.
-      lams: λs among which validation accuracy chooses.
+      name: key in the log.
+      title: heading of its table.
+      run: repeated for every seed and λ; its own are not used.
+      lams: grid of λ, from which validation accuracy chooses.
       seeds: number of seeds, from 0.
     """
 
@@ -872,15 +883,15 @@ class Study:
 
 
 def replace(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy with other values.
+    """A copy of a configuration with other values.
 
     Args:
       config: a frozen dataclass.
-      changes: by name; a dot leads into a dataclass inside, the new one where both are
-        given.
+      changes: values by name; a dot leads into a nested dataclass, which is the new one
+        if the changes replace it too.
 
     Returns:
-      Another of the same class.
+      A configuration of the same class.
 
     Examples:
       >>> replace(Run(), {"epochs": 3, "method.lam": 0.5}).method.lam
@@ -902,8 +913,8 @@ def replace(config: Any, changes: dict[str, Any]) -> Any:
 
 
 # Of the learning rates 0.05, 0.1 and 0.2 the middle one gives SGD its best validation
-# accuracy on the long tail (85.6, 88.2, 86.0); under noise SGD does not tell them apart
-# (57.6, 57.4, 57.9, each ± 0.5). The drop and the switches are the two-stage recipe's.
+# accuracy on the long tail (85.6, 88.2, 86.0); under noise they do not differ (57.6,
+# 57.4, 57.9, each ± 0.5). The drop and the switches are the two-stage recipe's.
 _DIGITS = Run(
     data=Data(validation_per_class=20, test_per_class=50, crop_padding=1),
     optimizer=Optimizer(
@@ -919,8 +930,8 @@ LONG_TAIL = Study(
         {
             "data.imbalance_ratio": 50.0,
             "data.tail_classes": 3,
-            # Many batches of 32 have no image of the tail, so a slow normaliser lets
-            # one that has take an outsize step: λ = 0.5 gains 1.6 points on validation
+            # Many batches of 32 have no image of the tail, so with a slow normaliser
+            # one that has takes an outsize step: λ = 0.5 gains 1.6 points on validation
             # at γ = 0.9, 0.4 at 0.5, and loses 14 at 0.1.
             "method.gamma": 0.9,
             "method.start_at": 0.7,
@@ -960,9 +971,9 @@ class Demo:
       table.md       the table
       demo.png       the figure
 
-    A run directory that exists is overwritten: these four files, and no other. Ctrl-C
-    keeps what is finished, reports on it and exits with 130. The same seeds give the
-    same numbers on the same machine.
+    An existing run directory is overwritten: these four files, and no other. Ctrl-C
+    reports on the finished runs and exits with 130. The same seeds give the same
+    numbers on the same machine.
 
     Attributes:
       out: run directory.
@@ -988,7 +999,10 @@ class Demo:
 
 
 def _evaluated_last(run: Run, epochs: int | None) -> Run:
-    """For so many epochs, None for its own, with one evaluation, after the last."""
+    """The run with one evaluation, after the last epoch, and another number of epochs.
+
+    None keeps the run's own number.
+    """
     epochs = run.epochs if epochs is None else epochs
     return dataclasses.replace(run, epochs=epochs, eval_every=epochs)
 
@@ -1009,7 +1023,7 @@ class Recipes:
     seeds: int = 8
     epochs: int | None = None
 
-    # (share of the training before λ, γ, λ), the demo's own first.
+    # (fraction of the epochs before λ, γ, λ), the demo's own first.
     variants: ClassVar[dict[str, tuple[tuple[float, float, float], ...]]] = {
         LONG_TAIL.name: (
             *((0.7, 0.9, lam) for lam in (1.0, 0.5, 0.25, 0.125)),
@@ -1028,21 +1042,21 @@ class Recipes:
         self.runs()  # refuses what it refuses
 
     def runs(self) -> dict[str, Run]:
-        """Every recipe by name, SGD first; seeds to be filled in."""
-        found = {}
+        """Every recipe by name, SGD first; the caller sets the seeds."""
+        recipes = {}
         for study in (LONG_TAIL, LABEL_NOISE):
             run = _evaluated_last(study.run, self.epochs)
-            found[study.name] = run
+            recipes[study.name] = run
             for start_at, gamma, lam in self.variants[study.name]:
                 changes = {
                     "method.start_at": start_at,
                     "method.gamma": gamma,
                     "method.lam": lam,
                 }
-                found[f"{study.name} {start_at:g} {gamma:g} {lam:g}"] = replace(
+                recipes[f"{study.name} {start_at:g} {gamma:g} {lam:g}"] = replace(
                     run, changes
                 )
-        return found
+        return recipes
 
     @staticmethod
     def baseline(name: str) -> str:
@@ -1058,11 +1072,11 @@ class Recipes:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """One training with all that can be set; its command line is made per preset.
+    """One training; the defaults of its command line are those of a preset.
 
     Attributes:
       run: what is trained.
-      session: where and on what.
+      session: directories, devices and loaders.
     """
 
     # No prefix: the fields are --seed and --method.lam, not --run.seed.
@@ -1075,21 +1089,21 @@ class Compare:
     """Trains many methods on one preset's data, network and budget, and tabulates them.
 
     Every method has one hyperparameter, chosen among three values by validation
-    accuracy over all seeds. Goes on where the run directory holds a beginning, also
-    with more methods or seeds. Writes there:
+    accuracy over all seeds. Resumes from what the run directory holds, also with more
+    methods or seeds. Writes there:
 
       table.md      one row a method
-      results.json  what the table shows, seed by seed, and all values of every grid
+      results.json  the metrics of the table, seed by seed, and all values of every grid
       costs.json    time and memory of a step, and how they were measured
       runs/         a run directory for each training
 
     Attributes:
-      run: what all have in common; a preset's, whose loss and method are left out.
+      run: data, network, schedule and optimizer; its loss and method are not used.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
         for all that fit. `+norm` divides the logits by their norm in training.
       seeds: number of seeds, from 0; each trains every method on its own split.
-      measure: whether the steps are timed, one by one beside plain SGD's.
-      session: where and on what.
+      measure: whether the steps are timed, each in turn with a step of plain SGD.
+      session: directories, devices and loaders.
     """
 
     run: Annotated[Run, tyro.conf.arg(name="")]
@@ -1108,47 +1122,47 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Trains one preset for every seed, λ and γ, many side by side in one program.
+    """Trains one preset for every seed, λ and γ, as vmapped runs of one program.
 
-    For accelerators, which one small network leaves idle. The curves are those of the
-    same runs trained alone by `train`, to float32 rounding. λ and γ are chosen by
-    validation accuracy at the last epoch, the mean over the seeds; test accuracy is
-    shown for the chosen ones alone. Writes to the run directory:
+    For accelerators, which one small network leaves idle. The metrics are those of the
+    same runs under `train`, to float32 rounding. λ and γ are chosen by validation
+    accuracy at the last epoch, the mean over the seeds; test accuracy is shown only for
+    the chosen ones. Writes to the run directory:
 
-      sweep.json    what is swept
+      sweep.json    the configuration of the sweep
       table.md      one row for every λ and γ
       results.json  the same, seed by seed
       runs/         config.json and records.jsonl of each training, as `train` writes
                     them; `report` reads them
 
-    Goes on where the directory holds the same sweep: what is finished is not trained
-    again. A training whose loss is not finite ends there, and the others go on.
+    Resumes where the directory holds the same sweep: finished runs are not trained
+    again. A run whose loss is not finite ends there, and the others go on.
 
     Attributes:
-      run: what all have in common.
+      run: the run of which seed, λ and γ vary.
       lams: values of `method.lam` with commas between them, such as `--lams=-1,0.5`
         (with =, since the first begins with a minus sign) or `--lams 0.5,inf`; empty
         for the preset's own.
-      gammas: values of `method.gamma` likewise.
+      gammas: values of `method.gamma` with commas between them; empty for the preset's
+        own.
       seeds: number of seeds, from 0; each trains on its own split, and all training
         sets must be of one size.
-      side_by_side: most trainings in one program, which holds so many networks; None
-        for all.
-      session: where and on what: one process and one device.
+      vmapped: most runs in one program, which holds as many networks; None for all.
+      session: directories and loaders; one process and one device.
     """
 
     run: Annotated[Run, tyro.conf.arg(name="")]
     lams: str = ""
     gammas: str = ""
     seeds: int = 3
-    side_by_side: int | None = None
+    vmapped: int | None = None
     session: Annotated[Session, tyro.conf.arg(name="")] = Session()
 
     def __post_init__(self) -> None:
         _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
         _refuse(
-            self.side_by_side is not None and self.side_by_side < 1,
-            f"side_by_side must be at least 1, got {self.side_by_side}.",
+            self.vmapped is not None and self.vmapped < 1,
+            f"vmapped must be at least 1, got {self.vmapped}.",
         )
         _refuse(
             self.session.distributed
@@ -1159,7 +1173,7 @@ class Sweep:
         self.settings()  # refuses what they refuse
 
     def settings(self) -> list[Run]:
-        """A run for every λ and γ, the seed to be filled in."""
+        """A run for every λ and γ; the caller sets the seed."""
         lams = _numbers("lams", self.lams) or (self.run.method.lam,)
         gammas = _numbers("gammas", self.gammas) or (self.run.method.gamma,)
         return [
@@ -1170,15 +1184,15 @@ class Sweep:
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
-    """Those with commas between them, each once."""
+    """Parses comma-separated numbers, which must differ."""
     try:
-        found = tuple(float(part) for part in text.split(",") if text.strip())
+        values = tuple(float(part) for part in text.split(",") if text.strip())
     except ValueError:
         raise ValueError(
             f"{name} must be numbers with commas between them, got {text!r}."
         ) from None
-    _refuse(len(set(found)) < len(found), f"{name} must differ, got {text!r}.")
-    return found
+    _refuse(len(set(values)) < len(values), f"{name} must differ, got {text!r}.")
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1200,15 +1214,15 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Tables and figures of one run or several, also of runs that still go on.
+    """Tables and figures of one run or several, also of unfinished runs.
 
-    Runs that differ in the seed alone are averaged.
+    Runs that differ only in the seed are averaged.
 
     Attributes:
       dirs: run directories.
       out: where report.md and the figures go; None for the run directory, of several
         the first one's parent.
-      features: whether to draw the penultimate features too, by t-SNE.
+      features: whether to draw the penultimate features by t-SNE.
       data_dir: where the data sets are, for the features; None for where they were in
         training.
     """
@@ -1260,8 +1274,8 @@ class Untuned:
       data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
         last.
       seeds: number of seeds, from 0; of splits, networks and batches.
-      out: JSON lines, one a run; what it has is not run again. The page is written
-        beside it, with the suffix .md.
+      out: JSON lines, one per run; runs that it has are not repeated. The page is
+        written next to it, with the suffix .md.
       data: some of the data sets; all if none is given.
     """
 
@@ -1276,14 +1290,14 @@ class Untuned:
 
 @dataclasses.dataclass(frozen=True)
 class AfterFirstStage:
-    """Whether the losses after plain training tell that a fixed λ > 0 will harm.
+    """Whether the losses after plain training predict that a fixed λ > 0 harms.
 
     Attributes:
       data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
         last.
       seeds: number of seeds, from 0; of splits, networks and batches.
-      out: JSON lines, one a data set and seed; data sets that it has are not run again.
-        The page is written beside it, with the suffix .md.
+      out: JSON lines, one per data set and seed; data sets that it has are not
+        repeated. The page is written next to it, with the suffix .md.
     """
 
     data_dir: pathlib.Path = pathlib.Path("data")
@@ -1299,19 +1313,19 @@ class Reproduce:
     """Trains the cells of the paper's tables on CIFAR at the full protocol.
 
     200 epochs of ResNet-32, three seeds, λ chosen on validation examples; in order of
-    worth, and resumable: what is recorded is not trained again, and a training that the
-    time ends is gone on with. Several of these may run at once in one directory.
+    importance, and resumable: a recorded cell is not trained again, and a training that
+    ran out of time is resumed. Several processes may share one directory.
 
     Attributes:
-      minutes: after which trainings stop, each with its state saved.
+      minutes: time after which trainings stop, each with a checkpoint.
       out: directory of the trainings.
       data_dir: of the official binary files, or TFDS's.
       packed: folder that --pack wrote, in place of `data_dir`.
-      records: JSON lines, one a cell; `out`/records.jsonl if it is not given.
+      records: JSON lines, one per cell; None for `out`/records.jsonl.
       settings: columns of the tables, such as cifar10_lt100; all if none is given.
       rows: rows by name, such as "SGD (CE)"; all if none is given.
       seeds: number of seeds, from 0.
-      smoke: tiny networks on a few examples, to see that everything runs.
+      smoke: whether to train the smoke presets: tiny networks on a few examples.
       pack: folder to write the settings' images to, for a machine that all of the data
         cannot be sent to; nothing is trained.
       list: whether the cells that can be trained next are printed, and nothing trained.
@@ -1342,7 +1356,7 @@ class Reproduce:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Writes the page of what `reproduce` recorded, next to the paper's numbers.
+    """Writes the page of the results of `reproduce`, next to the paper's numbers.
 
     Attributes:
       records: JSON lines of `reproduce`.
@@ -1358,27 +1372,27 @@ Suite = Literal["overhead", "dense", "peers", "input", "end_to_end", "sweep"]
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Measures what a step costs, and what surrounds it.
+    """Measures the cost of a step, of loading data and of whole trainings.
 
-    Every contender is a process of its own; they are asked in turn, in random order, so
-    that the machine's drift strikes all alike. Prints tables, and writes by suite:
+    Every variant is a process of its own; they are timed in turn, in random order, so
+    that the machine's drift affects all alike. Prints tables, and writes by suite:
 
       SUITE.json  device, versions, load, all samples, medians and quartiles
       SUITE.png   the figure
 
-    What to measure: ABSGD over SGD, over sizes and batches (overhead); gradients of
-    single examples (dense); other methods, Flax and PyTorch (peers); the loaders alone
-    (input); whole trainings, and how long they take to begin (end_to_end); runs side by
-    side in one program (sweep). How to read it is in benchmarks/__init__.py.
+    The suites: ABSGD over SGD, over sizes and batches (overhead); per-example gradients
+    (dense); other methods, Flax and PyTorch (peers); the loaders without a step
+    (input); whole trainings, and their start-up time (end_to_end); vmapped runs
+    (sweep). How to read the tables is in benchmarks/__init__.py.
 
     Attributes:
-      suites: which; all if none is given.
-      out: where to.
+      suites: which to run; all if none is given.
+      out: directory of the results.
       data_dir: where CIFAR-10 is, for end_to_end; without it that part is left out.
-      repeats: samples of every contender.
+      repeats: samples of every variant.
       sizes: numbers of parameters, for overhead.
       batches: numbers of examples, for overhead and dense.
-      quick: everything tiny, and three samples: whether it works, not how fast it is.
+      quick: whether to run tiny sizes and three samples: a smoke test.
       torch_python: an interpreter with torch, and with `absgd` if it is to be measured,
         for peers; None leaves PyTorch out.
     """
@@ -1413,10 +1427,10 @@ class Bench:
 
     @property
     def rounds(self) -> int:
-        """Samples of every contender."""
+        """Samples of every variant."""
         return 3 if self.quick else self.repeats
 
     @property
-    def turn(self) -> float:
-        """Seconds that a sample takes at least."""
+    def sample_seconds(self) -> float:
+        """Least seconds of a sample."""
         return 0.002 if self.quick else 0.2

@@ -151,7 +151,7 @@ def hosts(folder, host, port):
         saved.save(3, spread(numbers(3)), {})
         saved.wait()
         if jax.process_index() == 0:
-            (folder / "3" / checkpoint.PLACE).unlink()
+            (folder / "3" / checkpoint.METADATA).unlink()
         step, state, _ = saved.restore(spread(numbers(0)))
         assert step == 1
         assert_same(state, spread(numbers(1)))

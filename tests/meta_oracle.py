@@ -41,14 +41,14 @@ def _found(problem, p, state, clean):
 
 def meta(problem, state):
     of_class = problem.class_weights[problem.labels]
-    moment = problem.moment
-    clean, slope = derivative(problem, of_class, moment.learning_rate)
-    return _found(problem, of_class - moment.rate * slope, state, clean)
+    hyperparams = problem.hyperparams
+    clean, slope = derivative(problem, of_class, hyperparams.learning_rate)
+    return _found(problem, of_class - hyperparams.step_size * slope, state, clean)
 
 
 def l2rw(problem, state):
     zero = jnp.zeros(problem.labels.shape)
-    clean, slope = derivative(problem, zero, problem.moment.learning_rate)
+    clean, slope = derivative(problem, zero, problem.hyperparams.learning_rate)
     p = jnp.where(problem.present, jnp.maximum(-slope, 0.0), 0.0)
     p = p / jnp.sum(p) * jnp.sum(problem.present)
     return _found(problem, p, state, clean)
@@ -65,10 +65,10 @@ def mw_net_(problem, state):
             return jnp.sum(p * losses, where=problem.present) / count
 
         gradient = jax.grad(loss)(problem.params)
-        return _after(problem, gradient, problem.moment.learning_rate)
+        return _after(problem, gradient, problem.hyperparams.learning_rate)
 
     clean, slope = jax.value_and_grad(clean_loss)(state.theta)
-    optimizer = optax.adam(problem.moment.rate)
+    optimizer = optax.adam(problem.hyperparams.step_size)
     step, (adam, _) = optimizer.update(slope, (state.adam, optax.EmptyState()))
     theta = optax.apply_updates(state.theta, step)
     p = mw_net.weigh(theta, problem.losses_of(problem.params)[0])

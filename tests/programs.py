@@ -134,7 +134,7 @@ def newest(out):
 def state(out):
     """The leaves of the newest checkpoint by name, and what it says of them."""
     folder = out / "checkpoints" / str(newest(out))
-    note = json.loads((folder / "place.json").read_text())
+    note = json.loads((folder / "metadata.json").read_text())
     like = {}
     for name, described in note["state"].items():  # such as float32[3, 4]
         dtype, _, shape = described.partition("[")

@@ -34,7 +34,7 @@ def ratio(quantity, ours, theirs):
 @pytest.mark.parametrize("route", ["pullback", "value"])
 def test_the_trainers_step_costs_what_sgd_by_hand_does(route):
     changes = SMALL | {"method.route": route}
-    absgd = network.build(contender="absgd", batch=32, changes=changes).facts
+    absgd = network.build(method="absgd", batch=32, changes=changes).facts
     sgd = by_hand("masked")
     assert absgd["parameters"] == sgd["parameters"]
     assert ratio("flops", absgd, sgd) <= FLOPS
@@ -91,20 +91,22 @@ def test_a_run_compiles_its_step_once():
     layout, session = sharding.layout(1), configs.Session()
     compiled = collections.Counter()
 
-    def listen(event, duration, **about):
+    def listen(event, duration, **dataset_stats):
         if event == "/jax/core/compile/backend_compile_duration":
-            compiled[about["fun_name"]] += 1
+            compiled[dataset_stats["fun_name"]] += 1
 
-    moments = set()
+    hyperparams = set()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        hooks = loop.Callbacks(
-            lambda **event: moments.add((event["learning_rate"].item(), event["lam"]))
+        callbacks = loop.Callbacks(
+            lambda **event: hyperparams.add(
+                (event["learning_rate"].item(), event["lam"])
+            )
         )
         start = loop.begin(run, task, layout, session)
-        loop.fit(run, task, layout, session, start, hooks)
+        loop.fit(run, task, layout, session, start, callbacks)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    assert len(moments) >= 3
+    assert len(hyperparams) >= 3
     assert compiled["jit(train_step)"] == 1
     assert compiled["jit(eval_step)"] == 1

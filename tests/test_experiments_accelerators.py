@@ -26,7 +26,7 @@ RUN = configs.replace(
     },
 )
 GIVEN = problem.given(LAYOUT)
-MOMENT = methods.moment(RUN, 2, 0)
+MOMENT = methods.step_hyperparams(RUN, 2, 0)
 CONVOLUTION = re.compile(r"stablehlo\.convolution.* -> tensor<[^>]*x(b?f\d+)>")
 every_dtype = pytest.mark.parametrize(
     ("dtype", "element"), [("float32", "f32"), ("bfloat16", "bf16")]
@@ -34,7 +34,9 @@ every_dtype = pytest.mark.parametrize(
 
 
 def start(run):
-    return steps.program(run, LAYOUT).init(steps.draw(run, 0), 0, problem.EXAMPLES)
+    return steps.program(run, LAYOUT).init(
+        steps.init_network(run, 0), 0, problem.EXAMPLES
+    )
 
 
 def assert_convolves_in(element, program):
@@ -69,10 +71,10 @@ def test_an_evaluation(dtype, element):
 def test_many_steps_of_a_dispatch(dtype, element):
     run = configs.replace(RUN, {"model.dtype": dtype})
     batch = problem.batch(0)
-    examples = device_loop.place(Examples(batch.inputs, batch.labels), LAYOUT)
+    examples = device_loop.to_device(Examples(batch.inputs, batch.labels), LAYOUT)
     index = np.tile(np.arange(problem.SIZE, dtype=np.int32), (4, 1))
-    turns = device_loop.turns(index, index >= 0, [MOMENT] * 4, 4)
+    step_inputs = device_loop.step_inputs(index, index >= 0, [MOMENT] * 4, 4)
     update = device_loop.compiled(run, LAYOUT)
-    program = exported(update, start(run), examples, GIVEN, turns)
+    program = exported(update, start(run), examples, GIVEN, step_inputs)
     assert_convolves_in(element, program)
     assert "stablehlo.while" in program

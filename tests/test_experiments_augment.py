@@ -38,12 +38,12 @@ def test_crops_and_mirrors_pixel_by_pixel(shape, padding, flip, dtype, seed):
     images = rng.integers(1, 256, (3, *shape)).astype(dtype)
     before = images.copy()
     data = configs.Data(source="cifar10", crop_padding=padding, flip=flip)
-    moves = augment.draw(3, data, rng)
-    moved = augment.move(images, moves, data)
+    augmentations = augment.draw_augmentations(3, data, rng)
+    moved = augment.apply(images, augmentations, data)
     np.testing.assert_array_equal(images, before)
     assert moved.dtype == dtype
     for image, found, (top, left), mirrored in zip(
-        images, moved, moves.corner, moves.mirrored, strict=True
+        images, moved, augmentations.corner, augmentations.mirrored, strict=True
     ):
         expected = _moved_slowly(image, top, left, mirrored and flip, padding)
         np.testing.assert_array_equal(found, expected)

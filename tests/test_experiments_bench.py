@@ -55,7 +55,7 @@ def test_what_is_written_is_whole(bench, suite):
     for group in record["groups"]:
         assert len(group["baselines"]) == 1
         assert not group["why_not"]
-        for name, found in group["contenders"].items():
+        for name, found in group["variants"].items():
             assert len(found["samples"]) == ROUNDS
             assert min(found["samples"]) > 0.0
             assert found["seconds"]["median"] == statistics.median(found["samples"])
@@ -63,18 +63,18 @@ def test_what_is_written_is_whole(bench, suite):
             assert found["facts"]["collectives"] == []
             assert name in "\n".join(record["table"])
         # Equal turns: a sample is the mean of as many steps for all of them.
-        assert len({found["steps"] for found in group["contenders"].values()}) == 1
+        assert len({found["steps"] for found in group["variants"].values()}) == 1
     assert (out / f"{suite}.png").is_file()
 
 
 def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
     _, records = bench
     for group in records["overhead"]["groups"]:
-        if "sgd_again" in group["contenders"]:
-            again = group["contenders"]["sgd_again"]
+        if "sgd_again" in group["variants"]:
+            again = group["variants"]["sgd_again"]
             assert again["flops_ratio"] == again["temporary_bytes_ratio"] == 1.0
     batches = {
-        group["facts"]["batch"]: group["contenders"]
+        group["facts"]["batch"]: group["variants"]
         for group in records["dense"]["groups"]
     }
     large = batches[max(batches)]
@@ -86,10 +86,10 @@ def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
 
 @pytest.mark.parametrize("name", peers.FASTER)
 def test_what_is_for_an_accelerator_runs_at_small_size(name, monkeypatch):
-    monkeypatch.setattr(compiled, "at_once", lambda: 3)  # as there, in a loop
+    monkeypatch.setattr(compiled, "per_dispatch", lambda: 3)  # as there, in a loop
     described = peers.ours(batch=4, blocks=[1, 1], widths=[4, 8])
     ready = worker.build(described[name])
-    assert ready.facts["updates_at_once"] == (3 if "resident" in name else 1)
+    assert ready.facts["updates_per_dispatch"] == (3 if "device_loop" in name else 1)
     assert ready.facts["examples"] == 4
     assert ready.facts["parameters"] == 1406
     assert ready.start()(4) > 0.0
@@ -99,7 +99,7 @@ def test_a_dispatch_of_many_counts_in_proportion(monkeypatch):
     times = iter([0.0, 6.0])
     monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(times))
     dispatched = []
-    took = compiled.timed(lambda: dispatched.append(1), at_once=4)(6)
+    took = compiled.timed(lambda: dispatched.append(1), per_dispatch=4)(6)
     assert (len(dispatched), took) == (2, 6.0 * 6 / 8)
 
 
@@ -118,7 +118,7 @@ def test_ratios_are_taken_round_by_round():
         },
         ("a", "b"),
     )
-    found = summary.summarise(group)["contenders"]
+    found = summary.summarise(group)["variants"]
     assert found["b"]["time"]["a"] == {"median": 2.0, "low": 2.0, "high": 2.5}
     assert found["b"]["flops_ratio"] == 1.5
     assert found["a"]["examples_per_second"] == 4.0
@@ -174,7 +174,7 @@ def _child(name="one"):
 def test_children_are_asked_in_turn():
     with _child("one") as one, _child("other") as other:
         children = {"one": one, "other": other}
-        found, steps = interleave.measure(children, rounds=4, turn=2.0)
+        found, steps = interleave.measure(children, rounds=4, sample_seconds=2.0)
     assert steps == {"one": 4, "other": 4}
     assert found == {"one": [0.5] * 4, "other": [0.5] * 4}
 
@@ -214,7 +214,7 @@ def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(command.SUITES, "sweep", measure)
     assert command.main(configs.Bench(("sweep",), tmp_path)) == 1
     (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
-    assert group["contenders"]["one"]["samples"] == [2.0]
+    assert group["variants"]["one"]["samples"] == [2.0]
     assert "sweep: the second ended" in capsys.readouterr().err
 
 

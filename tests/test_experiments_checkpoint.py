@@ -219,7 +219,7 @@ def test_whatever_is_damaged_the_one_before_is_taken(tmp_path):
 
 
 def damage(folder, step):
-    (folder / str(step) / checkpoint.PLACE).write_text("{}")
+    (folder / str(step) / checkpoint.METADATA).write_text("{}")
 
 
 def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from experiments import cli as command_line
 from experiments import configs, presets
 from experiments.studies import compare, method_grid
-from experiments.studies.method_grid import Contender
+from experiments.studies.method_grid import MethodGrid
 
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
@@ -36,14 +36,14 @@ def _results(out):
     return json.loads((out / "results.json").read_text())["methods"]
 
 
-def test_every_preset_has_contenders_with_grids_of_equal_size():
+def test_every_preset_has_methods_with_grids_of_equal_size():
     for preset in presets.every():
         plain = method_grid.plain(preset.run)
-        for contender in method_grid.every(preset.run).values():
-            where = (preset.name, contender.name)
-            assert len(contender.grid) == method_grid.GRID, where
-            runs = contender.runs(plain)
-            if contender.classifier is None:
+        for method in method_grid.every(preset.run).values():
+            where = (preset.name, method.name)
+            assert len(method.grid) == method_grid.GRID, where
+            runs = method.runs(plain)
+            if method.classifier is None:
                 assert len({*runs}) == method_grid.GRID, where
             for run in runs:
                 assert run.epochs <= plain.epochs, where
@@ -70,7 +70,9 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
                 assert np.sign(one.method.lam) == sign
                 assert one.method.start_at == run.method.start_at
         for one in method_grid.every(run)["eg_examples"].runs(method_grid.plain(run)):
-            assert np.sign(one.method.rate) == -sign  # w falls where the loss is large
+            assert (
+                np.sign(one.method.step_size) == -sign
+            )  # w falls where the loss is large
 
 
 def test_a_method_that_is_not_there_is_named(tmp_path, capsys):
@@ -92,7 +94,7 @@ def _outcome(name, validation, test):
         for place, scores in enumerate(validation)
     ]
     grid = tuple((str(place), {}) for place in range(len(validation)))
-    return compare.Outcome(Contender(name, name, {}, "k", grid), values)
+    return compare.Outcome(MethodGrid(name, name, {}, "k", grid), values)
 
 
 def _summary(accuracy):
@@ -197,5 +199,5 @@ def test_validation_data_are_needed(tmp_path, capsys):
 def test_the_documentation_has_every_method():
     text = METHODS.read_text(encoding="utf-8")
     for run in (LONG_TAIL, NOISE, presets.get("cifar10_lt100").run):
-        for contender in method_grid.every(run).values():
-            assert f"`{contender.name}`" in text, contender.name
+        for method in method_grid.every(run).values():
+            assert f"`{method.name}`" in text, method.name

@@ -49,7 +49,7 @@ def test_configs_and_the_command_line_import_no_jax():
         (lambda: configs.Method(max_weight=0.5), "max_weight .* at least 1, got 0.5"),
         (
             lambda: configs.Method(route="value", max_weight=2.0, init_s=0.0),
-            "max_weight beside init_s .* 'value'",
+            "max_weight together with init_s .* 'value'",
         ),
         (lambda: configs.Method(route="value", uniform=True), "pullback .* 'value'"),
         (lambda: configs.Method(microbatch_size=4), "microbatch_size .* 4 with pull"),
@@ -73,7 +73,7 @@ def test_configs_and_the_command_line_import_no_jax():
             lambda: configs.Session(distributed=True, parallel="pmap"),
             "pmap runs on one host",
         ),
-        (lambda: configs.Session(coordinator="a:1"), "for --distributed alone"),
+        (lambda: configs.Session(coordinator="a:1"), "coordinator needs --distributed"),
         (lambda: configs.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: configs.Demo(seeds=0), "seeds .* got 0"),
         (lambda: configs.Demo(epochs=0), "epochs .* got 0"),

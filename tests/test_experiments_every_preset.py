@@ -36,7 +36,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def train(data_dir, tmp_path):
-    """Trains a run, if none like it was: rehearsals differ in less than presets do."""
+    """Trains a run, if none like it was: smoke presets differ less than presets do."""
 
     @functools.cache
     def trained(run):

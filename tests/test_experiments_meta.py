@@ -67,7 +67,7 @@ def start(kind, seed=0):
 
 def problem_of(params, batch, clean, rate=0.05):
     _, labels, present = batch
-    moment = methods.moment(configs.Run(), 1, 0)
+    hyperparams = methods.step_hyperparams(configs.Run(), 1, 0)
     return methods.WeightingInput(
         params=params,
         per_example_losses=losses_of,
@@ -76,7 +76,9 @@ def problem_of(params, batch, clean, rate=0.05):
         labels=labels,
         index=jnp.zeros_like(labels),
         class_weights=jnp.asarray(CLASS_WEIGHTS),
-        moment=moment._replace(rate=np.float32(rate), learning_rate=np.float32(0.3)),
+        hyperparams=hyperparams._replace(
+            step_size=np.float32(rate), learning_rate=np.float32(0.3)
+        ),
         clean_loss_of=lambda w: jnp.mean(losses_of(w, *clean)[0], where=clean[2]),
     )
 
@@ -116,7 +118,7 @@ def test_a_tangent_product_is_the_derivative_through_the_step(kind, moved):
     problem = problem_of(start(kind), draw(0, 10), draw(1, 10))
     a = np.linspace(0.1, 0.9, 10).astype(np.float32) if moved else np.zeros(10)
     a = jnp.where(problem.present, a, 0.0)
-    eta = problem.moment.learning_rate
+    eta = problem.hyperparams.learning_rate
 
     @jax.jit
     def both(params):
@@ -331,9 +333,9 @@ def test_batches_beside_one_another_end_together():
             for number in range(3):
                 yield pipeline.Batch(*(np.full(1, number) for _ in range(4)))
 
-    both = pipeline.beside(numbers("train"), numbers("clean"))
+    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
     assert [int(batch.clean.labels[0]) for batch in both] == [0, 1, 2]
-    both = pipeline.beside(numbers("train"), numbers("clean"))
+    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
     next(both)
     both.close()
     assert sorted(closed) == ["clean", "clean", "train", "train"]
@@ -348,7 +350,7 @@ def test_without_clean_examples_there_is_nothing_to_learn_from(name):
     with pytest.raises(ValueError, match="clean_per_class to at least 1, got 0"):
         configs.replace(configs.Run(), changes)
     run = configs.replace(configs.Run(), changes | {"data.clean_per_class": 1})
-    assert run.method.looks_at_clean
+    assert run.method.uses_meta_set
     # Another method may leave the same examples out.
     configs.replace(run, {"method.name": "sgd"})
 
@@ -442,7 +444,7 @@ def test_the_clean_loss_of_a_step():
         },
     )
     graph, layout = steps._graph(run), sharding.layout(1)
-    network = steps.draw(run, 0)
+    network = steps.init_network(run, 0)
     state = steps.program(run, layout).init(network, 0, 20)
     state = state._replace(kept=jnp.zeros(20, bool))
     rng = np.random.default_rng(0)
@@ -456,9 +458,9 @@ def test_the_clean_loss_of_a_step():
     clean = batch(6, 9)
     whole = batch(8, 8)
     given = steps.DatasetStats(jnp.ones(10), jnp.full(10, 7.0), jnp.zeros(20, bool))
-    moment = methods.moment(run, 10, 0)
+    hyperparams = methods.step_hyperparams(run, 10, 0)
     step = jax.jit(functools.partial(steps.train_step, graph, run))
-    after, seen = step(state, whole._replace(clean=clean), given, moment)
+    after, seen = step(state, whole._replace(clean=clean), given, hyperparams)
 
     network.train()
     logits = network(clean.inputs[:6])
@@ -467,7 +469,7 @@ def test_the_clean_loss_of_a_step():
     expected = jnp.mean((1.0 - p**q) / q)
     np.testing.assert_allclose(seen.tilted_loss, expected, rtol=1e-5)
     # Its statistics go nowhere.
-    network = steps.draw(run, 0)
+    network = steps.init_network(run, 0)
     network.train()
     network(whole.inputs)
     found = after.statistics["blocks"][0]["norm"]["mean"]

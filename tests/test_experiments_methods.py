@@ -26,7 +26,7 @@ CIFAR = configs.Run(
 def test_the_learning_rate_is_that_of_the_published_code():
     """Up over five epochs, then divided by 100 after 160 and again after 180."""
     rates = [
-        float(methods.moment(CIFAR, 97, epoch * 97 + place).learning_rate)
+        float(methods.step_hyperparams(CIFAR, 97, epoch * 97 + place).learning_rate)
         for epoch in range(200)
         for place in (0, 96)
     ]
@@ -37,12 +37,15 @@ def test_the_learning_rate_is_that_of_the_published_code():
 def test_a_cosine_falls_to_zero():
     run = configs.replace(CIFAR, {"optimizer.decay": "cosine", "optimizer.warmup": 0.0})
     run = configs.replace(run, {"optimizer.drop_at": (), "epochs": 3})
-    rates = [float(methods.moment(run, 4, step).learning_rate) for step in range(12)]
+    rates = [
+        float(methods.step_hyperparams(run, 4, step).learning_rate)
+        for step in range(12)
+    ]
     reference = optax.cosine_decay_schedule(0.1, 12)
     np.testing.assert_allclose(rates, [reference(s) for s in range(12)], rtol=1e-5)
 
 
-def weighted(run, moment, state, losses, slopes=None, present=None):
+def weighted(run, hyperparams, state, losses, slopes=None, present=None):
     """What the rule finds at w = 0 for losses `L_i + x_i w`, whose gradients are x."""
     losses = jnp.asarray(losses, jnp.float32)
     size = losses.size
@@ -55,7 +58,7 @@ def weighted(run, moment, state, losses, slopes=None, present=None):
             labels=jnp.zeros(size, int),
             index=jnp.arange(size),
             class_weights=jnp.ones(1),
-            moment=moment,
+            hyperparams=hyperparams,
         ),
         state,
     )
@@ -82,7 +85,7 @@ def test_algorithm_1_begins_at_the_switch(lam, init_s):
     rng, state, s = np.random.default_rng(0), start(run), init_s
     for step in range(8):
         losses = np.float32(rng.exponential(size=6))
-        found = weighted(run, methods.moment(run, 2, step), state, losses)
+        found = weighted(run, methods.step_hyperparams(run, 2, step), state, losses)
         state = found.state
         if step < 4:
             np.testing.assert_array_equal(found.weights, 1.0)
@@ -114,14 +117,14 @@ def test_the_direction_is_the_mean_of_weighted_gradients(changes):
         losses = rng.exponential(size=8)
         losses[6:] = 1e3
         slopes = np.float32(rng.normal(size=8))
-        moment = methods.moment(run, 1, step)
-        found = weighted(run, moment, state, losses, slopes, present)
+        hyperparams = methods.step_hyperparams(run, 1, step)
+        found = weighted(run, hyperparams, state, losses, slopes, present)
         state = found.state
         p = found.weights[:6]
         np.testing.assert_allclose(
             found.gradient, np.mean(p * slopes[:6]), rtol=1e-5, atol=1e-6
         )
-        e = (p - moment.uniform) / moment.scale
+        e = (p - hyperparams.uniform) / hyperparams.scale
         if run.method.max_weight is None:
             expected = np.exp(losses[:6] - state.tilted_loss)
             np.testing.assert_allclose(e, expected, rtol=1e-5)
@@ -131,7 +134,10 @@ def test_the_direction_is_the_mean_of_weighted_gradients(changes):
 
 def test_a_finite_first_lam_is_attention_from_the_first_step():
     run = configs.replace(CIFAR, {"method.first_lam": 100.0})
-    first, later = methods.moment(run, 97, 0), methods.moment(run, 97, 160 * 97)
+    first, later = (
+        methods.step_hyperparams(run, 97, 0),
+        methods.step_hyperparams(run, 97, 160 * 97),
+    )
     assert (first.lam, first.init_s, bool(first.restart)) == (100.0, 0.0, True)
     assert (later.lam, bool(later.restart)) == (1.0, False)
 
@@ -139,11 +145,11 @@ def test_a_finite_first_lam_is_attention_from_the_first_step():
 def test_from_one_finite_lam_to_another_the_objective_is_carried_on():
     """F stays, in units of loss, so that s = exp(F/λ) is of the new λ at once."""
     run = configs.replace(CIFAR, {"method.first_lam": 100.0, "method.init_s": None})
-    before, after = (methods.moment(run, 1, step) for step in (0, 160))
+    before, after = (methods.step_hyperparams(run, 1, step) for step in (0, 160))
     losses, state = jnp.float32([0.5, 1.0, 3.0]), start(run)
-    for moment in (before, after):
+    for hyperparams in (before, after):
         carried = float(state.tilted_loss)
-        found = weighted(run, moment, state, losses)
+        found = weighted(run, hyperparams, state, losses)
         state = found.state
     tilted = np.log(np.mean(np.exp(np.asarray(losses, float))))  # at the new λ of 1
     newest = 0.3 / (1 - 0.7**2)  # of two batches, without s_0
@@ -158,12 +164,14 @@ def test_the_authors_variants():
     run = configs.replace(CIFAR, {"method.init_s": None})
     variant = configs.replace(run, {"method.alpha": 0.5, "method.uniform": True})
     for step, (factor, added) in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
-        moment = methods.moment(variant, 97, step)
-        assert (moment.scale, moment.uniform) == (factor, added)
+        hyperparams = methods.step_hyperparams(variant, 97, step)
+        assert (hyperparams.scale, hyperparams.uniform) == (factor, added)
         losses = jnp.float32([0.4, 1.4])
-        plain = weighted(run, methods.moment(run, 97, step), start(run), losses)
-        found = weighted(variant, moment, start(variant), losses)
-        ratio = 1.0 if math.isinf(moment.lam) else math.e
+        plain = weighted(
+            run, methods.step_hyperparams(run, 97, step), start(run), losses
+        )
+        found = weighted(variant, hyperparams, start(variant), losses)
+        ratio = 1.0 if math.isinf(hyperparams.lam) else math.e
         assert plain.weights[1] == pytest.approx(ratio * plain.weights[0], rel=1e-5)
         np.testing.assert_allclose(
             found.weights, factor * plain.weights + added, rtol=1e-6
@@ -174,7 +182,7 @@ def test_the_hidden_layer_has_a_decay_of_its_own():
     optimizer = {"optimizer.weight_decay": 0.1, "optimizer.hidden_weight_decay": 0.5}
     run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
     params = {"hidden": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
-    descent = methods.descent(run, methods.moment(run, 1, 100))
+    descent = methods.descent(run, methods.step_hyperparams(run, 1, 100))
     updates, _ = descent.update(
         jax.tree.map(jnp.zeros_like, params), descent.init(params), params
     )
@@ -188,14 +196,14 @@ def test_the_sce_networks_hidden_layer_and_its_norm_decay_by_their_own():
     assert run.optimizer.hidden_weight_decay == 0.01
     params = nnx.state(steps.network(run), nnx.Param)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
-    moment = methods.moment(run, 1, 0)
-    descent = methods.descent(run, moment)
+    hyperparams = methods.step_hyperparams(run, 1, 0)
+    descent = methods.descent(run, hyperparams)
     updates, _ = descent.update(
         jax.tree.map(jnp.zeros_like, params), descent.init(params), params
     )
     for path, update in nnx.to_flat_state(updates):
         decay = 0.01 if path[0] in ("hidden", "hidden_norm") else 5e-3
-        expected = -moment.learning_rate * decay
+        expected = -hyperparams.learning_rate * decay
         np.testing.assert_allclose(update[...], expected, rtol=1e-6, err_msg=str(path))
     assert {path[0] for path, _ in nnx.to_flat_state(updates)} == {
         "blocks",
@@ -209,7 +217,7 @@ def test_clipping_comes_before_the_decay():
     optimizer = {"optimizer.weight_decay": 0.1, "optimizer.clip_norm": 5.0}
     run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
     params = jnp.zeros(2) + 1.0
-    descent = methods.descent(run, methods.moment(run, 1, 100))
+    descent = methods.descent(run, methods.step_hyperparams(run, 1, 100))
     updates, _ = descent.update(jnp.array([30.0, 40.0]), descent.init(params), params)
     np.testing.assert_allclose(updates, -0.1 * np.array([3.1, 4.1]), rtol=1e-6)
 
@@ -219,6 +227,6 @@ def test_adam_decays_outside_its_means():
         CIFAR, {"method.name": "abadam", "optimizer.weight_decay": 0.1}
     )
     params = jnp.ones(2)
-    descent = methods.descent(run, methods.moment(run, 1, 100))
+    descent = methods.descent(run, methods.step_hyperparams(run, 1, 100))
     updates, _ = descent.update(jnp.array([3.0, -4.0]), descent.init(params), params)
     np.testing.assert_allclose(updates, -0.1 * np.array([1.1, -0.9]), rtol=1e-5)

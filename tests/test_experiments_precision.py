@@ -30,7 +30,7 @@ def _dtypes(tree):
 def test_what_is_kept_and_what_is_lost():
     """Maps in bfloat16; parameters, statistics, features, logits and losses not."""
     half = configs.replace(problem.NORMALIZED, TINY | {"model.dtype": "bfloat16"})
-    network = steps.draw(half, 0)
+    network = steps.init_network(half, 0)
     network.eval()
     images = jnp.ones((2, 32, 32, 3))
     maps, features, logits = (
@@ -75,11 +75,13 @@ def test_a_step_is_that_of_float32_to_rounding():
     half = configs.replace(run, {"model.dtype": "bfloat16"})
     graphs, updates = [], []
     for each in (run, half):
-        state = steps.program(each, LAYOUT).init(steps.draw(each, 0), 0, 64)
+        state = steps.program(each, LAYOUT).init(steps.init_network(each, 0), 0, 64)
         graphs.append(jax.device_get(state.params))
         step = jax.jit(steps.updates_of(each))
-        moment = steps.methods.moment(each, 2, 3)
-        updates.append(step(state, problem.batch(0), problem.given(LAYOUT), moment))
+        hyperparams = steps.methods.step_hyperparams(each, 2, 3)
+        updates.append(
+            step(state, problem.batch(0), problem.given(LAYOUT), hyperparams)
+        )
     problem.same(graphs[1], graphs[0])  # they begin with the same parameters
     (plain, seen), (after, seen_half) = updates
     assert seen_half.loss.dtype == FLOAT32
@@ -113,9 +115,9 @@ def test_digits_are_learned_as_well():
         run = configs.replace(RUN, changes)
         task = pipeline.task(run.data, 0)
         session, events = configs.Session(), []
-        hooks = loop.Callbacks(lambda own=events, **event: own.append(event))
+        callbacks = loop.Callbacks(lambda own=events, **event: own.append(event))
         start = loop.begin(run, task, LAYOUT, session)
-        loop.fit(run, task, LAYOUT, session, start, hooks)
+        loop.fit(run, task, LAYOUT, session, start, callbacks)
         accuracy[dtype] = events[-1]["test"]["accuracy"]
     assert accuracy["float32"] > 0.6
     assert abs(accuracy["bfloat16"] - accuracy["float32"]) < 0.05

@@ -362,7 +362,7 @@ def test_a_second_stage_has_the_network_and_the_data_of_its_first():
         assert first.run.model == preset.run.model
         assert first.run.data == preset.run.data
         assert not first.run.method.attends
-        assert first.rehearsal == preset.rehearsal
+        assert first.smoke == preset.smoke
 
 
 def test_the_authors_code_differs_in_what_it_is_known_to():
@@ -396,7 +396,7 @@ def test_deferred_baselines_are_weighted_means():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_rehearsal_keeps_the_rules_and_reaches_every_stage(family):
+def test_a_smoke_preset_keeps_the_rules_and_reaches_every_stage(family):
     for preset in (preset for preset in EVERY if preset.family == family):
         run, small = preset.run, presets.smoke(preset.run)
         assert small == presets.get(f"{preset.name}_smoke").run
@@ -434,7 +434,7 @@ def _every_rule_bites(data):
         assert int(data.noise_rate * per_class) >= 1
 
 
-def test_rehearsals_share_shapes():
+def test_smoke_presets_share_shapes():
     shapes = {
         (small.model, small.batch_size, small.data.kind.shape, small.data.image_size)
         for small in (presets.smoke(preset.run) for preset in EVERY)

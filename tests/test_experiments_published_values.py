@@ -61,8 +61,8 @@ def _gradient_of_a_step(run, logits, labels):
     )
     batch = len(labels)
     graph, params, _ = nnx.split(_Table(logits), nnx.Param, ...)
-    moment = methods.moment(run, 1, 0)
-    rule, descent = methods.rule(run), methods.descent(run, moment)
+    hyperparams = methods.step_hyperparams(run, 1, 0)
+    rule, descent = methods.rule(run), methods.descent(run, hyperparams)
     state = steps.TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.key(0)),
@@ -83,7 +83,7 @@ def _gradient_of_a_step(run, logits, labels):
         jnp.eye(batch), jnp.int32(labels), jnp.ones(batch, bool), jnp.arange(batch)
     )
     step = functools.partial(steps.train_step, graph, run)
-    after, _ = jax.jit(step)(state, of_batch, given, moment)
+    after, _ = jax.jit(step)(state, of_batch, given, hyperparams)
     (trace,) = jax.tree.leaves(after.optimizer.descent)  # v = 0.9 · 0 + G
     return trace
 
@@ -128,8 +128,8 @@ def test_class_balanced_focal_loss_goes_down_the_published_gradient(focusing):
 @pytest.mark.parametrize("name", ["cb_focal", "drw_focal"])
 def test_compared_class_balanced_focal_losses_go_down_the_published_gradient(name):
     base = presets.get("cifar10_lt100").run
-    contender = method_grid.every(base)[name]
-    for run in contender.runs(method_grid.plain(base)):
+    method = method_grid.every(base)[name]
+    for run in method.runs(method_grid.plain(base)):
         expected = PUBLISHED[f"cb_focal_{run.loss.focusing:g}_gradient"]
         found = _gradient_of_a_step(run, PUBLISHED["logits"], LABELS)
         assert _relative(found, expected) < 1e-6

@@ -116,9 +116,9 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     task = pipeline.task(run.data, cell.seed, folder / "data")
     layout, session = sharding.layout(1), configs.Session(devices=1, workers=0)
     events = []
-    hooks = loop.Callbacks(lambda **event: events.append(event))
+    callbacks = loop.Callbacks(lambda **event: events.append(event))
     start = loop.begin(run, task, layout, session)
-    loop.fit(run, task, layout, session, start, hooks)
+    loop.fit(run, task, layout, session, start, callbacks)
     recall, weight = numbers(tmp_path)[cell[1:]]
     np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)
     np.testing.assert_allclose(weight, events[-1]["total_weight"], atol=1e-4)

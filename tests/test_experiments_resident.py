@@ -33,7 +33,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
     """Events, what was shown of every step, what was saved, and the state."""
     session = SESSIONS[many]
     events, shown, saved = [], [], []
-    hooks = loop.Callbacks(
+    callbacks = loop.Callbacks(
         lambda **event: events.append(event),
         lambda step, numbers: shown.append((step, *numbers.values())),
         due,
@@ -42,7 +42,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
         ),
     )
     start = start or loop.begin(run, task, LAYOUT, session)
-    state = loop.fit(run, task, LAYOUT, session, start, hooks)
+    state = loop.fit(run, task, LAYOUT, session, start, callbacks)
     events = [run_log.plain(event) for event in events]
     for event in events:
         del event["seconds"], event["waited"]
@@ -76,7 +76,7 @@ def test_many_steps_at_once_are_the_steps_one_by_one(task, by_one):
 
 
 def test_a_rest_of_an_epoch_compiles_nothing_more(task):
-    assert device_loop.at_once(PER_EPOCH, 4) == 4
+    assert device_loop.dispatch_size(PER_EPOCH, 4) == 4
     _fit(RUN, task, 4)
     assert device_loop.compiled(RUN, LAYOUT)._cache_size() == 1
     other = configs.replace(RUN, {"seed": 3, "method.lam": 2.0, "method.gamma": 0.1})
@@ -87,7 +87,7 @@ def test_a_rest_of_an_epoch_compiles_nothing_more(task):
 def test_other_methods_and_samplers_too(task):
     """Two programs, by the switch; truncation looks at the examples between epochs."""
     changes = {
-        "method": configs.Method("eg_examples", rate=0.1, start_at=0.5),
+        "method": configs.Method("eg_examples", step_size=0.1, start_at=0.5),
         "loss.name": "truncated",
         "loss.k": 0.1,
         "loss.prune_from": 0.5,
@@ -133,8 +133,8 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
 def test_batches_are_those_of_the_pipeline(task):
     run = configs.replace(RUN, {"data.sampling": "class_aware"})
     made = pipeline.training(task.train, run.data, 32, seed=0, epochs=range(1, 2))
-    examples = device_loop.place(task.train, LAYOUT)
-    index, present = device_loop.places(run, task.train.labels, 1)
+    examples = device_loop.to_device(task.train, LAYOUT)
+    index, present = device_loop.epoch_indices(run, task.train.labels, 1)
     for theirs, places, here in zip(made, index, present, strict=True):
         ours = device_loop.batch(examples, places, here)
         for mine, other in zip(ours[:4], theirs[:4], strict=True):
@@ -149,7 +149,7 @@ def test_batches_are_those_of_the_pipeline(task):
         (("--data.augment-on", "host"), "--data.augment-on device"),
         (
             ("--method.name", "l2rw", "--data.clean-per-class", "2"),
-            "L2RW is given clean examples batch by batch",
+            "L2RW loads its meta set batch by batch",
         ),
         (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),
         (("--steps-per-dispatch", "0"), "steps_per_dispatch must be at least 1, got 0"),

@@ -164,7 +164,7 @@ def test_an_example_that_comes_again_is_moved_otherwise():
 
     imdb = configs.Run(data=configs.Data(source="imdb"), model=configs.Model("bilstm"))
     key = jax.random.key(0)
-    _, keys = steps._drawn(imdb, batch, key, None)
+    _, keys = steps._prepared(imdb, batch, key, None)
     once, _ = jax.random.split(key)
     expected = [jax.random.fold_in(once, i) for i in index[:2]]
     assert [keys[0], keys[1]] == expected  # as ever

@@ -19,7 +19,7 @@ def test_sgd_is_optax_sgd():
         optax.add_decayed_weights(1e-3),
         optax.sgd(lambda step: jnp.where(step < 4, 0.05, 0.005), momentum=0.9),
     )
-    graph, params, statistics = nnx.split(steps.draw(run, 0), nnx.Param, ...)
+    graph, params, statistics = nnx.split(steps.init_network(run, 0), nnx.Param, ...)
     opt_state = tx.init(params)
 
     @jax.jit

@@ -130,7 +130,7 @@ def test_the_sums_are_those_of_the_losses(by_pullback):
 @pytest.mark.parametrize("which", ["head", "last_block"])
 def test_what_is_not_trained_stays(which):
     run = configs.replace(problem.NORMALIZED, {"trainable": which})
-    before = nnx.state(steps.draw(run, 0), nnx.Param)
+    before = nnx.state(steps.init_network(run, 0), nnx.Param)
     state, _ = problem.train(run, 2)
     drawn = dict(nnx.to_flat_state(before))
     trained = dict(nnx.to_flat_state(state.params))
@@ -144,7 +144,7 @@ def test_what_is_not_trained_stays(which):
     for path, value in trained.items():
         assert np.any(value[...] != drawn[path][...]), path
     # BatchNorm's statistics move all the same, as in the authors' code.
-    fresh = jax.tree.leaves(nnx.state(steps.draw(run, 0), nnx.BatchStat))
+    fresh = jax.tree.leaves(nnx.state(steps.init_network(run, 0), nnx.BatchStat))
     moved = jax.tree.leaves(state.statistics)
     assert all(np.any(a != b) for a, b in zip(fresh, moved, strict=True))
 
@@ -152,13 +152,13 @@ def test_what_is_not_trained_stays(which):
 def test_truncation_drops_what_the_network_does_not_believe():
     run = configs.replace(problem.RUN, {"loss.name": "truncated", "loss.k": 0.1})
     program = steps.program(run, LAYOUT)
-    state = program.init(steps.draw(run, 0), 0, problem.EXAMPLES)
+    state = program.init(steps.init_network(run, 0), 0, problem.EXAMPLES)
     assert state.kept.shape == (problem.EXAMPLES,)
     assert np.all(state.kept)
     batch = problem.batch(0, 10)
     pruned = jax.device_get(program.prune(state, batch))
 
-    network = steps.draw(run, 0)
+    network = steps.init_network(run, 0)
     network.eval()
     images = jnp.float32((batch.inputs / 255.0 - 0.5) / 0.25)
     probabilities = np.asarray(jax.nn.softmax(network(images)))
@@ -170,9 +170,9 @@ def test_truncation_drops_what_the_network_does_not_believe():
 
     # What is dropped has no gradient: with all dropped the parameters only decay.
     nothing = pruned._replace(kept=np.zeros(problem.EXAMPLES, bool))
-    moment = methods.moment(run, 2, 0)
-    after, _ = program.train(moment)(
-        LAYOUT.replicate(nothing), batch, problem.given(LAYOUT), moment
+    hyperparams = methods.step_hyperparams(run, 2, 0)
+    after, _ = program.train(hyperparams)(
+        LAYOUT.replicate(nothing), batch, problem.given(LAYOUT), hyperparams
     )
     problem.same(
         after.params, jax.tree.map(lambda w: w * (1 - 0.05 * 1e-3), nothing.params)
@@ -181,7 +181,7 @@ def test_truncation_drops_what_the_network_does_not_believe():
 
 def test_a_loss_that_is_not_finite_names_its_examples():
     batch = problem.batch(0)
-    network = steps.draw(problem.RUN, 0)
+    network = steps.init_network(problem.RUN, 0)
     # Class 3 scores infinity, so a loss is infinite but for labels of 3.
     bias = np.zeros(10, np.float32)
     bias[3] = np.inf
@@ -194,9 +194,9 @@ def test_a_loss_that_is_not_finite_names_its_examples():
 
 def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
     program = steps.program(problem.RUN, LAYOUT)
-    moment = methods.moment(problem.RUN, 2, 0)
+    hyperparams = methods.step_hyperparams(problem.RUN, 2, 0)
     problem.train(problem.RUN, 3)
-    compiled = program.train(moment)._cache_size()
+    compiled = program.train(hyperparams)._cache_size()
     other = configs.replace(
         problem.RUN,
         {
@@ -212,7 +212,7 @@ def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
     )
     assert steps.program(other, LAYOUT) is program
     problem.train(other, 3)
-    assert program.train(moment)._cache_size() == compiled
+    assert program.train(hyperparams)._cache_size() == compiled
 
 
 def test_class_weights_are_off_until_their_time():

@@ -1,4 +1,4 @@
-"""Runs side by side in one program: each trains as it would alone; and the command."""
+"""Vmapped runs in one program: each trains as it would by itself; and the command."""
 
 import json
 import math
@@ -37,22 +37,24 @@ def tasks():
     return [pipeline.task(RUN.data, seed) for seed in range(2)]
 
 
-def _side_by_side(runs, tasks, most):
+def _vmapped(runs, tasks, most):
     events = [[] for _ in runs]
-    hooks = [
+    callbacks = [
         loop.Callbacks(lambda own=own, **event: own.append(run_log.plain(event)))
         for own in events
     ]
     failures = vmapped.fit(
-        runs, [tasks[run.seed] for run in runs], LAYOUT, hooks, most=most
+        runs, [tasks[run.seed] for run in runs], LAYOUT, callbacks, most=most
     )
     return events, failures
 
 
 def _alone(run, task):
     session, events = configs.Session(), []
-    hooks = loop.Callbacks(lambda **event: events.append(run_log.plain(event)))
-    loop.fit(run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), hooks)
+    callbacks = loop.Callbacks(lambda **event: events.append(run_log.plain(event)))
+    loop.fit(
+        run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), callbacks
+    )
     return events
 
 
@@ -65,7 +67,7 @@ def alone(tasks):
 @pytest.mark.parametrize("most", [1, 4])
 def test_each_trains_as_it_would_alone(most, tasks, alone):
     runs = [_member(*setting) for setting in SETTINGS]
-    together, failures = _side_by_side(runs, tasks, most)
+    together, failures = _vmapped(runs, tasks, most)
     assert failures == [None] * 4
     for ours, theirs in zip(together, alone, strict=True):
         assert len(ours) == len(theirs) == 3
@@ -104,24 +106,26 @@ def test_the_step_maps_over_runs_of_a_residual_network_too():
     step = jax.jit(update, compiler_options=quick)
     many = jax.jit(jax.vmap(update, in_axes=(0, 0, None, None)), compiler_options=quick)
     program = steps.program(run, LAYOUT)
-    given, moment = problem.given(LAYOUT), methods.moment(run, 2, 3)
+    given, hyperparams = problem.given(LAYOUT), methods.step_hyperparams(run, 2, 3)
     begun = [
-        jax.device_get(program.init(steps.draw(run, seed), seed, problem.EXAMPLES))
+        jax.device_get(
+            program.init(steps.init_network(run, seed), seed, problem.EXAMPLES)
+        )
         for seed in range(2)
     ]
     batches = [problem.batch(seed, 10) for seed in range(2)]
     alone = [
-        step(state, batch, given, moment)
+        step(state, batch, given, hyperparams)
         for state, batch in zip(begun, batches, strict=True)
     ]
     stack = lambda *trees: jax.tree.map(lambda *x: np.stack(x), *trees)
-    together = many(stack(*begun), stack(*batches), given, moment)
+    together = many(stack(*begun), stack(*batches), given, hyperparams)
     problem.same(together, stack(*jax.device_get(alone)))
 
 
 def test_inputs_lie_on_the_device_once(tasks):
     runs = [_member(*setting) for setting in SETTINGS]
-    together = vmapped.SideBySide(runs, [tasks[r.seed] for r in runs], LAYOUT)
+    together = vmapped.VmappedRuns(runs, [tasks[r.seed] for r in runs], LAYOUT)
     splits = together._splits
     everything = np.concatenate(
         [
@@ -146,7 +150,7 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
     labels[int(pipeline.order(0, 1, len(labels))[40])] = 10  # which has no loss
     bad = [tasks[0]._replace(train=tasks[0].train._replace(labels=labels)), tasks[1]]
     runs = [_member(*setting) for setting in SETTINGS]
-    events, failures = _side_by_side(runs, bad, 4)
+    events, failures = _vmapped(runs, bad, 4)
     # In whichever batch of the first epoch it comes.
     assert [failure is None for failure in failures] == [False, True, True, False]
     assert "A loss is not finite at step " in failures[0]
@@ -158,15 +162,15 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"start_from": "runs/first"}, "drawn parameters, got runs/first"),
+        ({"start_from": "runs/first"}, "random parameters, got runs/first"),
         (
             {"loss.name": "truncated", "loss.prune_from": 0.5},
-            "drops no examples on its way: set loss.prune_from to 1, got 0.5",
+            "do not prune examples: set loss.prune_from to 1, got 0.5",
         ),
         ({"data.augment_on": "host"}, "--data.augment-on device"),
     ],
 )
-def test_what_cannot_be_side_by_side_is_refused(changes, said, tasks):
+def test_what_cannot_be_vmapped_is_refused(changes, said, tasks):
     run = configs.replace(RUN, changes)
     with pytest.raises(configs.BadConfiguration, match=said):
         vmapped.require([run], tasks[:1])
@@ -177,7 +181,7 @@ def test_other_sizes_and_shapes_are_refused(tasks):
     with pytest.raises(configs.BadConfiguration, match=r"train sets .* got 150, 200"):
         vmapped.require([RUN, RUN], [tasks[0], fewer])
     other = configs.replace(RUN, {"epochs": 4})
-    with pytest.raises(configs.BadConfiguration, match="differ in nothing but seed"):
+    with pytest.raises(configs.BadConfiguration, match="differ only in seed"):
         vmapped.require([RUN, other], tasks)
 
 
@@ -230,7 +234,7 @@ def test_a_finished_sweep_is_reported_again_and_another_refused(swept, capsys):
     before = (swept / sweep.TABLE).read_text()
     records = [path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")]
     again = ("--lams=-1,inf", "--gammas", "0.5", "--seeds", "2")
-    assert _sweep(swept, *again, "--side-by-side", "1") == 0
+    assert _sweep(swept, *again, "--vmapped", "1") == 0
     assert before in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")] == records
     assert _sweep(swept, "--lams=-1,1", "--gammas", "0.5", "--seeds", "2") == 2
@@ -238,20 +242,20 @@ def test_a_finished_sweep_is_reported_again_and_another_refused(swept, capsys):
 
 
 def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
-    """Three side by side at most: of five runs three, then two with one twice."""
+    """Three vmapped at most: of five runs three, then two with one twice."""
     seen = []
 
-    def fit(runs, tasks, layout, hooks, most):
+    def fit(runs, tasks, layout, callbacks, most):
         seen.append([(run.seed, run.method.lam) for run in runs])
         if len(seen) == 3:
             raise KeyboardInterrupt
         accuracy = {"accuracy": 0.5}
-        for hook in hooks:
-            hook.write(event="epoch", validation=accuracy, test=accuracy)
+        for callback in callbacks:
+            callback.write(event="epoch", validation=accuracy, test=accuracy)
         return [None, *(len(runs) - 1) * ["A loss is not finite."]]
 
     monkeypatch.setattr(vmapped, "fit", fit)
-    arguments = ("--lams", "1,2,3,4,5", "--seeds", "1", "--side-by-side", "3")
+    arguments = ("--lams", "1,2,3,4,5", "--seeds", "1", "--vmapped", "3")
     assert _sweep(tmp_path, *arguments) == 0
     assert seen == [[(0, 1), (0, 2), (0, 3)], [(0, 4), (0, 5), (0, 5)]]
     (chosen,) = (
@@ -286,7 +290,7 @@ def test_a_diverged_setting_is_not_chosen():
         (("--lams", "1,x"), "lams must be numbers with commas between them, got '1,x'"),
         (("--lams", "1,1.0"), "lams must differ, got '1,1.0'"),
         (("--gammas", "2"), "gamma must lie in (0, 1], got 2.0"),
-        (("--side-by-side", "0"), "side_by_side must be at least 1, got 0"),
+        (("--vmapped", "0"), "vmapped must be at least 1, got 0"),
         (("--devices", "2"), "one process, on one device"),
         (("--data.validation-per-class", "0"), "give --data.validation-per-class"),
         (("--data.augment-on", "host"), "--data.augment-on device"),
@@ -303,9 +307,9 @@ def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_runs_side_by_side_can_be_timed():
+def test_vmapped_runs_can_be_timed():
     ready = sweeping.build(
         "digits_long_tail", members=2, changes={"model.widths": (4,)}
     )
-    assert (ready.facts["members"], ready.facts["updates_at_once"]) == (2, 1)
+    assert (ready.facts["members"], ready.facts["updates_per_dispatch"]) == (2, 1)
     assert ready.start()(4) > 0.0

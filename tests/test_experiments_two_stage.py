@@ -66,7 +66,7 @@ def test_crt_trains_a_new_head_on_the_old_features(stage_one, tmp_path):
     assert set(first) - set(body) == {("head", "kernel"), ("head", "bias")}
     for path, value in body.items():
         np.testing.assert_array_equal(value, first[path])
-    drawn = _flat(nnx.state(steps.draw(run_dir.load(out).run, 0), nnx.Param))
+    drawn = _flat(nnx.state(steps.init_network(run_dir.load(out).run, 0), nnx.Param))
     for path, value in _flat(after.params).items():
         assert np.all(value != first[path])
         assert np.any(value != drawn[path])

@@ -48,15 +48,21 @@ def losses_of(params, x, labels, offset):
     return jax.nn.logsumexp(logits, axis=1) - label + offset, {}
 
 
-def moment(**changes):
-    base = methods.moment(configs.Run(), 1, 0)
-    settings = {"lam": 0.7, "gamma": 0.3, "rate": 0.4, "level": 0.35, "on": True}
+def step_hyperparams(**changes):
+    base = methods.step_hyperparams(configs.Run(), 1, 0)
+    settings = {
+        "lam": 0.7,
+        "gamma": 0.3,
+        "step_size": 0.4,
+        "cvar_alpha": 0.35,
+        "on": True,
+    }
     settings |= changes
     typed = {k: getattr(base, k).dtype.type(v) for k, v in settings.items()}
     return base._replace(**typed)
 
 
-def problem(params, batch, moment, losses_of=losses_of):
+def problem(params, batch, hyperparams, losses_of=losses_of):
     return methods.WeightingInput(
         params=params,
         per_example_losses=losses_of,
@@ -65,7 +71,7 @@ def problem(params, batch, moment, losses_of=losses_of):
         labels=batch.labels,
         index=batch.index,
         class_weights=np.ones(CLASSES, np.float32),
-        moment=moment,
+        hyperparams=hyperparams,
     )
 
 
@@ -77,8 +83,8 @@ def the_rule(name):
 def compiled(name):
     rule = the_rule(name)
     return jax.jit(
-        lambda params, batch, moment, state: rule.gradient(
-            problem(params, batch, moment), state
+        lambda params, batch, hyperparams, state: rule.gradient(
+            problem(params, batch, hyperparams), state
         )
     )
 
@@ -92,11 +98,11 @@ def start(name, seed=0):
     return params, the_rule(name).init(params, EXAMPLES, CLASSES)
 
 
-def drive(name, batches, moment):
+def drive(name, batches, hyperparams):
     """Descends; what was found at each update, and where."""
     params, state = start(name)
     for batch in batches:
-        found = jax.device_get(compiled(name)(params, batch, moment, state))
+        found = jax.device_get(compiled(name)(params, batch, hyperparams, state))
         yield params, batch, found
         params = jax.tree.map(lambda w, g: w - 0.03 * g, params, found.gradient)
         state = found.state
@@ -132,7 +138,7 @@ def eg(L, batch, m, state):
 def eg_examples(L, batch, m, w):
     w = np.ones(EXAMPLES) if w is None else w.copy()
     for i, loss in zip(batch.index, L, strict=False):
-        w[i] *= np.exp(-m.rate * loss)
+        w[i] *= np.exp(-m.step_size * loss)
     w /= w.mean()
     p = w[batch.index[: len(L)]]
     return p, np.mean(p * L), w
@@ -149,16 +155,16 @@ def group_dro(L, batch, m, q):
     y = batch.labels[: len(L)]
     of_class = {g: L[y == g].mean() for g in np.unique(y)}
     for g, loss in of_class.items():
-        q[g] *= np.exp(m.rate * loss)
+        q[g] *= np.exp(m.step_size * loss)
     q /= q.sum()
     p = np.array([len(L) * q[g] / np.sum(y == g) for g in y])
     return p, sum(q[g] * loss for g, loss in of_class.items()), q
 
 
 def cvar(L, batch, m, state):
-    p, left = np.zeros(len(L)), float(m.level) * len(L)
+    p, left = np.zeros(len(L)), float(m.cvar_alpha) * len(L)
     for i in np.argsort(-L):
-        p[i] = min(left, 1.0) / float(m.level)
+        p[i] = min(left, 1.0) / float(m.cvar_alpha)
         left = max(left - 1.0, 0.0)
     return p, np.mean(p * L), None
 
@@ -178,16 +184,16 @@ SOME = [draw(step, present=5 + step % 4) for step in range(20)]  # of 8 rows
         ("eg", {}),
         ("eg", {"lam": -0.5}),
         ("eg_examples", {}),
-        ("eg_examples", {"rate": -0.3}),
+        ("eg_examples", {"step_size": -0.3}),
         ("term", {}),
         ("term", {"lam": -0.5}),
         ("group_dro", {}),
         ("cvar", {}),
-        ("cvar", {"level": 0.9}),
+        ("cvar", {"cvar_alpha": 0.9}),
     ],
 )
 def test_it_is_what_its_paper_says(name, changes):
-    m, state = moment(**changes), None
+    m, state = step_hyperparams(**changes), None
     for params, batch, found in drive(name, SOME, m):
         L, gradients = by_numpy(params, batch)
         p, objective, state = REFERENCES[name](L, batch, m, state)
@@ -208,7 +214,7 @@ def near(a, b, rtol=1e-4, atol=1e-5):
 @pytest.mark.parametrize(("lam", "heavy"), [(3.0, False), (-1.0, False), (0.7, True)])
 def test_recover_is_what_its_paper_says(lam, heavy, a):
     """As it is printed; the two bounds act only where batches differ wildly."""
-    m, u, v, before, bounded = moment(lam=lam, gamma=a), None, None, None, 0
+    m, u, v, before, bounded = step_hyperparams(lam=lam, gamma=a), None, None, None, 0
     for params, batch, found in drive("recover", SOME, m):
         L, gradients = by_numpy(params, batch)
         e = np.exp(L / lam)
@@ -253,7 +259,7 @@ def test_recovers_estimate_is_exact_far_from_the_batch():
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_and_order_change_nothing(name):
     """Three updates: bare, among padding, and backwards."""
-    m = moment()
+    m = step_hyperparams()
     rest = lambda tree: jax.tree.leaves((tree.gradient, tree.state, tree.objective))
     turned = lambda batch: jax.tree.map(lambda x: x[::-1].copy(), batch)
     runs = [
@@ -274,7 +280,7 @@ def test_padding_and_order_change_nothing(name):
 @pytest.mark.parametrize("name", ["eg", "term", "recover"])
 @pytest.mark.parametrize("lam", [math.inf, -math.inf])
 def test_without_tilt_all_weigh_one(name, lam):
-    for params, batch, found in drive(name, SOME[:4], moment(lam=lam)):
+    for params, batch, found in drive(name, SOME[:4], step_hyperparams(lam=lam)):
         np.testing.assert_array_equal(found.weights[batch.present], 1.0)
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(found.state))
         if name != "recover":  # whose variance is reduced all the same
@@ -290,7 +296,7 @@ def test_large_losses_overflow_nothing(name, lam):
     """exp(L/λ) up to e^±5000, and batches that differ by as much."""
     batches = [draw(step, 7, size=[1.0, 200.0][step % 2]) for step in range(6)]
     bound = {"term": ROWS / 0.3, "recover": ROWS / 0.3, "eg_examples": EXAMPLES}
-    for _, batch, found in drive(name, batches, moment(lam=lam)):
+    for _, batch, found in drive(name, batches, step_hyperparams(lam=lam)):
         numbers = (found.gradient, found.state, found.objective)
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(numbers))
         p = found.weights[batch.present]
@@ -301,14 +307,16 @@ def test_large_losses_overflow_nothing(name, lam):
 @pytest.mark.parametrize("name", ["eg", "cvar"])
 def test_the_weights_of_a_batch_average_one(name):
     for level in (0.05, 0.4, 1.0):
-        for _, batch, found in drive(name, SOME[:4], moment(level=level)):
+        for _, batch, found in drive(
+            name, SOME[:4], step_hyperparams(cvar_alpha=level)
+        ):
             mean = found.weights[batch.present].mean()
             np.testing.assert_allclose(mean, 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["term", "recover"])
 def test_a_share_of_one_is_the_batch_alone(name):
-    m = moment(gamma=1.0)
+    m = step_hyperparams(gamma=1.0)
     for params, batch, found in drive(name, SOME[:6], m):
         alone = compiled("eg")(params, batch, m, ())
         here = batch.present
@@ -321,7 +329,9 @@ def test_cvar_lies_between_the_mean_and_the_maximum():
     params, state = start("cvar")
     batch = draw(3, present=6)
     L, _ = by_numpy(params, batch)
-    find = lambda level: compiled("cvar")(params, batch, moment(level=level), state)
+    find = lambda level: compiled("cvar")(
+        params, batch, step_hyperparams(cvar_alpha=level), state
+    )
     np.testing.assert_array_equal(find(1.0).weights[:6], 1.0)
     for level in (1 / 6, 0.01):
         found = find(level)
@@ -330,7 +340,9 @@ def test_cvar_lies_between_the_mean_and_the_maximum():
 
 
 def test_groups_that_do_not_learn_are_balanced_classes():
-    for params, batch, found in drive("group_dro", SOME[:4], moment(rate=0.0)):
+    for params, batch, found in drive(
+        "group_dro", SOME[:4], step_hyperparams(step_size=0.0)
+    ):
         L, gradients = by_numpy(params, batch)
         y = batch.labels[: len(L)]
         expected = sum(
@@ -348,7 +360,7 @@ def test_an_example_keeps_its_weight_until_it_is_seen_again():
     """Twice in a batch counts twice, and padding, whose index is 0, not at all."""
     index = np.array([3, 3, 5, 0], np.int32)
     batch = draw(0, present=3, rows=4)._replace(index=index)
-    m = moment(rate=0.2)
+    m = step_hyperparams(step_size=0.2)
     (_, _, first), (_, _, second) = drive("eg_examples", [batch, batch], m)
     for found, log_before in ((first, np.zeros(EXAMPLES)), (second, None)):
         before = first.state.log_weights if log_before is None else log_before
@@ -365,7 +377,9 @@ def test_an_example_keeps_its_weight_until_it_is_seen_again():
 def test_before_its_time_a_rule_neither_weighs_nor_learns(name):
     params, state = start(name)
     batch = draw(0, present=6)
-    found = the_rule(name).before(problem(params, batch, moment(on=False)), state)
+    found = the_rule(name).before(
+        problem(params, batch, step_hyperparams(on=False)), state
+    )
     jax.tree.map(np.testing.assert_array_equal, found.state, state)
     L, gradients = by_numpy(params, batch)
     near(found.gradient, mean_of(np.ones(len(L)), gradients))
@@ -391,7 +405,7 @@ def test_a_gradient_costs_what_it_is_said_to(name):
         return counted(losses), statistics
 
     params, state = start(name)
-    question = problem(params, draw(0), moment(), per_example_losses)
+    question = problem(params, draw(0), step_hyperparams(), per_example_losses)
     jax.eval_shape(lambda: the_rule(name).gradient(question, state).gradient)
     assert len(passes) == (2 if name == "recover" else 1)
 

@@ -56,12 +56,12 @@ def train(
     """State and what was seen. Two steps an epoch: an epoch of `RUN` is a quarter."""
     layout = sharding.layout(devices)
     program = steps.program(run, layout, parallel)
-    network = steps.draw(run, run.seed) if network is None else network
+    network = steps.init_network(run, run.seed) if network is None else network
     state, seen = program.init(network, run.seed, EXAMPLES), []
     for step in range(updates):
-        moment = methods.moment(run, 2, step)
-        state, one = program.train(moment)(
-            state, layout.place(batches(step)), given(layout, weights), moment
+        hyperparams = methods.step_hyperparams(run, 2, step)
+        state, one = program.train(hyperparams)(
+            state, layout.shard(batches(step)), given(layout, weights), hyperparams
         )
         seen.append(jax.device_get(one))
     return state, seen

@@ -1,1 +1,1 @@
-"""What is measured, a suite a module."""
+"""The suites of the benchmark, one per module."""

@@ -1,10 +1,11 @@
-"""The gradient of every example by itself, against the pullback.
+"""Per-example gradients against the pullback.
 
-All contenders make the same update. `pullback` weights the cotangent of one backward
-pass; `dense` makes a gradient of each example, as who wants to clip or store them has
-to; `dense, microbatches` makes a few at a time, `tilted, microbatches` goes backward a
-few examples at a time. With microbatches temporary memory is to be flat in the batch;
-their FLOPs are those of one microbatch, since the compiler counts a loop once.
+All variants make the same update. `pullback` weights the cotangent of one backward
+pass; `dense` computes the gradient of each example, which clipping or storing them
+needs; `dense, microbatches` computes a few at a time, `tilted, microbatches` has a
+backward pass for a few examples at a time. With microbatches temporary memory should be
+flat in the batch; their FLOPs are those of one microbatch, since the compiler counts a
+loop once.
 """
 
 from collections.abc import Iterator

@@ -1,16 +1,15 @@
-"""A whole training as a multiple of its bare steps; and how long it takes to begin.
+"""A whole training as a multiple of its bare steps; and the time to the first step.
 
 `steps` runs the compiled step on one batch that is on the device. `epochs` is what the
-loop counts as an epoch: batches made and moved, steps run, what they saw read and added
-up. `training` has the first state and all evaluations too. All are seconds for an
-update, and what the first one's ratio exceeds one by is overhead. `command` is the
-command line in a process of its own, with imports, compilation, checkpoints and
-records; alone, after the others, so that its ratios are between rounds of different
-times.
+loop counts as an epoch: batches loaded and moved, steps run, metrics read and added up.
+`training` includes initialisation and all evaluations. All are seconds per update; the
+excess of a ratio over one is overhead. `command` is the command line in a process of
+its own, with imports, compilation, checkpoints and logs. It runs by itself after the
+others, so that its ratios compare rounds of different times.
 
-The groups on the start give seconds from the making of the process to the end of the
+The groups on the start give seconds from the start of the process to the end of the
 first step: without the persistent compilation cache, with an empty one, and with one
-that this step is in; `timeline` in the record says what they went into.
+that has this step; `timeline` in the results splits them into parts.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ def measure(setting: Setting) -> Iterator[Group]:
     """Runs the suite.
 
     Args:
-      setting: number of rounds, and where the data are.
+      setting: number of rounds, and directory of the data.
 
     Yields:
       Groups of trainings, then groups of starts.
@@ -91,10 +90,10 @@ def _training(
     )
     if group.why_not:
         setting.say(group.why_not)
-        return group._replace(contenders={})
+        return group._replace(variants={})
     setting.say("as a command")
     setting.workers.take([])  # nobody else is to be there
-    facts = group.contenders["training"].facts
+    facts = group.variants["training"].facts
     words = ["train", preset, "--epochs", str(epochs), "--devices", "1"]
     for name, values in (training.CALM | changes).items():
         words += [f"--{name}"]
@@ -103,22 +102,22 @@ def _training(
         words += ["--data-dir", str(config.data_dir.absolute())]
     taken = [_command(words) for _ in range(min(config.rounds, 3))]
     wall = {
-        name: statistics.median(one.samples) for name, one in group.contenders.items()
+        name: statistics.median(one.samples) for name, one in group.variants.items()
     } | {"command": statistics.median(taken)}
     updates = facts["updates"]
-    contenders = {
+    variants = {
         name: Measured(one.facts, [each / updates for each in one.samples], updates)
-        for name, one in group.contenders.items()
+        for name, one in group.variants.items()
     }
-    contenders["command"] = Measured(facts, [each / updates for each in taken], updates)
+    variants["command"] = Measured(facts, [each / updates for each in taken], updates)
     return group._replace(
-        contenders=contenders,
+        variants=variants,
         facts={"updates": updates, "epochs": epochs, "wall_seconds": wall},
     )
 
 
 def _demo(setting: Setting, digits: list[Group]) -> Group:
-    """The demo as a command, against the sum of its steps as they were measured."""
+    """The demo as a command, against the measured time of its steps."""
     demo, words = configs.Demo(), ["demo"]
     if setting.config.quick:
         demo = configs.Demo(seeds=1, epochs=1)
@@ -128,18 +127,18 @@ def _demo(setting: Setting, digits: list[Group]) -> Group:
     for study, group in zip(demo.studies(), digits, strict=True):
         per_epoch = group.facts["updates"] // group.facts["epochs"]
         count = study.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
-        total += count * statistics.median(group.contenders["steps"].samples)
+        total += count * statistics.median(group.variants["steps"].samples)
         updates += count
     taken = _command(words)
-    contenders = {
+    variants = {
         "steps": Measured({}, [total], updates),
         "command": Measured({}, [taken], updates),
     }
-    return Group("demo, in all", {"updates": updates}, contenders, ("steps",))
+    return Group("demo, in all", {"updates": updates}, variants, ("steps",))
 
 
 def _command(words: list[str]) -> float:
-    """Seconds that a command takes, which writes to a folder that goes away."""
+    """Seconds of a command, which writes to a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         words = [*words, "--out", str(pathlib.Path(folder) / "run")]
         began = time.perf_counter()
@@ -153,7 +152,7 @@ def _command(words: list[str]) -> float:
         took = time.perf_counter() - began
     if done.returncode != 0:
         raise interleave.Died(
-            f"{' '.join(words)} ended with status {done.returncode}. It said:\n"
+            f"{' '.join(words)} ended with status {done.returncode}:\n"
             f"{done.stderr[-4000:]}"
         )
     return took
@@ -178,7 +177,7 @@ def _starts(setting: Setting, preset: str, changes: dict[str, Any]) -> Group:
                 described = {
                     "kind": "network",
                     "preset": preset,
-                    "contender": "absgd",
+                    "method": "absgd",
                     "batch": batch,
                     "changes": changes,
                     "timeline": [["process", time.time()]],
@@ -193,5 +192,5 @@ def _starts(setting: Setting, preset: str, changes: dict[str, Any]) -> Group:
             for part in timelines[kind][0]
         }
         del facts[kind]["examples"]  # a second is not what is asked for here
-    contenders = {kind: Measured(facts[kind], samples[kind], 1) for kind in kinds}
-    return Group(title, {"batch": batch}, contenders, (kinds[0],))
+    variants = {kind: Measured(facts[kind], samples[kind], 1) for kind in kinds}
+    return Group(title, {"batch": batch}, variants, (kinds[0],))

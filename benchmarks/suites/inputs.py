@@ -1,11 +1,10 @@
-"""The input pipeline alone against the step's need.
+"""The input pipeline, without a step, against the step that it feeds.
 
-A loader that is not slower than the step never starves it, since it runs beside it:
-its time over the step's is to be below one. `loader` crops and mirrors images of
-CIFAR's size for ResNet-32; `jpeg` decodes and cuts out photographs of 224 pixels in one
-process for ResNet-50, whose examples a second are those of one worker. Processes at
-work while others are timed would disturb them, so several workers are timed alone,
-after the rest.
+A loader that is not slower than the step never starves it, since both run at the same
+time: its time over the step's should be below one. `loader` crops and flips images of
+CIFAR's size for ResNet-32; `jpeg` decodes and crops photographs of 224 pixels in one
+process for ResNet-50, whose examples per second are those of one worker. Busy processes
+would disturb the others, so several workers are timed by themselves, after the rest.
 """
 
 import os
@@ -50,10 +49,10 @@ def measure(setting: Setting) -> Iterator[Group]:
     )
     several = 1 if quick else os.cpu_count() or 1
     name = f"jpeg, workers: {several}"
-    alone = setting.group(
+    workers_only = setting.group(
         name,
         {name: jpeg | {"workers": several}},
         steps={name: 2 if quick else 8 * several},
     )
-    photographs.contenders.update(alone.contenders)
+    photographs.variants.update(workers_only.variants)
     yield photographs

@@ -1,10 +1,10 @@
 """ABSGD over SGD: the same model and program otherwise, over sizes and batches.
 
-`sgd` is Optax's, by hand; `sgd_again` the same in another process. The multilayer
-perceptrons use the library alone. ResNet-32 runs in the trainer's own step, where plain
-SGD is ABSGD at λ = ∞. So it is held against an SGD by hand: `plain`, and `masked`,
-which also has the mask of padding that batches of fixed size need. What the trainer's
-step costs beyond `masked` is the price of attention and of the books.
+`sgd` is a hand-written step of Optax's SGD; `sgd_again` the same in another process.
+The multilayer perceptrons use the library without the trainer. ResNet-32 runs in the
+trainer's step, where plain SGD is ABSGD at λ = ∞. So it is compared with hand-written
+SGD: `plain`, and `masked`, which also has the padding mask that batches of fixed size
+need. The trainer's cost beyond `masked` is that of attention and metrics.
 
 The value route multiplies every parameter's gradient by one number, 1 / (6 batch) of
 the operations where every parameter is used once an example, and more than 0.1% below
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.interleave import Setting
 from benchmarks.summary import Group
 
-# Floating point operations of a step above which a CPU is not asked to run it.
+# Floating point operations of a step above which it is not run on a CPU.
 CPU_LIMIT = 1e12
 
 ROUTES = {
@@ -65,9 +65,9 @@ def _networks(setting: Setting) -> Group:
         "masked": {"form": "masked"},
         "masked_again": {"form": "masked"},
         "plain": {"form": "plain"},
-        "trainer_sgd": {"contender": "sgd"},
-        "trainer_absgd": {"contender": "absgd"},
-        "trainer_value": {"contender": "absgd", "changes": _VALUE},
+        "trainer_sgd": {"method": "sgd"},
+        "trainer_absgd": {"method": "absgd"},
+        "trainer_value": {"method": "absgd", "changes": _VALUE},
     }
     if quick:
         forms = {name: forms[name] for name in ("masked", "trainer_absgd")}

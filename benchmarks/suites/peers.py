@@ -1,12 +1,12 @@
 """What a user would pick instead: ResNet-32 on images of CIFAR's shape, batch 128.
 
-`sgd`, `absgd`, `l2rw` and `meta` are the trainer's own step. `resident` makes many a
-dispatch on an accelerator (on a CPU one), of images that lie there, and `bfloat16`
-computes in that. `flax` is the network as Flax has it, in a jitted step of Optax's SGD.
-With `--torch-python` also PyTorch, eager, in both memory formats: plain SGD, and
-`absgd`, which is the authors' published package where that interpreter has it; and in
-bfloat16 by autocast. Every step starts from bytes on the device, and turns them into
-numbers itself. Nobody loads or augments anything.
+`sgd`, `absgd`, `l2rw` and `meta` are the trainer's step. `device_loop` makes many
+updates per dispatch on an accelerator (one on a CPU), with the images on the device;
+`bfloat16` computes in that type. `flax` is the network written in Flax, in a jitted
+step of Optax's SGD. With `--torch-python` there is also PyTorch, eager, in both memory
+formats: plain SGD, and `absgd`, the authors' published package, if that interpreter has
+it; and both in bfloat16 by autocast. Every step starts from bytes on the device, and
+converts them. No variant loads or augments data.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ TRAINER = (BASELINE, "absgd", "l2rw", "meta")
 HALF: dict[str, Any] = {"model.dtype": "bfloat16"}
 # Form of the step, and changes of the run.
 FASTER: dict[str, tuple[str, dict[str, Any]]] = {
-    "absgd_resident": ("resident", {}),
+    "absgd_device_loop": ("device_loop", {}),
     "absgd_bfloat16": ("trainer", HALF),
-    "absgd_resident_bfloat16": ("resident", HALF),
+    "absgd_device_loop_bfloat16": ("device_loop", HALF),
 }
 FORMATS = ("nchw", "channels_last")
 LAM, GAMMA = 5.0, 0.5  # of the package; they change no time
@@ -80,20 +80,20 @@ def measure(setting: Setting) -> Iterator[Group]:
             facts |= interleave.build(torches, wanted)
             children |= torches
         samples, steps = interleave.measure(
-            children, rounds=config.rounds, turn=config.turn
+            children, rounds=config.rounds, sample_seconds=config.sample_seconds
         )
-    contenders = {
+    variants = {
         name: Measured(facts[name], samples[name], steps[name]) for name in samples
     }
     plain = [name for layout in FORMATS if (name := f"torch_sgd_{layout}") in samples]
     plain.sort(key=lambda name: spread(samples[name])["median"])
-    yield Group(title, known, contenders, (BASELINE, *plain[:1]))
+    yield Group(title, known, variants, (BASELINE, *plain[:1]))
 
 
 def ours(
     batch: int, blocks: Sequence[int], widths: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
-    """The contenders in JAX.
+    """The variants in JAX.
 
     Args:
       batch: examples.
@@ -107,10 +107,9 @@ def ours(
     common: dict[str, Any] = {"kind": "network", "batch": batch}
     flax = {"kind": "flax", "batch": batch, "blocks": blocks, "widths": widths}
     return {
-        **{name: common | {"contender": name, "changes": size} for name in TRAINER},
+        **{name: common | {"method": name, "changes": size} for name in TRAINER},
         **{
-            name: common
-            | {"contender": "absgd", "form": form, "changes": size | changes}
+            name: common | {"method": "absgd", "form": form, "changes": size | changes}
             for name, (form, changes) in FASTER.items()
         },
         "flax": flax,

@@ -1,7 +1,7 @@
-"""Runs side by side in one program, against the same runs one after the other.
+"""Vmapped runs in one program, against the same runs one after the other.
 
-A step is an update of one run, so the ratio to `alone` is the time that a run of a
-sweep takes beside what it takes alone. All have their data on the device; on an
+A step is an update of one run, so the ratio to `1 run` is the time of a run in a sweep
+relative to that of a run by itself. All have their data on the device; on an
 accelerator a dispatch makes 50 updates, on a CPU one.
 """
 
@@ -23,10 +23,10 @@ def measure(setting: Setting) -> Iterator[Group]:
     several = (1, 2) if setting.config.quick else (1, 4, 16)
     common = {"kind": "sweep", "preset": "digits_long_tail"}
     described = {
-        "alone" if members == 1 else f"{members} side by side": common
+        "1 run" if members == 1 else f"{members} vmapped runs": common
         | {"members": members}
         for members in several
     }
-    # A turn has as many updates for each, enough for all members to make some.
+    # All samples have the same number of updates, enough for every member to make some.
     steps = dict.fromkeys(described, max(several) * (1 if setting.config.quick else 20))
     yield setting.group("digits, convnet", described, steps=steps)

@@ -1,8 +1,8 @@
-"""Crops, mirrors and rotations of images in memory: NumPy on the host, JAX on a device.
+"""Augmentations of images in memory: NumPy on the host, JAX on a device.
 
-Both draw from the same distribution and compute the same images, though not from the
-same random numbers. Rotation by an angle takes the nearest pixel to where each was, as
-torchvision's does by default; what lies outside the image is black.
+Both crop, flip and rotate, and draw from the same distribution, though not the same
+random numbers. Rotation takes the nearest pixel, as torchvision's does by default; what
+lies outside the image is black.
 """
 
 import functools
@@ -16,79 +16,85 @@ import numpy as np
 from experiments import configs
 
 
-class Moves(NamedTuple):
-    """What happens to each image, in this order."""
+class Augmentations(NamedTuple):
+    """The augmentations of each image, in the order of their application."""
 
     corner: np.ndarray  # int64 [n, 2]: first row and column kept of the padded image
     mirrored: np.ndarray  # bool [n]
     angle: np.ndarray  # float32 [n], radians, with the columns' axis to the rows'
 
-    def take(self, rows: slice) -> "Moves":
-        """Those of these images."""
-        return Moves(*(column[rows] for column in self))
+    def take(self, rows: slice) -> "Augmentations":
+        """The augmentations of some of the images."""
+        return Augmentations(*(column[rows] for column in self))
 
 
-def draw(n: int, data: configs.Data, rng: np.random.Generator) -> Moves:
-    """Moves of n images.
+def draw_augmentations(
+    n: int, data: configs.Data, rng: np.random.Generator
+) -> Augmentations:
+    """Draws the augmentations of n images.
 
     Args:
       n: number of images.
-      data: how far they may go.
-      rng: decides; is advanced.
+      data: ranges of the augmentations.
+      rng: random numbers; advanced.
 
     Returns:
-      The moves.
+      The augmentations.
     """
     corner = rng.integers(0, 2 * data.crop_padding + 1, (n, 2))
     mirrored = (rng.random(n) < 0.5) & data.flip
     limit = math.radians(data.rotation)
     angle = rng.uniform(-limit, limit, n).astype(np.float32)
-    return Moves(corner, mirrored, angle)
+    return Augmentations(corner, mirrored, angle)
 
 
 def crop_flip_rotate(
     images: np.ndarray, data: configs.Data, rng: np.random.Generator
 ) -> np.ndarray:
-    """Moves images at random.
+    """Augments images at random.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      data: how far: `crop_padding`, `flip` and `rotation`.
-      rng: decides; is advanced.
+      data: ranges: `crop_padding`, `flip` and `rotation`.
+      rng: random numbers; advanced.
 
     Returns:
       New images of the same shape and dtype.
     """
-    return move(images, draw(len(images), data, rng), data)
+    return apply(images, draw_augmentations(len(images), data, rng), data)
 
 
-def move(images: np.ndarray, moves: Moves, data: configs.Data) -> np.ndarray:
-    """Moves images.
+def apply(
+    images: np.ndarray, augmentations: Augmentations, data: configs.Data
+) -> np.ndarray:
+    """Applies augmentations to images.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      moves: what happens to each.
-      data: says which kinds of moves there are.
+      augmentations: of each image.
+      data: which kinds of augmentation are switched on.
 
     Returns:
       Images of the same shape and dtype.
     """
     if data.crop_padding or data.flip:
-        images = _crop_and_mirror(images, moves, data.crop_padding)
+        images = _crop_and_mirror(images, augmentations, data.crop_padding)
     if data.rotation:
-        images = _rotate(images, moves.angle)
+        images = _rotate(images, augmentations.angle)
     return images
 
 
-def _crop_and_mirror(images: np.ndarray, moves: Moves, padding: int) -> np.ndarray:
+def _crop_and_mirror(
+    images: np.ndarray, augmentations: Augmentations, padding: int
+) -> np.ndarray:
     height, width = images.shape[1:3]
     around = (padding, padding)
     padded = np.pad(images, ((0, 0), around, around, (0, 0)))
     moved = np.empty_like(images)
     # One slice an image: a quarter of the time that indexing with arrays takes.
-    for i, (top, left) in enumerate(moves.corner.tolist()):
+    for i, (top, left) in enumerate(augmentations.corner.tolist()):
         window = padded[i, top : top + height, left : left + width]
-        moved[i] = window[:, ::-1] if moves.mirrored[i] else window
+        moved[i] = window[:, ::-1] if augmentations.mirrored[i] else window
     return moved
 
 
@@ -105,13 +111,13 @@ def _rotate(images: np.ndarray, angle: np.ndarray) -> np.ndarray:
 def on_device(images: jax.Array, keys: jax.Array, data: configs.Data) -> jax.Array:
     """`crop_flip_rotate` in JAX; under `jit`, `data` is fixed.
 
-    What happens to an image depends on its own key alone, so that images are moved
-    alike however they are spread over devices.
+    The augmentation of an image depends only on its own key, so that it is the same
+    however the batch is sharded over devices.
 
     Args:
       images: uint8 or float32 `[n, height, width, channels]`.
       keys: random keys `[n]`.
-      data: how far: `crop_padding`, `flip` and `rotation`.
+      data: ranges: `crop_padding`, `flip` and `rotation`.
 
     Returns:
       Images of the same shape and dtype.
@@ -137,7 +143,7 @@ def _one_on_device(image: jax.Array, key: jax.Array, data: configs.Data) -> jax.
 
 
 def _origins(xp: Any, height: int, width: int, angle: Any) -> tuple[Any, Any, Any]:
-    """The row and the column that each pixel is from, and whether the image has it.
+    """The source pixel of each pixel: row, column, and whether it is in the image.
 
     Each `[n, height, width]`: int32 and int32 within the image, and bool.
     """

@@ -51,7 +51,7 @@ _DIGESTS = {
     }
 }
 # Mean of each channel of the training images, in [0, 1], to four digits: published in
-# many places. Of CIFAR-100 no digest was at hand.
+# many papers. We know of no published digest of CIFAR-100.
 _MEANS = {"cifar100": (0.5071, 0.4865, 0.4409)}
 
 
@@ -112,10 +112,10 @@ def _binary_split(
     rows = np.concatenate(parts)
     labels = rows[:, label_bytes - 1].astype(np.int32)
     if labels.max() >= data.classes:
-        place = int(np.argmax(labels >= data.classes))
+        index = int(np.argmax(labels >= data.classes))
         raise DamagedData(
-            f"{where}, example {place}: the label must be in 0 ... "
-            f"{data.classes - 1}, got {labels[place]}."
+            f"{where}, example {index}: the label must be in 0 ... "
+            f"{data.classes - 1}, got {labels[index]}."
         )
     channels, pixels = _SHAPE[2], rows[:, label_bytes:]
     images = pixels.reshape(-1, channels, *_SHAPE[:2]).transpose(0, 2, 3, 1)

@@ -9,8 +9,8 @@ In `data_dir`, as its archives unpack:
     clothing1m/clean_label_kv.txt
     clothing1m/images/0/*/*.jpg
 
-Trained on is the noisy part alone, as in the paper; the clean training part is not
-read. Validation and test labels are clean.
+The training set is the noisy part, as in the paper; the clean training part is not
+used. Validation and test labels are clean.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""Long tails, steps and wrong labels: pure functions of arrays and a generator.
+"""Class imbalance and label noise: pure functions of arrays and a generator.
 
-Two kinds of function stand here. `select` and `symmetric_noise` take a
+There are two kinds of function. `select` and `symmetric_noise` take a
 `numpy.random.Generator` and serve any data set. Those with a source in their name
 (`_published`, `_sce`, `_gce`, `_author_code`) take a `numpy.random.RandomState` and
-draw from it in the order in which the published code draws from its own, so that one
-seeded like theirs picks their images. Neither kind touches NumPy's global state.
+draw from it in the order in which the published code draws from its own, so that the
+same seed selects the same images. Neither kind touches NumPy's global state.
 
 The sources: LDAM is https://github.com/kaidic/LDAM-DRW; SCE is
 https://github.com/YisenWang/symmetric_cross_entropy_for_noisy_labels, and SCE-PyTorch
@@ -175,15 +175,15 @@ def scale_counts(counts: Sequence[int], total: int) -> list[int]:
 def select(
     labels: np.ndarray, counts: Sequence[int], rng: np.random.Generator
 ) -> np.ndarray:
-    """A random choice of so many examples of each class.
+    """A random subsample with a given number of examples of each class.
 
     Args:
       labels: int `[examples]`.
-      counts: how many of class 0, 1, ...
-      rng: decides which.
+      counts: number of examples of class 0, 1, ...
+      rng: random numbers; advanced.
 
     Returns:
-      Their places, int64 `[sum(counts)]`, grouped by class.
+      Indices of the examples, int64 `[sum(counts)]`, grouped by class.
 
     Raises:
       ValueError: a class has fewer examples than asked for.
@@ -196,9 +196,9 @@ def select(
     """
     chosen = []
     for label, count in enumerate(counts):
-        places = np.flatnonzero(labels == label)
-        _check_enough(label, len(places), count)
-        chosen.append(rng.permutation(places)[:count])
+        indices = np.flatnonzero(labels == label)
+        _check_enough(label, len(indices), count)
+        chosen.append(rng.permutation(indices)[:count])
     return np.concatenate(chosen)
 
 
@@ -207,7 +207,7 @@ def select_published(
 ) -> np.ndarray:
     """The examples that the published long-tailed and step CIFAR sets keep.
 
-    For the classes in increasing order: shuffle the places of the class, keep the first
+    For the classes in increasing order: shuffle the class's indices, keep the first
     `counts[class]`. One generator serves all classes, so a class's choice depends on
     the sizes of the classes before it, though not on how many of them are kept: with
     the same seed a longer tail's set lies within a shorter one's.
@@ -222,8 +222,8 @@ def select_published(
       rng: decides which, and is advanced; `RandomState(0)` for the published sets.
 
     Returns:
-      Their places, int64 `[sum(counts)]`, grouped by class, in each class in the order
-      of its shuffle.
+      Indices of the examples, int64 `[sum(counts)]`, grouped by class, in each class in
+      the order of its shuffle.
 
     Raises:
       TypeError: `rng` is not a `RandomState`.
@@ -242,17 +242,17 @@ def select_published(
     _check(labels, len(counts), rng)
     chosen = []
     for label, count in enumerate(counts):
-        places = np.flatnonzero(labels == label)
-        _check_enough(label, len(places), count)
-        rng.shuffle(places)
-        chosen.append(places[:count])
+        indices = np.flatnonzero(labels == label)
+        _check_enough(label, len(indices), count)
+        rng.shuffle(indices)
+        chosen.append(indices[:count])
     return np.concatenate(chosen)
 
 
 def effective_number_probabilities(
     labels: np.ndarray, beta: float = 0.9999
 ) -> np.ndarray:
-    """How likely each example is to be drawn when classes are resampled.
+    """The probability of each example when classes are resampled.
 
     `p_i ∝ (1 − β) / (1 − β^n)`, n the examples of i's class: one over the effective
     number of its class. An epoch is as many draws, with replacement, as there are
@@ -299,10 +299,10 @@ def effective_number_probabilities(
 def symmetric_noise(
     labels: np.ndarray, rate: float, classes: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Replaces labels by one of the other classes, each as likely.
+    """Flips labels to one of the other classes, uniformly.
 
-    Of n_c examples of a class exactly `int(rate · n_c)` are struck, and none keeps its
-    label, so that the rate is what it says.
+    Of the n_c labels of a class exactly `int(rate · n_c)` are flipped, each to another
+    class, so that the rate is exact.
 
     Args:
       labels: int `[examples]`, in 0 ... classes - 1; not changed.
@@ -322,11 +322,11 @@ def symmetric_noise(
     """
     noisy = labels.copy()
     for label in range(classes):
-        places = rng.permutation(np.flatnonzero(labels == label))
-        struck = places[: int(rate * len(places))]
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        flipped = indices[: int(rate * len(indices))]
         # Going 1 to classes - 1 steps round the circle reaches every other class.
-        steps = rng.integers(1, classes, len(struck))
-        noisy[struck] = (label + steps) % classes
+        steps = rng.integers(1, classes, len(flipped))
+        noisy[flipped] = (label + steps) % classes
     return noisy, noisy != labels
 
 
@@ -335,11 +335,11 @@ def symmetric_noise_sce(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric noise of SCE, SCE-PyTorch and the author code: as many of every class.
 
-    `int(int(rate · examples) / classes)` examples of each class are struck, drawn
-    without replacement; then each, in that order, gets one of the other classes, each
-    as likely. On CIFAR the rate is exact in every class: 1,000 or 2,000 of a class of
-    CIFAR-10, 100 or 200 of CIFAR-100. On unequal classes the number, not the share, is
-    the same, and `symmetric_noise` may be what is wanted.
+    `int(int(rate · examples) / classes)` labels of each class are flipped, drawn
+    without replacement; then each, in that order, becomes one of the other classes,
+    uniformly. On CIFAR the rate is exact in every class: 1,000 or 2,000 of a class of
+    CIFAR-10, 100 or 200 of CIFAR-100. On unequal classes the number, not the fraction,
+    is the same; `symmetric_noise` keeps the fraction.
 
     Draws as the sources do. `RandomState(123)` gives the labels of SCE-PyTorch and of
     the author code, which seed with the run's seed (123) before they build the data
@@ -358,7 +358,7 @@ def symmetric_noise_sce(
     Raises:
       TypeError: `rng` is not a `RandomState`.
       ValueError: labels of another shape, type or range, a rate outside [0, 1], fewer
-        than 2 classes, or a class has fewer examples than are to be struck.
+        than 2 classes, or a class has fewer examples than are to be flipped.
 
     Examples:
       >>> labels = np.arange(30) % 3
@@ -375,24 +375,24 @@ def symmetric_noise_sce(
     per_class = int(int(rate * len(labels)) / classes)
     chosen = []
     for label in range(classes):
-        places = np.flatnonzero(labels == label)
-        _check_enough(label, len(places), per_class)
+        indices = np.flatnonzero(labels == label)
+        _check_enough(label, len(indices), per_class)
         if per_class:  # an absent class has nothing to choose from
-            chosen.append(rng.choice(places, per_class, replace=False))
+            chosen.append(rng.choice(indices, per_class, replace=False))
     noisy = labels.copy()
     if chosen:
-        struck = np.concatenate(chosen)
+        flipped = np.concatenate(chosen)
         # Which of the others, in increasing order with the label itself left out. One
         # call draws what the sources' one call per example does.
-        others = rng.randint(0, classes - 1, len(struck))
-        noisy[struck] = others + (others >= labels[struck])
+        others = rng.randint(0, classes - 1, len(flipped))
+        noisy[flipped] = others + (others >= labels[flipped])
     return noisy, noisy != labels
 
 
 def symmetric_noise_gce(
     labels: np.ndarray, rate: float, classes: int, rng: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric noise of the GCE code: every label is drawn anew.
+    """Symmetric noise of the GCE code: every label is drawn independently.
 
     It stays with probability `1 - rate` and becomes each other class with probability
     `rate / (classes - 1)`, so the number of wrong labels is random: binomial, with the
@@ -514,7 +514,7 @@ def asymmetric_cifar10_author_code(
       >>> rng = np.random.RandomState(123)
       >>> noisy, wrong = asymmetric_cifar10_author_code(labels, 0.4, rng)
 
-      140 are called dogs when it is their turn, and 56 of them become cats:
+      When dogs are flipped, 140 examples have that label; 56 of them become cats:
 
       >>> np.bincount(noisy).tolist()
       [140, 140, 60, 116, 60, 84, 100, 140, 100, 60]
@@ -637,11 +637,11 @@ def asymmetric_cifar100_author_code(
     return _drawn_anew(labels, transitions, rng)
 
 
-def _share(places: np.ndarray, rate: float, rng: np.random.RandomState) -> np.ndarray:
-    """A random `int(rate · n)` of n places."""
-    count = int(rate * len(places))
+def _share(indices: np.ndarray, rate: float, rng: np.random.RandomState) -> np.ndarray:
+    """A random `int(rate · n)` of n indices."""
+    count = int(rate * len(indices))
     # An empty set is one that `choice` refuses even to choose nothing from.
-    return rng.choice(places, count, replace=False) if len(places) else places
+    return rng.choice(indices, count, replace=False) if len(indices) else indices
 
 
 def _drawn_anew(
@@ -717,8 +717,8 @@ def _one_of(probabilities: np.ndarray, rng: np.random.RandomState) -> int:
     """
     possible = np.flatnonzero(probabilities)
     rest = 1.0
-    for place in possible[possible < len(probabilities) - 1]:
-        if rng.binomial(1, min(probabilities[place] / rest, 1.0)):
-            return int(place)
-        rest -= probabilities[place]
+    for index in possible[possible < len(probabilities) - 1]:
+        if rng.binomial(1, min(probabilities[index] / rest, 1.0)):
+            return int(index)
+        rest -= probabilities[index]
     return len(probabilities) - 1

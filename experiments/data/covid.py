@@ -1,4 +1,4 @@
-"""COVID-LT: chest X-rays of two collections, thinned to a long tail of four classes.
+"""COVID-LT: chest X-rays of two collections, subsampled to a long tail of four classes.
 
 In `data_dir`, the down-sampled CheXpert and the collection of Cohen et al.:
 
@@ -8,8 +8,8 @@ In `data_dir`, the down-sampled CheXpert and the collection of Cohen et al.:
     covid_lt/covid-chestxray-dataset/images/*
 
 Classes: 0 other findings, 1 normal (CheXpert's No Finding), 2 pneumonia, 3 COVID-19,
-which alone is of the second collection. The paper's own lists are not public, so which
-images are taken is ours to say: X-rays of every view, at random.
+the only one of the second collection. The paper's own lists are not public; here images
+are X-rays of every view, drawn at random.
 
 The counts are those of the paper's formula, 37800, 8143, 1754, 378 at a ratio of 100;
 the totals in its text do not follow from it. The test split has 100 of each class. No
@@ -51,7 +51,7 @@ class _Images(NamedTuple):
 
 
 def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
-    """Reads both collections and draws the long tail, which nobody has to thin again.
+    """Loads both collections, subsampled to the long tail.
 
     Args:
       data: `imbalance_ratio` is that of the formula. `corruption_seed`, 0 where it is
@@ -82,7 +82,7 @@ def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
     if data.partial:
         per_class = min(per_class, -(-int(available.min()) // 5))
     test = _held_out(images, per_class)
-    # Who is tested on is not trained on, of whatever class the image.
+    # A patient of the test split is not trained on, of whatever class the image.
     tested = np.isin(images.patients, np.unique(images.patients[test]))
     rest = np.flatnonzero(~tested)
     counts = _counts(data, np.bincount(images.labels[rest], minlength=_CLASSES))
@@ -97,7 +97,7 @@ def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
         )
     rng = np.random.default_rng(data.corruption_seed or 0)
     train = rest[corrupt.select(images.labels[rest], counts, rng)]
-    splits = [_examples(root, images, np.sort(places)) for places in (train, test)]
+    splits = [_examples(root, images, np.sort(indices)) for indices in (train, test)]
     for split in splits:
         listing.refuse_missing_images(split, _ADVICE)
     return Loaded(splits[0], splits[1], None)
@@ -120,13 +120,13 @@ def _counts(data: configs.Data, available: np.ndarray) -> list[int]:
 
 
 def _held_out(images: _Images, per_class: int) -> np.ndarray:
-    """Places to test on: so many of each class, all that their patients have of it.
+    """Indices of the test split: so many of each class, all images of their patients.
 
     Patients come in random order, and one who has too many for what is still wanted is
     passed over. The order is the same every time.
     """
     rng = np.random.default_rng(0)
-    places = []
+    indices = []
     for label in range(_CLASSES):
         of_class = np.flatnonzero(images.labels == label)
         _, owners = np.unique(images.patients[of_class], return_inverse=True)
@@ -138,8 +138,8 @@ def _held_out(images: _Images, per_class: int) -> np.ndarray:
                 wanted -= sizes[patient]
             if not wanted:
                 break
-        places.append(of_class[np.isin(owners, chosen)])
-    return np.concatenate(places)
+        indices.append(of_class[np.isin(owners, chosen)])
+    return np.concatenate(indices)
 
 
 def _chexpert(file: pathlib.Path) -> _Images:
@@ -214,12 +214,12 @@ def _both(first: _Images, second: _Images) -> _Images:
     return _Images(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
-def _examples(root: pathlib.Path, images: _Images, places: np.ndarray) -> Examples:
-    """The images at these places."""
+def _examples(root: pathlib.Path, images: _Images, indices: np.ndarray) -> Examples:
+    """The images of these indices."""
     files = Files(
         root,
-        images.paths[places],
+        images.paths[indices],
         "the CSV file of its collection",
-        images.lines[places],
+        images.lines[indices],
     )
-    return Examples(files, images.labels[places])
+    return Examples(files, images.labels[indices])

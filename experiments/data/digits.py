@@ -9,7 +9,7 @@ from experiments.data.examples import Examples
 
 
 class Splits(NamedTuple):
-    """Disjoint sets of examples, as places in the whole."""
+    """Disjoint subsets, as indices of the examples."""
 
     train: np.ndarray  # int64 [n]
     validation: np.ndarray  # int64 [classes * validation_per_class]
@@ -46,11 +46,11 @@ def split(
     test_per_class: int,
     clean_per_class: int = 0,
 ) -> Splits:
-    """Splits each class: so many to test, validation and clean, the rest to train.
+    """Splits each class into test, validation and meta set, and the rest to train on.
 
-    The test examples are the same whatever `rng`, as in every published data set: what
-    one seed chooses λ on, another does not report. Test and validation examples are the
-    same whatever `clean_per_class`.
+    The test examples do not depend on `rng`, as in every published data set: what one
+    seed chooses λ on, another does not report. Test and validation examples do not
+    depend on `clean_per_class`.
 
     Args:
       labels: int `[examples]`, in 0 ... classes - 1.
@@ -60,7 +60,7 @@ def split(
       clean_per_class: examples of each class.
 
     Returns:
-      Places of the examples in `labels`, grouped by class.
+      Indices of the examples, grouped by class.
 
     Raises:
       ValueError: a class has no example left to train on.
@@ -75,9 +75,9 @@ def split(
     fixed = np.random.default_rng(0)
     train, validation, test, clean = [], [], [], []
     for label in np.unique(labels):
-        places = fixed.permutation(np.flatnonzero(labels == label))
-        test.append(places[:test_per_class])
-        rest = rng.permutation(places[test_per_class:])
+        indices = fixed.permutation(np.flatnonzero(labels == label))
+        test.append(indices[:test_per_class])
+        rest = rng.permutation(indices[test_per_class:])
         validation.append(rest[:validation_per_class])
         rest = rest[validation_per_class:]
         clean.append(rest[:clean_per_class])

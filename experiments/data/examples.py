@@ -1,4 +1,4 @@
-"""What a data set is once it is read, and what is said when it cannot be."""
+"""Types of data sets in memory or as files, and the errors of loading them."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ class DamagedData(Exception):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Image files, decoded when they are needed. Indexed as a NumPy vector is.
+    """Image files, decoded for each batch. Indexed as a NumPy vector is.
 
     Attributes:
       root: directory that the paths are relative to.
@@ -35,7 +35,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> "Files":
-        """Those at these places: an int (one file), a slice, an int or bool array."""
+        """Indexes as NumPy does: an int (one file), a slice, an int or bool array."""
         return Files(
             self.root,
             np.atleast_1d(self.paths[index]),
@@ -43,26 +43,26 @@ class Files:
             None if self.lines is None else np.atleast_1d(self.lines[index]),
         )
 
-    def path(self, place: int) -> pathlib.Path:
-        """Where the image at this place is."""
-        return self.root / str(self.paths[place])
+    def path(self, index: int) -> pathlib.Path:
+        """The path of an image, by its index."""
+        return self.root / str(self.paths[index])
 
-    def where(self, place: int) -> str:
-        """The image at this place and what lists it, for messages."""
-        line = "" if self.lines is None else f", line {self.lines[place]}"
+    def where(self, index: int) -> str:
+        """The path of an image and the list that has it, for messages."""
+        line = "" if self.lines is None else f", line {self.lines[index]}"
         listed = f" ({self.listed}{line})" if self.listed else ""
-        return f"{self.path(place)}{listed}"
+        return f"{self.path(index)}{listed}"
 
-    def read(self, place: int) -> bytes:
-        """The image at this place, still encoded.
+    def read(self, index: int) -> bytes:
+        """Reads an image, still encoded.
 
         Raises:
           DamagedData: it cannot be read; names the file, and the line that lists it.
         """
         try:
-            return self.path(place).read_bytes()
+            return self.path(index).read_bytes()
         except OSError as error:
-            raise DamagedData(f"{self.where(place)}: {error.strerror}.") from error
+            raise DamagedData(f"{self.where(index)}: {error.strerror}.") from error
 
 
 class Examples(NamedTuple):
@@ -74,7 +74,7 @@ class Examples(NamedTuple):
     labels: np.ndarray  # int32 [n]
 
     def take(self, index: np.ndarray) -> "Examples":
-        """The examples at these places, `index` int `[n]`."""
+        """The examples of these indices, `index` int `[n]`."""
         return Examples(self.inputs[index], self.labels[index])
 
 

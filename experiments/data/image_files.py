@@ -1,7 +1,7 @@
-"""Image files to arrays: Pillow decodes, crops and resizes, Grain spreads it.
+"""Image files to arrays: Pillow decodes, crops and resizes, in Grain's workers.
 
-An image depends on its file, the config and a key alone, so that it is the same
-whichever process makes it, and in whatever order.
+An image depends only on its file, the config and a key, so that it is the same
+whichever worker decodes it, and in whatever order.
 """
 
 import dataclasses
@@ -27,22 +27,22 @@ _TRIES = 10  # at a random part that lies within the image
 
 
 class Wanted(NamedTuple):
-    """The images of one batch that this host is to make."""
+    """The images of one batch that this host loads."""
 
-    index: np.ndarray  # int [rows], place in the data set
+    index: np.ndarray  # int [rows], index in the data set
     present: np.ndarray  # bool [rows], False for padding, which is black
     keys: Sequence[tuple[int, ...]] | None  # of each row; None for no augmentation
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Batches of images, each made when it is asked for.
+    """A lazy sequence of batches of images.
 
     Attributes:
       files: the data set.
-      data: what is done to its images.
-      wanted: which images each batch has; may be a lazy sequence. Given to the worker
-        processes, so it can be pickled.
+      data: size and augmentation.
+      wanted: the images of each batch; may be a lazy sequence. Sent to the worker
+        processes, so it must be picklable.
     """
 
     files: Files
@@ -120,21 +120,21 @@ def _follow_parent() -> None:
 
 
 def image(
-    files: Files, place: int, data: configs.Data, rng: np.random.Generator | None
+    files: Files, index: int, data: configs.Data, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """Decodes one image, and brings it to size.
+    """Decodes, augments and resizes one image.
 
-    For a test the short side becomes 8/7 of `image_size`, and the middle is kept. For
-    training a part is kept: of the resized image as large a one (anywhere), or with
-    `resized_crop` one of another area and shape of the stored image, which is resized.
-    It is mirrored, unless the device does that, and its colours are changed. All
-    resizing is bilinear over the pixels covered, as Pillow's is.
+    For evaluation the short side is resized to 8/7 of `image_size`, and the centre is
+    cropped. For training the image is resized and cropped at random, or with
+    `resized_crop` a random resized crop is taken. It is flipped, unless the device does
+    that, and its colours are jittered. All resizing is bilinear over the pixels
+    covered, as Pillow's is.
 
     Args:
       files: the data set.
-      place: of the image in it.
-      data: what is done.
-      rng: decides on the random part of it; None for a test image.
+      index: of the image.
+      data: size and augmentation.
+      rng: random numbers of the augmentation; None for evaluation.
 
     Returns:
       uint8 `[image_size, image_size, 3]`.
@@ -142,16 +142,16 @@ def image(
     Raises:
       DamagedData: the image cannot be read or decoded; names the file.
     """
-    encoded = files.read(place)
+    encoded = files.read(index)
     try:
         with PIL.Image.open(io.BytesIO(encoded)) as opened:
             picture = _rgb(opened)
     except PIL.UnidentifiedImageError as error:
-        message = f"{files.where(place)}: no image, or of no format that Pillow reads."
+        message = f"{files.where(index)}: no image, or of no format that Pillow reads."
         raise DamagedData(message) from error
     # Broken files make Pillow raise errors of a dozen kinds, SyntaxError among them.
     except Exception as error:
-        message = f"{files.where(place)} cannot be decoded: {error}."
+        message = f"{files.where(index)} cannot be decoded: {error}."
         raise DamagedData(message) from error
     return np.asarray(_to_size(picture, data, rng))
 
@@ -200,14 +200,14 @@ def part(
     """A random part of an image, that of "random resized crop".
 
     Its area is uniform in 8% ... 100% of the image's, the logarithm of its width over
-    its height uniform between those of 3/4 and 4/3, and its place uniform among those
+    its height uniform between those of 3/4 and 4/3, and its corner uniform among those
     within the image. Where ten such parts are too wide or too high, the middle of the
     image, cut to the range of shapes.
 
     Args:
       width: pixels.
       height: pixels.
-      rng: decides; is advanced.
+      rng: random numbers; advanced.
 
     Returns:
       Left, top, right and bottom, pixels.
@@ -234,14 +234,14 @@ def part(
 def jitter(
     picture: PIL.Image.Image, most: float, rng: np.random.Generator
 ) -> PIL.Image.Image:
-    """Changes brightness, contrast and saturation, in random order.
+    """Jitters brightness, contrast and saturation, in random order.
 
-    Each by a factor that is uniform in `[max(0, 1 − most), 1 + most]`.
+    Each changes by a factor that is uniform in `[max(0, 1 − most), 1 + most]`.
 
     Args:
       picture: of mode RGB.
       most: largest relative change.
-      rng: decides; is advanced.
+      rng: random numbers; advanced.
 
     Returns:
       Another picture.

@@ -80,7 +80,7 @@ _SETS: dict[str, _Set] = {
 
 
 def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
-    """Reads one of the three.
+    """Loads one of the three data sets.
 
     Args:
       data: `source` says which. With `partial`, lists of other lengths will do; every

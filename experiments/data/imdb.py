@@ -1,4 +1,4 @@
-"""The IMDB reviews, as numbers of words.
+"""The IMDB reviews, as token ids.
 
 Prepared by TensorFlow Datasets in `data_dir/imdb_reviews/plain_text/<version>`. Class 0
 is negative, 1 positive. The reviews have no names, and stay in the order in which TFDS
@@ -20,10 +20,10 @@ _COUNT = 25_000  # of each split, half of them of each class
 def load(
     data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
 ) -> Loaded:
-    """Reads the reviews and numbers their words.
+    """Loads the reviews as token ids.
 
-    The vocabulary is counted in the whole training split, before anybody thins it out:
-    without labels, and without the test split.
+    The vocabulary is that of the whole training split, before it is subsampled: it does
+    not use labels or the test split.
 
     Args:
       data: `vocabulary` and `length`. With `partial`, fewer reviews will do.
@@ -54,16 +54,16 @@ def _split(
     where = f"{directory}, split {split!r}"
     texts, labels = [], []
     features = {"text": bytes, "label": int}
-    for place, record in enumerate(tfds_records.read(directory, split, features)):
+    for index, record in enumerate(tfds_records.read(directory, split, features)):
         if not 0 <= record["label"] < data.classes:
             raise DamagedData(
-                f"{where}, record {place}: the label must be in 0 ... "
+                f"{where}, record {index}: the label must be in 0 ... "
                 f"{data.classes - 1}, got {record['label']}."
             )
         try:
             texts.append(record["text"].decode())
         except UnicodeDecodeError as error:
-            raise DamagedData(f"{where}, record {place}: {error}.") from error
+            raise DamagedData(f"{where}, record {index}: {error}.") from error
         labels.append(record["label"])
     counts = np.bincount(labels, minlength=data.classes)
     if not data.partial and (counts != _COUNT // 2).any():

@@ -23,9 +23,9 @@ class Listing(NamedTuple):
     labels: np.ndarray  # int32 [n]
     lines: np.ndarray | None  # int64 [n], from 1; None where a file has no lines
 
-    def where(self, place: int) -> str:
+    def where(self, index: int) -> str:
         """The file and the line of that entry."""
-        line = "" if self.lines is None else f", line {self.lines[place]}"
+        line = "" if self.lines is None else f", line {self.lines[index]}"
         return f"{self.file}{line}"
 
 
@@ -62,12 +62,12 @@ def read(file: pathlib.Path, classes: int) -> Listing:
 
 
 def read_keys(file: pathlib.Path, labels: Mapping[str, int], labelled: str) -> Listing:
-    """Reads lines of `path`, whose labels stand elsewhere.
+    """Reads lines of `path`, whose labels are in another file.
 
     Args:
       file: the list.
       labels: of each path.
-      labelled: the file that they stand in, for messages.
+      labelled: the file of the labels, for messages.
 
     Raises:
       DamagedData: a path has no label, or nothing is listed.
@@ -124,10 +124,10 @@ def refuse_repeats(listings: Iterable[Listing]) -> None:
     """Refuses an image that is listed twice, in one list or in two."""
     seen: dict[str, pathlib.Path] = {}
     for one in listings:
-        for place, path in enumerate(one.paths):
+        for index, path in enumerate(one.paths):
             if path in seen:
                 raise DamagedData(
-                    f"{one.where(place)}: {path!r} is in {seen[path]} already."
+                    f"{one.where(index)}: {path!r} is in {seen[path]} already."
                 )
             seen[path] = one.file
 
@@ -170,11 +170,11 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
     rng = np.random.default_rng(0)
     sample = rng.choice(len(files), min(len(files), _LOOKED_FOR), replace=False)
     _, firsts = np.unique(listed.labels, return_index=True)
-    places = np.union1d(sample, firsts)
-    missing = [place for place in places if not files.path(place).is_file()]
+    indices = np.union1d(sample, firsts)
+    missing = [index for index in indices if not files.path(index).is_file()]
     if missing:
         raise MissingData(
-            f"{len(missing):,} of the {len(places):,} images that were looked for are "
+            f"{len(missing):,} of the {len(indices):,} images that were looked for are "
             f"not there, the first is {files.where(missing[0])}.\n"
             f"{files.root} must hold {advice}"
         )

@@ -3,8 +3,8 @@
     images.webp   a mosaic of 32 × 32 tiles, 128 in a row
     <key>.npz     of a task: index of each image among the tiles, and label, by split
 
-For machines that a whole data set is too large to be sent to. The key is a digest of
-the data's configuration.
+It is for machines to which the whole data set is too large to send. The key is a digest
+of the data's configuration.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""From a data set to batches: split, corrupt, shuffle, augment, batch, pad.
+"""From a data set to batches: split, subsample, flip labels, shuffle, augment, pad.
 
-Whatever is random in a batch is a pure function of the seed, the epoch, the batch's
-number and the place in the batch. So a training that resumes, one with other worker
-processes and one whose hosts each make their own rows see the same examples.
+All random numbers of a batch are a pure function of the seed, the epoch, the batch's
+number and the row in the batch. So a resumed training, one with another number of
+workers and one whose hosts each load their own rows train on the same batches.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from experiments.data.sources import Examples, Files
 
 
 class Task(NamedTuple):
-    """What one run trains, chooses and reports on."""
+    """The training, validation and test sets of a run, and its meta set."""
 
     train: Examples
     validation: Examples | None
@@ -36,13 +36,13 @@ class Task(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of a batch of fixed size; what is missing is padding."""
+    """Rows of a batch of fixed size, filled up with padding."""
 
-    inputs: np.ndarray  # [rows, ...]: uint8 or float32 images, int32 words
+    inputs: np.ndarray  # [rows, ...]: uint8 or float32 images, int32 token ids
     labels: np.ndarray  # int32 [rows]
     present: np.ndarray  # bool [rows], False for padding
-    index: np.ndarray  # int32 [rows], place among the examples; 0 for padding
-    clean: "Batch | None" = None  # beside it, for methods that look at clean examples
+    index: np.ndarray  # int32 [rows], index of the example; 0 for padding
+    clean: "Batch | None" = None  # batch of the meta set, for methods that use it
 
 
 def task(
@@ -52,16 +52,16 @@ def task(
     *,
     download: bool = False,
 ) -> Task:
-    """Loads, splits and corrupts.
+    """Loads a data set, holds out, subsamples and flips labels.
 
-    In this order: every split keeps `examples_per_class`; validation, clean and, for
-    digits, test examples are held out; the training set is thinned out; labels of
-    training and validation are replaced. Sets of image files are never thinned out:
-    they are imbalanced by themselves, or by the lists that come with them.
+    In this order: every split keeps `examples_per_class`; validation set, meta set and,
+    for digits, test set are held out; the training set is subsampled; labels of
+    training and validation are flipped. Sets of image files are never subsampled: they,
+    or the lists that come with them, are imbalanced already.
 
     Args:
-      data: what to do.
-      seed: of the split and the corruption, unless `data.corruption_seed` is given.
+      data: data set, splits, imbalance and label noise.
+      seed: of split, subsampling and label noise, unless `data.corruption_seed` is set.
       data_dir: where data sets are; see `sources.load`.
       download: whether a missing one may be fetched.
 
@@ -100,7 +100,7 @@ def task(
             clean = train.take(parts.clean)
         train = train.take(parts.train)
     if data.imbalance_ratio > 1.0 and not data.kind.files:
-        train = train.take(_thinned(train.labels, data, tail_rng))
+        train = train.take(_subsample(train.labels, data, tail_rng))
     mislabelled = np.zeros(len(train.labels), bool)
     if data.noise_rate > 0.0:
         noise = _noise(data, noise_rng)
@@ -113,7 +113,7 @@ def task(
 
 
 def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
-    """At most so many examples of each class, in the order that they are in."""
+    """The first examples of each class, at most so many, in their order."""
     if most is None:
         return examples
     labels = examples.labels
@@ -121,10 +121,10 @@ def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
     return examples.take(np.sort(np.concatenate(kept)))
 
 
-def _thinned(
+def _subsample(
     labels: np.ndarray, data: configs.Data, rng: np.random.Generator
 ) -> np.ndarray:
-    """Places of the examples that an imbalanced set keeps."""
+    """Indices of the examples that an imbalanced set keeps."""
     head_count = int(np.bincount(labels, minlength=data.classes).min())
     rule = {"long_tail": corrupt.long_tail_counts, "step": corrupt.step_counts}
     counts = rule[data.imbalance](head_count, data.classes, data.imbalance_ratio)
@@ -142,7 +142,7 @@ def _thinned(
 def _noise(
     data: configs.Data, rng: np.random.Generator
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function of labels: the noisy ones, and which are wrong."""
+    """A function from labels to noisy labels and which of them are flipped."""
     rate, classes, seed = data.noise_rate, data.classes, data.corruption_seed
     # The published rules draw from the older kind of generator.
     published = (
@@ -171,7 +171,7 @@ def _noise(
             )
         case "asymmetric_sce", "cifar100":
             # The source draws pairs by its seed, and labels by 0 whatever the seed. The
-            # same pairs for validation, so they are drawn anew from the same state.
+            # same pairs for validation, so they are drawn again from the same state.
             pairs = published.randint(2**32, dtype=np.uint32) if seed is None else seed
             labels_rng = published if seed is None else np.random.RandomState(0)
             return lambda labels: corrupt.asymmetric_cifar100_sce(
@@ -191,18 +191,18 @@ def order(
     stream: int = 1,
     sampler: Sampler | None = None,
 ) -> np.ndarray:
-    """In which order an epoch goes through the examples.
+    """The order of an epoch, as indices of its examples.
 
     Args:
       seed: of the run.
       epoch: from 0.
-      examples: how many there are.
+      examples: number of examples.
       stream: of random numbers.
-      sampler: draws their places by their labels; None to shuffle them.
+      sampler: draws the epoch; None to shuffle.
 
     Returns:
-      A permutation, or what the sampler draws, int64 `[examples]`; read-only, since it
-      is kept for the next call.
+      A permutation, or the sampler's draws, int64 `[examples]`; read-only, since it is
+      cached.
 
     Examples:
       >>> order(0, 3, 5).tolist() == order(0, 3, 5).tolist()
@@ -224,16 +224,16 @@ def batches(
     rows: slice = slice(None),
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """All examples once, in order and as they are.
+    """Batches of all examples once, in order and without augmentation.
 
-    A fixed size means one compiled program; `present` keeps padding out of losses, of
-    weights and of BatchNorm's statistics.
+    All batches have one size, hence one compiled program; `present` keeps padding out
+    of losses, weights and BatchNorm's statistics.
 
     Args:
-      examples: n of them.
-      data: says to what size image files are brought.
+      examples: n examples.
+      data: size of images that are decoded.
       batch_size: examples per batch, of all hosts.
-      rows: the places of a batch that are wanted; those that this host's devices hold.
+      rows: rows of the batch to load: those that this host's devices hold.
       workers: processes that decode image files; 0 for this one.
 
     Returns:
@@ -255,20 +255,20 @@ def training(
     rows: slice = slice(None),
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """Epoch after epoch, each in its own order, augmented.
+    """Augmented batches of a training, epoch after epoch, each in its own order.
 
-    One iterator for all epochs, since worker processes take seconds to start.
+    There is one iterator for all epochs, since worker processes take seconds to start.
 
     Args:
-      examples: n of them.
-      data: how they are sampled and augmented, and whether here: what the device does
-        to images when `augment_on` is "device" is not done here.
+      examples: n examples.
+      data: sampler and augmentation. With `augment_on` "device" images are not
+        augmented here.
       batch_size: examples per batch, of all hosts.
       seed: of order and augmentation.
       epochs: which, from 0.
-      first: batch of the first of these epochs to begin with; those before it are not
-        made.
-      rows: the places of a batch that are wanted; those that this host's devices hold.
+      first: batch of the first of these epochs to begin with; those before it are
+        skipped.
+      rows: rows of the batch to load: those that this host's devices hold.
       workers: processes that decode image files; 0 for this one.
 
     Returns:
@@ -304,20 +304,20 @@ def clean(
     rows: slice = slice(None),
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """For every update a batch of clean examples, augmented as those of a training.
+    """A batch of the meta set for every update, augmented as training batches are.
 
-    Epoch after epoch of their own. Order and augmentation are drawn beside those of the
-    training, and depend on the seed and the number of the update alone.
+    The meta set has epochs of its own. Order and augmentation have a random stream of
+    their own, and depend only on the seed and the number of the update.
 
     Args:
-      examples: n of them.
-      data: how they are augmented, and whether here.
+      examples: n examples of the meta set.
+      data: augmentation. With `augment_on` "device" images are not augmented here.
       batch_size: examples per batch, of all hosts; n where there are fewer.
       seed: of order and augmentation.
       steps: updates, from 0.
-      size: places of a batch, for one that all devices share evenly; those after the
-        examples are padding. None for no more than `batch_size`.
-      rows: the places of a batch that are wanted; those that this host's devices hold.
+      size: rows of a batch, a multiple of the devices; those after the examples are
+        padding. None for `batch_size`.
+      rows: rows of the batch to load: those that this host's devices hold.
       workers: processes that decode image files; 0 for this one.
 
     Yields:
@@ -348,17 +348,17 @@ def clean(
             yield Batch(inputs, labels, present, index)
 
 
-def beside(
+def with_meta_batches(
     batches: Generator[Batch, None, None], clean: Generator[Batch, None, None]
 ) -> Generator[Batch, None, None]:
-    """Each batch with its clean one.
+    """Adds a batch of the meta set to each training batch.
 
     Args:
       batches: of a training.
-      clean: as many; see `clean`.
+      clean: as many batches of the meta set; see `clean`.
 
     Yields:
-      Batches. Closing it closes both.
+      Batches. Closing it closes both iterators.
     """
     with contextlib.closing(batches), contextlib.closing(clean):
         for batch, of_clean in zip(batches, clean, strict=True):
@@ -370,12 +370,12 @@ _TRAINING, _CLEAN = 1, 3  # what is drawn for: the order, and after it the augme
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Which examples stand where, batch by batch: a sequence, each item made anew.
+    """The examples of every batch: a lazy sequence.
 
     Attributes:
-      examples: how many there are.
+      examples: number of examples.
       batch_size: of all hosts.
-      rows: the places that this host makes.
+      rows: rows of the batch that this host loads.
       seed: of order and augmentation; None for neither.
       epochs: which.
       first: batch of the first epoch that is the first item.
@@ -394,19 +394,19 @@ class _Plan:
 
     @property
     def per_epoch(self) -> int:
-        """Batches."""
+        """Number of batches."""
         return -(-self.examples // self.batch_size)
 
     def __len__(self) -> int:
         return max(len(self.epochs) * self.per_epoch - self.first, 0)
 
     def when(self, item: int) -> tuple[int, int]:
-        """Epoch, and batch in it."""
+        """The epoch of an item, and its batch in the epoch."""
         passed, number = divmod(self.first + item, self.per_epoch)
         return self.epochs[passed], number
 
-    def places(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which examples, int64 `[rows]`, and bool `[rows]`, False for padding."""
+    def indices(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the examples, int64 `[rows]`; bool `[rows]`, False for padding."""
         epoch, number = self.when(item)
         at = number * self.batch_size + np.arange(self.batch_size)[self.rows]
         present = at < self.examples
@@ -418,10 +418,10 @@ class _Plan:
 
     def __getitem__(self, item: int) -> image_files.Wanted:
         if self.seed is None:
-            return image_files.Wanted(*self.places(item), None)
+            return image_files.Wanted(*self.indices(item), None)
         begin = (self.seed, self.stream + 1, *self.when(item))
-        keys = [(*begin, place) for place in range(self.batch_size)[self.rows]]
-        return image_files.Wanted(*self.places(item), keys)
+        keys = [(*begin, to_device) for to_device in range(self.batch_size)[self.rows]]
+        return image_files.Wanted(*self.indices(item), keys)
 
 
 def _make(
@@ -435,7 +435,7 @@ def _make(
         images = _in_memory(examples.inputs, data, plan)
     try:
         for item, inputs in enumerate(images):
-            index, present = plan.places(item)
+            index, present = plan.indices(item)
             labels = np.where(present, examples.labels[index], 0)
             yield Batch(
                 inputs, labels.astype(np.int32), present, index.astype(np.int32)
@@ -453,27 +453,29 @@ def _in_memory(
         and data.augment_on == "host"
     )
     for item in range(len(plan)):
-        index, present = plan.places(item)
+        index, present = plan.indices(item)
         chosen = inputs[index]
         chosen[~present] = 0
         if augmented:
-            # Drawn for the whole batch, so that a row's moves are the same whichever
-            # rows are made here.
+            # Drawn for the whole batch, so that the augmentation of a row does not
+            # depend on which rows this host loads.
             rng = np.random.default_rng([plan.seed, plan.stream + 1, *plan.when(item)])
-            moves = augment.draw(plan.batch_size, data, rng).take(plan.rows)
-            chosen = augment.move(chosen, moves, data)
+            augmentations = augment.draw_augmentations(plan.batch_size, data, rng).take(
+                plan.rows
+            )
+            chosen = augment.apply(chosen, augmentations, data)
         yield chosen
 
 
 class Prefetched(Iterator[Any]):
-    """Batches that a thread makes and places ahead of their use; see `prefetch`.
+    """Batches that a thread loads and moves to the devices; see `prefetch`.
 
     Attributes:
       waited: seconds that the consumer has waited for batches so far.
     """
 
     def __init__(
-        self, batches: Iterator[Any], size: int, place: Callable[[Any], Any]
+        self, batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
     ) -> None:
         self.waited = 0.0
         self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
@@ -481,7 +483,7 @@ class Prefetched(Iterator[Any]):
         stop = threading.Event()
         # Neither holds a reference to this object, so that it can be collected.
         self._release = weakref.finalize(self, _release, stop, self._ready)
-        arguments = (batches, place, self._ready, stop)
+        arguments = (batches, to_device, self._ready, stop)
         self._thread = threading.Thread(target=_produce, args=arguments, daemon=True)
         self._thread.start()
 
@@ -500,7 +502,7 @@ class Prefetched(Iterator[Any]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stops the thread and closes what it reads from. Needed unless it ran out."""
+        """Stops the thread and closes its iterator. Needed unless it is exhausted."""
         self._ended = True
         self._release()
         self._thread.join()
@@ -513,32 +515,32 @@ class Prefetched(Iterator[Any]):
 
 
 def prefetch(
-    batches: Iterator[Any], size: int, place: Callable[[Any], Any]
+    batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
 ) -> Prefetched:
-    """Makes batches ready in a thread, while earlier ones are used.
+    """Loads batches in a thread, while earlier ones are used.
 
     Args:
-      batches: an iterator; no one else may use it any more. It is closed at the end, if
-        it can be.
+      batches: an iterator, which the thread owns from now on. It is closed at the end,
+        if it can be.
       size: most batches that are ready and not yet taken, at least 1.
-      place: puts a batch on the devices.
+      to_device: moves a batch to the devices.
 
     Returns:
-      An iterator of what `place` returns, in the same order. An exception of `batches`
-      or `place` is raised in the place of the batch. To be closed, or used in `with`,
-      where it may be left early.
+      An iterator of what `to_device` returns, in the same order. An exception of
+      `batches` or `to_device` is raised in place of the batch. Close it, or use it in
+      `with`, if it may be left early.
 
     Examples:
       >>> with prefetch(iter([1, 2, 3]), 2, lambda number: 10 * number) as numbers:
       ...     list(numbers)
       [10, 20, 30]
     """
-    return Prefetched(batches, size, place)
+    return Prefetched(batches, size, to_device)
 
 
 def _produce(
     batches: Iterator[Any],
-    place: Callable[[Any], Any],
+    to_device: Callable[[Any], Any],
     ready: "queue.Queue[tuple[str, Any]]",
     stop: threading.Event,
 ) -> None:
@@ -546,7 +548,7 @@ def _produce(
     try:
         try:
             for batch in batches:
-                ready.put(("batch", place(batch)))
+                ready.put(("batch", to_device(batch)))
                 if stop.is_set():
                     break
         finally:
@@ -559,7 +561,7 @@ def _produce(
 
 
 def _release(stop: threading.Event, ready: "queue.Queue[tuple[str, Any]]") -> None:
-    """Lets the thread end: it puts one more batch at most, for which there is room."""
+    """Lets the thread end: it queues at most one more batch, and there is room."""
     stop.set()
     while not ready.empty():
         ready.get_nowait()

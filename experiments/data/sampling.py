@@ -1,7 +1,7 @@
-"""In which order an epoch goes through the examples, class by class if so asked.
+"""Samplers: which examples an epoch has, and in which order.
 
-An epoch is as many examples as there are, whatever the rule. Sampling goes by the
-labels that the training has, noise included. A class without an example is never drawn.
+An epoch has as many examples as the training set, whatever the rule. Samplers use the
+training labels, noise included. A class without an example is never drawn.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ PER_VISIT = 4  # examples of a class that class-aware sampling takes at a time
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """Draws an epoch by the labels.
+    """A sampler of epochs by the labels.
 
-    One equals another only if it is the same object, so that it can stand for its
-    labels where what was drawn is kept.
+    Samplers are equal only if they are the same object, so that a sampler can be a key
+    of a cache in place of its labels.
 
     Attributes:
-      rule: by which; see the functions here.
+      rule: name of the rule; see the functions of this module.
       labels: int `[examples]`, not negative; not to be changed.
       beta: of `effective`.
     """
@@ -32,7 +32,7 @@ class Sampler:
     beta: float = 0.9999
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Places of an epoch's examples, int64 `[examples]`."""
+        """Indices of an epoch's examples, int64 `[examples]`."""
         match self.rule:
             case "balanced":
                 return balanced(self.labels, rng)
@@ -43,14 +43,14 @@ class Sampler:
 
 
 def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws with replacement, every class as likely as every other.
+    """Draws with replacement, uniformly over classes.
 
     Args:
       labels: int `[examples]`.
       rng: of the draws.
 
     Returns:
-      Places, int64 `[examples]`.
+      Indices, int64 `[examples]`.
 
     Examples:
       >>> labels = np.repeat([0, 3], [900, 100])
@@ -75,7 +75,7 @@ def effective(labels: np.ndarray, beta: float, rng: np.random.Generator) -> np.n
       rng: of the draws.
 
     Returns:
-      Places, int64 `[examples]`.
+      Indices, int64 `[examples]`.
     """
     p = corrupt.effective_number_probabilities(labels, beta)
     return rng.choice(len(labels), len(labels), p=p)
@@ -86,9 +86,9 @@ def class_aware(
 ) -> np.ndarray:
     """Visits the classes in a cycle, and takes some examples of each.
 
-    The classes are shuffled anew whenever all have been visited, the examples of a
-    class whenever all have been taken. As Kang et al. and Liu et al. sample, but that
-    their cycles go on from epoch to epoch, while here each epoch begins its own: so it
+    The classes are reshuffled whenever all have been visited, the examples of a class
+    whenever all have been taken. Kang et al. and Liu et al. sample so too, but their
+    cycles go on from epoch to epoch, while here each epoch begins its own, so that it
     can be drawn without those before it.
 
     Args:
@@ -97,7 +97,7 @@ def class_aware(
       per_visit: examples that a visit takes; the last one of an epoch may take fewer.
 
     Returns:
-      Places, int64 `[examples]`.
+      Indices, int64 `[examples]`.
 
     Examples:
       >>> labels = np.array([0, 0, 0, 0, 0, 0, 7, 7])
@@ -119,8 +119,8 @@ def class_aware(
     when = np.argsort(visits, kind="stable")
     how_often = np.bincount(visits, minlength=len(there))
     taken = [
-        _cycled(places, per_visit * count, rng)
-        for places, count in zip(np.split(by_class, ends[:-1]), how_often, strict=True)
+        _cycled(indices, per_visit * count, rng)
+        for indices, count in zip(np.split(by_class, ends[:-1]), how_often, strict=True)
     ]
     drawn = np.empty((len(visits), per_visit), np.int64)
     drawn[when] = np.concatenate(taken).reshape(-1, per_visit)
@@ -128,6 +128,6 @@ def class_aware(
 
 
 def _cycled(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """So many of them: all once in random order, then all once more, and so on."""
+    """Takes so many values: all in random order, then all in another, and so on."""
     rounds = -(-count // len(values))
     return rng.permuted(np.tile(values, (rounds, 1)), axis=1).reshape(-1)[:count]

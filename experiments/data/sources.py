@@ -36,9 +36,9 @@ _read: contextvars.ContextVar[dict[object, Loaded] | None] = contextvars.Context
 def load(
     data: configs.Data, data_dir: pathlib.Path | None, *, download: bool = False
 ) -> Loaded:
-    """Reads a data set and checks that it is what was published.
+    """Loads a data set and checks that it is what was published.
 
-    Nothing is held out, thinned out or relabelled here, except that COVID-LT, which is
+    Nothing is held out, subsampled or relabelled here, except that COVID-LT, which is
     drawn from two collections, has its long tail already.
 
     Args:

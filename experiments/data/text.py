@@ -1,7 +1,7 @@
-"""Reviews as numbers: which words there are, and which a review has.
+"""Tokenizer: vocabulary and token ids of texts.
 
-The papers do not say how they did it; this is ours. Text is put in lower case, line
-breaks of HTML become spaces, and a word is a run of letters, digits and underscores,
+The papers do not describe theirs; this is ours. Text is put in lower case, line breaks
+of HTML become spaces, and a token is a run of letters, digits and underscores,
 apostrophes within it included.
 """
 
@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text.
+    """The tokens of a text.
 
     Examples:
       >>> words("Don't miss it!<br /><br />It's a '80s film.")
@@ -52,16 +52,16 @@ def vocabulary(texts: Iterable[str], size: int) -> list[str]:
 
 
 def ids(texts: Sequence[str], known: Sequence[str], length: int) -> np.ndarray:
-    """The last words of each text as numbers, padded in front.
+    """The token ids of the last words of each text, padded in front.
 
     Args:
-      texts: n of them.
+      texts: n texts.
       known: the vocabulary.
-      length: words that are kept.
+      length: tokens per text.
 
     Returns:
-      int32 `[n, length]`: 0 where there is no word, 1 for one that is not known, 2 for
-      the first of the vocabulary, and so on.
+      int32 `[n, length]`: 0 for padding, 1 for an unknown token, 2 for the first of the
+      vocabulary, and so on.
 
     Examples:
       >>> ids(["a film", "not a good film"], ["a", "film"], 3).tolist()

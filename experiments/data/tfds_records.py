@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow."""
+"""Reads data sets that TensorFlow Datasets has prepared, without TensorFlow."""
 
 import contextlib
 import importlib.util
@@ -94,9 +94,9 @@ def read(
     if not count:
         raise DamagedData(f"{where} is empty.")
     for first in range(0, count, _AT_A_TIME):
-        places = range(first, min(first + _AT_A_TIME, count))
-        with _blaming(f"{where}, records {places[0]} to {places[-1]}"):
-            rows = source.__getitems__(places)
+        indices = range(first, min(first + _AT_A_TIME, count))
+        with _blaming(f"{where}, records {indices[0]} to {indices[-1]}"):
+            rows = source.__getitems__(indices)
         for row in rows:
             for name, kind in features.items():
                 if not isinstance(row[name], _TYPES[kind]):

@@ -1,7 +1,7 @@
-"""From a config to what makes an update, a method a module.
+"""The methods: one module per weighting rule, and the descent that they share.
 
-A method is a rule that weights examples, and a descent along the weighted gradient that
-all of them share. ABSGD's is `attention`; the others are what the paper compares with.
+A method is a rule that weights examples, and a descent along the weighted gradient.
+ABSGD's rule is `attention`; the others are the paper's baselines.
 """
 
 from experiments import configs
@@ -18,7 +18,7 @@ from experiments.methods import (
     term,
 )
 from experiments.methods.descent import descent
-from experiments.methods.moments import StepHyperparams, moment
+from experiments.methods.hyperparams import StepHyperparams, step_hyperparams
 from experiments.methods.rule import Rule, WeightingInput, WeightingResult
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
     "WeightingInput",
     "WeightingResult",
     "descent",
-    "moment",
     "rule",
+    "step_hyperparams",
 ]
 
 _RULES = {
@@ -55,6 +55,6 @@ def rule(run: configs.Run) -> Rule:
       run: method and loss.
 
     Returns:
-      Pure functions; what changes from update to update is in their `WeightingInput`.
+      Pure functions of a `WeightingInput`, which has all that changes between updates.
     """
     return _RULES[run.method.name](run)

@@ -1,4 +1,6 @@
-"""How clean examples tell which weights help: a derivative without second orders.
+"""The derivative of the loss on the meta set with respect to the weights.
+
+It needs no second-order derivatives.
 
 Weights a lead to parameters `w'(a) = w − η Σ_i a_i ∇L_i(w)`, and those to the clean
 loss C. Its derivative, by the chain rule,
@@ -24,7 +26,7 @@ from experiments.methods.rule import WeightingInput, WeightingResult, cotangent
 
 
 class Line(NamedTuple):
-    """The losses of a batch and their derivative at w, which all its uses share."""
+    """The losses of a batch, linearised at w."""
 
     losses: jax.Array  # float32 [batch]
     statistics: Any  # of the network after the forward pass
@@ -32,54 +34,56 @@ class Line(NamedTuple):
     pull: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i
 
 
-def linearized(problem: WeightingInput) -> Line:
-    """Goes forward once.
+def linearized(weighting_input: WeightingInput) -> Line:
+    """Linearises the losses of a batch, with one forward pass.
 
     Args:
-      problem: whose losses.
+      weighting_input: batch and parameters.
 
     Returns:
-      Linear functions, of which each use of `pull` is a backward pass.
+      Losses and linear functions; each call of `pull` is a backward pass.
     """
     losses, along, statistics = jax.linearize(
-        problem.losses_of, problem.params, has_aux=True
+        weighting_input.losses_of, weighting_input.params, has_aux=True
     )
-    transposed = jax.linear_transpose(along, problem.params)
+    transposed = jax.linear_transpose(along, weighting_input.params)
     return Line(losses, statistics, along, lambda a: transposed(a)[0])
 
 
 def derivative(
-    problem: WeightingInput, line: Line, weights: jax.Array | None
+    weighting_input: WeightingInput, line: Line, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """What more weight of an example in a virtual step would do to the clean loss.
+    """The derivative of the clean loss after a virtual step, by each weight in it.
 
     Args:
-      problem: with a clean loss C.
+      weighting_input: with a clean loss C.
       line: of its losses.
       weights: a `[batch]` of the virtual step, 0 at padding; None for no step, w' = w.
 
     Returns:
       `−η ⟨∇L_i(w), ∇C(w')⟩` `[batch]`, 0 at padding, and `C(w')`.
     """
-    assert problem.clean_loss_of is not None
-    down = functools.partial(optax.tree.scale, -problem.moment.learning_rate)
-    there = problem.params
+    assert weighting_input.clean_loss_of is not None
+    down = functools.partial(
+        optax.tree.scale, -weighting_input.hyperparams.learning_rate
+    )
+    there = weighting_input.params
     if weights is not None:
         there = optax.apply_updates(there, down(line.pull(weights)))
-    clean, gradient = jax.value_and_grad(problem.clean_loss_of)(there)
+    clean, gradient = jax.value_and_grad(weighting_input.clean_loss_of)(there)
     # Scaled before the product, not after it: on a CPU XLA then keeps a seventh less.
     slope = line.along(down(gradient))
-    return jnp.where(problem.present, slope, 0.0), clean
+    return jnp.where(weighting_input.present, slope, 0.0), clean
 
 
-def found(
-    problem: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
+def weighted_by(
+    weighting_input: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
 ) -> WeightingResult:
-    """The direction `mean_i p_i ∇L_i`, and all that goes with it."""
-    gradient = line.pull(cotangent(p, problem.present))
+    """The result for weights p: the gradient `mean_i p_i ∇L_i` and the metrics."""
+    gradient = line.pull(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, line.losses, line.statistics, p, clean)
 
 
 def none(params: Any, examples: int, classes: int) -> tuple[()]:
-    """The state of a rule that keeps nothing."""
+    """The state of a rule that has none."""
     return ()

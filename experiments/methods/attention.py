@@ -12,24 +12,26 @@ import optax
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.moments import StepHyperparams, moment
+from experiments.methods.hyperparams import StepHyperparams, step_hyperparams
 from experiments.methods.rule import Rule, WeightingInput, WeightingResult
 
 
 def rule(run: configs.Run) -> Rule:
-    """Attention, on the route that the run takes."""
+    """The rule of attention, on the run's route."""
     by_pullback = run.method.route == "pullback"
 
     def init(params: Any, examples: int, classes: int) -> absgd_jax.AttentionState:
-        return attention(run, moment(run, 1, 0)).init()  # the same for any moment
+        return attention(
+            run, step_hyperparams(run, 1, 0)
+        ).init()  # the same at any step
 
     def gradient(
-        problem: WeightingInput, state: absgd_jax.AttentionState
+        weighting_input: WeightingInput, state: absgd_jax.AttentionState
     ) -> WeightingResult:
-        state = begin(run, problem.moment, state)
-        found = (_pullback if by_pullback else _value)(run, problem, state)
-        direction, weights, state, losses, statistics = found
-        p = weights * _share_present(problem)
+        state = begin(run, weighting_input.hyperparams, state)
+        result = (_pullback if by_pullback else _value)(run, weighting_input, state)
+        direction, weights, state, losses, statistics = result
+        p = weights * _share_present(weighting_input)
         return WeightingResult(
             direction, state, losses, statistics, p, state.tilted_loss
         )
@@ -37,91 +39,95 @@ def rule(run: configs.Run) -> Rule:
     return Rule(init, gradient)
 
 
-def _pullback(run: configs.Run, problem: WeightingInput, state: Any) -> tuple[Any, ...]:
-    """One backward pass: the weights are its cotangent."""
+def _pullback(
+    run: configs.Run, weighting_input: WeightingInput, state: Any
+) -> tuple[Any, ...]:
+    """Result by one backward pass, whose cotangent is the weights."""
     losses, pullback, statistics = jax.vjp(
-        problem.losses_of, problem.params, has_aux=True
+        weighting_input.losses_of, weighting_input.params, has_aux=True
     )
-    weights, after = _weigh(run, problem, state, losses)
+    weights, after = _weigh(run, weighting_input, state, losses)
     (direction,) = pullback(weights / weights.size)  # ∇ of the weighted losses' mean
-    if problem.axis_name is not None:
-        direction = jax.lax.pmean(direction, problem.axis_name)
+    if weighting_input.axis_name is not None:
+        direction = jax.lax.pmean(direction, weighting_input.axis_name)
     return direction, weights, after, losses, statistics
 
 
-def _value(run: configs.Run, problem: WeightingInput, state: Any) -> tuple[Any, ...]:
-    """The gradient of the tilted loss, of the batch or one by one."""
+def _value(
+    run: configs.Run, weighting_input: WeightingInput, state: Any
+) -> tuple[Any, ...]:
+    """Result by the gradient of the tilted loss, of the batch or per example."""
 
     def per_example_losses(params: Any, *examples: Any) -> Any:
-        losses, statistics = problem.per_example_losses(params, *examples)
+        losses, statistics = weighting_input.per_example_losses(params, *examples)
         return losses, (losses, statistics)
 
-    moment, method = problem.moment, run.method
+    hyperparams, method = weighting_input.hyperparams, run.method
     (value, (losses, statistics)), direction = absgd_jax.tilted_value_and_grad(
         per_example_losses,
         state,
         has_aux=True,
         microbatch_size=method.microbatch_size,
         dense=method.route == "dense",
-        axis_name=problem.axis_name,
-    )(problem.params, *problem.examples, where=problem.present)
-    direction, _ = absgd_jax.scale_by_attention(**_settings(run, moment)).update(
-        direction, state, problem.params, value=value
+        axis_name=weighting_input.axis_name,
+    )(weighting_input.params, *weighting_input.examples, where=weighting_input.present)
+    direction, _ = absgd_jax.scale_by_attention(**_settings(run, hyperparams)).update(
+        direction, state, weighting_input.params, value=value
     )
-    # The state comes with the weights; by the gradient it differs in rounding at most.
-    weights, after = _weigh(run, problem, state, losses)
-    direction = optax.tree.scale(moment.scale, direction)
+    # The state is that of `weigh`; that of `update` differs in rounding at most.
+    weights, after = _weigh(run, weighting_input, state, losses)
+    direction = optax.tree.scale(hyperparams.scale, direction)
     return direction, weights, after, losses, statistics
 
 
 def _weigh(
-    run: configs.Run, problem: WeightingInput, state: Any, losses: jax.Array
+    run: configs.Run, weighting_input: WeightingInput, state: Any, losses: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """Weights of the whole batch's mean, padding and all devices included; the state.
+    """Weights for the mean over the padded batch of all devices; and the state.
 
-    Those of the library, over `alpha`, plus one for each example that is there where
-    the method is uniform.
+    They are those of the library over `alpha`, plus one for each example that is
+    present if the method is `uniform`.
     """
-    moment, present = problem.moment, problem.present
-    weights, after = attention(run, moment, problem.axis_name).weigh(
+    hyperparams, present = weighting_input.hyperparams, weighting_input.present
+    weights, after = attention(run, hyperparams, weighting_input.axis_name).weigh(
         losses, state, where=present
     )
-    added = moment.uniform * present / _share_present(problem)
-    return weights * moment.scale + added, after
+    added = hyperparams.uniform * present / _share_present(weighting_input)
+    return weights * hyperparams.scale + added, after
 
 
-def _share_present(problem: WeightingInput) -> jax.Array:
-    """Of the places of the whole batch, the share that is no padding."""
-    share = jnp.sum(problem.present) / problem.present.size
-    if problem.axis_name is None:
+def _share_present(weighting_input: WeightingInput) -> jax.Array:
+    """The fraction of the whole batch's rows that are not padding."""
+    share = jnp.sum(weighting_input.present) / weighting_input.present.size
+    if weighting_input.axis_name is None:
         return share
-    return jax.lax.pmean(share, problem.axis_name)
+    return jax.lax.pmean(share, weighting_input.axis_name)
 
 
 def attention(
-    run: configs.Run, moment: StepHyperparams, axis_name: str | None = None
+    run: configs.Run, hyperparams: StepHyperparams, axis_name: str | None = None
 ) -> absgd_jax.Attention:
     """The library's weights for an update.
 
     Args:
       run: method.
-      moment: what is set for this update; may be traced.
-      axis_name: axis of `jax.pmap` that the batch is spread over.
+      hyperparams: of this update; may be traced.
+      axis_name: axis of `jax.pmap` that the batch is sharded over.
 
     Returns:
-      What makes a state, and weights from losses.
+      `init` of a state, and `weigh` from losses to weights.
     """
-    return absgd_jax.attention(**_settings(run, moment), axis_name=axis_name)
+    return absgd_jax.attention(**_settings(run, hyperparams), axis_name=axis_name)
 
 
-def _settings(run: configs.Run, moment: StepHyperparams) -> dict[str, Any]:
-    """The arguments of the library, on every route."""
+def _settings(run: configs.Run, hyperparams: StepHyperparams) -> dict[str, Any]:
+    """The arguments of the library's functions, the same on every route."""
     method = run.method
     has_init_s = method.init_s is not None and method.attends
     return {
-        "lam": moment.lam if method.rho is None else _radius(method),
-        "gamma": moment.gamma,
-        "init_s": moment.init_s if has_init_s else None,
+        "lam": hyperparams.lam if method.rho is None else _radius(method),
+        "gamma": hyperparams.gamma,
+        "init_s": hyperparams.init_s if has_init_s else None,
         "max_weight": method.max_weight,
     }
 
@@ -132,24 +138,24 @@ def _radius(method: configs.Method) -> Any:
 
 
 def begin(
-    run: configs.Run, moment: StepHyperparams, state: absgd_jax.AttentionState
+    run: configs.Run, hyperparams: StepHyperparams, state: absgd_jax.AttentionState
 ) -> absgd_jax.AttentionState:
-    """The state as the update is to find it: of its λ, γ and bound, not those before.
+    """Sets λ, γ and the bound of this update in the state.
 
     Args:
       run: method.
-      moment: what is set for this update.
+      hyperparams: of this update.
       state: of attention.
 
     Returns:
-      The state. A λ that follows a radius is carried on. A restart gives s_0 its whole
-      share in s again, d = 1, and then what F was no longer counts.
+      The state. A λ that follows a radius is carried on. A restart resets the discount
+      to d = 1, so that s starts from s_0 and the former F no longer counts.
     """
-    fresh = attention(run, moment).init()
+    fresh = attention(run, hyperparams).init()
     if run.method.rho is not None:  # λ is ±∞ until the method is switched on
-        return state._replace(lam=jnp.where(moment.on, state.lam, fresh.lam))
+        return state._replace(lam=jnp.where(hyperparams.on, state.lam, fresh.lam))
     return fresh._replace(
         count=state.count,
         tilted_loss=state.tilted_loss,
-        log_discount=jnp.where(moment.restart, 0.0, state.log_discount),
+        log_discount=jnp.where(hyperparams.restart, 0.0, state.log_discount),
     )

@@ -5,7 +5,7 @@ With the B losses in falling order, rank `r_i` from 0, and α the share that cou
 the rest, and all together average one. Levy, Carmon, Duchi and Sidford, `Large-Scale
 Methods for Distributionally Robust Optimization <https://arxiv.org/abs/2010.05893>`_,
 estimate the objective on a batch in this way. α = 1 is the plain mean, α ≤ 1/B the
-maximum. Equal losses are told apart by their places.
+maximum. Ties are broken by the index in the batch.
 """
 
 from typing import Any
@@ -25,18 +25,21 @@ from experiments.methods.rule import (
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the order of the losses; nothing is kept."""
+    """Weights from the ranks of the losses. The rule has no state."""
     return later(lambda params, examples, classes: (), gradient)
 
 
-def gradient(problem: WeightingInput, state: tuple[()]) -> WeightingResult:
-    """That of the batch's conditional value at risk."""
-    present, level = problem.present, problem.moment.level
+def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
+    """The gradient of the batch's conditional value at risk."""
+    present, cvar_alpha = (
+        weighting_input.present,
+        weighting_input.hyperparams.cvar_alpha,
+    )
 
     def weigh(losses: jax.Array) -> Any:
         order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
         ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
-        p = jnp.clip(level * jnp.sum(present) - ranks, 0.0, 1.0) / level
+        p = jnp.clip(cvar_alpha * jnp.sum(present) - ranks, 0.0, 1.0) / cvar_alpha
         return p, state, mean(p * losses, present)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)

@@ -1,4 +1,4 @@
-"""From a gradient to an update, the same for all methods."""
+"""The descent: from a gradient to an update, the same for all methods."""
 
 from typing import Any
 
@@ -6,18 +6,20 @@ import jax
 import optax
 
 from experiments import configs
-from experiments.methods.moments import StepHyperparams
+from experiments.methods.hyperparams import StepHyperparams
 
 
-def descent(run: configs.Run, moment: StepHyperparams) -> optax.GradientTransformation:
-    """Clips, decays, and goes down.
+def descent(
+    run: configs.Run, hyperparams: StepHyperparams
+) -> optax.GradientTransformation:
+    """Gradient clipping, weight decay, and SGD or Adam.
 
     Args:
       run: method and optimizer.
-      moment: what is set for this update; may be traced.
+      hyperparams: of this update; may be traced.
 
     Returns:
-      SGD or Adam, as the method has it.
+      The transformation.
     """
     optimizer = run.optimizer
     clip = (
@@ -31,18 +33,18 @@ def descent(run: configs.Run, moment: StepHyperparams) -> optax.GradientTransfor
             clip,
             optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps),
             decay,
-            optax.scale_by_learning_rate(moment.learning_rate),
+            optax.scale_by_learning_rate(hyperparams.learning_rate),
         )
     momentum = optimizer.momentum or None
     return optax.chain(
         clip,
         decay,
-        optax.sgd(moment.learning_rate, momentum, optimizer.nesterov),
+        optax.sgd(hyperparams.learning_rate, momentum, optimizer.nesterov),
     )
 
 
 def _decay(optimizer: configs.Optimizer) -> optax.GradientTransformation:
-    """Adds `α w`, with an α of its own for `hidden` and `hidden_norm`."""
+    """Weight decay `α w`, with an α of its own for `hidden` and `hidden_norm`."""
     hidden = optimizer.hidden_weight_decay
     if hidden is None or hidden == optimizer.weight_decay:
         return optax.add_decayed_weights(optimizer.weight_decay)

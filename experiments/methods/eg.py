@@ -23,17 +23,17 @@ from experiments.methods.rule import (
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the batch alone; nothing is kept."""
+    """Weights from the losses of the batch. The rule has no state."""
     return later(lambda params, examples, classes: (), gradient)
 
 
-def gradient(problem: WeightingInput, state: tuple[()]) -> WeightingResult:
-    """That of the batch's tilted loss."""
-    present, lam = problem.present, problem.moment.lam
+def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
+    """The gradient of the batch's tilted loss."""
+    present, lam = weighting_input.present, weighting_input.hyperparams.lam
 
     def weigh(losses: jax.Array) -> Any:
         p = absgd_jax.attentional_weights(losses, lam, where=present)
         objective = absgd_jax.tilted_loss(losses, lam, where=present)
         return jnp.sum(present) * p, state, objective
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)

@@ -3,7 +3,7 @@
 `w_i ← w_i exp(−η L_i)` for each example of the batch, then scaled so that the mean of
 w over all N training examples is one; `p_i = w_i` after that. Majidi et al.,
 `Exponentiated Gradient Reweighting <https://arxiv.org/abs/2104.01493>`_, whose η here
-is `rate`: positive distrusts large losses, negative attends to them.
+is `step_size`: positive distrusts large losses, negative attends to them.
 """
 
 import math
@@ -24,13 +24,13 @@ from experiments.methods.rule import (
 
 
 class ExamplesState(NamedTuple):
-    """What is kept of every training example."""
+    """The weights of all training examples."""
 
     log_weights: jax.Array  # float32 [examples]: log w, whose w average one
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from all that was seen of an example."""
+    """Weights from all losses of an example so far."""
 
     def init(params: Any, examples: int, classes: int) -> ExamplesState:
         return ExamplesState(jnp.zeros(examples, jnp.float32))
@@ -38,18 +38,18 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: WeightingInput, state: ExamplesState) -> WeightingResult:
-    """That of the mean loss under the weights after they have seen the batch."""
-    present, rate = problem.present, problem.moment.rate
+def gradient(weighting_input: WeightingInput, state: ExamplesState) -> WeightingResult:
+    """The gradient of the mean loss under the weights, updated by this batch."""
+    present, step_size = weighting_input.present, weighting_input.hyperparams.step_size
 
     def weigh(losses: jax.Array) -> Any:
         outside = state.log_weights.size  # where padding is dropped
-        places = jnp.where(present, problem.index, outside)
+        rows = jnp.where(present, weighting_input.index, outside)
         # An example that is drawn twice counts twice.
-        log_weights = state.log_weights.at[places].add(-rate * losses, mode="drop")
+        log_weights = state.log_weights.at[rows].add(-step_size * losses, mode="drop")
         log_sum = jax.nn.logsumexp(log_weights)
         log_weights = log_weights - (log_sum - math.log(outside))
-        p = jnp.exp(log_weights[problem.index])
+        p = jnp.exp(log_weights[weighting_input.index])
         return p, ExamplesState(log_weights), mean(p * losses, present)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)

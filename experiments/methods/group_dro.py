@@ -4,7 +4,7 @@ With `L_g` the mean loss of the batch's `n_g` examples of class g,
 `q_g ← q_g exp(η L_g)` for the classes that are there, scaled so that `Σ_g q_g = 1`, and
 the direction is `Σ_g q_g ∇L_g`, so `p_i = B q_{y_i} / n_{y_i}`. Sagawa, Koh, Hashimoto
 and Liang, `Distributionally Robust Neural Networks for Group Shifts
-<https://arxiv.org/abs/1911.08731>`_, Algorithm 1; their η_q is `rate`.
+<https://arxiv.org/abs/1911.08731>`_, Algorithm 1; their η_q is `step_size`.
 
 As there, a class that the batch lacks keeps its q unused: the weights average one only
 where all classes are present.
@@ -36,7 +36,7 @@ class GroupState(NamedTuple):
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from how each class fares."""
+    """Weights from the mean loss of each class."""
 
     def init(params: Any, examples: int, classes: int) -> GroupState:
         return GroupState(jax.nn.log_softmax(jnp.zeros(classes, jnp.float32)))
@@ -44,18 +44,22 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: WeightingInput, state: GroupState) -> WeightingResult:
-    """That of `Σ_g q_g L_g`, after q has seen the batch."""
-    present, labels, rate = problem.present, problem.labels, problem.moment.rate
+def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:
+    """The gradient of `Σ_g q_g L_g`, with q updated by this batch."""
+    present, labels, step_size = (
+        weighting_input.present,
+        weighting_input.labels,
+        weighting_input.hyperparams.step_size,
+    )
 
     def weigh(losses: jax.Array) -> Any:
         zeros = jnp.zeros_like(state.log_q)
         numbers = jnp.maximum(zeros.at[labels].add(present), 1.0)
         sums = zeros.at[labels].add(jnp.where(present, losses, 0.0))
         of_class = sums / numbers  # 0 for classes that are not there
-        log_q = jax.nn.log_softmax(state.log_q + rate * of_class)
+        log_q = jax.nn.log_softmax(state.log_q + step_size * of_class)
         q = jnp.exp(log_q)
         p = jnp.sum(present) * q[labels] / numbers[labels]
         return p, GroupState(log_q), jnp.sum(q * of_class)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)

@@ -19,15 +19,15 @@ from experiments.methods.rule import Rule, WeightingInput, WeightingResult, late
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the clean gradient at w. It keeps nothing."""
+    """Weights from the clean gradient at w. The rule has no state."""
     return later(_clean.none, gradient)
 
 
-def gradient(problem: WeightingInput, state: Any) -> WeightingResult:
-    """One backward pass of the batch, one of the clean batch, one tangent product."""
-    line = _clean.linearized(problem)
-    slope, clean = _clean.derivative(problem, line, None)
+def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
+    """Result by two backward passes, batch and meta batch, and one tangent product."""
+    line = _clean.linearized(weighting_input)
+    slope, clean = _clean.derivative(weighting_input, line, None)
     p = jnp.maximum(-slope, 0.0)  # η p̃
     total = jnp.sum(p)
-    scale = jnp.sum(problem.present) / jnp.where(total > 0.0, total, 1.0)
-    return _clean.found(problem, line, p * scale, state, clean)
+    scale = jnp.sum(weighting_input.present) / jnp.where(total > 0.0, total, 1.0)
+    return _clean.weighted_by(weighting_input, line, p * scale, state, clean)

@@ -8,10 +8,10 @@ with C the mean loss of the clean batch and η the learning rate; then the direc
 `mean_i (w_{y_i} + ε_i) ∇L_i(w)`. Jamal, Brown, Yang, Wang and Gong, `Rethinking
 Class-Balanced Methods for Long-Tailed Visual Recognition from a Domain Adaptation
 Perspective <https://arxiv.org/abs/2003.10780>`_, as their code has it: ε is −ρ times
-the derivative of `C(w'(ε))` at 0, with ρ = 0.01 (`rate`), and is neither clipped nor
-scaled afterwards, so that weights may be negative.
+the derivative of `C(w'(ε))` at 0, with ρ = 0.01 (`step_size`), and is neither clipped
+nor scaled afterwards, so that weights may be negative.
 
-Before it is switched on, examples have the weights of their classes alone.
+Before it is switched on, the weight of an example is that of its class.
 """
 
 from typing import Any
@@ -31,25 +31,25 @@ from experiments.methods.rule import (
 
 
 def rule(run: configs.Run) -> Rule:
-    """Class weights, and what is learned beside them. It keeps nothing."""
+    """Class weights, and what is added to them. The rule has no state."""
     return Rule(_clean.none, gradient, before, weighs_classes=True)
 
 
-def before(problem: WeightingInput, state: Any) -> WeightingResult:
-    """That of the mean loss under class weights."""
+def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
+    """The gradient of the mean loss under class weights."""
 
     def weigh(losses: jax.Array) -> Any:
-        p = problem.class_weights[problem.labels]
-        return p, state, mean(p * losses, problem.present)
+        p = weighting_input.class_weights[weighting_input.labels]
+        return p, state, mean(p * losses, weighting_input.present)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)
 
 
-def gradient(problem: WeightingInput, state: Any) -> WeightingResult:
-    """Two backward passes of the batch, one of the clean batch, one tangent product."""
-    line = _clean.linearized(problem)
-    of_class = problem.class_weights[problem.labels]
-    virtual = jnp.where(problem.present, of_class, 0.0)
-    slope, clean = _clean.derivative(problem, line, virtual)
-    p = of_class - problem.moment.rate * slope
-    return _clean.found(problem, line, p, state, clean)
+def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
+    """Result by three backward passes, one on the meta set, and a tangent product."""
+    line = _clean.linearized(weighting_input)
+    of_class = weighting_input.class_weights[weighting_input.labels]
+    virtual = jnp.where(weighting_input.present, of_class, 0.0)
+    slope, clean = _clean.derivative(weighting_input, line, virtual)
+    p = of_class - weighting_input.hyperparams.step_size * slope
+    return _clean.weighted_by(weighting_input, line, p, state, clean)

@@ -8,7 +8,7 @@ batch,
 and the direction is `mean_i V(L_i; Θ) ∇L_i(w)` with the new Θ. No gradient goes through
 the losses that V reads. Shu et al., `Meta-Weight-Net <https://arxiv.org/abs/1902.07379>`_,
 Eq. (3) to (5), with the 100 hidden units and the Adam of their code, whose step size of
-1e-3 is `rate` here. Their code also decays Θ, by 1e-4; here it is not.
+1e-3 is `step_size` here. Their code also decays Θ, by 1e-4; here it is not.
 
 Θ is drawn as PyTorch draws linear layers, from one key whatever the seed of the run.
 """
@@ -34,7 +34,7 @@ HIDDEN = 100
 
 
 class Theta(NamedTuple):
-    """The network that weights."""
+    """Parameters of the weighting network."""
 
     hidden: jax.Array  # float32 [HIDDEN]: from the loss, the only input
     hidden_bias: jax.Array  # float32 [HIDDEN]
@@ -43,19 +43,19 @@ class Theta(NamedTuple):
 
 
 class NetState(NamedTuple):
-    """What is learned beside w."""
+    """The weighting network and its optimizer."""
 
     theta: Theta
     adam: optax.OptState
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from a function of the loss that is learned on the way."""
+    """Weights from a learned function of the loss."""
     return later(init, gradient)
 
 
 def init(params: Any, examples: int, classes: int) -> NetState:
-    """Θ as drawn, uniformly within 1/√inputs of zero."""
+    """Initial Θ, uniform within ±1/√inputs."""
     keys = jax.random.split(jax.random.key(0), len(Theta._fields))
     draw = lambda key, shape, inputs: jax.random.uniform(
         key, shape, jnp.float32, -1.0 / math.sqrt(inputs), 1.0 / math.sqrt(inputs)
@@ -75,18 +75,18 @@ def weigh(theta: Theta, losses: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(hidden @ theta.output + theta.output_bias)
 
 
-def gradient(problem: WeightingInput, state: NetState) -> WeightingResult:
-    """Two backward passes of the batch, one of the clean batch, one tangent product."""
-    line = _clean.linearized(problem)
+def gradient(weighting_input: WeightingInput, state: NetState) -> WeightingResult:
+    """Result by three backward passes, one on the meta set, and a tangent product."""
+    line = _clean.linearized(weighting_input)
     # What padding holds must not come to Θ, nor as 0 · ∞.
-    losses = jnp.where(problem.present, line.losses, 0.0)
+    losses = jnp.where(weighting_input.present, line.losses, 0.0)
     p, pullback = jax.vjp(lambda theta: weigh(theta, losses), state.theta)
-    virtual = cotangent(p, problem.present)
-    slope, clean = _clean.derivative(problem, line, virtual)
-    (gradient,) = pullback(cotangent(slope, problem.present))
+    virtual = cotangent(p, weighting_input.present)
+    slope, clean = _clean.derivative(weighting_input, line, virtual)
+    (gradient,) = pullback(cotangent(slope, weighting_input.present))
 
     direction, adam = optax.scale_by_adam().update(gradient, state.adam)
-    descend = lambda theta, of: theta - problem.moment.rate * of
+    descend = lambda theta, of: theta - weighting_input.hyperparams.step_size * of
     theta = jax.tree.map(descend, state.theta, direction)
     p = weigh(theta, losses)
-    return _clean.found(problem, line, p, NetState(theta, adam), clean)
+    return _clean.weighted_by(weighting_input, line, p, NetState(theta, adam), clean)

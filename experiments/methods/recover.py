@@ -14,7 +14,7 @@ Optimization with Non-Convex Objectives <https://arxiv.org/abs/2006.10138>`_ (Ne
 Where it differs, the first against an explosion where batches differ wildly:
 
 * u is a difference, and may fall to zero or below. Here `u_t ≥ a g(w_t; ξ_t)`, so
-  that an example weighs at most 1/a times what it does in the batch alone (`eg`). What
+  that an example weighs at most 1/a times what it weighs within the batch (`eg`). What
   is taken off v at w_{t−1}, its factor 1 − a included, has the same bound. The paper
   projects its estimates for this. The authors' code has another guard: the factor
   exp(max L/λ), by which it multiplies the gradient of the newest batch's
@@ -41,7 +41,7 @@ from experiments.methods.rule import (
 
 
 class RecoverState(NamedTuple):
-    """Two estimates, and where they were made."""
+    """The two estimates, and the parameters at which they were made."""
 
     started: jax.Array  # bool []: whether a batch has been weighted
     # The parameters of the previous update, and no other: what both estimates take off
@@ -52,7 +52,7 @@ class RecoverState(NamedTuple):
 
 
 def rule(run: configs.Run) -> Rule:
-    """A direction from the batch, seen from two places."""
+    """A direction from the batch's gradients at two points."""
 
     def init(params: Any, examples: int, classes: int) -> RecoverState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -61,21 +61,21 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: WeightingInput, state: RecoverState) -> WeightingResult:
+def gradient(weighting_input: WeightingInput, state: RecoverState) -> WeightingResult:
     """v_t; the network's statistics are those of the pass at w_t."""
-    moment, present = problem.moment, problem.present
+    hyperparams, present = weighting_input.hyperparams, weighting_input.present
     # At λ = ±inf, λ log u is ∞ · 0. This λ weighs all by one too, to the last bit.
-    lam = jnp.clip(moment.lam, -1e30, 1e30)
+    lam = jnp.clip(hyperparams.lam, -1e30, 1e30)
     losses, pullback, statistics = jax.vjp(
-        problem.losses_of, problem.params, has_aux=True
+        weighting_input.losses_of, weighting_input.params, has_aux=True
     )
     losses_before, pullback_before, _ = jax.vjp(
-        problem.losses_of, state.params, has_aux=True
+        weighting_input.losses_of, state.params, has_aux=True
     )
     T, T_before = (
         absgd_jax.tilted_loss(x, lam, where=present) for x in (losses, losses_before)
     )
-    a = jnp.where(state.started, moment.gamma, 1.0)  # at first all is new
+    a = jnp.where(state.started, hyperparams.gamma, 1.0)  # at first all is new
     log_ratio = _log_ratio(state.tilted_loss, T_before, T, lam, a)  # log u_t/g(w_t)
 
     log_taken = jnp.log1p(-a) + (T_before - state.tilted_loss) / lam
@@ -95,7 +95,7 @@ def gradient(problem: WeightingInput, state: RecoverState) -> WeightingResult:
         taken,
     )
     objective = T + lam * log_ratio
-    state = RecoverState(jnp.bool_(True), problem.params, direction, objective)
+    state = RecoverState(jnp.bool_(True), weighting_input.params, direction, objective)
     return WeightingResult(direction, state, losses, statistics, p, objective)
 
 

@@ -1,4 +1,4 @@
-"""What every way of weighting examples is given, and what it gives back."""
+"""The interface of weighting rules: input, result, and `Rule`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.methods.moments import StepHyperparams
+from experiments.methods.hyperparams import StepHyperparams
 
 
 class WeightingInput(NamedTuple):
-    """One update's question: which gradient?"""
+    """The input of a rule for one update: parameters, batch and hyperparameters."""
 
     params: Any  # w_t, float32 leaves
     per_example_losses: Callable[..., tuple[jax.Array, Any]]  # see `losses_of`
     examples: tuple[Any, ...]  # pytrees with the leading axis of the batch
     present: jax.Array  # bool [batch], False for padding
     labels: jax.Array  # int32 [batch]
-    index: jax.Array  # int32 [batch], place among the training examples
+    index: jax.Array  # int32 [batch], index of the training example
     class_weights: jax.Array  # float32 [classes]
-    moment: StepHyperparams  # what is set for this update
+    hyperparams: StepHyperparams
     clean_loss_of: Callable[[Any], jax.Array] | None = None  # w -> mean clean loss, []
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
@@ -29,7 +29,7 @@ class WeightingInput(NamedTuple):
 
 
 class WeightingResult(NamedTuple):
-    """The answer, and how it came about."""
+    """The result of a rule for one update: gradient, state and weights."""
 
     gradient: Any  # like the parameters
     state: Any  # of the rule, after the update
@@ -44,7 +44,7 @@ class Rule(NamedTuple):
 
     Attributes:
       init: parameters, number of training examples, of classes -> state, a pytree.
-      gradient: problem and state -> what was found. Pure.
+      gradient: `WeightingInput` and state -> `WeightingResult`. Pure.
       before: the same before the rule is switched on, where that is another program;
         None where `gradient` serves, because it has an argument for that.
       weighs_classes: whether it applies the class weights itself; `losses_of` then
@@ -58,42 +58,42 @@ class Rule(NamedTuple):
 
 
 def mean(values: jax.Array, present: jax.Array) -> jax.Array:
-    """Over the examples that are there."""
+    """The mean over the examples that are present."""
     return jnp.sum(values, where=present) / jnp.sum(present)
 
 
 def weighted(
-    problem: WeightingInput, weigh: Callable[[jax.Array], Any]
+    weighting_input: WeightingInput, weigh: Callable[[jax.Array], Any]
 ) -> WeightingResult:
     """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
 
     Args:
-      problem: this update's.
+      weighting_input: this update's.
       weigh: losses `[batch]` -> weights p `[batch]`, state and objective.
 
     Returns:
-      What was found.
+      The weighted gradient, weights and objective.
     """
     losses, pullback, statistics = jax.vjp(
-        problem.losses_of, problem.params, has_aux=True
+        weighting_input.losses_of, weighting_input.params, has_aux=True
     )
     p, state, objective = weigh(losses)
-    (gradient,) = pullback(cotangent(p, problem.present))
+    (gradient,) = pullback(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, losses, statistics, p, objective)
 
 
 def cotangent(weights: jax.Array, present: jax.Array) -> jax.Array:
-    """What the pullback of the losses is given for `mean_i p_i ∇L_i`."""
+    """The cotangent of the losses for `mean_i p_i ∇L_i`."""
     return jnp.where(present, weights, 0.0) / jnp.sum(present)
 
 
-def plain(problem: WeightingInput, state: Any) -> WeightingResult:
-    """All examples weigh one, and the state stays: what comes before any rule."""
+def plain(weighting_input: WeightingInput, state: Any) -> WeightingResult:
+    """Plain training before a rule is switched on: equal weights, unchanged state."""
 
     def weigh(losses: jax.Array) -> Any:
-        return jnp.ones_like(losses), state, mean(losses, problem.present)
+        return jnp.ones_like(losses), state, mean(losses, weighting_input.present)
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)
 
 
 def later(
@@ -102,5 +102,5 @@ def later(
     *,
     weighs_classes: bool = False,
 ) -> Rule:
-    """A rule that comes after plain training."""
+    """A rule with plain training before it is switched on."""
     return Rule(init, gradient, plain, weighs_classes)

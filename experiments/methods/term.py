@@ -35,7 +35,7 @@ class TermState(NamedTuple):
 
 
 def rule(run: configs.Run) -> Rule:
-    """Weights from the batch and a running normaliser."""
+    """Weights from the losses of the batch and a running normaliser."""
 
     def init(params: Any, examples: int, classes: int) -> TermState:
         return TermState(jnp.bool_(False), jnp.float32(0.0))
@@ -43,9 +43,13 @@ def rule(run: configs.Run) -> Rule:
     return later(init, gradient)
 
 
-def gradient(problem: WeightingInput, state: TermState) -> WeightingResult:
-    """That of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
-    present, lam, gamma = problem.present, problem.moment.lam, problem.moment.gamma
+def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResult:
+    """The gradient of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
+    present, lam, gamma = (
+        weighting_input.present,
+        weighting_input.hyperparams.lam,
+        weighting_input.hyperparams.gamma,
+    )
 
     def weigh(losses: jax.Array) -> Any:
         T = absgd_jax.tilted_loss(losses, lam, where=present)
@@ -60,4 +64,4 @@ def gradient(problem: WeightingInput, state: TermState) -> WeightingResult:
         p = jnp.sum(present) * of_batch * jnp.exp((T - R) / lam)
         return p, TermState(jnp.bool_(True), R), R
 
-    return weighted(problem, weigh)
+    return weighted(weighting_input, weigh)

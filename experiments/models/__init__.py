@@ -1,4 +1,4 @@
-"""Networks, each on a page; `build` makes the one that a config names."""
+"""Networks, one per module; `build` makes the network of a config."""
 
 import functools
 import math
@@ -47,14 +47,14 @@ def build(
     rngs: nnx.Rngs,
     axis_name: str | None = None,
 ) -> Network:
-    """Draws the network of a config; see `Network` for what it does.
+    """Initialises the network of a config; see `Network` for its interface.
 
     Args:
-      model: which network. `model.pretrained` is not read, see `pretrained.load`.
-      data: what it is for: the number of classes, and the size of an example.
-      rngs: its initial values.
-      axis_name: of the `pmap` or `shard_map` over which batches are cut up, and over
-        which BatchNorm adds up its moments; None under `jit`.
+      model: which network. `model.pretrained` is not loaded, see `pretrained.load`.
+      data: number of classes, and size of an example.
+      rngs: of its initial values.
+      axis_name: of the `pmap` or `shard_map` over which batches are sharded, and over
+        which BatchNorm sums its moments; None under `jit`.
 
     Returns:
       In training mode. In a `pmap` of several devices it needs that axis.
@@ -72,12 +72,12 @@ def build(
         _, *sizes = _maps(model, data).shape
         network.attention = Attention(*sizes, rngs=rngs)
     if model.dtype == "bfloat16":
-        precision.halve(network)
+        precision.compute_in_bfloat16(network)
     return network
 
 
 def _maps(model: configs.Model, data: configs.Data) -> jax.ShapeDtypeStruct:
-    """What its last maps are like, of one image; nothing is computed."""
+    """Shape and dtype of its last maps, of one image; nothing is computed."""
     size = data.image_size or data.kind.shape[0]
 
     def maps() -> jax.Array:

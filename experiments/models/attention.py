@@ -1,4 +1,4 @@
-"""OLTR's modulated attention: which places of an image the network looks at again."""
+"""OLTR's modulated attention between the positions of an image."""
 
 import math
 
@@ -13,18 +13,18 @@ _he_normal_in = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Attention(nnx.Module):
-    """Self-attention between the places of the last maps, weighted place by place.
+    """Self-attention between the positions of the last maps, with a weight for each.
 
-    With places as rows, X `[height · width, channels]`:
+    With positions as rows, X `[height · width, channels]`:
 
         M = softmax(θ(X) φ(X)ᵀ) g(X) W
-        a = softmax(A vec(X) + b), over the places
+        a = softmax(A vec(X) + b), over the positions
         X + a ⊙ M
 
     g, θ and φ are linear with bias, to half of the channels. W starts as zeros, so that
-    at the start the maps are what they were without it. As in the code of Liu et al.
-    (2019), which draws g, θ and φ as He et al. do, by what comes in, with biases of
-    zero, and A and b as PyTorch draws linear layers.
+    at the start attention does not change the maps. As in the code of Liu et al.
+    (2019), g, θ and φ have He's initialisation by fan-in and biases of zero, and A and
+    b PyTorch's of linear layers.
 
     References:
       Liu et al., `Large-scale long-tailed recognition in an open world
@@ -34,7 +34,7 @@ class Attention(nnx.Module):
     def __init__(
         self, height: int, width: int, channels: int, *, rngs: nnx.Rngs
     ) -> None:
-        places, half = height * width, max(channels // 2, 1)
+        positions, half = height * width, max(channels // 2, 1)
         self.g, self.theta, self.phi = (
             nnx.Linear(channels, half, kernel_init=_he_normal_in, rngs=rngs)
             for _ in range(3)
@@ -46,9 +46,13 @@ class Attention(nnx.Module):
             kernel_init=nnx.initializers.zeros,
             rngs=rngs,
         )
-        drawn = heads.within(1.0 / math.sqrt(places * channels))
+        drawn = heads.within(1.0 / math.sqrt(positions * channels))
         self.spatial = nnx.Linear(
-            places * channels, places, kernel_init=drawn, bias_init=drawn, rngs=rngs
+            positions * channels,
+            positions,
+            kernel_init=drawn,
+            bias_init=drawn,
+            rngs=rngs,
         )
 
     def __call__(self, maps: jax.Array) -> jax.Array:

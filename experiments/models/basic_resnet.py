@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-34 for 32 × 32 images, on a page."""
+"""ResNet-18 and ResNet-34 for 32 × 32 images."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _uniform_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Basic(nnx.Module):
-    """Two 3 × 3 convolutions; and what came in, through a 1 × 1 where sizes change."""
+    """Two 3 × 3 convolutions and a shortcut, by a 1 × 1 one where sizes change."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, *, norm: Norm, rngs: nnx.Rngs

@@ -1,4 +1,4 @@
-"""A bidirectional LSTM for text, on a page."""
+"""A bidirectional LSTM for text."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ EMBEDDING = 128
 
 
 class BiLstm(Network):
-    """Two bidirectional LSTM layers, and the mean over the words of what they say.
+    """Two bidirectional LSTM layers, and the mean of their outputs over the words.
 
     The papers give no more of their IMDB network than that it is a bidirectional LSTM,
     and LDAM's that it has two layers: vocabulary, length, widths, the mean and the
     initial values (Flax's) are ours.
 
-    Word 0 is padding, in front of the text: the layers see none of it.
+    Token 0 is padding, in front of the text; the layers do not process it.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class BiLstm(Network):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
-        """Draws the initial values.
+        """Initialises the layers.
 
         Args:
           classes: number of outputs.
-          words: number of words, with padding.
-          widths: LSTM states a direction of each layer.
-          embedding: numbers that stand for a word.
+          words: number of token ids, including padding.
+          widths: LSTM states per direction of each layer.
+          embedding: width of the embedding.
           head: see `heads.head`.
-          dropout: share of what enters the head that is dropped.
+          dropout: dropout rate of the features that enter the head.
           rngs: initial values.
         """
         self.embedding = nnx.Embed(words, embedding, rngs=rngs)

@@ -1,4 +1,4 @@
-"""ResNet-20 and ResNet-32 for 32 × 32 images, on a page."""
+"""ResNet-20 and ResNet-32 for 32 × 32 images."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ _he_normal_in = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Block(nnx.Module):
-    """Two 3 × 3 convolutions; and what came in, without parameters (option A)."""
+    """Two 3 × 3 convolutions and a shortcut without parameters (option A)."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, *, norm: Norm, rngs: nnx.Rngs

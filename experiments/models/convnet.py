@@ -1,4 +1,4 @@
-"""The demo's own small network, on a page."""
+"""The demo's small convolutional network."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""From features to logits."""
+"""Heads of networks: from features to logits."""
 
 import math
 from typing import Any, Literal
@@ -19,7 +19,7 @@ def within(bound: float) -> nnx.initializers.Initializer:
 
 
 def _normalized(x: jax.Array, axis: int) -> jax.Array:
-    """Of length one along an axis; zeros stay zeros and have gradient zero."""
+    """Normalises to length one along an axis; zeros stay zeros with zero gradient."""
     square = jnp.sum(x * x, axis, keepdims=True)
     is_zero = square == 0.0
     # The root is taken of no zero: its gradient would be NaN though it is not used.
@@ -42,8 +42,8 @@ class Cosine(nnx.Module):
 class Scaled(nnx.Linear):
     """A linear layer whose logits each have a factor: `s_c (w_c · x + b_c)`.
 
-    The head of learnable weight scaling (LWS), whose second stage learns s alone. It
-    has all that a linear head has, under the same names, so that it can start from one.
+    The head of learnable weight scaling (LWS), whose second stage trains only s. It has
+    the parameters of a linear head under the same names, so that it can start from one.
 
     References:
       Kang et al., `Decoupling representation and classifier for long-tailed recognition
@@ -74,7 +74,7 @@ class Scaled(nnx.Linear):
 
 
 class Memory(nnx.Module):
-    """OLTR's head: features, with what is remembered of the classes, to cosines.
+    """OLTR's head: cosines of features that are enriched by a memory of the classes.
 
     With the direct feature v, a centroid m_c of each class, d_min the distance of v to
     the nearest of them, and class vectors w_c:
@@ -84,7 +84,7 @@ class Memory(nnx.Module):
 
     d_min counts as 1e-6 at least, so that a feature on a centroid has finite gradients.
     As in the published code logits have no gradient with respect to centroids: these
-    learn through the penalty of the loss `oltr` alone, and stay under any other loss.
+    learn only through the penalty of the loss `oltr`, and stay under any other loss.
 
     Centroids start as zeros: they are to be set to the class means of the features of
     a first stage, and `recalls` to its linear head, if it has one. What is drawn is
@@ -150,7 +150,7 @@ def head(
       features: what enters.
       classes: what leaves.
       kernel_init: of a linear layer; None is PyTorch's, uniform in ±1/√features.
-      bias_init: likewise.
+      bias_init: of a linear layer; None is PyTorch's, uniform in ±1/√features.
       rngs: initial values.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What all networks share: features, dropout, a head."""
+"""The interface of all networks: features, dropout, a head."""
 
 import abc
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from experiments.models.attention import Attention
 
 
 class Network(nnx.Module):
-    """A body that makes features, dropout, and a head that makes logits of them.
+    """A body that computes features, dropout, and a head that maps them to logits.
 
-    A network's own file has its `body`.
+    Subclasses define `body`.
 
     Attributes:
       blocks: residual blocks in order, or stages where there are none.
       head: features to logits.
-      dropout: share of the features that is dropped in training.
+      dropout: dropout rate of the features.
     """
 
     blocks: nnx.List
@@ -36,7 +36,10 @@ class Network(nnx.Module):
         present: jax.Array | None = None,
         keys: jax.Array | None = None,
     ) -> jax.Array:
-        """What enters the head, float32 `[batch, n]`; arguments as for a call."""
+        """Features that enter the head, float32 `[batch, n]`; arguments of `__call__`.
+
+        They are after dropout.
+        """
         features = self.body(inputs, present).astype(jnp.float32)
         return dropout(features, self.dropout, keys)
 
@@ -50,11 +53,11 @@ class Network(nnx.Module):
 
         Args:
           inputs: images, float32 `[batch, height, width, channels]`, normalised; or
-            words, int32 `[batch, length]`.
+            token ids, int32 `[batch, length]`.
           present: bool `[batch]`, False for padding, which BatchNorm's statistics then
             leave out; None if every example is present.
-          keys: a key of `jax.random` for each example, `[batch]`, so that dropout is
-            the same however the batch lies on devices; None for no dropout.
+          keys: a key of `jax.random` for each example, `[batch]`, so that dropout does
+            not depend on the sharding of the batch; None for no dropout.
 
         Returns:
           Logits, float32 `[batch, classes]`.
@@ -65,10 +68,10 @@ class Network(nnx.Module):
 class ImageNetwork(Network):
     """A network whose features are the means of its last maps over the image.
 
-    A network's own file has its `maps`.
+    Subclasses define `maps`.
 
     Attributes:
-      attention: what is done to the maps before; None for nothing.
+      attention: applied to the maps before the mean; None for none.
     """
 
     attention: Attention | None = None
@@ -86,7 +89,7 @@ class ImageNetwork(Network):
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Sets a share of the numbers to zero and divides the others by what is kept.
+    """Dropout: sets numbers to zero at random and rescales the others.
 
     Args:
       x: float `[batch, ...]`.
@@ -103,7 +106,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
 
 
 def check_stages(blocks: Sequence[int], widths: Sequence[int]) -> None:
-    """Refuses numbers of blocks and of channels that are not of the same stages.
+    """Refuses blocks and widths for different numbers of stages.
 
     Raises:
       configs.BadConfiguration: they differ in length, or are empty.

@@ -1,4 +1,4 @@
-"""BatchNorm that padding and devices do not change; and GroupNorm."""
+"""BatchNorm that does not depend on padding and sharding; and GroupNorm."""
 
 import math
 from collections.abc import Callable
@@ -16,13 +16,13 @@ class BatchNorm(nnx.Module):
     """BatchNorm over the examples that are present, on all devices together.
 
     On a whole batch on one device this is `nnx.BatchNorm`. That one averages the
-    devices' masked means, each alike; where the last batch of an epoch leaves more
-    examples to one device than to another, this is not the batch's mean. Here sums and
-    counts are added up, and divided once.
+    devices' masked means with equal weights; where the last batch of an epoch leaves
+    more examples to one device than to another, this is not the batch's mean. Here sums
+    and counts are added over devices, and divided once.
 
-    As in Flax the running variance takes in the biased variance of the batch, the one
-    that it is normalised by; PyTorch's takes in n / (n - 1) times as much. A device
-    with no example present adds nothing, and a batch with none moves no statistics.
+    As in Flax the running variance averages the biased variance of the batch, the one
+    that it is normalised by; PyTorch's averages n / (n - 1) times as much. A device
+    with no example present adds nothing, and a batch with none updates no statistics.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class BatchNorm(nnx.Module):
 
         Args:
           channels: size of the last axis.
-          momentum: share of the running statistics that a batch keeps.
+          momentum: decay of the running statistics.
           epsilon: added to the variance.
-          axis_name: of the `pmap`, `shard_map` or `vmap` over which the batch is cut
-            up; None where it is whole, as it is under `jit` for any sharding.
-          rngs: as all modules take it; nothing is random.
+          axis_name: of the `pmap`, `shard_map` or `vmap` over which the batch is
+            sharded; None where it is whole, as it is under `jit` for any sharding.
+          rngs: unused, for the interface of all modules.
         """
         self.scale = nnx.Param(nnx.initializers.ones(rngs.params(), (channels,)))
         self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (channels,)))
@@ -54,7 +54,7 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False  # set by `train` and `eval` of any module
 
     def __call__(self, x: jax.Array, present: jax.Array | None = None) -> jax.Array:
-        """Normalises, and in training moves the running statistics.
+        """Normalises, and in training updates the running statistics.
 
         Args:
           x: float32 `[batch, ..., channels]`.
@@ -77,8 +77,8 @@ class BatchNorm(nnx.Module):
         self, x: jax.Array, present: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each channel, which the running ones move towards."""
-        # In one pass over x, as Flax takes them. Of each example first: whoever is not
-        # present is left out of [batch, channels], not of a copy of x.
+        # In one pass over x, as Flax does. Sums are per example first: padding is
+        # masked in an array [batch, channels], not in a copy of x.
         inside = tuple(range(1, x.ndim - 1))
         of_each = (jnp.sum(x, inside), jnp.sum(jnp.square(x), inside))
         if present is None:
@@ -101,7 +101,7 @@ class BatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.GroupNorm):
-    """GroupNorm of at least 16 channels a group, under which examples do not meet.
+    """GroupNorm of at least 16 channels per group, which does not mix examples.
 
     The group is the smallest that divides the channels: 16 of 64, 28 of 196, and all
     where there are fewer than 16.
@@ -116,7 +116,7 @@ class GroupNorm(nnx.GroupNorm):
         )
 
     def __call__(self, x: jax.Array, present: jax.Array | None = None) -> jax.Array:
-        """Normalises float32 `[batch, ..., channels]`, whoever is present."""
+        """Normalises float32 `[batch, ..., channels]`; ignores `present`."""
         del present
         return super().__call__(x)
 
@@ -134,12 +134,12 @@ def norm(
     Args:
       kind: which.
       channels: size of the last axis.
-      momentum: share of BatchNorm's running statistics that a batch keeps.
-      axis_name: over which BatchNorm's batch is cut up.
-      rngs: as all modules take it; nothing is random.
+      momentum: decay of BatchNorm's running statistics.
+      axis_name: axis over which BatchNorm's batch is sharded.
+      rngs: unused, for the interface of all modules.
 
     Returns:
-      A module: float32 `[batch, ..., channels]` and `present` to the former's like.
+      A module, from float32 `[batch, ..., channels]` and `present` to normalised maps.
     """
     if kind == "group":
         return GroupNorm(channels, rngs=rngs)

@@ -1,4 +1,4 @@
-"""A convolution and its norm, and ReLU, of which residual networks are made."""
+"""Convolution with norm, and ReLU: the parts of residual networks."""
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,10 @@ def relu(x: jax.Array) -> jax.Array:
 
     What comes out of a ReLU enters the next convolution, is added at the end of the
     block, and is copied with its axes in another order for the gradient of a kernel.
-    XLA takes a maximum with a constant for cheap, and for that copy computes it anew,
-    with all normalisations and sums back to the first block of the stage, in an order
-    that suits no cache. This selection is a function of two arrays, which XLA does not
-    repeat: a step of ResNet-32 takes 40% less time of a CPU. It is an element-wise
+    XLA treats a maximum with a constant as cheap, and recomputes it for that copy, with
+    all normalisations and sums back to the first block of the stage, in an order that
+    suits no cache. This selection is a function of two arrays, which XLA does not
+    recompute: a step of ResNet-32 takes 40% less time on a CPU. It is an element-wise
     function like the maximum, so it is used everywhere; on an accelerator the two were
     not compared.
 

@@ -11,12 +11,12 @@ class NearestMean(NamedTuple):
     means: np.ndarray  # float32 [classes, features], of transformed features
     examples: np.ndarray  # int64 [classes]
     centre: np.ndarray  # float32 [features]: what is subtracted first
-    normalises: bool  # whether what is left is then given length one
+    normalises: bool  # whether features are normalised to length one after that
 
     def __call__(self, features: Any) -> np.ndarray:
         """Logits, minus squared distances: `[n, features]` to float32 `[n, classes]`.
 
-        -inf for a class without an example, which so never wins.
+        A class without an example has -inf, so that it is never predicted.
         """
         x = _transformed(features, self.centre, self.normalises)
         # Distances are the same from any origin. In the midst of the means the squares
@@ -37,14 +37,14 @@ def nearest_class_mean(
 ) -> NearestMean:
     """NCM: the class whose mean feature is nearest.
 
-    Means are of transformed features, and are not normalised once more. What is to be
-    classified is transformed alike, by the training set's centre.
+    Means are of transformed features, and are not normalised again. Features to be
+    classified are transformed too, with the centre of the training set.
 
     Args:
-      features: of the training examples as they are, `[n, features]`, at least one.
+      features: of the training examples, not augmented, `[n, features]`, at least one.
       labels: int `[n]`.
       classes: how many there are.
-      transform: `plain` takes features as they are; `l2` gives them length one;
+      transform: `plain` does not change features; `l2` normalises them to length one;
         `centred` first subtracts their mean over all training examples. A feature of
         zeros stays so.
 

@@ -1,8 +1,9 @@
-"""bfloat16 for what is large: convolutions, matrix products and the maps between them.
+"""bfloat16 for convolutions, matrix products and the maps between them.
 
 Parameters stay float32 and are rounded where they are used, so that small updates are
-not lost. Norms take their moments in float32, and give back what they were given. What
-enters the head is float32 again (see `Network.features`), as are logits and losses.
+not lost. Norms compute their moments in float32, and return the dtype of their input.
+Features that enter the head are float32 again (see `Network.features`), as are logits
+and losses.
 """
 
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from experiments.models import norm as norms
 
 
 def _in_float32(normalize: Any, x: jax.Array, *more: Any, **named: Any) -> jax.Array:
-    """What a norm makes of maps of any float, as such a float."""
+    """Applies a float32 norm to maps of another dtype, and casts back."""
     raised = jax.tree.map(
         lambda value: (
             value.astype(jnp.float32)
@@ -57,11 +58,11 @@ def norm(
     return BatchNorm(channels, momentum=momentum, axis_name=axis_name, rngs=rngs)
 
 
-def halve(network: nnx.Module) -> None:
-    """Lets a network's layers compute in bfloat16, but for its head and attention.
+def compute_in_bfloat16(network: nnx.Module) -> None:
+    """Makes a network's layers compute in bfloat16, except its head and attention.
 
     Args:
-      network: is changed; its parameters are not.
+      network: changed in place; its parameters stay float32.
     """
     for path, module in nnx.iter_modules(network):
         apart = bool(path) and path[0] in ("head", "attention")

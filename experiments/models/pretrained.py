@@ -1,4 +1,4 @@
-"""Weights from elsewhere, checked name by name, by shape and by what comes out."""
+"""Loads pretrained weights, checked by name, shape and the logits they produce."""
 
 import pathlib
 import zipfile
@@ -35,9 +35,9 @@ def load(network: Network, path: pathlib.Path) -> bool:
     The head is taken if the file's has as many classes as the network's and the
     network's is linear. Otherwise it is left as it was drawn.
 
-    A file can bring its own proof: `check.images`, float32 `[n, height, width, 3]`,
-    normalised, and `check.logits`, `[n, classes]`, what the file's network, head
-    included, made of them. If ours makes something else, the file is refused.
+    A file can have reference logits: `check.images`, float32 `[n, height, width, 3]`,
+    normalised, and `check.logits`, `[n, classes]`, those of the file's network with its
+    head. If our network's logits differ, the file is refused.
 
     Args:
       network: a `ResNet` or a `BasicResNet` with BatchNorm; untouched if refused.
@@ -106,8 +106,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _layers(network: ResNet | BasicResNet) -> Iterator[tuple[str, str, Normalized]]:
     """The names of a convolution and of its norm, and where they go."""
     yield "conv1", "bn1", network.stem
-    places = [(s, b) for s, count in enumerate(network.stages) for b in range(count)]
-    for (stage, number), block in zip(places, network.blocks, strict=True):
+    indices = [(s, b) for s, count in enumerate(network.stages) for b in range(count)]
+    for (stage, number), block in zip(indices, network.blocks, strict=True):
         name = f"layer{stage + 1}.{number}"
         if isinstance(block, Bottleneck):
             layers = [block.down, block.middle, block.up]

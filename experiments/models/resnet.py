@@ -1,4 +1,4 @@
-"""ResNet-50 and ResNet-152, on a page."""
+"""ResNet-50 and ResNet-152."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _he_normal_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Bottleneck(nnx.Module):
-    """1 × 1 down, 3 × 3, 1 × 1 up to four times the width; and what came in."""
+    """1 × 1 down, 3 × 3, 1 × 1 up to four times the width, and a shortcut."""
 
     def __init__(
         self, inputs: int, width: int, stride: int, *, norm: Norm, rngs: nnx.Rngs

@@ -1,4 +1,4 @@
-"""The CIFAR-10 network of symmetric cross-entropy, on a page."""
+"""The CIFAR-10 network of symmetric cross-entropy."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _he, _glorot = nnx.initializers.he_uniform(), nnx.initializers.glorot_uniform()
 
 
 def _bias_init(inputs: int) -> nnx.initializers.Initializer:
-    """PyTorch's of a layer with so many inputs for each output."""
+    """PyTorch's bias initialisation of a layer with so many inputs."""
     return heads.within(1.0 / math.sqrt(inputs))
 
 

@@ -1,4 +1,4 @@
-"""Runs with names: every table and figure of both versions of the paper.
+"""Presets, named runs: every table and figure of both versions of the paper.
 
 A family of presets is a module here. A preset's `doc` says how to run it, what that
 costs, what the paper has for it and where it departs from the paper. `NAME_smoke` is
@@ -22,7 +22,7 @@ from experiments.presets import (
 )
 from experiments.presets._cost import steps_per_epoch
 from experiments.presets._listing import table
-from experiments.presets._preset import Preset, Variant, rehearsal
+from experiments.presets._preset import Preset, Variant, smoke_preset
 from experiments.presets._smoke import smoke
 
 __all__ = [
@@ -45,7 +45,7 @@ class UnknownPreset(configs.BadConfiguration, LookupError):
 
 @functools.cache
 def every() -> tuple[Preset, ...]:
-    """All presets but the rehearsals, family by family."""
+    """All presets but the smoke presets, family by family."""
     return tuple(
         preset
         for family in (
@@ -85,7 +85,7 @@ def get(name: str) -> Preset:
     base = name.removesuffix(_SMOKE)
     if base in known:
         preset = known[base]
-        return preset if base == name else rehearsal(preset, smoke(preset.run))
+        return preset if base == name else smoke_preset(preset, smoke(preset.run))
     close = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
     raise UnknownPreset(

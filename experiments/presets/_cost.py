@@ -1,4 +1,4 @@
-"""What a run costs: steps from the known counts, time where it was measured."""
+"""The cost of a run: steps from the known counts, time where it was measured."""
 
 import math
 
@@ -37,10 +37,10 @@ _NETWORKS = {
 
 
 def examples(data: configs.Data) -> int:
-    """Training examples that are left after holding out and thinning.
+    """Training examples that are left after holding out and subsampling.
 
     Args:
-      data: of a full data set: `examples_per_class` is not looked at.
+      data: of a full data set; `examples_per_class` is ignored.
 
     Returns:
       Their number.
@@ -54,7 +54,7 @@ def examples(data: configs.Data) -> int:
     held_out = data.validation_per_class + data.test_per_class + data.clean_per_class
     if data.source in _TOTAL:
         return _TOTAL[data.source] - data.classes * held_out
-    if data.source == "covid_lt":  # thinned before anything is held out
+    if data.source == "covid_lt":  # subsampled before anything is held out
         head = round(_COVID_IMAGES * data.imbalance_ratio)
         return sum(thin(head, data.classes, data.imbalance_ratio)) - (
             data.classes * held_out
@@ -71,7 +71,7 @@ def steps_per_epoch(run: configs.Run) -> int:
 
 
 def seconds(run: configs.Run) -> float | None:
-    """Of all training steps on two CPU cores; None where no step was measured."""
+    """Seconds of all training steps on two CPU cores; None if no step was measured."""
     measured = _SECONDS.get(run.model.name)
     if measured is None or run.data.kind.files or run.model.blocks:
         return None
@@ -80,7 +80,7 @@ def seconds(run: configs.Run) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """In two digits and the unit that suits them."""
+    """A duration with two digits and a suitable unit."""
     for unit, name in ((86_400.0, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= unit:
             return f"{seconds / unit:.2g} {name}"
@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 
 
 def cost(run: configs.Run) -> str:
-    """In plain words: steps, and the time they take where that is known.
+    """The cost of a run in words: steps, and time where it was measured.
 
     Args:
       run: of a full data set.

@@ -11,7 +11,7 @@ _HEADINGS = ("preset", "data", "model", "schedule", "cost")
 _LEGEND = (
     "schedule  epochs x batch; λ 1@160: λ = 1 from epoch 160 on, plain SGD until then",
     "2*        starts from a finished run of a first stage",
-    "cost      training alone, on two CPU cores; - needs a GPU or was not measured",
+    "cost      of training on two CPU cores; - needs a GPU or was not measured",
     "",
     "NAME_smoke is NAME made small: three epochs on a few examples, in seconds.",
     "`python -m experiments train NAME --help` says what NAME is, and what the paper "
@@ -59,7 +59,7 @@ def _row(preset: Preset) -> tuple[str, ...]:
 
 
 def _data(data: configs.Data) -> str:
-    """The source and what is done to it, in short."""
+    """The source, with its imbalance or label noise, in short."""
     name = data.source
     if data.imbalance_ratio > 1.0:
         shape = {"long_tail": "LT", "step": "ST"}[data.imbalance]

@@ -1,4 +1,4 @@
-"""What a preset is, and how it describes itself."""
+"""`Preset`, a named run, and its description."""
 
 import dataclasses
 import textwrap
@@ -12,7 +12,7 @@ _COLUMNS = 80
 
 
 class Variant(NamedTuple):
-    """A row of the paper, and how the preset's run becomes it."""
+    """A row of the paper's table, as changes of the preset's run."""
 
     method: str  # as printed
     changes: tuple[tuple[str, Any], ...] = ()  # of the run, as in `configs.replace`
@@ -25,7 +25,7 @@ class Variant(NamedTuple):
 
     @property
     def how(self) -> str:
-        """What is to be done for the row, in words or flags."""
+        """How to run the row, in words or flags."""
         return f"see {self.of}" if self.of else self.flags or "as it is"
 
 
@@ -46,15 +46,15 @@ class Preset:
       title: what it is, in one line.
       run: what it trains.
       paper: blocks of the paper's tables that have its numbers.
-      variants: its rows there, the run's own (without changes) among them, and those
-        to be held against it.
+      variants: its rows there: the run's own (without changes), and those to compare
+        with it.
       figures: which of the paper's figures are drawn from it.
-      lams: λs to choose among; () where there is nothing to choose.
-      choice: where the run's λ and γ come from, and how λ is to be chosen.
-      note: in what it differs from the paper, and what was not to be found there.
+      lams: grid of λ; () where there is nothing to choose.
+      choice: where the run's λ and γ come from, and how to choose λ.
+      note: how it differs from the paper, and which settings the paper does not give.
       needs: preset whose finished run this one starts from; None for none.
-      pretrained: what file of weights the run is to be given; "" for none.
-      rehearsal: whether it is another preset made small.
+      pretrained: description of the file of weights that the run needs; "" for none.
+      smoke: whether it is a smoke preset.
     """
 
     name: str
@@ -69,18 +69,18 @@ class Preset:
     note: str = ""
     needs: str | None = None
     pretrained: str = ""
-    rehearsal: bool = False
+    smoke: bool = False
 
     @property
     def cost(self) -> str:
         """Steps, and time where it is known, in plain words."""
-        if self.rehearsal:
+        if self.smoke:
             return "Seconds; more where thousands of classes have an image each."
         return _cost.cost(self.run)
 
     @property
     def results(self) -> tuple[Row, ...]:
-        """What the paper prints for its variants."""
+        """The paper's results of its variants."""
         methods = {variant.method for variant in self.variants}
         return tuple(
             row for key in self.paper for row in lookup(key) if row.method in methods
@@ -107,7 +107,7 @@ class Preset:
 
     @property
     def command(self) -> str:
-        """What to type."""
+        """Its command line."""
         command = f"python -m experiments train {self.name}"
         if self.run.data.source != "digits":
             command += " --data-dir DIR"
@@ -119,9 +119,9 @@ class Preset:
 
     @property
     def doc(self) -> str:
-        """All there is to say: command, cost, the paper's numbers, what differs.
+        """Its description: command, cost, the paper's numbers, differences from it.
 
-        Lines that are not headings are indented, so that `--help` leaves them alone.
+        Lines that are not headings are indented, so that `--help` does not wrap them.
         """
         parts = [f"{self.title}.\n  {self.command}"]
         if self.pretrained:
@@ -163,8 +163,8 @@ class Preset:
         return "\n".join(lines)
 
 
-def rehearsal(preset: Preset, run: configs.Run) -> Preset:
-    """The preset made small: same family, no claim to any number."""
+def smoke_preset(preset: Preset, run: configs.Run) -> Preset:
+    """The smoke preset of a preset: same family, without numbers of the paper."""
     return dataclasses.replace(
         preset,
         name=f"{preset.name}_smoke",
@@ -178,7 +178,7 @@ def rehearsal(preset: Preset, run: configs.Run) -> Preset:
         note="A tiny network on a few examples, to see that everything runs.",
         needs=preset.needs and f"{preset.needs}_smoke",
         pretrained="",
-        rehearsal=True,
+        smoke=True,
     )
 
 

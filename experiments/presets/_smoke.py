@@ -1,12 +1,12 @@
-"""Any run made so small that it is over in seconds."""
+"""Smoke presets: any run made so small that it takes seconds."""
 
 import math
 
 from experiments import configs
 
-# What a rehearsal costs is compiling, so networks have one stage; and they are the same
-# wherever they can be, so that rehearsals share programs. Networks that differ in the
-# number of blocks alone are one.
+# Most of the cost of a smoke preset is compilation, so networks have one stage; and
+# they are the same wherever they can be, so that smoke presets share programs. Networks
+# that differ only in the number of blocks become the same.
 _SAME = {"resnet20": "resnet32", "resnet34": "resnet18", "resnet152": "resnet50"}
 _WIDTHS: dict[str, tuple[int, ...]] = {
     "convnet": (4, 8),
@@ -20,13 +20,13 @@ _RESIDUAL = ("resnet32", "resnet18", "resnet50")
 
 
 def smoke(run: configs.Run) -> configs.Run:
-    """The same rules of data, loss, method and schedule, with next to nothing to do.
+    """A tiny run with the same rules of data, loss, method and schedule.
 
     Three epochs are the fewest in which every stage of a schedule has one: plain SGD,
     then λ, class weights and truncation, all of which begin at two thirds of the
     training or four fifths of it.
 
-    Classes keep enough examples for every rule to bite: of each class one is
+    Classes keep enough examples for every rule to have an effect: of each class one is
     mislabelled, and at the ratio of 2 no class is empty. Data sets of more than a
     hundred classes keep one example of each.
 

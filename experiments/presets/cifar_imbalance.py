@@ -63,7 +63,7 @@ _CHOICE = (
     "The later version chooses λ among 1, 2, ..., 10 and γ among 0.1, 0.2, ..., 1, the "
     "earlier one λ among 0.1, 1 and 10, and neither says what it chose. {why} Choose "
     "by validation accuracy, with `--data.validation-per-class {held_out}` (1,000 "
-    "images held out before the data set is thinned), and then train without it; the "
+    "images held out before subsampling), and then train without it; the "
     "authors' code keeps the best epoch on the test set."
 )
 _NOTE = (
@@ -100,7 +100,7 @@ def presets() -> list[Preset]:
     """All of them; a name is data set, shape and ratio, then loss, then what differs.
 
     `cifar10_lt100` is cross-entropy on the long tail of ratio 100, `_st10` the step of
-    ratio 10; `_cb_` has class weights. The figures vary `_lt100` alone.
+    ratio 10; `_cb_` has class weights. The figures vary only `_lt100`.
     """
     return [
         *(preset for setting in _settings() for preset in _tables(*setting)),
@@ -124,7 +124,7 @@ def _tables(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
     """The rows of SGD and ABSGD in Tables 1 and 2, a preset for each loss.
 
     Tables 1 (CE, Focal) are means of three runs, Tables 2 (LDAM and class weights) say
-    nothing of runs. LDAM without class weights is printed for SGD alone. Resampling,
+    nothing of runs. LDAM without class weights is printed only for SGD. Resampling,
     on cross-entropy, is with CB-CE, because it is in Table 2.
     """
     setting = f"{source}_{shape}{ratio}"
@@ -258,7 +258,7 @@ def _figures(source: configs.Source) -> list[Preset]:
     """What the figures vary on the long tail of ratio 100, with cross-entropy.
 
     The run that they are held against is `_lt100`: λ = ∞, then 1 from epoch 160, at
-    γ = 0.5 and with momentum. What λ and γ the figures have elsewhere is not said. The
+    γ = 0.5 and with momentum. The other λ and γ of the figures are not published. The
     weights per class (later version, Fig. 4 right) are in the records of `_lt100` and
     `_st100`. CIFAR-100 has no t-SNE.
     """

@@ -142,7 +142,7 @@ def _table(source: configs.Source, kind: str, rate: int, suffix: str) -> Preset:
     """The rows of one loss in Table 6: means of five runs.
 
     EG is ABSGD with γ = 1, as the paper compares with it: weights normalised within the
-    batch. CE and TCE are printed for SGD alone.
+    batch. CE and TCE are printed only for SGD.
     """
     loss = _LOSSES[suffix]
     changes = _SGD_SCE.get((source, kind, rate), {}) if loss == "SCE" else {}

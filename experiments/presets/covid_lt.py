@@ -7,7 +7,7 @@ from experiments.results.paper import Key
 _EPOCHS = 90
 _SWITCH = 60 / _EPOCHS
 _WEIGHTED = {"class_weights": True, "class_weights_from": _SWITCH}
-# Beside its loss, the baseline's name in the table.
+# Loss, and the baseline's name in the table.
 _LOSSES = {
     "": ("CE", "SGD (CE)", configs.Loss()),
     "_focal": ("Focal", "SGD (Focal)", configs.Loss("focal")),

@@ -66,8 +66,8 @@ def _stage_1() -> Preset:
 def _stage_2() -> list[Preset]:
     """ABSGD for 90 epochs on the head, with or without the last residual block.
 
-    Both versions' tables say head and last block, both texts the head alone. Statistics
-    of BatchNorm go on moving in the frozen layers, as in the authors' code.
+    Both versions' tables say head and last block, both texts only the head. Statistics
+    of BatchNorm are still updated in the frozen layers, as in the authors' code.
     """
     return [
         Preset(
@@ -96,7 +96,7 @@ def _stage_2() -> list[Preset]:
                 "imagenet_lt",
                 "the last block and the head",
                 "last_block",
-                "Trains what the tables say; the texts say the head alone.",
+                "Trains what the tables say; the texts say only the head.",
             ),
             (
                 "imagenet_lt_fc",
@@ -111,8 +111,8 @@ def _stage_2() -> list[Preset]:
 def _small() -> Preset:
     """The earlier version's Table 3: "ResNet32", 60 epochs of SGD and 30 of ABSGD.
 
-    What a ResNet-32 is at ImageNet's size is not said; accuracies of 25% to 33% point
-    to a small network or small images. Ours is CIFAR's, at 64 × 64 pixels.
+    The paper does not define a ResNet-32 at ImageNet's size; accuracies of 25% to 33%
+    suggest a small network or small images. Ours is CIFAR's, at 64 × 64 pixels.
     """
     switch = 60 / 90
     return Preset(

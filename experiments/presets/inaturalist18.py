@@ -41,7 +41,7 @@ def _two_stages(suffix: str, model: Any, network: str) -> list[Preset]:
     """SGD on all layers for 200 epochs, then ABSGD (CB-CE) for 30.
 
     Both texts and the earlier version's table have stage 2 on the last block and the
-    head, the later version's table on the head alone.
+    head, the later version's table only on the head.
     """
     stage_1 = configs.replace(_STAGE_1, {"model.name": model})
     first = f"inaturalist18{suffix}_stage1"
@@ -71,7 +71,7 @@ def _two_stages(suffix: str, model: Any, network: str) -> list[Preset]:
             "last_block",
             (later, earlier),
             "Trains what both texts and the earlier version's table say; the later "
-            "version's table says the head alone.",
+            "version's table says only the head.",
         ),
         (
             f"inaturalist18{suffix}_fc",

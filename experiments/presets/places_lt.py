@@ -60,7 +60,7 @@ def presets() -> list[Preset]:
 def _two_stages(suffix: str, model: Any, network: str, remark: str) -> list[Preset]:
     """SGD on last block and head for 90 epochs, then ABSGD for 30.
 
-    The tables have ABSGD on the head alone, the later version's text on the last block
+    The tables have ABSGD on the head, the later version's text on the last block
     as well. Kang et al. start from weights that were converted from Caffe;
     torchvision's are others.
     """
@@ -98,7 +98,7 @@ def _two_stages(suffix: str, model: Any, network: str, remark: str) -> list[Pres
             f"places_lt{suffix}_fc_lb",
             "the last block and the head",
             "last_block",
-            "Trains what the later version's text says; the tables say the head alone.",
+            "Trains what the later version's text says; the tables say only the head.",
         ),
     ):
         found.append(
@@ -131,8 +131,8 @@ def _two_stages(suffix: str, model: Any, network: str, remark: str) -> list[Pres
 def _one_stage() -> Preset:
     """The earlier version's Table 3: ABSGD for 30 epochs from ImageNet's weights.
 
-    Which layers are trained is not said; here the last block and the head, as in the
-    first stage of two. Class weights and λ begin with the training.
+    Which layers are trained is not published; here the last block and the head, as in
+    the first stage of two. Class weights and λ begin with the training.
     """
     return Preset(
         name="places_lt_cb_ce",

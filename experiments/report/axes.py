@@ -1,4 +1,4 @@
-"""What several figures have: lines over epochs, and marks where a schedule changes."""
+"""Shared parts of figures: lines over epochs, and marks where a schedule changes."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ class Marks(NamedTuple):
 
 
 def marks(group: Group) -> Marks:
-    """What changes until the last epoch there is."""
+    """The changes of a run's schedule until the last epoch."""
     run, last = group.run, last_epoch([group])
     drops = [run.epoch_at(share) for share in run.optimizer.drop_at]
     by_drops = run.optimizer.decay == "drops" and run.optimizer.drop_factor > 1.0
@@ -75,12 +75,12 @@ def line(
     style: str = "-",
     label: str | None = None,
 ) -> None:
-    """The mean over the seeds, and as a band their standard deviation.
+    """Draws the mean over the seeds, with a band of their standard deviation.
 
     Args:
-      panel: to be drawn on.
+      panel: to draw on.
       epochs: `[epochs]`.
-      found: `[runs, epochs]`.
+      found: values, `[runs, epochs]`.
       color: of both.
       style: of the line.
       label: in the legend.
@@ -127,8 +127,8 @@ def over_epochs(panel: "Axes", title: str, label: str, groups: list[Group]) -> N
     panel.set_ylabel(label)
     last = last_epoch(groups)
     if last > 1:
-        beside = 0.02 * (last - 1)  # for the first and the last point
-        panel.set_xlim(1 - beside, last + beside)
+        margin = 0.02 * (last - 1)  # for the first and the last point
+        panel.set_xlim(1 - margin, last + margin)
         panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
     else:
         panel.set_xlim(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""Whether the network is right as often as it is sure."""
+"""Calibration: accuracy against confidence."""
 
 import pathlib
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from experiments.results.aggregate import Group
 
 
 class Bins(NamedTuple):
-    """Of all seeds of a group together."""
+    """The bins of all seeds of a group, pooled."""
 
     examples: np.ndarray  # [bins]
     confidence: np.ndarray  # [bins], in [0, 1]; NaN where there is no example
-    accuracy: np.ndarray  # likewise
+    accuracy: np.ndarray  # [bins], in [0, 1]; NaN where there is no example
     error: float  # expected calibration error in [0, 1], the mean of the seeds
 
 
 def draw(groups: list[Group], path: pathlib.Path) -> bool:
-    """Draws accuracy against confidence on the test set, after the last epoch tested.
+    """Draws accuracy against confidence on the test set at the last evaluated epoch.
 
     Args:
       groups: of the report.
@@ -83,13 +83,13 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
 
 
 def bins(group: Group) -> Bins | None:
-    """The bins of all seeds together.
+    """Pools the bins of all seeds.
 
     Args:
       group: runs.
 
     Returns:
-      They; None if no epoch was tested.
+      The bins; None if no epoch was tested.
     """
     last = group.last()
     if last is None:

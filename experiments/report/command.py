@@ -1,4 +1,4 @@
-"""Records of training runs, to tables and figures."""
+"""The command `report`: tables and figures from the logs of runs."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ def main(config: configs.Report) -> int:
     """Reads run directories, writes report.md and the figures, and prints the report.
 
     Args:
-      config: which, and where to.
+      config: run directories and output directory.
 
     Returns:
       Exit status 0.
@@ -25,8 +25,8 @@ def main(config: configs.Report) -> int:
     if not config.dirs:
         raise configs.BadConfiguration("Name at least one run directory.")
     groups = aggregate.grouped(aggregate.read(path) for path in config.dirs)
-    alone = len(config.dirs) == 1
-    out = config.out or (config.dirs[0] if alone else config.dirs[0].parent)
+    single = len(config.dirs) == 1
+    out = config.out or (config.dirs[0] if single else config.dirs[0].parent)
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw(groups, out)
     if config.features:
@@ -40,7 +40,7 @@ def main(config: configs.Report) -> int:
 
 
 def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
-    """Draws what the records hold, in place of what an earlier report drew.
+    """Draws the figures, replacing those of an earlier report.
 
     Args:
       groups: of the report. Of several, a figure that shows one has its number in the
@@ -60,9 +60,9 @@ def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
         for name, figure in together.items()
         if figure.draw(groups, out / f"{name}.png")
     ]
-    for place, group in enumerate(groups, start=1):
+    for index, group in enumerate(groups, start=1):
         for name, figure in singly.items():
-            path = out / (f"{name}-{place}.png" if len(groups) > 1 else f"{name}.png")
+            path = out / (f"{name}-{index}.png" if len(groups) > 1 else f"{name}.png")
             if figure.draw(group, path):
                 drawn.append(path.name)
     return drawn
@@ -73,7 +73,7 @@ def text(groups: list[Group], drawn: list[str]) -> str:
 
     Args:
       groups: of the report.
-      drawn: names of the figures beside it.
+      drawn: file names of the figures, in the report's directory.
 
     Returns:
       Markdown.
@@ -81,8 +81,8 @@ def text(groups: list[Group], drawn: list[str]) -> str:
     lines = []
     if len(groups) > 1:
         lines += ["# Comparison", "", *markdown.comparison(groups), ""]
-    for place, group in enumerate(groups, start=1):
-        count = f"{place}. " if len(groups) > 1 else ""
+    for index, group in enumerate(groups, start=1):
+        count = f"{index}. " if len(groups) > 1 else ""
         lines += [f"# {count}{group.title}", "", *markdown.section(group)]
     if drawn:
         lines += ["# Figures", "", *(f"![{name}]({name})" for name in drawn), ""]
@@ -92,7 +92,7 @@ def text(groups: list[Group], drawn: list[str]) -> str:
 def _draw_features(
     groups: list[Group], data_dir: pathlib.Path | None, path: pathlib.Path
 ) -> None:
-    """What enters the head, of the first seed of each group."""
+    """Penultimate features of the first seed of each group."""
     from experiments.report import tsne
     from experiments.train import runs
 

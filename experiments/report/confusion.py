@@ -1,4 +1,4 @@
-"""What each class is taken for."""
+"""The confusion matrix as a figure."""
 
 import pathlib
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ NUMBERED = 20  # classes; of more, cells are too small for a number
 
 
 def draw(group: Group, path: pathlib.Path) -> bool:
-    """Draws the confusion matrix after the last epoch tested, all seeds together.
+    """Draws the confusion matrix at the last evaluated epoch, summed over seeds.
 
     Args:
       group: runs.
@@ -40,7 +40,7 @@ def draw(group: Group, path: pathlib.Path) -> bool:
         image = panel.imshow(
             100.0 * shares,
             cmap="Blues",
-            # Rare confusions are what one looks for: the root tells them from none.
+            # Rare confusions matter: the root makes them visible.
             norm=colors.PowerNorm(0.5, 0.0, 100.0),
             interpolation="nearest",
         )

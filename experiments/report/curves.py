@@ -31,7 +31,7 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
         loss, accuracy = sheet.subplots(1, 2)
         positive = True
         for group, color in zip(groups, colors, strict=True):
-            # One group alone has colours to spare for its two lines.
+            # A single group can have a colour for each of its two lines.
             pair = plot_style.COLORS[:2] if single else (color, color)
             solid, dashed = zip(pair, ("-", "--"), strict=True)
             for key, look in (("loss", solid), ("tilted_loss", dashed)):
@@ -68,7 +68,7 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
 
 
 def _group_handles(groups: list[Group], colors: list[Any]) -> list[Any]:
-    """Which colour is which group, and what the bands are."""
+    """The legend of colours, and the meaning of the bands."""
     from matplotlib import lines, patches
 
     handles: list[Any] = []
@@ -121,7 +121,7 @@ def _mark(
 def _style_legend(
     panel: "Axes", colors: tuple[Any, ...], solid: str, dashed: str
 ) -> None:
-    """What solid and dashed lines are, where there are such."""
+    """The legend of solid and dashed lines, if there are both."""
     from matplotlib import lines
 
     drawn = {line.get_linestyle(): line.get_marker() for line in panel.get_lines()}

@@ -1,4 +1,4 @@
-"""How numbers are written, in all reports."""
+"""Formats numbers and tables, in all reports."""
 
 import math
 
@@ -8,14 +8,14 @@ from experiments import configs
 
 
 def number(value: float) -> str:
-    """A number with the signs that print uses."""
+    """A number with typographic minus and infinity signs."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:g}".replace("-", "−")
 
 
 def method(method: configs.Method) -> str:
-    """A method, with λ where it weights by one."""
+    """The title of a method, with λ or ρ if it has one."""
     if method.rho is not None:
         return f"{method.title}, ρ = {number(method.rho)}"
     if math.isinf(method.lam) or not method.attends:

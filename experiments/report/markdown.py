@@ -1,4 +1,4 @@
-"""The parts of a report on training runs, each a few lines of Markdown."""
+"""The sections of a report on training runs, in Markdown."""
 
 import math
 
@@ -56,7 +56,7 @@ def comparison(groups: list[Group]) -> list[str]:
 
 
 def section(group: Group) -> list[str]:
-    """What is known of one run and its seeds."""
+    """The section of one run and its seeds."""
     lines = [describe(group), ""]
     progress = _progress(group)
     lines += [*progress, ""] if progress else []
@@ -74,7 +74,7 @@ def section(group: Group) -> list[str]:
 
 
 def describe(group: Group) -> str:
-    """What was trained, in a paragraph."""
+    """A paragraph that describes the run."""
     run = group.run
     data, method = run.data, run.method
     words = [f"{run.model.name} on {data.source}"]
@@ -125,7 +125,7 @@ def chosen(group: Group) -> dict[str, list[Event]]:
 
 
 def _progress(group: Group) -> list[str]:
-    """What a reader must know of how the runs went before looking at a number."""
+    """Notes on unfinished, resumed and failed runs."""
     notes = []
     going_on = [result for result in group.results if not result.finished]
     for result in going_on:
@@ -172,7 +172,7 @@ def _accuracy(group: Group) -> list[list[str]]:
 
 
 def _notes(group: Group) -> list[str]:
-    """How the numbers of the table are to be read."""
+    """Notes on how to read the table."""
     found = chosen(group)
     last = found[LAST]
     seeds = len(last)
@@ -210,7 +210,7 @@ def _notes(group: Group) -> list[str]:
 
 
 def _paper(group: Group) -> list[str]:
-    """All that the paper has for the preset."""
+    """The paper's results for the preset."""
     found = paper_results.rows(group.results[0].preset, group.run)
     if not found:
         return []
@@ -256,7 +256,7 @@ def _recall(group: Group) -> list[str]:
 
 
 def _time(group: Group) -> list[str]:
-    """What training took, without evaluation."""
+    """Training time, without evaluation."""
     rows = [["seed", "epochs", "training", "a step", "waited for input"]]
     for result in group.results:
         if result.epochs:
@@ -303,7 +303,7 @@ def _without_empty(table: list[list[str]]) -> list[list[str]]:
 
 
 def _duration(seconds: float) -> str:
-    """To the second, of what is long to the minute."""
+    """A duration to the second, from an hour on to the minute."""
     if seconds < 60.0:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

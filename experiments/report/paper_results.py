@@ -1,4 +1,4 @@
-"""What the paper prints for a run."""
+"""The paper's results for a run."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def rows(preset: str | None, run: configs.Run) -> list[tuple[paper.Row, bool]]:
 
 
 def accuracy(row: paper.Row) -> str:
-    """As printed, with what must be known to read it."""
+    """A result as the paper prints it, with a remark if it has one."""
     if not row.printed:
         return "not reported"
     return (
@@ -41,7 +41,7 @@ def accuracy(row: paper.Row) -> str:
 
 
 def _identity(run: configs.Run) -> tuple[configs.Run, str]:
-    """What two runs have in common that differ in what is to be chosen."""
+    """A key that is equal for runs that differ only in seed, λ, γ and start files."""
     method, title = run.method, run.method.title
     if title in ("ABSGD", "ABAdam"):
         method = dataclasses.replace(method, lam=1.0, gamma=1.0)

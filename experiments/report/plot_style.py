@@ -1,4 +1,4 @@
-"""The look that all figures share."""
+"""The style of all figures: colours, sizes and legends."""
 
 import contextlib
 import pathlib
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#777777"
-# Okabe and Ito's colours, which colour-blind readers tell apart, without their yellow,
+# Okabe and Ito's colours, which colour-blind readers distinguish, without their yellow,
 # which is too light for a line. The first two are SGD's and ABSGD's in the demo.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
@@ -32,7 +32,7 @@ _STYLE = {
 
 @contextlib.contextmanager
 def saved(path: pathlib.Path, size: tuple[float, float]) -> Iterator["Figure"]:
-    """An empty figure to be drawn on; saved as a PNG if nothing went wrong.
+    """An empty figure; saved as a PNG when the context ends without an error.
 
     Args:
       path: of the image.
@@ -56,14 +56,14 @@ def saved(path: pathlib.Path, size: tuple[float, float]) -> Iterator["Figure"]:
 
 
 def colors(count: int) -> list[Any]:
-    """One for each of so many things that have no order."""
+    """Distinct colours for unordered categories."""
     if count <= len(COLORS):
         return list(COLORS[:count])
     return shades(count)
 
 
 def shades(count: int) -> list[Any]:
-    """One for each of so many things in order, light to dark."""
+    """Colours for ordered categories, from light to dark."""
     import matplotlib
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Penultimate features in the plane, by t-SNE."""
+"""t-SNE of penultimate features."""
 
 import pathlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Features = tuple[np.ndarray, np.ndarray]  # float [n, features], labels int [n]
 
-POINTS = 2000  # of each split; more are slow to place and hide one another
+POINTS = 2000  # per split; more are slow to embed and hide one another
 NAMED = 21  # classes with a colour and a marker of their own
 _MARKERS = ("o", "^", "s")
 
@@ -27,10 +27,10 @@ def figure(
     points: int = POINTS,
     seed: int = 0,
 ) -> None:
-    """Draws every run in a row, and its splits beside one another.
+    """Draws a panel for every run and split, a run per row.
 
     Each panel is an embedding of its own, in which near points had near features; the
-    distances between clusters, and where they lie, mean nothing.
+    positions of clusters, and distances between them, have no meaning.
 
     Args:
       features_by_run: by title of the run and name of the split: features and labels.
@@ -73,7 +73,7 @@ def figure(
 
 
 def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Places features in the plane.
+    """Embeds features in the plane by t-SNE.
 
     Args:
       features: float `[n, features]`, n at least 4.
@@ -95,8 +95,8 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
     if width > 50:  # the usual first step: what is left out is mostly noise, and slow
         keep = decomposition.PCA(min(50, count), random_state=seed)
         found = keep.fit_transform(found)
-    # Its threads wait for one another at every step: on busy cores they are slower, by
-    # far, than one of them alone.
+    # Its threads synchronise at every step: on busy cores they are far slower than a
+    # single thread.
     with threadpoolctl.threadpool_limits(1):
         return manifold.TSNE(
             init="pca" if width > 1 else "random",
@@ -106,7 +106,7 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def spread(labels: np.ndarray, points: int, seed: int = 0) -> np.ndarray:
-    """Chooses examples so that every class has as many, as far as it has them.
+    """Subsamples examples, as evenly over the classes as possible.
 
     Args:
       labels: int `[n]`.
@@ -114,12 +114,12 @@ def spread(labels: np.ndarray, points: int, seed: int = 0) -> np.ndarray:
       seed: of the choice within a class.
 
     Returns:
-      Places of the chosen, int, ascending.
+      Indices of the chosen, int, ascending.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels[order]
-    # An example's turn is how many of its class come before it: the first of each class
-    # are taken, then the second, until there are enough.
+    # The rank of an example is how many of its class come before it: the first of each
+    # class are taken, then the second, until there are enough.
     turn = np.zeros(len(labels), int)
     for label in np.unique(labels):
         of_class = shuffled == label
@@ -137,15 +137,15 @@ def _draw(
 ) -> None:
     """The points of one split."""
     chosen = spread(labels, points, seed)
-    places, labels = embed(features[chosen], seed), labels[chosen]
+    embedded, labels = embed(features[chosen], seed), labels[chosen]
     if classes > NAMED:
         panel.scatter(
-            *places.T, c=labels, cmap="viridis_r", vmin=0, vmax=classes - 1, s=7, lw=0
+            *embedded.T, c=labels, cmap="viridis_r", vmin=0, vmax=classes - 1, s=7, lw=0
         )
     else:
         for label in range(classes):
             panel.scatter(
-                *places[labels == label].T,
+                *embedded[labels == label].T,
                 color=_color(label),
                 marker=_MARKERS[label // len(plot_style.COLORS)],
                 s=9,
@@ -161,7 +161,7 @@ def _color(label: int) -> str:
 def _legend(
     sheet: "Figure", panel: "Axes", classes: int, counts: np.ndarray | None
 ) -> None:
-    """Which colour is which class."""
+    """The legend of the classes."""
     from matplotlib import cm, colors, lines
 
     if classes > NAMED:

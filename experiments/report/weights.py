@@ -1,4 +1,4 @@
-"""Where attention goes, over the epochs."""
+"""Attentional weights of classes and of mislabelled examples, over the epochs."""
 
 import functools
 import math
@@ -25,8 +25,8 @@ Parts = dict[str, np.ndarray]  # groups of classes by name: bool [classes]
 def draw(group: Group, path: pathlib.Path) -> bool:
     """Draws the mean attentional weight of classes, or of groups of classes.
 
-    Beside it that of clean and of mislabelled examples, where there are such, and how
-    many examples of a batch the weights leave, so to speak.
+    Further panels have the weights of clean and of mislabelled examples, if there are
+    such, and the effective sample size.
 
     Args:
       group: runs.
@@ -181,7 +181,7 @@ def _by_part(
 
 
 def _as_map(epochs: np.ndarray, found: np.ndarray, panel: "Axes") -> None:
-    """Every class a row, every epoch a column; white is a weight of one."""
+    """A heat map of weights, classes by epochs; white is a weight of one."""
     from matplotlib import ticker
 
     weights = axes.mean(found)
@@ -228,7 +228,7 @@ def _of_mislabelled(group: Group, panel: "Axes") -> None:
 
 
 def _effective(group: Group, panel: "Axes") -> None:
-    """How many examples of a batch the weights leave, so to speak."""
+    """The effective sample size of a batch."""
     measure = lambda e: 100.0 * float(e["effective_sample_size"])
     axes.course(panel, group, measure, plot_style.COLORS[2])
     panel.set_ylim(0, 104)
@@ -239,7 +239,7 @@ def _effective(group: Group, panel: "Axes") -> None:
 
 
 def _axis(panel: "Axes", group: Group, weights: np.ndarray, title: str) -> None:
-    """The axis of weights: one is always in sight, nothing below a thousandth is."""
+    """The axis of weights: it includes one, and nothing below a thousandth."""
     seen = weights[np.isfinite(weights) & (weights > 0.0)]
     smallest, largest = (seen.min(), seen.max()) if seen.size else (1.0, 1.0)
     panel.set_ylim(min(0.4, max(0.8 * smallest, 1e-3)), max(2.5, 1.25 * largest))
@@ -255,7 +255,7 @@ def _mark(panel: "Axes", group: Group) -> None:
 
 
 def _legend(sheet: "Figure", group: Group) -> None:
-    """What the marks are."""
+    """The legend of the marks."""
     marks, method = axes.marks(group), group.run.method
     handles = []
     if marks.switch is not None:

@@ -1,1 +1,1 @@
-"""What runs leave behind, and how it is read."""
+"""Run directories: logs, metrics and configurations, and how they are read."""

@@ -1,4 +1,4 @@
-"""What run directories hold, and which of them are one run with several seeds."""
+"""Reads run directories and groups the seeds of a run."""
 
 import dataclasses
 import pathlib
@@ -70,13 +70,13 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in the seed.
 
     Attributes:
-      title: what tells the group from the others.
-      results: what the numbers are taken from, by seed: the finished runs; if there is
-        none, those that have begun.
-      left_out: the others.
+      title: distinguishes the group from the others.
+      results: the runs that are averaged, by seed: the finished ones; if there is none,
+        the unfinished ones.
+      left_out: the other runs.
     """
 
     title: str
@@ -85,7 +85,7 @@ class Group:
 
     @property
     def run(self) -> configs.Run:
-        """What all of them train; the seed is the first one's."""
+        """The run that all have in common; the seed is the first one's."""
         return self.results[0].run
 
     @property
@@ -94,10 +94,10 @@ class Group:
         return np.mean([result.class_counts for result in self.results], axis=0)
 
     def course(self, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
-        """A measure over the epochs that all runs have it of.
+        """A metric over the epochs in which all runs have it.
 
         Args:
-          measure: of an epoch; None, or a missing key, where it was not taken.
+          measure: metric of an event; None, or a missing key, where it was not taken.
 
         Returns:
           Those epochs, `[epochs]`, and the values, float `[runs, epochs, ...]`.
@@ -133,16 +133,16 @@ def values(events: Sequence[Event], measure: Measure) -> np.ndarray | None:
 
 
 def read(directory: pathlib.Path) -> Result:
-    """Reads what a run has written so far.
+    """Reads the log and configuration of a run, which may be unfinished.
 
-    A line that is torn is passed over: the run is still writing it, or was killed as it
-    did. Where a run was resumed, what it has since done again replaces what it had.
+    A torn line is skipped: the run is still writing it, or was killed as it did. Where
+    a run was resumed, epochs that it repeated replace the earlier ones.
 
     Args:
       directory: of the run.
 
     Returns:
-      What is in it.
+      The run's result so far.
 
     Raises:
       BadConfiguration: there is no such directory, or no config of a run in it.
@@ -229,9 +229,10 @@ def _try(measure: Measure, event: Event) -> Any:
 
 
 def _identity(run: configs.Run) -> Any:
-    """What two runs have in common that differ in the seed alone.
+    """A key that is equal for runs that differ only in the seed.
 
-    A second stage starts from the first one of its own seed, so that is looked into.
+    A second stage starts from the first one of its own seed, so the key has the
+    configuration of that run.
     """
     first_stage: Any = run.start_from
     if run.start_from is not None and (run.start_from / rundir.CONFIG).is_file():
@@ -240,7 +241,7 @@ def _identity(run: configs.Run) -> Any:
 
 
 def _titles(results: list[Result]) -> list[str]:
-    """The preset's name, and where that is not enough what differs."""
+    """The preset's name, with the differing fields where it is not unique."""
     names = [r.preset or r.run.data.source for r in results]
     settings = [run_log.flat(dataclasses.asdict(r.run)) for r in results]
     titles = []

@@ -1,4 +1,4 @@
-"""Counts over evaluated examples, and the numbers that are read off them."""
+"""Evaluation metrics, from counts over the examples."""
 
 import operator
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ LARGEST_CONFUSION = (
 
 
 class Counts(NamedTuple):
-    """Sums over examples, so that those of batches add."""
+    """Sums over examples, which can be added over batches."""
 
     examples: jax.Array  # int32 [classes], by label
     correct: jax.Array  # int32 [classes], of them
     top5: jax.Array  # int32 [classes], of them with the label among the best five
     confusion: jax.Array  # int32 [classes, classes]: label, then prediction; or [0, 0]
     bin_examples: jax.Array  # int32 [BINS]
-    bin_confidence: jax.Array  # float32 [BINS], sum of what the best class is given
+    bin_confidence: jax.Array  # float32 [BINS], sum of the top-1 probabilities
     bin_correct: jax.Array  # int32 [BINS]
     loss: jax.Array  # float32 []
 
@@ -35,11 +35,11 @@ def count(
     present: jax.Array,
     losses: jax.Array | None = None,
 ) -> Counts:
-    """Counts what is right, and how sure the network was of it.
+    """Accumulates accuracy, confusion matrix and calibration of a batch.
 
-    Of equal logits the one of the first class counts as larger, so a network that tells
-    nothing apart always answers with class 0, and its best five are the first five. A
-    logit that is NaN is the smallest; the loss stays NaN.
+    Of equal logits the one of the first class counts as larger, so a network with equal
+    logits always predicts class 0, and its top five are the first five. A logit that is
+    NaN is the smallest; the loss stays NaN.
 
     Args:
       logits: floating `[batch, classes]`.
@@ -69,8 +69,8 @@ def count(
     confidence = jnp.max(jax.nn.softmax(logits), axis=1)
     bins = jnp.clip(jnp.ceil(BINS * confidence).astype(jnp.int32) - 1, 0, BINS - 1)
 
-    def by(place: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jnp.zeros(shape, values.dtype).at[place].add(values)
+    def by(index: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jnp.zeros(shape, values.dtype).at[index].add(values)
 
     return Counts(
         examples=by(labels, here, (classes,)),
@@ -87,14 +87,14 @@ def count(
 
 
 def add(one: Counts, other: Counts) -> Counts:
-    """The counts of both batches together."""
+    """The sum of two counts."""
     return jax.tree.map(operator.add, one, other)
 
 
 def summary(
     counts: Counts, class_counts: np.ndarray, tail_classes: int = 0
 ) -> dict[str, Any]:
-    """The numbers by which a network is judged; shares in [0, 1].
+    """Metrics of a split; accuracies and recalls are in [0, 1].
 
     Balanced accuracy is the mean recall of the classes that have an example. `many`,
     `medium` and `few` are the same mean over the classes with more than 100, 20 to 100

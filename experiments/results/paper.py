@@ -1,8 +1,8 @@
-"""The numbers that the paper prints, to be looked up and not typed again.
+"""The results that the paper reports, from a table.
 
-`paper_tables.csv` beside this file has every number of every table of both versions:
-407 rows, 496 numbers. Its first column says which version: `000` is the later one
-(imbalance and label noise), `002` the earlier one (imbalance alone, with IMDB and
+`paper_tables.csv` next to this file has every number of every table of both versions:
+407 rows, 496 numbers. Its first column is the version: `000` is the later one
+(imbalance and label noise), `002` the earlier one (only imbalance, with IMDB and
 COVID-LT). A row without a mean is one that the paper leaves open.
 """
 
@@ -27,7 +27,7 @@ class Key(NamedTuple):
     backbone: str = ""  # "" for whichever the table has
 
     def __str__(self) -> str:
-        """How a caption would call it."""
+        """The caption of the block."""
         return f"{VERSIONS[self.version]}, Table {self.table}"
 
 

@@ -1,4 +1,4 @@
-"""A run directory: what its files are called, and what its config says."""
+"""A run directory: the names of its files, and its configuration."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ TENSORBOARD, EVALUATION = "tensorboard", "evaluation.json"
 
 
 class Kept(NamedTuple):
-    """What a run directory says of itself."""
+    """The configuration of a run directory."""
 
     preset: str | None
     run: configs.Run
@@ -22,13 +22,13 @@ class Kept(NamedTuple):
 
 
 def load(out: pathlib.Path) -> Kept:
-    """What a run directory says of itself.
+    """Loads the configuration of a run directory.
 
     Args:
       out: run directory.
 
     Returns:
-      Preset, run, and what it was trained on.
+      Preset, run and data.
 
     Raises:
       BadConfiguration: there is no such directory, or no config of a run in it.
@@ -56,5 +56,5 @@ def load(out: pathlib.Path) -> Kept:
 
 
 def parse(run: dict[str, Any]) -> configs.Run:
-    """A run from JSON. A field that is younger than the file has its default."""
+    """Parses a run from JSON. A field that is newer than the file has its default."""
     return pydantic.TypeAdapter(configs.Run).validate_python(run)

@@ -1,4 +1,4 @@
-"""One JSON line per event."""
+"""The log of a run: one JSON line per event, and TensorBoard's files."""
 
 import contextlib
 import dataclasses
@@ -14,13 +14,13 @@ from typing import Any, Self
 
 
 def plain(value: Any) -> Any:
-    """What strict JSON can hold: an infinite or undefined float becomes a string.
+    """Converts a value for strict JSON: a float that is not finite becomes a string.
 
     Args:
       value: dataclasses, mappings, sequences, arrays and scalars, however nested.
 
     Returns:
-      Dicts, lists and scalars; `float("inf")` reads such a string back.
+      Dicts, lists and scalars; `float("inf")` parses such a string.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
@@ -46,9 +46,9 @@ def save(path: pathlib.Path, value: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 class Recorder:
@@ -60,10 +60,11 @@ class Recorder:
     Args:
       path: of the file; None writes nothing, for hosts that leave it to the first.
       resume_at: step at which the training goes on: epochs after it are dropped, for
-        they are trained again. None begins the file anew.
+        they are trained again. None truncates the file.
       tensorboard: directory for the numbers of every epoch as TensorBoard reads them;
         None for none.
-      log: told what could not be written. None raises OSError then.
+      log: called with a message when an event cannot be written. None raises OSError
+        instead.
 
     Raises:
       OSError: when it is closed, if there still are events that could not be written.
@@ -84,8 +85,9 @@ class Recorder:
         self._folder, self._log = path.parent, log
         if resume_at is not None:
             _keep_until(path, resume_at)
-        anew = os.O_TRUNC if resume_at is None else 0
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | anew, 0o644)
+        truncate = os.O_TRUNC if resume_at is None else 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | truncate
+        self._file = os.open(path, flags, 0o644)
         if tensorboard is not None:
             self._curves = _Curves(tensorboard, 0 if resume_at is None else resume_at)
 
@@ -170,11 +172,11 @@ class _Curves:
         name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
         self._file = RecordWriter(str(self._directory / name))
         began = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        for said in (
+        for fields in (
             {"file_version": "brain.Event:2"},
             {"session_log": began, "step": self._purge_from},
         ):
-            self._add(event_pb2.Event(wall_time=time.time(), **said))
+            self._add(event_pb2.Event(wall_time=time.time(), **fields))
 
     def _add(self, event: Any) -> None:
         self._file.write(event.SerializeToString())
@@ -206,9 +208,9 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
         if event.get("event") not in ("epoch", "finished") or event["step"] <= step
     ]
     lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -258,7 +260,7 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what makes the numbers."""
+    """Versions of the packages that the numbers depend on."""
     names = ("jax", "flax", "optax", "numpy", "scikit-learn")
     found = {name: metadata.version(name) for name in names}
     return found | {"python": sys.version.split()[0]}

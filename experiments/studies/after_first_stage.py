@@ -1,8 +1,8 @@
-"""Whether the losses after plain training tell that a fixed λ > 0 will harm.
+"""Whether the losses after plain training predict that a fixed λ > 0 harms.
 
-For each of 25 data sets, real and made: a first stage of plain SGD, the losses of its
-training examples, and a second stage with fixed λ. The rule that `suggest_lam` warns by
-is read off these records.
+For each of 25 data sets, real and synthetic: a first stage of plain SGD, the losses of
+its training examples, and a second stage with fixed λ. The rule by which `suggest_lam`
+warns is derived from these results.
 """
 
 import json
@@ -24,13 +24,13 @@ from experiments.studies.untuned_report import SGD, Setting
 
 RATES, LAMS = (0.05, 0.01), (0.5, 1.0, 2.0, 5.0)
 TABLES = ("mammography", "oil-spill", "phoneme")
-# Of the digits: ratio of the long tail, share of labels that are replaced.
+# Of the digits: ratio of the long tail, fraction of labels that are flipped.
 DIGITS = (
     *((tail, 0.0) for tail in (1, 20, 50)),
     *((1, noise) for noise in (0.05, 0.1, 0.2, 0.4)),
     *((20, noise) for noise in (0.05, 0.1)),
 )
-# Two made classes: separation, share of the rare one, share of labels that are random.
+# Two synthetic classes: separation, fraction of the rare one and of random labels.
 MADE = (
     *((sep, rare, 0.0) for rare in (0.05, 0.5) for sep in (0.5, 1.0, 2.0)),
     *((sep, rare, 0.0) for rare in (0.02, 0.1) for sep in (1.0, 2.0)),
@@ -52,7 +52,7 @@ after a second stage with that λ and rate, the mean over the validation and tes
 
 
 def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `[n, d]` and labels `[n]`, before any is dropped or replaced."""
+    """Inputs `[n, d]` and labels `[n]`, before subsampling and label noise."""
     kind, *numbers = name.split()
     if kind != "made":
         return untuned.load(kind, data_dir)
@@ -72,14 +72,14 @@ def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def names() -> list[str]:
-    """Of the data sets, with the numbers that make them."""
+    """Names of the data sets, with their parameters."""
     digits = [f"digits {tail} {noise:g}" for tail, noise in DIGITS]
     made = [f"made {sep:g} {rare:g} {noise:g}" for sep, rare, noise in MADE]
     return [*TABLES, *digits, *made]
 
 
 def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> untuned.Task:
-    """Split as in `untuned`; of digits the training part is thinned and relabelled."""
+    """Splits as `untuned` does; subsamples digits' training part and flips labels."""
     inputs, labels = load(name, data_dir)
     kind, *numbers = name.split()
     tail, noise = map(float, numbers) if kind == "digits" else (1.0, 0.0)
@@ -116,7 +116,7 @@ def measure(
 
 
 def main(config: configs.AfterFirstStage) -> int:
-    """Trains what is not recorded, and writes the page; returns 0."""
+    """Trains the runs that are not recorded, and writes the page; returns 0."""
     known = run_log.read(config.out) if config.out.exists() else []
     config.out.parent.mkdir(parents=True, exist_ok=True)
     for name in names():

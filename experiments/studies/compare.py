@@ -18,14 +18,14 @@ from experiments.models import posthoc_classifiers
 from experiments.report import formatting
 from experiments.results import metrics, run_dir, run_log
 from experiments.studies import method_grid
-from experiments.studies.method_grid import Contender
+from experiments.studies.method_grid import MethodGrid
 from experiments.train import runs
 
 TABLE, RESULTS, COSTS, TRAININGS = "table.md", "results.json", "costs.json", "runs"
 FAILED = "failed.json"  # in the directory of a run whose loss was not finite
 CLASSIFIED = "classifiers.json"  # in that of a first stage: what needs no training
 
-# What a table shows of a test set, as `metrics.summary` and as a heading.
+# Columns of the table: metrics of `metrics.summary`, and their headings.
 MEASURES = {
     "accuracy": "accuracy",
     "balanced": "balanced",
@@ -41,13 +41,13 @@ class Trial(NamedTuple):
 
     value: str  # as it is shown
     validation: list[float]  # accuracy, by seed; -inf where a loss was not finite
-    test: list[dict[str, Any] | None]  # by seed, as `metrics.summary`; None likewise
+    test: list[dict[str, Any] | None]  # by seed, as `metrics.summary`; None if diverged
 
 
 class Outcome(NamedTuple):
-    """What became of a method."""
+    """The results of a method, for all values of its grid."""
 
-    contender: Contender
+    method: MethodGrid
     trials: list[Trial]
 
     @property
@@ -58,10 +58,10 @@ class Outcome(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """What all trainings of a comparison share."""
+    """The arguments that all trainings of a comparison share."""
 
     preset: str
-    base: configs.Run  # plain training, evaluated at its end alone
+    base: configs.Run  # plain training, evaluated only after the last epoch
     session: configs.Session
     out: pathlib.Path
 
@@ -71,14 +71,14 @@ class _Interrupted(Exception):
 
 
 def main(preset: str, config: configs.Compare) -> int:
-    """Trains what is missing, and tabulates what is there.
+    """Trains the runs that are missing, and tabulates the methods.
 
     Args:
       preset: its name.
-      config: what to compare, and where to.
+      config: methods, seeds and output directory.
 
     Returns:
-      Exit status: 0, or 130 if it was interrupted; the same command then goes on.
+      Exit status: 0, or 130 if it was interrupted; the same command then resumes.
 
     Raises:
       BadConfiguration: there is no such method, or no validation data; or the
@@ -119,22 +119,22 @@ def _require_validation(setting: _Setting) -> None:
 
 
 def _train_all(
-    setting: _Setting, chosen: list[Contender], seeds: int
+    setting: _Setting, chosen: list[MethodGrid], seeds: int
 ) -> Iterator[Outcome]:
     """Method by method, so that each compiles its program once."""
-    total = seeds * sum(len(contender.grid) for contender in chosen)
+    total = seeds * sum(len(method.grid) for method in chosen)
     # None: no bar where standard error is not a terminal.
     with tqdm(total=total, unit="training", disable=None) as progress:
-        for contender in chosen:
-            progress.set_description(contender.title)
-            trials = [Trial(value, [], []) for value, _ in contender.grid]
+        for method in chosen:
+            progress.set_description(method.title)
+            trials = [Trial(value, [], []) for value, _ in method.grid]
             for seed in range(seeds):
-                for place, trial in enumerate(trials):
-                    found = _one(setting, contender, place, seed)
+                for index, trial in enumerate(trials):
+                    found = _one(setting, method, index, seed)
                     trial.validation.append(found["validation"])
                     trial.test.append(found["test"])
                     progress.update()
-            outcome = Outcome(contender, trials)
+            outcome = Outcome(method, trials)
             if progress.disable:
                 print(_told(outcome), file=sys.stderr, flush=True)
             yield outcome
@@ -144,33 +144,31 @@ _DIVERGED: dict[str, Any] = {"validation": -math.inf, "test": None}
 
 
 def _one(
-    setting: _Setting, contender: Contender, place: int, seed: int
+    setting: _Setting, method: MethodGrid, index: int, seed: int
 ) -> dict[str, Any]:
-    """Accuracy on validation and summary on test of one training."""
-    value, _ = contender.grid[place]
-    run = dataclasses.replace(contender.runs(setting.base)[place], seed=seed)
+    """Validation accuracy and test metrics of one training."""
+    value, _ = method.grid[index]
+    run = dataclasses.replace(method.runs(setting.base)[index], seed=seed)
     start_from = None
-    if contender.stage == 2:
-        start_from = _first_stage(setting, contender, seed)
+    if method.stage == 2:
+        start_from = _first_stage(setting, method, seed)
         if start_from is None:
             return _DIVERGED
-        if contender.classifier:
-            return _classified(setting, contender.classifier, value, start_from)
+        if method.classifier:
+            return _classified(setting, method.classifier, value, start_from)
     run = dataclasses.replace(run, start_from=start_from)
-    return _trained(setting, run, _place(setting, contender.name, value, seed))
+    return _trained(setting, run, _place(setting, method.name, value, seed))
 
 
 def _first_stage(
-    setting: _Setting, contender: Contender, seed: int
+    setting: _Setting, method: MethodGrid, seed: int
 ) -> pathlib.Path | None:
     """Plain training at the preset's learning rate, which all second stages share.
 
     Returns:
-      Where it is, finished; None if it diverged.
+      The directory of the finished run; None if it diverged.
     """
-    normalised = method_grid.NORMALISED * contender.name.endswith(
-        method_grid.NORMALISED
-    )
+    normalised = method_grid.NORMALISED * method.name.endswith(method_grid.NORMALISED)
     sgd = method_grid.choose(setting.base, f"sgd{normalised}")[-1]
     run = dataclasses.replace(sgd.runs(setting.base)[0], seed=seed)
     out = _place(setting, sgd.name, sgd.grid[0][0], seed)
@@ -183,7 +181,7 @@ def _place(setting: _Setting, name: str, value: str, seed: int) -> pathlib.Path:
 
 
 def _trained(setting: _Setting, run: configs.Run, out: pathlib.Path) -> dict[str, Any]:
-    """Trains if need be, and reads what came out."""
+    """Trains a run unless it is finished, and returns its results."""
     found = _read_run(out, run)
     if found is None:
         session = dataclasses.replace(setting.session, out=out, tensorboard=False)
@@ -198,10 +196,10 @@ def _trained(setting: _Setting, run: configs.Run, out: pathlib.Path) -> dict[str
 
 
 def _read_run(out: pathlib.Path, run: configs.Run) -> dict[str, Any] | None:
-    """What a training came to; None if it is not over.
+    """The results of a run directory; None if the run is not finished.
 
     Raises:
-      BadConfiguration: another one was trained there.
+      BadConfiguration: the directory holds another run.
     """
     if not (out / run_dir.CONFIG).is_file():
         return None
@@ -218,7 +216,7 @@ def _read_run(out: pathlib.Path, run: configs.Run) -> dict[str, Any] | None:
 def _classified(
     setting: _Setting, kind: str, value: str, stage_one: pathlib.Path
 ) -> dict[str, Any]:
-    """Another classifier on a finished run's features, kept beside it."""
+    """Results of a post-hoc classifier of a finished run, cached in its directory."""
     kept = _read(stage_one / CLASSIFIED)
     name = f"{kind} {value}"
     if name not in kept:
@@ -229,22 +227,22 @@ def _classified(
 
 
 def _classify(setting: _Setting, stage_one: pathlib.Path) -> dict[str, Any]:
-    """Every classifier that needs no training, on validation and test."""
+    """Results of all post-hoc classifiers, on validation and test."""
     seen = runs.all_features(stage_one, setting.session.data_dir)
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
     found = {}
-    for contender in method_grid.every(setting.base).values():
-        for value, _ in contender.grid:
-            if contender.classifier == "ncm":
+    for method in method_grid.every(setting.base).values():
+        for value, _ in method.grid:
+            if method.classifier == "ncm":
                 classify = posthoc_classifiers.nearest_class_mean(
                     features, labels, kept.run.data.classes, value
                 )
-            elif contender.classifier == "tau":
+            elif method.classifier == "tau":
                 classify = posthoc_classifiers.tau_normalised(seen.kernel, float(value))
             else:
                 continue
-            found[f"{contender.classifier} {value}"] = {
+            found[f"{method.classifier} {value}"] = {
                 split: metrics.summary(
                     metrics.count(
                         classify(seen.splits[split][0]),
@@ -259,8 +257,8 @@ def _classify(setting: _Setting, stage_one: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _measure(setting: _Setting, chosen: list[Contender]) -> None:
-    """Time and memory of each method's step, where they are not known yet."""
+def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
+    """Measures time and memory of each method's step, unless they are known."""
     path = setting.out / COSTS
     measured = _read(path)
     missing = [one for one in chosen if one.name not in measured]
@@ -270,12 +268,12 @@ def _measure(setting: _Setting, chosen: list[Contender]) -> None:
 
 
 def _told(outcome: Outcome) -> str:
-    """A line on a method that is done."""
+    """A message about a finished method."""
     chosen = outcome.chosen
     if chosen is None:
-        return f"{outcome.contender.title}: every training diverged."
+        return f"{outcome.method.title}: every training diverged."
     return (
-        f"{outcome.contender.title}: {outcome.contender.knob} = {chosen.value}, "
+        f"{outcome.method.title}: {outcome.method.hyperparameter} = {chosen.value}, "
         f"{formatting.spread(_of(chosen, 'accuracy'))}"
     )
 
@@ -293,11 +291,11 @@ def table(
 
     Args:
       outcomes: plain SGD's first.
-      measured: by method's name, what `costs.measure` found; may lack some.
-      seeds: how many there were.
+      measured: results of `step_cost.measure` by method; may lack some.
+      seeds: number of seeds.
 
     Returns:
-      The table and how to read it.
+      The table and notes on how to read it.
     """
     head = [
         "method", "chosen", *MEASURES.values(), "against SGD", "time", "memory",
@@ -306,24 +304,24 @@ def table(
     plain = outcomes[0].chosen
     rows = [head]
     for outcome in outcomes:
-        contender, chosen = outcome.contender, outcome.chosen
+        method, chosen = outcome.method, outcome.chosen
         if chosen is None:
-            rows.append([contender.title, "diverged", *["–"] * (len(head) - 2)])
+            rows.append([method.title, "diverged", *["–"] * (len(head) - 2)])
             continue
-        cost = measured.get(contender.name, {})
+        cost = measured.get(method.name, {})
         against = "–"
-        if plain is not None and contender is not outcomes[0].contender:
+        if plain is not None and method is not outcomes[0].method:
             difference = _of(chosen, "accuracy") - _of(plain, "accuracy")
             against = formatting.difference(difference)
         rows.append(
             [
-                contender.title,
-                f"{contender.knob} = {chosen.value}".replace("-", "−"),
+                method.title,
+                f"{method.hyperparameter} = {chosen.value}".replace("-", "−"),
                 *(formatting.spread(_of(chosen, name)) for name in MEASURES),
                 against,
                 _ratio(cost.get("time")),
                 _ratio(cost.get("memory")),
-                str(contender.backward) + ("*" if contender.stage == 2 else ""),
+                str(method.backward) + ("*" if method.stage == 2 else ""),
             ]
         )
     return "\n".join([*formatting.markdown(rows), "", *_legend(seeds)]) + "\n"
@@ -352,17 +350,17 @@ def _report(setting: _Setting, outcomes: list[Outcome], seeds: int) -> None:
         "versions": run_log.versions(),
         "seeds": seeds,
         "methods": {
-            outcome.contender.name: {
-                "title": outcome.contender.title,
-                "knob": outcome.contender.knob,
+            outcome.method.name: {
+                "title": outcome.method.title,
+                "hyperparameter": outcome.method.hyperparameter,
                 "chosen": outcome.chosen and outcome.chosen.value,
-                "changes": outcome.contender.changes,
+                "changes": outcome.method.changes,
                 "grid": [
                     {"value": trial.value, "changes": changes}
                     | {"validation": trial.validation}
                     | {name: _of(trial, name) for name in MEASURES}
                     for trial, (_, changes) in zip(
-                        outcome.trials, outcome.contender.grid, strict=True
+                        outcome.trials, outcome.method.grid, strict=True
                     )
                 ],
             }

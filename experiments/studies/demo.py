@@ -1,4 +1,4 @@
-"""The first run: SGD against ABSGD on handwritten digits, twice."""
+"""The demo: SGD against ABSGD on handwritten digits, with two kinds of data."""
 
 import dataclasses
 import json
@@ -20,19 +20,19 @@ CONFIG, RECORDS, TABLE, FIGURE = "config.json", "records.jsonl", "table.md", "de
 
 
 def main(config: configs.Demo) -> int:
-    """Trains, records and reports.
+    """Trains, logs and reports.
 
     Args:
-      config: what to run, and where to.
+      config: seeds, epochs and output directory.
 
     Returns:
-      Exit status: 0; 1 if a loss was not finite; 130 if interrupted. The report on what
-      is finished is made in any case.
+      Exit status: 0; 1 if a loss was not finite; 130 if interrupted. The finished runs
+      are reported in any case.
     """
     began = time.monotonic()
     studies = config.studies()
     config.out.mkdir(parents=True, exist_ok=True)
-    for name in (TABLE, FIGURE):  # not to stand beside records that they do not show
+    for name in (TABLE, FIGURE):  # they would not belong to the new log
         (config.out / name).unlink(missing_ok=True)
     _write_config(config, studies)
 
@@ -52,7 +52,7 @@ def main(config: configs.Demo) -> int:
 
 
 def _train_all(studies: list[configs.Study], recorder: run_log.Recorder) -> None:
-    """Seed by seed, so that an interrupt leaves whole seeds of both studies."""
+    """Trains seed by seed, so that an interrupt leaves whole seeds of both studies."""
     trainings = [
         (study, run)
         for seed in range(max(study.seeds for study in studies))
@@ -79,8 +79,8 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
     """Trains once, on one device, and writes one event per epoch.
 
     Args:
-      run: what to run.
-      study: name under which the events are kept.
+      run: what to train.
+      study: name of the study in the log.
       write: takes an event as keywords. The last one of a run has the key `test`.
 
     Raises:
@@ -103,12 +103,12 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
         write(**event)
 
     start = loop.begin(run, task, layout, session)
-    hooks = loop.Callbacks(write_named)
-    loop.fit(run, task, layout, session, start, hooks, test_last=True)
+    callbacks = loop.Callbacks(write_named)
+    loop.fit(run, task, layout, session, start, callbacks, test_last=True)
 
 
 def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:
-    """Reads the records back, prints the table and draws the figure."""
+    """Reads the log, prints the table and draws the figure."""
     records = run_log.read(out / RECORDS)
     outcomes = {study.name: demo_report.outcome(study, records) for study in studies}
     tables = [
@@ -125,7 +125,7 @@ def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:
 
 
 def _write_config(config: configs.Demo, studies: list[configs.Study]) -> None:
-    """What is run, in full, and by which versions."""
+    """Writes the resolved configuration and the versions of packages."""
     resolved = {
         "demo": dataclasses.asdict(config),
         "studies": studies,

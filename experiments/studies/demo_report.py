@@ -1,4 +1,4 @@
-"""The demo's records, to a table and a figure."""
+"""The demo's table and figure, from its log."""
 
 import dataclasses
 import math
@@ -23,11 +23,11 @@ _SGD, _ABSGD = plot_style.COLORS[:2]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What is known of a study: the runs of the seeds that every method finished.
+    """The results of a study, for the seeds that every method finished.
 
     Attributes:
-      study: what was compared.
-      seeds: those seeds.
+      study: the study.
+      seeds: the seeds that every method finished.
       runs: events by λ, then seed, then epoch.
       lam: the λ that validation chose.
     """
@@ -38,7 +38,7 @@ class Outcome:
     lam: float
 
     def last(self, lam: float, measure: Measure) -> np.ndarray:
-        """A measure of the finished runs with this λ, `[seeds, ...]`."""
+        """A metric after the last epoch of the runs with this λ, `[seeds, ...]`."""
         return np.array([measure(events[-1]) for events in self.runs[lam]])
 
     def course(self, lam: float, measure: Measure) -> np.ndarray:
@@ -47,14 +47,14 @@ class Outcome:
 
 
 def outcome(study: configs.Study, records: Iterable[Event]) -> Outcome | None:
-    """Collects what a study's finished runs say, and chooses λ.
+    """Collects the finished runs of a study, and chooses λ on validation accuracy.
 
     A seed that some method did not finish is left out for all of them, since they are
     compared seed by seed. Of two λs with the same validation accuracy the one nearer
     to SGD is taken.
 
     Args:
-      study: which, and its candidates.
+      study: the study, with its grid of λ.
       records: events, in order.
 
     Returns:
@@ -144,7 +144,7 @@ def table(found: Outcome) -> str:
 
 
 def figure(outcomes: dict[str, Outcome | None], path: pathlib.Path) -> None:
-    """Draws what attention does, in three panels.
+    """Draws weights and recall, in three panels.
 
     Args:
       outcomes: of the demo's studies, by name; None where nothing is finished.
@@ -207,14 +207,14 @@ def _draw_class_weights(panel: "Axes", found: Outcome) -> None:
 def _draw_recall(panel: "Axes", found: Outcome) -> None:
     """Recall of each class, SGD against ABSGD."""
     counts = found.last(found.lam, lambda e: e["class_counts"])[0]
-    places = np.arange(len(counts))
+    positions = np.arange(len(counts))
     for lam, name, color, marker, offset in (
         (math.inf, "SGD", _SGD, "s", -0.14),
         (found.lam, f"ABSGD, λ = {number(found.lam)}", _ABSGD, "o", 0.14),
     ):
         recall = 100.0 * found.last(lam, lambda e: e["test"]["recall"])
         panel.errorbar(
-            places + offset,
+            positions + offset,
             recall.mean(axis=0),
             yerr=formatting.standard_error(recall),
             fmt=marker,
@@ -223,7 +223,7 @@ def _draw_recall(panel: "Axes", found: Outcome) -> None:
             elinewidth=1.6,
             label=name,
         )
-    panel.set_xticks(places, [f"{label}\n{counts[label]}" for label in places])
+    panel.set_xticks(positions, [f"{label}\n{counts[label]}" for label in positions])
     panel.set_ylim(0, 104)
     panel.set_title("Long tail: recall by class")
     panel.set_xlabel("class, and its training images")
@@ -295,7 +295,7 @@ def _validation(event: Event) -> float:
 
 
 def _validation_labels(data: configs.Data) -> str:
-    """Says how honest the validation labels are."""
+    """Describes the noise of the validation labels."""
     if data.noise_rate == 0.0:
         return "balanced, labels clean"
     correct = 100.0 * (1.0 - data.noise_rate)

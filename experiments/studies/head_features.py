@@ -50,7 +50,7 @@ def _of_network(
     )
     parts: list[Any] = []
     for batch in batches:
-        kept = np.asarray(features(state, layout.place(batch)))[batch.present]
+        kept = np.asarray(features(state, layout.shard(batch)))[batch.present]
         parts.append((kept, batch.labels[batch.present]))
     train, train_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     tested = [

@@ -1,8 +1,8 @@
-"""The methods that `compare` sets against each other, each with its grid.
+"""The method grid of `compare`: ABSGD and its baselines, each with a hyperparameter.
 
-A contender is what it changes in one plain run, and a grid of as many values of one
-hyperparameter as every other has: its own, or the learning rate where it has none.
-Imports no JAX.
+A method is given by its changes of one plain run, and by a grid of values of one
+hyperparameter: its own, or the learning rate where it has none. All grids have the same
+size. Imports no JAX.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from experiments import configs
 GRID = 3  # values that each method's hyperparameter is chosen among
 NORMALISED = "+norm"  # suffix: the same with logits divided by their norm
 
-# Examples of each class that are held out where the data set has no validation split,
-# and that methods which learn weights are shown.
+# Examples of each class that are held out for validation, where the data set has no
+# validation split, and for the meta set.
 _VALIDATION: dict[configs.Source, int] = {
     "cifar10": 100,
     "cifar100": 10,
@@ -25,32 +25,32 @@ _CLEAN = 10
 _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 
 
-class Contender(NamedTuple):
-    """One way to train.
+class MethodGrid(NamedTuple):
+    """A method with the grid of its hyperparameter.
 
     Attributes:
       name: on the command line.
       title: in tables.
       changes: of the plain run, as in `configs.replace`.
-      knob: hyperparameter that is chosen, as tables call it.
-      grid: its values as tables show them, and what each changes.
-      backward: backward passes over a batch for an update, clean batches included.
+      hyperparameter: its name in tables.
+      grid: values as tables show them, and the changes of each.
+      backward: backward passes per update, those of meta batches included.
       stage: 2 where it starts from a finished plain run.
-      classifier: what classifies features of a finished plain run without training:
-        nearest class means, or the head with its norms divided out.
+      classifier: post-hoc classifier of the features of a finished plain run: nearest
+        class means (`ncm`), or the head with its norms divided out (`tau`).
     """
 
     name: str
     title: str
     changes: Mapping[str, Any]
-    knob: str
+    hyperparameter: str
     grid: tuple[tuple[str, Mapping[str, Any]], ...]
     backward: int = 1
     stage: Literal[1, 2] = 1
     classifier: Literal["ncm", "tau"] | None = None
 
     def runs(self, plain: configs.Run) -> list[configs.Run]:
-        """What is trained, for each value of the grid."""
+        """The run for each value of the grid."""
         return [
             configs.replace(plain, {**self.changes, **changes})
             for _, changes in self.grid
@@ -58,13 +58,13 @@ class Contender(NamedTuple):
 
 
 def plain(run: configs.Run) -> configs.Run:
-    """The run that all contenders change: SGD on cross-entropy, with validation data.
+    """The baseline run that all methods change: SGD on cross-entropy.
 
     Args:
       run: whose data, network, schedule and optimizer it takes.
 
     Returns:
-      The run without what a method or a loss of its own adds, evaluated at its end.
+      The run with plain method and loss and a validation set, evaluated at its end.
     """
     held_out = run.data.validation_per_class or _VALIDATION.get(run.data.source, 0)
     return configs.replace(
@@ -81,30 +81,30 @@ def plain(run: configs.Run) -> configs.Run:
     )
 
 
-def every(run: configs.Run) -> dict[str, Contender]:
-    """The contenders that fit a run's data and network, by name.
+def every(run: configs.Run) -> dict[str, MethodGrid]:
+    """The methods that fit a run's data and network, by name.
 
     Args:
-      run: a preset's, from which come γ, the share of the training after which weights
-        begin, and whether labels are noisy.
+      run: a preset's, with γ, the fraction of the epochs after which weights begin, and
+        whether labels are noisy.
 
     Returns:
       In the order of the documentation.
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
-    found = [contender for make in makers for contender in make(run)]
-    return {contender.name: contender for contender in found}
+    found = [method for make in makers for method in make(run)]
+    return {method.name: method for method in found}
 
 
-def choose(run: configs.Run, names: str) -> list[Contender]:
-    """The contenders of a comma-separated list.
+def choose(run: configs.Run, names: str) -> list[MethodGrid]:
+    """The methods of a comma-separated list.
 
     Args:
       run: a preset's.
       names: such as `absgd,ldam_drw`; a name may end in `+norm`. Empty for all.
 
     Returns:
-      Plain SGD first, since all others are held against it.
+      Plain SGD first, since it is the baseline of all others.
 
     Raises:
       configs.BadConfiguration: there is no such method for this run.
@@ -120,12 +120,12 @@ def choose(run: configs.Run, names: str) -> list[Contender]:
                 f"{run.model.name}; there are {', '.join(known)}, and each with "
                 f"{NORMALISED} at its end."
             )
-        contender = known[base]
+        method = known[base]
         if name != base:
-            changes = {**contender.changes, "loss.logit_norm": 1.0}
-            title = f"{contender.title}, logits normalised"
-            contender = contender._replace(name=name, title=title, changes=changes)
-        found[name] = contender
+            changes = {**method.changes, "loss.logit_norm": 1.0}
+            title = f"{method.title}, logits normalised"
+            method = method._replace(name=name, title=title, changes=changes)
+        found[name] = method
     return list(found.values())
 
 
@@ -134,7 +134,7 @@ def _noisy(run: configs.Run) -> bool:
 
 
 def _start(run: configs.Run) -> float:
-    """The share of the training after which weights begin."""
+    """The fraction of the epochs after which weights begin."""
     return run.method.start_at or run.loss.class_weights_from
 
 
@@ -145,7 +145,7 @@ def _grid(
 
 
 def _rates(rate: float) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    """Of learning; the run's own first, which a second stage starts from."""
+    """Learning rates; the run's own first, which a second stage starts from."""
     values = (rate, rate / 2.0, rate * 2.0)
     return _grid(values, lambda value: {"optimizer.learning_rate": value})
 
@@ -160,12 +160,12 @@ def _lams(run: configs.Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 
 
 def _method(run: configs.Run, name: configs.MethodName, **more: Any) -> configs.Method:
-    """Of that name, from the same epoch on as the run's own."""
+    """The method of that name, switched on at the run's own epoch."""
     return configs.Method(name, start_at=_start(run), **more)
 
 
-def _weighting(run: configs.Run) -> list[Contender]:
-    """By the losses: in the batch, over time, or of groups."""
+def _weighting(run: configs.Run) -> list[MethodGrid]:
+    """Methods that weight by losses: in the batch, over time, or of groups."""
     lams, rate = _lams(run), run.optimizer.learning_rate
     gamma, init_s = run.method.gamma, run.method.init_s
     attention = {"gamma": gamma, "init_s": init_s}
@@ -182,56 +182,58 @@ def _weighting(run: configs.Run) -> list[Contender]:
         return {"method": _method(run, name, **more)}
 
     return [
-        Contender("sgd", "SGD", {}, "η", _rates(rate)),
-        Contender("absgd", "ABSGD", of("absgd", **attention), "λ", lams),
-        Contender(
+        MethodGrid("sgd", "SGD", {}, "η", _rates(rate)),
+        MethodGrid("absgd", "ABSGD", of("absgd", **attention), "λ", lams),
+        MethodGrid(
             "adam", "Adam", {"method": configs.Method("adam")}, "η", _rates(1e-3)
         ),
-        Contender("abadam", "ABAdam", of("abadam", **attention) | adam, "λ", lams),
-        Contender("eg", "EG, within the batch", of("eg"), "λ", lams),
-        Contender(
+        MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, "λ", lams),
+        MethodGrid("eg", "EG, within the batch", of("eg"), "λ", lams),
+        MethodGrid(
             "eg_examples",
             "EG, per example",
             of("eg_examples"),
-            "rate",
+            "step size",
             _grid(
                 (0.1 * sign, 0.03 * sign, 0.3 * sign),
-                lambda value: {"method.rate": value},
+                lambda value: {"method.step_size": value},
             ),
         ),
-        Contender("term", "TERM, batch", of("term", gamma=1.0) | still, "λ", lams),
-        Contender(
+        MethodGrid("term", "TERM, batch", of("term", gamma=1.0) | still, "λ", lams),
+        MethodGrid(
             "term_stochastic",
             "TERM, stochastic",
             of("term", gamma=0.2) | still,
             "λ",
             lams,
         ),
-        Contender("recover", "RECOVER", of("recover", gamma=0.5) | still, "λ", lams, 2),
-        Contender(
+        MethodGrid(
+            "recover", "RECOVER", of("recover", gamma=0.5) | still, "λ", lams, 2
+        ),
+        MethodGrid(
             "group_dro",
             "Group DRO",
             of("group_dro"),
-            "rate",
-            _grid((0.01, 0.1, 0.001), lambda value: {"method.rate": value}),
+            "step size",
+            _grid((0.01, 0.1, 0.001), lambda value: {"method.step_size": value}),
         ),
-        Contender(
+        MethodGrid(
             "cvar",
             "CVaR",
             of("cvar"),
-            "level",
-            _grid((0.5, 0.7, 0.9), lambda value: {"method.level": value}),
+            "α",
+            _grid((0.5, 0.7, 0.9), lambda value: {"method.cvar_alpha": value}),
         ),
     ]
 
 
-def _class_level(run: configs.Run) -> list[Contender]:
-    """By the class: sampling, weights, margins."""
+def _class_level(run: configs.Run) -> list[MethodGrid]:
+    """Class-level methods: sampling, weights, margins."""
     start, rates = _start(run), _rates(run.optimizer.learning_rate)
     gamma, init_s = run.method.gamma, run.method.init_s
     weighted = {"loss.class_weights": True}
     deferral = {"loss.class_weights_from": start}
-    # PyTorch's weighted mean, of a weighted cross-entropy alone: the focal loss, which
+    # PyTorch's weighted mean, only for weighted cross-entropy: the focal loss, which
     # has the weights inside, is a plain mean in LDAM's code.
     always = weighted | {"loss.class_weights_norm": "weights"}
     deferred = always | deferral
@@ -246,48 +248,48 @@ def _class_level(run: configs.Run) -> list[Contender]:
     margins = _grid((0.5, 0.3, 0.7), lambda value: {"loss.max_margin": value})
     cosine = {"loss.name": "ldam", "model.head": "cosine"}
     return [
-        Contender(
+        MethodGrid(
             "joint",
             "Joint: class-aware sampling",
             {"data.sampling": "class_aware"},
             "η",
             rates,
         ),
-        Contender(
+        MethodGrid(
             "resampling",
             "Resampling by effective number",
             {"data.sampling": "effective"},
             "η",
             rates,
         ),
-        Contender("cb_ce", "CB-CE, weights always on", always, "β", betas),
-        Contender("drw_ce", "CB-CE, weights deferred (DRW)", deferred, "β", betas),
-        Contender("focal", "Focal", {"loss.name": "focal"}, "focusing", focusing),
-        Contender(
+        MethodGrid("cb_ce", "CB-CE, weights always on", always, "β", betas),
+        MethodGrid("drw_ce", "CB-CE, weights deferred (DRW)", deferred, "β", betas),
+        MethodGrid("focal", "Focal", {"loss.name": "focal"}, "focusing", focusing),
+        MethodGrid(
             "cb_focal",
             "CB-Focal, weights always on",
             focal,
             "focusing",
             focusing,
         ),
-        Contender(
+        MethodGrid(
             "drw_focal",
             "CB-Focal, weights deferred",
             focal | deferral,
             "focusing",
             focusing,
         ),
-        Contender("ldam", "LDAM", cosine, "margin", margins),
-        Contender("ldam_drw", "LDAM-DRW", deferred | cosine, "margin", margins),
-        Contender(
+        MethodGrid("ldam", "LDAM", cosine, "margin", margins),
+        MethodGrid("ldam_drw", "LDAM-DRW", deferred | cosine, "margin", margins),
+        MethodGrid(
             "logit_adjusted",
             "Logit adjustment",
             {"loss.name": "logit_adjusted"},
             "τ",
             _grid((1.0, 0.5, 1.5), lambda value: {"loss.tau": value}),
         ),
-        Contender("absgd_cb", "ABSGD (CB-CE)", attended, "λ", _lams(run)),
-        Contender(
+        MethodGrid("absgd_cb", "ABSGD (CB-CE)", attended, "λ", _lams(run)),
+        MethodGrid(
             "absgd_cb_mean",
             "ABSGD (CB-CE), weighted mean",
             attended | {"loss.class_weights_norm": "weights"},
@@ -297,29 +299,34 @@ def _class_level(run: configs.Run) -> list[Contender]:
     ]
 
 
-def _learned(run: configs.Run) -> list[Contender]:
-    """By what helps on clean, balanced examples."""
+def _learned(run: configs.Run) -> list[MethodGrid]:
+    """Methods that learn weights on a clean, balanced meta set."""
     clean = {"data.clean_per_class": _CLEAN // 2 if _small(run) else _CLEAN}
     weighted = {"loss.class_weights": True, "loss.class_weights_from": _start(run)}
 
     def rates(*values: float) -> Any:
-        return _grid(values, lambda value: {"method.rate": value})
+        return _grid(values, lambda value: {"method.step_size": value})
 
     def of(name: configs.MethodName) -> dict[str, Any]:
         return {"method": _method(run, name)} | clean
 
     return [
-        Contender(
-            "meta", "META", of("meta") | weighted, "rate", rates(0.01, 1.0, 100.0), 3
+        MethodGrid(
+            "meta",
+            "META",
+            of("meta") | weighted,
+            "step size",
+            rates(0.01, 1.0, 100.0),
+            3,
         ),
-        Contender(
+        MethodGrid(
             "l2rw", "L2RW", of("l2rw"), "η", _rates(run.optimizer.learning_rate), 2
         ),
-        Contender(
+        MethodGrid(
             "mw_net",
             "Meta-Weight-Net",
             of("mw_net"),
-            "rate",
+            "step size",
             rates(1e-3, 1e-4, 1e-2),
             3,
         ),
@@ -330,8 +337,8 @@ def _small(run: configs.Run) -> bool:
     return run.data.source == "digits"
 
 
-def _two_stage(run: configs.Run) -> list[Contender]:
-    """Another classifier on the features of plain training."""
+def _two_stage(run: configs.Run) -> list[MethodGrid]:
+    """Two-stage methods: another classifier on the features of plain training."""
     rate, epochs = run.optimizer.learning_rate, run.epochs
     second = {
         "data.sampling": "class_aware",
@@ -341,7 +348,7 @@ def _two_stage(run: configs.Run) -> list[Contender]:
         "optimizer.drop_at": (),
     }
     found = [
-        Contender(
+        MethodGrid(
             "crt",
             "cRT",
             second | {"trainable": "head", "new_head": True},
@@ -349,7 +356,7 @@ def _two_stage(run: configs.Run) -> list[Contender]:
             _rates(rate),
             stage=2,
         ),
-        Contender(
+        MethodGrid(
             "lws",
             "LWS",
             second | {"trainable": "scale", "model.head": "scaled"},
@@ -357,7 +364,7 @@ def _two_stage(run: configs.Run) -> list[Contender]:
             _rates(rate),
             stage=2,
         ),
-        Contender(
+        MethodGrid(
             "ncm",
             "NCM",
             {},
@@ -367,7 +374,7 @@ def _two_stage(run: configs.Run) -> list[Contender]:
             stage=2,
             classifier="ncm",
         ),
-        Contender(
+        MethodGrid(
             "tau",
             "τ-normalised",
             {},
@@ -381,18 +388,18 @@ def _two_stage(run: configs.Run) -> list[Contender]:
     if run.model.name not in ("sce_cnn", "bilstm"):  # which have no map to attend to
         changes = second | {"model.head": "memory", "loss.name": "oltr"}
         slower = _rates(rate / 10.0)
-        found.append(Contender("oltr", "OLTR", changes, "η", slower, stage=2))
+        found.append(MethodGrid("oltr", "OLTR", changes, "η", slower, stage=2))
     intra = _grid((0.01, 0.001, 0.1), lambda value: {"loss.range_intra": value})
     found.append(
-        Contender("range", "Range loss", {"loss.name": "range"}, "intra", intra)
+        MethodGrid("range", "Range loss", {"loss.name": "range"}, "intra", intra)
     )
     return found
 
 
-def _noise(run: configs.Run) -> list[Contender]:
-    """Losses that trust a label less."""
+def _noise(run: configs.Run) -> list[MethodGrid]:
+    """Losses that are robust to label noise."""
     return [
-        Contender(
+        MethodGrid(
             "sce",
             "SCE",
             {"loss.name": "symmetric"},
@@ -402,14 +409,14 @@ def _noise(run: configs.Run) -> list[Contender]:
                 for alpha, beta in ((0.1, 1.0), (1.0, 1.0), (6.0, 0.1))
             ),
         ),
-        Contender(
+        MethodGrid(
             "gce",
             "GCE",
             {"loss.name": "generalized"},
             "q",
             _grid((0.7, 0.5, 0.9), lambda value: {"loss.q": value}),
         ),
-        Contender(
+        MethodGrid(
             "tce",
             "Truncated GCE",
             {"loss.name": "truncated", "loss.prune_from": _start(run)},

@@ -1,4 +1,4 @@
-"""When to switch attention on, and how strongly: the demo's two studies, varied."""
+"""Recipes: the demo's two studies with other switching epochs, γ and λ."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ RECORDS, TABLE = "records.jsonl", "table.md"
 
 
 def main(config: configs.Recipes) -> int:
-    """Trains every recipe, records and reports.
+    """Trains every recipe, logs and reports.
 
     Args:
-      config: which, and where to.
+      config: seeds, epochs and output directory.
 
     Returns:
-      Exit status: 0; 130 if interrupted, after a report on what is finished.
+      Exit status: 0; 130 if interrupted, after a report on the finished runs.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     finished: dict[str, dict[int, demo_report.Event]] = {}

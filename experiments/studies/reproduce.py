@@ -63,7 +63,7 @@ class Row(NamedTuple):
 # With λ = ∞ and s_0 = 1 all weights are one: SGD, by the compiled program of ABSGD.
 _SGD = {"method.lam": math.inf, "method.init_s": 1.0}
 _RADIUS = _SGD | {"method.rho": RHO, "method.gamma": 0.1, "method.init_s": None}
-# In order of worth.
+# In order of importance.
 ROWS = (
     Row("SGD (CE)", "", _SGD),
     Row("ABSGD (CE), ρ = 0.4", "", _RADIUS),
@@ -98,7 +98,7 @@ ROWS = (
 
 
 class Cell(NamedTuple):
-    """A training whose last accuracy is recorded."""
+    """A training whose accuracy after the last epoch is recorded."""
 
     setting: str
     row: str
@@ -108,13 +108,13 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A name for a directory."""
+        """The name of its directory."""
         row = "".join(c if c.isalnum() else "-" for c in self.row)
         return f"{self.setting}-{row}-lam{self.lam:g}-{self.split}-seed{self.seed}"
 
 
 def run_of(cell: Cell, smoke: bool = False) -> configs.Run:
-    """What is trained for a cell."""
+    """The run of a cell."""
     (row,) = (row for row in ROWS if row.name == cell.row)
     preset = presets.get(f"{cell.setting}{row.preset}{'_smoke' if smoke else ''}")
     changes: dict[str, Any] = {
@@ -135,7 +135,7 @@ def run_of(cell: Cell, smoke: bool = False) -> configs.Run:
 
 
 def first_stage(run: configs.Run) -> configs.Run:
-    """Plain training with the run's loss, data and schedule: all that it shares."""
+    """Plain training with the run's loss, data and schedule, which cells share."""
     return configs.replace(
         run,
         {
@@ -154,7 +154,7 @@ def pending(
     rows: Iterable[str] = (),
     seeds: int = SEEDS,
 ) -> list[Cell]:
-    """The cells that can be trained now, in order of worth.
+    """The cells that can be trained now, in order of importance.
 
     Args:
       found: records.
@@ -209,7 +209,7 @@ class _TimeIsUpError(Exception):
 
 
 class _Bench(NamedTuple):
-    """What all trainings of a process have in common."""
+    """The arguments that all trainings of a process share."""
 
     out: pathlib.Path
     layout: sharding.Layout
@@ -218,7 +218,7 @@ class _Bench(NamedTuple):
 
 
 def main(config: configs.Reproduce) -> int:
-    """Trains cells until they or the minutes are spent; returns 0."""
+    """Trains cells until all are recorded or the minutes are over; returns 0."""
     settings = config.settings or SETTINGS
     deadline = time.monotonic() + 60.0 * config.minutes
     records = config.records or config.out / RECORDS
@@ -344,7 +344,7 @@ def _start(run: configs.Run, task: pipeline.Task, bench: _Bench) -> loop.Start |
     state = state._replace(
         optimizer=steps.OptimizerState(fresh.optimizer.rule, state.optimizer.descent)
     )
-    return loop.Start(state, loop.Place(switch, 0, {}))
+    return loop.Start(state, loop.Position(switch, 0, {}))
 
 
 def _after_first_stage(
@@ -385,7 +385,7 @@ def _train(
         )
         found = saver.restore(start.state)
         if found is not None:
-            start = loop.Start(found[1], loop.Place(**found[2]["place"]))
+            start = loop.Start(found[1], loop.Position(**found[2]["position"]))
         log = stack.enter_context(
             (out / "epochs.jsonl").open("a", encoding="utf-8", buffering=1)
         )
@@ -394,22 +394,22 @@ def _train(
             events.append(event)
             log.write(json.dumps(run_log.plain(event), ensure_ascii=False) + "\n")
 
-        def save(step: int, state: steps.TrainState, place: loop.Place) -> None:
+        def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
             nonlocal saved
             now = time.monotonic()
             late = now > saved + bench.session.checkpoint_seconds
-            over = now > bench.deadline and place.epoch < end
-            kept = until is not None and place.epoch == end
+            over = now > bench.deadline and position.epoch < end
+            kept = until is not None and position.epoch == end
             if late or over or kept:
-                content = {"place": place._asdict(), "run": run}
+                content = {"position": position._asdict(), "run": run}
                 saver.save(step, state, content)
                 saved = now
             if over:
                 raise _TimeIsUpError
 
-        hooks = loop.Callbacks(write, save=save)
+        callbacks = loop.Callbacks(write, save=save)
         state = loop.fit(
-            run, task, bench.layout, bench.session, start, hooks, until=until
+            run, task, bench.layout, bench.session, start, callbacks, until=until
         )
     return state, events[-1] if events else None
 
@@ -449,7 +449,7 @@ def _append(
 
 @contextlib.contextmanager
 def _claim(out: pathlib.Path) -> Iterator[bool]:
-    """Whether this process alone works in a directory; given back at the end."""
+    """Whether this process holds the lock of a directory; released at the end."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "claimed"
     with contextlib.suppress(FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Seeds × λ × γ of one preset, trained side by side and chosen on validation data."""
+"""Seeds × λ × γ of one preset as vmapped runs, chosen on validation data."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
     lam: float
     gamma: float
     validation: list[float]  # accuracy, by seed; -inf where a loss was not finite
-    test: list[float]  # likewise
+    test: list[float]  # accuracy, by seed; -inf where a loss was not finite
 
     @property
     def diverged(self) -> int:
@@ -47,19 +47,19 @@ class Setting(NamedTuple):
 
 
 def main(preset: str, config: configs.Sweep) -> int:
-    """Trains what is missing, and tabulates.
+    """Trains the runs that are missing, and tabulates.
 
     Args:
       preset: its name.
-      config: what to sweep, and where to.
+      config: values, seeds and output directory.
 
     Returns:
-      Exit status: 0, or 130 if it was interrupted; the same command then begins the
-      trainings anew that were not finished.
+      Exit status: 0, or 130 if it was interrupted; the same command then restarts the
+      unfinished runs.
 
     Raises:
       BadConfiguration: the directory holds another sweep; there is no validation data;
-        or the runs cannot be trained side by side.
+        or the runs cannot be vmapped.
     """
     session = config.session
     out = session.out or pathlib.Path(f"runs/sweep-{preset}")
@@ -100,7 +100,7 @@ def main(preset: str, config: configs.Sweep) -> int:
 
 
 def _described(preset: str, config: configs.Sweep) -> dict[str, Any]:
-    """What decides the numbers of a sweep."""
+    """The configuration that identifies a sweep."""
     settings = config.settings()
     return run_log.plain(
         {
@@ -134,11 +134,11 @@ def _member(out: pathlib.Path, run: configs.Run, task: Task) -> Member:
 
 
 def _train_all(preset: str, members: Sequence[Member], config: configs.Sweep) -> None:
-    """In groups of one size, so that they share their program."""
+    """Trains in groups of one size, which share a program."""
     missing = [member for member in members if _accuracies(member.out) is None]
     if not missing:
         return
-    groups = grouped(missing, config.side_by_side or len(missing))
+    groups = grouped(missing, config.vmapped or len(missing))
     per_run = loop.steps_per_epoch(config.run, members[0].task) * config.run.epochs
     # None: no bar where standard error is not a terminal.
     with tqdm(total=len(missing) * per_run, unit="step", disable=None) as progress:
@@ -148,11 +148,11 @@ def _train_all(preset: str, members: Sequence[Member], config: configs.Sweep) ->
 
 
 def grouped(members: Sequence[Any], most: int) -> list[list[Any]]:
-    """Cuts into as few groups as can be, of almost one size.
+    """Splits runs into as few groups as possible, of almost one size.
 
     Args:
       members: at least one.
-      most: of a group.
+      most: largest size of a group.
 
     Returns:
       The groups in order, the first one the largest.
@@ -162,7 +162,7 @@ def grouped(members: Sequence[Any], most: int) -> list[list[Any]]:
       [['a', 'b', 'c'], ['d', 'e', 'f'], ['g', 'h']]
     """
     parts = np.array_split(np.arange(len(members)), -(-len(members) // most))
-    return [[members[place] for place in part] for part in parts]
+    return [[members[index] for index in part] for part in parts]
 
 
 def _train(
@@ -172,7 +172,7 @@ def _train(
     session: configs.Session,
     progress: Any,
 ) -> None:
-    """Trains some side by side, filled up with the last of them to a group's size."""
+    """Trains one group of vmapped runs, padded to its size with its last run."""
     layout = sharding.layout(1)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -183,7 +183,7 @@ def _train(
             runs.write_config(member.out, preset, member.run, own, member.task)
             path = member.out / run_dir.RECORDS
             recorders.append(stack.enter_context(run_log.Recorder(path)))
-        hooks = [
+        callbacks = [
             loop.Callbacks(recorder.write, lambda step, shown: progress.update())
             for recorder in recorders
         ]
@@ -194,7 +194,7 @@ def _train(
             [member.run for member in filled],
             [member.task for member in filled],
             layout,
-            [*hooks, *[nobody] * more],
+            [*callbacks, *[nobody] * more],
             most=session.steps_per_dispatch,
         )
         seconds = time.monotonic() - began
@@ -208,7 +208,7 @@ def _train(
 
 
 def _accuracies(out: pathlib.Path) -> tuple[float, float] | None:
-    """On validation and test after the last epoch; None if it is not over."""
+    """Validation and test accuracy after the last epoch; None if not finished."""
     if (out / FAILED).is_file():
         return -math.inf, -math.inf
     events, _ = run_log.events(out / run_dir.RECORDS)
@@ -236,10 +236,10 @@ def table(settings: Sequence[Setting], seeds: int) -> str:
 
     Args:
       settings: of one sweep.
-      seeds: how many there were.
+      seeds: number of seeds.
 
     Returns:
-      The table and how to read it.
+      The table and notes on how to read it.
     """
     chosen = best(settings)
     rows = [["λ", "γ", "validation", "test"]]

@@ -37,7 +37,7 @@ class Points(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one update saw and made."""
+    """The weights and the result of one update."""
 
     weights: jax.Array  # float32 [batch], of the examples; they average one
     line: jax.Array  # float32 [3], after it
@@ -47,7 +47,7 @@ def main(config: configs.Toy) -> int:
     """Takes the steps, prints a table, and writes it and the figure.
 
     Args:
-      config: λ, seed, and where to.
+      config: λ, seed and output directory.
 
     Returns:
       Exit status 0.
@@ -82,16 +82,16 @@ def points(seed: int) -> Points:
       mean 0.6 and deviation 0.05, in both coordinates.
     """
     rng = np.random.default_rng(seed)
-    places = np.concatenate(
+    coordinates = np.concatenate(
         [rng.normal(40.0, 10.0, (MAJORITY, 2)), rng.normal(60.0, 5.0, (MINORITY, 2))]
     )
-    inputs = np.column_stack([places / 100.0, np.ones(MAJORITY + MINORITY)])
+    inputs = np.column_stack([coordinates / 100.0, np.ones(MAJORITY + MINORITY)])
     labels = np.repeat([-1.0, 1.0], [MAJORITY, MINORITY])
     return Points(inputs.astype(np.float32), labels.astype(np.float32))
 
 
 def batch(seed: int) -> np.ndarray:
-    """Places of the batch's 16 points, the same for every method."""
+    """Indices of the batch's 16 points, the same for every method."""
     rng = np.random.default_rng([seed, 1])
     of_majority = rng.choice(MAJORITY, BATCH[0], replace=False)
     of_minority = MAJORITY + rng.choice(MINORITY, BATCH[1], replace=False)
@@ -122,7 +122,7 @@ def step(examples: Points, lam: float, *, by_class: bool = False) -> Step:
 
 
 def table(everything: Points, examples: Points, steps: dict[str, Step]) -> str:
-    """What each method looks at, and how far that moves the line.
+    """Tabulates the weights of each method, and how far the line moves.
 
     Args:
       everything: all points.

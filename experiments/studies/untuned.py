@@ -1,7 +1,7 @@
 """A radius without tuning against SGD and against fixed λ, on five data sets.
 
-Every run of a data set and protocol trains side by side in one program, and leaves one
-JSON line; `page` turns the lines into Markdown.
+All runs of a data set and protocol are vmapped in one program. Each run is logged as
+one JSON line; `page` turns the lines into Markdown.
 """
 
 import csv
@@ -49,7 +49,7 @@ class Task(NamedTuple):
 
 
 class Hyperparams(NamedTuple):
-    """What the runs of one program differ in, each [runs]."""
+    """The arguments in which the runs of one program differ, each [runs]."""
 
     rate: Any
     lam: Any
@@ -111,14 +111,14 @@ def stacked(splits: Sequence[dict[str, _Part]]) -> Task:
 def split(
     inputs: np.ndarray, labels: np.ndarray, seed: int, tail: float, noise: float
 ) -> dict[str, _Part]:
-    """One seed's parts; the training part has a long tail and wrong labels if asked.
+    """The parts of one seed; the training part may have a long tail and label noise.
 
     Args:
       inputs: `[n, d]`.
       labels: `[n]`, in 0 ... classes − 1.
       seed: of the split and the wrong labels.
       tail: ratio of the long tail; 1 for none.
-      noise: share of each class's labels that are replaced.
+      noise: fraction of each class's labels that are flipped.
     """
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed
@@ -144,7 +144,7 @@ def split(
 
 
 def batches(examples: int, steps: int, seed: int) -> np.ndarray:
-    """Places of the examples of each step, int `[steps, BATCH]`: reshuffled epochs."""
+    """Indices of the batch of each step, int `[steps, BATCH]`: reshuffled epochs."""
     rng = np.random.default_rng(seed)
     epochs = math.ceil(steps * BATCH / examples)
     order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])
@@ -175,7 +175,7 @@ _Attention = tuple[Callable[[], Any], Callable[..., tuple[jax.Array, Any]]]
 
 
 def _attention(run: Hyperparams, form: str, sign: int) -> _Attention:
-    """How losses are weighed, init and weigh; `form` is a setting's, or "fixed"."""
+    """The functions init and weigh of a form of weights: a setting's, or "fixed"."""
     if form == "fixed":
         return absgd_jax.attention(run.lam, run.gamma)
     if form == "scent-fixed":
@@ -245,11 +245,12 @@ def _advance(
     form: str,
     sign: int,
 ) -> tuple[Any, jax.Array]:
-    """Some steps of all runs; their mean weight and divergence, `[runs, 2]`."""
+    """Makes some steps of all runs; mean weight and divergence, `[runs, 2]`."""
 
-    def step(carry: Any, places: jax.Array) -> tuple[Any, jax.Array]:
+    def step(carry: Any, indices: jax.Array) -> tuple[Any, jax.Array]:
         batch = [
-            jax.vmap(lambda part, place: part[place])(part, places) for part in examples
+            jax.vmap(lambda part, index: part[index])(part, indices)
+            for part in examples
         ]
 
         def one(carry: Any, run: Hyperparams) -> tuple[Any, jax.Array]:
@@ -290,7 +291,7 @@ def _recalls(params: Any, seed: jax.Array, x: jax.Array, y: jax.Array) -> jax.Ar
 
 
 def _kind(setting: Setting) -> str:
-    """Settings of one kind differ in numbers alone, and share a program."""
+    """A key of settings that differ only in numbers, and so share a program."""
     if setting.rho is not None:
         return setting.form
     return "scent-fixed" if setting.form == "scent" else "fixed"
@@ -365,7 +366,7 @@ def run(
     settings: Sequence[Setting],
     steps: int = STAGE,
 ) -> None:
-    """Trains what is not in the records yet, and appends it."""
+    """Trains the runs that are not recorded, and appends their results."""
     records = run_log.read(out) if out.exists() else []
     done = {tuple(r[k] for k in RUNS) for r in records}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -405,7 +406,7 @@ def _short(key: str, value: np.floating) -> float | None:
 
 
 def main(config: configs.Untuned) -> int:
-    """Trains, records, and writes the page beside the records; returns 0."""
+    """Trains, records, and writes the page next to the records; returns 0."""
     names = config.data or tuple(name for name in DATA if name != HEAD)
     seeds = range(config.seeds)
     run(config.out, config.data_dir, names, seeds, untuned_report.SETTINGS)

@@ -1,4 +1,4 @@
-"""The study of `untuned`: which runs it has, and the page that its records make."""
+"""The study `untuned`: its grid of runs, and the page of its results."""
 
 import itertools
 import math
@@ -132,7 +132,7 @@ class _Scores:
         return float(self.gain(cell, setting).mean())
 
     def seen(self, cell: _Cell, setting: Setting, key: str) -> float:
-        """What else is recorded, averaged over the seeds that have it."""
+        """Another recorded metric, averaged over the seeds that have it."""
         found = [r[key] for r in self.records[cell, setting.name]]
         return float(np.mean([math.nan if v is None else v for v in found]))
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: Orbax writes them, this sees that they are whole.
+"""Checkpoints of a training run: Orbax writes them, this module verifies them.
 
 A directory holds one folder a step. A folder gets its name when everything in it is on
 the disk, by one rename, and it lists the digests of its files in `SHA256SUMS`: a folder
@@ -30,8 +30,8 @@ from orbax.checkpoint import v1 as ocp
 from experiments.results import run_log
 
 DIGESTS = "SHA256SUMS"
-PLACE = "place.json"
-OVERHEAD = 8_000  # bytes of an array beside its numbers: its description and blocks
+METADATA = "metadata.json"
+OVERHEAD = 8_000  # bytes per array on top of its numbers: its description and blocks
 
 
 class DamagedCheckpoint(Exception):
@@ -54,8 +54,8 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
     Args:
       there: nested dicts, as read from a checkpoint.
-      here: likewise, of the run that asks. What JSON does not tell apart is equal, so a
-        tuple is a list and an infinity its name.
+      here: nested dicts of the run that resumes. What is the same in JSON is equal, so
+        a tuple equals a list and an infinity its name.
 
     Returns:
       A line for each field, like `method.lam: 0.5 there, 1.0 here`; fields that only
@@ -74,7 +74,7 @@ def require_same(there: dict[str, Any], here: dict[str, Any]) -> None:
 
     Args:
       there: nested dicts, as read from a checkpoint.
-      here: likewise, of the run that asks.
+      here: nested dicts of the run that resumes.
 
     Raises:
       OtherConfiguration: they differ; lists the fields.
@@ -95,8 +95,8 @@ class Checkpoints:
       directory: of these checkpoints and nothing else; made when the first is saved.
       keep: how many of the newest are kept. With one there is nothing to fall back on
         when it is damaged.
-      log: told what failed or is damaged; a failure while writing as it happens, from
-        another thread.
+      log: called with a message for each checkpoint that failed or is damaged; while
+        writing, from another thread.
 
     Attributes:
       failures: what could not be saved so far, oldest first.
@@ -139,7 +139,7 @@ class Checkpoints:
             return []
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
-    def save(self, step: int, state: Any, place: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
         """Begins to write a checkpoint; returns when `state` may be overwritten.
 
         Waits until the one before is written. An error while writing goes to `log` and
@@ -150,13 +150,14 @@ class Checkpoints:
           step: number of updates made, not below the one before.
           state: arrays of JAX or NumPy, typed random keys and Python numbers, in any
             tree. On several hosts, what is not spread over them is the same on all.
-          place: where the run is, for JSON; what is not finite in it becomes a string.
+          metadata: position and configuration of the run, for JSON; a number that is
+            not finite becomes a string.
 
         Raises:
           ValueError: the step is below the one before.
           RuntimeError: there are checkpoints in the directory and `restore` was not
             called.
-          TypeError: a leaf of the state, or the place, cannot be written.
+          TypeError: a leaf of the state, or the metadata, cannot be written.
         """
         if not self._restored and self.steps():
             raise RuntimeError(
@@ -172,7 +173,7 @@ class Checkpoints:
         note = json.dumps(
             {
                 "step": step,
-                "place": run_log.plain(place),
+                "metadata": run_log.plain(metadata),
                 "state": {name: _described(leaf) for name, leaf in leaves.items()},
             },
             allow_nan=False,
@@ -215,10 +216,10 @@ class Checkpoints:
             result has its tree and lies where its arrays lie (or its shardings say),
             on other devices than those it was saved from if need be.
           run: the configuration that asks. None to accept any; else it must equal the
-            `run` of the checkpoint's place.
+            `run` of the checkpoint's metadata.
 
         Returns:
-          The step, the state and the place; None where there is no checkpoint.
+          The step, the state and the metadata; None where there is no checkpoint.
 
         Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole; names them.
@@ -231,9 +232,9 @@ class Checkpoints:
         if step is None:
             return None
         folder = self._directory / str(step)
-        note = json.loads((folder / PLACE).read_text(encoding="utf-8"))
+        note = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         if run is not None:
-            require_same(note["place"].get("run", {}), run)
+            require_same(note["metadata"].get("run", {}), run)
         leaves = _named(like)
         described = {name: _described(leaf) for name, leaf in leaves.items()}
         if lines := differences(note["state"], described):
@@ -249,7 +250,11 @@ class Checkpoints:
             _placed(arrays[name] if name in arrays else _on_host(leaf), leaf)
             for name, leaf in leaves.items()
         ]
-        return step, jax.tree.unflatten(jax.tree.structure(like), values), note["place"]
+        return (
+            step,
+            jax.tree.unflatten(jax.tree.structure(like), values),
+            note["metadata"],
+        )
 
     def __enter__(self) -> Self:
         # Orbax logs the whole stack, several times over, of errors that it raises too.
@@ -284,7 +289,7 @@ class Checkpoints:
             raise DamagedCheckpoint(
                 f"All checkpoints in {self._directory} are damaged "
                 f"(steps {', '.join(map(str, self.steps()))}). Remove the directory to "
-                "begin anew."
+                "start over."
             )
         if found == none:
             return None
@@ -344,7 +349,7 @@ class Checkpoints:
             written()
             if self._primary:
                 folder = self._unfinished / str(step)
-                (folder / PLACE).write_text(note, encoding="utf-8")
+                (folder / METADATA).write_text(note, encoding="utf-8")
                 (folder / DIGESTS).write_text(_digests(folder), encoding="utf-8")
                 for path in [folder, *folder.rglob("*")]:
                     _sync(path)
@@ -365,7 +370,7 @@ class Checkpoints:
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def _fail(self, step: int, error: Exception) -> None:
-        """Says what happened, and gives back the space that was taken."""
+        """Logs a failed save, and frees the disk space that it took."""
         if self._primary:
             shutil.rmtree(self._unfinished, ignore_errors=True)
         # What follows in brackets is how the file was opened, in hundreds of words.
@@ -477,7 +482,7 @@ def _placed(value: np.ndarray, like: Any) -> Any:
         if isinstance(like, np.ndarray):
             return value
         return value[()] if isinstance(like, np.generic) else value.item()
-    # An array that JAX was free to place stays one: it goes along with any other.
+    # An array that is not committed to a device stays so: it combines with any other.
     if like.sharding is None or (isinstance(like, jax.Array) and not like.committed):
         array = jax.device_put(value)
     else:

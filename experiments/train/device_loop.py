@@ -1,10 +1,10 @@
-"""Many updates at once, on data that stay on the device.
+"""The device loop: many updates per dispatch, on a training set kept on the device.
 
 On an accelerator a small network's update takes less time than Python takes to launch
-it. Here the training inputs lie on the device, and an update is told the places of its
-examples among them; one program makes many updates, one after the other, before Python
-hears of them again. The numbers are those of a loop over batches: the order is the
-host's, and what is drawn on the device is drawn by example and by update.
+it. Here the training inputs stay on the device, and an update gets the indices of its
+batch; one program makes many updates, one after the other. The numbers are those of
+the loop over batches: the host draws the order, and random numbers on the device depend
+only on the example and the update.
 """
 
 import functools
@@ -25,69 +25,69 @@ from experiments.train import steps
 from experiments.train.sharding import AXIS, Layout
 
 
-class Resident(NamedTuple):
+class DeviceDataset(NamedTuple):
     """Examples on a device."""
 
-    inputs: jax.Array  # [stored, ...]: uint8 or float32 images, int32 words
-    rows: jax.Array  # int32 [examples]: where each is among the inputs
+    inputs: jax.Array  # [stored, ...]: uint8 or float32 images, int32 token ids
+    rows: jax.Array  # int32 [examples]: row of `inputs` of each example
     labels: jax.Array  # int32 [examples]
 
 
 class StepInput(NamedTuple):
-    """What one update is told."""
+    """The inputs of one update: indices of the batch, and hyperparameters."""
 
-    index: np.ndarray  # int32 [batch], place among the examples; 0 for padding
+    index: np.ndarray  # int32 [batch], index of the example; 0 for padding
     present: np.ndarray  # bool [batch], False for padding
-    moment: methods.StepHyperparams
-    live: np.ndarray  # bool []: False for a turn that changes nothing
+    hyperparams: methods.StepHyperparams
+    live: np.ndarray  # bool []: False for a padding update, which changes nothing
 
 
-# State, examples, what they are like, turns -> state after, what each turn saw.
+# State, examples, statistics, step inputs -> state after, metrics of each update.
 Updates = Callable[
-    [steps.TrainState, Resident, steps.DatasetStats, StepInput],
+    [steps.TrainState, DeviceDataset, steps.DatasetStats, StepInput],
     tuple[steps.TrainState, steps.StepMetrics],
 ]
 
 
 def require(run: configs.Run) -> None:
-    """Refuses what takes more than the places of a batch's examples.
+    """Refuses runs whose updates need more than the indices of a batch.
 
     Args:
-      run: to be trained on data that stay on the device.
+      run: the run to train in a device loop.
 
     Raises:
-      BadConfiguration: it cannot be; says why, and what to do.
+      BadConfiguration: the device loop does not support it; the message has the remedy.
     """
     data = run.data
     if data.kind.files:
         raise configs.BadConfiguration(
-            f"{data.source} is decoded image by image on the host, and does not lie on "
-            "the device: train it alone, with --steps-per-dispatch 1."
+            f"{data.source} is decoded image by image on the host, and does not stay "
+            "on the device: train with --steps-per-dispatch 1, and without vmap."
         )
-    moves = {
+    augmentations = {
         "crop_padding": data.crop_padding,
         "flip": data.flip,
         "rotation": data.rotation,
     }
-    asked = [name for name, value in moves.items() if value]
+    asked = [name for name, value in augmentations.items() if value]
     if data.augment_on == "host" and asked:
         raise configs.BadConfiguration(
-            f"Images that lie on the device are not moved on the host, got "
+            "Images that stay on the device are not augmented on the host, got "
             f"{', '.join(asked)}: give --data.augment-on device."
         )
-    if run.method.looks_at_clean:
+    if run.method.uses_meta_set:
         raise configs.BadConfiguration(
-            f"{run.method.title} is given clean examples batch by batch: train it "
-            "alone, with --steps-per-dispatch 1."
+            f"{run.method.title} loads its meta set batch by batch: train with "
+            "--steps-per-dispatch 1, and without vmap."
         )
 
 
-def batch(examples: Resident, index: jax.Array, present: jax.Array) -> Batch:
-    """The examples at these places, as the pipeline would have made the batch.
+def batch(examples: DeviceDataset, index: jax.Array, present: jax.Array) -> Batch:
+    """Gathers a batch, equal to the one that the pipeline would have made.
 
     Args:
       examples: on the device.
-      index: int32 `[batch]`, places among them.
+      index: int32 `[batch]`, indices of the examples.
       present: bool `[batch]`, False for padding.
 
     Returns:
@@ -103,112 +103,115 @@ def batch(examples: Resident, index: jax.Array, present: jax.Array) -> Batch:
     )
 
 
-def updates(run: configs.Run, *, on: bool = True, side_by_side: bool = False) -> Any:
-    """Update after update, as one pure function; see `Updates`.
+def updates(run: configs.Run, *, on: bool = True, vmapped: bool = False) -> Any:
+    """Many updates as one pure function; see `Updates`.
 
     Args:
       run: network, loss, method and optimizer.
       on: whether the rule weights; False before it is switched on.
-      side_by_side: whether there are many trainings, whose inputs alone are one array.
-        All else has an axis for them, in turns behind that of the turns.
+      vmapped: whether many runs are trained, which share one array of inputs. All other
+        arrays have an axis of runs: the first, or the one after that of the updates.
 
     Returns:
-      A function. Arrays of turns begin with their axis, as do those of what was seen.
-      Of a single turn no loop is made, which is what a CPU's convolutions need.
+      A function. The first axis of step inputs and of metrics is that of the updates.
+      There is no loop around a single update, since convolutions in a loop are slow on
+      a CPU.
     """
     step = steps.updates_of(run, on=on)
 
     def one(
         state: steps.TrainState,
-        examples: Resident,
-        given: steps.DatasetStats,
-        turn: StepInput,
+        examples: DeviceDataset,
+        stats: steps.DatasetStats,
+        step_input: StepInput,
     ) -> tuple[steps.TrainState, steps.StepMetrics]:
-        taken = batch(examples, turn.index, turn.present)
-        after, seen = step(state, taken, given, turn.moment)
-        # The compiler makes the choice where it writes the update.
-        stay = lambda new, old: new if new is old else jnp.where(turn.live, new, old)
-        return jax.tree.map(stay, after, state), seen
+        taken = batch(examples, step_input.index, step_input.present)
+        after, step_metrics = step(state, taken, stats, step_input.hyperparams)
+        # The compiler fuses this selection with the update.
+        stay = lambda new, old: (
+            new if new is old else jnp.where(step_input.live, new, old)
+        )
+        return jax.tree.map(stay, after, state), step_metrics
 
-    if side_by_side:
+    if vmapped:
         one = jax.vmap(
-            one, in_axes=(0, Resident(None, 0, 0), 0, StepInput(0, 0, 0, None))
+            one, in_axes=(0, DeviceDataset(None, 0, 0), 0, StepInput(0, 0, 0, None))
         )
 
     def many(
         state: steps.TrainState,
-        examples: Resident,
-        given: steps.DatasetStats,
-        turns: StepInput,
+        examples: DeviceDataset,
+        stats: steps.DatasetStats,
+        step_inputs: StepInput,
     ) -> tuple[steps.TrainState, steps.StepMetrics]:
-        if turns.live.shape[0] == 1:
-            only = jax.tree.map(lambda x: x[0], turns)
-            state, seen = one(state, examples, given, only)
-            return state, jax.tree.map(lambda x: x[None], seen)
+        if step_inputs.live.shape[0] == 1:
+            only = jax.tree.map(lambda x: x[0], step_inputs)
+            state, step_metrics = one(state, examples, stats, only)
+            return state, jax.tree.map(lambda x: x[None], step_metrics)
         return jax.lax.scan(
-            lambda state, turn: one(state, examples, given, turn), state, turns
+            lambda state, step_input: one(state, examples, stats, step_input),
+            state,
+            step_inputs,
         )
 
     return many
 
 
 def compiled(
-    run: configs.Run, layout: Layout, *, on: bool = True, side_by_side: bool = False
+    run: configs.Run, layout: Layout, *, on: bool = True, vmapped: bool = False
 ) -> Updates:
-    """`updates`, compiled once for all runs that `steps.program` compiles once for.
+    """`updates`, compiled once for all runs that share a program of `steps.program`.
 
     Args:
       run: network, loss, method and optimizer.
-      layout: devices, each with all inputs, over which batches are spread.
-      on: as `updates` takes it.
-      side_by_side: likewise; on one device.
+      layout: devices, each with all inputs, over which batches are sharded.
+      on: whether the rule weights; see `updates`.
+      vmapped: whether many runs are trained, on one device; see `updates`.
 
     Returns:
-      A function that gives the buffers of the state before to the state after.
+      A function that donates the buffers of the state.
     """
     on = on or not steps.switches(run)  # else the same program twice
-    return _compiled(steps.essential(run), layout, on, side_by_side)
+    return _compiled(steps.essential(run), layout, on, vmapped)
 
 
 @functools.cache
-def _compiled(
-    run: configs.Run, layout: Layout, on: bool, side_by_side: bool
-) -> Updates:
+def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Updates:
     whole = layout.replicated
     spread = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
-    turns = whole if side_by_side else StepInput(spread, spread, whole, whole)
+    step_inputs = whole if vmapped else StepInput(spread, spread, whole, whole)
     return jax.jit(
-        updates(run, on=on, side_by_side=side_by_side),
-        in_shardings=(whole, whole, whole, turns),
+        updates(run, on=on, vmapped=vmapped),
+        in_shardings=(whole, whole, whole, step_inputs),
         out_shardings=whole,
         donate_argnums=0,
     )
 
 
-def place(examples: Examples, layout: Layout) -> Resident:
-    """Puts a training set on the devices.
+def to_device(examples: Examples, layout: Layout) -> DeviceDataset:
+    """Copies a training set to the devices.
 
     Args:
       examples: in memory, not image files.
-      layout: devices, each of which gets all.
+      layout: devices, each of which gets a copy.
 
     Returns:
-      The examples.
+      The examples on the devices.
     """
     rows = np.arange(len(examples.labels), dtype=np.int32)
     labels = examples.labels.astype(np.int32)
-    return layout.replicate(Resident(examples.inputs, rows, labels))
+    return layout.replicate(DeviceDataset(examples.inputs, rows, labels))
 
 
-def places(
+def epoch_indices(
     run: configs.Run, labels: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The places of an epoch's batches, in the order of `pipeline.training`.
+    """The indices of an epoch's batches, in the order of `pipeline.training`.
 
     Args:
       run: data, batch size and seed.
-      labels: of the training examples.
-      number: of the epoch, from 0.
+      labels: labels of the training examples.
+      number: the epoch, from 0.
 
     Returns:
       `index` int32 and `present` bool, each `[batches, batch]`.
@@ -222,52 +225,53 @@ def places(
 
 
 def sampler(run: configs.Run, labels: np.ndarray) -> Sampler | None:
-    """What draws an epoch by the labels; None where they are shuffled."""
+    """The sampler of a run; None where epochs are shuffled."""
     data = run.data
     if data.sampling == "shuffled":
         return None
     return Sampler(data.sampling, labels, data.sampling_beta)
 
 
-def at_once(per_epoch: int, most: int) -> int:
-    """Updates of a dispatch: as many for each of an epoch as there can be.
+def dispatch_size(per_epoch: int, most: int) -> int:
+    """Updates per dispatch: the smallest number with as few dispatches as possible.
 
     Args:
       per_epoch: updates in an epoch.
-      most: of one dispatch.
+      most: most updates of a dispatch.
 
     Returns:
-      At most `most`; of an epoch's dispatches the last one alone may have fewer, and
-      is filled up with turns that change nothing.
+      At most `most`. Only the last dispatch of an epoch may have fewer, and is padded
+      with updates that change nothing.
 
     Examples:
-      >>> at_once(97, 32), at_once(97, 1000)
+      >>> dispatch_size(97, 32), dispatch_size(97, 1000)
       (25, 97)
     """
     return -(-per_epoch // -(-per_epoch // most))
 
 
-def turns(
+def step_inputs(
     index: np.ndarray,
     present: np.ndarray,
-    moments: Sequence[methods.StepHyperparams],
+    hyperparams: Sequence[methods.StepHyperparams],
     size: int,
 ) -> StepInput:
-    """The turns of a dispatch.
+    """The step inputs of a dispatch, padded to its size.
 
     Args:
-      index: places, int32 `[turns, ...]`.
-      present: bool, of the same shape.
-      moments: of each turn.
-      size: of a dispatch, at least as many.
+      index: indices of the batches, int32 `[updates, ...]`.
+      present: False for padding, bool of the same shape.
+      hyperparams: of each update.
+      size: updates per dispatch, at least as many as given.
 
     Returns:
-      Arrays `[size, ...]`; those after the turns repeat the last one, and change
-      nothing.
+      Arrays `[size, ...]`; padding repeats the last update, with `live` False.
     """
     count = len(index)
     taken = np.minimum(np.arange(size), count - 1)
-    stacked = [np.stack([moments[i][field] for i in taken]) for field in _MOMENT]
+    stacked = [
+        np.stack([hyperparams[i][field] for i in taken]) for field in _HYPERPARAMS
+    ]
     return StepInput(
         index[taken],
         present[taken],
@@ -276,24 +280,24 @@ def turns(
     )
 
 
-_MOMENT = range(len(methods.StepHyperparams._fields))
+_HYPERPARAMS = range(len(methods.StepHyperparams._fields))
 
 
-class Dispatches:
-    """Makes the updates of a training, many at a time.
+class DeviceLoop:
+    """Makes the updates of a training, many per dispatch.
 
     Args:
-      run: to be trained.
-      examples: to be trained on.
+      run: the run to train.
+      examples: its training set.
       layout: devices.
       per_epoch: updates in an epoch.
-      most: updates of a dispatch.
+      most: most updates of a dispatch.
 
     Attributes:
-      waited: seconds that the device has waited for batches: none.
+      waited: seconds that the device has waited for batches: always 0.
 
     Raises:
-      BadConfiguration: the run takes more than the places of its examples.
+      BadConfiguration: the device loop does not support the run; see `require`.
     """
 
     waited = 0.0
@@ -309,42 +313,46 @@ class Dispatches:
         require(run)
         self._run, self._layout, self._per_epoch = run, layout, per_epoch
         self._labels = examples.labels
-        self._examples = place(examples, layout)
-        self._size = at_once(per_epoch, most)
+        self._examples = to_device(examples, layout)
+        self._size = dispatch_size(per_epoch, most)
         self._epoch: tuple[int, Any] = (-1, None)
 
     def __call__(
         self,
         state: steps.TrainState,
-        given: steps.DatasetStats,
+        stats: steps.DatasetStats,
         epoch: int,
         number: int,
     ) -> tuple[steps.TrainState, steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Updates from a batch of an epoch on, none of the next epoch.
+        """Makes one dispatch of updates, within an epoch.
 
         Args:
-          state: before; its buffers are taken.
-          given: what the examples are like.
+          state: before; its buffers are donated.
+          stats: of the training set.
           epoch: from 0.
-          number: of the first batch, from 0.
+          number: first batch, from 0.
 
         Returns:
-          The state after; what each update saw, and perhaps more behind; what was set
-          for each.
+          The state after; the metrics of each update, followed by those of padding; the
+          hyperparameters of each update.
         """
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, places(self._run, self._labels, epoch))
+            self._epoch = (epoch, epoch_indices(self._run, self._labels, epoch))
         index, present = self._epoch[1]
         end = min(number + self._size, self._per_epoch)
-        moments = [
-            methods.moment(self._run, self._per_epoch, epoch * self._per_epoch + at)
+        hyperparams = [
+            methods.step_hyperparams(
+                self._run, self._per_epoch, epoch * self._per_epoch + at
+            )
             for at in range(number, end)
         ]
-        update = compiled(self._run, self._layout, on=bool(moments[0].on))
-        state, seen = update(
+        update = compiled(self._run, self._layout, on=bool(hyperparams[0].on))
+        state, step_metrics = update(
             state,
             self._examples,
-            given,
-            turns(index[number:end], present[number:end], moments, self._size),
+            stats,
+            step_inputs(
+                index[number:end], present[number:end], hyperparams, self._size
+            ),
         )
-        return state, seen, moments
+        return state, step_metrics, hyperparams

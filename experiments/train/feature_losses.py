@@ -1,8 +1,8 @@
-"""Penalties on the features of a batch, beside cross-entropy: OLTR's and range loss's.
+"""Penalties on the features of a batch, added to cross-entropy: OLTR and range loss.
 
-They are of the batch: the gradient of an example depends on the others. What they add
-to the loss of every example is such that the mean loss is that of cross-entropy and the
-published penalty, and its gradient the published one.
+They depend on the whole batch: the gradient of an example depends on the others. Each
+adds such a term to every example's loss that the mean loss is that of cross-entropy
+plus the published penalty, with the published gradient.
 """
 
 import functools

@@ -21,39 +21,40 @@ from experiments.train.sharding import Layout
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
 
 
-class Place(NamedTuple):
-    """Where a training stands: what is trained next."""
+class Position(NamedTuple):
+    """The position of a training in its data: the batch that is trained on next."""
 
     epoch: int  # from 0
-    batch: int  # of that epoch, from 0
+    batch: int  # within that epoch, from 0
     totals: dict[str, Any]  # of the epoch's batches so far; see `_add`
 
 
 class Callbacks(NamedTuple):
-    """What a loop tells those who run it.
+    """Callbacks of the training loop.
 
     Attributes:
-      write: takes an event as keywords.
-      stepped: takes the step, and what is worth showing of it as numbers by name.
-      due: takes the step after every update, or after many made at once, and says
-        whether to save within the epoch.
-      save: takes the step, the state and the place after an update that was due, or
-        that ended an epoch. All that was trained on until then has finite losses.
+      write: logs an event, given as keywords.
+      stepped: called after every update with the step and its metrics by name.
+      due: called after every dispatch with the step; returns whether to save a
+        checkpoint within the epoch.
+      save: saves a checkpoint: takes the step, the state and the position, after an
+        update for which `due` was true and at the end of every epoch. All losses until
+        then are finite.
     """
 
     write: Callable[..., None]
     stepped: Callable[[int, dict[str, float]], None] = lambda step, shown: None
     due: Callable[[int], bool] = lambda step: False
-    save: Callable[[int, steps.TrainState, Place], None] = lambda step, state, place: (
-        None
+    save: Callable[[int, steps.TrainState, Position], None] = (
+        lambda step, state, position: None
     )
 
 
 class Start(NamedTuple):
-    """Where a loop begins."""
+    """The state and the position that a loop starts from."""
 
     state: steps.TrainState
-    place: Place = Place(0, 0, {})
+    position: Position = Position(0, 0, {})
 
 
 def fit(
@@ -62,25 +63,26 @@ def fit(
     layout: Layout,
     session: configs.Session,
     start: Start,
-    hooks: Callbacks,
+    callbacks: Callbacks,
     *,
     test_last: bool = False,
     until: int | None = None,
 ) -> steps.TrainState:
     """Trains, and writes one event per epoch.
 
-    Steps are dispatched from Python, one by one unless the session has many at once:
-    inside `lax.scan` XLA's convolutions are tens of times slower on a CPU. What a step
-    saw is read while the next one runs, so that the device does not wait for it.
+    Steps are dispatched from Python, one by one unless the session asks for many per
+    dispatch: inside `lax.scan` XLA's convolutions are tens of times slower on a CPU.
+    The metrics of a step are read while the next one runs, so that the device does not
+    wait for them.
 
     Args:
-      run: what to run.
-      task: what on.
+      run: what to train.
+      task: training, validation and test examples.
       layout: devices.
-      session: how batches are made ready and the step is run.
-      start: state and place, of `begin` or of a checkpoint.
-      hooks: who is told.
-      test_last: whether the test set is looked at after the last epoch alone.
+      session: how batches are loaded and the step is run.
+      start: state and position, from `begin` or from a checkpoint.
+      callbacks: called with metrics and events, and to save checkpoints.
+      test_last: whether the test set is evaluated only after the last epoch.
       until: epoch to stop before, from 0; None trains to the end.
 
     Returns:
@@ -88,38 +90,39 @@ def fit(
 
     Raises:
       FloatingPointError: a loss is not finite; names the step and the examples.
-      BadConfiguration: many steps at once are asked for, and the run has it not.
+      BadConfiguration: the session asks for many steps per dispatch, which the run does
+        not support.
     """
     program = steps.program(run, layout, session.parallel)
     per_epoch = steps_per_epoch(run, task)
-    state, place = start
-    given = about(run, task, layout)
-    with _updates(program, place, run, task, layout, session) as update:
-        for epoch in range(place.epoch, run.epochs if until is None else until):
+    state, position = start
+    stats = dataset_stats(run, task, layout)
+    with _updates(program, position, run, task, layout, session) as update:
+        for epoch in range(position.epoch, run.epochs if until is None else until):
             began, waited = time.monotonic(), update.waited
-            first = place.batch if epoch == place.epoch else 0
-            totals = dict(place.totals) if first else {}
+            first = position.batch if epoch == position.epoch else 0
+            totals = dict(position.totals) if first else {}
             if first == 0 and _prunes(run, epoch):
                 state = _prune(program, layout, state, task.train, run, session)
-            given = given._replace(class_weights=class_weights(run, task, epoch))
+            stats = stats._replace(class_weights=class_weights(run, task, epoch))
             unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
                 collections.deque()
             )
             number = first
             while number < per_epoch:
                 step = epoch * per_epoch + number
-                state, seen, moments = update(state, given, epoch, number)
-                unread.append((step, len(moments), seen))
-                number, step = number + len(moments), step + len(moments)
-                due, whole = hooks.due(step), number == per_epoch
-                # What is saved has been read: the totals are of all that was trained.
+                state, step_metrics, hyperparams = update(state, stats, epoch, number)
+                unread.append((step, len(hyperparams), step_metrics))
+                number, step = number + len(hyperparams), step + len(hyperparams)
+                due, whole = callbacks.due(step), number == per_epoch
+                # Metrics are read before a checkpoint, so that its totals are complete.
                 while len(unread) > (0 if due or whole else 1):
-                    _read_all(run, unread.popleft(), totals, hooks)
+                    _read_all(run, unread.popleft(), totals, callbacks)
                 if due and not whole:
-                    hooks.save(step, state, Place(epoch, number, totals))
+                    callbacks.save(step, state, Position(epoch, number, totals))
             last = epoch + 1 == run.epochs
             waited, seconds = update.waited - waited, time.monotonic() - began
-            event = event_of(epoch, per_epoch, moments[-1], totals, waited, seconds)
+            event = event_of(epoch, per_epoch, hyperparams[-1], totals, waited, seconds)
             if last or (epoch + 1) % run.eval_every == 0:
                 for name in ("validation", "test"):
                     examples = getattr(task, name)
@@ -129,13 +132,13 @@ def fit(
                         event[name] = evaluate(
                             program, layout, state, examples, run, task, session
                         )
-            hooks.write(**event)
-            hooks.save((epoch + 1) * per_epoch, state, Place(epoch + 1, 0, {}))
+            callbacks.write(**event)
+            callbacks.save((epoch + 1) * per_epoch, state, Position(epoch + 1, 0, {}))
     return state
 
 
-class _OneByOne:
-    """Makes the updates of a training batch by batch; see `resident.Dispatches`."""
+class _HostLoop:
+    """Makes the updates of a training batch by batch; see `device_loop.DeviceLoop`."""
 
     def __init__(
         self,
@@ -155,35 +158,35 @@ class _OneByOne:
     def __call__(
         self,
         state: steps.TrainState,
-        given: steps.DatasetStats,
+        stats: steps.DatasetStats,
         epoch: int,
         number: int,
     ) -> tuple[steps.TrainState, steps.StepMetrics, list[methods.StepHyperparams]]:
-        """The next update; that of the next batch."""
+        """Makes the next update, on the loader's next batch."""
         step = epoch * self._per_epoch + number
-        moment = methods.moment(self._run, self._per_epoch, step)
-        update = self._program.train(moment)
-        state, seen = update(state, next(self._batches), given, moment)
-        return state, seen, [moment]
+        hyperparams = methods.step_hyperparams(self._run, self._per_epoch, step)
+        update = self._program.train(hyperparams)
+        state, step_metrics = update(state, next(self._batches), stats, hyperparams)
+        return state, step_metrics, [hyperparams]
 
 
 @contextlib.contextmanager
 def _updates(
     program: steps.Program,
-    place: Place,
+    position: Position,
     run: configs.Run,
     task: Task,
     layout: Layout,
     session: configs.Session,
-) -> Iterator[_OneByOne | device_loop.Dispatches]:
-    """What makes the updates from a place on."""
+) -> Iterator[_HostLoop | device_loop.DeviceLoop]:
+    """The host loop or the device loop, from a position on."""
     per_epoch, most = steps_per_epoch(run, task), session.steps_per_dispatch
     if most > 1:
-        yield device_loop.Dispatches(run, task.train, layout, per_epoch, most)
+        yield device_loop.DeviceLoop(run, task.train, layout, per_epoch, most)
         return
-    loader = batches_from(place, run, task, layout, session)
-    with pipeline.prefetch(loader, session.prefetch, layout.place) as batches:
-        yield _OneByOne(program, run, batches, per_epoch)
+    loader = batches_from(position, run, task, layout, session)
+    with pipeline.prefetch(loader, session.prefetch, layout.shard) as batches:
+        yield _HostLoop(program, run, batches, per_epoch)
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -201,17 +204,17 @@ def begin(
     """The state before the first step.
 
     Args:
-      run: what to run.
-      task: what on.
+      run: what to train.
+      task: its examples.
       layout: devices.
       session: how the step is run.
-      network: whose arrays to start from; None draws them by the run's seed.
+      network: whose arrays to start from; None initialises them by the run's seed.
 
     Returns:
-      Where the loop begins.
+      The state, and the position before the first batch.
     """
     program = steps.program(run, layout, session.parallel)
-    drawn = steps.draw(run, run.seed) if network is None else network
+    drawn = steps.init_network(run, run.seed) if network is None else network
     return Start(program.init(drawn, run.seed, len(task.train.labels)))
 
 
@@ -224,7 +227,7 @@ def evaluate(
     task: Task,
     session: configs.Session,
 ) -> dict[str, Any]:
-    """Accuracy and what else `metrics.summary` has."""
+    """Evaluates a network on a split; returns the metrics of `metrics.summary`."""
     counts: Any = None
     for batch in in_order(examples, run, layout, session):
         found = program.evaluate(state, batch)
@@ -239,13 +242,13 @@ def evaluate(
 def in_order(
     examples: Examples, run: configs.Run, layout: Layout, session: configs.Session
 ) -> Iterator[pipeline.Batch]:
-    """Batches of the examples as they are, on the devices.
+    """Batches of the examples in order and without augmentation, on the devices.
 
     Args:
       examples: of any split.
-      run: what they are like.
+      run: data and batch size.
       layout: devices.
-      session: how batches are made ready.
+      session: how batches are loaded.
 
     Yields:
       Batches, the last one padded.
@@ -259,40 +262,42 @@ def in_order(
         rows=layout.rows(size),
         workers=session.workers,
     )
-    with pipeline.prefetch(batches, session.prefetch, layout.place) as placed:
+    with pipeline.prefetch(batches, session.prefetch, layout.shard) as placed:
         yield from placed
 
 
 def batches_from(
-    place: Place,
+    position: Position,
     run: configs.Run,
     task: Task,
     layout: Layout,
     session: configs.Session,
 ) -> Generator[pipeline.Batch, None, None]:
-    """The batches of a training from a place on, clean ones beside them if need be.
+    """The batches of a training from a position on.
+
+    For a method that uses the meta set each batch comes with a batch of it.
 
     Args:
-      place: where the training stands.
-      run: what it is.
-      task: what on.
+      position: epoch and batch to continue from.
+      run: data, batch size, epochs and seed.
+      task: its examples.
       layout: devices.
-      session: how batches are made ready.
+      session: how batches are loaded.
 
     Returns:
-      Batches of this host's rows, not yet placed. Closing it ends its processes.
+      Batches of this host's rows, in host memory. Closing it ends its processes.
     """
     batches = pipeline.training(
         task.train,
         run.data,
         run.batch_size,
         seed=run.seed,
-        epochs=range(place.epoch, run.epochs),
-        first=place.batch,
+        epochs=range(position.epoch, run.epochs),
+        first=position.batch,
         rows=layout.rows(run.batch_size),
         workers=session.workers,
     )
-    if not run.method.looks_at_clean:
+    if not run.method.uses_meta_set:
         return batches
     assert task.clean is not None
     per_epoch = steps_per_epoch(run, task)
@@ -303,16 +308,18 @@ def batches_from(
         run.data,
         size,
         seed=run.seed,
-        steps=range(place.epoch * per_epoch + place.batch, run.epochs * per_epoch),
+        steps=range(
+            position.epoch * per_epoch + position.batch, run.epochs * per_epoch
+        ),
         size=padded,
         rows=layout.rows(padded),
         workers=session.workers,
     )
-    return pipeline.beside(batches, clean)
+    return pipeline.with_meta_batches(batches, clean)
 
 
-def about(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:
-    """What the training examples are like, on the devices; no class weights yet."""
+def dataset_stats(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:
+    """Statistics of the training set, on the devices; class weights are ones."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
     return layout.replicate(
         steps.DatasetStats(counts, np.ones_like(counts), task.mislabelled)
@@ -320,13 +327,13 @@ def about(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:
 
 
 def class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
-    """The factor on each class in an epoch, float32 `[classes]`."""
+    """The weight of each class in an epoch, float32 `[classes]`."""
     on = epoch >= run.epoch_at(run.loss.class_weights_from)
     return objectives.class_weights(run.loss, task.class_counts, on)
 
 
 def _prunes(run: configs.Run, epoch: int) -> bool:
-    """Whether truncation looks anew at what to drop before this epoch."""
+    """Whether truncation prunes the training set before this epoch."""
     since = epoch - run.epoch_at(run.loss.prune_from)
     return (
         run.loss.name == "truncated"
@@ -353,38 +360,41 @@ def _read_all(
     run: configs.Run,
     unread: tuple[int, int, steps.StepMetrics],
     totals: dict[str, Any],
-    hooks: Callbacks,
+    callbacks: Callbacks,
 ) -> None:
-    """Waits for what steps saw, after so many before them, and reads each."""
-    step, count, seen = unread[0], unread[1], jax.device_get(unread[2])
-    if seen.loss.ndim == 0:  # of one that was made alone
-        read(run, step + 1, seen, totals, hooks)
+    """Waits for the metrics of one or many updates and logs them one by one.
+
+    `unread` has the number of updates before them, their number, and their metrics.
+    """
+    step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
+    if step_metrics.loss.ndim == 0:  # a single update, without an axis of updates
+        log_step(run, step + 1, step_metrics, totals, callbacks)
         return
-    for place in range(count):
-        one = steps.StepMetrics(*(values[place] for values in seen))
-        read(run, step + 1 + place, one, totals, hooks)
+    for update in range(count):
+        one = steps.StepMetrics(*(values[update] for values in step_metrics))
+        log_step(run, step + 1 + update, one, totals, callbacks)
 
 
-def read(
+def log_step(
     run: configs.Run,
     step: int,
-    seen: steps.StepMetrics,
+    step_metrics: steps.StepMetrics,
     totals: dict[str, Any],
-    hooks: Callbacks,
+    callbacks: Callbacks,
 ) -> None:
-    """Refuses what is not finite, adds up what a step saw, and tells of it.
+    """Adds a step's metrics to the epoch's totals, and logs them.
 
     Args:
-      run: that is trained.
-      step: number of updates with this one.
-      seen: by it, on the host.
-      totals: of the epoch, to be added to.
-      hooks: who is told.
+      run: the run that is trained.
+      step: number of updates, including this one.
+      step_metrics: of this update, on the host.
+      totals: of the epoch; added to.
+      callbacks: `stepped` is called with the step's metrics.
 
     Raises:
       FloatingPointError: a loss is not finite; names the step and the examples.
     """
-    bad = seen.not_finite[seen.not_finite >= 0]
+    bad = step_metrics.not_finite[step_metrics.not_finite >= 0]
     if bad.size:
         more = " and perhaps others" if bad.size == steps.NAMED else ""
         raise FloatingPointError(
@@ -392,16 +402,16 @@ def read(
             f"{', '.join(map(str, sorted(bad)))}{more} "
             f"({run.method.title}, λ = {run.method.lam}, seed {run.seed})."
         )
-    _add(totals, seen)
-    examples = max(int(seen.examples), 1)
-    hooks.stepped(
+    _add(totals, step_metrics)
+    examples = max(int(step_metrics.examples), 1)
+    callbacks.stepped(
         step,
         {
-            "loss": float(seen.loss) / examples,
-            "F": float(seen.tilted_loss),
-            "effective": float(seen.effective),
-            "largest": float(seen.largest),
-            "total": float(seen.weight) / examples,
+            "loss": float(step_metrics.loss) / examples,
+            "F": float(step_metrics.tilted_loss),
+            "effective": float(step_metrics.effective),
+            "largest": float(step_metrics.largest),
+            "total": float(step_metrics.weight) / examples,
         },
     )
 
@@ -416,38 +426,41 @@ _SUMS = (
 _SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
 
 
-def _add(totals: dict[str, Any], seen: steps.StepMetrics) -> None:
+def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
     """Adds a step to an epoch's totals: numbers, and arrays `[classes]`."""
-    totals["tilted_loss"], totals["lam"] = float(seen.tilted_loss), float(seen.lam)
-    totals["largest"] = max(totals.get("largest", 0.0), float(seen.largest))
+    totals["tilted_loss"], totals["lam"] = (
+        float(step_metrics.tilted_loss),
+        float(step_metrics.lam),
+    )
+    totals["largest"] = max(totals.get("largest", 0.0), float(step_metrics.largest))
     totals["steps"] = totals.get("steps", 0) + 1
-    sums = {name: float(getattr(seen, name)) for name in _SUMS}
-    sums["effective"] = float(seen.effective)
+    sums = {name: float(getattr(step_metrics, name)) for name in _SUMS}
+    sums["effective"] = float(step_metrics.effective)
     sums["total"] = sums["weight"] / max(sums["examples"], 1.0)
     for name, value in sums.items():
         totals[name] = totals.get(name, 0.0) + value
     for name in _SUMS_BY_CLASS:
-        value = np.asarray(getattr(seen, name), np.float64)
+        value = np.asarray(getattr(step_metrics, name), np.float64)
         totals[name] = np.asarray(totals.get(name, 0.0)) + value
 
 
 def event_of(
     epoch: int,
     per_epoch: int,
-    moment: methods.StepHyperparams,
+    hyperparams: methods.StepHyperparams,
     totals: dict[str, Any],
     waited: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """The event of an epoch, without evaluations.
+    """The log event of an epoch, without evaluations.
 
     Args:
       epoch: from 0.
-      per_epoch: updates in one.
-      moment: what was set for its last update.
-      totals: of its updates.
-      waited: seconds that were waited for batches.
-      seconds: that it took.
+      per_epoch: updates per epoch.
+      hyperparams: of the last update.
+      totals: sums of the metrics over the updates.
+      waited: seconds that the loop waited for batches.
+      seconds: duration of the epoch.
 
     Returns:
       Keywords for `Callbacks.write`.
@@ -456,7 +469,7 @@ def event_of(
         "event": "epoch",
         "epoch": epoch + 1,
         "step": (epoch + 1) * per_epoch,
-        "learning_rate": moment.learning_rate,
+        "learning_rate": hyperparams.learning_rate,
         "lam": totals["lam"],
         **_summary(totals),
         "waited": waited,
@@ -467,7 +480,7 @@ def event_of(
 
 
 def _summary(totals: dict[str, Any]) -> dict[str, Any]:
-    """An epoch in a few numbers. The loss is before each update, weights after."""
+    """Metrics of an epoch, from its totals. Losses are those before each update."""
     counts = np.array(totals["examples_of_class"])
     of_class = np.array(totals["weight_of_class"])
     wrong = totals["examples_mislabelled"]

@@ -1,4 +1,4 @@
-"""From a config to the loss of each example."""
+"""Per-example losses and class weights of a config."""
 
 import jax
 import jax.numpy as jnp
@@ -22,39 +22,39 @@ def per_example_losses(
     centroids: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """The loss that is trained on.
+    """The per-example losses that are minimised.
 
     Args:
       loss: which.
       logits: float `[batch, classes]`.
       labels: int `[batch]`.
       class_counts: training examples of each class, float `[classes]`.
-      class_weights: factor on each class, float `[classes]`; ones for none.
-      kept: bool `[batch]`, False for what truncation drops; None for no truncation.
-      features: what entered the head, float `[batch, features]`; for `oltr` and `range`
-        alone.
-      present: bool `[batch]`, False for padding, which their penalties leave out; None
-        if every example is present.
-      centroids: of OLTR's memory, float `[classes, features]`; for `oltr` alone.
-      axis_name: axis of `jax.pmap` that the batch is spread over.
+      class_weights: weight of each class, float `[classes]`; ones for none.
+      kept: bool `[batch]`, False for pruned examples; None for no truncation.
+      features: what entered the head, float `[batch, features]`; only for `oltr` and
+        `range`.
+      present: bool `[batch]`, False for padding, which the penalties of `oltr` and
+        `range` leave out; None if every example is present.
+      centroids: of OLTR's memory, float `[classes, features]`; only for `oltr`.
+      axis_name: axis of `jax.pmap` that the batch is sharded over.
 
     Returns:
-      Float `[batch]`. Class weights are on cross-entropy alone, not on penalties.
+      Float `[batch]`. Class weights are on cross-entropy, not on penalties.
     """
     if loss.logit_norm > 0.0:
         squares = jnp.sum(jnp.square(logits), axis=-1, keepdims=True)
         logits = logits / (squares + 1e-12) ** (loss.logit_norm / 2.0)
     match loss.name:
         case "cross_entropy" | "oltr" | "range":
-            found = losses.softmax_cross_entropy_with_integer_labels(
+            values = losses.softmax_cross_entropy_with_integer_labels(
                 logits, labels, class_weights=class_weights
             )
         case "focal":
-            found = losses.softmax_focal_loss(
+            values = losses.softmax_focal_loss(
                 logits, labels, focusing=loss.focusing, class_weights=class_weights
             )
         case "ldam":
-            found = losses.ldam_loss(
+            values = losses.ldam_loss(
                 logits,
                 labels,
                 class_counts=class_counts,
@@ -63,7 +63,7 @@ def per_example_losses(
                 class_weights=class_weights,
             )
         case "symmetric":
-            found = losses.symmetric_cross_entropy(
+            values = losses.symmetric_cross_entropy(
                 logits,
                 labels,
                 alpha=loss.alpha,
@@ -72,11 +72,11 @@ def per_example_losses(
                 class_weights=class_weights,
             )
         case "generalized":
-            found = losses.generalized_cross_entropy(
+            values = losses.generalized_cross_entropy(
                 logits, labels, q=loss.q, class_weights=class_weights
             )
         case "truncated":
-            found = losses.truncated_generalized_cross_entropy(
+            values = losses.truncated_generalized_cross_entropy(
                 logits,
                 labels,
                 q=loss.q,
@@ -85,7 +85,7 @@ def per_example_losses(
                 class_weights=class_weights,
             )
         case "logit_adjusted":
-            found = losses.logit_adjusted_cross_entropy(
+            values = losses.logit_adjusted_cross_entropy(
                 logits,
                 labels,
                 class_counts=class_counts,
@@ -97,23 +97,23 @@ def per_example_losses(
         here = jnp.ones(labels.shape, bool) if present is None else present
         if loss.name == "oltr":
             assert centroids is not None
-            return found + feature_losses.centroids(
+            return values + feature_losses.centroids(
                 features, labels, here, centroids, axis_name
             )
         intra, inter = feature_losses.range_terms(
             features, labels, here, loss.range_margin, axis_name
         )
-        found = found + loss.range_intra * intra + loss.range_inter * inter
-    return found
+        values = values + loss.range_intra * intra + loss.range_inter * inter
+    return values
 
 
 def class_weights(loss: configs.Loss, class_counts: np.ndarray, on: bool) -> np.ndarray:
-    """The factor on each class.
+    """The weight of each class.
 
     Args:
-      loss: whether there is one.
+      loss: whether classes are weighted, and by which effective number.
       class_counts: int `[classes]`. A class without an example counts as one of one.
-      on: whether the training has come to where it is switched on.
+      on: whether class weights are switched on in this epoch.
 
     Returns:
       float32 `[classes]`; ones for none.

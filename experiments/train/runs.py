@@ -1,4 +1,4 @@
-"""A run directory: start or resume, keep the books, and look at what came out."""
+"""A run directory: start or resume a training, log it, and evaluate it."""
 
 import contextlib
 import dataclasses
@@ -34,13 +34,14 @@ HEARTBEAT, SHUTDOWN = 10, 60
 def main(
     preset: str, run: configs.Run, session: configs.Session, *, alone: bool = True
 ) -> int:
-    """Trains a run, or goes on with it where the directory holds its beginning.
+    """Trains a run, or resumes it from the newest checkpoint of its directory.
 
     Args:
       preset: its name.
       run: what to train.
-      session: where and on what.
-      alone: whether it is not one of many, whose progress is shown by who runs them.
+      session: directories, devices and loaders.
+      alone: whether to leave the progress bar and say where the results are; False
+        for one of many runs, whose caller shows their progress.
 
     Returns:
       Exit status: 0, or 130 if it was interrupted, after a checkpoint.
@@ -73,7 +74,7 @@ def main(
             )
         )
         start, step = _start(run, task, layout, session, saver)
-        if start.place.epoch == run.epochs:
+        if start.position.epoch == run.epochs:
             if first_host and not _says_finished(out):  # it was stopped just before
                 with _recorder(out, step, session, first_host) as recorder:
                     recorder.write(event="finished", step=step, seconds=0.0)
@@ -88,7 +89,7 @@ def main(
         if step:
             _say(
                 f"Resuming {out} at step {step} of {total} "
-                f"(epoch {start.place.epoch + 1} of {run.epochs})."
+                f"(epoch {start.position.epoch + 1} of {run.epochs})."
             )
             recorder.write(event="resumed", step=step)
         progress = stack.enter_context(
@@ -103,14 +104,14 @@ def main(
             )
         )
         began = time.monotonic()
-        books = RunLogger(run, session, recorder, progress, saver, interrupted)
-        stack.callback(books.close)
+        logger = RunLogger(run, session, recorder, progress, saver, interrupted)
+        stack.callback(logger.close)
         try:
-            loop.fit(run, task, layout, session, start, books.hooks())
+            loop.fit(run, task, layout, session, start, logger.callbacks())
         except KeyboardInterrupt:
             _say(f"Interrupted; the same command goes on from {out}.")
             return 130
-        books.close()
+        logger.close()
         recorder.write(event="finished", step=total, seconds=time.monotonic() - began)
     if first_host and alone:
         _say(f"Finished: {out}. Its report: python -m experiments report {out}")
@@ -118,7 +119,7 @@ def main(
 
 
 class RunLogger:
-    """Writes down what the loop tells."""
+    """Logs a run: events, progress and checkpoints."""
 
     def __init__(
         self,
@@ -139,8 +140,8 @@ class RunLogger:
         self._failures = 0
         self._steps = 0  # since the start of this process
 
-    def hooks(self) -> loop.Callbacks:
-        """What the loop calls."""
+    def callbacks(self) -> loop.Callbacks:
+        """The callbacks for the loop."""
         return loop.Callbacks(
             self._recorder.write, self._stepped, self._due, self._save
         )
@@ -153,9 +154,9 @@ class RunLogger:
 
     def _due(self, step: int) -> bool:
         if jax.process_count() > 1:
-            # They save at the ends of epochs, which needs no agreement. To be stopped
-            # does: at the same step, whichever of them was told and whenever. JAX takes
-            # the first step that it is asked about for 1.
+            # Hosts save at the ends of epochs, which needs no agreement. Stopping
+            # does: all stop at the same step, whichever host got the signal and when.
+            # JAX takes the first step that it is asked about for 1.
             self._steps += 1
             if multihost_utils.reached_preemption_sync_point(self._steps):
                 self._interrupted.set()
@@ -163,13 +164,18 @@ class RunLogger:
         late = time.monotonic() - self._saved_at >= self._session.checkpoint_seconds
         return late or self._interrupted.is_set()
 
-    def _save(self, step: int, state: steps.TrainState, place: loop.Place) -> None:
-        self._write(step, state, place)
+    def _save(
+        self, step: int, state: steps.TrainState, position: loop.Position
+    ) -> None:
+        self._write(step, state, position)
         if self._interrupted.is_set():
             raise KeyboardInterrupt
 
-    def _write(self, step: int, state: steps.TrainState, place: loop.Place) -> None:
-        self._saver.save(step, state, {"place": place._asdict(), "run": self._run})
+    def _write(
+        self, step: int, state: steps.TrainState, position: loop.Position
+    ) -> None:
+        metadata = {"position": position._asdict(), "run": self._run}
+        self._saver.save(step, state, metadata)
         self._saved_at = time.monotonic()
         self._note_failures()
 
@@ -179,7 +185,7 @@ class RunLogger:
         self._note_failures()
 
     def _note_failures(self) -> None:
-        """Writes down what could not be saved since the last time."""
+        """Logs the checkpoints that could not be saved since the last call."""
         for step, reason in self._saver.failures[self._failures :]:
             self._recorder.write(event="save_failed", step=step, error=reason)
         self._failures = len(self._saver.failures)
@@ -203,7 +209,9 @@ def restore(
     """
     run = kept.run
     program = steps.program(run, layout)
-    like = program.init(steps.draw(run, run.seed), run.seed, sum(kept.class_counts))
+    like = program.init(
+        steps.init_network(run, run.seed), run.seed, sum(kept.class_counts)
+    )
     with checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, log=_say) as saver:
         found = _restore(saver, like, run)
     if found is None:
@@ -249,12 +257,12 @@ def evaluate(config: configs.Evaluate) -> int:
 def features(
     out: pathlib.Path, data_dir: pathlib.Path | None = None, examples: int = 1000
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What enters the head of a trained network.
+    """Penultimate features of a trained network: what enters its head.
 
     Args:
       out: run directory.
       data_dir: where the data sets are; None for where they were in training.
-      examples: at most so many of each split, drawn with a fixed seed.
+      examples: at most so many of each split, a subsample with a fixed seed.
 
     Returns:
       By split (`train`, `test`): features, float32 `[n, features]`, and labels `[n]`.
@@ -271,7 +279,7 @@ def features(
 
 
 class HeadInputs(NamedTuple):
-    """What the head of a trained network is given, and what it makes of it."""
+    """Penultimate features of all splits, and the head that classifies them."""
 
     splits: dict[str, tuple[np.ndarray, np.ndarray]]  # features [n, features], labels
     kernel: np.ndarray  # float32 [features, classes]
@@ -279,7 +287,7 @@ class HeadInputs(NamedTuple):
 
 
 def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> HeadInputs:
-    """What enters the head of a trained network, of every example as it is.
+    """Penultimate features of a trained network, of every example, not augmented.
 
     Args:
       out: run directory.
@@ -310,7 +318,7 @@ def _features(
     """What enters the head, of examples in order, float32 `[n, features]`."""
     program = steps.program(run, layout)
     batches = loop.in_order(examples, run, layout, session or configs.Session())
-    # Padding is at the end alone. Every host has all features, though not all examples.
+    # Padding is only at the end. Every host has all features, though not all examples.
     parts = [np.asarray(program.features(state, batch)) for batch in batches]
     return np.concatenate(parts)[: len(examples.labels)]
 
@@ -328,7 +336,7 @@ def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
 def _reopen(
     out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
 ) -> tuple[run_dir.Kept, pipeline.Task, sharding.Layout, int, steps.TrainState]:
-    """All that is needed to look at a trained network."""
+    """Restores a trained network with its data set, for evaluation."""
     kept = run_dir.load(out)
     task = pipeline.task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
     layout = sharding.layout(devices)
@@ -337,7 +345,7 @@ def _reopen(
 
 
 def _join(session: configs.Session) -> None:
-    """Makes this process one of several."""
+    """Connects this process to the others of a distributed training."""
     try:
         jax.distributed.initialize(
             session.coordinator,
@@ -356,7 +364,7 @@ def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
 
 
 def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
-    """The devices, of which each takes as many examples."""
+    """The devices; the batch size must be a multiple of their number."""
     try:
         layout = sharding.layout(session.devices)
     except ValueError as error:
@@ -370,7 +378,7 @@ def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
 
 
 def _require_jit(run: configs.Run, session: configs.Session) -> None:
-    """Refuses sums written out for each device where a rule takes whole batches."""
+    """Refuses `pmap` for methods whose rule takes the whole batch."""
     if run.method.baseline and session.parallel == "pmap":
         raise configs.BadConfiguration(
             f"{run.method.title} runs under --parallel jit, got pmap."
@@ -416,13 +424,13 @@ def _start(
         network = _network(run, task, layout, session)
         return loop.begin(run, task, layout, session, network), 0
     step, state, kept = found
-    return loop.Start(state, loop.Place(**kept["place"])), step
+    return loop.Start(state, loop.Position(**kept["position"])), step
 
 
 def _restore(
     saver: checkpoint.Checkpoints, like: steps.TrainState, run: configs.Run
 ) -> tuple[int, steps.TrainState, dict[str, Any]] | None:
-    """The newest whole checkpoint, with what is wrong in this program's words."""
+    """The newest intact checkpoint; errors become those of the command line."""
     try:
         found = saver.restore(like)
     except checkpoint.OtherConfiguration as error:
@@ -441,7 +449,7 @@ def _network(
     session: configs.Session,
 ) -> Any:
     """The network to start from: drawn, from published weights, or of stage one."""
-    network = steps.draw(run, run.seed)
+    network = steps.init_network(run, run.seed)
     if run.model.pretrained is not None:
         models.pretrained.load(network, run.model.pretrained)
     if run.start_from is None:
@@ -466,7 +474,7 @@ def _network(
         ]
         nnx.update(network, nnx.from_flat_state(kept))
     if run.new_head:
-        nnx.update(network.head, nnx.state(steps.draw(run, run.seed).head))
+        nnx.update(network.head, nnx.state(steps.init_network(run, run.seed).head))
     elif remembers:
         _remember(network, state, first.run, task, layout, session)
     return network
@@ -480,7 +488,7 @@ def _remember(
     layout: sharding.Layout,
     session: configs.Session,
 ) -> None:
-    """Gives OLTR's memory what stage one knows of the classes.
+    """Initialises OLTR's memory from stage one.
 
     Centroids are the class means of its features of the training examples as they are,
     and what recalls them is its head, if that is linear, as in OLTR's code.
@@ -511,13 +519,13 @@ def write_config(
     session: configs.Session,
     task: pipeline.Task,
 ) -> None:
-    """What is run, in full, on what and by which versions, as config.json.
+    """Writes the resolved configuration, devices and versions as config.json.
 
     Args:
-      out: run directory, which is there.
+      out: run directory; it exists.
       preset: its name.
       run: what is trained.
-      session: where and on what.
+      session: directories, devices and loaders.
       task: the examples.
     """
     data_dir = session.data_dir and session.data_dir.resolve()
@@ -537,7 +545,7 @@ def write_config(
 def _recorder(
     out: pathlib.Path, step: int, session: configs.Session, first_host: bool
 ) -> contextlib.AbstractContextManager[run_log.Recorder]:
-    """Records that go on where the checkpoint is; on the first host alone."""
+    """The log of a run, continued at the checkpoint; only the first host writes."""
     return run_log.Recorder(
         out / run_dir.RECORDS if first_host else None,
         resume_at=step,
@@ -553,25 +561,25 @@ def _says_finished(out: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Lets the loop finish its step when told to stop; told twice, it stops at once.
+    """Lets the loop finish its step on a signal; a second signal stops it at once.
 
-    Of several hosts, all stop when one is told: by SIGTERM, which JAX waits for and
-    passes on.
+    Of several hosts all stop when one is interrupted: by SIGTERM, which JAX waits for
+    and passes on.
     """
-    stop, told = threading.Event(), threading.Event()
+    stop, interrupted = threading.Event(), threading.Event()
     several = jax.process_count() > 1
 
-    def tell(*_: object) -> None:
-        if told.is_set():
+    def interrupt(*_: object) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        told.set()
+        interrupted.set()
         if several:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             stop.set()
 
     numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, tell) for number in numbers}
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield stop
     finally:

@@ -1,4 +1,4 @@
-"""Where arrays lie: a mesh of one axis, over which batches are spread."""
+"""Mesh and shardings: one axis, over which batches are sharded."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ AXIS = "batch"
 
 
 class Layout(NamedTuple):
-    """Devices in a row, on one host or several."""
+    """A mesh of one axis and its shardings, on one host or several."""
 
     mesh: Mesh
     replicated: NamedSharding
@@ -18,21 +18,21 @@ class Layout(NamedTuple):
 
     @property
     def devices(self) -> int:
-        """Of all hosts."""
+        """Number of devices, of all hosts."""
         return self.mesh.size
 
     def rows(self, batch_size: int) -> slice:
-        """The places of a batch that this host's devices hold."""
+        """The rows of a batch that this host's devices hold."""
         mine = [
-            place
-            for place, device in enumerate(self.mesh.devices.flat)
+            number
+            for number, device in enumerate(self.mesh.devices.flat)
             if device.process_index == jax.process_index()
         ]
         each = batch_size // self.devices
         return slice(mine[0] * each, (mine[-1] + 1) * each)
 
-    def place(self, batch: Any) -> Any:
-        """Spreads a batch, of which this host gives its own rows.
+    def shard(self, batch: Any) -> Any:
+        """Shards a batch over the devices; every host provides its own rows.
 
         Args:
           batch: tree of NumPy arrays `[rows, ...]`.
@@ -48,7 +48,7 @@ class Layout(NamedTuple):
         )
 
     def replicate(self, tree: Any) -> Any:
-        """Gives every device a copy, of a tree that every host has alike."""
+        """Copies a tree to every device; it must be the same on every host."""
         return jax.tree.map(self._replicate_one, tree)
 
     def _replicate_one(self, array: Any) -> Any:
@@ -61,13 +61,13 @@ class Layout(NamedTuple):
 
 
 def layout(devices: int | None = None) -> Layout:
-    """A row of devices.
+    """Makes the mesh.
 
     Args:
-      devices: how many; None for all there are, on all hosts.
+      devices: number of devices; None for all, on all hosts.
 
     Returns:
-      The layout.
+      The mesh and its shardings.
 
     Raises:
       ValueError: there are not so many, or, on several hosts, not all are taken.

@@ -21,21 +21,21 @@ from experiments.results import metrics
 from experiments.train import objectives
 from experiments.train.sharding import AXIS, Layout
 
-NAMED = 8  # examples with a loss that is not finite that a step can name
+NAMED = 8  # most examples whose loss is not finite that the metrics of a step name
 
 
 class OptimizerState(NamedTuple):
-    """Of the two parts of a method."""
+    """State of the two parts of a method: weighting rule and descent."""
 
-    rule: Any  # of what weights examples
+    rule: Any
     descent: Any
 
 
 class TrainState(NamedTuple):
-    """All that a step changes, and what it draws from."""
+    """Training state: everything that a step changes, and its random key."""
 
     step: jax.Array  # int32 []: updates so far
-    key: jax.Array  # uint32 [2]: of dropout and of augmentation on the device
+    key: jax.Array  # uint32 [2]: for dropout and augmentation on the device
     params: Any  # trained, float32 leaves
     frozen: Any  # parameters that are not trained
     statistics: Any  # BatchNorm's running means and variances, float32 leaves
@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
 
 
 class DatasetStats(NamedTuple):
-    """What the training examples are like, as arguments of the compiled step."""
+    """Statistics of the training set, as arguments of the compiled step."""
 
     class_counts: jax.Array  # float32 [classes], at least 1
     class_weights: jax.Array  # float32 [classes]; ones for none
@@ -52,14 +52,14 @@ class DatasetStats(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step saw: sums over its examples, so that steps add up."""
+    """Metrics of a step: sums over its examples, unless a comment says otherwise."""
 
     examples: jax.Array  # int32 []
     loss: jax.Array  # float32 []: sum of L_i before the update
     tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
     lam: jax.Array  # float32 []: λ; with a radius that of the next step. Not a sum
     weight: jax.Array  # float32 []: sum of p_i
-    effective: jax.Array  # float32 []: (Σp)² / (n Σp²), share that counts; 0 for p = 0
+    effective: jax.Array  # float32 []: effective sample size (Σp)²/(n Σp²); 0 for p = 0
     largest: jax.Array  # float32 []: largest p_i; not a sum
     weight_of_class: jax.Array  # float32 [classes]
     examples_of_class: jax.Array  # int32 [classes]
@@ -68,7 +68,7 @@ class StepMetrics(NamedTuple):
     not_finite: jax.Array  # int32 [NAMED]: examples whose loss is not finite, then -1
 
 
-# State, batch, what the examples are like, what is set -> state after, what was seen.
+# State, batch, statistics, hyperparameters -> state after, metrics.
 Train = Callable[
     [TrainState, Batch, DatasetStats, StepHyperparams], tuple[TrainState, StepMetrics]
 ]
@@ -78,16 +78,15 @@ class Program(NamedTuple):
     """The compiled functions of one configuration, whatever its seed, λ and data."""
 
     init: Callable[[Any, int, int], TrainState]  # network, seed, training examples
-    train: Callable[
-        [StepHyperparams], Train
-    ]  # the step for a moment, which is its argument too
+    # The step for these hyperparameters, which are its argument too.
+    train: Callable[[StepHyperparams], Train]
     evaluate: Callable[[TrainState, Batch], metrics.Counts]
     prune: Callable[[TrainState, Batch], TrainState]
     features: Callable[[TrainState, Batch], jax.Array]
 
 
 def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
-    """Bytes to numbers in [0, 1], then normalised; words stay as they are."""
+    """Scales bytes to [0, 1] and normalises images; returns token ids unchanged."""
     if data.kind.inputs == "text":
         return inputs
     images = inputs.astype(jnp.float32)
@@ -103,8 +102,8 @@ def train_step(
     run: configs.Run,
     state: TrainState,
     batch: Batch,
-    given: DatasetStats,
-    moment: StepHyperparams,
+    stats: DatasetStats,
+    hyperparams: StepHyperparams,
     axis_name: str | None = None,
     *,
     on: bool = True,
@@ -116,23 +115,23 @@ def train_step(
       run: loss, method and optimizer.
       state: before.
       batch: examples, padding marked.
-      given: what the training examples are like.
-      moment: learning rate and λ of this update.
-      axis_name: axis of `jax.pmap` that the batch is spread over.
+      stats: of the training set.
+      hyperparams: learning rate and λ of this update.
+      axis_name: axis of `jax.pmap` that the batch is sharded over.
       on: whether the rule weights; False before it is switched on.
 
     Returns:
-      The state after, and what was seen.
+      The state after, and metrics.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    inputs, keys = _drawn(run, batch, key, axis_name)
+    inputs, keys = _prepared(run, batch, key, axis_name)
     kept = state.kept[batch.index] if state.kept.size else None
 
     rule = methods.rule(run)
-    class_weights = given.class_weights
+    class_weights = stats.class_weights
     weighs_classes = rule.weighs_classes
     if weighs_classes:
-        given = given._replace(class_weights=jnp.ones_like(class_weights))
+        stats = stats._replace(class_weights=jnp.ones_like(class_weights))
 
     def per_example_losses(
         params: Any,
@@ -141,7 +140,7 @@ def train_step(
         present: jax.Array,
         keys: jax.Array,
         kept: jax.Array | None,
-        class_weights: jax.Array = given.class_weights,
+        class_weights: jax.Array = stats.class_weights,
     ) -> tuple[jax.Array, Any]:
         # A copy: its statistics are written at this level of tracing.
         network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
@@ -151,7 +150,7 @@ def train_step(
             run.loss,
             network.head(features),
             labels,
-            class_counts=given.class_counts,
+            class_counts=stats.class_counts,
             class_weights=class_weights,
             kept=kept,
             features=features,
@@ -165,20 +164,20 @@ def train_step(
 
     def clean_loss(params: Any) -> jax.Array:
         assert clean is not None
-        # What they draw is drawn beside what the batch draws, by keys of their own.
-        inputs, keys = _drawn(run, clean, jax.random.fold_in(key, 2), axis_name)
+        # The meta batch has random keys of its own.
+        inputs, keys = _prepared(run, clean, jax.random.fold_in(key, 2), axis_name)
         losses, _ = per_example_losses(
             params,
             inputs,
             clean.labels,
             clean.present,
             keys,
-            clean.present,  # none of them is dropped
+            clean.present,  # truncation prunes none of them
             jnp.ones_like(class_weights),
         )
         return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
 
-    problem = methods.WeightingInput(
+    weighting_input = methods.WeightingInput(
         params=state.params,
         per_example_losses=per_example_losses,
         examples=(inputs, batch.labels, batch.present, keys, kept),
@@ -186,82 +185,82 @@ def train_step(
         labels=batch.labels,
         index=batch.index,
         class_weights=class_weights,
-        moment=moment,
+        hyperparams=hyperparams,
         clean_loss_of=None if clean is None else clean_loss,
         axis_name=axis_name,
     )
     gradient = rule.gradient if on or rule.before is None else rule.before
-    found = gradient(problem, state.optimizer.rule)
-    direction = found.gradient
+    result = gradient(weighting_input, state.optimizer.rule)
+    direction = result.gradient
     if run.loss.class_weights_norm == "weights":
-        weights = jnp.where(batch.present, given.class_weights[batch.labels], 0.0)
+        weights = jnp.where(batch.present, stats.class_weights[batch.labels], 0.0)
         mean = _sum(jnp.sum(weights), axis_name) / _sum(
             jnp.sum(batch.present), axis_name
         )
         direction = optax.tree.scale(1.0 / mean, direction)
-    updates, descent = methods.descent(run, moment).update(
+    updates, descent = methods.descent(run, hyperparams).update(
         direction, state.optimizer.descent, state.params
     )
     after = state._replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        statistics=found.statistics,
-        optimizer=OptimizerState(found.state, descent),
+        statistics=result.statistics,
+        optimizer=OptimizerState(result.state, descent),
     )
-    lam = moment.lam if run.method.rho is None else found.state.lam
-    return after, _see(run, batch, given, found, lam, axis_name)
+    lam = hyperparams.lam if run.method.rho is None else result.state.lam
+    return after, _metrics_of(run, batch, stats, result, lam, axis_name)
 
 
-def _drawn(
+def _prepared(
     run: configs.Run, batch: Batch, key: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Inputs as the network takes them, and keys of dropout `[batch]`."""
-    # Of each example, so that any layout over devices draws the same numbers; and of
-    # each time that it is in the batch, where sampling repeats it.
+    """Augmented and normalised inputs, and keys for dropout `[batch]`."""
+    # A key per example, so that any layout over devices draws the same numbers; and per
+    # occurrence in the batch, where the sampler repeats an example.
     fold = jax.vmap(jax.random.fold_in)
     again = _repeats(batch, axis_name)
-    keys, moves = (
+    keys, augmentation_keys = (
         jnp.where(again > 0, fold(once, again), once)
         for of in jax.random.split(key)
         for once in [jax.vmap(functools.partial(jax.random.fold_in, of))(batch.index)]
     )
     inputs = batch.inputs
     if run.data.augment_on == "device":
-        inputs = augment.on_device(inputs, moves, run.data)
+        inputs = augment.on_device(inputs, augmentation_keys, run.data)
     return prepare(run.data, inputs), keys
 
 
 def _repeats(batch: Batch, axis_name: str | None) -> jax.Array:
-    """How often each example comes before its place in the batch, int32 `[batch]`."""
+    """How often each example occurs earlier in the batch, int32 `[batch]`."""
     index, present = batch.index, batch.present
-    places = jnp.arange(len(index))
+    positions = jnp.arange(len(index))
     every, everywhere = index, present
     if axis_name is not None:
-        places = places + jax.lax.axis_index(axis_name) * len(index)
+        positions = positions + jax.lax.axis_index(axis_name) * len(index)
         every = jax.lax.all_gather(index, axis_name, tiled=True)
         everywhere = jax.lax.all_gather(present, axis_name, tiled=True)
-    before = jnp.arange(len(every)) < places[:, None]
+    before = jnp.arange(len(every)) < positions[:, None]
     same = (index[:, None] == every) & everywhere
     return jnp.sum(before & same, axis=1, dtype=jnp.int32)
 
 
 def _sum(value: jax.Array, axis_name: str | None) -> jax.Array:
-    """Over devices too."""
+    """Sums over devices, under `pmap`."""
     return value if axis_name is None else jax.lax.psum(value, axis_name)
 
 
-def _see(
+def _metrics_of(
     run: configs.Run,
     batch: Batch,
-    given: DatasetStats,
-    found: methods.WeightingResult,
+    stats: DatasetStats,
+    result: methods.WeightingResult,
     lam: jax.Array,
     axis_name: str | None,
 ) -> StepMetrics:
-    """Sums up a step."""
-    losses, p = found.losses, found.weights
+    """The metrics of a step."""
+    losses, p = result.losses, result.weights
     present, labels, index = batch.present, batch.labels, batch.index
-    wrong = given.mislabelled[index] & present
+    wrong = stats.mislabelled[index] & present
     if axis_name is not None:
         gather = functools.partial(
             jax.lax.all_gather, axis_name=axis_name, axis=0, tiled=True
@@ -273,12 +272,12 @@ def _see(
     squares = jnp.sum(p**2)
     of_class = jnp.zeros(run.data.classes)
     bad = present & ~jnp.isfinite(losses)
-    (places,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
+    (rows,) = jnp.nonzero(bad, size=NAMED, fill_value=-1)
     examples = jnp.sum(present)
     return StepMetrics(
         examples=examples,
         loss=jnp.sum(losses, where=present),
-        tilted_loss=found.objective,
+        tilted_loss=result.objective,
         lam=lam,
         weight=jnp.sum(p),
         effective=jnp.where(squares > 0.0, jnp.sum(p) ** 2 / (examples * squares), 0.0),
@@ -287,12 +286,12 @@ def _see(
         examples_of_class=of_class.at[labels].add(present).astype(jnp.int32),
         weight_mislabelled=jnp.sum(p, where=wrong),
         examples_mislabelled=jnp.sum(wrong),
-        not_finite=jnp.where(places < 0, -1, index[places]),
+        not_finite=jnp.where(rows < 0, -1, index[rows]),
     )
 
 
 def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
-    """The network as it is evaluated."""
+    """The network in evaluation mode."""
     network = nnx.merge(graph, state.params, state.frozen, state.statistics, copy=True)
     network.eval()
     return network
@@ -301,7 +300,7 @@ def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
 def eval_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> metrics.Counts:
-    """Counts what is taken for what.
+    """Accumulates the confusion matrix and the other counts of an evaluation.
 
     Args:
       graph: the network without its arrays.
@@ -323,7 +322,7 @@ def eval_step(
 def prune_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> TrainState:
-    """Keeps the training examples whose label has a probability above k.
+    """Prunes the training examples whose label has a probability of k or less.
 
     Args:
       graph: the network without its arrays.
@@ -338,9 +337,9 @@ def prune_step(
     probabilities = jnp.take_along_axis(
         jax.nn.softmax(logits), batch.labels[:, None], axis=1
     )[:, 0]
-    outside = state.kept.size  # where padding is dropped
-    places = jnp.where(batch.present, batch.index, outside)
-    kept = state.kept.at[places].set(probabilities > run.loss.k, mode="drop")
+    outside = state.kept.size  # index that `mode="drop"` ignores
+    rows = jnp.where(batch.present, batch.index, outside)
+    kept = state.kept.at[rows].set(probabilities > run.loss.k, mode="drop")
     return state._replace(kept=kept)
 
 
@@ -356,24 +355,23 @@ def program(
 ) -> Program:
     """Compiles the steps, each when it is first called.
 
-    Seed, λ, learning rates and what the data are like are arguments, so that runs that
+    Seed, λ, learning rates and statistics of the data are arguments, so that runs that
     differ in those share a program.
 
     Args:
       run: network, loss, method and optimizer.
       layout: devices.
-      parallel: whether the program is cut up by the sharding of the batch, or run on
-        each device with explicit sums.
+      parallel: whether the program is partitioned by the sharding of the batch, or run
+        on each device with explicit collectives.
 
     Returns:
-      The compiled functions. `train` gives the buffers of the state before to the
-      state after.
+      The compiled functions. `train` donates the buffers of the state.
     """
     return _program(essential(run), layout, parallel)
 
 
 def essential(run: configs.Run) -> configs.Run:
-    """What of a run its programs depend on; the rest is the same for all."""
+    """A run with only the fields that its programs depend on; others are constant."""
     follows = run.method.rho is not None
     return configs.replace(
         run,
@@ -381,7 +379,7 @@ def essential(run: configs.Run) -> configs.Run:
             "data": configs.Data(
                 source=run.data.source,
                 test_per_class=1 if run.data.test_per_class else 0,
-                clean_per_class=1 if run.method.looks_at_clean else 0,
+                clean_per_class=1 if run.method.uses_meta_set else 0,
                 image_size=run.data.image_size,
                 mean=run.data.mean,
                 std=run.data.std,
@@ -405,8 +403,8 @@ def essential(run: configs.Run) -> configs.Run:
                 init_s=None if run.method.init_s is None else 0.0,
                 alpha=1.0,
                 uniform=False,
-                rate=0.0,
-                level=1.0,
+                step_size=0.0,
+                cvar_alpha=1.0,
                 clean_batch_size=2,
             ),
             "loss": dataclasses.replace(
@@ -439,24 +437,24 @@ def updates_of(
 
     Args:
       run: network, loss, method and optimizer.
-      axis_name: as `train_step` takes it.
-      on: likewise.
+      axis_name: axis of `jax.pmap`; see `train_step`.
+      on: whether the rule weights; see `train_step`.
 
     Returns:
-      `train_step` without what is fixed.
+      `train_step` with graph, run and options bound.
     """
     graph = _graph(_untrained(run), axis_name)
     return functools.partial(train_step, graph, run, axis_name=axis_name, on=on)
 
 
 def counts_of(run: configs.Run) -> Callable[[TrainState, Batch], metrics.Counts]:
-    """The pure evaluation of a run, `eval_step` without what is fixed."""
+    """The pure evaluation of a run: `eval_step` with graph and run bound."""
     alike = _untrained(run)
     return functools.partial(eval_step, _graph(alike), alike)
 
 
 def switches(run: configs.Run) -> bool:
-    """Whether what comes before the rule is switched on is a program of its own."""
+    """Whether there is another program before the rule is switched on."""
     return methods.rule(run).before is not None
 
 
@@ -478,11 +476,11 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
         )
 
     one_program = not switches(run)
-    # The axis has a name only inside `pmap`; what is evaluated is not inside.
-    evaluate, features = _looks(_untrained(run), layout)
+    # The axis has a name only inside `pmap`, where evaluation does not run.
+    evaluate, features = _evaluation_of(_untrained(run), layout)
     return Program(
         functools.partial(_init, run, layout),
-        lambda moment: compiled(one_program or bool(moment.on)),
+        lambda hyperparams: compiled(one_program or bool(hyperparams.on)),
         evaluate,
         jax.jit(
             functools.partial(prune_step, _graph(_untrained(run)), run),
@@ -495,7 +493,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
 
 def _untrained(run: configs.Run) -> configs.Run:
-    """A run without what only training depends on."""
+    """A run with defaults for the fields that only training depends on."""
     plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
     plain |= {"optimizer": configs.Optimizer(), "data.clean_per_class": 0}
     return configs.replace(run, plain)
@@ -509,33 +507,33 @@ def _graph(run: configs.Run, axis_name: str | None = None) -> nnx.GraphDef:
 
 
 @functools.cache
-def _looks(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
-    """Compiles what only looks at a network, however it is trained."""
+def _evaluation_of(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]:
+    """Compiles evaluation and features, once for all ways to train a network."""
 
-    def look(step: Callable[..., Any]) -> Callable[..., Any]:
+    def evaluation_of(step: Callable[..., Any]) -> Callable[..., Any]:
         compiled = jax.jit(
             functools.partial(step, _graph(run), run),
             in_shardings=(layout.replicated, layout.spread),
             out_shardings=layout.replicated,
         )
-        # Without what belongs to the training, whose kind would be compiled in.
+        # Without the fields of training, whose types would be compiled in.
         rest = {"step": None, "key": None, "optimizer": None, "kept": None}
         return lambda state, batch: compiled(state._replace(**rest), batch)
 
-    return [look(step) for step in (eval_step, feature_step)]
+    return [evaluation_of(step) for step in (eval_step, feature_step)]
 
 
 def feature_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> jax.Array:
-    """What enters the head, float `[batch, features]`."""
+    """Penultimate features, which enter the head, float `[batch, features]`."""
     return _network(graph, state).features(
         prepare(run.data, batch.inputs), batch.present
     )
 
 
-def draw(run: configs.Run, seed: int) -> Any:
-    """A network with its arrays.
+def init_network(run: configs.Run, seed: int) -> Any:
+    """Initialises a network.
 
     Args:
       run: which network.
@@ -544,11 +542,11 @@ def draw(run: configs.Run, seed: int) -> Any:
     Returns:
       The network, as `models.build` makes it.
     """
-    return nnx.merge(*_draw(run.model, _shape_of(run.data))(seed))
+    return nnx.merge(*_init_network(run.model, _shape_of(run.data))(seed))
 
 
 def _shape_of(data: configs.Data) -> configs.Data:
-    """What of the data a network depends on; the rest as it is by default."""
+    """Data with only the fields that a network depends on; others are defaults."""
     return configs.Data(
         source=data.source,
         test_per_class=1 if data.test_per_class else 0,
@@ -559,15 +557,15 @@ def _shape_of(data: configs.Data) -> configs.Data:
 
 
 @functools.cache
-def _draw(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
-    """Compiles what draws the arrays: seed -> graph and state."""
+def _init_network(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
+    """Compiles the initialisation of a network: seed -> graph and state."""
 
     def network(seed: jax.typing.ArrayLike) -> Any:
         return models.build(model, data, rngs=nnx.Rngs(jax.random.key(seed)))
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: network(0)))
-    # It runs once or a few times. Optimized further, the same numbers come out, after
-    # five times as long at the compiler.
+    # It runs only a few times. At a higher level of optimization the compiler takes
+    # five times as long, for the same numbers.
     state = jax.jit(
         lambda seed: nnx.state(network(seed)),
         compiler_options={"xla_backend_optimization_level": 1},
@@ -576,7 +574,7 @@ def _draw(model: configs.Model, data: configs.Data) -> Callable[[int], Any]:
 
 
 def _parts(run: configs.Run, network: Any) -> tuple[Any, ...]:
-    """Filters: what is trained, other parameters, statistics."""
+    """Filters: trained parameters, frozen parameters, statistics."""
     return models.trained(run.trainable, network), nnx.Param, ...
 
 
@@ -585,7 +583,10 @@ def _init(
 ) -> TrainState:
     """The state before the first step."""
     _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
-    rule, descent = methods.rule(run), methods.descent(run, methods.moment(run, 1, 0))
+    rule, descent = (
+        methods.rule(run),
+        methods.descent(run, methods.step_hyperparams(run, 1, 0)),
+    )
     truncates = run.loss.name == "truncated"
     state = TrainState(
         step=np.int32(0),
@@ -598,18 +599,18 @@ def _init(
         ),
         kept=np.ones(examples if truncates else 0, bool),
     )
-    # Copies, since a step gives the buffers of its state away.
+    # Copies, since a step donates the buffers of its state.
     return layout.replicate(jax.tree.map(np.array, state))
 
 
 def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
-    """The step on every device of its own, from whole batches."""
+    """The step under `pmap`, from whole batches."""
     devices = list(layout.mesh.devices.flat)
 
     def without_kept(*arguments: Any) -> tuple[TrainState, StepMetrics]:
-        # It stays as it was. Empty, it would crash the compiler of JAX 0.11.2.
-        after, seen = train(*arguments)
-        return after._replace(kept=None), seen
+        # `kept` does not change. Empty, it would crash the compiler of JAX 0.11.2.
+        after, step_metrics = train(*arguments)
+        return after._replace(kept=None), step_metrics
 
     mapped = jax.pmap(
         without_kept,
@@ -620,10 +621,13 @@ def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     )
 
     def step(
-        state: TrainState, batch: Batch, given: DatasetStats, moment: StepHyperparams
+        state: TrainState,
+        batch: Batch,
+        stats: DatasetStats,
+        hyperparams: StepHyperparams,
     ) -> tuple[TrainState, StepMetrics]:
         rows = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-        after, seen = layout.replicate(mapped(state, rows, given, moment))
-        return after._replace(kept=state.kept), seen
+        after, step_metrics = layout.replicate(mapped(state, rows, stats, hyperparams))
+        return after._replace(kept=state.kept), step_metrics
 
     return step

@@ -1,9 +1,9 @@
-"""Many trainings in one program: an axis of runs through state, batches and moments.
+"""Vmapped runs: one program trains many, with an axis of runs through all arrays.
 
 The runs differ in seed, λ, γ and whatever else is an argument of the compiled step, and
-in their examples; they agree in the size of everything. Each is trained as it would be
-alone, on its own batches in its own order. The inputs lie on the device once, however
-many of the runs have them.
+in their examples; all shapes are the same. Each run's numbers are those of `loop.fit`,
+on its own batches in its own order. Inputs that several runs share are stored on the
+device once.
 """
 
 import collections
@@ -22,52 +22,52 @@ from experiments.data.pipeline import Task
 from experiments.data.sources import Examples
 from experiments.results import metrics
 from experiments.train import device_loop, loop, steps
-from experiments.train.device_loop import Resident
+from experiments.train.device_loop import DeviceDataset
 from experiments.train.sharding import Layout
 
 _SPLITS = ("train", "validation", "test")
 
 
 def require(runs: Sequence[configs.Run], tasks: Sequence[Task]) -> None:
-    """Refuses runs that cannot be trained side by side.
+    """Refuses runs that cannot be vmapped.
 
     Args:
-      runs: which.
-      tasks: of each.
+      runs: the runs.
+      tasks: the task of each run.
 
     Raises:
-      BadConfiguration: one takes more than the places of its examples, starts from
-        another or drops examples on its way; or they differ in more than numbers.
+      BadConfiguration: the device loop does not support a run, it starts from other
+        parameters or prunes examples; or the runs differ in more than numbers.
     """
     for run in runs:
         device_loop.require(run)
         if run.start_from is not None or run.model.pretrained is not None:
             raise configs.BadConfiguration(
-                "What is trained side by side starts from drawn parameters, got "
+                "Vmapped runs start from random parameters, got "
                 f"{run.start_from or run.model.pretrained}."
             )
         if run.loss.name == "truncated" and run.loss.prune_from < 1.0:
             raise configs.BadConfiguration(
-                "What is trained side by side drops no examples on its way: set "
-                f"loss.prune_from to 1, got {run.loss.prune_from}."
+                "Vmapped runs do not prune examples: set loss.prune_from to 1, got "
+                f"{run.loss.prune_from}."
             )
     if len({_shape(run) for run in runs}) > 1:
         raise configs.BadConfiguration(
-            "Runs side by side differ in nothing but seed, λ, γ and other numbers that "
-            "their program takes as arguments."
+            "Vmapped runs differ only in seed, λ, γ and other numbers that their "
+            "program takes as arguments."
         )
     for name in _SPLITS:
         sizes = {_size(getattr(task, name)) for task in tasks}
         if len(sizes) > 1:
             raise configs.BadConfiguration(
-                f"The {name} sets of the seeds must be of one size to be trained side "
-                f"by side, got {', '.join(map(str, sorted(sizes)))}: fix them with "
-                "--data.corruption-seed, or train the seeds alone."
+                f"The {name} sets of vmapped runs must be of one size, got "
+                f"{', '.join(map(str, sorted(sizes)))}: fix them with "
+                "--data.corruption-seed, or train each seed with `train`."
             )
 
 
 def _shape(run: configs.Run) -> Any:
-    """What runs side by side have in common: programs, and when what happens."""
+    """What vmapped runs must share: the program and the schedule of evaluations."""
     return (
         steps.essential(run),
         run.epochs,
@@ -80,21 +80,21 @@ def _size(examples: Examples | None) -> int:
     return 0 if examples is None else len(examples.labels)
 
 
-class SideBySide:
-    """Runs as they are trained, on one device.
+class VmappedRuns:
+    """The training state of vmapped runs, on one device.
 
     Args:
-      runs: which.
-      tasks: of each; one object for those that share it.
+      runs: the runs.
+      tasks: the task of each run; one object for runs that share it.
       layout: one device.
-      most: updates of a dispatch, of each run.
+      most: most updates of a dispatch, of each run.
 
     Attributes:
       per_epoch: updates of each run in an epoch.
-      state: of all; every array begins with the axis of the runs.
+      state: training state; the first axis of every array is that of the runs.
 
     Raises:
-      BadConfiguration: they cannot be trained side by side.
+      BadConfiguration: the runs cannot be vmapped; see `require`.
     """
 
     def __init__(
@@ -107,15 +107,17 @@ class SideBySide:
         require(runs, tasks)
         self._runs, self._tasks, self._layout = runs, tasks, layout
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
-        self._turns = device_loop.at_once(self.per_epoch, most)
-        self._splits = _place(tasks, layout)
+        self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
+        self._splits = _to_device(tasks, layout)
         self.state = layout.replicate(_stacked([*map(self._begin, runs, tasks)]))
-        self._given = layout.replicate(
-            _stacked([loop.about(run, task, layout) for run, task in self._each()])
+        self._stats = layout.replicate(
+            _stacked(
+                [loop.dataset_stats(run, task, layout) for run, task in self._each()]
+            )
         )
         self._epoch = -1
-        self._places: tuple[np.ndarray, np.ndarray]
-        # What is set for a run does not depend on its seed.
+        self._indices: tuple[np.ndarray, np.ndarray]
+        # Hyperparameters do not depend on the seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
         self._different = list(dict.fromkeys(alike))
         self._which = np.array([self._different.index(run) for run in alike])
@@ -126,63 +128,70 @@ class SideBySide:
     def _begin(self, run: configs.Run, task: Task) -> Any:
         program = steps.program(run, self._layout)
         state = program.init(
-            steps.draw(run, run.seed), run.seed, len(task.train.labels)
+            steps.init_network(run, run.seed), run.seed, len(task.train.labels)
         )
         return jax.device_get(state)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draws the order of an epoch, and switches on what it brings."""
+        """Draws the batches of an epoch and sets its class weights."""
         self._epoch = epoch
         drawn: dict[Any, Any] = {}  # runs of one seed share their order
         for run, task in self._each():
             if (run.seed, id(task)) not in drawn:
                 labels = task.train.labels
-                drawn[run.seed, id(task)] = device_loop.places(run, labels, epoch)
+                drawn[run.seed, id(task)] = device_loop.epoch_indices(
+                    run, labels, epoch
+                )
         found = [drawn[run.seed, id(task)] for run, task in self._each()]
         index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
-        self._places = index, present
+        self._indices = index, present
         weights = [loop.class_weights(run, task, epoch) for run, task in self._each()]
-        self._given = self._given._replace(class_weights=np.stack(weights))
+        self._stats = self._stats._replace(class_weights=np.stack(weights))
 
     def advance(
         self, number: int
     ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes updates from a batch of the epoch on, none of the next epoch.
+        """Makes one dispatch of updates, within the epoch.
 
         Args:
-          number: of the first batch, from 0.
+          number: first batch, from 0.
 
         Returns:
-          What each update saw, `[turns, runs, ...]`, and perhaps more turns behind;
-          and what was set for it, `[runs]`.
+          The metrics of each update, `[updates, runs, ...]`, followed by those of
+          padding; and the hyperparameters of each update, `[runs]`.
         """
-        index, present = self._places
-        end = min(number + self._turns, self.per_epoch)
+        index, present = self._indices
+        end = min(number + self._dispatch_size, self.per_epoch)
         first = self._epoch * self.per_epoch
-        moments = [self._moment(first + place) for place in range(number, end)]
-        turns = device_loop.turns(
-            index[number:end], present[number:end], moments, self._turns
+        hyperparams = [self._hyperparams(first + batch) for batch in range(number, end)]
+        step_inputs = device_loop.step_inputs(
+            index[number:end], present[number:end], hyperparams, self._dispatch_size
         )
         update = device_loop.compiled(
-            self._runs[0], self._layout, on=bool(moments[0].on[0]), side_by_side=True
+            self._runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
         )
-        self.state, seen = update(self.state, self._splits["train"], self._given, turns)
-        return seen, moments
+        self.state, step_metrics = update(
+            self.state, self._splits["train"], self._stats, step_inputs
+        )
+        return step_metrics, hyperparams
 
-    def _moment(self, step: int) -> methods.StepHyperparams:
-        """What is set for an update, `[runs]`."""
-        found = [methods.moment(run, self.per_epoch, step) for run in self._different]
+    def _hyperparams(self, step: int) -> methods.StepHyperparams:
+        """The hyperparameters of an update, `[runs]`."""
+        found = [
+            methods.step_hyperparams(run, self.per_epoch, step)
+            for run in self._different
+        ]
         columns = (np.stack(column) for column in zip(*found, strict=True))
         return methods.StepHyperparams(*(column[self._which] for column in columns))
 
     def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """Accuracy and what else `metrics.summary` has, of each run.
+        """Evaluates all runs on a split.
 
         Args:
-          name: of the split.
+          name: the split.
 
         Returns:
-          Summaries; None where there is no such split.
+          The metrics of `metrics.summary` for each run; None without such a split.
         """
         examples = self._splits[name]
         if examples is None:
@@ -190,22 +199,22 @@ class SideBySide:
         run, count = self._runs[0], examples.rows.shape[1]
         size = min(loop.EVAL_BATCH, 2 * run.batch_size)
         look = _evaluation(steps.essential(run), self._layout)
-        # Without what belongs to the training alone.
+        # Without the fields that only training needs.
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
         total: Any = None
         for first in range(0, count, size):
-            places = first + np.arange(size, dtype=np.int32)
-            present = places < count
-            found = look(state, examples, np.where(present, places, 0), present)
+            indices = first + np.arange(size, dtype=np.int32)
+            present = indices < count
+            found = look(state, examples, np.where(present, indices, 0), present)
             total = found if total is None else metrics.add(total, found)
         total = jax.device_get(total)
         return [
             metrics.summary(
-                metrics.Counts(*(column[place] for column in total)),
+                metrics.Counts(*(column[index] for column in total)),
                 task.class_counts,
                 tail_classes=run.data.tail_classes,
             )
-            for place, (run, task) in enumerate(self._each())
+            for index, (run, task) in enumerate(self._each())
         ]
 
 
@@ -213,29 +222,29 @@ def fit(
     runs: Sequence[configs.Run],
     tasks: Sequence[Task],
     layout: Layout,
-    hooks: Sequence[loop.Callbacks],
+    callbacks: Sequence[loop.Callbacks],
     *,
     most: int = 1,
 ) -> list[str | None]:
-    """Trains, and writes one event per run and epoch, as `train.fit` does.
+    """Trains the runs, and writes one event per run and epoch, as `loop.fit` does.
 
     A run whose loss is not finite writes nothing from that epoch on; the others go on.
     The seconds of an epoch are those of all runs together.
 
     Args:
-      runs: what to run.
-      tasks: what on.
+      runs: the runs.
+      tasks: the task of each run.
       layout: one device.
-      hooks: of each run; `due` and `save` are not asked for.
-      most: updates of a dispatch, of each run.
+      callbacks: for each run; `due` and `save` are not called.
+      most: most updates of a dispatch, of each run.
 
     Returns:
-      For each run what was not finite; None for nothing.
+      For each run the message about a loss that is not finite, or None.
 
     Raises:
-      BadConfiguration: they cannot be trained side by side.
+      BadConfiguration: the runs cannot be vmapped; see `require`.
     """
-    together = SideBySide(runs, tasks, layout, most)
+    together = VmappedRuns(runs, tasks, layout, most)
     failures: list[str | None] = [None] * len(runs)
     for epoch in range(runs[0].epochs):
         began = time.monotonic()
@@ -244,14 +253,14 @@ def fit(
         unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
             collections.deque()
         )
-        number, moments = 0, []
+        number, hyperparams = 0, []
         while number < together.per_epoch:
-            seen, moments = together.advance(number)
+            step_metrics, hyperparams = together.advance(number)
             first = epoch * together.per_epoch + number
-            unread.append((first, len(moments), seen))
-            number += len(moments)
+            unread.append((first, len(hyperparams), step_metrics))
+            number += len(hyperparams)
             while len(unread) > (0 if number == together.per_epoch else 1):
-                _read(runs, unread.popleft(), totals, hooks, failures)
+                _read(runs, unread.popleft(), totals, callbacks, failures)
         if None not in failures:
             break
         seconds = time.monotonic() - began
@@ -260,17 +269,17 @@ def fit(
             name: together.evaluate(name) if looks else None
             for name in ("validation", "test")
         }
-        for place, hook in enumerate(hooks):
-            if failures[place] is None:
-                moment = methods.StepHyperparams(
-                    *(value[place] for value in moments[-1])
+        for index, callback in enumerate(callbacks):
+            if failures[index] is None:
+                last = methods.StepHyperparams(
+                    *(value[index] for value in hyperparams[-1])
                 )
                 event = loop.event_of(
-                    epoch, together.per_epoch, moment, totals[place], 0.0, seconds
+                    epoch, together.per_epoch, last, totals[index], 0.0, seconds
                 )
-                hook.write(
+                callback.write(
                     **event
-                    | {n: each[place] for n, each in found.items() if each is not None}
+                    | {n: each[index] for n, each in found.items() if each is not None}
                 )
     return failures
 
@@ -279,46 +288,58 @@ def _read(
     runs: Sequence[configs.Run],
     unread: tuple[int, int, steps.StepMetrics],
     totals: Sequence[dict[str, Any]],
-    hooks: Sequence[loop.Callbacks],
+    callbacks: Sequence[loop.Callbacks],
     failures: list[str | None],
 ) -> None:
-    """Waits for what turns saw, after so many updates before them, and reads each."""
-    step, count, seen = unread[0], unread[1], jax.device_get(unread[2])
-    for turn in range(count):
-        for place, run in enumerate(runs):
-            if failures[place] is not None:
+    """Waits for the metrics of a dispatch and logs them, update by update.
+
+    Args:
+      runs: that are trained.
+      unread: updates before the dispatch, updates in it, and their metrics.
+      totals: of the epoch, for each run; added to.
+      callbacks: for each run.
+      failures: for each run what was not finite; set.
+    """
+    step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
+    for update in range(count):
+        for index, run in enumerate(runs):
+            if failures[index] is not None:
                 continue
-            one = steps.StepMetrics(*(values[turn, place] for values in seen))
+            one = steps.StepMetrics(*(values[update, index] for values in step_metrics))
             try:
-                loop.read(run, step + turn + 1, one, totals[place], hooks[place])
+                loop.log_step(
+                    run, step + update + 1, one, totals[index], callbacks[index]
+                )
             except FloatingPointError as error:
-                failures[place] = str(error)
+                failures[index] = str(error)
 
 
 @functools.cache
 def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Counts]:
-    """Compiles the evaluation of runs side by side."""
+    """Compiles the evaluation of vmapped runs."""
     count = steps.counts_of(run)
 
     def one(
-        state: steps.TrainState, examples: Resident, index: Any, present: Any
+        state: steps.TrainState, examples: DeviceDataset, index: Any, present: Any
     ) -> metrics.Counts:
         return count(state, device_loop.batch(examples, index, present))
 
     return jax.jit(
-        jax.vmap(one, in_axes=(0, Resident(None, 0, 0), None, None)),
+        jax.vmap(one, in_axes=(0, DeviceDataset(None, 0, 0), None, None)),
         in_shardings=layout.replicated,
         out_shardings=layout.replicated,
     )
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
-    """One tree of arrays with another axis in front."""
+    """Stacks the arrays of trees along a new first axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _place(tasks: Sequence[Task], layout: Layout) -> dict[str, Resident | None]:
-    """Puts all splits on the device: different inputs once, places for each run."""
+def _to_device(
+    tasks: Sequence[Task], layout: Layout
+) -> dict[str, DeviceDataset | None]:
+    """Copies all splits to the device: distinct inputs once, rows for each run."""
     pool = _Pool()
     known: dict[int, dict[str, Any]] = {}
     for task in tasks:
@@ -330,34 +351,34 @@ def _place(tasks: Sequence[Task], layout: Layout) -> dict[str, Resident | None]:
                 for name in _SPLITS
             }
     inputs = layout.replicate(pool.inputs())
-    found: dict[str, Resident | None] = {}
+    found: dict[str, DeviceDataset | None] = {}
     for name in _SPLITS:
         own = [known[id(task)][name] for task in tasks]
         if own[0] is None:
             found[name] = None
             continue
         rows, labels = (np.stack(each) for each in zip(*own, strict=True))
-        found[name] = Resident(inputs, *layout.replicate((rows, labels)))
+        found[name] = DeviceDataset(inputs, *layout.replicate((rows, labels)))
     return found
 
 
 class _Pool:
-    """Different inputs, each once."""
+    """Distinct inputs, each stored once."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, int] = {}
         self._kept: list[np.ndarray] = []
 
     def add(self, inputs: np.ndarray) -> np.ndarray:
-        """Where each of these is, int32 `[n]`."""
+        """Adds inputs; returns the row of each, int32 `[n]`."""
         rows = np.empty(len(inputs), np.int32)
-        for place, one in enumerate(inputs):
+        for index, one in enumerate(inputs):
             digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest()
-            rows[place] = self._rows.setdefault(digest, len(self._kept))
-            if rows[place] == len(self._kept):
+            rows[index] = self._rows.setdefault(digest, len(self._kept))
+            if rows[index] == len(self._kept):
                 self._kept.append(one)
         return rows
 
     def inputs(self) -> np.ndarray:
-        """All of them, `[stored, ...]`."""
+        """All distinct inputs, `[stored, ...]`."""
         return np.stack(self._kept)

@@ -15,7 +15,7 @@ def _build(**described):
 
 def test_two_messages_of_attention_and_three_of_the_books():
     assert len(jax.devices()) == 8
-    sgd, absgd = _build(form="masked"), _build(contender="absgd")
+    sgd, absgd = _build(form="masked"), _build(method="absgd")
     more = collections.Counter(absgd["collectives"])
     more -= collections.Counter(sgd["collectives"])
     assert more["all-reduce maximum f32[2]"] == 1
@@ -25,5 +25,5 @@ def test_two_messages_of_attention_and_three_of_the_books():
     assert absgd["temporary_bytes"] <= 1.01 * sgd["temporary_bytes"]
 
     # λ = ∞ has them too: it is the same program.
-    plain = _build(contender="sgd")
+    plain = _build(method="sgd")
     assert sorted(plain["collectives"]) == sorted(absgd["collectives"])

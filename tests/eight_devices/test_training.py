@@ -47,7 +47,7 @@ def test_the_value_route_too(parallel):
 def test_weights_learned_from_clean_examples_too():
     """The clean batch has padding of its own, which is all that some devices hold."""
     changes = {"data.clean_per_class": 1, "method": configs.Method(name="meta")}
-    run = configs.replace(RUN, changes | {"method.rate": 0.5})
+    run = configs.replace(RUN, changes | {"method.step_size": 0.5})
     batches = lambda step: _batches(step)._replace(clean=problem.batch(9 + step, 10))
     one = problem.train(run, 3, batches=batches)
     eight = problem.train(run, 3, batches=batches, devices=8)
@@ -58,7 +58,7 @@ def test_a_layout_of_some_of_the_devices():
     layout = sharding.layout(4)
     assert layout.devices == 4
     assert layout.rows(16) == slice(0, 16)  # one host has them all
-    placed = layout.place(np.arange(16))
+    placed = layout.shard(np.arange(16))
     assert {shard.data.shape for shard in placed.addressable_shards} == {(4,)}
     copies = layout.replicate(np.arange(3))
     assert len(copies.addressable_shards) == 4
@@ -66,7 +66,7 @@ def test_a_layout_of_some_of_the_devices():
         sharding.layout(9)
 
 
-def test_many_updates_at_once_on_resident_data_too():
+def test_the_device_loop_on_many_devices_too():
     """Every device has all inputs, and gathers its own part of each batch."""
     run = configs.replace(RUN, {"model.blocks": (1,), "model.widths": (4,)})
     rng = np.random.default_rng(0)
@@ -76,20 +76,22 @@ def test_many_updates_at_once_on_resident_data_too():
     found = []
     for devices in (1, 8):
         layout = sharding.layout(devices)
-        state = steps.program(run, layout).init(steps.draw(run, 0), 0, problem.EXAMPLES)
-        turns = device_loop.turns(
+        state = steps.program(run, layout).init(
+            steps.init_network(run, 0), 0, problem.EXAMPLES
+        )
+        step_inputs = device_loop.step_inputs(
             np.stack([batch.index for batch in batches]),
             np.stack([batch.present for batch in batches]),
-            [methods.moment(run, 2, step) for step in range(4)],
+            [methods.step_hyperparams(run, 2, step) for step in range(4)],
             5,
         )
         found.append(
             device_loop.compiled(run, layout)(
                 state,
-                device_loop.place(Examples(inputs, labels), layout),
+                device_loop.to_device(Examples(inputs, labels), layout),
                 problem.given(layout),
-                turns,
+                step_inputs,
             )
         )
     problem.same(found[1], found[0], rtol=1e-3, atol=2e-5)
-    assert found[0][0].step == 4  # the fifth turn changes nothing
+    assert found[0][0].step == 4  # the padding update changes nothing

@@ -1,4 +1,4 @@
-"""What is set for one update: learning rate and hyperparameters, on schedule."""
+"""The learning rate and the other hyperparameters of an update, by the schedule."""
 
 import math
 from typing import NamedTuple
@@ -9,22 +9,24 @@ from experiments import configs
 
 
 class StepHyperparams(NamedTuple):
-    """What is set for one update. Arguments of the compiled step, not part of it."""
+    """Hyperparameters of one update: arguments of the compiled step, not constants."""
 
     learning_rate: np.ndarray  # float32 []: η
     lam: np.ndarray  # float32 []: λ
     gamma: np.ndarray  # float32 []: γ
-    init_s: np.ndarray  # float32 []: s_0; not looked at where the run leaves it out
-    restart: np.ndarray  # bool []: whether s starts anew
-    scale: np.ndarray  # float32 []: what the weights are multiplied by, 1/α
-    uniform: np.ndarray  # float32 []: what is then added to them
-    rate: np.ndarray  # float32 []: step size of what a baseline learns beside w
-    level: np.ndarray  # float32 []: share of the batch that CVaR looks at
-    on: np.ndarray  # bool []: whether the method weights, or all is plain yet
+    init_s: np.ndarray  # float32 []: s_0; not used where the run has none
+    restart: np.ndarray  # bool []: whether s is reset to s_0
+    scale: np.ndarray  # float32 []: factor on the weights, 1/α
+    uniform: np.ndarray  # float32 []: added to the weights after that
+    step_size: np.ndarray  # float32 []: of what a baseline learns in addition to w
+    cvar_alpha: np.ndarray  # float32 []: fraction of the batch that CVaR trains on
+    on: np.ndarray  # bool []: whether the method is switched on
 
 
-def moment(run: configs.Run, steps_per_epoch: int, step: int) -> StepHyperparams:
-    """What is set for an update.
+def step_hyperparams(
+    run: configs.Run, steps_per_epoch: int, step: int
+) -> StepHyperparams:
+    """The hyperparameters of an update.
 
     η rises over the epochs of the warm-up and is divided at the first step of an epoch;
     a cosine falls step by step.
@@ -34,7 +36,7 @@ def moment(run: configs.Run, steps_per_epoch: int, step: int) -> StepHyperparams
     code. Until then s is 1.
 
     Args:
-      run: its schedule.
+      run: its schedules.
       steps_per_epoch: updates in an epoch.
       step: updates before this one.
 
@@ -65,7 +67,7 @@ def moment(run: configs.Run, steps_per_epoch: int, step: int) -> StepHyperparams
         # The authors' variants hold where λ does.
         np.float32(1.0 / method.alpha if math.isfinite(lam) else 1.0),
         np.float32(method.uniform and math.isfinite(lam)),
-        np.float32(method.rate),
-        np.float32(method.level),
+        np.float32(method.step_size),
+        np.float32(method.cvar_alpha),
         np.bool_(weights),
     )
