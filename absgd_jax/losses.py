@@ -589,6 +589,9 @@ def _log_odds(logits: Array, labels: Array) -> Array:
     largest = jnp.max(fixed, axis=-1, keepdims=True, where=~own, initial=limits.min)
     shift = jnp.minimum(largest, limits.max)
     apart = jnp.where(own | (fixed > limits.max), 0.0, logits - shift)
+    # Of a product that the compiler rounds once here and twice in the shift, the
+    # difference may be above zero, and huge.
+    apart -= jax.lax.stop_gradient(jnp.maximum(apart, 0.0))
     total = jnp.sum(jnp.exp(apart), axis=-1, where=~own)
     no_others, exceeded = total == 0, jnp.squeeze(largest > limits.max, axis=-1)
     log_total = jnp.log(jnp.where(no_others, 1.0, total))

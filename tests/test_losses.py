@@ -1118,3 +1118,19 @@ def test_refuses_hyperparameters(loss, name, interval, refused):
         assert str(error.value) == f"{name} must lie in {interval}; got {value}"
     with pytest.raises(ValueError, match=rf"{name} must be a scalar; got shape \(2,\)"):
         function(**{name: np.ones(2)})
+
+
+@every_loss
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_equal_logits_of_any_size_are_equal_probabilities_as_programs_run(name, size):
+    """The optimizing compiler rounds a fused product once, where it is stored twice."""
+    compiled = jax.jit(partial(value_and_grad, CASES[name][0])).lower(
+        jnp.zeros(CLASSES)
+    )
+    optimized = compiled.compile({"xla_backend_optimization_level": 3})
+    for expected, found in zip(
+        optimized(jnp.zeros(CLASSES)), optimized(jnp.full(CLASSES, size)), strict=True
+    ):
+        assert np.isfinite(found).all()
+        if name != "logit_adjusted":  # which adds to the logits what rounding takes
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
