@@ -91,8 +91,8 @@ def test_the_weights(values, lam, kwargs, wrap):
 def test_a_radius(sign, bound):
     """`jax.debug_infs` would find the infinite λ that a radius starts from."""
     radius = absgd_jax.kl_radius(0.4, sign)
-    attention = absgd_jax.attention(radius, **bound)
     with jax.debug_infs(False):
+        attention = absgd_jax.attention(radius, **bound)
         state = attention.init()
         test_every_route(radius, None, bound)
         for values in ([2.0, 2.0], [0.0, 1.0], [-5.0, 1e4], [7.0, 7.1], [1.0, 0.9]):
