@@ -1,6 +1,6 @@
 """What enters the last layer of `reproduce`'s networks after plain training.
 
-Training the last layer alone on these features takes seconds, so that a grid of methods
+Training only the last layer on these features takes seconds, so that a grid of methods
 can be compared on real images: `untuned --data cifar10-lt100-head`.
 """
 
@@ -22,8 +22,8 @@ def write(config: configs.Reproduce, setting: str) -> None:
     """Writes the features of a setting's networks, one a seed, to `config.features`.
 
     The file has, with S seeds: `train` [S, n, features] and `train_labels` [S, n], of
-    `PASSES` augmented passes; `test` and `test_labels` likewise of the images as they
-    are; and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
+    `PASSES` augmented passes; `test` and `test_labels`, of the same form, are of the
+    images without augmentation; and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
     Networks that are not trained yet are trained first.
     """
     found: list[dict[str, np.ndarray]] = []

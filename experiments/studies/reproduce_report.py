@@ -25,7 +25,7 @@ with momentum 0.9, 200 epochs, η = 0.1 divided by 100 at epochs 160 and 180. Ac
 that of the last epoch on the test set, in percent, mean ± standard deviation over
 seeds. Differences are paired by seed, ± standard error. A fixed λ is the best of
 {lams} by accuracy on a balanced part of the training set (100 images of each class of
-CIFAR-10, 10 of CIFAR-100) that is held out in trainings for that purpose alone, with
+CIFAR-10, 10 of CIFAR-100) that is held out in trainings only for that purpose, with
 seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen. λ and class
 weights begin at epoch 160, unless a row says otherwise.
 
