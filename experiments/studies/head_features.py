@@ -23,8 +23,8 @@ def write(config: configs.Reproduce, setting: str) -> None:
 
     The file has, with S seeds: `train` [S, n, features] and `train_labels` [S, n], of
     `PASSES` augmented passes; `test` and `test_labels`, of the same form, are of the
-    images without augmentation; and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
-    Networks that are not trained yet are trained first.
+    images without augmentation; and the last layer's `kernel` [S, features, classes]
+    and `bias` [S, classes]. Networks that are not trained yet are trained first.
     """
     found: list[dict[str, np.ndarray]] = []
     for seed in range(config.seeds):
