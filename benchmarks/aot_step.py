@@ -145,7 +145,9 @@ def network(
     """The graph, the abstract parameters and the abstract statistics."""
     widths = [width << stage for stage in range(len(blocks))]
     model = nnx.eval_shape(
-        lambda: resnet.ResNet(blocks, classes, widths=widths, rngs=nnx.Rngs(0))
+        lambda: resnet.ResNet(
+            resnet.IMAGENET, blocks, classes, widths=widths, rngs=nnx.Rngs(0)
+        )
     )
     return nnx.split(model, nnx.Param, ...)
 

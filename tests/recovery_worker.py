@@ -16,7 +16,7 @@ import signal
 import sys
 
 import sklearn.datasets  # noqa: F401
-import tensorboardX.record_writer
+import tensorboardX.event_file_writer
 import tensorboardX.summary  # noqa: F401
 
 from experiments import cli

@@ -11,15 +11,7 @@ from flax import nnx
 
 from experiments import configs, models
 from experiments.data import text
-from experiments.models import (
-    basic_resnet,
-    cifar_resnet,
-    convnet,
-    heads,
-    norm,
-    resnet,
-    sce_cnn,
-)
+from experiments.models import convnet, heads, norm, resnet, sce_cnn
 from experiments.models.network import dropout
 
 CIFAR_10 = configs.Data(source="cifar10")
@@ -165,7 +157,7 @@ def _std(variable):
 
 def test_initial_values_of_the_cifar_resnet():
     """He's by what comes in, also in the head; its bias as PyTorch draws it."""
-    network = cifar_resnet.CifarResNet((1,), 100, widths=(64,), rngs=nnx.Rngs(0))
+    network = resnet.ResNet(resnet.CIFAR, (1,), 100, widths=(64,), rngs=nnx.Rngs(0))
     kernel = network.blocks[0].second.convolution.kernel
     assert _std(kernel) == pytest.approx(np.sqrt(2 / (3 * 3 * 64)), rel=0.02)
     assert _std(network.head.kernel) == pytest.approx(np.sqrt(2 / 64), rel=0.05)
@@ -209,7 +201,9 @@ def test_initial_values_of_the_networks_of_noisy_cifar():
         _is_uniform(convolution.kernel, np.sqrt(6 / (3 * 3 * inputs)))
         assert float(jnp.abs(convolution.bias[...]).max()) <= 1 / np.sqrt(9 * inputs)
         assert np.any(convolution.bias[...])
-    network = basic_resnet.BasicResNet((1, 1), 10, widths=(32, 64), rngs=nnx.Rngs(0))
+    network = resnet.ResNet(
+        resnet.WIDE_CIFAR, (1, 1), 10, widths=(32, 64), rngs=nnx.Rngs(0)
+    )
     block = network.blocks[1]
     for layer, inputs in (
         (network.stem, 9 * 3),
@@ -305,7 +299,7 @@ def test_group_norm(channels, groups):
     """Against NumPy, each example for itself."""
     x = np.random.default_rng(0).normal(1.0, size=(3, 2, 2, channels))
     x = x.astype(np.float32)
-    module = norm.norm("group", channels, rngs=nnx.Rngs(0))
+    module = norm.GroupNorm(channels, rngs=nnx.Rngs(0))
     normalise = jax.jit(lambda x, present: module(x, present))
     parts = x.astype(np.float64).reshape(3, 4, groups, -1)
     mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
@@ -339,19 +333,15 @@ def test_the_convolution_is_a_convolution(stride):
 
 @pytest.mark.parametrize("size", [6, 7])
 def test_shortcuts_take_every_second_pixel_and_pad_both_sides(size):
-    block = nnx.eval_shape(
-        lambda: cifar_resnet.Block(3, 8, 2, norm=norm.BatchNorm, rngs=nnx.Rngs(0))
-    )
     images = np.random.default_rng(0).normal(size=(2, size, size, 3))
     half = (size + 1) // 2
     expected = np.zeros((2, half, half, 8))
     for i in range(half):
         for j in range(half):
             expected[:, i, j, 2:5] = images[:, 2 * i, 2 * j]
-    found = block.shortcut(jnp.asarray(images, jnp.float32))
+    found = resnet.Subsample(3, 8, 2)(jnp.asarray(images, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    block.stride, block.more = 1, 0
-    np.testing.assert_array_equal(block.shortcut(found), found)
+    np.testing.assert_array_equal(resnet.Subsample(8, 8, 1)(found), found)
 
 
 def test_shortcuts_with_parameters_are_where_sizes_change():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.models import cifar_resnet, norm, normalized
+from experiments.models import norm, resnet
 
 SHAPE = (6, 4, 3, 5)
 PRESENT = np.array([True, False, True, True, False, True])
@@ -25,7 +25,7 @@ def _fill(module, scale, bias):
 def _ours(scale, bias, present, x, shortcut):
     module = norm.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0))
     _fill(module, scale, bias)
-    y = normalized.relu(module(x, present) + shortcut)
+    y = resnet.relu(module(x, present) + shortcut)
     return y, (module.mean[...], module.var[...])
 
 
@@ -123,14 +123,14 @@ def test_second_derivatives_are_those_of_flax():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_relu_is_relu(dtype):
     x = jnp.array([-jnp.inf, -2.0, -0.0, 0.0, 3.0, jnp.inf, jnp.nan], dtype)
-    chex.assert_trees_all_equal(normalized.relu(x), nnx.relu(x))
-    slope = jax.vmap(jax.grad(lambda x: normalized.relu(x).astype(jnp.float32)))(x[:6])
+    chex.assert_trees_all_equal(resnet.relu(x), nnx.relu(x))
+    slope = jax.vmap(jax.grad(lambda x: resnet.relu(x).astype(jnp.float32)))(x[:6])
     np.testing.assert_array_equal(slope, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
 
 
 def _operations():
     """Floating-point operations of a gradient, as the compiler counts them."""
-    make = lambda: cifar_resnet.CifarResNet((3,), 10, widths=(4,), rngs=nnx.Rngs(0))
+    make = lambda: resnet.ResNet(resnet.CIFAR, (3,), 10, widths=(4,), rngs=nnx.Rngs(0))
     graph, *arrays = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
 
     def total(params, statistics, images):
@@ -146,5 +146,5 @@ def _operations():
 def test_no_block_is_computed_anew_for_the_gradient(monkeypatch):
     """If this fails after an update, XLA repeats a maximum no more: take `nnx.relu`."""
     once = _operations()
-    monkeypatch.setattr(cifar_resnet, "relu", nnx.relu)
+    monkeypatch.setattr(resnet, "relu", nnx.relu)
     assert once < _operations()

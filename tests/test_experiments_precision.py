@@ -8,7 +8,7 @@ from flax import nnx
 
 from experiments import configs, models
 from experiments.data import pipeline
-from experiments.models import norm, precision
+from experiments.models import norm
 from experiments.train import loop, steps
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, RUN, compiled_quickly
@@ -55,9 +55,8 @@ def test_norms_take_their_moments_in_float32(kind):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(10.0, 0.3, (64, 3, 3, 4)), jnp.bfloat16)
     present = jnp.arange(64) < 50
-    ours, theirs = (
-        module.norm(kind, 4, rngs=nnx.Rngs(0)) for module in (precision, norm)
-    )
+    make = {"batch": norm.BatchNorm, "group": norm.GroupNorm}[kind]
+    ours, theirs = make(4, rngs=nnx.Rngs(0)), make(4, rngs=nnx.Rngs(0))
     found, wanted = ours(x, present), theirs(x.astype(jnp.float32), present)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
@@ -129,7 +128,7 @@ def test_a_network_of_words_is_refused():
 
 
 def test_all_networks_of_images_compute_in_it():
-    """Every convolution and linear layer but the head's, and between them the norms."""
+    """Every convolution and linear layer but the head's."""
     for name in ("convnet", "resnet32", "resnet18", "resnet50", "sce_cnn"):
         model = configs.Model(name=name, dtype="bfloat16")
         data = configs.Data(source="cifar10")
@@ -140,5 +139,3 @@ def test_all_networks_of_images_compute_in_it():
             if isinstance(module, nnx.Conv | nnx.Linear):
                 half = module.dtype == jnp.bfloat16
                 assert half != (path[0] == "head"), (name, path)
-            if isinstance(module, norm.BatchNorm):
-                assert isinstance(module, precision.BatchNorm), (name, path)

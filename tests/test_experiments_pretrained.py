@@ -255,5 +255,7 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     _refused(_network(4), missing, "no such file", sources.MissingData)
     grouped = _network(4, norm="group")
     _refused(grouped, missing, "with BatchNorm, got a ResNet", misfit)
+    cifar = _network(1, name="resnet20")
+    _refused(cifar, missing, "got a ResNet with BatchNorm with Subsample", misfit)
     convnet = _network(1, name="convnet", blocks=())
     _refused(convnet, missing, "got a ConvNet", misfit)

@@ -17,7 +17,7 @@ from experiments.models import resnet
 
 @pytest.mark.parametrize(
     ("blocks", "size"),
-    [(resnet.RESNET_50, 25_557_032), (resnet.RESNET_152, 60_192_808)],
+    [((3, 4, 6, 3), 25_557_032), ((3, 8, 36, 3), 60_192_808)],
 )
 def test_number_of_parameters(blocks, size):
     assert aot_step.size(aot_step.network(blocks, 1000)) == size
@@ -28,7 +28,7 @@ def test_small_network_classifies_and_ignores_padding():
 
     @jax.jit
     def classify(images):
-        model = resnet.ResNet((1,), 3, widths=(4,), rngs=nnx.Rngs(0))
+        model = resnet.ResNet(resnet.IMAGENET, (1,), 3, widths=(4,), rngs=nnx.Rngs(0))
         model.train()
         return model(images, present)
 
@@ -40,7 +40,9 @@ def test_small_network_classifies_and_ignores_padding():
 
 
 def test_stride_and_initialisation():
-    model = resnet.ResNet((1, 1), 3, widths=(64, 128), rngs=nnx.Rngs(0))
+    model = resnet.ResNet(
+        resnet.IMAGENET, (1, 1), 3, widths=(64, 128), rngs=nnx.Rngs(0)
+    )
     block = model.blocks[1]
     strides = [
         part.convolution.strides

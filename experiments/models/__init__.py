@@ -10,34 +10,14 @@ from flax import nnx
 
 from experiments import configs
 from experiments.data import text
-from experiments.models import (
-    basic_resnet,
-    cifar_resnet,
-    norm,
-    precision,
-    pretrained,
-    resnet,
-)
+from experiments.models import norm, pretrained, resnet
 from experiments.models.attention import Attention
-from experiments.models.basic_resnet import BasicResNet
 from experiments.models.bilstm import BiLstm
-from experiments.models.cifar_resnet import CifarResNet
 from experiments.models.convnet import ConvNet
-from experiments.models.network import ImageNetwork, Network
-from experiments.models.resnet import ResNet
+from experiments.models.network import ImageNetwork, Network, compute_in_bfloat16
 from experiments.models.sce_cnn import SceCnn
 
 __all__ = ["Network", "build", "count", "pretrained", "trained"]
-
-# Blocks in each stage, as published.
-_RESIDUAL = {
-    "resnet20": (CifarResNet, cifar_resnet.RESNET_20),
-    "resnet32": (CifarResNet, cifar_resnet.RESNET_32),
-    "resnet18": (BasicResNet, basic_resnet.RESNET_18),
-    "resnet34": (BasicResNet, basic_resnet.RESNET_34),
-    "resnet50": (ResNet, resnet.RESNET_50),
-    "resnet152": (ResNet, resnet.RESNET_152),
-}
 
 
 def build(
@@ -72,7 +52,7 @@ def build(
         _, *sizes = _maps(model, data).shape
         network.attention = Attention(*sizes, rngs=rngs)
     if model.dtype == "bfloat16":
-        precision.compute_in_bfloat16(network)
+        compute_in_bfloat16(network)
     return network
 
 
@@ -93,7 +73,7 @@ def _plain(
     model: configs.Model, data: configs.Data, rngs: nnx.Rngs, axis_name: str | None
 ) -> Network:
     """The network without attention."""
-    if model.blocks and model.name not in _RESIDUAL:
+    if model.blocks and model.name not in resnet.NETWORKS:
         raise configs.BadConfiguration(
             f"{model.name} has no residual blocks, got {model.blocks}."
         )
@@ -108,19 +88,18 @@ def _plain(
         words = data.vocabulary + text.FIRST_WORD
         return BiLstm(data.classes, words=words, **shared)
     shared["channels"] = data.channels
-    shared["norm"] = functools.partial(
-        precision.norm if model.dtype == "bfloat16" else norm.norm,
-        model.norm,
-        momentum=model.statistics_momentum,
-        axis_name=axis_name,
-    )
+    shared["norm"] = norm.GroupNorm
+    if model.norm == "batch":
+        shared["norm"] = functools.partial(
+            norm.BatchNorm, momentum=model.statistics_momentum, axis_name=axis_name
+        )
     if model.name == "convnet":
         return ConvNet(data.classes, **shared)
     if model.name == "sce_cnn":
         size = data.image_size or data.kind.shape[0]
         return SceCnn(data.classes, size=size, **shared)
-    network, blocks = _RESIDUAL[model.name]
-    return network(model.blocks or blocks, data.classes, **shared)
+    variant, blocks = resnet.NETWORKS[model.name]
+    return resnet.ResNet(variant, model.blocks or blocks, data.classes, **shared)
 
 
 def trained(

@@ -50,22 +50,8 @@ class Scaled(nnx.Linear):
       <https://arxiv.org/abs/1910.09217>`_. As in its code, s starts as ones.
     """
 
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        *,
-        kernel_init: nnx.initializers.Initializer,
-        bias_init: nnx.initializers.Initializer,
-        rngs: nnx.Rngs,
-    ) -> None:
-        super().__init__(
-            features,
-            classes,
-            kernel_init=kernel_init,
-            bias_init=bias_init,
-            rngs=rngs,
-        )
+    def __init__(self, features: int, classes: int, **made: Any) -> None:
+        super().__init__(features, classes, **made)
         self.scale = nnx.Param(jnp.ones(classes))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

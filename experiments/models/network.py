@@ -1,13 +1,11 @@
 """The interface of all networks: features, dropout, a head."""
 
 import abc
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import configs
 from experiments.models.attention import Attention
 
 
@@ -105,14 +103,18 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     return jnp.where(jax.vmap(keep)(keys), x / (1.0 - rate), 0.0)
 
 
-def check_stages(blocks: Sequence[int], widths: Sequence[int]) -> None:
-    """Refuses blocks and widths for different numbers of stages.
+def compute_in_bfloat16(network: nnx.Module) -> None:
+    """Makes convolutions and linear layers compute in bfloat16, and the maps be that.
 
-    Raises:
-      configs.BadConfiguration: they differ in length, or are empty.
+    Except the head and attention. Parameters stay float32 and are rounded where they
+    are used, so that small updates are not lost. Norms compute in float32 and return
+    the dtype of their input. Features that enter the head are float32 again, as are
+    logits and losses.
+
+    Args:
+      network: changed in place.
     """
-    if len(blocks) != len(widths) or not blocks:
-        raise configs.BadConfiguration(
-            "blocks and widths must have one number for each stage, got "
-            f"{tuple(blocks)} and {tuple(widths)}."
-        )
+    for path, module in nnx.iter_modules(network):
+        apart = bool(path) and path[0] in ("head", "attention")
+        if isinstance(module, nnx.Conv | nnx.Linear) and not apart:
+            module.dtype = jnp.bfloat16

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +56,14 @@ class BatchNorm(nnx.Module):
         """Normalises, and in training updates the running statistics.
 
         Args:
-          x: float32 `[batch, ..., channels]`.
+          x: float `[batch, ..., channels]`; moments and the result are computed in
+            float32 at least.
           present: bool `[batch]`; None if all are.
 
         Returns:
           Like `x`.
         """
+        dtype, x = x.dtype, _raised(x)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -71,7 +72,8 @@ class BatchNorm(nnx.Module):
         shift = self.bias[...] - mean * factor
         # So no `x - mean` is kept for the backward pass, as large as x.
         per_channel = (*[1] * (x.ndim - 1), -1)
-        return x * factor.reshape(per_channel) + shift.reshape(per_channel)
+        y = x * factor.reshape(per_channel) + shift.reshape(per_channel)
+        return y.astype(dtype)
 
     def _moments(
         self, x: jax.Array, present: jax.Array | None
@@ -116,31 +118,11 @@ class GroupNorm(nnx.GroupNorm):
         )
 
     def __call__(self, x: jax.Array, present: jax.Array | None = None) -> jax.Array:
-        """Normalises float32 `[batch, ..., channels]`; ignores `present`."""
+        """Normalises float `[batch, ..., channels]`; ignores `present`."""
         del present
-        return super().__call__(x)
+        return super().__call__(_raised(x)).astype(x.dtype)
 
 
-def norm(
-    kind: Literal["batch", "group"],
-    channels: int,
-    momentum: float = 0.9,
-    axis_name: str | None = None,
-    *,
-    rngs: nnx.Rngs,
-) -> BatchNorm | GroupNorm:
-    """The norm of a config, see `BatchNorm` and `GroupNorm`.
-
-    Args:
-      kind: which.
-      channels: size of the last axis.
-      momentum: decay of BatchNorm's running statistics.
-      axis_name: axis over which BatchNorm's batch is sharded.
-      rngs: unused, for the interface of all modules.
-
-    Returns:
-      A module, from float32 `[batch, ..., channels]` and `present` to normalised maps.
-    """
-    if kind == "group":
-        return GroupNorm(channels, rngs=rngs)
-    return BatchNorm(channels, momentum=momentum, axis_name=axis_name, rngs=rngs)
+def _raised(x: jax.Array) -> jax.Array:
+    """In float32, or a wider type that it has."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

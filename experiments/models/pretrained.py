@@ -2,7 +2,6 @@
 
 import pathlib
 import zipfile
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,9 @@ from flax import nnx
 
 from experiments import configs
 from experiments.data import sources
-from experiments.models.basic_resnet import BasicResNet
 from experiments.models.network import Network
 from experiments.models.norm import BatchNorm
-from experiments.models.normalized import Normalized
-from experiments.models.resnet import Bottleneck, ResNet
+from experiments.models.resnet import ResNet, Subsample
 
 TOLERANCE = 1e-3  # of the largest stored logit; what float32 leaves open is below it
 _CHECKS = ("check.images", "check.logits")
@@ -40,7 +37,7 @@ def load(network: Network, path: pathlib.Path) -> bool:
     head. If our network's logits differ, the file is refused.
 
     Args:
-      network: a `ResNet` or a `BasicResNet` with BatchNorm; untouched if refused.
+      network: a `ResNet` with BatchNorm and projections; untouched if refused.
       path: of the file, `.safetensors` or `.npz`.
 
     Returns:
@@ -54,12 +51,14 @@ def load(network: Network, path: pathlib.Path) -> bool:
         numbers that are not finite; or the logits differ from those in the file by more
         than `TOLERANCE` times the largest of them.
     """
-    if not isinstance(network, ResNet | BasicResNet) or not isinstance(
-        network.stem.norm, BatchNorm
-    ):
+    parts = ()
+    if isinstance(network, ResNet):
+        parts = (type(network.stem.norm), type(network.blocks[0].shortcut))
+    if BatchNorm not in parts or Subsample in parts:
+        names = " with ".join(t.__name__ for t in (type(network), *parts))
         raise configs.BadConfiguration(
             "pretrained is for resnet18, resnet34, resnet50 and resnet152 with "
-            f"BatchNorm, got a {type(network).__name__}."
+            f"BatchNorm, got a {names}."
         )
     arrays = _read(path)
     checks = [arrays.pop(name) for name in _CHECKS if name in arrays]
@@ -103,28 +102,19 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def _layers(network: ResNet | BasicResNet) -> Iterator[tuple[str, str, Normalized]]:
-    """The names of a convolution and of its norm, and where they go."""
-    yield "conv1", "bn1", network.stem
+def _variables(network: ResNet) -> dict[str, tuple[nnx.Variable, tuple[int, ...]]]:
+    """By name: what is set, and the order of the file's axes in it; no head."""
+    layers = [("conv1", "bn1", network.stem)]
     indices = [(s, b) for s, count in enumerate(network.stages) for b in range(count)]
     for (stage, number), block in zip(indices, network.blocks, strict=True):
         name = f"layer{stage + 1}.{number}"
-        if isinstance(block, Bottleneck):
-            layers = [block.down, block.middle, block.up]
-        else:
-            layers = [block.first, block.second]
-        for i, layer in enumerate(layers, 1):
-            yield f"{name}.conv{i}", f"{name}.bn{i}", layer
+        for i, layer in enumerate(block.layers(), 1):
+            layers.append((f"{name}.conv{i}", f"{name}.bn{i}", layer))
         if block.shortcut is not None:
-            yield f"{name}.downsample.0", f"{name}.downsample.1", block.shortcut
-
-
-def _variables(
-    network: ResNet | BasicResNet,
-) -> dict[str, tuple[nnx.Variable, tuple[int, ...]]]:
-    """By name: what is set, and the order of the file's axes in it; no head."""
+            names = f"{name}.downsample.0", f"{name}.downsample.1"
+            layers.append((*names, block.shortcut))
     found = {}
-    for convolution, norm, layer in _layers(network):
+    for convolution, norm, layer in layers:
         # Out, in, height, width; ours is height, width, in, out.
         found[f"{convolution}.weight"] = (layer.convolution.kernel, (2, 3, 1, 0))
         found[f"{norm}.weight"] = (layer.norm.scale, (0,))
@@ -134,9 +124,7 @@ def _variables(
     return found
 
 
-def _assign(
-    network: ResNet | BasicResNet, arrays: dict[str, np.ndarray], path: pathlib.Path
-) -> bool:
+def _assign(network: ResNet, arrays: dict[str, np.ndarray], path: pathlib.Path) -> bool:
     """Sets what a file has, if it has it all and no more; whether the head is taken."""
     variables = _variables(network)
     shapes = {

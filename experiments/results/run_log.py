@@ -132,9 +132,9 @@ class Recorder:
 class _Curves:
     """Numbers by step, in TensorBoard's files.
 
-    On the disk when they are written: the writer that tensorboardX has for this leaves
-    it to a thread, which a kill takes with it, and waits for ever where the disk is
-    full.
+    On the disk when they are written, by the writer inside tensorboardX's
+    `SummaryWriter`: that one leaves it to a thread, which a kill takes with it, and
+    waits for ever where the disk is full.
 
     Args:
       directory: of the files.
@@ -144,49 +144,41 @@ class _Curves:
     def __init__(self, directory: pathlib.Path, resume_at: int) -> None:
         self._directory = directory
         self._purge_from = resume_at + 1
-        self._file: Any = None
+        self._writer: Any = None
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Raises OSError if the disk refuses; the next step begins another file."""
-        from tensorboardX.proto import event_pb2  # a second of imports
+        from tensorboardX.event_file_writer import EventsWriter  # a second of imports
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
         try:
-            if self._file is None:
-                self._open(event_pb2)
-            for name, number in numbers.items():
-                self._add(
-                    event_pb2.Event(
-                        wall_time=time.time(), step=step, summary=scalar(name, number)
+            if self._writer is None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                path = str(self._directory / "events")
+                self._writer = EventsWriter(path, f".{time.time_ns()}")
+                began = SessionLog(status=SessionLog.START)
+                self._writer.write_event(
+                    Event(
+                        wall_time=time.time(), step=self._purge_from, session_log=began
                     )
                 )
-            self._file.flush()
+            for name, number in numbers.items():
+                summary = scalar(name, number)
+                self._writer.write_event(
+                    Event(wall_time=time.time(), step=step, summary=summary)
+                )
+            self._writer.flush()
         except OSError:
             self.close()
             raise
 
-    def _open(self, event_pb2: Any) -> None:
-        from tensorboardX.record_writer import RecordWriter
-
-        self._directory.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
-        self._file = RecordWriter(str(self._directory / name))
-        began = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        for fields in (
-            {"file_version": "brain.Event:2"},
-            {"session_log": began, "step": self._purge_from},
-        ):
-            self._add(event_pb2.Event(wall_time=time.time(), **fields))
-
-    def _add(self, event: Any) -> None:
-        self._file.write(event.SerializeToString())
-
     def close(self) -> None:
         """What could not be written is left out."""
-        if self._file is not None:
+        if self._writer is not None:
             with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
+                self._writer.close()
+            self._writer = None
 
 
 def _numbers(event: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -35,11 +35,11 @@ OVERHEAD = 8_000  # bytes per array on top of its numbers: its description and b
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint is not what was written."""
+    """No checkpoint is what was written."""
 
 
 class OtherConfiguration(Exception):
-    """A checkpoint is of another run than the one that asks for it."""
+    """A checkpoint has the state of another run than the one that asks for it."""
 
 
 class Failure(NamedTuple):
@@ -69,27 +69,17 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     ]
 
 
-def require_same(there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuses a checkpoint of another configuration.
-
-    Args:
-      there: nested dicts, as read from a checkpoint.
-      here: nested dicts of the run that resumes.
-
-    Raises:
-      OtherConfiguration: they differ; lists the fields.
-    """
-    if lines := differences(there, here):
-        raise OtherConfiguration(
-            "The checkpoint is of another configuration:" + _indented(lines)
-        )
-
-
 class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the disk.
 
     Steps rise, and `restore` comes before the first `save`. Several hosts make the same
     calls in the same order, in a directory that all of them see.
+
+    Orbax's own `training.Checkpointer` is not used: it names a checkpoint before its
+    digests can be written, when it has already removed older ones, so that a kill
+    between the two can leave none that is whole. It removes files one by one under the
+    name of the checkpoint, leaves what a failed save wrote, and begins to write in the
+    caller's thread, which then waits about ten times as long.
 
     Args:
       directory: of these checkpoints and nothing else; made when the first is saved.
@@ -170,15 +160,9 @@ class Checkpoints:
             return
         self._restored, self._newest = True, step
         leaves = _named(state)
-        note = json.dumps(
-            {
-                "step": step,
-                "metadata": run_log.plain(metadata),
-                "state": {name: _described(leaf) for name, leaf in leaves.items()},
-            },
-            allow_nan=False,
-            indent=1,
-        )
+        described = {name: _described(leaf) for name, leaf in leaves.items()}
+        note = {"metadata": run_log.plain(metadata), "state": described}
+        text = json.dumps(note, allow_nan=False, indent=1)
         self.wait()
         try:
             for leaf in leaves.values():
@@ -194,7 +178,7 @@ class Checkpoints:
             self._fail(step, error)
             return
         self._writing = threading.Thread(
-            target=self._finish, args=(step, written, note), name="checkpoint"
+            target=self._finish, args=(step, written, text), name="checkpoint"
         )
         self._writing.start()
 
@@ -204,9 +188,7 @@ class Checkpoints:
             self._writing.join()
             self._writing = None
 
-    def restore(
-        self, like: Any, run: dict[str, Any] | None = None
-    ) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Reads the newest checkpoint that is whole.
 
         Damaged ones that are newer are reported, and set aside at the next `save`.
@@ -215,16 +197,14 @@ class Checkpoints:
           like: a state as it was given to `save`, or its `jax.ShapeDtypeStruct`s. The
             result has its tree and lies where its arrays lie (or its shardings say),
             on other devices than those it was saved from if need be.
-          run: the configuration that asks. None to accept any; else it must equal the
-            `run` of the checkpoint's metadata.
 
         Returns:
           The step, the state and the metadata; None where there is no checkpoint.
 
         Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole; names them.
-          OtherConfiguration: the checkpoint is of another run, or its state has other
-            leaves, shapes or dtypes than `like`; lists what differs.
+          OtherConfiguration: its state has other leaves, shapes or dtypes than `like`;
+            lists what differs.
         """
         self.wait()
         step = self._newest_whole()
@@ -233,13 +213,11 @@ class Checkpoints:
             return None
         folder = self._directory / str(step)
         note = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        if run is not None:
-            require_same(note["metadata"].get("run", {}), run)
         leaves = _named(like)
         described = {name: _described(leaf) for name, leaf in leaves.items()}
         if lines := differences(note["state"], described):
             raise OtherConfiguration(
-                f"The state in {folder} is another one:" + _indented(lines)
+                "\n  ".join([f"The state in {folder} is another one:", *lines])
             )
         # Every host reads everything, and puts what is its share where it belongs.
         wanted = {n: _on_host(leaf) for n, leaf in leaves.items() if np.size(leaf)}
@@ -250,11 +228,8 @@ class Checkpoints:
             _placed(arrays[name] if name in arrays else _on_host(leaf), leaf)
             for name, leaf in leaves.items()
         ]
-        return (
-            step,
-            jax.tree.unflatten(jax.tree.structure(like), values),
-            note["metadata"],
-        )
+        state = jax.tree.unflatten(jax.tree.structure(like), values)
+        return step, state, note["metadata"]
 
     def __enter__(self) -> Self:
         # Orbax logs the whole stack, several times over, of errors that it raises too.
@@ -269,29 +244,22 @@ class Checkpoints:
 
     def _newest_whole(self) -> int | None:
         """The newest step that is not damaged: found by one host, used by all."""
-        none, all_damaged = -1, -2
-        found, damaged = none, []
-        if self._primary:
-            for step in reversed(self.steps()):
-                try:
-                    _require_whole(self._directory / str(step))
-                except DamagedCheckpoint as error:
-                    damaged.append(step)
-                    self._log(f"Checkpoint {step} is damaged: {error}")
-                else:
-                    found = step
-                    break
-            if found == none and damaged:
-                found = all_damaged
-        if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-        if found == all_damaged:
+        found, damaged = -1, []
+        for step in reversed(self.steps()) if self._primary else ():
+            damage = _damage(self._directory / str(step))
+            if damage is None:
+                found = step
+                break
+            damaged.append(step)
+            self._log(f"Checkpoint {step} is damaged: {damage}")
+        found, number = (int(n) for n in _of_first_host(found, len(damaged)))
+        if found < 0 and number:
             raise DamagedCheckpoint(
                 f"All checkpoints in {self._directory} are damaged "
                 f"(steps {', '.join(map(str, self.steps()))}). Remove the directory to "
                 "start over."
             )
-        if found == none:
+        if found < 0:
             return None
         self._damaged = damaged
         if damaged:
@@ -319,10 +287,9 @@ class Checkpoints:
                     )
             except OSError as error:
                 problem = error
-        if jax.process_count() > 1:
-            failed = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
-            if failed and problem is None:
-                problem = OSError("the first host could not begin; see what it says")
+        (failed,) = _of_first_host(problem is not None)
+        if failed and problem is None:
+            problem = OSError("the first host could not begin; see what it says")
         if problem is not None:
             raise problem
 
@@ -343,13 +310,13 @@ class Checkpoints:
         with self._context:
             return ocp.save_async(self._unfinished / str(step), arrays)
 
-    def _finish(self, step: int, written: Callable[[], None], note: str) -> None:
+    def _finish(self, step: int, written: Callable[[], None], text: str) -> None:
         """Waits for Orbax, seals the checkpoint, and removes the oldest."""
         try:
             written()
             if self._primary:
                 folder = self._unfinished / str(step)
-                (folder / METADATA).write_text(note, encoding="utf-8")
+                (folder / METADATA).write_text(text, encoding="utf-8")
                 (folder / DIGESTS).write_text(_digests(folder), encoding="utf-8")
                 for path in [folder, *folder.rglob("*")]:
                     _sync(path)
@@ -388,8 +355,9 @@ def _shown(fields: dict[str, Any], name: str) -> str:
     return repr(fields[name]) if name in fields else "absent"
 
 
-def _indented(lines: list[str]) -> str:
-    return "".join(f"\n  {line}" for line in lines)
+def _of_first_host(*numbers: int) -> np.ndarray:
+    """The first host's, on all of them."""
+    return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32))
 
 
 # Files.
@@ -406,16 +374,17 @@ def _digests(folder: pathlib.Path) -> str:
     return "".join(lines)
 
 
-def _require_whole(folder: pathlib.Path) -> None:
-    """Raises DamagedCheckpoint, with the reason, unless the files are as written."""
+def _damage(folder: pathlib.Path) -> str | None:
+    """In what the files are not as they were written."""
     try:
         written = (folder / DIGESTS).read_bytes().decode().split("\n")
         found = _digests(folder).split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DamagedCheckpoint(f"{folder} cannot be read: {error}") from error
-    if written != found:
-        name = min(line.partition("  ")[2] for line in set(written) ^ set(found))
-        raise DamagedCheckpoint(f"{folder / name} is not as it was written.")
+        return f"{folder} cannot be read: {error}"
+    if written == found:
+        return None
+    name = min(line.partition("  ")[2] for line in set(written) ^ set(found))
+    return f"{folder / name} is not as it was written."
 
 
 def _sync(path: pathlib.Path) -> None:
