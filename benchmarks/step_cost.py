@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import configs, methods
-from experiments.data import pipeline
+from experiments.data.task import load_task
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import loop, objectives, sharding, steps
 
@@ -76,7 +76,7 @@ def _ready(run: configs.Run, session: configs.Session) -> _Ready:
     """The step of the last epoch, where everything is switched on; on one device."""
     layout = sharding.layout(1)
     program = steps.program(run, layout)
-    task = pipeline.task(run.data, run.seed, session.data_dir)
+    task = load_task(run.data, run.seed, session.data_dir)
     per_epoch = loop.steps_per_epoch(run, task)
     hyperparams = methods.step_hyperparams(run, per_epoch, run.epochs * per_epoch - 1)
     with contextlib.closing(

@@ -12,9 +12,11 @@ so that a schedule keeps its shape when the number of epochs changes.
 import dataclasses
 import math
 import pathlib
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
+
+from experiments import registry
 
 
 class BadConfiguration(Exception):
@@ -31,39 +33,10 @@ def _refuse_share(**shares: float) -> None:
         _refuse(not 0.0 <= share <= 1.0, f"{name} must lie in [0, 1], got {share}.")
 
 
-Source = Literal[
-    "digits",
-    "cifar10",
-    "cifar100",
-    "imdb",
-    "imagenet_lt",
-    "places_lt",
-    "inaturalist18",
-    "covid_lt",
-    "clothing1m",
-]
-
-
-class Kind(NamedTuple):
-    """What is known of a data set before it is loaded."""
-
-    classes: int
-    inputs: Literal["images", "text"]
-    shape: tuple[int, ...]  # of one example as it is stored; () where that varies
-    files: bool  # whether images are decoded for each batch, not held in memory
-
-
-KINDS: dict[Source, Kind] = {
-    "digits": Kind(10, "images", (8, 8, 1), files=False),
-    "cifar10": Kind(10, "images", (32, 32, 3), files=False),
-    "cifar100": Kind(100, "images", (32, 32, 3), files=False),
-    "imdb": Kind(2, "text", (), files=False),
-    "imagenet_lt": Kind(1000, "images", (), files=True),
-    "places_lt": Kind(365, "images", (), files=True),
-    "inaturalist18": Kind(8142, "images", (), files=True),
-    "covid_lt": Kind(4, "images", (), files=True),
-    "clothing1m": Kind(14, "images", (), files=True),
-}
+if TYPE_CHECKING:
+    Source = str
+else:
+    Source = Literal[tuple(registry.DATASETS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +52,8 @@ class Data:
       total: training examples in all, to which the counts of the imbalance are scaled;
         None leaves them.
       scarce_first: whether the first classes are the scarce ones, not the last.
-      noise: rule by which labels are flipped; see `corrupt`. `symmetric` flips equally
-        many labels of each class, each to a random other class.
+      noise: rule by which labels are flipped; see `label_noise`. `symmetric` flips
+        equally many labels of each class, each to a random other class.
       noise_rate: fraction of the labels (in the classes that the rule affects) that are
         flipped, in [0, 1). Training and validation labels are both noisy, since who has
         mislabelled data has no clean validation set. Test labels are never flipped.
@@ -204,7 +177,7 @@ class Data:
             f"got {self.mean} and {self.std}.",
         )
         _refuse(
-            (self.source == "digits") != (self.test_per_class > 0),
+            self.info.has_test == (self.test_per_class > 0),
             "test_per_class must be positive for digits, which have no test split, and "
             f"0 for the others, got {self.test_per_class} for {self.source}.",
         )
@@ -223,38 +196,38 @@ class Data:
         }
         asked = [name for name, value in images.items() if value]
         _refuse(
-            self.kind.inputs == "text" and bool(asked),
+            self.info.inputs == "text" and bool(asked),
             f"{self.source} is text, which has no {', '.join(asked)}.",
         )
         _refuse(
-            self.kind.files and self.image_size is None,
+            self.info.files and self.image_size is None,
             f"image_size must be given for {self.source}, whose images differ in size.",
         )
         _refuse(
-            not self.kind.files and (self.resized_crop or self.jitter > 0.0),
+            not self.info.files and (self.resized_crop or self.jitter > 0.0),
             "resized_crop and jitter are for data sets of image files, got "
             f"{self.source}.",
         )
         _refuse(
-            self.kind.files and (self.crop_padding > 0 or self.rotation > 0.0),
+            self.info.files and (self.crop_padding > 0 or self.rotation > 0.0),
             "crop_padding and rotation are for data sets held in memory, got "
             f"{self.source}.",
         )
 
     @property
-    def kind(self) -> Kind:
-        """The kind of the source."""
-        return KINDS[self.source]
+    def info(self) -> registry.DatasetInfo:
+        """What is known of the data set before it is loaded."""
+        return registry.DATASETS[self.source]
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return self.kind.classes
+        return self.info.classes
 
     @property
     def channels(self) -> int:
         """Number of channels of an image."""
-        return self.kind.shape[-1] if self.kind.shape else 3
+        return self.info.shape[-1] if self.info.shape else 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -717,7 +690,7 @@ class Run:
             f"eval_every must be at least 1, got {self.eval_every}.",
         )
         _refuse(self.seed < 0, f"seed must not be negative, got {self.seed}.")
-        text = self.data.kind.inputs == "text"
+        text = self.data.info.inputs == "text"
         _refuse(
             text != (self.model.name == "bilstm"),
             "bilstm reads text, the other networks images, got "

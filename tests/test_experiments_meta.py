@@ -15,8 +15,10 @@ from jax.extend.core import jaxprs_in_params
 
 from experiments import configs, methods
 from experiments.cli import main
-from experiments.data import pipeline, sources
-from experiments.data.sources import Examples, Files
+from experiments.data import loader
+from experiments.data.digits import digits
+from experiments.data.task import load_task
+from experiments.data.types import Examples, Files
 from experiments.methods import _clean
 from experiments.results import run_dir, run_log
 from experiments.train import sharding, steps
@@ -234,12 +236,12 @@ def _rows(examples):
 
 def test_clean_examples_are_balanced_apart_and_clean():
     data = configs.replace(DIGITS, {"imbalance_ratio": 10.0})
-    task = pipeline.task(data, seed=2)
+    task = load_task(data, seed=2)
     parts = [task.train, task.validation, task.test, task.clean]
     assert len(set.union(*map(_rows, parts))) == sum(len(p.labels) for p in parts)
     assert np.bincount(task.clean.labels).tolist() == [3] * 10
-    digits = sources.digits()
-    known = dict(zip(map(bytes, digits.inputs), digits.labels, strict=True))
+    examples = digits()
+    known = dict(zip(map(bytes, examples.inputs), examples.labels, strict=True))
     assert [known[bytes(x)] for x in task.clean.inputs] == task.clean.labels.tolist()
     assert task.class_counts.tolist() == np.bincount(task.train.labels).tolist()
     assert task.mislabelled.sum() > 0
@@ -247,7 +249,7 @@ def test_clean_examples_are_balanced_apart_and_clean():
 
 def test_clean_examples_take_nothing_from_the_other_splits():
     with_, without = (
-        pipeline.task(configs.replace(DIGITS, {"clean_per_class": n}), seed=2)
+        load_task(configs.replace(DIGITS, {"clean_per_class": n}), seed=2)
         for n in (3, 0)
     )
     assert without.clean is None
@@ -258,7 +260,7 @@ def test_clean_examples_take_nothing_from_the_other_splits():
 
 
 def _clean_batches(examples, data, steps=range(9), **options):
-    return list(pipeline.clean(examples, data, 10, seed=3, steps=steps, **options))
+    return list(loader.clean(examples, data, 10, seed=3, steps=steps, **options))
 
 
 def _same(batch, other):
@@ -293,7 +295,7 @@ def test_a_clean_batch_is_a_function_of_the_update(examples):
     for epoch in range(3):
         seen = np.concatenate([b.index[b.present] for b in whole[3 * epoch :][:3]])
         assert sorted(seen) == list(range(25))
-        assert seen.tolist() != list(pipeline.order(3, epoch, 25))
+        assert seen.tolist() != list(loader.order(3, epoch, 25))
 
     def images(epoch):
         """In the order of the examples."""
@@ -319,7 +321,7 @@ def test_hosts_make_their_rows_of_a_padded_clean_batch(examples):
 def test_a_clean_set_smaller_than_the_batch_is_the_batch(examples):
     whole, data = examples
     few = whole.take(np.arange(4))
-    for batch in pipeline.clean(few, data, 10, seed=0, steps=range(5), size=6):
+    for batch in loader.clean(few, data, 10, seed=0, steps=range(5), size=6):
         assert batch.present.tolist() == [True] * 4 + [False] * 2
         assert sorted(batch.index[:4]) == [0, 1, 2, 3]
 
@@ -331,11 +333,11 @@ def test_batches_beside_one_another_end_together():
         with contextlib.ExitStack() as stack:
             stack.callback(closed.append, name)
             for number in range(3):
-                yield pipeline.Batch(*(np.full(1, number) for _ in range(4)))
+                yield loader.Batch(*(np.full(1, number) for _ in range(4)))
 
-    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
+    both = loader.with_meta_batches(numbers("train"), numbers("clean"))
     assert [int(batch.clean.labels[0]) for batch in both] == [0, 1, 2]
-    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
+    both = loader.with_meta_batches(numbers("train"), numbers("clean"))
     next(both)
     both.close()
     assert sorted(closed) == ["clean", "clean", "train", "train"]
@@ -453,7 +455,7 @@ def test_the_clean_loss_of_a_step():
         index = np.arange(rows, dtype=np.int32) % present
         images = np.float32(rng.random((rows, 8, 8, 1)))
         labels = (3 * index % 10).astype(np.int32)
-        return pipeline.Batch(images, labels, np.arange(rows) < present, index)
+        return loader.Batch(images, labels, np.arange(rows) < present, index)
 
     clean = batch(6, 9)
     whole = batch(8, 8)

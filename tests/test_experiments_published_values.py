@@ -21,7 +21,7 @@ import pytest
 from flax import nnx
 
 from experiments import configs, methods, presets
-from experiments.data.pipeline import Batch
+from experiments.data.loader import Batch
 from experiments.models import heads
 from experiments.studies import method_grid
 from experiments.train import objectives, steps

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.examples import DamagedData, Examples, Files, MissingData
+from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Of half a million images not all are looked for: where files are slow, that takes
 # minutes. These, and the first of every class, are.

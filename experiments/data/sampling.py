@@ -5,11 +5,13 @@ training labels, noise included. A class without an example is never drawn.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
 
-from experiments.data import corrupt
+from experiments import configs
+from experiments.data import _check
 
 PER_VISIT = 4  # examples of a class that class-aware sampling takes at a time
 
@@ -42,6 +44,13 @@ class Sampler:
                 return class_aware(self.labels, rng)
 
 
+def sampler(data: configs.Data, labels: np.ndarray) -> Sampler | None:
+    """The sampler of a config; None where epochs are shuffled."""
+    if data.sampling == "shuffled":
+        return None
+    return Sampler(data.sampling, labels, data.sampling_beta)
+
+
 def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws with replacement, uniformly over classes.
 
@@ -64,10 +73,7 @@ def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def effective(labels: np.ndarray, beta: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws with replacement, an example with `p_i ∝ (1 − β) / (1 − β^n_y)`.
-
-    LDAM's sampler; see `corrupt.effective_number_probabilities`. `β = 0` draws all
-    examples alike, `β → 1` all classes alike.
+    """Draws with replacement, by `effective_number_probabilities`: LDAM's sampler.
 
     Args:
       labels: int `[examples]`.
@@ -77,8 +83,55 @@ def effective(labels: np.ndarray, beta: float, rng: np.random.Generator) -> np.n
     Returns:
       Indices, int64 `[examples]`.
     """
-    p = corrupt.effective_number_probabilities(labels, beta)
+    p = effective_number_probabilities(labels, beta)
     return rng.choice(len(labels), len(labels), p=p)
+
+
+def effective_number_probabilities(
+    labels: np.ndarray, beta: float = 0.9999
+) -> np.ndarray:
+    """The probability of each example when classes are resampled.
+
+    `p_i ∝ (1 − β) / (1 − β^n)`, n the examples of i's class: one over the effective
+    number of its class. An epoch is as many draws, with replacement, as there are
+    examples.
+
+    `β = 0` draws all examples alike, `β → 1` all classes alike.
+
+    Args:
+      labels: int `[examples]`; not changed.
+      beta: overlap between examples, in [0, 1).
+
+    Returns:
+      float64 `[examples]`, with sum 1.
+
+    Raises:
+      ValueError: labels of another shape or type, or `beta` outside [0, 1).
+
+    Examples:
+      >>> labels = np.repeat([0, 1], [900, 100])
+      >>> p = effective_number_probabilities(labels)
+      >>> round(float(p[labels == 1].sum() / p[labels == 0].sum()), 3)
+      0.961
+      >>> drawn = np.random.default_rng(0).choice(1000, 1000, p=p)
+      >>> bool(abs(labels[drawn].mean() - 0.49) < 0.05)
+      True
+
+    References:
+      The sampler of LDAM's code, where the option never reaches the loader, so that
+      "resampling" there trains on all examples alike; the number is of Cui et al.,
+      `Class-balanced loss based on effective number of samples
+      <https://arxiv.org/abs/1901.05555>`_.
+    """
+    _check.integers(labels)
+    if not 0.0 <= beta < 1.0:
+        raise ValueError(f"beta is {beta}; it must be in [0, 1).")
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    # expm1, since 1 − β^n loses its digits as β nears 1. The factor 1 − β is common to
+    # all classes, so it drops out.
+    log_beta = math.log(beta) if beta > 0.0 else -math.inf
+    weights = (-1.0 / np.expm1(counts * log_beta))[classes]
+    return weights / weights.sum()
 
 
 def class_aware(

@@ -61,10 +61,10 @@ def smoke(run: configs.Run) -> configs.Run:
         "epochs": 3,
         "batch_size": 50 if data.classes == 100 else 8,
     }
-    if data.kind.files:
+    if data.info.files:
         changes["data.image_size"] = 32
     if data.source == "covid_lt":  # a tail from the start, which a cap would even out
         changes["data.total"] = 3 * per_class
-    if data.kind.inputs == "text":
+    if data.info.inputs == "text":
         changes |= {"data.vocabulary": 200, "data.length": 20}
     return configs.replace(run, changes)

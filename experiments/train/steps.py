@@ -15,7 +15,7 @@ from flax import nnx
 import absgd_jax
 from experiments import configs, methods, models
 from experiments.data import augment
-from experiments.data.pipeline import Batch
+from experiments.data.loader import Batch
 from experiments.methods import StepHyperparams
 from experiments.results import metrics
 from experiments.train import objectives
@@ -87,7 +87,7 @@ class Program(NamedTuple):
 
 def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
     """Scales bytes to [0, 1] and normalises images; returns token ids unchanged."""
-    if data.kind.inputs == "text":
+    if data.info.inputs == "text":
         return inputs
     images = inputs.astype(jnp.float32)
     if inputs.dtype == jnp.uint8:

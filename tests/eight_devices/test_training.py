@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import configs, methods
-from experiments.data.sources import Examples
+from experiments.data.types import Examples
 from experiments.train import device_loop, sharding, steps
 from tests import training_problem as problem
 

@@ -78,7 +78,7 @@ class Examples(NamedTuple):
         return Examples(self.inputs[index], self.labels[index])
 
 
-class Loaded(NamedTuple):
+class Dataset(NamedTuple):
     """A data set as its makers split it."""
 
     train: Examples

@@ -19,7 +19,7 @@ import PIL.Image
 import PIL.ImageEnhance
 
 from experiments import configs
-from experiments.data.sources import DamagedData, Files
+from experiments.data.types import DamagedData, Files
 
 _AREAS = (0.08, 1.0)  # of a random part, of the whole image
 _SIDES = (3 / 4, 4 / 3)  # of a random part, width over height

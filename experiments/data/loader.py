@@ -1,4 +1,4 @@
-"""From a data set to batches: split, subsample, flip labels, shuffle, augment, pad.
+"""Batches of examples: shuffle, augment, pad, and load ahead of the device.
 
 All random numbers of a batch are a pure function of the seed, the epoch, the batch's
 number and the row in the batch. So a resumed training, one with another number of
@@ -13,26 +13,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import configs
-from experiments.data import augment, corrupt, image_files, sources
+from experiments.data import augment, images, sampling
 from experiments.data.sampling import Sampler
-from experiments.data.sources import Examples, Files
-
-
-class Task(NamedTuple):
-    """The training, validation and test sets of a run, and its meta set."""
-
-    train: Examples
-    validation: Examples | None
-    test: Examples
-    mislabelled: np.ndarray  # bool [train examples]
-    class_counts: np.ndarray  # int64 [classes], of train, by the labels it has
-    clean: Examples | None = None  # with the labels of the data set, balanced
+from experiments.data.types import Examples, Files
 
 
 class Batch(NamedTuple):
@@ -43,144 +31,6 @@ class Batch(NamedTuple):
     present: np.ndarray  # bool [rows], False for padding
     index: np.ndarray  # int32 [rows], index of the example; 0 for padding
     clean: "Batch | None" = None  # batch of the meta set, for methods that use it
-
-
-def task(
-    data: configs.Data,
-    seed: int,
-    data_dir: Path | None = None,
-    *,
-    download: bool = False,
-) -> Task:
-    """Loads a data set, holds out, subsamples and flips labels.
-
-    In this order: every split keeps `examples_per_class`; validation set, meta set and,
-    for digits, test set are held out; the training set is subsampled; labels of
-    training and validation are flipped. Sets of image files are never subsampled: they,
-    or the lists that come with them, are imbalanced already.
-
-    Args:
-      data: data set, splits, imbalance and label noise.
-      seed: of split, subsampling and label noise, unless `data.corruption_seed` is set.
-      data_dir: where data sets are; see `sources.load`.
-      download: whether a missing one may be fetched.
-
-    Returns:
-      The task. What is held out for validation is balanced, and its labels are as noisy
-      as the training's. Without `validation_per_class` it is the data set's own
-      validation split, if there is one.
-
-    Raises:
-      MissingData: the data set is not there.
-      DamagedData: it is not what it should be.
-      ValueError: a class has too few examples.
-    """
-    fixed = data.corruption_seed
-    split_rng, tail_rng, noise_rng = np.random.default_rng(
-        [seed if fixed is None else fixed, 0]
-    ).spawn(3)
-    train, test, validation = (
-        None if part is None else _first_of_each_class(part, data.examples_per_class)
-        for part in sources.load(data, data_dir, download=download)
-    )
-    clean = None
-    if test is None or data.validation_per_class or data.clean_per_class:
-        parts = sources.split(
-            train.labels,
-            split_rng,
-            validation_per_class=data.validation_per_class,
-            test_per_class=data.test_per_class,
-            clean_per_class=data.clean_per_class,
-        )
-        if test is None:
-            test = train.take(parts.test)
-        if data.validation_per_class:
-            validation = train.take(parts.validation)
-        if data.clean_per_class:
-            clean = train.take(parts.clean)
-        train = train.take(parts.train)
-    if data.imbalance_ratio > 1.0 and not data.kind.files:
-        train = train.take(_subsample(train.labels, data, tail_rng))
-    mislabelled = np.zeros(len(train.labels), bool)
-    if data.noise_rate > 0.0:
-        noise = _noise(data, noise_rng)
-        labels, mislabelled = noise(train.labels)
-        train = train._replace(labels=labels)
-        if validation is not None:
-            validation = validation._replace(labels=noise(validation.labels)[0])
-    class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, clean)
-
-
-def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
-    """The first examples of each class, at most so many, in their order."""
-    if most is None:
-        return examples
-    labels = examples.labels
-    kept = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]
-    return examples.take(np.sort(np.concatenate(kept)))
-
-
-def _subsample(
-    labels: np.ndarray, data: configs.Data, rng: np.random.Generator
-) -> np.ndarray:
-    """Indices of the examples that an imbalanced set keeps."""
-    head_count = int(np.bincount(labels, minlength=data.classes).min())
-    rule = {"long_tail": corrupt.long_tail_counts, "step": corrupt.step_counts}
-    counts = rule[data.imbalance](head_count, data.classes, data.imbalance_ratio)
-    if data.total is not None:
-        counts = corrupt.scale_counts(counts, data.total)
-    if data.scarce_first:
-        counts = counts[::-1]
-    if data.corruption_seed is None:
-        return corrupt.select(labels, counts, rng)
-    return corrupt.select_published(
-        labels, counts, np.random.RandomState(data.corruption_seed)
-    )
-
-
-def _noise(
-    data: configs.Data, rng: np.random.Generator
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function from labels to noisy labels and which of them are flipped."""
-    rate, classes, seed = data.noise_rate, data.classes, data.corruption_seed
-    # The published rules draw from the older kind of generator.
-    published = (
-        np.random.RandomState(rng.bit_generator)
-        if seed is None
-        else np.random.RandomState(seed)
-    )
-    match data.noise, data.source:
-        case "symmetric", _:
-            return lambda labels: corrupt.symmetric_noise(labels, rate, classes, rng)
-        case "symmetric_sce", _:
-            return lambda labels: corrupt.symmetric_noise_sce(
-                labels, rate, classes, published
-            )
-        case "symmetric_gce", _:
-            return lambda labels: corrupt.symmetric_noise_gce(
-                labels, rate, classes, published
-            )
-        case "asymmetric_sce", "cifar10":
-            return lambda labels: corrupt.asymmetric_cifar10_sce(
-                labels, rate, published
-            )
-        case "asymmetric_author_code", "cifar10":
-            return lambda labels: corrupt.asymmetric_cifar10_author_code(
-                labels, rate, published
-            )
-        case "asymmetric_sce", "cifar100":
-            # The source draws pairs by its seed, and labels by 0 whatever the seed. The
-            # same pairs for validation, so they are drawn again from the same state.
-            pairs = published.randint(2**32, dtype=np.uint32) if seed is None else seed
-            labels_rng = published if seed is None else np.random.RandomState(0)
-            return lambda labels: corrupt.asymmetric_cifar100_sce(
-                labels, rate, np.random.RandomState(pairs), labels_rng
-            )
-        case _:  # "asymmetric_author_code" on cifar100; a config has no other
-            return lambda labels: corrupt.asymmetric_cifar100_author_code(
-                labels, rate, published
-            )
 
 
 @functools.lru_cache(maxsize=4)
@@ -276,19 +126,21 @@ def training(
       on every host as many. Closing it ends the processes.
 
     Examples:
+      >>> from experiments.data.task import load_task
       >>> data = configs.Data(test_per_class=50, crop_padding=1)
-      >>> digits = sources.digits()
-      >>> epochs = training(digits, data, 1000, seed=0, epochs=range(2))
+      >>> examples = load_task(data, 0).train
+      >>> epochs = training(examples, data, 1000, seed=0, epochs=range(2))
       >>> [int(batch.present.sum()) for batch in epochs]
-      [1000, 797, 1000, 797]
+      [1000, 297, 1000, 297]
     """
-    sampler = (
-        None
-        if data.sampling == "shuffled"
-        else Sampler(data.sampling, examples.labels, data.sampling_beta)
-    )
     plan = _Plan(
-        len(examples.labels), batch_size, rows, seed, epochs, first, sampler=sampler
+        len(examples.labels),
+        batch_size,
+        rows,
+        seed,
+        epochs,
+        first,
+        sampler=sampling.sampler(data, examples.labels),
     )
     return _make(examples, data, plan, workers)
 
@@ -324,8 +176,9 @@ def clean(
       A batch for each of the updates. Closing it ends the processes.
 
     Examples:
+      >>> from experiments.data.task import load_task
       >>> data = configs.Data(test_per_class=50, clean_per_class=4)
-      >>> examples = task(data, 0).clean
+      >>> examples = load_task(data, 0).clean
       >>> batches = clean(examples, data, 30, seed=0, steps=range(5, 8), size=32)
       >>> [int(batch.present.sum()) for batch in batches]
       [10, 30, 10]
@@ -416,32 +269,28 @@ class _Plan:
             index = np.where(present, drawn[index], 0)
         return index, present
 
-    def __getitem__(self, item: int) -> image_files.Wanted:
+    def __getitem__(self, item: int) -> images.Wanted:
         if self.seed is None:
-            return image_files.Wanted(*self.indices(item), None)
+            return images.Wanted(*self.indices(item), None)
         begin = (self.seed, self.stream + 1, *self.when(item))
         keys = [(*begin, to_device) for to_device in range(self.batch_size)[self.rows]]
-        return image_files.Wanted(*self.indices(item), keys)
+        return images.Wanted(*self.indices(item), keys)
 
 
 def _make(
     examples: Examples, data: configs.Data, plan: _Plan, workers: int
 ) -> Generator[Batch, None, None]:
     if isinstance(examples.inputs, Files):
-        images = image_files.stream(
-            image_files.Batches(examples.inputs, data, plan), workers
-        )
+        found = images.stream(images.Batches(examples.inputs, data, plan), workers)
     else:
-        images = _in_memory(examples.inputs, data, plan)
-    try:
-        for item, inputs in enumerate(images):
+        found = _in_memory(examples.inputs, data, plan)
+    with contextlib.closing(found):
+        for item, inputs in enumerate(found):
             index, present = plan.indices(item)
             labels = np.where(present, examples.labels[index], 0)
             yield Batch(
                 inputs, labels.astype(np.int32), present, index.astype(np.int32)
             )
-    finally:
-        images.close()
 
 
 def _in_memory(
@@ -449,7 +298,7 @@ def _in_memory(
 ) -> Generator[np.ndarray, None, None]:
     augmented = (
         plan.seed is not None
-        and data.kind.inputs == "images"
+        and data.info.inputs == "images"
         and data.augment_on == "host"
     )
     for item in range(len(plan)):

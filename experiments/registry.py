@@ -1,0 +1,95 @@
+"""The data sets and the methods: a line each, and what is known before they are run.
+
+A new data set is a module of `experiments.data` with a function `load` (see
+`data.datasets`) and a line in `DATASETS`; a new method is a module of
+`experiments.methods` with a function `rule` (see `methods.rule`) and a line in
+`METHODS`. The command line offers the names. Imports no JAX and no NumPy, so that
+`--help` is instant; the modules are imported when they are used.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class DatasetInfo(NamedTuple):
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+      module: in `experiments.data`, with its `load`.
+      classes: number of classes.
+      examples: training examples of each class as published; their number where only
+        that is known.
+      directory: below `--data-dir`; "" for a data set that needs none.
+      inputs: what an example is.
+      shape: of one example as it is stored; () where that varies.
+      files: whether images are decoded for each batch, not held in memory.
+      has_test: whether it has a test split; otherwise one is held out.
+      validation_per_class: examples of each class that `compare` holds out where there
+        is no validation split.
+      meta_per_class: examples of each class that `compare` holds out as the meta set.
+    """
+
+    module: str
+    classes: int
+    examples: tuple[int, ...] | int
+    directory: str = ""
+    inputs: Literal["images", "text"] = "images"
+    shape: tuple[int, ...] = ()
+    files: bool = False
+    has_test: bool = True
+    validation_per_class: int = 0
+    meta_per_class: int = 10
+
+
+def _files(
+    module: str, classes: int, examples: int, directory: str, validation: int = 0
+) -> DatasetInfo:
+    """A data set of image files."""
+    return DatasetInfo(
+        module,
+        classes,
+        examples,
+        directory,
+        files=True,
+        validation_per_class=validation,
+    )
+
+
+DATASETS = {
+    "digits": DatasetInfo(
+        "digits",
+        10,
+        (178, 182, 177, 183, 181, 182, 181, 179, 174, 180),
+        shape=(8, 8, 1),
+        has_test=False,
+        meta_per_class=5,
+    ),
+    "cifar10": DatasetInfo(
+        "cifar",
+        10,
+        (5000,) * 10,
+        "cifar10",
+        shape=(32, 32, 3),
+        validation_per_class=100,
+    ),
+    "cifar100": DatasetInfo(
+        "cifar",
+        100,
+        (500,) * 100,
+        "cifar100",
+        shape=(32, 32, 3),
+        validation_per_class=10,
+    ),
+    "imdb": DatasetInfo(
+        "imdb",
+        2,
+        (12_500,) * 2,
+        "imdb_reviews",
+        inputs="text",
+        validation_per_class=250,
+    ),
+    "imagenet_lt": _files("image_lists", 1000, 115_846, "imagenet_lt"),
+    "places_lt": _files("image_lists", 365, 62_500, "places_lt"),
+    "inaturalist18": _files("image_lists", 8142, 437_513, "inaturalist18"),
+    "covid_lt": _files("covid", 4, 48_075, "covid_lt", validation=20),
+    "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m"),
+}
