@@ -11,7 +11,7 @@ import jax
 from experiments import configs, methods
 from experiments.data.task import load_task
 from experiments.studies.method_grid import MethodGrid
-from experiments.train import loop, objectives, sharding, steps
+from experiments.train import loop, losses, sharding, steps
 
 STEPS = 12  # timed, of each
 
@@ -83,7 +83,7 @@ def _ready(run: configs.Run, session: configs.Session) -> _Ready:
         loop.batches_from(loop.Position(0, 0, {}), run, task, layout, session)
     ) as batches:
         batch = layout.shard(next(batches))
-    class_weights = objectives.class_weights(run.loss, task.class_counts, True)
+    class_weights = losses.class_weights(run, task.class_counts, run.epochs)
     stats = loop.dataset_stats(run, task, layout)._replace(class_weights=class_weights)
     kept = [
         program.init(

@@ -300,7 +300,7 @@ class Loss:
 
     Attributes:
       name: which. `oltr` and `range` are cross-entropy and a penalty on the features of
-        the batch; see `feature_losses`.
+        the batch; see `feature_penalties`.
       focusing: focal loss's exponent.
       max_margin: LDAM's margin for the scarcest class.
       scale: LDAM's factor on the logits.

@@ -43,10 +43,13 @@ def logits_of(params, x, present):
     return x @ params["head"]
 
 
-def losses_of(params, x, labels, present):
+def losses_of(params, x, labels, present, class_weights=None):
     logits = logits_of(params, x, present)
     label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - label, jnp.mean(logits[0])
+    losses = jax.nn.logsumexp(logits, axis=1) - label
+    if class_weights is not None:
+        losses = class_weights[labels] * losses
+    return losses, jnp.mean(logits[0])
 
 
 def draw(seed, rows=ROWS):

@@ -75,13 +75,14 @@ def rule(data: configs.Data, rng: np.random.Generator) -> Callable[[np.ndarray],
             return lambda labels: asymmetric_cifar100_author_code(
                 labels, rate, published
             )
-    # SCE's on cifar100. The source draws pairs by its seed, and labels by 0 whatever
-    # the seed. Validation has the same pairs, drawn again from the same state.
-    pairs = published.randint(2**32, dtype=np.uint32) if seed is None else seed
-    labels_rng = published if seed is None else np.random.RandomState(0)
-    return lambda labels: asymmetric_cifar100_sce(
-        labels, rate, np.random.RandomState(pairs), labels_rng
-    )
+        case _:  # asymmetric_sce, cifar100
+            # The source draws pairs by its seed, and labels by 0 whatever the seed.
+            # Validation has the same pairs, drawn again from the same state.
+            pairs = published.randint(2**32, dtype=np.uint32) if seed is None else seed
+            labels_rng = published if seed is None else np.random.RandomState(0)
+            return lambda labels: asymmetric_cifar100_sce(
+                labels, rate, np.random.RandomState(pairs), labels_rng
+            )
 
 
 def symmetric_noise(

@@ -82,8 +82,3 @@ def weighted_by(
     """The result for weights p: the gradient `mean_i p_i ∇L_i` and the metrics."""
     gradient = line.pull(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, line.losses, line.statistics, p, clean)
-
-
-def none(params: Any, examples: int, classes: int) -> tuple[()]:
-    """The state of a rule that has none."""
-    return ()

@@ -59,7 +59,7 @@ def _value(
     """Result by the gradient of the tilted loss, of the batch or per example."""
 
     def per_example_losses(params: Any, *examples: Any) -> Any:
-        losses, statistics = weighting_input.per_example_losses(params, *examples)
+        losses, statistics = weighting_input.losses_of(params, *examples)
         return losses, (losses, statistics)
 
     hyperparams, method = weighting_input.hyperparams, run.method

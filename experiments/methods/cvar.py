@@ -18,15 +18,16 @@ from experiments.methods.rule import (
     Rule,
     WeightingInput,
     WeightingResult,
-    later,
     mean,
+    plain,
+    stateless,
     weighted,
 )
 
 
 def rule(run: configs.Run) -> Rule:
     """Weights from the ranks of the losses. The rule has no state."""
-    return later(lambda params, examples, classes: (), gradient)
+    return Rule(stateless, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:

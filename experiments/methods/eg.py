@@ -17,14 +17,15 @@ from experiments.methods.rule import (
     Rule,
     WeightingInput,
     WeightingResult,
-    later,
+    plain,
+    stateless,
     weighted,
 )
 
 
 def rule(run: configs.Run) -> Rule:
     """Weights from the losses of the batch. The rule has no state."""
-    return later(lambda params, examples, classes: (), gradient)
+    return Rule(stateless, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:

@@ -17,8 +17,8 @@ from experiments.methods.rule import (
     Rule,
     WeightingInput,
     WeightingResult,
-    later,
     mean,
+    plain,
     weighted,
 )
 
@@ -35,7 +35,7 @@ def rule(run: configs.Run) -> Rule:
     def init(params: Any, examples: int, classes: int) -> ExamplesState:
         return ExamplesState(jnp.zeros(examples, jnp.float32))
 
-    return later(init, gradient)
+    return Rule(init, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: ExamplesState) -> WeightingResult:

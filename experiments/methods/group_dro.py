@@ -24,7 +24,7 @@ from experiments.methods.rule import (
     Rule,
     WeightingInput,
     WeightingResult,
-    later,
+    plain,
     weighted,
 )
 
@@ -41,7 +41,7 @@ def rule(run: configs.Run) -> Rule:
     def init(params: Any, examples: int, classes: int) -> GroupState:
         return GroupState(jax.nn.log_softmax(jnp.zeros(classes, jnp.float32)))
 
-    return later(init, gradient)
+    return Rule(init, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:

@@ -15,12 +15,18 @@ import jax.numpy as jnp
 
 from experiments import configs
 from experiments.methods import _clean
-from experiments.methods.rule import Rule, WeightingInput, WeightingResult, later
+from experiments.methods.rule import (
+    Rule,
+    WeightingInput,
+    WeightingResult,
+    plain,
+    stateless,
+)
 
 
 def rule(run: configs.Run) -> Rule:
     """Weights from the clean gradient at w. The rule has no state."""
-    return later(_clean.none, gradient)
+    return Rule(stateless, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:

@@ -26,13 +26,14 @@ from experiments.methods.rule import (
     WeightingInput,
     WeightingResult,
     mean,
+    stateless,
     weighted,
 )
 
 
 def rule(run: configs.Run) -> Rule:
     """Class weights, and what is added to them. The rule has no state."""
-    return Rule(_clean.none, gradient, before, weighs_classes=True)
+    return Rule(stateless, gradient, before)
 
 
 def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
@@ -42,14 +43,20 @@ def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
         p = weighting_input.class_weights[weighting_input.labels]
         return p, state, mean(p * losses, weighting_input.present)
 
-    return weighted(weighting_input, weigh)
+    return weighted(_unweighted(weighting_input), weigh)
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """Result by three backward passes, one on the meta set, and a tangent product."""
-    line = _clean.linearized(weighting_input)
+    line = _clean.linearized(_unweighted(weighting_input))
     of_class = weighting_input.class_weights[weighting_input.labels]
     virtual = jnp.where(weighting_input.present, of_class, 0.0)
     slope, clean = _clean.derivative(weighting_input, line, virtual)
     p = of_class - weighting_input.hyperparams.step_size * slope
     return _clean.weighted_by(weighting_input, line, p, state, clean)
+
+
+def _unweighted(weighting_input: WeightingInput) -> WeightingInput:
+    """The same with losses that leave the class weights to the rule."""
+    ones = jnp.ones_like(weighting_input.class_weights)
+    return weighting_input._replace(class_weights=ones)

@@ -27,7 +27,7 @@ from experiments.methods.rule import (
     WeightingInput,
     WeightingResult,
     cotangent,
-    later,
+    plain,
 )
 
 HIDDEN = 100
@@ -51,7 +51,7 @@ class NetState(NamedTuple):
 
 def rule(run: configs.Run) -> Rule:
     """Weights from a learned function of the loss."""
-    return later(init, gradient)
+    return Rule(init, gradient, before=plain)
 
 
 def init(params: Any, examples: int, classes: int) -> NetState:

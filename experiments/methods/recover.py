@@ -36,7 +36,7 @@ from experiments.methods.rule import (
     WeightingInput,
     WeightingResult,
     cotangent,
-    later,
+    plain,
 )
 
 
@@ -58,7 +58,7 @@ def rule(run: configs.Run) -> Rule:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return RecoverState(jnp.bool_(False), params, zeros, jnp.float32(0.0))
 
-    return later(init, gradient)
+    return Rule(init, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: RecoverState) -> WeightingResult:

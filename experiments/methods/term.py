@@ -22,7 +22,7 @@ from experiments.methods.rule import (
     Rule,
     WeightingInput,
     WeightingResult,
-    later,
+    plain,
     weighted,
 )
 
@@ -40,7 +40,7 @@ def rule(run: configs.Run) -> Rule:
     def init(params: Any, examples: int, classes: int) -> TermState:
         return TermState(jnp.bool_(False), jnp.float32(0.0))
 
-    return later(init, gradient)
+    return Rule(init, gradient, before=plain)
 
 
 def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResult:

@@ -15,7 +15,8 @@ from experiments.data import loader
 from experiments.data.task import Task
 from experiments.data.types import Examples
 from experiments.results import metrics
-from experiments.train import device_loop, objectives, steps
+from experiments.train import device_loop, steps
+from experiments.train.losses import class_weights
 from experiments.train.sharding import Layout
 
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
@@ -104,7 +105,9 @@ def fit(
             totals = dict(position.totals) if first else {}
             if first == 0 and _prunes(run, epoch):
                 state = _prune(program, layout, state, task.train, run, session)
-            stats = stats._replace(class_weights=class_weights(run, task, epoch))
+            stats = stats._replace(
+                class_weights=class_weights(run, task.class_counts, epoch)
+            )
             unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
                 collections.deque()
             )
@@ -324,12 +327,6 @@ def dataset_stats(run: configs.Run, task: Task, layout: Layout) -> steps.Dataset
     return layout.replicate(
         steps.DatasetStats(counts, np.ones_like(counts), task.mislabelled)
     )
-
-
-def class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
-    """The weight of each class in an epoch, float32 `[classes]`."""
-    on = epoch >= run.epoch_at(run.loss.class_weights_from)
-    return objectives.class_weights(run.loss, task.class_counts, on)
 
 
 def _prunes(run: configs.Run, epoch: int) -> bool:

@@ -18,7 +18,7 @@ from experiments.data import augment
 from experiments.data.loader import Batch
 from experiments.methods import StepHyperparams
 from experiments.results import metrics
-from experiments.train import objectives
+from experiments.train.losses import per_example_losses
 from experiments.train.sharding import AXIS, Layout
 
 NAMED = 8  # most examples whose loss is not finite that the metrics of a step name
@@ -128,25 +128,21 @@ def train_step(
     kept = state.kept[batch.index] if state.kept.size else None
 
     rule = methods.rule(run)
-    class_weights = stats.class_weights
-    weighs_classes = rule.weighs_classes
-    if weighs_classes:
-        stats = stats._replace(class_weights=jnp.ones_like(class_weights))
 
-    def per_example_losses(
+    def forward(
         params: Any,
         inputs: jax.Array,
         labels: jax.Array,
         present: jax.Array,
         keys: jax.Array,
         kept: jax.Array | None,
-        class_weights: jax.Array = stats.class_weights,
+        class_weights: jax.Array,
     ) -> tuple[jax.Array, Any]:
         # A copy: its statistics are written at this level of tracing.
         network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
         network.train()
         features = network.features(inputs, present, keys)
-        losses = objectives.per_example_losses(
+        losses = per_example_losses(
             run.loss,
             network.head(features),
             labels,
@@ -166,25 +162,25 @@ def train_step(
         assert clean is not None
         # The meta batch has random keys of its own.
         inputs, keys = _prepared(run, clean, jax.random.fold_in(key, 2), axis_name)
-        losses, _ = per_example_losses(
+        losses, _ = forward(
             params,
             inputs,
             clean.labels,
             clean.present,
             keys,
             clean.present,  # truncation prunes none of them
-            jnp.ones_like(class_weights),
+            jnp.ones_like(stats.class_weights),
         )
         return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
 
     weighting_input = methods.WeightingInput(
         params=state.params,
-        per_example_losses=per_example_losses,
+        per_example_losses=forward,
         examples=(inputs, batch.labels, batch.present, keys, kept),
         present=batch.present,
         labels=batch.labels,
         index=batch.index,
-        class_weights=class_weights,
+        class_weights=stats.class_weights,
         hyperparams=hyperparams,
         clean_loss_of=None if clean is None else clean_loss,
         axis_name=axis_name,

@@ -23,6 +23,7 @@ from experiments.data.types import Examples
 from experiments.results import metrics
 from experiments.train import device_loop, loop, steps
 from experiments.train.device_loop import DeviceDataset
+from experiments.train.losses import class_weights
 from experiments.train.sharding import Layout
 
 _SPLITS = ("train", "validation", "test")
@@ -145,7 +146,9 @@ class VmappedRuns:
         found = [drawn[run.seed, id(task)] for run, task in self._each()]
         index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
         self._indices = index, present
-        weights = [loop.class_weights(run, task, epoch) for run, task in self._each()]
+        weights = [
+            class_weights(run, task.class_counts, epoch) for run, task in self._each()
+        ]
         self._stats = self._stats._replace(class_weights=np.stack(weights))
 
     def advance(
