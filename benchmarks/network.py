@@ -76,14 +76,14 @@ def task(run: configs.Run, batches: int = _BATCHES) -> Task:
         return Examples(images, np.arange(count, dtype=np.int32) % data.classes)
 
     examples = drawn(batches * run.batch_size, 0)
-    clean = drawn(data.clean_per_class * data.classes, 1)
+    meta = drawn(data.meta_per_class * data.classes, 1)
     return Task(
         examples,
         None,
         examples,
         np.zeros(len(examples.labels), bool),
         np.bincount(examples.labels, minlength=data.classes),
-        clean if run.method.uses_meta_set else None,
+        meta if run.method.uses_meta_set else None,
     )
 
 

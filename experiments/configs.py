@@ -34,9 +34,10 @@ def _refuse_share(**shares: float) -> None:
 
 
 if TYPE_CHECKING:
-    Source = str
-else:
+    Source = MethodName = str
+else:  # so that the command line offers the names
     Source = Literal[tuple(registry.DATASETS)]
+    MethodName = Literal[tuple(registry.METHODS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Data:
         validation set, before subsampling and label noise. 0 for none.
       test_per_class: examples of each class that are held out as the test set, where
         the data set has no test split; the same for every seed.
-      clean_per_class: training examples of each class that are held out as the meta
+      meta_per_class: training examples of each class that are held out as the meta
         set, before subsampling and label noise: clean and balanced. Methods that learn
         weights use it; it is not the validation set. Other methods hold it out too and
         do not use it, so that all train on the same examples. 0 for none.
@@ -113,7 +114,7 @@ class Data:
     corruption_seed: int | None = None
     validation_per_class: int = 0
     test_per_class: int = 0
-    clean_per_class: int = 0
+    meta_per_class: int = 0
     examples_per_class: int | None = None
     tail_classes: int = 0
     partial: bool = False
@@ -147,7 +148,7 @@ class Data:
         counts = {
             "validation_per_class": self.validation_per_class,
             "test_per_class": self.test_per_class,
-            "clean_per_class": self.clean_per_class,
+            "meta_per_class": self.meta_per_class,
             "tail_classes": self.tail_classes,
             "crop_padding": self.crop_padding,
             "rotation": self.rotation,
@@ -384,23 +385,6 @@ class Loss:
             _refuse(value < 0.0, f"{name} must not be negative, got {value}.")
 
 
-MethodName = Literal[
-    "sgd",
-    "absgd",
-    "adam",
-    "abadam",
-    "eg",
-    "eg_examples",
-    "term",
-    "recover",
-    "group_dro",
-    "cvar",
-    "meta",
-    "l2rw",
-    "mw_net",
-]
-
-
 @dataclasses.dataclass(frozen=True)
 class Method:
     """The method: how examples are weighted.
@@ -437,7 +421,7 @@ class Method:
         (`meta`), or the weighting network (`mw_net`).
       cvar_alpha: α of CVaR: fraction of the batch, its largest losses, that `cvar`
         trains on, in (0, 1].
-      clean_batch_size: examples of the meta set in an update of `meta`, `l2rw` and
+      meta_batch_size: examples of the meta set in an update of `meta`, `l2rw` and
         `mw_net`; all of them where there are fewer. As published, 100.
     """
 
@@ -455,7 +439,7 @@ class Method:
     microbatch_size: int | None = None
     step_size: float = 0.01
     cvar_alpha: float = 0.5
-    clean_batch_size: int = 100
+    meta_batch_size: int = 100
 
     def __post_init__(self) -> None:
         for name in ("lam", "first_lam"):
@@ -517,8 +501,8 @@ class Method:
             f"cvar_alpha must lie in (0, 1], got {self.cvar_alpha}.",
         )
         _refuse(
-            self.clean_batch_size < 2,  # BatchNorm of one example is its bias
-            f"clean_batch_size must be at least 2, got {self.clean_batch_size}.",
+            self.meta_batch_size < 2,  # BatchNorm of one example is its bias
+            f"meta_batch_size must be at least 2, got {self.meta_batch_size}.",
         )
         of_attention = {
             "route": self.route != "pullback",
@@ -535,9 +519,14 @@ class Method:
         )
 
     @property
+    def info(self) -> registry.MethodInfo:
+        """What is known of the method before it is run."""
+        return registry.METHODS[self.name]
+
+    @property
     def attends(self) -> bool:
         """Whether examples are weighted by attention, as ABSGD does."""
-        return self.name in ("absgd", "abadam")
+        return self.info.plain is not None
 
     @property
     def baseline(self) -> bool:
@@ -547,32 +536,18 @@ class Method:
     @property
     def uses_meta_set(self) -> bool:
         """Whether weights are learned on a meta set, whose labels are clean."""
-        return self.name in ("meta", "l2rw", "mw_net")
+        return self.info.uses_meta_set
 
     @property
     def weights(self) -> bool:
         """Whether examples are weighted at all."""
-        return self.name not in ("sgd", "adam")
+        return self.info.weights
 
     @property
     def title(self) -> str:
-        """Its name in tables."""
-        weighting = self.attends and (self.rho is not None or not math.isinf(self.lam))
-        return {
-            "sgd": "SGD",
-            "adam": "Adam",
-            "absgd": "ABSGD" if weighting else "SGD",
-            "abadam": "ABAdam" if weighting else "Adam",
-            "eg": "EG",
-            "eg_examples": "EG per example",
-            "term": "TERM",
-            "recover": "RECOVER",
-            "group_dro": "Group DRO",
-            "cvar": "CVaR",
-            "meta": "META",
-            "l2rw": "L2RW",
-            "mw_net": "Meta-Weight-Net",
-        }[self.name]
+        """Its name in tables; that of the plain method where λ is ±∞."""
+        plain = self.rho is None and math.isinf(self.lam) and self.info.plain
+        return registry.METHODS[plain].title if plain else self.info.title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -727,9 +702,9 @@ class Run:
             f"{self.model.head!r}.",
         )
         _refuse(
-            self.method.uses_meta_set and not self.data.clean_per_class,
-            f"{self.method.title} learns weights from clean examples: set "
-            "data.clean_per_class to at least 1, got 0.",
+            self.method.uses_meta_set and not self.data.meta_per_class,
+            f"{self.method.title} learns weights on a meta set: set "
+            "data.meta_per_class to at least 1, got 0.",
         )
         _refuse(
             self.method.name == "meta" and self.loss.class_weights_norm == "weights",

@@ -2,7 +2,7 @@
 
 A new data set is a module of `experiments.data` with a function `load` (see
 `data.datasets`) and a line in `DATASETS`; a new method is a module of
-`experiments.methods` with a function `rule` (see `methods.rule`) and a line in
+`experiments.methods` with a function `rule` (see `methods.weighting`) and a line in
 `METHODS`. The command line offers the names. Imports no JAX and no NumPy, so that
 `--help` is instant; the modules are imported when they are used.
 """
@@ -92,4 +92,43 @@ DATASETS = {
     "inaturalist18": _files("image_lists", 8142, 437_513, "inaturalist18"),
     "covid_lt": _files("covid", 4, 48_075, "covid_lt", validation=20),
     "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m"),
+}
+
+
+class MethodInfo(NamedTuple):
+    """What is known of a method before it is run.
+
+    Attributes:
+      module: in `experiments.methods`, with its `rule`.
+      title: in tables.
+      weights: whether examples are weighted at all.
+      plain: the method that it is at λ = ±∞, in whose name its runs are then tabulated:
+        one compiled program serves all λ, plain training included. Only attention has
+        one.
+      adam: whether it descends with Adam, not with SGD.
+      uses_meta_set: whether weights are learned on a meta set, whose labels are clean.
+    """
+
+    module: str
+    title: str
+    weights: bool = True
+    plain: str | None = None
+    adam: bool = False
+    uses_meta_set: bool = False
+
+
+METHODS = {
+    "sgd": MethodInfo("attention", "SGD", weights=False),
+    "absgd": MethodInfo("attention", "ABSGD", plain="sgd"),
+    "adam": MethodInfo("attention", "Adam", weights=False, adam=True),
+    "abadam": MethodInfo("attention", "ABAdam", plain="adam", adam=True),
+    "eg": MethodInfo("eg", "EG"),
+    "eg_examples": MethodInfo("eg_examples", "EG per example"),
+    "term": MethodInfo("term", "TERM"),
+    "recover": MethodInfo("recover", "RECOVER"),
+    "group_dro": MethodInfo("group_dro", "Group DRO"),
+    "cvar": MethodInfo("cvar", "CVaR"),
+    "meta": MethodInfo("meta", "META", uses_meta_set=True),
+    "l2rw": MethodInfo("l2rw", "L2RW", uses_meta_set=True),
+    "mw_net": MethodInfo("mw_net", "Meta-Weight-Net", uses_meta_set=True),
 }

@@ -26,7 +26,7 @@ def derivative(problem, a, step_size):
 
 def _after(problem, gradient, step_size):
     moved = jax.tree.map(lambda w, g: w - step_size * g, problem.params, gradient)
-    return problem.clean_loss_of(moved)
+    return problem.meta_loss_of(moved)
 
 
 def _found(problem, p, state, clean):

@@ -77,7 +77,7 @@ def test_a_run_compiles_its_step_once():
     run = configs.replace(
         problem.NORMALIZED,
         {
-            "data.clean_per_class": 0,
+            "data.meta_per_class": 0,
             "loss.class_weights": True,
             "loss.class_weights_from": 0.5,
             "optimizer.warmup": 0.25,

@@ -27,7 +27,7 @@ PHOTOS = configs.Data(
 
 
 def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; clean ones aside."""
+    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
     for one, other in zip(first[:4], second[:4], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype

@@ -22,7 +22,7 @@ MOVED = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0
 
 
 def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; clean ones aside."""
+    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
     for one, other in zip(first[:4], second[:4], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
@@ -246,7 +246,7 @@ def test_a_corruption_seed_gives_the_published_long_tail(cifar):
     data = configs.Data(source="cifar10", imbalance_ratio=100.0, corruption_seed=0)
     task, again = (load_task(data, seed) for seed in (0, 1))
     _same(task.train, again.train)
-    # Of a transcription of LDAM's loop; see the tests of `corrupt`.
+    # Of a transcription of LDAM's loop; see the tests of `imbalance`.
     assert hashlib.sha256(_places(task.train).astype("<i4")).hexdigest() == (
         "b6a148d6a7616e07426b16ac6f66796d87c4b59738e9a96228a8dc99ae42dabb"
     )
@@ -406,7 +406,7 @@ def test_every_example_comes_once_an_epoch_and_padding_is_zero(n, batch_size, ep
     for batch in once + shuffled:
         assert batch.inputs.shape == (batch_size, 2, 2, 1)
         dtypes = [column.dtype for column in batch[:4]]
-        assert batch.clean is None
+        assert batch.meta is None
         assert dtypes == [np.float32, np.int32, bool, np.int32]
         np.testing.assert_array_equal(batch.inputs[:, 0, 0, 0], batch.labels)
         np.testing.assert_array_equal(batch.present, batch.labels > 0)

@@ -141,7 +141,7 @@ def test_batches_are_those_of_the_pipeline(task):
         for mine, other in zip(ours[:4], theirs[:4], strict=True):
             np.testing.assert_array_equal(mine, other)
             assert mine.dtype == other.dtype
-        assert ours.clean is None
+        assert ours.meta is None
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_batches_are_those_of_the_pipeline(task):
     [
         (("--data.augment-on", "host"), "--data.augment-on device"),
         (
-            ("--method.name", "l2rw", "--data.clean-per-class", "2"),
+            ("--method.name", "l2rw", "--data.meta-per-class", "2"),
             "L2RW loads its meta set batch by batch",
         ),
         (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),

@@ -59,7 +59,7 @@ def load(
     if remembered is None:
         return module.load(data, data_dir, download=download)
     # Runs that are compared differ in these, which are not looked at here.
-    alike = dataclasses.replace(data, sampling="shuffled", clean_per_class=0)
+    alike = dataclasses.replace(data, sampling="shuffled", meta_per_class=0)
     key = (alike, data_dir)
     if key not in remembered:
         remembered.clear()  # one is enough, and they are large

@@ -5,6 +5,10 @@ takes a `numpy.random.RandomState` and draws from it in the order of LDAM's code
 (https://github.com/kaidic/LDAM-DRW), so that the same seed keeps the same images; that
 NumPy keeps the streams of `RandomState` is the promise of its NEP 19. Neither touches
 NumPy's global state.
+
+Counts are examples per class, in the order of the classes; a selection is the indices
+of the examples that are kept, int64 `[sum(counts)]`, grouped by class. Every function
+raises ValueError where a class would be empty, or has fewer examples than asked for.
 """
 
 from collections.abc import Sequence
@@ -24,12 +28,6 @@ def subsample(
       labels: int `[examples]`.
       data: imbalance. With a `corruption_seed` the selection is the published one.
       rng: decides which without it; advanced.
-
-    Returns:
-      int64 `[kept]`, grouped by class.
-
-    Raises:
-      ValueError: a class would be empty, or has too few examples.
     """
     head_count = int(np.bincount(labels, minlength=data.classes).min())
     rule = {"long_tail": long_tail_counts, "step": step_counts}[data.imbalance]
@@ -55,12 +53,6 @@ def long_tail_counts(head_count: int, classes: int, ratio: float) -> list[int]:
       head_count: examples of class 0.
       classes: number of classes, at least 2.
       ratio: examples of class 0 over those of the last class, at least 1.
-
-    Returns:
-      `classes` counts.
-
-    Raises:
-      ValueError: the last class would be empty.
 
     Examples:
       >>> long_tail_counts(5000, 10, 100)
@@ -88,19 +80,7 @@ def step_counts(head_count: int, classes: int, ratio: float) -> list[int]:
     """Examples per class: all of the first half of the classes, few of the last half.
 
     `n_i = head_count` for the majority, `int(head_count / ratio)` for the minority,
-    which has one class more where their number is odd.
-
-    Args:
-      head_count: examples of each majority class.
-      classes: number of classes, at least 2.
-      ratio: examples of a majority class over those of a minority class, at least 1.
-
-    Returns:
-      `classes` counts, the majority first.
-
-    Raises:
-      ValueError: there are fewer than 2 classes, the ratio is below 1, or the minority
-        classes would be empty.
+    which has one class more where their number is odd. The ratio is at least 1.
 
     Examples:
       >>> step_counts(5000, 10, 100)
@@ -141,16 +121,6 @@ def scale_counts(counts: Sequence[int], total: int) -> list[int]:
     text's size and the formula's ratio. How the text came by its totals is not known,
     so the counts are ours.
 
-    Args:
-      counts: examples per class, non-negative.
-      total: what they are to sum to.
-
-    Returns:
-      As many counts, with sum `total`.
-
-    Raises:
-      ValueError: there are no examples to scale, or a class would lose its last one.
-
     Examples:
       >>> scale_counts(long_tail_counts(37_800, 4, 100), 12_875)
       [10123, 2181, 470, 101]
@@ -187,12 +157,6 @@ def select(
       counts: number of examples of class 0, 1, ...
       rng: random numbers; advanced.
 
-    Returns:
-      Indices of the examples, int64 `[sum(counts)]`, grouped by class.
-
-    Raises:
-      ValueError: a class has fewer examples than asked for.
-
     Examples:
       >>> labels = np.array([0, 1, 0, 1, 0, 1])
       >>> chosen = select(labels, [3, 1], np.random.default_rng(0))
@@ -225,15 +189,6 @@ def select_published(
       labels: int `[examples]`, below `len(counts)`; not changed.
       counts: how many of class 0, 1, ..., every class of the labels.
       rng: decides which, and is advanced; `RandomState(0)` for the published sets.
-
-    Returns:
-      Indices of the examples, int64 `[sum(counts)]`, grouped by class, in each class in
-      the order of its shuffle.
-
-    Raises:
-      TypeError: `rng` is not a `RandomState`.
-      ValueError: labels of another shape, type or range, or a class has fewer examples
-        than asked for.
 
     Examples:
       >>> labels = np.array([0, 1, 0, 1, 0, 1])

@@ -30,18 +30,10 @@ class Listing(NamedTuple):
 
 
 def read(file: pathlib.Path, classes: int) -> Listing:
-    """Reads lines of `path label`.
+    """Reads lines of `path label`, whose paths stay below the list's directory.
 
-    Args:
-      file: the list.
-      classes: number of classes.
-
-    Returns:
-      Its entries, each with a path that stays below the directory it is relative to.
-
-    Raises:
-      DamagedData: a line is not of that form, a label not in 0 ... classes - 1, a path
-        leads elsewhere, or nothing is listed.
+    DamagedData if a line is not of that form, a label not in 0 ... classes - 1, a path
+    leads elsewhere, or nothing is listed.
     """
     paths, labels = [], []
     for number, line in _lines(file):
@@ -62,15 +54,9 @@ def read(file: pathlib.Path, classes: int) -> Listing:
 
 
 def read_keys(file: pathlib.Path, labels: Mapping[str, int], labelled: str) -> Listing:
-    """Reads lines of `path`, whose labels are in another file.
+    """Reads lines of `path`, whose labels are in the file `labelled`.
 
-    Args:
-      file: the list.
-      labels: of each path.
-      labelled: the file of the labels, for messages.
-
-    Raises:
-      DamagedData: a path has no label, or nothing is listed.
+    DamagedData if a path has no label, or nothing is listed.
     """
     paths, found = [], []
     for number, path in _lines(file):
@@ -181,12 +167,7 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
 
 
 def require(root: pathlib.Path, names: Iterable[str], advice: str) -> None:
-    """Looks for these files below `root`.
-
-    Raises:
-      MissingData: names the first that is not there; `advice` says what the directory
-        must hold.
-    """
+    """Looks for these files below `root`; MissingData has the `advice` on them."""
     for name in names:
         if not (root / name).is_file():
             raise MissingData(f"{root / name} is not there.\n{root} must hold {advice}")

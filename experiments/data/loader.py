@@ -3,16 +3,24 @@
 All random numbers of a batch are a pure function of the seed, the epoch, the batch's
 number and the row in the batch. So a resumed training, one with another number of
 workers and one whose hosts each load their own rows train on the same batches.
+
+`batches`, `training` and `meta_batches` take n examples; `batch_size`, the examples of
+a batch on all hosts; `rows`, those of its rows that this host's devices hold and that
+are to be loaded; and `workers`, the number of processes that decode image files, 0 for
+this one. Each makes an iterator of equally many batches on every host, all of one size,
+hence for one compiled program; `present` keeps padding out of losses, weights and
+BatchNorm's statistics. Closing the iterator ends its processes. With `augment_on`
+"device" images are not augmented here.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
-import queue
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +38,7 @@ class Batch(NamedTuple):
     labels: np.ndarray  # int32 [rows]
     present: np.ndarray  # bool [rows], False for padding
     index: np.ndarray  # int32 [rows], index of the example; 0 for padding
-    clean: "Batch | None" = None  # batch of the meta set, for methods that use it
+    meta: "Batch | None" = None  # batch of the meta set, for methods that use it
 
 
 @functools.lru_cache(maxsize=4)
@@ -74,22 +82,7 @@ def batches(
     rows: slice = slice(None),
     workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """Batches of all examples once, in order and without augmentation.
-
-    All batches have one size, hence one compiled program; `present` keeps padding out
-    of losses, weights and BatchNorm's statistics.
-
-    Args:
-      examples: n examples.
-      data: size of images that are decoded.
-      batch_size: examples per batch, of all hosts.
-      rows: rows of the batch to load: those that this host's devices hold.
-      workers: processes that decode image files; 0 for this one.
-
-    Returns:
-      An iterator of `ceil(n / batch_size)` batches, on every host as many. Closing it
-      ends the processes.
-    """
+    """`ceil(n / batch_size)` batches of all examples once, in order, not augmented."""
     plan = _Plan(len(examples.labels), batch_size, rows)
     return _make(examples, data, plan, workers)
 
@@ -107,23 +100,9 @@ def training(
 ) -> Generator[Batch, None, None]:
     """Augmented batches of a training, epoch after epoch, each in its own order.
 
-    There is one iterator for all epochs, since worker processes take seconds to start.
-
-    Args:
-      examples: n examples.
-      data: sampler and augmentation. With `augment_on` "device" images are not
-        augmented here.
-      batch_size: examples per batch, of all hosts.
-      seed: of order and augmentation.
-      epochs: which, from 0.
-      first: batch of the first of these epochs to begin with; those before it are
-        skipped.
-      rows: rows of the batch to load: those that this host's devices hold.
-      workers: processes that decode image files; 0 for this one.
-
-    Returns:
-      An iterator of `ceil(n / batch_size)` batches an epoch, the last of each padded,
-      on every host as many. Closing it ends the processes.
+    There are `ceil(n / batch_size)` batches an epoch, the last of each padded, and one
+    iterator for all epochs, since worker processes take seconds to start. It begins
+    with batch `first` of the first of the epochs, and skips those before it.
 
     Examples:
       >>> from experiments.data.task import load_task
@@ -145,7 +124,7 @@ def training(
     return _make(examples, data, plan, workers)
 
 
-def clean(
+def meta_batches(
     examples: Examples,
     data: configs.Data,
     batch_size: int,
@@ -159,27 +138,15 @@ def clean(
     """A batch of the meta set for every update, augmented as training batches are.
 
     The meta set has epochs of its own. Order and augmentation have a random stream of
-    their own, and depend only on the seed and the number of the update.
-
-    Args:
-      examples: n examples of the meta set.
-      data: augmentation. With `augment_on` "device" images are not augmented here.
-      batch_size: examples per batch, of all hosts; n where there are fewer.
-      seed: of order and augmentation.
-      steps: updates, from 0.
-      size: rows of a batch, a multiple of the devices; those after the examples are
-        padding. None for `batch_size`.
-      rows: rows of the batch to load: those that this host's devices hold.
-      workers: processes that decode image files; 0 for this one.
-
-    Yields:
-      A batch for each of the updates. Closing it ends the processes.
+    their own, and depend only on the seed and the number of the update, in `steps`. A
+    batch has `batch_size` examples, or n where there are fewer, in `size` rows, which
+    the devices must divide; None for as many as examples.
 
     Examples:
       >>> from experiments.data.task import load_task
-      >>> data = configs.Data(test_per_class=50, clean_per_class=4)
-      >>> examples = load_task(data, 0).clean
-      >>> batches = clean(examples, data, 30, seed=0, steps=range(5, 8), size=32)
+      >>> data = configs.Data(test_per_class=50, meta_per_class=4)
+      >>> examples = load_task(data, 0).meta
+      >>> batches = meta_batches(examples, data, 30, seed=0, steps=range(5, 8), size=32)
       >>> [int(batch.present.sum()) for batch in batches]
       [10, 30, 10]
     """
@@ -188,7 +155,7 @@ def clean(
     begun, first = divmod(steps.start, per_epoch)
     epochs = range(begun, -(-steps.stop // per_epoch))
     plan = _Plan(
-        len(examples.labels), batch_size, rows, seed, epochs, first, stream=_CLEAN
+        len(examples.labels), batch_size, rows, seed, epochs, first, stream=_META
     )
     wanted = len(range(size or batch_size)[rows])
     with contextlib.closing(_make(examples, data, plan, workers)) as batches:
@@ -202,23 +169,15 @@ def clean(
 
 
 def with_meta_batches(
-    batches: Generator[Batch, None, None], clean: Generator[Batch, None, None]
+    batches: Generator[Batch, None, None], meta: Generator[Batch, None, None]
 ) -> Generator[Batch, None, None]:
-    """Adds a batch of the meta set to each training batch.
-
-    Args:
-      batches: of a training.
-      clean: as many batches of the meta set; see `clean`.
-
-    Yields:
-      Batches. Closing it closes both iterators.
-    """
-    with contextlib.closing(batches), contextlib.closing(clean):
-        for batch, of_clean in zip(batches, clean, strict=True):
-            yield batch._replace(clean=of_clean)
+    """Adds to each training batch one of the meta set. Closing it closes both."""
+    with contextlib.closing(batches), contextlib.closing(meta):
+        for batch, of_meta in zip(batches, meta, strict=True):
+            yield batch._replace(meta=of_meta)
 
 
-_TRAINING, _CLEAN = 1, 3  # what is drawn for: the order, and after it the augmentation
+_TRAINING, _META = 1, 3  # what is drawn for: the order, and after it the augmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,34 +286,34 @@ class Prefetched(Iterator[Any]):
         self, batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
     ) -> None:
         self.waited = 0.0
-        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
-        self._ended = False
-        stop = threading.Event()
+        self._thread = futures.ThreadPoolExecutor(1)
         # Neither holds a reference to this object, so that it can be collected.
-        self._release = weakref.finalize(self, _release, stop, self._ready)
-        arguments = (batches, to_device, self._ready, stop)
-        self._thread = threading.Thread(target=_produce, args=arguments, daemon=True)
-        self._thread.start()
+        self._load = functools.partial(_load, batches, to_device)
+        self._release = weakref.finalize(self, _release, self._thread, batches)
+        # Those that are ready, and the one that is loaded next.
+        self._ahead = collections.deque(
+            self._thread.submit(self._load) for _ in range(size + 1)
+        )
 
     def __next__(self) -> Any:
-        if self._ended:
+        if not self._release.alive:
             raise StopIteration
         began = time.monotonic()
-        kind, value = self._ready.get()
+        try:
+            batch = self._ahead.popleft().result()
+        except BaseException:
+            self.close()
+            raise
         self.waited += time.monotonic() - began
-        if kind == "batch":
-            return value
-        self._ended = True
-        self._thread.join()
-        if kind == "error":
-            raise value
-        raise StopIteration
+        if batch is _END:
+            self.close()
+            raise StopIteration
+        self._ahead.append(self._thread.submit(self._load))
+        return batch
 
     def close(self) -> None:
         """Stops the thread and closes its iterator. Needed unless it is exhausted."""
-        self._ended = True
         self._release()
-        self._thread.join()
 
     def __enter__(self) -> "Prefetched":
         return self
@@ -387,30 +346,17 @@ def prefetch(
     return Prefetched(batches, size, to_device)
 
 
-def _produce(
-    batches: Iterator[Any],
-    to_device: Callable[[Any], Any],
-    ready: "queue.Queue[tuple[str, Any]]",
-    stop: threading.Event,
-) -> None:
-    last: tuple[str, Any] = ("end", None)
-    try:
-        try:
-            for batch in batches:
-                ready.put(("batch", to_device(batch)))
-                if stop.is_set():
-                    break
-        finally:
-            if hasattr(batches, "close"):
-                batches.close()
-    except BaseException as error:
-        last = ("error", error)
-    if not stop.is_set():
-        ready.put(last)
+_END = object()
 
 
-def _release(stop: threading.Event, ready: "queue.Queue[tuple[str, Any]]") -> None:
-    """Lets the thread end: it queues at most one more batch, and there is room."""
-    stop.set()
-    while not ready.empty():
-        ready.get_nowait()
+def _load(batches: Iterator[Any], to_device: Callable[[Any], Any]) -> Any:
+    """Loads a batch, or `_END` where there is none."""
+    batch = next(batches, _END)
+    return batch if batch is _END else to_device(batch)
+
+
+def _release(thread: futures.Executor, batches: Iterator[Any]) -> None:
+    """Waits for what is loaded at the moment, and closes the iterator."""
+    thread.shutdown(cancel_futures=True)
+    if hasattr(batches, "close"):
+        batches.close()

@@ -1,7 +1,9 @@
 """Samplers: which examples an epoch has, and in which order.
 
 An epoch has as many examples as the training set, whatever the rule. Samplers use the
-training labels, noise included. A class without an example is never drawn.
+training labels, noise included. A class without an example is never drawn. Each rule
+takes labels, int `[examples]`, and a generator, which it advances, and returns indices,
+int64 `[examples]`.
 """
 
 import dataclasses
@@ -38,8 +40,9 @@ class Sampler:
         match self.rule:
             case "balanced":
                 return balanced(self.labels, rng)
-            case "effective":
-                return effective(self.labels, self.beta, rng)
+            case "effective":  # LDAM's sampler
+                p = effective_number_probabilities(self.labels, self.beta)
+                return rng.choice(len(self.labels), len(self.labels), p=p)
             case "class_aware":
                 return class_aware(self.labels, rng)
 
@@ -54,13 +57,6 @@ def sampler(data: configs.Data, labels: np.ndarray) -> Sampler | None:
 def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws with replacement, uniformly over classes.
 
-    Args:
-      labels: int `[examples]`.
-      rng: of the draws.
-
-    Returns:
-      Indices, int64 `[examples]`.
-
     Examples:
       >>> labels = np.repeat([0, 3], [900, 100])
       >>> drawn = balanced(labels, np.random.default_rng(0))
@@ -70,21 +66,6 @@ def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     p = 1.0 / (len(counts) * counts[classes])
     return rng.choice(len(labels), len(labels), p=p / p.sum())
-
-
-def effective(labels: np.ndarray, beta: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws with replacement, by `effective_number_probabilities`: LDAM's sampler.
-
-    Args:
-      labels: int `[examples]`.
-      beta: overlap between examples, in [0, 1).
-      rng: of the draws.
-
-    Returns:
-      Indices, int64 `[examples]`.
-    """
-    p = effective_number_probabilities(labels, beta)
-    return rng.choice(len(labels), len(labels), p=p)
 
 
 def effective_number_probabilities(
@@ -137,20 +118,12 @@ def effective_number_probabilities(
 def class_aware(
     labels: np.ndarray, rng: np.random.Generator, per_visit: int = PER_VISIT
 ) -> np.ndarray:
-    """Visits the classes in a cycle, and takes some examples of each.
+    """Visits the classes in a cycle, and takes `per_visit` examples of each.
 
     The classes are reshuffled whenever all have been visited, the examples of a class
-    whenever all have been taken. Kang et al. and Liu et al. sample so too, but their
-    cycles go on from epoch to epoch, while here each epoch begins its own, so that it
-    can be drawn without those before it.
-
-    Args:
-      labels: int `[examples]`.
-      rng: of the cycles.
-      per_visit: examples that a visit takes; the last one of an epoch may take fewer.
-
-    Returns:
-      Indices, int64 `[examples]`.
+    whenever all have been taken; the last visit of an epoch may take fewer. Kang et al.
+    and Liu et al. sample so too, but their cycles go on from epoch to epoch, while here
+    each epoch begins its own, so that it can be drawn without those before it.
 
     Examples:
       >>> labels = np.array([0, 0, 0, 0, 0, 0, 7, 7])

@@ -21,7 +21,7 @@ class Task(NamedTuple):
     test: Examples
     mislabelled: np.ndarray  # bool [train examples]
     class_counts: np.ndarray  # int64 [classes], of train, by the labels it has
-    clean: Examples | None = None  # with the labels of the data set, balanced
+    meta: Examples | None = None  # with the labels of the data set, balanced
 
 
 def load_task(
@@ -41,7 +41,7 @@ def load_task(
     Args:
       data: data set, splits, imbalance and label noise.
       seed: of split, subsampling and label noise, unless `data.corruption_seed` is set.
-      data_dir: where data sets are; see `load.load`.
+      data_dir: where data sets are; see `datasets.load`.
       download: whether a missing one may be fetched.
 
     Returns:
@@ -62,21 +62,21 @@ def load_task(
         None if part is None else _first_of_each_class(part, data.examples_per_class)
         for part in datasets.load(data, data_dir, download=download)
     )
-    clean = None
-    if test is None or data.validation_per_class or data.clean_per_class:
+    meta = None
+    if test is None or data.validation_per_class or data.meta_per_class:
         parts = split.stratified(
             train.labels,
             split_rng,
             validation_per_class=data.validation_per_class,
             test_per_class=data.test_per_class,
-            clean_per_class=data.clean_per_class,
+            meta_per_class=data.meta_per_class,
         )
         if test is None:
             test = train.take(parts.test)
         if data.validation_per_class:
             validation = train.take(parts.validation)
-        if data.clean_per_class:
-            clean = train.take(parts.clean)
+        if data.meta_per_class:
+            meta = train.take(parts.meta)
         train = train.take(parts.train)
     if data.imbalance_ratio > 1.0 and not data.info.files:
         train = train.take(imbalance.subsample(train.labels, data, tail_rng))
@@ -88,7 +88,7 @@ def load_task(
         if validation is not None:
             validation = validation._replace(labels=flip(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, clean)
+    return Task(train, validation, test, mislabelled, class_counts, meta)
 
 
 def _first_of_each_class(examples: Examples, most: int | None) -> Examples:

@@ -13,7 +13,7 @@ import optax
 import absgd_jax
 from experiments import configs
 from experiments.methods.hyperparams import StepHyperparams, step_hyperparams
-from experiments.methods.rule import Rule, WeightingInput, WeightingResult
+from experiments.methods.weighting import Rule, WeightingInput, WeightingResult
 
 
 def rule(run: configs.Run) -> Rule:

@@ -14,20 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    mean,
-    plain,
-    stateless,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the ranks of the losses. The rule has no state."""
-    return Rule(stateless, gradient, before=plain)
+    return weighting.Rule(weighting.stateless, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
@@ -41,6 +34,6 @@ def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResu
         order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
         ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
         p = jnp.clip(cvar_alpha * jnp.sum(present) - ranks, 0.0, 1.0) / cvar_alpha
-        return p, state, mean(p * losses, present)
+        return p, state, weighting.mean(p * losses, present)
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

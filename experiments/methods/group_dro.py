@@ -20,13 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    plain,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
 class GroupState(NamedTuple):
@@ -35,13 +30,13 @@ class GroupState(NamedTuple):
     log_q: jax.Array  # float32 [classes]: its exponentials sum to one
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the mean loss of each class."""
 
     def init(params: Any, examples: int, classes: int) -> GroupState:
         return GroupState(jax.nn.log_softmax(jnp.zeros(classes, jnp.float32)))
 
-    return Rule(init, gradient, before=plain)
+    return weighting.Rule(init, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:
@@ -62,4 +57,4 @@ def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingRes
         p = jnp.sum(present) * q[labels] / numbers[labels]
         return p, GroupState(log_q), jnp.sum(q * of_class)
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

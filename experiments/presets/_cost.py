@@ -34,7 +34,7 @@ def examples(data: configs.Data) -> int:
     rule = {"long_tail": imbalance.long_tail_counts, "step": imbalance.step_counts}
     counts_of = rule[data.imbalance]
     ratio, classes, published = data.imbalance_ratio, data.classes, data.info.examples
-    held_out = data.validation_per_class + data.test_per_class + data.clean_per_class
+    held_out = data.validation_per_class + data.test_per_class + data.meta_per_class
     if data.source == "covid_lt":  # subsampled before anything is held out
         published = sum(counts_of(round(covid.SCARCEST * ratio), classes, ratio))
     if isinstance(published, int):

@@ -45,7 +45,7 @@ def smoke(run: configs.Run) -> configs.Run:
     held_out = (
         min(data.validation_per_class, 1)
         + min(data.test_per_class, 2)
-        + min(data.clean_per_class, 1)
+        + min(data.meta_per_class, 1)
     )
     changes = {
         "data.partial": True,
@@ -53,7 +53,7 @@ def smoke(run: configs.Run) -> configs.Run:
         "data.examples_per_class": per_class + held_out,
         "data.validation_per_class": min(data.validation_per_class, 1),
         "data.test_per_class": min(data.test_per_class, 2),
-        "data.clean_per_class": min(data.clean_per_class, 1),
+        "data.meta_per_class": min(data.meta_per_class, 1),
         "model.name": model,
         "model.widths": widths,
         "model.blocks": (1,) * len(widths) if model in _RESIDUAL else (),

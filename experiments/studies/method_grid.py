@@ -63,7 +63,7 @@ def plain(run: configs.Run) -> configs.Run:
         {
             "data.validation_per_class": held_out,
             "data.sampling": "shuffled",
-            "data.clean_per_class": 0,
+            "data.meta_per_class": 0,
             "model.head": "linear",
             "loss": configs.Loss(logit_norm=run.loss.logit_norm),
             "method": configs.Method("sgd", start_at=_start(run)),
@@ -292,7 +292,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
 
 def _learned(run: configs.Run) -> list[MethodGrid]:
     """Methods that learn weights on a clean, balanced meta set."""
-    clean = {"data.clean_per_class": run.data.info.meta_per_class}
+    clean = {"data.meta_per_class": run.data.info.meta_per_class}
     weighted = {"loss.class_weights": True, "loss.class_weights_from": _start(run)}
 
     def rates(*values: float) -> Any:

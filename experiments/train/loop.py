@@ -302,12 +302,12 @@ def batches_from(
     )
     if not run.method.uses_meta_set:
         return batches
-    assert task.clean is not None
+    assert task.meta is not None
     per_epoch = steps_per_epoch(run, task)
-    size = min(run.method.clean_batch_size, len(task.clean.labels))
+    size = min(run.method.meta_batch_size, len(task.meta.labels))
     padded = -(-size // layout.devices) * layout.devices
-    clean = loader.clean(
-        task.clean,
+    meta = loader.meta_batches(
+        task.meta,
         run.data,
         size,
         seed=run.seed,
@@ -318,7 +318,7 @@ def batches_from(
         rows=layout.rows(padded),
         workers=session.workers,
     )
-    return loader.with_meta_batches(batches, clean)
+    return loader.with_meta_batches(batches, meta)
 
 
 def dataset_stats(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:

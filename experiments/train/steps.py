@@ -156,22 +156,22 @@ def train_step(
         )
         return losses, nnx.state(network, nnx.Not(nnx.Param))
 
-    clean = batch.clean
+    meta = batch.meta
 
-    def clean_loss(params: Any) -> jax.Array:
-        assert clean is not None
+    def meta_loss(params: Any) -> jax.Array:
+        assert meta is not None
         # The meta batch has random keys of its own.
-        inputs, keys = _prepared(run, clean, jax.random.fold_in(key, 2), axis_name)
+        inputs, keys = _prepared(run, meta, jax.random.fold_in(key, 2), axis_name)
         losses, _ = forward(
             params,
             inputs,
-            clean.labels,
-            clean.present,
+            meta.labels,
+            meta.present,
             keys,
-            clean.present,  # truncation prunes none of them
+            meta.present,  # truncation prunes none of them
             jnp.ones_like(stats.class_weights),
         )
-        return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
+        return jnp.sum(losses, where=meta.present) / jnp.sum(meta.present)
 
     weighting_input = methods.WeightingInput(
         params=state.params,
@@ -182,7 +182,7 @@ def train_step(
         index=batch.index,
         class_weights=stats.class_weights,
         hyperparams=hyperparams,
-        clean_loss_of=None if clean is None else clean_loss,
+        meta_loss_of=None if meta is None else meta_loss,
         axis_name=axis_name,
     )
     gradient = rule.gradient if on or rule.before is None else rule.before
@@ -375,7 +375,7 @@ def essential(run: configs.Run) -> configs.Run:
             "data": configs.Data(
                 source=run.data.source,
                 test_per_class=1 if run.data.test_per_class else 0,
-                clean_per_class=1 if run.method.uses_meta_set else 0,
+                meta_per_class=1 if run.method.uses_meta_set else 0,
                 image_size=run.data.image_size,
                 mean=run.data.mean,
                 std=run.data.std,
@@ -401,7 +401,7 @@ def essential(run: configs.Run) -> configs.Run:
                 uniform=False,
                 step_size=0.0,
                 cvar_alpha=1.0,
-                clean_batch_size=2,
+                meta_batch_size=2,
             ),
             "loss": dataclasses.replace(
                 run.loss,
@@ -491,7 +491,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 def _untrained(run: configs.Run) -> configs.Run:
     """A run with defaults for the fields that only training depends on."""
     plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
-    plain |= {"optimizer": configs.Optimizer(), "data.clean_per_class": 0}
+    plain |= {"optimizer": configs.Optimizer(), "data.meta_per_class": 0}
     return configs.replace(run, plain)
 
 

@@ -21,7 +21,9 @@ class WeightingInput(NamedTuple):
     index: jax.Array  # int32 [batch], index of the training example
     class_weights: jax.Array  # float32 [classes]
     hyperparams: StepHyperparams
-    clean_loss_of: Callable[[Any], jax.Array] | None = None  # w -> mean clean loss, []
+    meta_loss_of: Callable[[Any], jax.Array] | None = (
+        None  # w -> mean loss of the meta batch, []
+    )
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
     def losses_of(self, params: Any, *examples: Any) -> tuple[jax.Array, Any]:
