@@ -40,57 +40,32 @@ class DatasetInfo(NamedTuple):
     meta_per_class: int = 10
 
 
-def _files(
-    module: str, classes: int, examples: int, directory: str, validation: int = 0
-) -> DatasetInfo:
-    """A data set of image files."""
-    return DatasetInfo(
-        module,
-        classes,
-        examples,
-        directory,
-        files=True,
-        validation_per_class=validation,
-    )
+def _files(module: str, classes: int, examples: int, directory: str) -> DatasetInfo:
+    return DatasetInfo(module, classes, examples, directory, files=True)
 
+
+_DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+_COLOUR = (32, 32, 3)
 
 DATASETS = {
     "digits": DatasetInfo(
-        "digits",
-        10,
-        (178, 182, 177, 183, 181, 182, 181, 179, 174, 180),
-        shape=(8, 8, 1),
-        has_test=False,
-        meta_per_class=5,
+        "digits", 10, _DIGITS, shape=(8, 8, 1), has_test=False, meta_per_class=5
     ),
     "cifar10": DatasetInfo(
-        "cifar",
-        10,
-        (5000,) * 10,
-        "cifar10",
-        shape=(32, 32, 3),
-        validation_per_class=100,
+        "cifar", 10, (5000,) * 10, "cifar10", shape=_COLOUR, validation_per_class=100
     ),
     "cifar100": DatasetInfo(
-        "cifar",
-        100,
-        (500,) * 100,
-        "cifar100",
-        shape=(32, 32, 3),
-        validation_per_class=10,
+        "cifar", 100, (500,) * 100, "cifar100", shape=_COLOUR, validation_per_class=10
     ),
     "imdb": DatasetInfo(
-        "imdb",
-        2,
-        (12_500,) * 2,
-        "imdb_reviews",
-        inputs="text",
-        validation_per_class=250,
+        "imdb", 2, (12_500,) * 2, "imdb_reviews", "text", validation_per_class=250
     ),
     "imagenet_lt": _files("image_lists", 1000, 115_846, "imagenet_lt"),
     "places_lt": _files("image_lists", 365, 62_500, "places_lt"),
     "inaturalist18": _files("image_lists", 8142, 437_513, "inaturalist18"),
-    "covid_lt": _files("covid", 4, 48_075, "covid_lt", validation=20),
+    "covid_lt": _files("covid", 4, 48_075, "covid_lt")._replace(
+        validation_per_class=20
+    ),
     "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m"),
 }
 

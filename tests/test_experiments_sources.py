@@ -93,7 +93,7 @@ def test_files_are_indexed_as_a_vector_is(tmp_path):
 def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path):
     trees.write_lines(tmp_path / "list.txt", ["a.jpg 0", "b.jpg 1"])
     (tmp_path / "a.jpg").write_bytes(b"content")
-    files = listing.examples(tmp_path, listing.read(tmp_path / "list.txt", 2)).inputs
+    files = listing.read(tmp_path / "list.txt", 2).inputs
     assert files.read(0) == b"content"
     with pytest.raises(DamagedData, match=r"b\.jpg .*list\.txt, line 2"):
         files.read(1)
@@ -557,7 +557,8 @@ def test_a_bad_line_is_quoted_with_its_number(tmp_path, line, said):
 
 def test_dots_and_spaces_in_names_are_no_escape(tmp_path):
     trees.write_lines(tmp_path / "list.txt", ["a..b/.c d.jpg 1", "...jpg 0"])
-    assert listing.read(tmp_path / "list.txt", 2).paths == ["a..b/.c d.jpg", "...jpg"]
+    paths = listing.read(tmp_path / "list.txt", 2).inputs.paths.tolist()
+    assert paths == ["a..b/.c d.jpg", "...jpg"]
 
 
 def test_images_listed_twice_are_refused(tmp_path):
@@ -606,9 +607,9 @@ def test_the_first_image_of_every_class_is_looked_for(tmp_path, monkeypatch):
         paths = [f"{i}.jpg" for i in range(40)]
         for i in set(range(40)) - {missed}:
             (root / paths[i]).touch()
-        one = listing.listing(tmp_path / "list.txt", paths, labels)
+        one = listing.examples(root / "list.txt", paths, labels, range(1, 41))
         with pytest.raises(MissingData, match=f"line {missed + 1}"):
-            listing.refuse_missing_images(listing.examples(root, one), "images")
+            listing.refuse_missing_images(one, "images")
 
 
 def _whole_places(root):

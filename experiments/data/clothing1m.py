@@ -49,7 +49,7 @@ def load(
         name: listing.read_keys(root / name, labels[labelled], labelled)
         for name, labelled in _LABELS.items()
     }
-    lengths = {name: len(one.paths) for name, one in listings.items()}
+    lengths = {name: len(one.labels) for name, one in listings.items()}
     if (lengths[_TEST], lengths[_VALIDATION]) == (
         _COUNTS[_VALIDATION],
         _COUNTS[_TEST],
@@ -62,8 +62,8 @@ def load(
         for name, published in _COUNTS.items():
             listing.refuse_count(listings[name], published)
     listing.refuse_repeats(listings.values())
-    train, validation, test = (listing.examples(root, one) for one in listings.values())
-    for split in (train, validation, test):
+    train, validation, test = listings.values()
+    for split in listings.values():
         listing.refuse_missing_images(split, _ADVICE)
     return Dataset(train, test, validation)
 
@@ -71,4 +71,4 @@ def load(
 def _labels(file: pathlib.Path, classes: int) -> dict[str, int]:
     """The label of each path."""
     one = listing.read(file, classes)
-    return dict(zip(one.paths, one.labels.tolist(), strict=True))
+    return dict(zip(one.inputs.paths.tolist(), one.labels.tolist(), strict=True))

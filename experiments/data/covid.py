@@ -195,10 +195,10 @@ def _rows(
 def _images(file: pathlib.Path, rows: list[tuple[str, str, int, int]]) -> _Images:
     """Rows of path, patient, label and line as columns."""
     paths, patients, labels, lines = ([row[i] for row in rows] for i in range(4))
-    one = listing.listing(file, paths, labels, lines)
+    one = listing.examples(file, paths, labels, lines)
     listing.refuse_repeats([one])
-    text = np.dtypes.StringDType()
-    return _Images(np.array(one.paths, text), np.array(patients), one.labels, one.lines)
+    files = one.inputs
+    return _Images(files.paths, np.array(patients), one.labels, files.lines)
 
 
 def _both(first: _Images, second: _Images) -> _Images:

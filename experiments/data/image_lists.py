@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from experiments import configs
 from experiments.data import listing
-from experiments.data.types import DamagedData, Dataset
+from experiments.data.types import DamagedData, Dataset, Examples
 
 
 class _Part(NamedTuple):
@@ -96,21 +96,20 @@ def load(
     ):
         names, reader = annotations, _read_json
     listing.require(root, names, published.advice)
-    listings = [reader(root / name, data.classes) for name in names]
+    splits = [reader(root / name, data.classes) for name in names]
     if not data.partial:
-        for one, part in zip(listings, parts, strict=True):
+        for one, part in zip(splits, parts, strict=True):
             listing.refuse_count(one, part.images)
             if part.least is not None:
                 listing.refuse_class_counts(one, data.classes, part.least, part.most)
-    listing.refuse_repeats(listings)
-    splits = [listing.examples(root, one) for one in listings]
+    listing.refuse_repeats(splits)
     for split in splits:
         listing.refuse_missing_images(split, published.advice)
     validation = splits[1] if published.validation else None
     return Dataset(splits[0], splits[-1], validation)
 
 
-def _read_json(file: pathlib.Path, classes: int) -> listing.Listing:
+def _read_json(file: pathlib.Path, classes: int) -> Examples:
     """Reads iNaturalist's annotations: `images` with an id and a name, and labels."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -132,7 +131,7 @@ def _read_json(file: pathlib.Path, classes: int) -> listing.Listing:
             )
         paths.append(path)
         found.append(label)
-    return listing.listing(file, paths, found)._replace(lines=None)
+    return listing.examples(file, paths, found, lines=None)
 
 
 def _field(file: pathlib.Path, entry: Any, name: str, kind: type) -> Any:

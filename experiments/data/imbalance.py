@@ -148,7 +148,9 @@ def scale_counts(counts: Sequence[int], total: int) -> list[int]:
 
 
 def select(
-    labels: np.ndarray, counts: Sequence[int], rng: np.random.Generator
+    labels: np.ndarray,
+    counts: Sequence[int],
+    rng: np.random.Generator | np.random.RandomState,
 ) -> np.ndarray:
     """A random subsample with a given number of examples of each class.
 
@@ -200,10 +202,4 @@ def select_published(
       loss <https://arxiv.org/abs/1906.07413>`_, and its code.
     """
     _check.published(labels, len(counts), rng)
-    chosen = []
-    for label, count in enumerate(counts):
-        indices = np.flatnonzero(labels == label)
-        _check.enough(label, len(indices), count)
-        rng.shuffle(indices)
-        chosen.append(indices[:count])
-    return np.concatenate(chosen)
+    return select(labels, counts, rng)

@@ -1,7 +1,4 @@
-"""The task of a run: what it is trained and evaluated on, from a data set.
-
-Loads a data set, holds out, subsamples and flips labels.
-"""
+"""The task of a run: what it is trained and evaluated on, made from a data set."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -25,10 +25,8 @@ def rule(run: configs.Run) -> weighting.Rule:
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
     """The gradient of the batch's conditional value at risk."""
-    present, cvar_alpha = (
-        weighting_input.present,
-        weighting_input.hyperparams.cvar_alpha,
-    )
+    present = weighting_input.present
+    cvar_alpha = weighting_input.hyperparams.cvar_alpha
 
     def weigh(losses: jax.Array) -> Any:
         order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses

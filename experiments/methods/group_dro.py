@@ -41,11 +41,8 @@ def rule(run: configs.Run) -> weighting.Rule:
 
 def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:
     """The gradient of `Σ_g q_g L_g`, with q updated by this batch."""
-    present, labels, step_size = (
-        weighting_input.present,
-        weighting_input.labels,
-        weighting_input.hyperparams.step_size,
-    )
+    present, labels = weighting_input.present, weighting_input.labels
+    step_size = weighting_input.hyperparams.step_size
 
     def weigh(losses: jax.Array) -> Any:
         zeros = jnp.zeros_like(state.log_q)

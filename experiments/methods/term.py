@@ -40,11 +40,8 @@ def rule(run: configs.Run) -> weighting.Rule:
 
 def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResult:
     """The gradient of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
-    present, lam, gamma = (
-        weighting_input.present,
-        weighting_input.hyperparams.lam,
-        weighting_input.hyperparams.gamma,
-    )
+    present, hyperparams = weighting_input.present, weighting_input.hyperparams
+    lam, gamma = hyperparams.lam, hyperparams.gamma
 
     def weigh(losses: jax.Array) -> Any:
         T = absgd_jax.tilted_loss(losses, lam, where=present)
