@@ -12,8 +12,8 @@ import PIL.Image
 from benchmarks import network
 from benchmarks.compiled import Ready
 from experiments import configs, presets
-from experiments.data import pipeline, sources
-from experiments.data.sources import Files
+from experiments.data import loader
+from experiments.data.types import Examples, Files
 
 EPOCHS = 10**6  # more than will be run
 JPEG_QUALITY = 90
@@ -32,7 +32,7 @@ def arrays(preset: str = "cifar10_lt100", batch: int = 128) -> Ready:
     """
     run = network.configure(preset, "sgd", batch)
     examples = network.task(run).train
-    batches = pipeline.training(examples, run.data, batch, seed=0, epochs=range(EPOCHS))
+    batches = loader.training(examples, run.data, batch, seed=0, epochs=range(EPOCHS))
     return Ready({"examples": batch}, lambda: _timed(batches))
 
 
@@ -71,8 +71,8 @@ def files(
     for name in names:
         _picture(rng, *stored).save(root / name, quality=JPEG_QUALITY)
     listed = Files(root, np.array(names, np.dtypes.StringDType()))
-    examples = sources.Examples(listed, np.zeros(images, np.int32))
-    batches = pipeline.training(
+    examples = Examples(listed, np.zeros(images, np.int32))
+    batches = loader.training(
         examples, data, batch, seed=0, epochs=range(EPOCHS), workers=workers
     )
     written = sum(path.stat().st_size for path in root.iterdir())

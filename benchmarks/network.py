@@ -16,8 +16,8 @@ import absgd_jax
 from benchmarks import compiled
 from benchmarks.compiled import Ready
 from experiments import configs, methods, presets
-from experiments.data import pipeline
-from experiments.data.sources import Examples
+from experiments.data.task import Task
+from experiments.data.types import Examples
 from experiments.studies import method_grid
 from experiments.train import device_loop, loop, sharding, steps
 
@@ -53,7 +53,7 @@ def configure(
     return configs.replace(run, {"batch_size": batch, **made})
 
 
-def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
+def task(run: configs.Run, batches: int = _BATCHES) -> Task:
     """A task of random images, with the shape and type of a run's.
 
     Args:
@@ -64,7 +64,7 @@ def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
       The task, with balanced classes.
     """
     data = run.data
-    shape = data.kind.shape
+    shape = data.info.shape
     if data.image_size is not None:
         shape = (data.image_size, data.image_size, data.channels)
 
@@ -76,18 +76,18 @@ def task(run: configs.Run, batches: int = _BATCHES) -> pipeline.Task:
         return Examples(images, np.arange(count, dtype=np.int32) % data.classes)
 
     examples = drawn(batches * run.batch_size, 0)
-    clean = drawn(data.clean_per_class * data.classes, 1)
-    return pipeline.Task(
+    meta = drawn(data.meta_per_class * data.classes, 1)
+    return Task(
         examples,
         None,
         examples,
         np.zeros(len(examples.labels), bool),
         np.bincount(examples.labels, minlength=data.classes),
-        clean if run.method.uses_meta_set else None,
+        meta if run.method.uses_meta_set else None,
     )
 
 
-def dataset_stats(task: pipeline.Task, layout: sharding.Layout) -> steps.DatasetStats:
+def dataset_stats(task: Task, layout: sharding.Layout) -> steps.DatasetStats:
     """Statistics of a task, without class weights, on the devices."""
     counts = np.maximum(task.class_counts, 1).astype(np.float32)
     stats: Any = (counts, np.ones_like(counts), task.mislabelled)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import configs, methods
-from experiments.data import pipeline
+from experiments.data.task import load_task
 from experiments.studies.method_grid import MethodGrid
-from experiments.train import loop, objectives, sharding, steps
+from experiments.train import loop, losses, sharding, steps
 
 STEPS = 12  # timed, of each
 
@@ -76,14 +76,14 @@ def _ready(run: configs.Run, session: configs.Session) -> _Ready:
     """The step of the last epoch, where everything is switched on; on one device."""
     layout = sharding.layout(1)
     program = steps.program(run, layout)
-    task = pipeline.task(run.data, run.seed, session.data_dir)
+    task = load_task(run.data, run.seed, session.data_dir)
     per_epoch = loop.steps_per_epoch(run, task)
     hyperparams = methods.step_hyperparams(run, per_epoch, run.epochs * per_epoch - 1)
     with contextlib.closing(
         loop.batches_from(loop.Position(0, 0, {}), run, task, layout, session)
     ) as batches:
         batch = layout.shard(next(batches))
-    class_weights = objectives.class_weights(run.loss, task.class_counts, True)
+    class_weights = losses.class_weights(run, task.class_counts, run.epochs)
     stats = loop.dataset_stats(run, task, layout)._replace(class_weights=class_weights)
     kept = [
         program.init(

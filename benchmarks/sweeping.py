@@ -10,7 +10,7 @@ import jax
 from benchmarks import compiled
 from benchmarks.compiled import Ready
 from experiments import configs, presets
-from experiments.data import pipeline
+from experiments.data.task import load_task
 from experiments.train import sharding, vmapped
 
 
@@ -35,7 +35,7 @@ def build(preset: str, members: int, changes: dict[str, Any] | None = None) -> R
         },
     )
     per_dispatch = compiled.per_dispatch()
-    task = pipeline.task(run.data, run.seed)
+    task = load_task(run.data, run.seed)
 
     def start() -> Callable[[int], float]:
         together = vmapped.VmappedRuns(

@@ -10,7 +10,7 @@ import jax
 from benchmarks import compiled, network
 from benchmarks.compiled import Ready
 from experiments import configs, methods, presets
-from experiments.data import pipeline
+from experiments.data.task import Task, load_task
 from experiments.train import loop, sharding, steps
 
 Part = Literal["steps", "epochs", "training"]
@@ -54,7 +54,7 @@ def build(
         },
     )
     folder = None if data_dir is None else pathlib.Path(data_dir)
-    task = pipeline.task(run.data, run.seed, folder)
+    task = load_task(run.data, run.seed, folder)
     layout, session = sharding.layout(1), configs.Session(data_dir=folder)
     per_epoch = loop.steps_per_epoch(run, task)
     updates = epochs * per_epoch
@@ -90,7 +90,7 @@ def build(
 
 def _steps(
     run: configs.Run,
-    task: pipeline.Task,
+    task: Task,
     layout: sharding.Layout,
     session: configs.Session,
     updates: int,

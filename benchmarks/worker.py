@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from experiments.data.sources import MissingData
+from experiments.data.types import MissingData
 from experiments.results import run_log
 
 

@@ -180,7 +180,7 @@ def _with_preset(command: str, arguments: list[str]) -> int:
 
 def _run(command: Callable[[Any], int], config: Any) -> int:
     """Runs a command, and maps each kind of failure to its exit status."""
-    from experiments.data.sources import DamagedData, MissingData
+    from experiments.data.types import DamagedData, MissingData
 
     try:
         return command(config)

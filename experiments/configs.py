@@ -12,9 +12,11 @@ so that a schedule keeps its shape when the number of epochs changes.
 import dataclasses
 import math
 import pathlib
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
+
+from experiments import registry
 
 
 class BadConfiguration(Exception):
@@ -31,39 +33,11 @@ def _refuse_share(**shares: float) -> None:
         _refuse(not 0.0 <= share <= 1.0, f"{name} must lie in [0, 1], got {share}.")
 
 
-Source = Literal[
-    "digits",
-    "cifar10",
-    "cifar100",
-    "imdb",
-    "imagenet_lt",
-    "places_lt",
-    "inaturalist18",
-    "covid_lt",
-    "clothing1m",
-]
-
-
-class Kind(NamedTuple):
-    """What is known of a data set before it is loaded."""
-
-    classes: int
-    inputs: Literal["images", "text"]
-    shape: tuple[int, ...]  # of one example as it is stored; () where that varies
-    files: bool  # whether images are decoded for each batch, not held in memory
-
-
-KINDS: dict[Source, Kind] = {
-    "digits": Kind(10, "images", (8, 8, 1), files=False),
-    "cifar10": Kind(10, "images", (32, 32, 3), files=False),
-    "cifar100": Kind(100, "images", (32, 32, 3), files=False),
-    "imdb": Kind(2, "text", (), files=False),
-    "imagenet_lt": Kind(1000, "images", (), files=True),
-    "places_lt": Kind(365, "images", (), files=True),
-    "inaturalist18": Kind(8142, "images", (), files=True),
-    "covid_lt": Kind(4, "images", (), files=True),
-    "clothing1m": Kind(14, "images", (), files=True),
-}
+if TYPE_CHECKING:
+    Source = MethodName = str
+else:  # so that the command line offers the names
+    Source = Literal[tuple(registry.DATASETS)]
+    MethodName = Literal[tuple(registry.METHODS)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +53,8 @@ class Data:
       total: training examples in all, to which the counts of the imbalance are scaled;
         None leaves them.
       scarce_first: whether the first classes are the scarce ones, not the last.
-      noise: rule by which labels are flipped; see `corrupt`. `symmetric` flips equally
-        many labels of each class, each to a random other class.
+      noise: rule by which labels are flipped; see `label_noise`. `symmetric` flips
+        equally many labels of each class, each to a random other class.
       noise_rate: fraction of the labels (in the classes that the rule affects) that are
         flipped, in [0, 1). Training and validation labels are both noisy, since who has
         mislabelled data has no clean validation set. Test labels are never flipped.
@@ -90,7 +64,7 @@ class Data:
         validation set, before subsampling and label noise. 0 for none.
       test_per_class: examples of each class that are held out as the test set, where
         the data set has no test split; the same for every seed.
-      clean_per_class: training examples of each class that are held out as the meta
+      meta_per_class: training examples of each class that are held out as the meta
         set, before subsampling and label noise: clean and balanced. Methods that learn
         weights use it; it is not the validation set. Other methods hold it out too and
         do not use it, so that all train on the same examples. 0 for none.
@@ -140,7 +114,7 @@ class Data:
     corruption_seed: int | None = None
     validation_per_class: int = 0
     test_per_class: int = 0
-    clean_per_class: int = 0
+    meta_per_class: int = 0
     examples_per_class: int | None = None
     tail_classes: int = 0
     partial: bool = False
@@ -174,7 +148,7 @@ class Data:
         counts = {
             "validation_per_class": self.validation_per_class,
             "test_per_class": self.test_per_class,
-            "clean_per_class": self.clean_per_class,
+            "meta_per_class": self.meta_per_class,
             "tail_classes": self.tail_classes,
             "crop_padding": self.crop_padding,
             "rotation": self.rotation,
@@ -204,7 +178,7 @@ class Data:
             f"got {self.mean} and {self.std}.",
         )
         _refuse(
-            (self.source == "digits") != (self.test_per_class > 0),
+            self.info.has_test == (self.test_per_class > 0),
             "test_per_class must be positive for digits, which have no test split, and "
             f"0 for the others, got {self.test_per_class} for {self.source}.",
         )
@@ -223,38 +197,38 @@ class Data:
         }
         asked = [name for name, value in images.items() if value]
         _refuse(
-            self.kind.inputs == "text" and bool(asked),
+            self.info.inputs == "text" and bool(asked),
             f"{self.source} is text, which has no {', '.join(asked)}.",
         )
         _refuse(
-            self.kind.files and self.image_size is None,
+            self.info.files and self.image_size is None,
             f"image_size must be given for {self.source}, whose images differ in size.",
         )
         _refuse(
-            not self.kind.files and (self.resized_crop or self.jitter > 0.0),
+            not self.info.files and (self.resized_crop or self.jitter > 0.0),
             "resized_crop and jitter are for data sets of image files, got "
             f"{self.source}.",
         )
         _refuse(
-            self.kind.files and (self.crop_padding > 0 or self.rotation > 0.0),
+            self.info.files and (self.crop_padding > 0 or self.rotation > 0.0),
             "crop_padding and rotation are for data sets held in memory, got "
             f"{self.source}.",
         )
 
     @property
-    def kind(self) -> Kind:
-        """The kind of the source."""
-        return KINDS[self.source]
+    def info(self) -> registry.DatasetInfo:
+        """What is known of the data set before it is loaded."""
+        return registry.DATASETS[self.source]
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return self.kind.classes
+        return self.info.classes
 
     @property
     def channels(self) -> int:
         """Number of channels of an image."""
-        return self.kind.shape[-1] if self.kind.shape else 3
+        return self.info.shape[-1] if self.info.shape else 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +301,7 @@ class Loss:
 
     Attributes:
       name: which. `oltr` and `range` are cross-entropy and a penalty on the features of
-        the batch; see `feature_losses`.
+        the batch; see `feature_penalties`.
       focusing: focal loss's exponent.
       max_margin: LDAM's margin for the scarcest class.
       scale: LDAM's factor on the logits.
@@ -411,23 +385,6 @@ class Loss:
             _refuse(value < 0.0, f"{name} must not be negative, got {value}.")
 
 
-MethodName = Literal[
-    "sgd",
-    "absgd",
-    "adam",
-    "abadam",
-    "eg",
-    "eg_examples",
-    "term",
-    "recover",
-    "group_dro",
-    "cvar",
-    "meta",
-    "l2rw",
-    "mw_net",
-]
-
-
 @dataclasses.dataclass(frozen=True)
 class Method:
     """The method: how examples are weighted.
@@ -464,7 +421,7 @@ class Method:
         (`meta`), or the weighting network (`mw_net`).
       cvar_alpha: α of CVaR: fraction of the batch, its largest losses, that `cvar`
         trains on, in (0, 1].
-      clean_batch_size: examples of the meta set in an update of `meta`, `l2rw` and
+      meta_batch_size: examples of the meta set in an update of `meta`, `l2rw` and
         `mw_net`; all of them where there are fewer. As published, 100.
     """
 
@@ -482,7 +439,7 @@ class Method:
     microbatch_size: int | None = None
     step_size: float = 0.01
     cvar_alpha: float = 0.5
-    clean_batch_size: int = 100
+    meta_batch_size: int = 100
 
     def __post_init__(self) -> None:
         for name in ("lam", "first_lam"):
@@ -544,8 +501,8 @@ class Method:
             f"cvar_alpha must lie in (0, 1], got {self.cvar_alpha}.",
         )
         _refuse(
-            self.clean_batch_size < 2,  # BatchNorm of one example is its bias
-            f"clean_batch_size must be at least 2, got {self.clean_batch_size}.",
+            self.meta_batch_size < 2,  # BatchNorm of one example is its bias
+            f"meta_batch_size must be at least 2, got {self.meta_batch_size}.",
         )
         of_attention = {
             "route": self.route != "pullback",
@@ -562,9 +519,14 @@ class Method:
         )
 
     @property
+    def info(self) -> registry.MethodInfo:
+        """What is known of the method before it is run."""
+        return registry.METHODS[self.name]
+
+    @property
     def attends(self) -> bool:
         """Whether examples are weighted by attention, as ABSGD does."""
-        return self.name in ("absgd", "abadam")
+        return self.info.plain is not None
 
     @property
     def baseline(self) -> bool:
@@ -574,32 +536,18 @@ class Method:
     @property
     def uses_meta_set(self) -> bool:
         """Whether weights are learned on a meta set, whose labels are clean."""
-        return self.name in ("meta", "l2rw", "mw_net")
+        return self.info.uses_meta_set
 
     @property
     def weights(self) -> bool:
         """Whether examples are weighted at all."""
-        return self.name not in ("sgd", "adam")
+        return self.info.weights
 
     @property
     def title(self) -> str:
-        """Its name in tables."""
-        weighting = self.attends and (self.rho is not None or not math.isinf(self.lam))
-        return {
-            "sgd": "SGD",
-            "adam": "Adam",
-            "absgd": "ABSGD" if weighting else "SGD",
-            "abadam": "ABAdam" if weighting else "Adam",
-            "eg": "EG",
-            "eg_examples": "EG per example",
-            "term": "TERM",
-            "recover": "RECOVER",
-            "group_dro": "Group DRO",
-            "cvar": "CVaR",
-            "meta": "META",
-            "l2rw": "L2RW",
-            "mw_net": "Meta-Weight-Net",
-        }[self.name]
+        """Its name in tables; that of the plain method where λ is ±∞."""
+        plain = self.rho is None and math.isinf(self.lam) and self.info.plain
+        return registry.METHODS[plain].title if plain else self.info.title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -717,7 +665,7 @@ class Run:
             f"eval_every must be at least 1, got {self.eval_every}.",
         )
         _refuse(self.seed < 0, f"seed must not be negative, got {self.seed}.")
-        text = self.data.kind.inputs == "text"
+        text = self.data.info.inputs == "text"
         _refuse(
             text != (self.model.name == "bilstm"),
             "bilstm reads text, the other networks images, got "
@@ -754,9 +702,9 @@ class Run:
             f"{self.model.head!r}.",
         )
         _refuse(
-            self.method.uses_meta_set and not self.data.clean_per_class,
-            f"{self.method.title} learns weights from clean examples: set "
-            "data.clean_per_class to at least 1, got 0.",
+            self.method.uses_meta_set and not self.data.meta_per_class,
+            f"{self.method.title} learns weights on a meta set: set "
+            "data.meta_per_class to at least 1, got 0.",
         )
         _refuse(
             self.method.name == "meta" and self.loss.class_weights_norm == "weights",

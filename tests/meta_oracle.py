@@ -26,7 +26,7 @@ def derivative(problem, a, step_size):
 
 def _after(problem, gradient, step_size):
     moved = jax.tree.map(lambda w, g: w - step_size * g, problem.params, gradient)
-    return problem.clean_loss_of(moved)
+    return problem.meta_loss_of(moved)
 
 
 def _found(problem, p, state, clean):
@@ -41,6 +41,7 @@ def _found(problem, p, state, clean):
 
 def meta(problem, state):
     of_class = problem.class_weights[problem.labels]
+    problem = problem._replace(class_weights=jnp.ones_like(problem.class_weights))
     hyperparams = problem.hyperparams
     clean, slope = derivative(problem, of_class, hyperparams.learning_rate)
     return _found(problem, of_class - hyperparams.step_size * slope, state, clean)

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import mlp, network
 from experiments import configs
-from experiments.data import pipeline
+from experiments.data.task import Task
 from experiments.train import loop, sharding
 from tests import training_problem as problem
 
@@ -77,7 +77,7 @@ def test_a_run_compiles_its_step_once():
     run = configs.replace(
         problem.NORMALIZED,
         {
-            "data.clean_per_class": 0,
+            "data.meta_per_class": 0,
             "loss.class_weights": True,
             "loss.class_weights_from": 0.5,
             "optimizer.warmup": 0.25,
@@ -85,7 +85,7 @@ def test_a_run_compiles_its_step_once():
         },
     )
     everything = network.task(configs.replace(run, {"batch_size": 12}))
-    task = pipeline.Task(
+    task = Task(
         everything.train, None, everything.test, *everything[3:]
     )  # three batches of 16
     layout, session = sharding.layout(1), configs.Session()

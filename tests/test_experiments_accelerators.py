@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import configs, methods
-from experiments.data.sources import Examples
+from experiments.data.types import Examples
 from experiments.train import device_loop, steps
 from tests import training_problem as problem
 from tests.accelerators import exported

@@ -50,7 +50,9 @@ def test_crops_and_mirrors_pixel_by_pixel(shape, padding, flip, dtype, seed):
 
 
 def _on_host(images, data, seed=0):
-    return augment.crop_flip_rotate(images, data, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    drawn = augment.draw_augmentations(len(images), data, rng)
+    return augment.apply(images, drawn, data)
 
 
 def _on_device(images, data, seed=0):

@@ -10,20 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
-from experiments.data import corrupt
-from experiments.data.corrupt import (
-    asymmetric_cifar10_author_code,
-    asymmetric_cifar10_sce,
-    asymmetric_cifar100_author_code,
-    asymmetric_cifar100_sce,
-    effective_number_probabilities,
+from experiments.data import label_noise
+from experiments.data.imbalance import (
     long_tail_counts,
     scale_counts,
     select_published,
     step_counts,
+)
+from experiments.data.label_noise import (
+    asymmetric_cifar10_author_code,
+    asymmetric_cifar10_sce,
+    asymmetric_cifar100_author_code,
+    asymmetric_cifar100_sce,
     symmetric_noise_gce,
     symmetric_noise_sce,
 )
+from experiments.data.sampling import effective_number_probabilities
 
 CAT, DEER, DOG, BIRD, TRUCK = 3, 4, 5, 2, 9
 FLIPS = {TRUCK: 1, BIRD: 0, CAT: DOG, DOG: CAT, DEER: 7}
@@ -164,13 +166,8 @@ def test_counts_of_covid_by_the_formula_and_scaled_to_the_text():
     assert sum(scale_counts(gentle, 4_516)) == 4_516
 
 
-@pytest.mark.parametrize(
-    ("classes", "share", "minority"),
-    [(10, 0.1, 1), (10, 0.9, 9), (100, 0.07, 7), (5, 0.5, 3), (3, 0.1, 1), (2, 0.5, 1)],
-)
-def test_the_minority_share_is_rounded_up(classes, share, minority):
-    counts = step_counts(100, classes, 4, share)
-    assert counts == [100] * (classes - minority) + [25] * minority
+def test_the_minority_of_an_odd_number_of_classes_has_one_more():
+    assert step_counts(100, 5, 4) == [100] * 2 + [25] * 3
 
 
 @given(head=st.integers(200, 60_000), ratio=st.sampled_from([10, 20, 50, 100, 200]))
@@ -189,9 +186,7 @@ def test_a_ratio_that_leaves_one_example_leaves_one(head):
         ((50, 10, 100), "A ratio of 100 leaves no example of a minority class"),
         ((50, 10, 0.5), "The ratio is 0.5; it must be at least 1"),
         ((50, 10, math.nan), "The ratio is nan"),
-        ((50, 10, 2, 0.0), "A minority share of 0.0 makes 0 of 10 classes small"),
-        ((50, 10, 2, 0.95), "A minority share of 0.95 makes 10 of 10 classes small"),
-        ((50, 1, 2), "A minority share of 0.5 makes 1 of 1 classes small"),
+        ((50, 1, 2), "A step needs 2 classes or more, not 1"),
     ],
 )
 def test_steps_that_are_none_are_refused(arguments, message):
@@ -731,5 +726,5 @@ def test_classes_that_make_no_blocks_are_refused(classes):
 
 def test_the_noise_of_any_data_set_agrees_with_sce_on_the_law():
     # Same counts on equal classes; other draws, since the generators differ.
-    _, wrong = corrupt.symmetric_noise(CIFAR10, 0.4, 10, np.random.default_rng(0))
+    _, wrong = label_noise.symmetric_noise(CIFAR10, 0.4, 10, np.random.default_rng(0))
     assert np.bincount(CIFAR10[wrong]).tolist() == [2000] * 10

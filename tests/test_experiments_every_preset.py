@@ -101,7 +101,7 @@ def _did_as_it_was_told(out, run):
     counts = run_dir.load(out).class_counts
     held_out = data.validation_per_class + data.test_per_class
     per_class = data.examples_per_class - held_out
-    if data.kind.files:
+    if data.info.files:
         there = [count for count in counts if count]
         assert 0 < max(there) <= per_class
         assert max(there) >= data.imbalance_ratio * min(there)

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import configs
-from experiments.data import image_files, pipeline
-from experiments.data.sources import DamagedData, Examples, Files
+from experiments.data import images, loader
+from experiments.data.types import DamagedData, Examples, Files
 
 PHOTOS = configs.Data(
     source="places_lt", image_size=28, resized_crop=True, flip=True, jitter=0.4
@@ -27,7 +27,7 @@ PHOTOS = configs.Data(
 
 
 def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; clean ones aside."""
+    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
     for one, other in zip(first[:4], second[:4], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
@@ -75,7 +75,7 @@ def test_images_of_any_kind_become_colours_of_a_byte(
 ):
     _write(tmp_path, name, PIL.Image.new(mode, (9, 12), colour))
     data = configs.Data(source="places_lt", image_size=4)
-    found = image_files.image(_files(tmp_path, [name]), 0, data, None)
+    found = images.image(_files(tmp_path, [name]), 0, data, None)
     assert found.shape == (4, 4, 3)
     assert found.dtype == np.uint8
     # JPEG is not exact.
@@ -87,7 +87,7 @@ def test_a_palette_with_transparency(tmp_path):
     image.putpalette([0, 0, 0, 10, 200, 77])
     _write(tmp_path, "a.png", image, transparency=bytes([0, 128]))
     data = configs.Data(source="places_lt", image_size=4)
-    found = image_files.image(_files(tmp_path, ["a.png"]), 0, data, None)
+    found = images.image(_files(tmp_path, ["a.png"]), 0, data, None)
     np.testing.assert_array_equal(found, np.tile([10, 200, 77], (4, 4, 1)))
 
 
@@ -116,7 +116,7 @@ def test_a_test_image_is_the_middle_of_the_resized_one(photos, place):
     height, width = (int(32 * side / min(stored.shape[:2])) for side in (height, width))
     top, left = round((height - 28) / 2), round((width - 28) / 2)
     expected = _resized(stored, height, width)[top : top + 28, left : left + 28]
-    found = image_files.image(photos.inputs, place, PHOTOS, None)
+    found = images.image(photos.inputs, place, PHOTOS, None)
     assert np.abs(found - expected).max() <= 1.0  # Pillow rounds twice
 
 
@@ -126,8 +126,8 @@ def test_a_training_image_is_a_resized_part(photos):
     height, width, _ = stored.shape
     mirrored = 0
     for seed in range(20):
-        found = image_files.image(photos.inputs, 4, data, np.random.default_rng(seed))
-        left, top, right, bottom = image_files.part(
+        found = images.image(photos.inputs, 4, data, np.random.default_rng(seed))
+        left, top, right, bottom = images.part(
             width, height, np.random.default_rng(seed)
         )
         expected = _resized(stored[top:bottom, left:right], 28, 28)
@@ -137,8 +137,8 @@ def test_a_training_image_is_a_resized_part(photos):
     assert 3 <= mirrored <= 17
     # Whoever mirrors, does so alone.
     data = configs.replace(data, {"augment_on": "device"})
-    found = image_files.image(photos.inputs, 4, data, np.random.default_rng(0))
-    box = image_files.part(width, height, np.random.default_rng(0))
+    found = images.image(photos.inputs, 4, data, np.random.default_rng(0))
+    box = images.part(width, height, np.random.default_rng(0))
     expected = _resized(stored[box[1] : box[3], box[0] : box[2]], 28, 28)
     assert np.abs(found - expected).max() <= 1.0
 
@@ -152,7 +152,7 @@ def test_a_training_image_without_resized_crop_is_cut_anywhere(photos):
     resized = _resized(stored, height, width)
     corners = set()
     for seed in range(60):
-        found = image_files.image(photos.inputs, 9, data, np.random.default_rng(seed))
+        found = images.image(photos.inputs, 9, data, np.random.default_rng(seed))
         errors = {
             (top, left): np.abs(found - resized[top : top + 28, left : left + 28]).max()
             for top in range(height - 27)
@@ -168,9 +168,7 @@ def test_a_training_image_without_resized_crop_is_cut_anywhere(photos):
 
 @given(width=st.integers(1, 600), height=st.integers(1, 600), seed=st.integers(0, 1000))
 def test_a_random_part_lies_within_and_has_a_shape_in_range(width, height, seed):
-    left, top, right, bottom = image_files.part(
-        width, height, np.random.default_rng(seed)
-    )
+    left, top, right, bottom = images.part(width, height, np.random.default_rng(seed))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     w, h = right - left, bottom - top
@@ -181,7 +179,7 @@ def test_a_random_part_lies_within_and_has_a_shape_in_range(width, height, seed)
 
 def test_the_parts_of_a_large_image():
     rng = np.random.default_rng(0)
-    boxes = np.array([image_files.part(1000, 1000, rng) for _ in range(4000)])
+    boxes = np.array([images.part(1000, 1000, rng) for _ in range(4000)])
     w, h = (boxes[:, 2:] - boxes[:, :2]).T
     share = w * h / 1e6
     assert 0.079 < share.min() < 0.09
@@ -198,7 +196,7 @@ def test_the_parts_of_a_large_image():
     [((3000, 30), (1480, 0, 1520, 30)), ((30, 3000), (0, 1480, 30, 1520))],
 )
 def test_an_image_too_narrow_for_a_part_gives_its_middle(size, box):
-    assert image_files.part(*size, np.random.default_rng(0)) == box
+    assert images.part(*size, np.random.default_rng(0)) == box
 
 
 def test_colours_by_an_oracle():
@@ -207,9 +205,7 @@ def test_colours_by_an_oracle():
     luma = np.array([0.299, 0.587, 0.114])
     for seed in range(12):
         found = np.asarray(
-            image_files.jitter(
-                PIL.Image.fromarray(image), 0.4, np.random.default_rng(seed)
-            )
+            images.jitter(PIL.Image.fromarray(image), 0.4, np.random.default_rng(seed))
         )
         draw = np.random.default_rng(seed)
         factors, expected = draw.uniform(0.6, 1.4, 3), image.astype(float)
@@ -227,7 +223,7 @@ def test_colours_change_by_factors_within_the_limits():
         # Of grey nothing but the brightness changes.
         values = [
             int(
-                np.asarray(image_files.jitter(grey, most, np.random.default_rng(seed)))[
+                np.asarray(images.jitter(grey, most, np.random.default_rng(seed)))[
                     0, 0, 0
                 ]
             )
@@ -239,12 +235,12 @@ def test_colours_change_by_factors_within_the_limits():
 
 def test_image_files_in_order_once(photos):
     data = configs.Data(source="places_lt", image_size=8)
-    batches = list(pipeline.batches(photos, data, 4))
+    batches = list(loader.batches(photos, data, 4))
     assert [batch.present.sum() for batch in batches] == [4, 4, 2]
     assert (batches[2].inputs[2:] == 0).all()
     together = np.concatenate([batch.inputs for batch in batches])[:10]
     for place, found in enumerate(together):
-        expected = image_files.image(photos.inputs, place, data, None)
+        expected = images.image(photos.inputs, place, data, None)
         np.testing.assert_array_equal(found, expected)
     labels = np.concatenate([batch.labels for batch in batches])[:10]
     np.testing.assert_array_equal(labels, np.arange(10))
@@ -252,7 +248,7 @@ def test_image_files_in_order_once(photos):
 
 def _photo_training(photos, **options):
     options = {"epochs": range(2)} | options
-    return pipeline.training(photos, PHOTOS, 4, seed=1, **options)
+    return loader.training(photos, PHOTOS, 4, seed=1, **options)
 
 
 def test_image_files_resumed_and_by_rows(photos):
@@ -272,7 +268,7 @@ def test_batches_passed_over_are_not_decoded(photos, tmp_path):
     with pytest.raises(DamagedData, match=r"jpg.*No such file"):
         next(_photo_training(missing))
     assert list(_photo_training(missing, first=6)) == []
-    last = pipeline.order(1, 1, 10)[8:]
+    last = loader.order(1, 1, 10)[8:]
     for place in last:
         name = str(photos.inputs.paths[place])
         (tmp_path / name).write_bytes((photos.inputs.root / name).read_bytes())
@@ -292,7 +288,7 @@ def test_a_damaged_image_is_named(photos, tmp_path, content, message):
     jpeg = photos.inputs.path(0).read_bytes()
     (tmp_path / "broken.jpg").write_bytes(content(jpeg))
     with pytest.raises(DamagedData, match=rf"broken\.jpg.*{message}"):
-        image_files.image(_files(tmp_path, ["broken.jpg"]), 0, PHOTOS, None)
+        images.image(_files(tmp_path, ["broken.jpg"]), 0, PHOTOS, None)
 
 
 def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tmp_path):
@@ -301,12 +297,12 @@ def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tm
         content = (photos.inputs.root / path).read_bytes()
         (tmp_path / path).write_bytes(content)
     copies = Examples(_files(tmp_path, photos.inputs.paths), photos.labels)
-    broken = copies.inputs.path(int(pipeline.order(1, 1, 10)[8]))
+    broken = copies.inputs.path(int(loader.order(1, 1, 10)[8]))
     broken.write_bytes(b"")
     here = _photo_training(photos, first=1)
     there = _photo_training(copies, first=1, workers=2)
     # The broken one comes in the first epoch too, before the batch that is resumed at.
-    assert int(pipeline.order(1, 1, 10)[8]) in pipeline.order(1, 0, 10)[:4]
+    assert int(loader.order(1, 1, 10)[8]) in loader.order(1, 0, 10)[:4]
     with contextlib.closing(there), contextlib.closing(here):
         for _ in range(4):
             batch = next(there)
@@ -319,7 +315,7 @@ def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tm
 
 def test_worker_processes_end_with_a_training_that_is_left(photos):
     batches = _photo_training(photos, epochs=range(1000), workers=1)
-    with pipeline.prefetch(batches, 2, lambda batch: batch) as ahead:
+    with loader.prefetch(batches, 2, lambda batch: batch) as ahead:
         next(ahead)
         assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []
@@ -328,15 +324,15 @@ def test_worker_processes_end_with_a_training_that_is_left(photos):
 def test_a_worker_ends_with_a_parent_that_is_killed_and_leaves_interrupts_to_it(
     tmp_path,
 ):
-    root, script = pathlib.Path(image_files.__file__).parents[2], tmp_path / "parent.py"
+    root, script = pathlib.Path(images.__file__).parents[2], tmp_path / "parent.py"
     script.write_text(
         textwrap.dedent(
             """
             import multiprocessing, os, signal, time
-            from experiments.data import image_files
+            from experiments.data import images
 
             def work():
-                image_files._begin_worker(0, 1)
+                images._begin_worker(0, 1)
                 os.kill(os.getpid(), signal.SIGINT)
                 print("at work", flush=True)
                 time.sleep(60)

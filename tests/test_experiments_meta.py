@@ -1,4 +1,4 @@
-"""Weights learned from clean examples: the derivative, three rules, and their data."""
+"""Weights learned on a meta set: the derivative, three rules, and their data."""
 
 import contextlib
 import functools
@@ -15,9 +15,11 @@ from jax.extend.core import jaxprs_in_params
 
 from experiments import configs, methods
 from experiments.cli import main
-from experiments.data import pipeline, sources
-from experiments.data.sources import Examples, Files
-from experiments.methods import _clean
+from experiments.data import loader
+from experiments.data.digits import digits
+from experiments.data.task import load_task
+from experiments.data.types import Examples, Files
+from experiments.methods import _meta_gradient
 from experiments.results import run_dir, run_log
 from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
@@ -41,10 +43,13 @@ def logits_of(params, x, present):
     return x @ params["head"]
 
 
-def losses_of(params, x, labels, present):
+def losses_of(params, x, labels, present, class_weights=None):
     logits = logits_of(params, x, present)
     label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - label, jnp.mean(logits[0])
+    losses = jax.nn.logsumexp(logits, axis=1) - label
+    if class_weights is not None:
+        losses = class_weights[labels] * losses
+    return losses, jnp.mean(logits[0])
 
 
 def draw(seed, rows=ROWS):
@@ -79,12 +84,12 @@ def problem_of(params, batch, clean, rate=0.05):
         hyperparams=hyperparams._replace(
             step_size=np.float32(rate), learning_rate=np.float32(0.3)
         ),
-        clean_loss_of=lambda w: jnp.mean(losses_of(w, *clean)[0], where=clean[2]),
+        meta_loss_of=lambda w: jnp.mean(losses_of(w, *clean)[0], where=clean[2]),
     )
 
 
 def the_rule(name):
-    data = configs.Data(test_per_class=50, clean_per_class=1)
+    data = configs.Data(test_per_class=50, meta_per_class=1)
     return methods.rule(configs.Run(data=data, method=configs.Method(name=name)))
 
 
@@ -123,8 +128,8 @@ def test_a_tangent_product_is_the_derivative_through_the_step(kind, moved):
     @jax.jit
     def both(params):
         at = problem._replace(params=params)
-        line = _clean.linearized(at)
-        ours = _clean.derivative(at, line, a if moved else None)
+        line = _meta_gradient.linearized(at)
+        ours = _meta_gradient.derivative(at, line, a if moved else None)
         return ours, meta_oracle.derivative(at, a, eta)
 
     (slope, clean), (value, expected) = both(problem.params)
@@ -224,7 +229,7 @@ def test_the_passes_of_an_update(name, backward):
 # The clean examples, and their batches.
 
 DIGITS = configs.Data(
-    validation_per_class=10, test_per_class=50, clean_per_class=3, noise_rate=0.4
+    validation_per_class=10, test_per_class=50, meta_per_class=3, noise_rate=0.4
 )
 
 
@@ -234,31 +239,31 @@ def _rows(examples):
 
 def test_clean_examples_are_balanced_apart_and_clean():
     data = configs.replace(DIGITS, {"imbalance_ratio": 10.0})
-    task = pipeline.task(data, seed=2)
-    parts = [task.train, task.validation, task.test, task.clean]
+    task = load_task(data, seed=2)
+    parts = [task.train, task.validation, task.test, task.meta]
     assert len(set.union(*map(_rows, parts))) == sum(len(p.labels) for p in parts)
-    assert np.bincount(task.clean.labels).tolist() == [3] * 10
-    digits = sources.digits()
-    known = dict(zip(map(bytes, digits.inputs), digits.labels, strict=True))
-    assert [known[bytes(x)] for x in task.clean.inputs] == task.clean.labels.tolist()
+    assert np.bincount(task.meta.labels).tolist() == [3] * 10
+    examples = digits()
+    known = dict(zip(map(bytes, examples.inputs), examples.labels, strict=True))
+    assert [known[bytes(x)] for x in task.meta.inputs] == task.meta.labels.tolist()
     assert task.class_counts.tolist() == np.bincount(task.train.labels).tolist()
     assert task.mislabelled.sum() > 0
 
 
 def test_clean_examples_take_nothing_from_the_other_splits():
     with_, without = (
-        pipeline.task(configs.replace(DIGITS, {"clean_per_class": n}), seed=2)
+        load_task(configs.replace(DIGITS, {"meta_per_class": n}), seed=2)
         for n in (3, 0)
     )
-    assert without.clean is None
+    assert without.meta is None
     for name in ("validation", "test"):
         one, other = getattr(with_, name), getattr(without, name)
         np.testing.assert_array_equal(one.inputs, other.inputs)
-    assert _rows(with_.train) | _rows(with_.clean) == _rows(without.train)
+    assert _rows(with_.train) | _rows(with_.meta) == _rows(without.train)
 
 
 def _clean_batches(examples, data, steps=range(9), **options):
-    return list(pipeline.clean(examples, data, 10, seed=3, steps=steps, **options))
+    return list(loader.meta_batches(examples, data, 10, seed=3, steps=steps, **options))
 
 
 def _same(batch, other):
@@ -293,7 +298,7 @@ def test_a_clean_batch_is_a_function_of_the_update(examples):
     for epoch in range(3):
         seen = np.concatenate([b.index[b.present] for b in whole[3 * epoch :][:3]])
         assert sorted(seen) == list(range(25))
-        assert seen.tolist() != list(pipeline.order(3, epoch, 25))
+        assert seen.tolist() != list(loader.order(3, epoch, 25))
 
     def images(epoch):
         """In the order of the examples."""
@@ -319,7 +324,7 @@ def test_hosts_make_their_rows_of_a_padded_clean_batch(examples):
 def test_a_clean_set_smaller_than_the_batch_is_the_batch(examples):
     whole, data = examples
     few = whole.take(np.arange(4))
-    for batch in pipeline.clean(few, data, 10, seed=0, steps=range(5), size=6):
+    for batch in loader.meta_batches(few, data, 10, seed=0, steps=range(5), size=6):
         assert batch.present.tolist() == [True] * 4 + [False] * 2
         assert sorted(batch.index[:4]) == [0, 1, 2, 3]
 
@@ -331,11 +336,11 @@ def test_batches_beside_one_another_end_together():
         with contextlib.ExitStack() as stack:
             stack.callback(closed.append, name)
             for number in range(3):
-                yield pipeline.Batch(*(np.full(1, number) for _ in range(4)))
+                yield loader.Batch(*(np.full(1, number) for _ in range(4)))
 
-    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
-    assert [int(batch.clean.labels[0]) for batch in both] == [0, 1, 2]
-    both = pipeline.with_meta_batches(numbers("train"), numbers("clean"))
+    both = loader.with_meta_batches(numbers("train"), numbers("clean"))
+    assert [int(batch.meta.labels[0]) for batch in both] == [0, 1, 2]
+    both = loader.with_meta_batches(numbers("train"), numbers("clean"))
     next(both)
     both.close()
     assert sorted(closed) == ["clean", "clean", "train", "train"]
@@ -347,9 +352,9 @@ def test_batches_beside_one_another_end_together():
 @pytest.mark.parametrize("name", NAMES)
 def test_without_clean_examples_there_is_nothing_to_learn_from(name):
     changes = {"method.name": name}
-    with pytest.raises(ValueError, match="clean_per_class to at least 1, got 0"):
+    with pytest.raises(ValueError, match="meta_per_class to at least 1, got 0"):
         configs.replace(configs.Run(), changes)
-    run = configs.replace(configs.Run(), changes | {"data.clean_per_class": 1})
+    run = configs.replace(configs.Run(), changes | {"data.meta_per_class": 1})
     assert run.method.uses_meta_set
     # Another method may leave the same examples out.
     configs.replace(run, {"method.name": "sgd"})
@@ -358,12 +363,12 @@ def test_without_clean_examples_there_is_nothing_to_learn_from(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.clean_per_class": -1}, "clean_per_class .* got -1"),
-        ({"method.clean_batch_size": 1}, "clean_batch_size .* got 1"),
+        ({"data.meta_per_class": -1}, "meta_per_class .* got -1"),
+        ({"method.meta_batch_size": 1}, "meta_batch_size .* got 1"),
         (
             {
                 "method.name": "meta",
-                "data.clean_per_class": 1,
+                "data.meta_per_class": 1,
                 "loss.class_weights_norm": "weights",
             },
             "META .* got 'weights'",
@@ -376,7 +381,7 @@ def test_what_cannot_be_is_refused(changes, message):
 
 
 def test_more_clean_examples_than_there_are(tmp_path, capsys):
-    assert _train(tmp_path / "run", "--data.clean-per-class", "30") == 2
+    assert _train(tmp_path / "run", "--data.meta-per-class", "30") == 2
     assert "too few to hold out 100" in " ".join(capsys.readouterr().err.split())
 
 
@@ -390,7 +395,7 @@ def test_baselines_are_not_written_for_pmap(tmp_path, capsys):
 
 TINY = (
     "--model.widths", "4", "8", "--data.examples-per-class", "100",
-    "--data.clean-per-class", "2", "--method.clean-batch-size", "15",
+    "--data.meta-per-class", "2", "--method.meta-batch-size", "15",
     "--batch-size", "32", "--epochs", "2", "--no-tensorboard",
     "--method.start-at", "0.5", "--checkpoint-seconds", "0", "--checkpoints", "30",
 )  # fmt: skip
@@ -431,12 +436,12 @@ def test_a_run_goes_on_from_any_step(name, tmp_path):
         assert last["weight_mislabelled"] < last["weight_clean"]
 
 
-def test_the_clean_loss_of_a_step():
+def test_the_meta_loss_of_a_step():
     """Of the network in training mode on the clean batch alone, without weights."""
     run = configs.replace(
         configs.LONG_TAIL.run,
         {
-            "data.clean_per_class": 1,
+            "data.meta_per_class": 1,
             "model.widths": (4,),
             "method": configs.Method(name="l2rw"),
             "loss.class_weights": True,
@@ -453,14 +458,14 @@ def test_the_clean_loss_of_a_step():
         index = np.arange(rows, dtype=np.int32) % present
         images = np.float32(rng.random((rows, 8, 8, 1)))
         labels = (3 * index % 10).astype(np.int32)
-        return pipeline.Batch(images, labels, np.arange(rows) < present, index)
+        return loader.Batch(images, labels, np.arange(rows) < present, index)
 
     clean = batch(6, 9)
     whole = batch(8, 8)
     given = steps.DatasetStats(jnp.ones(10), jnp.full(10, 7.0), jnp.zeros(20, bool))
     hyperparams = methods.step_hyperparams(run, 10, 0)
     step = jax.jit(functools.partial(steps.train_step, graph, run))
-    after, seen = step(state, whole._replace(clean=clean), given, hyperparams)
+    after, seen = step(state, whole._replace(meta=clean), given, hyperparams)
 
     network.train()
     logits = network(clean.inputs[:6])

@@ -52,7 +52,7 @@ def weighted(run, hyperparams, state, losses, slopes=None, present=None):
     found = methods.rule(run).gradient(
         methods.WeightingInput(
             params=jnp.float32(0.0),
-            per_example_losses=lambda w, L, x: (L + w * x, {}),
+            per_example_losses=lambda w, L, x, _: (L + w * x, {}),
             examples=(losses, jnp.ones(size) if slopes is None else slopes),
             present=jnp.ones(size, bool) if present is None else present,
             labels=jnp.zeros(size, int),

@@ -39,7 +39,7 @@ FEATURES = {
 
 
 def _inputs(data, batch):
-    if data.kind.inputs == "text":
+    if data.info.inputs == "text":
         rows = data.vocabulary + text.FIRST_WORD
         return jax.random.randint(jax.random.key(1), (batch, data.length), 1, rows)
     size = data.image_size or 32

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from numpy.random import RandomState
 
 from experiments import configs
-from experiments.data import corrupt, pipeline, sources
-from experiments.data.sources import Examples, Files, Loaded
+from experiments.data import datasets, imbalance, label_noise, loader, split
+from experiments.data.digits import digits
+from experiments.data.task import load_task
+from experiments.data.types import Dataset, Examples, Files
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
 MOVED = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0)
 
 
 def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; clean ones aside."""
+    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
     for one, other in zip(first[:4], second[:4], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
@@ -30,7 +32,7 @@ def _same(first, second):
 
 
 def _split(labels, seed):
-    return sources.split(
+    return split.stratified(
         labels,
         np.random.default_rng(seed),
         validation_per_class=20,
@@ -39,7 +41,7 @@ def _split(labels, seed):
 
 
 def test_splits_are_disjoint_complete_and_stratified():
-    labels = sources.digits().labels
+    labels = digits().labels
     parts = _split(labels, 3)
     assert sorted(np.concatenate(parts)) == list(range(1797))
     assert np.bincount(labels[parts.validation]).tolist() == [20] * 10
@@ -47,7 +49,7 @@ def test_splits_are_disjoint_complete_and_stratified():
 
 
 def test_splits_are_seeded_and_share_the_test_set():
-    labels = sources.digits().labels
+    labels = digits().labels
     first, again, other = (_split(labels, seed) for seed in (0, 0, 1))
     for part, repeated in zip(first, again, strict=True):
         np.testing.assert_array_equal(part, repeated)
@@ -64,7 +66,7 @@ def test_a_class_too_small_to_split_is_refused():
     head=st.integers(100, 5000), classes=st.integers(2, 50), ratio=st.floats(1.0, 90.0)
 )
 def test_long_tail_counts_fall_from_head_to_head_over_ratio(head, classes, ratio):
-    counts = corrupt.long_tail_counts(head, classes, ratio)
+    counts = imbalance.long_tail_counts(head, classes, ratio)
     assert len(counts) == classes
     assert counts[0] == head
     assert counts == sorted(counts, reverse=True)
@@ -73,13 +75,13 @@ def test_long_tail_counts_fall_from_head_to_head_over_ratio(head, classes, ratio
 
 def test_long_tail_counts_refuse_an_empty_class():
     with pytest.raises(ValueError, match="no example of the last class"):
-        corrupt.long_tail_counts(50, 10, 100)
+        imbalance.long_tail_counts(50, 10, 100)
 
 
 def test_select_takes_the_counts_and_is_seeded():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 30))
     first, again, other = (
-        corrupt.select(labels, [30, 7, 2], np.random.default_rng(seed))
+        imbalance.select(labels, [30, 7, 2], np.random.default_rng(seed))
         for seed in (0, 0, 1)
     )
     assert np.bincount(labels[first]).tolist() == [30, 7, 2]
@@ -87,7 +89,7 @@ def test_select_takes_the_counts_and_is_seeded():
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)
     with pytest.raises(ValueError, match="Class 1 has 30 examples, fewer than 31"):
-        corrupt.select(labels, [1, 31], np.random.default_rng(0))
+        imbalance.select(labels, [1, 31], np.random.default_rng(0))
 
 
 @given(
@@ -98,7 +100,7 @@ def test_select_takes_the_counts_and_is_seeded():
 def test_symmetric_noise_strikes_exactly_and_never_keeps_a_label(counts, rate, seed):
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     before = labels.copy()
-    noisy, wrong = corrupt.symmetric_noise(
+    noisy, wrong = label_noise.symmetric_noise(
         labels, rate, len(counts), np.random.default_rng(seed)
     )
     np.testing.assert_array_equal(labels, before)  # pure
@@ -109,7 +111,7 @@ def test_symmetric_noise_strikes_exactly_and_never_keeps_a_label(counts, rate, s
     if len(labels):
         assert noisy.min() >= 0
         assert noisy.max() < len(counts)
-    again, _ = corrupt.symmetric_noise(
+    again, _ = label_noise.symmetric_noise(
         labels, rate, len(counts), np.random.default_rng(seed)
     )
     np.testing.assert_array_equal(noisy, again)
@@ -117,7 +119,7 @@ def test_symmetric_noise_strikes_exactly_and_never_keeps_a_label(counts, rate, s
 
 def test_symmetric_noise_is_uniform_over_the_other_classes():
     labels = np.full(40_000, 2)
-    noisy, _ = corrupt.symmetric_noise(labels, 0.5, 5, np.random.default_rng(0))
+    noisy, _ = label_noise.symmetric_noise(labels, 0.5, 5, np.random.default_rng(0))
     counts = np.bincount(noisy, minlength=5)
     assert counts[2] == 20_000
     # Four standard deviations of a binomial with 20,000 draws and p = 1/4.
@@ -139,11 +141,11 @@ def _places(examples):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Makes `sources.load` give these splits."""
+    """Makes `datasets.load` give these splits."""
 
     def give(train, test=None, validation=None):
-        loaded = Loaded(train, test, validation)
-        monkeypatch.setattr(sources, "load", lambda *_, download: loaded)
+        loaded = Dataset(train, test, validation)
+        monkeypatch.setattr(datasets, "load", lambda *_, download: loaded)
 
     return give
 
@@ -154,14 +156,14 @@ def cifar(loads):
     labels = RandomState(7).permutation(np.repeat(np.arange(10), 5000))
     train, test = _numbered(labels), _numbered(np.arange(100) % 10)
     loads(train, test)
-    return Loaded(train, test, None)
+    return Dataset(train, test, None)
 
 
 def test_the_long_tail_of_the_digits():
     data = configs.LONG_TAIL.run.data
-    task = pipeline.task(data, seed=4)
+    task = load_task(data, seed=4)
     counts = np.bincount(task.train.labels).tolist()
-    assert counts == corrupt.long_tail_counts(counts[0], 10, 50.0)
+    assert counts == imbalance.long_tail_counts(counts[0], 10, 50.0)
     assert counts[0] == 104  # all of the smallest class that is not held out
     assert task.class_counts.tolist() == counts
     assert task.class_counts.dtype == np.int64
@@ -171,8 +173,8 @@ def test_the_long_tail_of_the_digits():
 
 
 def test_label_noise_of_the_digits():
-    clean = pipeline.task(DIGITS, seed=4)
-    noisy = pipeline.task(configs.LABEL_NOISE.run.data, seed=4)
+    clean = load_task(DIGITS, seed=4)
+    noisy = load_task(configs.LABEL_NOISE.run.data, seed=4)
     np.testing.assert_array_equal(noisy.train.inputs, clean.train.inputs)
     np.testing.assert_array_equal(
         noisy.mislabelled, noisy.train.labels != clean.train.labels
@@ -201,7 +203,7 @@ def test_label_noise_of_the_digits():
 )
 def test_the_splits_of_the_demo_stay(study, digest):
     found = hashlib.sha256()
-    for part in pipeline.task(study.run.data, seed=1)[:3]:
+    for part in load_task(study.run.data, seed=1)[:3]:
         found.update(part.inputs.astype("<f4").tobytes())
         found.update(part.labels.astype("<i4").tobytes())
     assert found.hexdigest() == digest
@@ -209,12 +211,12 @@ def test_the_splits_of_the_demo_stay(study, digest):
 
 def test_the_parts_of_a_task_are_disjoint(cifar):
     data = configs.Data(source="cifar10", validation_per_class=30, imbalance_ratio=10)
-    task = pipeline.task(data, seed=0)
+    task = load_task(data, seed=0)
     train, validation = _places(task.train), _places(task.validation)
     assert not set(train) & set(validation)
     assert len(set(train)) == len(train) == task.class_counts.sum()
     assert np.bincount(task.validation.labels).tolist() == [30] * 10
-    assert task.class_counts.tolist() == corrupt.long_tail_counts(4970, 10, 10)
+    assert task.class_counts.tolist() == imbalance.long_tail_counts(4970, 10, 10)
     for part in (task.train, task.validation):
         np.testing.assert_array_equal(part.labels, cifar.train.labels[_places(part)])
     _same(task.test, cifar.test)
@@ -235,16 +237,16 @@ def test_the_counts_of_a_thinned_set(cifar, imbalance, counts, scarce_first):
         imbalance_ratio=100.0,
         scarce_first=scarce_first,
     )
-    task = pipeline.task(data, seed=0)
+    task = load_task(data, seed=0)
     assert task.class_counts.tolist() == (counts[::-1] if scarce_first else counts)
     assert task.validation is None
 
 
 def test_a_corruption_seed_gives_the_published_long_tail(cifar):
     data = configs.Data(source="cifar10", imbalance_ratio=100.0, corruption_seed=0)
-    task, again = (pipeline.task(data, seed) for seed in (0, 1))
+    task, again = (load_task(data, seed) for seed in (0, 1))
     _same(task.train, again.train)
-    # Of a transcription of LDAM's loop; see the tests of `corrupt`.
+    # Of a transcription of LDAM's loop; see the tests of `imbalance`.
     assert hashlib.sha256(_places(task.train).astype("<i4")).hexdigest() == (
         "b6a148d6a7616e07426b16ac6f66796d87c4b59738e9a96228a8dc99ae42dabb"
     )
@@ -255,19 +257,21 @@ def test_a_corruption_seed_gives_the_published_long_tail(cifar):
     [
         (
             "symmetric_sce",
-            lambda y: corrupt.symmetric_noise_sce(y, 0.4, 10, RandomState(123)),
+            lambda y: label_noise.symmetric_noise_sce(y, 0.4, 10, RandomState(123)),
         ),
         (
             "symmetric_gce",
-            lambda y: corrupt.symmetric_noise_gce(y, 0.4, 10, RandomState(123)),
+            lambda y: label_noise.symmetric_noise_gce(y, 0.4, 10, RandomState(123)),
         ),
         (
             "asymmetric_sce",
-            lambda y: corrupt.asymmetric_cifar10_sce(y, 0.4, RandomState(123)),
+            lambda y: label_noise.asymmetric_cifar10_sce(y, 0.4, RandomState(123)),
         ),
         (
             "asymmetric_author_code",
-            lambda y: corrupt.asymmetric_cifar10_author_code(y, 0.4, RandomState(123)),
+            lambda y: label_noise.asymmetric_cifar10_author_code(
+                y, 0.4, RandomState(123)
+            ),
         ),
     ],
 )
@@ -277,13 +281,13 @@ def test_a_corruption_seed_gives_the_published_noise(loads, noise, expected):
     data = configs.Data(
         source="cifar10", noise=noise, noise_rate=0.4, corruption_seed=123
     )
-    task = pipeline.task(data, seed=5)
+    task = load_task(data, seed=5)
     labels, wrong = expected(clean.labels)
     np.testing.assert_array_equal(task.train.labels, labels)
     np.testing.assert_array_equal(task.mislabelled, wrong)
     # Without one every seed draws its own, at the same rate.
     data = configs.replace(data, {"corruption_seed": None})
-    first, again, other = (pipeline.task(data, seed) for seed in (5, 5, 6))
+    first, again, other = (load_task(data, seed) for seed in (5, 5, 6))
     _same(first.train, again.train)
     assert (first.train.labels != other.train.labels).any()
     assert abs(first.mislabelled.mean() - wrong.mean()) < 0.04
@@ -294,13 +298,15 @@ def test_a_corruption_seed_gives_the_published_noise(loads, noise, expected):
     [
         (
             "asymmetric_sce",
-            lambda y: corrupt.asymmetric_cifar100_sce(
+            lambda y: label_noise.asymmetric_cifar100_sce(
                 y, 0.4, RandomState(123), RandomState(0)
             ),
         ),
         (
             "asymmetric_author_code",
-            lambda y: corrupt.asymmetric_cifar100_author_code(y, 0.4, RandomState(123)),
+            lambda y: label_noise.asymmetric_cifar100_author_code(
+                y, 0.4, RandomState(123)
+            ),
         ),
     ],
 )
@@ -310,7 +316,7 @@ def test_the_published_asymmetric_noise_of_cifar100(loads, noise, expected):
     data = configs.Data(
         source="cifar100", noise=noise, noise_rate=0.4, corruption_seed=123
     )
-    task = pipeline.task(data, seed=0)
+    task = load_task(data, seed=0)
     labels, wrong = expected(train.labels)
     np.testing.assert_array_equal(task.train.labels, labels)
     np.testing.assert_array_equal(task.mislabelled, wrong)
@@ -331,9 +337,9 @@ def test_a_corruption_seed_fixes_the_digits_for_every_seed():
     drawn = configs.replace(DIGITS, changes)
     fixed = configs.replace(drawn, {"corruption_seed": 3})
     for name in ("train", "validation", "test"):
-        first, again = (getattr(pipeline.task(fixed, s), name) for s in (0, 1))
+        first, again = (getattr(load_task(fixed, s), name) for s in (0, 1))
         _same(first, again)
-    first, other = (pipeline.task(drawn, seed) for seed in (0, 1))
+    first, other = (load_task(drawn, seed) for seed in (0, 1))
     assert set(first.train.inputs.ravel()) == set(other.train.inputs.ravel())
     assert (first.train.inputs != other.train.inputs).any()
 
@@ -344,7 +350,7 @@ def test_a_cap_on_the_examples_of_a_class(loads):
     validation = _numbered(np.repeat(np.arange(10), 3))
     loads(train, test, validation)
     data = configs.Data(source="cifar10", examples_per_class=12)
-    task = pipeline.task(data, seed=0)
+    task = load_task(data, seed=0)
     assert task.class_counts.tolist() == [12, 12, 10, 10, 10, 0, 0, 0, 0, 0]
     assert (np.diff(_places(task.train)) > 0).all()  # in the stored order
     _same(task.test, test)
@@ -357,11 +363,11 @@ def test_image_files_are_never_thinned_out(loads):
     train = Examples(Files("there", paths), labels)
     loads(train, train.take(np.arange(4)))
     data = configs.Data(source="covid_lt", image_size=8, imbalance_ratio=100.0)
-    task = pipeline.task(data, seed=0)
+    task = load_task(data, seed=0)
     assert task.train.inputs.paths.tolist() == paths.tolist()
     np.testing.assert_array_equal(task.train.labels, labels)
     data = configs.replace(data, {"validation_per_class": 1, "imbalance_ratio": 1.0})
-    task = pipeline.task(data, seed=0)
+    task = load_task(data, seed=0)
     held_out = set(task.validation.inputs.paths)
     assert len(held_out) == 4
     assert held_out | set(task.train.inputs.paths) == set(paths)
@@ -373,16 +379,16 @@ def test_image_files_are_never_thinned_out(loads):
 
 @given(seed=st.integers(0, 99), epoch=st.integers(0, 99), examples=st.integers(1, 60))
 def test_an_order_is_a_permutation_and_pure(seed, epoch, examples):
-    first = pipeline.order(seed, epoch, examples)
+    first = loader.order(seed, epoch, examples)
     assert sorted(first) == list(range(examples))
-    pipeline.order.cache_clear()
-    np.testing.assert_array_equal(pipeline.order(seed, epoch, examples), first)
+    loader.order.cache_clear()
+    np.testing.assert_array_equal(loader.order(seed, epoch, examples), first)
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 1
 
 
 def test_orders_differ_between_epochs_and_seeds():
-    orders = [pipeline.order(*key, 50).tolist() for key in ((0, 0), (0, 1), (1, 0))]
+    orders = [loader.order(*key, 50).tolist() for key in ((0, 0), (0, 1), (1, 0))]
     assert len({tuple(order) for order in orders}) == 3
 
 
@@ -391,16 +397,16 @@ def test_every_example_comes_once_an_epoch_and_padding_is_zero(n, batch_size, ep
     labels = np.arange(1, n + 1, dtype=np.int32)
     inputs = np.tile(labels[:, None, None, None], (1, 2, 2, 1)).astype(np.float32)
     examples = Examples(inputs, labels)
-    once = list(pipeline.batches(examples, DIGITS, batch_size))
+    once = list(loader.batches(examples, DIGITS, batch_size))
     shuffled = list(
-        pipeline.training(examples, DIGITS, batch_size, seed=0, epochs=range(epochs))
+        loader.training(examples, DIGITS, batch_size, seed=0, epochs=range(epochs))
     )
     per_epoch = -(-n // batch_size)
     assert (len(once), len(shuffled)) == (per_epoch, epochs * per_epoch)
     for batch in once + shuffled:
         assert batch.inputs.shape == (batch_size, 2, 2, 1)
         dtypes = [column.dtype for column in batch[:4]]
-        assert batch.clean is None
+        assert batch.meta is None
         assert dtypes == [np.float32, np.int32, bool, np.int32]
         np.testing.assert_array_equal(batch.inputs[:, 0, 0, 0], batch.labels)
         np.testing.assert_array_equal(batch.present, batch.labels > 0)
@@ -412,7 +418,7 @@ def test_every_example_comes_once_an_epoch_and_padding_is_zero(n, batch_size, ep
     for epoch in range(epochs):
         part = shuffled[epoch * per_epoch : (epoch + 1) * per_epoch]
         seen = np.concatenate([batch.index[batch.present] for batch in part])
-        np.testing.assert_array_equal(seen, pipeline.order(0, epoch, n))
+        np.testing.assert_array_equal(seen, loader.order(0, epoch, n))
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +430,7 @@ def colours():
 
 
 def _train(examples, data=MOVED, epochs=range(2), **options):
-    return list(pipeline.training(examples, data, 32, seed=3, epochs=epochs, **options))
+    return list(loader.training(examples, data, 32, seed=3, epochs=epochs, **options))
 
 
 def test_a_training_resumes_anywhere(colours):
@@ -453,7 +459,7 @@ def test_hosts_make_their_rows_of_the_same_batches(colours):
 def test_batches_of_another_seed_or_epoch_are_moved_otherwise(colours):
     def moved(**changes):
         options = {"seed": 3, "epochs": range(1)} | changes
-        batches = pipeline.training(colours, MOVED, 100, **options)
+        batches = loader.training(colours, MOVED, 100, **options)
         batch = next(batches)
         return batch.inputs[np.argsort(batch.index)]
 
@@ -466,7 +472,7 @@ def test_what_is_not_moved_here(colours):
     on_device = configs.replace(MOVED, {"augment_on": "device"})
     for batch in (
         *_train(colours, on_device),
-        *pipeline.batches(colours, MOVED, 32),
+        *loader.batches(colours, MOVED, 32),
     ):
         here = batch.present
         np.testing.assert_array_equal(
@@ -513,7 +519,7 @@ def _wait_for(condition):
 
 def test_prefetching_keeps_the_order_and_ends():
     source = _Counted(end=50)
-    ahead = pipeline.prefetch(source, 3, lambda number: -number)
+    ahead = loader.prefetch(source, 3, lambda number: -number)
     assert list(ahead) == [-number for number in range(50)]
     assert source.closed
     with pytest.raises(StopIteration):
@@ -523,7 +529,7 @@ def test_prefetching_keeps_the_order_and_ends():
 @pytest.mark.parametrize("size", [1, 3])
 def test_prefetching_goes_so_far_ahead_and_no_further(size):
     source = _Counted()
-    with pipeline.prefetch(source, size, lambda number: number) as ahead:
+    with loader.prefetch(source, size, lambda number: number) as ahead:
         assert next(ahead) == 0
         # The one taken, those ready, and one that waits for room.
         _wait_for(lambda: source.made == size + 2)
@@ -544,7 +550,7 @@ def test_an_exception_comes_in_its_place(where):
             raise ZeroDivisionError("two")
         return number
 
-    ahead = pipeline.prefetch(numbers(), 2, place)
+    ahead = loader.prefetch(numbers(), 2, place)
     assert [next(ahead), next(ahead)] == [0, 1]
     with pytest.raises(ZeroDivisionError, match="two"):
         next(ahead)
@@ -555,7 +561,7 @@ def test_an_exception_comes_in_its_place(where):
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_closing_stops_the_thread_and_closes_the_source(taken):
     threads, source = threading.active_count(), _Counted()
-    with pipeline.prefetch(source, 2, lambda number: number) as ahead:
+    with loader.prefetch(source, 2, lambda number: number) as ahead:
         assert [next(ahead) for _ in range(taken)] == list(range(taken))
         assert threading.active_count() == threads + 1
     assert threading.active_count() == threads
@@ -568,7 +574,7 @@ def test_closing_stops_the_thread_and_closes_the_source(taken):
 
 def test_a_thread_does_not_outlive_its_consumer():
     threads, source = threading.active_count(), _Counted()
-    ahead = pipeline.prefetch(source, 2, lambda number: number)
+    ahead = loader.prefetch(source, 2, lambda number: number)
     next(ahead)
     del ahead
     _wait_for(lambda: threading.active_count() == threads)
@@ -576,12 +582,12 @@ def test_a_thread_does_not_outlive_its_consumer():
 
 
 def test_waiting_is_counted_and_nothing_else():
-    with pipeline.prefetch(_Counted(pause=0.05), 1, lambda number: number) as slow:
+    with loader.prefetch(_Counted(pause=0.05), 1, lambda number: number) as slow:
         for _ in range(4):
             next(slow)
         assert 0.15 < slow.waited < 10.0
     source = _Counted()
-    with pipeline.prefetch(source, 4, lambda number: number) as fast:
+    with loader.prefetch(source, 4, lambda number: number) as fast:
         _wait_for(lambda: source.made == 5)
         began = fast.waited
         time.sleep(0.1)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from experiments import configs, models
-from experiments.data import pipeline
+from experiments.data.task import load_task
 from experiments.models import norm
 from experiments.train import loop, steps
 from tests import training_problem as problem
@@ -112,7 +112,7 @@ def test_digits_are_learned_as_well():
             "epochs": 8,
         }
         run = configs.replace(RUN, changes)
-        task = pipeline.task(run.data, 0)
+        task = load_task(run.data, 0)
         session, events = configs.Session(), []
         callbacks = loop.Callbacks(lambda own=events, **event: own.append(event))
         start = loop.begin(run, task, LAYOUT, session)

@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 from experiments import configs, presets
-from experiments.data import corrupt
+from experiments.data import imbalance
 from experiments.results import paper, run_log
 
 EVERY = presets.every()
@@ -278,7 +278,7 @@ def test_time_is_given_where_a_step_was_measured_and_nowhere_else():
     assert "4.8 h" in presets.get("cifar10_lt100").cost
     for preset in EVERY:
         measured = preset.run.model.name == "convnet" or (
-            preset.run.model.name == "resnet32" and not preset.run.data.kind.files
+            preset.run.model.name == "resnet32" and not preset.run.data.info.files
         )
         assert ("a step on two CPU cores" in preset.cost) == measured
         assert ("not measured" in preset.cost) == (not measured)
@@ -290,7 +290,7 @@ def test_steps_on_the_embedded_data_are_those_of_its_task(name):
     run = presets.get(name).run
     counts = labels - run.data.validation_per_class - run.data.test_per_class
     if run.data.imbalance_ratio > 1.0:
-        counts = corrupt.long_tail_counts(int(counts.min()), 10, 50.0)
+        counts = imbalance.long_tail_counts(int(counts.min()), 10, 50.0)
     assert presets.steps_per_epoch(run) == math.ceil(sum(counts) / run.batch_size)
 
 
@@ -303,7 +303,7 @@ def _digits():
 def test_holding_out_takes_examples_from_training():
     run = presets.get("cifar10_lt100").run
     held_out = configs.replace(run, {"data.validation_per_class": 100})
-    left = sum(corrupt.long_tail_counts(4900, 10, 100))
+    left = sum(imbalance.long_tail_counts(4900, 10, 100))
     assert presets.steps_per_epoch(held_out) == math.ceil(left / 128)
     clothing = configs.replace(
         presets.get("clothing1m").run, {"data.validation_per_class": 100}
@@ -424,7 +424,7 @@ def _every_rule_bites(data):
     )
     assert per_class >= 1
     if data.imbalance_ratio > 1.0:
-        thin = {"long_tail": corrupt.long_tail_counts, "step": corrupt.step_counts}
+        thin = {"long_tail": imbalance.long_tail_counts, "step": imbalance.step_counts}
         counts = thin[data.imbalance](per_class, data.classes, data.imbalance_ratio)
         assert min(counts) >= 1
         assert counts[0] > counts[-1]
@@ -436,7 +436,7 @@ def _every_rule_bites(data):
 
 def test_smoke_presets_share_shapes():
     shapes = {
-        (small.model, small.batch_size, small.data.kind.shape, small.data.image_size)
+        (small.model, small.batch_size, small.data.info.shape, small.data.image_size)
         for small in (presets.smoke(preset.run) for preset in EVERY)
         if small.data.source.startswith("cifar")
     }

@@ -11,7 +11,7 @@ import safetensors.numpy
 from flax import nnx
 
 from experiments import configs, models
-from experiments.data import sources
+from experiments.data.types import DamagedData, MissingData
 from experiments.models import pretrained
 
 BLOCKS, WIDTHS, CLASSES = (1, 2), (2, 3), 365
@@ -173,7 +173,7 @@ def test_a_head_of_other_classes_is_left_as_it_was(tmp_path):
     assert np.all(with_cosines.head.kernel[...] == 1.0)
 
 
-def _refused(network, path, message, error=sources.DamagedData):
+def _refused(network, path, message, error=DamagedData):
     before = nnx.state(network)
     before = jax.tree.map(np.asarray, before)
     with pytest.raises(error, match=message):
@@ -252,7 +252,7 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     misfit = configs.BadConfiguration
     _refused(_network(4), path, r"\.safetensors or \.npz .*weights\.pth", misfit)
     missing = tmp_path / "no.npz"
-    _refused(_network(4), missing, "no such file", sources.MissingData)
+    _refused(_network(4), missing, "no such file", MissingData)
     grouped = _network(4, norm="group")
     _refused(grouped, missing, "with BatchNorm, got a ResNet", misfit)
     cifar = _network(1, name="resnet20")

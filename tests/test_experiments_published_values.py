@@ -21,10 +21,11 @@ import pytest
 from flax import nnx
 
 from experiments import configs, methods, presets
-from experiments.data.pipeline import Batch
+from experiments.data.loader import Batch
 from experiments.models import heads
 from experiments.studies import method_grid
-from experiments.train import objectives, steps
+from experiments.train import steps
+from experiments.train.losses import per_example_losses
 
 PUBLISHED = np.load(pathlib.Path(__file__).parent / "published_values.npz")
 LABELS = PUBLISHED["labels"]
@@ -172,7 +173,7 @@ def test_losses_with_class_weights_are_the_published_ones(
     total = weights[LABELS].sum() if divided else len(LABELS)
 
     def mean(logits):
-        losses = objectives.per_example_losses(
+        losses = per_example_losses(
             loss,
             logits,
             LABELS,
@@ -191,7 +192,7 @@ def test_losses_with_class_weights_are_the_published_ones(
 
 
 def _symmetric(loss, logits):
-    return objectives.per_example_losses(
+    return per_example_losses(
         loss,
         logits,
         LABELS,
@@ -251,7 +252,7 @@ def _oltr_loss(centroids, features):
         layer.kernel = nnx.Param(PUBLISHED[f"oltr_{name}_kernel"])
         layer.bias = nnx.Param(PUBLISHED[f"oltr_{name}_bias"])
     logits = head(v)
-    losses = objectives.per_example_losses(
+    losses = per_example_losses(
         configs.Loss("oltr"),
         logits,
         labels,

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import cli, configs
-from experiments.data import packed, pipeline, sources
+from experiments.data import packed
+from experiments.data.task import load_task
+from experiments.data.types import MissingData
 from experiments.results import run_log
 from experiments.studies import reproduce, reproduce_report, untuned, untuned_report
 from experiments.studies.reproduce import LAMS, Cell
@@ -48,7 +50,7 @@ def numbers(out):
 def test_packed_examples_are_those_of_the_data_set(folder):
     for split in ("test", "validation"):
         run = reproduce.run_of(CELL._replace(split=split, seed=0), smoke=True)
-        task = pipeline.task(run.data, 0, folder / "data")
+        task = load_task(run.data, 0, folder / "data")
         read = packed.read(folder / "pack", run.data)
         for name in ("train", "validation", "test"):
             if getattr(task, name) is None:
@@ -64,7 +66,7 @@ def test_packed_examples_are_those_of_the_data_set(folder):
 
 def test_packed_examples_of_another_configuration_are_missing(folder):
     data = configs.Data(source="cifar10", imbalance_ratio=3.0)
-    with pytest.raises(sources.MissingData, match=r"imbalance_ratio=3\.0"):
+    with pytest.raises(MissingData, match=r"imbalance_ratio=3\.0"):
         packed.read(folder / "pack", data)
 
 
@@ -113,7 +115,7 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
         if r["split"] == "test"
     )
     run = reproduce.run_of(cell, smoke=True)
-    task = pipeline.task(run.data, cell.seed, folder / "data")
+    task = load_task(run.data, cell.seed, folder / "data")
     layout, session = sharding.layout(1), configs.Session(devices=1, workers=0)
     events = []
     callbacks = loop.Callbacks(lambda **event: events.append(event))

@@ -8,7 +8,8 @@ import pytest
 
 from experiments import configs
 from experiments.cli import main
-from experiments.data import pipeline
+from experiments.data import loader
+from experiments.data.task import load_task
 from experiments.results import run_log
 from experiments.train import device_loop, loop
 from tests import training_problem as problem
@@ -26,7 +27,7 @@ def _quickly():
 
 @pytest.fixture(scope="module")
 def task():
-    return pipeline.task(RUN.data, 0)
+    return load_task(RUN.data, 0)
 
 
 def _fit(run, task, many, start=None, due=lambda step: False):
@@ -122,7 +123,7 @@ def test_what_is_saved_between_dispatches_is_gone_on_with(task, by_one):
 
 def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
     labels = task.train.labels.copy()
-    place = int(pipeline.order(0, 0, EXAMPLES)[32 * 5 + 3])  # of the sixth batch
+    place = int(loader.order(0, 0, EXAMPLES)[32 * 5 + 3])  # of the sixth batch
     labels[place] = 10  # of which there is no loss
     bad = task._replace(train=task.train._replace(labels=labels))
     for many in (1, 4):
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
 
 def test_batches_are_those_of_the_pipeline(task):
     run = configs.replace(RUN, {"data.sampling": "class_aware"})
-    made = pipeline.training(task.train, run.data, 32, seed=0, epochs=range(1, 2))
+    made = loader.training(task.train, run.data, 32, seed=0, epochs=range(1, 2))
     examples = device_loop.to_device(task.train, LAYOUT)
     index, present = device_loop.epoch_indices(run, task.train.labels, 1)
     for theirs, places, here in zip(made, index, present, strict=True):
@@ -140,7 +141,7 @@ def test_batches_are_those_of_the_pipeline(task):
         for mine, other in zip(ours[:4], theirs[:4], strict=True):
             np.testing.assert_array_equal(mine, other)
             assert mine.dtype == other.dtype
-        assert ours.clean is None
+        assert ours.meta is None
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_batches_are_those_of_the_pipeline(task):
     [
         (("--data.augment-on", "host"), "--data.augment-on device"),
         (
-            ("--method.name", "l2rw", "--data.clean-per-class", "2"),
+            ("--method.name", "l2rw", "--data.meta-per-class", "2"),
             "L2RW loads its meta set batch by batch",
         ),
         (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import configs
-from experiments.data import pipeline, sampling
-from experiments.data.pipeline import Batch
-from experiments.data.sources import Examples
+from experiments.data import loader, sampling
+from experiments.data.loader import Batch
+from experiments.data.types import Examples
 from experiments.train import steps
 
 COUNTS = np.array([600, 60, 0, 30, 6, 1])  # of classes, one of which is not there
@@ -95,12 +95,12 @@ def _data(rule):
 
 def _train(rule, **options):
     options = {"seed": 3, "epochs": range(2)} | options
-    return list(pipeline.training(EXAMPLES, _data(rule), 64, **options))
+    return list(loader.training(EXAMPLES, _data(rule), 64, **options))
 
 
 def test_shuffling_is_what_it_has_always_been():
     rng = np.random.default_rng([3, 1, 5])
-    np.testing.assert_array_equal(pipeline.order(3, 5, 40), rng.permutation(40))
+    np.testing.assert_array_equal(loader.order(3, 5, 40), rng.permutation(40))
     first = _train("shuffled", epochs=range(5, 6))[0]
     order = np.random.default_rng([3, 1, 5]).permutation(len(LABELS))
     np.testing.assert_array_equal(first.index, order[:64])
@@ -139,7 +139,7 @@ def test_an_order_is_kept_for_the_epoch_and_by_the_sampler():
     samplers = [
         sampling.Sampler("balanced", labels) for labels in (LABELS, LABELS[::-1])
     ]
-    draw = functools.partial(pipeline.order, 0, 0, len(LABELS), 1)
+    draw = functools.partial(loader.order, 0, 0, len(LABELS), 1)
     assert draw(samplers[0]) is draw(samplers[0])
     assert not np.array_equal(draw(samplers[0]), draw(samplers[1]))
     with pytest.raises(ValueError, match="read-only"):

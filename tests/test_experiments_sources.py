@@ -13,26 +13,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import configs
+from experiments import configs, registry
 from experiments.data import (
     cifar,
-    corrupt,
     covid,
+    datasets,
     image_lists,
+    imbalance,
     imdb,
     listing,
-    sources,
     text,
-    tfds_records,
+    tfds,
 )
+from experiments.data.digits import digits
+from experiments.data.types import DamagedData, Examples, Files, MissingData
 from tests import trees
 
-FILES = [source for source, kind in configs.KINDS.items() if kind.files]
+FILES = [source for source, info in registry.DATASETS.items() if info.files]
 LISTS = ["imagenet_lt", "places_lt", "inaturalist18"]
 
 
 def data(source, *, partial=True, **fields):
-    if configs.KINDS[source].files:
+    if registry.DATASETS[source].files:
         fields = {"image_size": 32, **fields}
     if source == "covid_lt":
         fields = {"imbalance_ratio": 10.0, **fields}
@@ -42,15 +44,15 @@ def data(source, *, partial=True, **fields):
 def missing(source, data_dir, **fields):
     """What is said when a data set is not there."""
     download = fields.pop("download", False)
-    with pytest.raises(sources.MissingData) as error:
-        sources.load(data(source, **fields), data_dir, download=download)
+    with pytest.raises(MissingData) as error:
+        datasets.load(data(source, **fields), data_dir, download=download)
     return str(error.value)
 
 
 def damaged(source, data_dir, **fields):
     """What is said when a data set is not what it should be."""
-    with pytest.raises(sources.DamagedData) as error:
-        sources.load(data(source, **fields), data_dir)
+    with pytest.raises(DamagedData) as error:
+        datasets.load(data(source, **fields), data_dir)
     return str(error.value)
 
 
@@ -67,9 +69,7 @@ def listed(examples):
 def test_files_are_indexed_as_a_vector_is(tmp_path):
     names = np.array(["a.jpg", "b/c.jpg", "d.jpg", "é.jpg"])
     lines = np.array([1, 2, 4, 5])
-    files = sources.Files(
-        tmp_path, names.astype(np.dtypes.StringDType()), "list.txt", lines
-    )
+    files = Files(tmp_path, names.astype(np.dtypes.StringDType()), "list.txt", lines)
     assert len(files) == 4
     for index in (
         np.array([3, 1, 1]),
@@ -86,45 +86,47 @@ def test_files_are_indexed_as_a_vector_is(tmp_path):
     assert files.path(1) == tmp_path / "b" / "c.jpg"
     copy = pickle.loads(pickle.dumps(files[[1, 3]]))  # for processes that decode
     assert copy.where(1) == f"{tmp_path / 'é.jpg'} (list.txt, line 5)"
-    taken = sources.Examples(files, np.arange(4)).take(np.array([2, 0]))
+    taken = Examples(files, np.arange(4)).take(np.array([2, 0]))
     assert listed(taken) == [("d.jpg", 2), ("a.jpg", 0)]
 
 
 def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path):
     trees.write_lines(tmp_path / "list.txt", ["a.jpg 0", "b.jpg 1"])
     (tmp_path / "a.jpg").write_bytes(b"content")
-    files = listing.examples(tmp_path, listing.read(tmp_path / "list.txt", 2)).inputs
+    files = listing.read(tmp_path / "list.txt", 2).inputs
     assert files.read(0) == b"content"
-    with pytest.raises(sources.DamagedData, match=r"b\.jpg .*list\.txt, line 2"):
+    with pytest.raises(DamagedData, match=r"b\.jpg .*list\.txt, line 2"):
         files.read(1)
 
 
 def test_digits_need_no_directory():
-    loaded = sources.load(configs.Data(test_per_class=50), None)
-    digits = sources.digits()
+    loaded = datasets.load(configs.Data(test_per_class=50), None)
+    examples = digits()
     assert loaded.test is None
     assert loaded.validation is None
-    np.testing.assert_array_equal(loaded.train.inputs, digits.inputs)
-    assert digits.inputs.shape == (1797, 8, 8, 1)
-    assert digits.inputs.dtype == np.float32
-    assert (digits.inputs.min(), digits.inputs.max()) == (0.0, 1.0)
-    assert digits.labels.dtype == np.int32
+    np.testing.assert_array_equal(loaded.train.inputs, examples.inputs)
+    assert examples.inputs.shape == (1797, 8, 8, 1)
+    assert examples.inputs.dtype == np.float32
+    assert (examples.inputs.min(), examples.inputs.max()) == (0.0, 1.0)
+    assert examples.labels.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
-        digits.inputs[0] = 0.0
+        examples.inputs[0] = 0.0
 
 
-@pytest.mark.parametrize("source", [one for one in configs.KINDS if one != "digits"])
+@pytest.mark.parametrize(
+    "source", [one for one in registry.DATASETS if one != "digits"]
+)
 def test_what_is_not_there_is_asked_for(source, tmp_path):
     assert "--data-dir" in missing(source, None)
     said = missing(source, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in said
-    asked = "must hold" if configs.KINDS[source].files else "tfds.builder"
+    asked = "must hold" if registry.DATASETS[source].files else "tfds.builder"
     assert asked in said
 
 
 @pytest.mark.parametrize("source", FILES)
 def test_every_set_of_files_has_labels_and_images(source, tmp_path):
-    loaded = sources.load(data(source), trees.build(source, tmp_path))
+    loaded = datasets.load(data(source), trees.build(source, tmp_path))
     for split in (one for one in loaded if one is not None):
         assert split.labels.dtype == np.int32
         assert len(split.inputs) == len(split.labels) > 0
@@ -143,7 +145,7 @@ def cifar10(tmp_path_factory):
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
 def test_cifar_comes_in_the_official_order(source, tmp_path):
     truth = trees.tfds_cifar(tmp_path, source, train=4, test=2, seed=1)
-    loaded = sources.load(data(source), tmp_path)
+    loaded = datasets.load(data(source), tmp_path)
     assert loaded.validation is None
     for split, (images, labels) in zip(loaded, truth.values(), strict=False):
         assert split.inputs.dtype == np.uint8
@@ -155,9 +157,9 @@ def test_cifar_comes_in_the_official_order(source, tmp_path):
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
 def test_cifar_is_the_same_from_the_official_binary_files(source, tmp_path):
     truth = trees.tfds_cifar(tmp_path / "tfds", source, train=4, test=2, seed=1)
-    expected = sources.load(data(source), tmp_path / "tfds")
+    expected = datasets.load(data(source), tmp_path / "tfds")
     trees.binary_cifar(tmp_path / "binary", source, truth)
-    read = sources.load(data(source), tmp_path / "binary")
+    read = datasets.load(data(source), tmp_path / "binary")
     for ours, theirs in zip(read[:2], expected[:2], strict=True):
         np.testing.assert_array_equal(ours.inputs, theirs.inputs)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
@@ -184,7 +186,7 @@ def test_the_newest_version_is_read(cifar10, tmp_path):
     shutil.copytree(cifar10[0], tmp_path, dirs_exist_ok=True)
     truth = trees.tfds_cifar(tmp_path, train=2, test=1, version="3.0.10", seed=9)
     (tmp_path / "cifar10" / "3.1.0").mkdir()  # an interrupted preparation
-    loaded = sources.load(data("cifar10"), tmp_path, download=True)
+    loaded = datasets.load(data("cifar10"), tmp_path, download=True)
     np.testing.assert_array_equal(loaded.train.labels, truth["train"][1])
 
 
@@ -206,7 +208,7 @@ def test_the_whole_of_cifar_is_held_to_counts_and_checksum(
     assert "has 200 examples, published are 50,000" in said
 
     _as_published(monkeypatch, truth)
-    loaded = sources.load(data("cifar10", partial=False), root)
+    loaded = datasets.load(data("cifar10", partial=False), root)
     np.testing.assert_array_equal(loaded.test.labels, truth["test"][1])
 
     other = trees.tfds_cifar(tmp_path / "other", seed=5)
@@ -230,7 +232,7 @@ def test_the_whole_of_cifar_is_held_to_counts_and_checksum(
 def test_cifar100_is_held_to_the_mean_of_its_pixels(tmp_path, monkeypatch):
     truth = trees.tfds_cifar(tmp_path, "cifar100", train=2, test=1)
     _as_published(monkeypatch, truth)
-    sources.load(data("cifar100", partial=False), tmp_path)
+    datasets.load(data("cifar100", partial=False), tmp_path)
     monkeypatch.setitem(cifar._MEANS, "cifar100", (0.5071, 0.4865, 0.4409))
     said = damaged("cifar100", tmp_path, partial=False)
     assert "published is [0.5071, 0.4865, 0.4409]" in said
@@ -356,7 +358,7 @@ def test_another_record_format_is_to_be_converted(cifar10, tmp_path):
     # As the conversion in place leaves it.
     both = {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
     info.write_text(json.dumps(content | both))
-    loaded = sources.load(data("cifar10"), tmp_path)
+    loaded = datasets.load(data("cifar10"), tmp_path)
     np.testing.assert_array_equal(loaded.train.labels, cifar10[1]["train"][1])
 
 
@@ -370,7 +372,7 @@ def test_download_says_what_it_needs(tmp_path, monkeypatch):
 
 def test_a_failing_download_is_reported(tmp_path, monkeypatch):
     # Whether TensorFlow is there or not: what is asked for cannot be written.
-    monkeypatch.setattr(tfds_records.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: name)
     file = tmp_path / "file"
     file.write_text("in the way")
     said = missing("imdb", file, download=True)
@@ -423,7 +425,7 @@ def test_words_and_their_numbers(texts, size, length):
 
 def test_reviews_keep_their_order_and_their_ends(tmp_path):
     truth = trees.tfds_imdb(tmp_path, seed=2)
-    loaded = sources.load(data("imdb", vocabulary=6, length=12), tmp_path)
+    loaded = datasets.load(data("imdb", vocabulary=6, length=12), tmp_path)
     known = text.vocabulary(truth["train"][0], 6)  # of the training text alone
     assert loaded.validation is None
     for split, (texts, labels) in zip(loaded, truth.values(), strict=False):
@@ -439,7 +441,7 @@ def test_imdb_is_held_to_its_counts(tmp_path, monkeypatch):
     said = damaged("imdb", tmp_path, partial=False)
     assert "has 10 negative and 10 positive reviews, published are 12,500" in said
     monkeypatch.setattr(imdb, "_COUNT", 20)
-    sources.load(data("imdb", partial=False), tmp_path)
+    datasets.load(data("imdb", partial=False), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +477,7 @@ def test_an_empty_split_of_reviews_is_refused(tmp_path):
 @pytest.mark.parametrize("source", LISTS)
 def test_lists_are_read_as_they_stand(source, tmp_path):
     entries = list(getattr(trees, source)(tmp_path).values())
-    loaded = sources.load(data(source), tmp_path)
+    loaded = datasets.load(data(source), tmp_path)
     assert listed(loaded.train) == entries[0]
     assert listed(loaded.test) == entries[-1]
     if source == "inaturalist18":
@@ -488,7 +490,7 @@ def test_lists_are_read_as_they_stand(source, tmp_path):
 
 def test_annotations_of_inaturalist_do_for_lists(tmp_path):
     entries = trees.inaturalist18(tmp_path, as_json=True)
-    loaded = sources.load(data("inaturalist18"), tmp_path)
+    loaded = datasets.load(data("inaturalist18"), tmp_path)
     assert listed(loaded.train) == entries["iNaturalist18_train.txt"]
     assert listed(loaded.test) == entries["iNaturalist18_val.txt"]
     assert loaded.train.inputs.lines is None
@@ -555,7 +557,8 @@ def test_a_bad_line_is_quoted_with_its_number(tmp_path, line, said):
 
 def test_dots_and_spaces_in_names_are_no_escape(tmp_path):
     trees.write_lines(tmp_path / "list.txt", ["a..b/.c d.jpg 1", "...jpg 0"])
-    assert listing.read(tmp_path / "list.txt", 2).paths == ["a..b/.c d.jpg", "...jpg"]
+    paths = listing.read(tmp_path / "list.txt", 2).inputs.paths.tolist()
+    assert paths == ["a..b/.c d.jpg", "...jpg"]
 
 
 def test_images_listed_twice_are_refused(tmp_path):
@@ -604,9 +607,9 @@ def test_the_first_image_of_every_class_is_looked_for(tmp_path, monkeypatch):
         paths = [f"{i}.jpg" for i in range(40)]
         for i in set(range(40)) - {missed}:
             (root / paths[i]).touch()
-        one = listing.listing(tmp_path / "list.txt", paths, labels)
-        with pytest.raises(sources.MissingData, match=f"line {missed + 1}"):
-            listing.refuse_missing_images(listing.examples(root, one), "images")
+        one = listing.examples(root / "list.txt", paths, labels, range(1, 41))
+        with pytest.raises(MissingData, match=f"line {missed + 1}"):
+            listing.refuse_missing_images(one, "images")
 
 
 def _whole_places(root):
@@ -656,7 +659,7 @@ def test_a_part_is_refused_unless_asked_for(source, tmp_path):
 @pytest.mark.parametrize("source", LISTS)
 def test_published_counts_agree_with_each_other(source):
     """Counts of classes that cannot add up to the lines would refuse every list."""
-    classes = configs.KINDS[source].classes
+    classes = registry.DATASETS[source].classes
     published = image_lists._SETS[source]
     for part in (published.train, published.validation, published.test):
         if part is not None and part.least is not None:
@@ -673,13 +676,13 @@ def _patient(path):
 
 def test_covid_is_a_long_tail_by_patient(tmp_path):
     truth = trees.covid_lt(tmp_path)
-    loaded = sources.load(data("covid_lt", imbalance_ratio=100.0), tmp_path)
+    loaded = datasets.load(data("covid_lt", imbalance_ratio=100.0), tmp_path)
     train, test = dict(listed(loaded.train)), dict(listed(loaded.test))
     assert loaded.validation is None
     assert (train | test).items() <= truth.items()  # the right class; no CT, no SARS
     assert np.bincount(list(test.values())).tolist() == [4] * 4
     counts = np.bincount(list(train.values())).tolist()
-    assert counts == corrupt.long_tail_counts(counts[0], 4, 100)
+    assert counts == imbalance.long_tail_counts(counts[0], 4, 100)
     assert counts[-1] == 1
     tested = {_patient(path) for path in test} - {None}
     assert tested
@@ -689,7 +692,7 @@ def test_covid_is_a_long_tail_by_patient(tmp_path):
 def test_patients_of_the_covid_collection_are_not_shared(tmp_path):
     # Pairs of X-rays for each patient, and no other class to be scarce.
     trees.covid_lt(tmp_path, other=60, normal=60, pneumonia=60, covid=48)
-    loaded = sources.load(data("covid_lt", imbalance_ratio=1.0), tmp_path)
+    loaded = datasets.load(data("covid_lt", imbalance_ratio=1.0), tmp_path)
     file = tmp_path / "covid_lt" / "covid-chestxray-dataset" / "metadata.csv"
     owners = {}
     for line in re.findall(
@@ -707,13 +710,13 @@ def test_patients_of_the_covid_collection_are_not_shared(tmp_path):
 def test_covid_is_drawn_by_its_seed(tmp_path):
     trees.covid_lt(tmp_path)
     first, again, none, other = (
-        sources.load(data("covid_lt", corruption_seed=seed), tmp_path)
+        datasets.load(data("covid_lt", corruption_seed=seed), tmp_path)
         for seed in (0, 0, None, 1)
     )
     assert listed(first.train) == listed(again.train) == listed(none.train)
     assert set(listed(first.train)) != set(listed(other.train))
     assert listed(first.test) == listed(other.test)
-    assert np.bincount(first.train.labels).tolist() == corrupt.long_tail_counts(
+    assert np.bincount(first.train.labels).tolist() == imbalance.long_tail_counts(
         int(np.sum(first.train.labels == 0)), 4, 10
     )
 
@@ -749,7 +752,7 @@ def test_covid_has_no_step(tmp_path):
     trees.covid_lt(tmp_path)
     for fields in ({"imbalance": "step"}, {"scarce_first": True}):
         with pytest.raises(ValueError, match="covid_lt is a long tail"):
-            sources.load(data("covid_lt", **fields), tmp_path)
+            datasets.load(data("covid_lt", **fields), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -784,13 +787,13 @@ def test_spoilt_tables_are_refused(tmp_path, file, before, after, said):
 
 def test_an_older_table_of_covid_findings_will_do(tmp_path):
     trees.covid_lt(tmp_path)
-    now = sources.load(data("covid_lt"), tmp_path)
+    now = datasets.load(data("covid_lt"), tmp_path)
     path = tmp_path / "covid_lt" / covid._LISTS[1]
     content = path.read_text().replace(
         "Pneumonia/Viral/COVID-19", '"COVID-19, ARDS"', 5
     )
     path.write_text(content.replace("Pneumonia/Viral/COVID-19", "COVID-19"))
-    before = sources.load(data("covid_lt"), tmp_path)
+    before = datasets.load(data("covid_lt"), tmp_path)
     assert listed(before.train) == listed(now.train)
 
 
@@ -799,7 +802,7 @@ def test_an_older_table_of_covid_findings_will_do(tmp_path):
 
 def test_clothing1m_has_noisy_training_and_clean_other_labels(tmp_path):
     entries = trees.clothing1m(tmp_path)
-    loaded = sources.load(data("clothing1m"), tmp_path)
+    loaded = datasets.load(data("clothing1m"), tmp_path)
     assert listed(loaded.train) == entries["noisy_train"]
     assert listed(loaded.validation) == entries["clean_val"]
     assert listed(loaded.test) == entries["clean_test"]

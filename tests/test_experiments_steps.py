@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from experiments import configs, methods
-from experiments.train import objectives, sharding, steps
+from experiments.train import sharding, steps
+from experiments.train.losses import class_weights, per_example_losses
 from tests import training_problem as problem
 
 LAYOUT = sharding.layout(1)
@@ -216,11 +217,15 @@ def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
 
 
 def test_class_weights_are_off_until_their_time():
-    loss = configs.Loss(class_weights=True, class_weights_from=0.5)
-    np.testing.assert_array_equal(
-        objectives.class_weights(loss, problem.COUNTS, False), 1.0
+    run = configs.replace(
+        problem.RUN,
+        {
+            "epochs": 4,
+            "loss": configs.Loss(class_weights=True, class_weights_from=0.5),
+        },
     )
-    weights = objectives.class_weights(loss, problem.COUNTS, True)
+    np.testing.assert_array_equal(class_weights(run, problem.COUNTS, 1), 1.0)
+    weights = class_weights(run, problem.COUNTS, 2)
     per_count = (1 - 0.9999) / (1 - 0.9999 ** problem.COUNTS.astype(float))
     np.testing.assert_allclose(weights, 10 * per_count / per_count.sum(), rtol=1e-5)
 
@@ -236,7 +241,7 @@ def test_every_loss_has_a_finite_gradient_in_the_step(name):
 
     def total(logits, loss):
         return jnp.sum(
-            objectives.per_example_losses(
+            per_example_losses(
                 loss,
                 logits,
                 jnp.asarray(batch.labels),

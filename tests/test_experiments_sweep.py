@@ -10,7 +10,8 @@ import pytest
 from benchmarks import sweeping
 from experiments import configs, methods
 from experiments.cli import main
-from experiments.data import pipeline
+from experiments.data import loader
+from experiments.data.task import load_task
 from experiments.report import command
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies import sweep
@@ -34,7 +35,7 @@ def _member(seed, lam, gamma):
 
 @pytest.fixture(scope="module")
 def tasks():
-    return [pipeline.task(RUN.data, seed) for seed in range(2)]
+    return [load_task(RUN.data, seed) for seed in range(2)]
 
 
 def _vmapped(runs, tasks, most):
@@ -147,7 +148,7 @@ def test_inputs_lie_on_the_device_once(tasks):
 
 def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
     labels = tasks[0].train.labels.copy()
-    labels[int(pipeline.order(0, 1, len(labels))[40])] = 10  # which has no loss
+    labels[int(loader.order(0, 1, len(labels))[40])] = 10  # which has no loss
     bad = [tasks[0]._replace(train=tasks[0].train._replace(labels=labels)), tasks[1]]
     runs = [_member(*setting) for setting in SETTINGS]
     events, failures = _vmapped(runs, bad, 4)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from experiments import configs, models
 from experiments.cli import main
-from experiments.data import pipeline
+from experiments.data.task import load_task
 from experiments.models import heads, posthoc_classifiers
 from experiments.models.attention import Attention
 from experiments.results import metrics, run_dir, run_log
@@ -222,7 +222,7 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     slow = ("--optimizer.learning-rate", "0.01")
     out = _train(tmp_path, "--start-from", str(stage_one), *oltr, *slow, *SECOND)
     run = run_dir.load(out).run
-    task, layout = pipeline.task(run.data, run.seed), sharding.layout(1)
+    task, layout = load_task(run.data, run.seed), sharding.layout(1)
     session = configs.Session(workers=0)
     network = runs._network(run, task, layout, session)
     # Attention changes nothing yet, so features and their means are those of before.

@@ -42,7 +42,7 @@ def draw(seed, present=ROWS, rows=ROWS, size=1.0):
     return batch
 
 
-def losses_of(params, x, labels, offset):
+def losses_of(params, x, labels, offset, class_weights=None):
     logits = x @ params["kernel"] + params["bias"]
     label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return jax.nn.logsumexp(logits, axis=1) - label + offset, {}

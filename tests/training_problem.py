@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 from experiments import configs, methods
-from experiments.data.pipeline import Batch
+from experiments.data.loader import Batch
 from experiments.train import sharding, steps
 
 EXAMPLES, SIZE = 64, 16  # training examples, and those of a batch

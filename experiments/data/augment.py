@@ -31,16 +31,7 @@ class Augmentations(NamedTuple):
 def draw_augmentations(
     n: int, data: configs.Data, rng: np.random.Generator
 ) -> Augmentations:
-    """Draws the augmentations of n images.
-
-    Args:
-      n: number of images.
-      data: ranges of the augmentations.
-      rng: random numbers; advanced.
-
-    Returns:
-      The augmentations.
-    """
+    """Draws the augmentations of n images, within the ranges of the config."""
     corner = rng.integers(0, 2 * data.crop_padding + 1, (n, 2))
     mirrored = (rng.random(n) < 0.5) & data.flip
     limit = math.radians(data.rotation)
@@ -48,35 +39,10 @@ def draw_augmentations(
     return Augmentations(corner, mirrored, angle)
 
 
-def crop_flip_rotate(
-    images: np.ndarray, data: configs.Data, rng: np.random.Generator
-) -> np.ndarray:
-    """Augments images at random.
-
-    Args:
-      images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      data: ranges: `crop_padding`, `flip` and `rotation`.
-      rng: random numbers; advanced.
-
-    Returns:
-      New images of the same shape and dtype.
-    """
-    return apply(images, draw_augmentations(len(images), data, rng), data)
-
-
 def apply(
     images: np.ndarray, augmentations: Augmentations, data: configs.Data
 ) -> np.ndarray:
-    """Applies augmentations to images.
-
-    Args:
-      images: uint8 or float32 `[n, height, width, channels]`; not changed.
-      augmentations: of each image.
-      data: which kinds of augmentation are switched on.
-
-    Returns:
-      Images of the same shape and dtype.
-    """
+    """Applies augmentations to images `[n, height, width, channels]`."""
     if data.crop_padding or data.flip:
         images = _crop_and_mirror(images, augmentations, data.crop_padding)
     if data.rotation:
@@ -109,18 +75,10 @@ def _rotate(images: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 
 def on_device(images: jax.Array, keys: jax.Array, data: configs.Data) -> jax.Array:
-    """`crop_flip_rotate` in JAX; under `jit`, `data` is fixed.
+    """Augments images with keys `[n]`, in JAX; under `jit`, `data` is fixed.
 
     The augmentation of an image depends only on its own key, so that it is the same
     however the batch is sharded over devices.
-
-    Args:
-      images: uint8 or float32 `[n, height, width, channels]`.
-      keys: random keys `[n]`.
-      data: ranges: `crop_padding`, `flip` and `rotation`.
-
-    Returns:
-      Images of the same shape and dtype.
     """
     return jax.vmap(functools.partial(_one_on_device, data=data))(images, keys)
 

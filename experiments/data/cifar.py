@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from experiments import configs
-from experiments.data import tfds_records
-from experiments.data.examples import DamagedData, Examples, Loaded, MissingData
+from experiments.data import tfds
+from experiments.data.types import DamagedData, Dataset, Examples, MissingData
 
 _COUNTS = {"train": 50_000, "test": 10_000}
 _SHAPE = (32, 32, 3)
@@ -57,33 +57,23 @@ _MEANS = {"cifar100": (0.5071, 0.4865, 0.4409)}
 
 def load(
     data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Loaded:
-    """Reads either of them.
+) -> Dataset:
+    """Reads either of them, uint8 `[n, 32, 32, 3]`; see `datasets`.
 
-    Args:
-      data: `source` says which. With `partial`, fewer examples will do.
-      data_dir: of the official binary files, or TFDS's.
-      download: whether TFDS may fetch what is missing.
-
-    Returns:
-      Train and test, uint8 `[n, 32, 32, 3]`. Takes some five seconds for the whole.
-
-    Raises:
-      MissingData: it is not there.
-      DamagedData: it is not what was published: counts, a label, an image, an id, or
-        the checksum (CIFAR-10) or the mean of the training images (CIFAR-100).
+    Takes some five seconds. The whole is held to its counts, and to the checksum
+    (CIFAR-10) or the mean of the training images (CIFAR-100).
     """
     folder, files, label_bytes = _BINARY[data.source]
-    binary = data_dir.expanduser() / folder
+    binary = data_dir / folder
     if binary.is_dir():
         train, test = (
             _binary_split(binary, split, files[split], label_bytes, data)
             for split in _COUNTS
         )
-        return Loaded(train, test, None)
-    directory = tfds_records.find(data.source, data_dir, download=download)
+        return Dataset(train, test, None)
+    directory = tfds.find(data.source, data_dir, download=download)
     train, test = (_split(directory, split, data) for split in _COUNTS)
-    return Loaded(train, test, None)
+    return Dataset(train, test, None)
 
 
 def _binary_split(
@@ -130,7 +120,7 @@ def _split(directory: pathlib.Path, split: str, data: configs.Data) -> Examples:
     where = f"{directory}, split {split!r}"
     numbers, images, labels = [], [], []
     features = {"id": bytes, "image": bytes, "label": int}
-    for record in tfds_records.read(directory, split, features):
+    for record in tfds.read(directory, split, features):
         found = re.fullmatch(rf"{split}_(\d+)".encode(), record["id"])
         if not found:
             raise DamagedData(

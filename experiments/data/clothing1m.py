@@ -17,7 +17,7 @@ import pathlib
 
 from experiments import configs
 from experiments.data import listing
-from experiments.data.examples import DamagedData, Loaded
+from experiments.data.types import DamagedData, Dataset
 
 _TRAIN = "noisy_train_key_list.txt"
 _VALIDATION = "clean_val_key_list.txt"
@@ -35,23 +35,10 @@ _ADVICE = (
 )
 
 
-def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
-    """Reads the lists.
-
-    Args:
-      data: with `partial`, lists of other lengths will do; every line is held to the
-        same rules all the same.
-      data_dir: holds `clothing1m`, see above.
-
-    Returns:
-      The splits. Of the images, 1,000 and the first of every class have been looked
-      for; one that is found missing later is an error that names it and its line.
-
-    Raises:
-      MissingData: a list or images are not there.
-      DamagedData: a line, a label, a path or a count is not what it should be, the
-        clean lists are swapped, or an image is listed twice.
-    """
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Reads the lists; see `datasets`."""
     root = data_dir / "clothing1m"
     listing.require(root, (*_COUNTS, *_LABELS.values()), _ADVICE)
     labels = {
@@ -62,7 +49,7 @@ def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
         name: listing.read_keys(root / name, labels[labelled], labelled)
         for name, labelled in _LABELS.items()
     }
-    lengths = {name: len(one.paths) for name, one in listings.items()}
+    lengths = {name: len(one.labels) for name, one in listings.items()}
     if (lengths[_TEST], lengths[_VALIDATION]) == (
         _COUNTS[_VALIDATION],
         _COUNTS[_TEST],
@@ -75,13 +62,13 @@ def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
         for name, published in _COUNTS.items():
             listing.refuse_count(listings[name], published)
     listing.refuse_repeats(listings.values())
-    train, validation, test = (listing.examples(root, one) for one in listings.values())
-    for split in (train, validation, test):
+    train, validation, test = listings.values()
+    for split in listings.values():
         listing.refuse_missing_images(split, _ADVICE)
-    return Loaded(train, test, validation)
+    return Dataset(train, test, validation)
 
 
 def _labels(file: pathlib.Path, classes: int) -> dict[str, int]:
     """The label of each path."""
     one = listing.read(file, classes)
-    return dict(zip(one.paths, one.labels.tolist(), strict=True))
+    return dict(zip(one.inputs.paths.tolist(), one.labels.tolist(), strict=True))

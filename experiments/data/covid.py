@@ -25,15 +25,15 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
-from experiments.data import corrupt, listing
-from experiments.data.examples import DamagedData, Examples, Files, Loaded
+from experiments.data import imbalance, listing
+from experiments.data.types import DamagedData, Dataset, Examples, Files
 
 _CHEXPERT = "CheXpert-v1.0-small"
 _COHEN = "covid-chestxray-dataset"
 _LISTS = (f"{_CHEXPERT}/train.csv", f"{_COHEN}/metadata.csv")
 _CLASSES = 4
 _OTHER, _NORMAL, _PNEUMONIA, _COVID = range(_CLASSES)
-_SCARCEST = 378  # images of COVID-19 that are trained on
+SCARCEST = 378  # images of COVID-19 that are trained on
 _TEST_PER_CLASS = 100
 _ADVICE = (
     f"{_CHEXPERT}/ (https://stanfordmlgroup.github.io/competitions/chexpert) and "
@@ -50,24 +50,16 @@ class _Images(NamedTuple):
     lines: np.ndarray  # int64 [n]
 
 
-def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
-    """Loads both collections, subsampled to the long tail.
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Loads both collections, subsampled to the long tail; see `datasets`.
 
-    Args:
-      data: `imbalance_ratio` is that of the formula. `corruption_seed`, 0 where it is
-        None, decides what is trained on; the test split is always the same. With
-        `partial`, there may be fewer images: the test split has a fifth of the scarcest
-        class or 100, and the training counts the formula's proportions.
-      data_dir: holds `covid_lt`, see above.
-
-    Returns:
-      Train and test. Of the images, 1,000 and the first of every class have been
-      looked for.
-
-    Raises:
-      MissingData: a collection is not there.
-      DamagedData: a line is not what it should be, or there are too few images.
-      ValueError: `data` asks for another imbalance than a long tail.
+    `imbalance_ratio` is that of the formula. `corruption_seed`, 0 where it is None,
+    decides what is trained on; the test split is always the same. With `partial`, the
+    test split has a fifth of the scarcest class or 100, and the training counts the
+    formula's proportions. ValueError if another imbalance than a long tail is asked
+    for.
     """
     if data.imbalance != "long_tail" or data.scarce_first:
         raise ValueError(
@@ -96,24 +88,24 @@ def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
             "set is accepted."
         )
     rng = np.random.default_rng(data.corruption_seed or 0)
-    train = rest[corrupt.select(images.labels[rest], counts, rng)]
+    train = rest[imbalance.select(images.labels[rest], counts, rng)]
     splits = [_examples(root, images, np.sort(indices)) for indices in (train, test)]
     for split in splits:
         listing.refuse_missing_images(split, _ADVICE)
-    return Loaded(splits[0], splits[1], None)
+    return Dataset(splits[0], splits[1], None)
 
 
 def _counts(data: configs.Data, available: np.ndarray) -> list[int]:
     """Training images of each class; none where there are too few."""
     ratio = data.imbalance_ratio
-    head = _SCARCEST * ratio
+    head = SCARCEST * ratio
     if data.partial:
         shares = ratio ** (-np.arange(_CLASSES) / (_CLASSES - 1))
         head = min(head, (available / shares).min())
     try:
-        counts = corrupt.long_tail_counts(int(head), _CLASSES, ratio)
+        counts = imbalance.long_tail_counts(int(head), _CLASSES, ratio)
         if data.total is not None:
-            counts = corrupt.scale_counts(counts, data.total)
+            counts = imbalance.scale_counts(counts, data.total)
     except ValueError:  # the last class would be empty
         return []
     return counts if (counts <= available).all() else []
@@ -203,10 +195,10 @@ def _rows(
 def _images(file: pathlib.Path, rows: list[tuple[str, str, int, int]]) -> _Images:
     """Rows of path, patient, label and line as columns."""
     paths, patients, labels, lines = ([row[i] for row in rows] for i in range(4))
-    one = listing.listing(file, paths, labels, lines)
+    one = listing.examples(file, paths, labels, lines)
     listing.refuse_repeats([one])
-    text = np.dtypes.StringDType()
-    return _Images(np.array(one.paths, text), np.array(patients), one.labels, one.lines)
+    files = one.inputs
+    return _Images(files.paths, np.array(patients), one.labels, files.lines)
 
 
 def _both(first: _Images, second: _Images) -> _Images:

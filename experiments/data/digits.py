@@ -1,20 +1,12 @@
-"""The digits of scikit-learn, and the splits that they come without."""
+"""The handwritten digits of scikit-learn, which come without splits."""
 
 import functools
-from typing import NamedTuple
+import pathlib
 
 import numpy as np
 
-from experiments.data.examples import Examples
-
-
-class Splits(NamedTuple):
-    """Disjoint subsets, as indices of the examples."""
-
-    train: np.ndarray  # int64 [n]
-    validation: np.ndarray  # int64 [classes * validation_per_class]
-    test: np.ndarray  # int64 [classes * test_per_class]
-    clean: np.ndarray  # int64 [classes * clean_per_class]
+from experiments import configs
+from experiments.data.types import Dataset, Examples
 
 
 @functools.cache
@@ -38,49 +30,8 @@ def digits() -> Examples:
     return Examples(images, labels)
 
 
-def split(
-    labels: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    validation_per_class: int,
-    test_per_class: int,
-    clean_per_class: int = 0,
-) -> Splits:
-    """Splits each class into test, validation and meta set, and the rest to train on.
-
-    The test examples do not depend on `rng`, as in every published data set: what one
-    seed chooses λ on, another does not report. Test and validation examples do not
-    depend on `clean_per_class`.
-
-    Args:
-      labels: int `[examples]`, in 0 ... classes - 1.
-      rng: decides between training, validation and clean.
-      validation_per_class: examples of each class.
-      test_per_class: examples of each class.
-      clean_per_class: examples of each class.
-
-    Returns:
-      Indices of the examples, grouped by class.
-
-    Raises:
-      ValueError: a class has no example left to train on.
-    """
-    held_out = validation_per_class + test_per_class + clean_per_class
-    smallest = int(np.bincount(labels).min())
-    if smallest <= held_out:
-        raise ValueError(
-            f"The smallest class has {smallest} examples, too few to hold out "
-            f"{held_out} and train on the rest."
-        )
-    fixed = np.random.default_rng(0)
-    train, validation, test, clean = [], [], [], []
-    for label in np.unique(labels):
-        indices = fixed.permutation(np.flatnonzero(labels == label))
-        test.append(indices[:test_per_class])
-        rest = rng.permutation(indices[test_per_class:])
-        validation.append(rest[:validation_per_class])
-        rest = rest[validation_per_class:]
-        clean.append(rest[:clean_per_class])
-        train.append(rest[clean_per_class:])
-    parts = (train, validation, test, clean)
-    return Splits(*(np.concatenate(part) for part in parts))
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Loads the digits, whatever the directory; see `datasets`."""
+    return Dataset(digits(), test=None, validation=None)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from experiments import configs
 from experiments.data import listing
-from experiments.data.examples import DamagedData, Loaded
+from experiments.data.types import DamagedData, Dataset, Examples
 
 
 class _Part(NamedTuple):
@@ -79,23 +79,10 @@ _SETS: dict[str, _Set] = {
 }
 
 
-def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
-    """Loads one of the three data sets.
-
-    Args:
-      data: `source` says which. With `partial`, lists of other lengths will do; every
-        line is held to the same rules all the same.
-      data_dir: holds the directory of the data set, see above.
-
-    Returns:
-      The splits. Of the images, 1,000 and the first of every class have been looked
-      for; one that is found missing later is an error that names it and its line.
-
-    Raises:
-      MissingData: a list or images are not there.
-      DamagedData: a line, a label, a path or a count is not what it should be, or an
-        image is listed twice.
-    """
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Loads one of the three; see `datasets`."""
     root = data_dir / data.source
     published = _SETS[data.source]
     parts = [published.train, published.validation, published.test]
@@ -109,21 +96,20 @@ def load(data: configs.Data, data_dir: pathlib.Path) -> Loaded:
     ):
         names, reader = annotations, _read_json
     listing.require(root, names, published.advice)
-    listings = [reader(root / name, data.classes) for name in names]
+    splits = [reader(root / name, data.classes) for name in names]
     if not data.partial:
-        for one, part in zip(listings, parts, strict=True):
+        for one, part in zip(splits, parts, strict=True):
             listing.refuse_count(one, part.images)
             if part.least is not None:
                 listing.refuse_class_counts(one, data.classes, part.least, part.most)
-    listing.refuse_repeats(listings)
-    splits = [listing.examples(root, one) for one in listings]
+    listing.refuse_repeats(splits)
     for split in splits:
         listing.refuse_missing_images(split, published.advice)
     validation = splits[1] if published.validation else None
-    return Loaded(splits[0], splits[-1], validation)
+    return Dataset(splits[0], splits[-1], validation)
 
 
-def _read_json(file: pathlib.Path, classes: int) -> listing.Listing:
+def _read_json(file: pathlib.Path, classes: int) -> Examples:
     """Reads iNaturalist's annotations: `images` with an id and a name, and labels."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -145,7 +131,7 @@ def _read_json(file: pathlib.Path, classes: int) -> listing.Listing:
             )
         paths.append(path)
         found.append(label)
-    return listing.listing(file, paths, found)._replace(lines=None)
+    return listing.examples(file, paths, found, lines=None)
 
 
 def _field(file: pathlib.Path, entry: Any, name: str, kind: type) -> Any:

@@ -10,8 +10,8 @@ import pathlib
 import numpy as np
 
 from experiments import configs
-from experiments.data import text, tfds_records
-from experiments.data.examples import DamagedData, Examples, Loaded
+from experiments.data import text, tfds
+from experiments.data.types import DamagedData, Dataset, Examples
 
 _NAME = "imdb_reviews/plain_text"
 _COUNT = 25_000  # of each split, half of them of each class
@@ -19,32 +19,20 @@ _COUNT = 25_000  # of each split, half of them of each class
 
 def load(
     data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Loaded:
-    """Loads the reviews as token ids.
+) -> Dataset:
+    """Loads the reviews as token ids, int32 `[n, length]`; see `datasets`, `text.ids`.
 
     The vocabulary is that of the whole training split, before it is subsampled: it does
-    not use labels or the test split.
-
-    Args:
-      data: `vocabulary` and `length`. With `partial`, fewer reviews will do.
-      data_dir: TFDS's.
-      download: whether TFDS may fetch what is missing.
-
-    Returns:
-      Train and test, int32 `[n, length]`, see `text.ids`. Takes some ten seconds.
-
-    Raises:
-      MissingData: it is not there.
-      DamagedData: it is not what was published: counts, a label, or text that is none.
+    not use labels or the test split. Takes some ten seconds.
     """
-    directory = tfds_records.find(_NAME, data_dir, download=download)
+    directory = tfds.find(_NAME, data_dir, download=download)
     train, test = (_split(directory, split, data) for split in ("train", "test"))
     known = text.vocabulary(train[0], data.vocabulary)
     splits = [
         Examples(text.ids(texts, known, data.length), labels)
         for texts, labels in (train, test)
     ]
-    return Loaded(splits[0], splits[1], None)
+    return Dataset(splits[0], splits[1], None)
 
 
 def _split(
@@ -54,7 +42,7 @@ def _split(
     where = f"{directory}, split {split!r}"
     texts, labels = [], []
     features = {"text": bytes, "label": int}
-    for index, record in enumerate(tfds_records.read(directory, split, features)):
+    for index, record in enumerate(tfds.read(directory, split, features)):
         if not 0 <= record["label"] < data.classes:
             raise DamagedData(
                 f"{where}, record {index}: the label must be in 0 ... "

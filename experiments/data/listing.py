@@ -2,12 +2,11 @@
 
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from experiments.data.examples import DamagedData, Examples, Files, MissingData
+from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Of half a million images not all are looked for: where files are slow, that takes
 # minutes. These, and the first of every class, are.
@@ -15,33 +14,11 @@ _LOOKED_FOR = 1000
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
-class Listing(NamedTuple):
-    """What such a file lists, in its order."""
+def read(file: pathlib.Path, classes: int) -> Examples:
+    """Reads lines of `path label`, whose paths stay below the list's directory.
 
-    file: pathlib.Path
-    paths: list[str]  # [n]
-    labels: np.ndarray  # int32 [n]
-    lines: np.ndarray | None  # int64 [n], from 1; None where a file has no lines
-
-    def where(self, index: int) -> str:
-        """The file and the line of that entry."""
-        line = "" if self.lines is None else f", line {self.lines[index]}"
-        return f"{self.file}{line}"
-
-
-def read(file: pathlib.Path, classes: int) -> Listing:
-    """Reads lines of `path label`.
-
-    Args:
-      file: the list.
-      classes: number of classes.
-
-    Returns:
-      Its entries, each with a path that stays below the directory it is relative to.
-
-    Raises:
-      DamagedData: a line is not of that form, a label not in 0 ... classes - 1, a path
-        leads elsewhere, or nothing is listed.
+    DamagedData if a line is not of that form, a label not in 0 ... classes - 1, a path
+    leads elsewhere, or nothing is listed.
     """
     paths, labels = [], []
     for number, line in _lines(file):
@@ -58,19 +35,13 @@ def read(file: pathlib.Path, classes: int) -> Listing:
         refuse_path(path, f"{file}, line {number}")
         paths.append(path)
         labels.append(int(label))
-    return listing(file, paths, labels)
+    return examples(file, paths, labels, range(1, len(paths) + 1))
 
 
-def read_keys(file: pathlib.Path, labels: Mapping[str, int], labelled: str) -> Listing:
-    """Reads lines of `path`, whose labels are in another file.
+def read_keys(file: pathlib.Path, labels: Mapping[str, int], labelled: str) -> Examples:
+    """Reads lines of `path`, whose labels are in the file `labelled`.
 
-    Args:
-      file: the list.
-      labels: of each path.
-      labelled: the file of the labels, for messages.
-
-    Raises:
-      DamagedData: a path has no label, or nothing is listed.
+    DamagedData if a path has no label, or nothing is listed.
     """
     paths, found = [], []
     for number, path in _lines(file):
@@ -81,26 +52,31 @@ def read_keys(file: pathlib.Path, labels: Mapping[str, int], labelled: str) -> L
             )
         paths.append(path)
         found.append(labels[path])
-    return listing(file, paths, found)
+    return examples(file, paths, found, range(1, len(paths) + 1))
 
 
-def listing(
+def examples(
     file: pathlib.Path,
     paths: list[str],
     labels: list[int],
-    lines: list[int] | None = None,
-) -> Listing:
-    """What has been read from that file; without `lines`, one line an entry.
+    lines: Sequence[int] | None,
+    root: pathlib.Path | None = None,
+) -> Examples:
+    """The images that a file lists, with their labels; DamagedData if it lists none.
 
-    Raises:
-      DamagedData: nothing is listed.
+    Args:
+      file: the list.
+      paths: of the images, below `root`.
+      labels: of each.
+      lines: of each, from 1; None where the file has no lines.
+      root: the directory of the images; None for the list's.
     """
     if not paths:
         raise DamagedData(f"{file} lists no image.")
-    numbers = np.arange(1, len(paths) + 1) if lines is None else np.asarray(lines)
-    return Listing(
-        file, paths, np.asarray(labels, np.int32), numbers.astype(np.int64, copy=False)
-    )
+    numbers = None if lines is None else np.asarray(lines, np.int64)
+    text = np.array(paths, np.dtypes.StringDType())
+    files = Files(file.parent if root is None else root, text, str(file), numbers)
+    return Examples(files, np.asarray(labels, np.int32))
 
 
 def refuse_path(path: str, where: str) -> None:
@@ -120,42 +96,36 @@ def refuse_path(path: str, where: str) -> None:
         )
 
 
-def refuse_repeats(listings: Iterable[Listing]) -> None:
+def refuse_repeats(lists: Iterable[Examples]) -> None:
     """Refuses an image that is listed twice, in one list or in two."""
-    seen: dict[str, pathlib.Path] = {}
-    for one in listings:
-        for index, path in enumerate(one.paths):
+    seen: dict[str, str] = {}
+    for files in (one.inputs for one in lists):
+        for index, path in enumerate(files.paths.tolist()):
             if path in seen:
                 raise DamagedData(
-                    f"{one.where(index)}: {path!r} is in {seen[path]} already."
+                    f"{files.line(index)}: {path!r} is in {seen[path]} already."
                 )
-            seen[path] = one.file
+            seen[path] = files.listed
 
 
-def refuse_count(one: Listing, published: int) -> None:
+def refuse_count(one: Examples, published: int) -> None:
     """Refuses a list that is shorter or longer than the published one."""
-    if len(one.paths) != published:
+    if len(one.labels) != published:
         raise DamagedData(
-            f"{one.file} lists {len(one.paths):,} images, the published list "
+            f"{one.inputs.listed} lists {len(one.labels):,} images, the published list "
             f"{published:,}. With data.partial a part of a data set is accepted."
         )
 
 
-def refuse_class_counts(one: Listing, classes: int, least: int, most: int) -> None:
+def refuse_class_counts(one: Examples, classes: int, least: int, most: int) -> None:
     """Refuses a list whose scarcest or largest class has not the published size."""
     counts = np.bincount(one.labels, minlength=classes)
     for label, published in ((counts.argmin(), least), (counts.argmax(), most)):
         if counts[label] != published:
             raise DamagedData(
-                f"{one.file} lists {counts[label]:,} images of class {label}; the "
-                f"published list has {least:,} to {most:,} of a class."
+                f"{one.inputs.listed} lists {counts[label]:,} images of class {label}; "
+                f"the published list has {least:,} to {most:,} of a class."
             )
-
-
-def examples(root: pathlib.Path, one: Listing) -> Examples:
-    """The listed images, below `root`, with their labels."""
-    paths = np.array(one.paths, dtype=np.dtypes.StringDType())
-    return Examples(Files(root, paths, str(one.file), one.lines), one.labels)
 
 
 def refuse_missing_images(listed: Examples, advice: str) -> None:
@@ -181,12 +151,7 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
 
 
 def require(root: pathlib.Path, names: Iterable[str], advice: str) -> None:
-    """Looks for these files below `root`.
-
-    Raises:
-      MissingData: names the first that is not there; `advice` says what the directory
-        must hold.
-    """
+    """Looks for these files below `root`; MissingData has the `advice` on them."""
     for name in names:
         if not (root / name).is_file():
             raise MissingData(f"{root / name} is not there.\n{root} must hold {advice}")

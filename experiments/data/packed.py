@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from experiments import configs
-from experiments.data.pipeline import Task
-from experiments.data.sources import Examples, MissingData
+from experiments.data.distinct import Distinct
+from experiments.data.task import Task
+from experiments.data.types import Examples, MissingData
 from experiments.results import run_log
 
 _IMAGES, _COLUMNS = "images.webp", 128
@@ -36,24 +37,20 @@ def write(folder: pathlib.Path, tasks: Iterable[tuple[configs.Data, Task]]) -> i
       Number of different images.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stored: dict[bytes, int] = {}
-    tiles: list[np.ndarray] = []
+    distinct = Distinct()
     for data, task in tasks:
         arrays: dict[str, np.ndarray] = {"mislabelled": task.mislabelled}
         for split in _SPLITS:
             examples = getattr(task, split)
             if examples is None:
                 continue
-            index = np.empty(len(examples.labels), np.int32)
-            for i, image in enumerate(examples.inputs):
-                index[i] = stored.setdefault(image.tobytes(), len(tiles))
-                if index[i] == len(tiles):
-                    tiles.append(image)
+            index = distinct.add(examples.inputs)
             arrays |= {f"{split}_index": index, f"{split}_labels": examples.labels}
         np.savez_compressed(folder / f"{_key(data)}.npz", **arrays)
+    tiles = distinct.stacked()
     side, _, channels = tiles[0].shape
-    mosaic = np.zeros((-(-len(tiles) // _COLUMNS) * _COLUMNS, *tiles[0].shape), "u1")
-    mosaic[: len(tiles)] = tiles
+    missing = -len(tiles) % _COLUMNS
+    mosaic = np.pad(tiles, [(0, missing), (0, 0), (0, 0), (0, 0)])
     rows = mosaic.reshape(-1, _COLUMNS, side, side, channels).swapaxes(1, 2)
     image = Image.fromarray(rows.reshape(-1, _COLUMNS * side, channels))
     image.save(folder / _IMAGES, lossless=True, quality=100, method=4)

@@ -1,15 +1,19 @@
 """Samplers: which examples an epoch has, and in which order.
 
 An epoch has as many examples as the training set, whatever the rule. Samplers use the
-training labels, noise included. A class without an example is never drawn.
+training labels, noise included. A class without an example is never drawn. Each rule
+takes labels, int `[examples]`, and a generator, which it advances, and returns indices,
+int64 `[examples]`.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
 
-from experiments.data import corrupt
+from experiments import configs
+from experiments.data import _check
 
 PER_VISIT = 4  # examples of a class that class-aware sampling takes at a time
 
@@ -36,21 +40,22 @@ class Sampler:
         match self.rule:
             case "balanced":
                 return balanced(self.labels, rng)
-            case "effective":
-                return effective(self.labels, self.beta, rng)
+            case "effective":  # LDAM's sampler
+                p = effective_number_probabilities(self.labels, self.beta)
+                return rng.choice(len(self.labels), len(self.labels), p=p)
             case "class_aware":
                 return class_aware(self.labels, rng)
 
 
+def sampler(data: configs.Data, labels: np.ndarray) -> Sampler | None:
+    """The sampler of a config; None where epochs are shuffled."""
+    if data.sampling == "shuffled":
+        return None
+    return Sampler(data.sampling, labels, data.sampling_beta)
+
+
 def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws with replacement, uniformly over classes.
-
-    Args:
-      labels: int `[examples]`.
-      rng: of the draws.
-
-    Returns:
-      Indices, int64 `[examples]`.
 
     Examples:
       >>> labels = np.repeat([0, 3], [900, 100])
@@ -63,41 +68,62 @@ def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(len(labels), len(labels), p=p / p.sum())
 
 
-def effective(labels: np.ndarray, beta: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws with replacement, an example with `p_i ∝ (1 − β) / (1 − β^n_y)`.
+def effective_number_probabilities(
+    labels: np.ndarray, beta: float = 0.9999
+) -> np.ndarray:
+    """The probability of each example when classes are resampled.
 
-    LDAM's sampler; see `corrupt.effective_number_probabilities`. `β = 0` draws all
-    examples alike, `β → 1` all classes alike.
+    `p_i ∝ (1 − β) / (1 − β^n)`, n the examples of i's class: one over the effective
+    number of its class. An epoch is as many draws, with replacement, as there are
+    examples.
+
+    `β = 0` draws all examples alike, `β → 1` all classes alike.
 
     Args:
-      labels: int `[examples]`.
+      labels: int `[examples]`; not changed.
       beta: overlap between examples, in [0, 1).
-      rng: of the draws.
 
     Returns:
-      Indices, int64 `[examples]`.
+      float64 `[examples]`, with sum 1.
+
+    Raises:
+      ValueError: labels of another shape or type, or `beta` outside [0, 1).
+
+    Examples:
+      >>> labels = np.repeat([0, 1], [900, 100])
+      >>> p = effective_number_probabilities(labels)
+      >>> round(float(p[labels == 1].sum() / p[labels == 0].sum()), 3)
+      0.961
+      >>> drawn = np.random.default_rng(0).choice(1000, 1000, p=p)
+      >>> bool(abs(labels[drawn].mean() - 0.49) < 0.05)
+      True
+
+    References:
+      The sampler of LDAM's code, where the option never reaches the loader, so that
+      "resampling" there trains on all examples alike; the number is of Cui et al.,
+      `Class-balanced loss based on effective number of samples
+      <https://arxiv.org/abs/1901.05555>`_.
     """
-    p = corrupt.effective_number_probabilities(labels, beta)
-    return rng.choice(len(labels), len(labels), p=p)
+    _check.integers(labels)
+    if not 0.0 <= beta < 1.0:
+        raise ValueError(f"beta is {beta}; it must be in [0, 1).")
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    # expm1, since 1 − β^n loses its digits as β nears 1. The factor 1 − β is common to
+    # all classes, so it drops out.
+    log_beta = math.log(beta) if beta > 0.0 else -math.inf
+    weights = (-1.0 / np.expm1(counts * log_beta))[classes]
+    return weights / weights.sum()
 
 
 def class_aware(
     labels: np.ndarray, rng: np.random.Generator, per_visit: int = PER_VISIT
 ) -> np.ndarray:
-    """Visits the classes in a cycle, and takes some examples of each.
+    """Visits the classes in a cycle, and takes `per_visit` examples of each.
 
     The classes are reshuffled whenever all have been visited, the examples of a class
-    whenever all have been taken. Kang et al. and Liu et al. sample so too, but their
-    cycles go on from epoch to epoch, while here each epoch begins its own, so that it
-    can be drawn without those before it.
-
-    Args:
-      labels: int `[examples]`.
-      rng: of the cycles.
-      per_visit: examples that a visit takes; the last one of an epoch may take fewer.
-
-    Returns:
-      Indices, int64 `[examples]`.
+    whenever all have been taken; the last visit of an epoch may take fewer. Kang et al.
+    and Liu et al. sample so too, but their cycles go on from epoch to epoch, while here
+    each epoch begins its own, so that it can be drawn without those before it.
 
     Examples:
       >>> labels = np.array([0, 0, 0, 0, 0, 0, 7, 7])

@@ -30,15 +30,7 @@ def words(text: str) -> list[str]:
 
 
 def vocabulary(texts: Iterable[str], size: int) -> list[str]:
-    """The most frequent words.
-
-    Args:
-      texts: what they are counted in.
-      size: how many at most.
-
-    Returns:
-      The words, the most frequent first; of equally frequent ones in alphabetical
-      order.
+    """At most `size` words, the most frequent first, equally frequent ones by alphabet.
 
     Examples:
       >>> vocabulary(["b a", "c c a", "d"], 3)
@@ -54,14 +46,8 @@ def vocabulary(texts: Iterable[str], size: int) -> list[str]:
 def ids(texts: Sequence[str], known: Sequence[str], length: int) -> np.ndarray:
     """The token ids of the last words of each text, padded in front.
 
-    Args:
-      texts: n texts.
-      known: the vocabulary.
-      length: tokens per text.
-
-    Returns:
-      int32 `[n, length]`: 0 for padding, 1 for an unknown token, 2 for the first of the
-      vocabulary, and so on.
+    int32 `[texts, length]`: 0 for padding, 1 for an unknown token, 2 for the first of
+    the known words, and so on.
 
     Examples:
       >>> ids(["a film", "not a good film"], ["a", "film"], 3).tolist()

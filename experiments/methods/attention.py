@@ -13,7 +13,7 @@ import optax
 import absgd_jax
 from experiments import configs
 from experiments.methods.hyperparams import StepHyperparams, step_hyperparams
-from experiments.methods.rule import Rule, WeightingInput, WeightingResult
+from experiments.methods.weighting import Rule, WeightingInput, WeightingResult
 
 
 def rule(run: configs.Run) -> Rule:
@@ -59,7 +59,7 @@ def _value(
     """Result by the gradient of the tilted loss, of the batch or per example."""
 
     def per_example_losses(params: Any, *examples: Any) -> Any:
-        losses, statistics = weighting_input.per_example_losses(params, *examples)
+        losses, statistics = weighting_input.losses_of(params, *examples)
         return losses, (losses, statistics)
 
     hyperparams, method = weighting_input.hyperparams, run.method

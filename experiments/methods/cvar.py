@@ -14,32 +14,24 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    later,
-    mean,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the ranks of the losses. The rule has no state."""
-    return later(lambda params, examples, classes: (), gradient)
+    return weighting.Rule(weighting.stateless, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
     """The gradient of the batch's conditional value at risk."""
-    present, cvar_alpha = (
-        weighting_input.present,
-        weighting_input.hyperparams.cvar_alpha,
-    )
+    present = weighting_input.present
+    cvar_alpha = weighting_input.hyperparams.cvar_alpha
 
     def weigh(losses: jax.Array) -> Any:
         order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
         ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
         p = jnp.clip(cvar_alpha * jnp.sum(present) - ranks, 0.0, 1.0) / cvar_alpha
-        return p, state, mean(p * losses, present)
+        return p, state, weighting.mean(p * losses, present)
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

@@ -28,7 +28,7 @@ def descent(
         else optax.clip_by_global_norm(optimizer.clip_norm)
     )
     decay = _decay(optimizer)
-    if run.method.name in ("adam", "abadam"):
+    if run.method.info.adam:
         return optax.chain(
             clip,
             optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps),

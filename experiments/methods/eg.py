@@ -13,18 +13,13 @@ import jax.numpy as jnp
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    later,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the losses of the batch. The rule has no state."""
-    return later(lambda params, examples, classes: (), gradient)
+    return weighting.Rule(weighting.stateless, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
@@ -36,4 +31,4 @@ def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResu
         objective = absgd_jax.tilted_loss(losses, lam, where=present)
         return jnp.sum(present) * p, state, objective
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

@@ -13,14 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    later,
-    mean,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
 class ExamplesState(NamedTuple):
@@ -29,13 +23,13 @@ class ExamplesState(NamedTuple):
     log_weights: jax.Array  # float32 [examples]: log w, whose w average one
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from all losses of an example so far."""
 
     def init(params: Any, examples: int, classes: int) -> ExamplesState:
         return ExamplesState(jnp.zeros(examples, jnp.float32))
 
-    return later(init, gradient)
+    return weighting.Rule(init, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: ExamplesState) -> WeightingResult:
@@ -50,6 +44,6 @@ def gradient(weighting_input: WeightingInput, state: ExamplesState) -> Weighting
         log_sum = jax.nn.logsumexp(log_weights)
         log_weights = log_weights - (log_sum - math.log(outside))
         p = jnp.exp(log_weights[weighting_input.index])
-        return p, ExamplesState(log_weights), mean(p * losses, present)
+        return p, ExamplesState(log_weights), weighting.mean(p * losses, present)
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

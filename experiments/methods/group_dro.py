@@ -20,13 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    later,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
 class GroupState(NamedTuple):
@@ -35,22 +30,19 @@ class GroupState(NamedTuple):
     log_q: jax.Array  # float32 [classes]: its exponentials sum to one
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the mean loss of each class."""
 
     def init(params: Any, examples: int, classes: int) -> GroupState:
         return GroupState(jax.nn.log_softmax(jnp.zeros(classes, jnp.float32)))
 
-    return later(init, gradient)
+    return weighting.Rule(init, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:
     """The gradient of `Σ_g q_g L_g`, with q updated by this batch."""
-    present, labels, step_size = (
-        weighting_input.present,
-        weighting_input.labels,
-        weighting_input.hyperparams.step_size,
-    )
+    present, labels = weighting_input.present, weighting_input.labels
+    step_size = weighting_input.hyperparams.step_size
 
     def weigh(losses: jax.Array) -> Any:
         zeros = jnp.zeros_like(state.log_q)
@@ -62,4 +54,4 @@ def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingRes
         p = jnp.sum(present) * q[labels] / numbers[labels]
         return p, GroupState(log_q), jnp.sum(q * of_class)
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

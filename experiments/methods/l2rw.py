@@ -1,6 +1,6 @@
-"""Learning to reweight: examples weigh as their gradients agree with the clean ones'.
+"""Learning to reweight: examples weigh as their gradients agree with the meta set's.
 
-With C the mean loss of the clean batch, `p̃_i = max(⟨∇L_i(w), ∇C(w)⟩, 0)` and
+With C the mean loss of the meta batch, `p̃_i = max(⟨∇L_i(w), ∇C(w)⟩, 0)` and
 `p_i = B p̃_i / Σ_j p̃_j`, or all zero where that sum is. Ren, Zeng, Yang and Urtasun,
 `Learning to Reweight Examples for Robust Deep Learning
 <https://arxiv.org/abs/1803.09050>`_, Eq. (7) to (9) and (12): a virtual step from
@@ -14,20 +14,20 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods import _clean
-from experiments.methods.rule import Rule, WeightingInput, WeightingResult, later
+from experiments.methods import _meta_gradient, weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
-def rule(run: configs.Run) -> Rule:
-    """Weights from the clean gradient at w. The rule has no state."""
-    return later(_clean.none, gradient)
+def rule(run: configs.Run) -> weighting.Rule:
+    """Weights from the gradient on the meta set at w. The rule has no state."""
+    return weighting.Rule(weighting.stateless, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """Result by two backward passes, batch and meta batch, and one tangent product."""
-    line = _clean.linearized(weighting_input)
-    slope, clean = _clean.derivative(weighting_input, line, None)
+    line = _meta_gradient.linearized(weighting_input)
+    slope, C = _meta_gradient.derivative(weighting_input, line, None)
     p = jnp.maximum(-slope, 0.0)  # η p̃
     total = jnp.sum(p)
     scale = jnp.sum(weighting_input.present) / jnp.where(total > 0.0, total, 1.0)
-    return _clean.weighted_by(weighting_input, line, p * scale, state, clean)
+    return _meta_gradient.weighted_by(weighting_input, line, p * scale, state, C)

@@ -1,10 +1,10 @@
-"""META: to the weight of its class, each example has what a clean batch adds.
+"""META: to the weight of its class, each example has what a meta batch adds.
 
 From the class weights w_y, by a virtual step along the sum,
 
     w' = w − η Σ_i w_{y_i} ∇L_i(w),    ε_i = ρ η ⟨∇L_i(w), ∇C(w')⟩,
 
-with C the mean loss of the clean batch and η the learning rate; then the direction is
+with C the mean loss of the meta batch and η the learning rate; then the direction is
 `mean_i (w_{y_i} + ε_i) ∇L_i(w)`. Jamal, Brown, Yang, Wang and Gong, `Rethinking
 Class-Balanced Methods for Long-Tailed Visual Recognition from a Domain Adaptation
 Perspective <https://arxiv.org/abs/2003.10780>`_, as their code has it: ε is −ρ times
@@ -20,19 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from experiments import configs
-from experiments.methods import _clean
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    mean,
-    weighted,
-)
+from experiments.methods import _meta_gradient, weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Class weights, and what is added to them. The rule has no state."""
-    return Rule(_clean.none, gradient, before, weighs_classes=True)
+    return weighting.Rule(weighting.stateless, gradient, before)
 
 
 def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
@@ -40,16 +34,22 @@ def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
 
     def weigh(losses: jax.Array) -> Any:
         p = weighting_input.class_weights[weighting_input.labels]
-        return p, state, mean(p * losses, weighting_input.present)
+        return p, state, weighting.mean(p * losses, weighting_input.present)
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(_unweighted(weighting_input), weigh)
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """Result by three backward passes, one on the meta set, and a tangent product."""
-    line = _clean.linearized(weighting_input)
+    line = _meta_gradient.linearized(_unweighted(weighting_input))
     of_class = weighting_input.class_weights[weighting_input.labels]
     virtual = jnp.where(weighting_input.present, of_class, 0.0)
-    slope, clean = _clean.derivative(weighting_input, line, virtual)
+    slope, C = _meta_gradient.derivative(weighting_input, line, virtual)
     p = of_class - weighting_input.hyperparams.step_size * slope
-    return _clean.weighted_by(weighting_input, line, p, state, clean)
+    return _meta_gradient.weighted_by(weighting_input, line, p, state, C)
+
+
+def _unweighted(weighting_input: WeightingInput) -> WeightingInput:
+    """The same with losses that leave the class weights to the rule."""
+    ones = jnp.ones_like(weighting_input.class_weights)
+    return weighting_input._replace(class_weights=ones)

@@ -1,6 +1,6 @@
-"""Meta-Weight-Net: a small network makes weights of losses, and learns from clean ones.
+"""Meta-Weight-Net: a small network makes weights of losses, and learns on a meta set.
 
-With `V(L; Θ)` of one hidden layer, ReLU and a sigmoid, and C the mean loss of the clean
+With `V(L; Θ)` of one hidden layer, ReLU and a sigmoid, and C the mean loss of the meta
 batch,
 
     w'(Θ) = w − η mean_i V(L_i; Θ) ∇L_i(w),    Θ ← Θ − Adam(∇_Θ C(w'(Θ))),
@@ -21,14 +21,8 @@ import jax.numpy as jnp
 import optax
 
 from experiments import configs
-from experiments.methods import _clean
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    cotangent,
-    later,
-)
+from experiments.methods import _meta_gradient, weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 HIDDEN = 100
 
@@ -49,9 +43,9 @@ class NetState(NamedTuple):
     adam: optax.OptState
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from a learned function of the loss."""
-    return later(init, gradient)
+    return weighting.Rule(init, gradient, before=weighting.plain)
 
 
 def init(params: Any, examples: int, classes: int) -> NetState:
@@ -77,16 +71,18 @@ def weigh(theta: Theta, losses: jax.Array) -> jax.Array:
 
 def gradient(weighting_input: WeightingInput, state: NetState) -> WeightingResult:
     """Result by three backward passes, one on the meta set, and a tangent product."""
-    line = _clean.linearized(weighting_input)
+    line = _meta_gradient.linearized(weighting_input)
     # What padding holds must not come to Θ, nor as 0 · ∞.
     losses = jnp.where(weighting_input.present, line.losses, 0.0)
     p, pullback = jax.vjp(lambda theta: weigh(theta, losses), state.theta)
-    virtual = cotangent(p, weighting_input.present)
-    slope, clean = _clean.derivative(weighting_input, line, virtual)
-    (gradient,) = pullback(cotangent(slope, weighting_input.present))
+    virtual = weighting.cotangent(p, weighting_input.present)
+    slope, C = _meta_gradient.derivative(weighting_input, line, virtual)
+    (gradient,) = pullback(weighting.cotangent(slope, weighting_input.present))
 
     direction, adam = optax.scale_by_adam().update(gradient, state.adam)
     descend = lambda theta, of: theta - weighting_input.hyperparams.step_size * of
     theta = jax.tree.map(descend, state.theta, direction)
     p = weigh(theta, losses)
-    return _clean.weighted_by(weighting_input, line, p, NetState(theta, adam), clean)
+    return _meta_gradient.weighted_by(
+        weighting_input, line, p, NetState(theta, adam), C
+    )

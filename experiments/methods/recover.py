@@ -31,13 +31,8 @@ import jax.numpy as jnp
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    cotangent,
-    later,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
 class RecoverState(NamedTuple):
@@ -51,14 +46,14 @@ class RecoverState(NamedTuple):
     tilted_loss: jax.Array  # float32 []: λ log u_{t−1}, which cannot overflow as u can
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """A direction from the batch's gradients at two points."""
 
     def init(params: Any, examples: int, classes: int) -> RecoverState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return RecoverState(jnp.bool_(False), params, zeros, jnp.float32(0.0))
 
-    return later(init, gradient)
+    return weighting.Rule(init, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: RecoverState) -> WeightingResult:
@@ -86,8 +81,10 @@ def gradient(weighting_input: WeightingInput, state: RecoverState) -> WeightingR
         return jnp.sum(present) * of_batch * jnp.exp(log_factor)
 
     p = weigh(losses, -log_ratio)
-    (new,) = pullback(cotangent(p, present))
-    (taken,) = pullback_before(cotangent(weigh(losses_before, log_taken), present))
+    (new,) = pullback(weighting.cotangent(p, present))
+    (taken,) = pullback_before(
+        weighting.cotangent(weigh(losses_before, log_taken), present)
+    )
     direction = jax.tree.map(
         lambda new, v, taken: new + ((1.0 - a) * v - taken),
         new,

@@ -18,13 +18,8 @@ import jax.numpy as jnp
 
 import absgd_jax
 from experiments import configs
-from experiments.methods.rule import (
-    Rule,
-    WeightingInput,
-    WeightingResult,
-    later,
-    weighted,
-)
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
 class TermState(NamedTuple):
@@ -34,22 +29,19 @@ class TermState(NamedTuple):
     tilted_loss: jax.Array  # float32 []: R = λ log s, which cannot overflow as s can
 
 
-def rule(run: configs.Run) -> Rule:
+def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the losses of the batch and a running normaliser."""
 
     def init(params: Any, examples: int, classes: int) -> TermState:
         return TermState(jnp.bool_(False), jnp.float32(0.0))
 
-    return later(init, gradient)
+    return weighting.Rule(init, gradient, before=weighting.plain)
 
 
 def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResult:
     """The gradient of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
-    present, lam, gamma = (
-        weighting_input.present,
-        weighting_input.hyperparams.lam,
-        weighting_input.hyperparams.gamma,
-    )
+    present, hyperparams = weighting_input.present, weighting_input.hyperparams
+    lam, gamma = hyperparams.lam, hyperparams.gamma
 
     def weigh(losses: jax.Array) -> Any:
         T = absgd_jax.tilted_loss(losses, lam, where=present)
@@ -64,4 +56,4 @@ def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResu
         p = jnp.sum(present) * of_batch * jnp.exp((T - R) / lam)
         return p, TermState(jnp.bool_(True), R), R
 
-    return weighted(weighting_input, weigh)
+    return weighting.weighted(weighting_input, weigh)

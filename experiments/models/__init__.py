@@ -58,7 +58,7 @@ def build(
 
 def _maps(model: configs.Model, data: configs.Data) -> jax.ShapeDtypeStruct:
     """Shape and dtype of its last maps, of one image; nothing is computed."""
-    size = data.image_size or data.kind.shape[0]
+    size = data.image_size or data.info.shape[0]
 
     def maps() -> jax.Array:
         network = _plain(model, data, nnx.Rngs(0), None)
@@ -96,7 +96,7 @@ def _plain(
     if model.name == "convnet":
         return ConvNet(data.classes, **shared)
     if model.name == "sce_cnn":
-        size = data.image_size or data.kind.shape[0]
+        size = data.image_size or data.info.shape[0]
         return SceCnn(data.classes, size=size, **shared)
     variant, blocks = resnet.NETWORKS[model.name]
     return resnet.ResNet(variant, model.blocks or blocks, data.classes, **shared)

@@ -11,7 +11,7 @@ import safetensors.numpy
 from flax import nnx
 
 from experiments import configs
-from experiments.data import sources
+from experiments.data.types import DamagedData, MissingData
 from experiments.models.network import Network
 from experiments.models.norm import BatchNorm
 from experiments.models.resnet import ResNet, Subsample
@@ -46,8 +46,8 @@ def load(network: Network, path: pathlib.Path) -> bool:
     Raises:
       configs.BadConfiguration: the network has no such names, or the file no such
         suffix.
-      sources.MissingData: there is no file.
-      sources.DamagedData: arrays are missing, too many, or of other shapes, or have
+      MissingData: there is no file.
+      DamagedData: arrays are missing, too many, or of other shapes, or have
         numbers that are not finite; or the logits differ from those in the file by more
         than `TOLERANCE` times the largest of them.
     """
@@ -78,7 +78,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"got {path}."
         )
     if not path.is_file():
-        raise sources.MissingData(f"{path}: no such file of weights.")
+        raise MissingData(f"{path}: no such file of weights.")
     try:
         if path.suffix == ".npz":
             if not zipfile.is_zipfile(path):  # `np.load` opens other files too
@@ -94,7 +94,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         safetensors.SafetensorError,
     ) as error:
-        raise sources.DamagedData(f"{path}: cannot be read: {error}") from error
+        raise DamagedData(f"{path}: cannot be read: {error}") from error
     return {
         name.removeprefix("module."): np.asarray(array, np.float32)
         for name, array in arrays.items()
@@ -150,7 +150,7 @@ def _assign(network: ResNet, arrays: dict[str, np.ndarray], path: pathlib.Path) 
     ):
         if names:
             more = ", …" if len(names) > _SHOWN else ""
-            raise sources.DamagedData(
+            raise DamagedData(
                 f"{path}: {len(names)} arrays {what}: "
                 f"{', '.join(names[:_SHOWN])}{more}."
             )
@@ -173,14 +173,14 @@ def _check(
     """Refuses a file whose logits the network does not make."""
     kernel, bias = arrays["fc.weight"], arrays["fc.bias"]
     if [array.ndim for array in checks] != [4, 2]:
-        raise sources.DamagedData(
+        raise DamagedData(
             f"{path}: {' and '.join(_CHECKS)} must be there together, of 4 and of 2 "
             f"axes, got shapes {[array.shape for array in checks]}."
         )
     images, logits = checks
     channels = network.stem.convolution.in_features
     if images.shape[-1] != channels or logits.shape != (len(images), len(bias)):
-        raise sources.DamagedData(
+        raise DamagedData(
             f"{path}: check.images {images.shape} and check.logits {logits.shape} do "
             f"not fit {channels} channels and {len(bias)} classes."
         )
@@ -196,7 +196,7 @@ def _check(
     difference = np.max(np.abs(found - logits), initial=0.0)
     allowed = TOLERANCE * np.max(np.abs(logits), initial=0.0)
     if not difference <= allowed:
-        raise sources.DamagedData(
+        raise DamagedData(
             f"{path}: the network's logits differ from check.logits by up to "
             f"{difference:.3g}, more than {allowed:.3g}."
         )

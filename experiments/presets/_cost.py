@@ -4,22 +4,6 @@ import math
 
 from experiments import configs
 
-# Training examples of each class as published.
-_PER_CLASS: dict[configs.Source, tuple[int, ...]] = {
-    "digits": (178, 182, 177, 183, 181, 182, 181, 179, 174, 180),
-    "cifar10": (5000,) * 10,
-    "cifar100": (500,) * 100,
-    "imdb": (12_500,) * 2,
-}
-_COVID_IMAGES = 378  # of the last class; the others follow from the ratio
-# In all, of the sets that are imbalanced by themselves.
-_TOTAL: dict[configs.Source, int] = {
-    "imagenet_lt": 115_846,
-    "places_lt": 62_500,
-    "inaturalist18": 437_513,
-    "clothing1m": 1_000_000,
-}
-
 # Seconds of a training step on two idle CPU cores: of an example, and of the step as
 # such, which is most of it where the network is small.
 _SECONDS = {"resnet32": (0.9 / 128, 0.0), "convnet": (0.0, 0.01)}
@@ -45,23 +29,19 @@ def examples(data: configs.Data) -> int:
     Returns:
       Their number.
     """
-    from experiments.data import corrupt
+    from experiments.data import covid, imbalance
 
-    thin = {
-        "long_tail": corrupt.long_tail_counts,
-        "step": corrupt.step_counts,
-    }[data.imbalance]
-    held_out = data.validation_per_class + data.test_per_class + data.clean_per_class
-    if data.source in _TOTAL:
-        return _TOTAL[data.source] - data.classes * held_out
+    rule = {"long_tail": imbalance.long_tail_counts, "step": imbalance.step_counts}
+    counts_of = rule[data.imbalance]
+    ratio, classes, published = data.imbalance_ratio, data.classes, data.info.examples
+    held_out = data.validation_per_class + data.test_per_class + data.meta_per_class
     if data.source == "covid_lt":  # subsampled before anything is held out
-        head = round(_COVID_IMAGES * data.imbalance_ratio)
-        return sum(thin(head, data.classes, data.imbalance_ratio)) - (
-            data.classes * held_out
-        )
-    counts = [count - held_out for count in _PER_CLASS[data.source]]
-    if data.imbalance_ratio > 1.0:
-        counts = thin(min(counts), data.classes, data.imbalance_ratio)
+        published = sum(counts_of(round(covid.SCARCEST * ratio), classes, ratio))
+    if isinstance(published, int):
+        return published - classes * held_out
+    counts = [count - held_out for count in published]
+    if ratio > 1.0:
+        counts = counts_of(min(counts), classes, ratio)
     return sum(counts)
 
 
@@ -73,7 +53,7 @@ def steps_per_epoch(run: configs.Run) -> int:
 def seconds(run: configs.Run) -> float | None:
     """Seconds of all training steps on two CPU cores; None if no step was measured."""
     measured = _SECONDS.get(run.model.name)
-    if measured is None or run.data.kind.files or run.model.blocks:
+    if measured is None or run.data.info.files or run.model.blocks:
         return None
     example, step = measured
     return run.epochs * steps_per_epoch(run) * (step + example * run.batch_size)

@@ -109,7 +109,7 @@ class Preset:
     def command(self) -> str:
         """Its command line."""
         command = f"python -m experiments train {self.name}"
-        if self.run.data.source != "digits":
+        if self.run.data.info.directory:
             command += " --data-dir DIR"
         if self.pretrained:
             command += " --model.pretrained FILE"

@@ -45,7 +45,7 @@ def smoke(run: configs.Run) -> configs.Run:
     held_out = (
         min(data.validation_per_class, 1)
         + min(data.test_per_class, 2)
-        + min(data.clean_per_class, 1)
+        + min(data.meta_per_class, 1)
     )
     changes = {
         "data.partial": True,
@@ -53,7 +53,7 @@ def smoke(run: configs.Run) -> configs.Run:
         "data.examples_per_class": per_class + held_out,
         "data.validation_per_class": min(data.validation_per_class, 1),
         "data.test_per_class": min(data.test_per_class, 2),
-        "data.clean_per_class": min(data.clean_per_class, 1),
+        "data.meta_per_class": min(data.meta_per_class, 1),
         "model.name": model,
         "model.widths": widths,
         "model.blocks": (1,) * len(widths) if model in _RESIDUAL else (),
@@ -61,10 +61,10 @@ def smoke(run: configs.Run) -> configs.Run:
         "epochs": 3,
         "batch_size": 50 if data.classes == 100 else 8,
     }
-    if data.kind.files:
+    if data.info.files:
         changes["data.image_size"] = 32
     if data.source == "covid_lt":  # a tail from the start, which a cap would even out
         changes["data.total"] = 3 * per_class
-    if data.kind.inputs == "text":
+    if data.info.inputs == "text":
         changes |= {"data.vocabulary": 200, "data.length": 20}
     return configs.replace(run, changes)

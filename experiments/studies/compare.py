@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from benchmarks import step_cost
 from experiments import configs
-from experiments.data import pipeline, sources
+from experiments.data import datasets
+from experiments.data.task import load_task
 from experiments.models import posthoc_classifiers
 from experiments.report import formatting
 from experiments.results import metrics, run_dir, run_log
@@ -90,7 +91,7 @@ def main(preset: str, config: configs.Compare) -> int:
     setting = _Setting(preset, base, config.session, out)
     outcomes: list[Outcome] = []
     interrupted = False
-    with sources.remembering():
+    with datasets.remembering():
         _require_validation(setting)
         try:
             for outcome in _train_all(setting, chosen, config.seeds):
@@ -108,7 +109,7 @@ def main(preset: str, config: configs.Compare) -> int:
 def _require_validation(setting: _Setting) -> None:
     session, data = setting.session, setting.base.data
     try:
-        task = pipeline.task(data, 0, session.data_dir, download=session.download)
+        task = load_task(data, 0, session.data_dir, download=session.download)
     except ValueError as error:  # more is asked for than there is
         raise configs.BadConfiguration(str(error)) from error
     if task.validation is None:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import configs
-from experiments.data import pipeline
+from experiments.data.task import load_task
 from experiments.results import run_log
 from experiments.studies import demo_report
 from experiments.train import loop, sharding
@@ -86,7 +86,7 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
     Raises:
       FloatingPointError: a loss is not finite; names the step.
     """
-    task = pipeline.task(run.data, run.seed)
+    task = load_task(run.data, run.seed)
     layout, session = sharding.layout(1), configs.Session()
 
     def write_named(**event: Any) -> None:

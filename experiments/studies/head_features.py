@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments import configs
-from experiments.data import pipeline
+from experiments.data import loader
+from experiments.data.task import Task
 from experiments.studies import reproduce
 from experiments.studies.reproduce import ROWS, Cell
 from experiments.train import loop, runs, steps
@@ -39,13 +40,13 @@ def write(config: configs.Reproduce, setting: str) -> None:
 
 
 def _of_network(
-    run: configs.Run, task: pipeline.Task, state: steps.TrainState
+    run: configs.Run, task: Task, state: steps.TrainState
 ) -> dict[str, np.ndarray]:
     layout, session = reproduce.one_device()
     features = steps.program(run, layout).features
     on_host = dataclasses.replace(run.data, augment_on="host")
     passes = range(run.epochs, run.epochs + PASSES)  # none that it was trained on
-    batches = pipeline.training(
+    batches = loader.training(
         task.train, on_host, run.batch_size, seed=run.seed, epochs=passes
     )
     parts: list[Any] = []

@@ -13,15 +13,6 @@ from experiments import configs
 GRID = 3  # values that each method's hyperparameter is chosen among
 NORMALISED = "+norm"  # suffix: the same with logits divided by their norm
 
-# Examples of each class that are held out for validation, where the data set has no
-# validation split, and for the meta set.
-_VALIDATION: dict[configs.Source, int] = {
-    "cifar10": 100,
-    "cifar100": 10,
-    "imdb": 250,
-    "covid_lt": 20,
-}
-_CLEAN = 10
 _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 
 
@@ -66,13 +57,13 @@ def plain(run: configs.Run) -> configs.Run:
     Returns:
       The run with plain method and loss and a validation set, evaluated at its end.
     """
-    held_out = run.data.validation_per_class or _VALIDATION.get(run.data.source, 0)
+    held_out = run.data.validation_per_class or run.data.info.validation_per_class
     return configs.replace(
         run,
         {
             "data.validation_per_class": held_out,
             "data.sampling": "shuffled",
-            "data.clean_per_class": 0,
+            "data.meta_per_class": 0,
             "model.head": "linear",
             "loss": configs.Loss(logit_norm=run.loss.logit_norm),
             "method": configs.Method("sgd", start_at=_start(run)),
@@ -301,7 +292,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
 
 def _learned(run: configs.Run) -> list[MethodGrid]:
     """Methods that learn weights on a clean, balanced meta set."""
-    clean = {"data.clean_per_class": _CLEAN // 2 if _small(run) else _CLEAN}
+    clean = {"data.meta_per_class": run.data.info.meta_per_class}
     weighted = {"loss.class_weights": True, "loss.class_weights_from": _start(run)}
 
     def rates(*values: float) -> Any:
@@ -331,10 +322,6 @@ def _learned(run: configs.Run) -> list[MethodGrid]:
             3,
         ),
     ]
-
-
-def _small(run: configs.Run) -> bool:
-    return run.data.source == "digits"
 
 
 def _two_stage(run: configs.Run) -> list[MethodGrid]:

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import configs, presets
-from experiments.data import packed, pipeline
+from experiments.data import packed
+from experiments.data.task import Task, load_task
 from experiments.results import run_log
 from experiments.train import checkpoint, loop, sharding, steps
 
@@ -260,7 +261,7 @@ def one_device() -> tuple[sharding.Layout, configs.Session]:
 
 def plainly_trained(
     run: configs.Run, config: configs.Reproduce
-) -> tuple[pipeline.Task, steps.TrainState]:
+) -> tuple[Task, steps.TrainState]:
     """Examples of a run, and the state after plain training, trained if need be.
 
     Raises:
@@ -285,10 +286,10 @@ def _print_pending(
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
 
 
-def _task(run: configs.Run, config: configs.Reproduce) -> pipeline.Task:
+def _task(run: configs.Run, config: configs.Reproduce) -> Task:
     if config.packed is not None:
         return packed.read(config.packed, run.data)
-    return pipeline.task(run.data, run.seed, config.data_dir)
+    return load_task(run.data, run.seed, config.data_dir)
 
 
 def _pack(config: configs.Reproduce, settings: Iterable[str]) -> int:
@@ -332,7 +333,7 @@ def _train_if_free(
     return True
 
 
-def _start(run: configs.Run, task: pipeline.Task, bench: _Bench) -> loop.Start | None:
+def _start(run: configs.Run, task: Task, bench: _Bench) -> loop.Start | None:
     """Where a run departs from plain training; None while another process trains it."""
     switch = run.epoch_at(run.method.start_at)
     if switch == 0:
@@ -348,7 +349,7 @@ def _start(run: configs.Run, task: pipeline.Task, bench: _Bench) -> loop.Start |
 
 
 def _after_first_stage(
-    run: configs.Run, task: pipeline.Task, bench: _Bench
+    run: configs.Run, task: Task, bench: _Bench
 ) -> steps.TrainState | None:
     """The state after plain training; None while another process trains it."""
     switch, plain = run.epoch_at(run.method.start_at), first_stage(run)
@@ -368,7 +369,7 @@ def _after_first_stage(
 
 def _train(
     run: configs.Run,
-    task: pipeline.Task,
+    task: Task,
     bench: _Bench,
     out: pathlib.Path,
     start: loop.Start,

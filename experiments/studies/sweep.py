@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import configs
-from experiments.data import pipeline, sources
-from experiments.data.pipeline import Task
+from experiments.data import datasets
+from experiments.data.task import Task, load_task
 from experiments.report import formatting
 from experiments.results import run_dir, run_log
 from experiments.train import checkpoint, loop, runs, sharding, vmapped
@@ -65,10 +65,10 @@ def main(preset: str, config: configs.Sweep) -> int:
     out = session.out or pathlib.Path(f"runs/sweep-{preset}")
     described = _described(preset, config)
     _require_same(out, described)
-    with sources.remembering():
+    with datasets.remembering():
         try:
             tasks = [
-                pipeline.task(
+                load_task(
                     config.run.data, seed, session.data_dir, download=session.download
                 )
                 for seed in range(config.seeds)

@@ -24,8 +24,9 @@ from sklearn.model_selection import train_test_split
 import absgd_jax
 from absgd_jax import _radius, _weights
 from experiments import configs
-from experiments.data import corrupt
-from experiments.data.sources import MissingData, digits
+from experiments.data import imbalance, label_noise
+from experiments.data.digits import digits
+from experiments.data.types import MissingData
 from experiments.results import run_log
 from experiments.studies import untuned_report
 from experiments.studies.untuned_report import DATA, HEAD, RATES, RUNS, Setting
@@ -130,11 +131,11 @@ def split(
     train_labels = labels[train]
     if tail > 1.0:
         head = int(np.bincount(train_labels).min())
-        counts = corrupt.long_tail_counts(head, classes, tail)
+        counts = imbalance.long_tail_counts(head, classes, tail)
         kept = [np.flatnonzero(train_labels == k)[:n] for k, n in enumerate(counts)]
         train, train_labels = (a[np.concatenate(kept)] for a in (train, train_labels))
     if noise > 0.0:
-        train_labels, _ = corrupt.symmetric_noise(train_labels, noise, classes, rng)
+        train_labels, _ = label_noise.symmetric_noise(train_labels, noise, classes, rng)
     mean, std = inputs[train].mean(0), inputs[train].std(0)
     inputs = (inputs - mean) / np.where(std > 1e-6, std, 1.0)
     parts = {"val": val, "test": test}

@@ -17,10 +17,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import configs, methods
-from experiments.data import pipeline
-from experiments.data.pipeline import Batch
-from experiments.data.sampling import Sampler
-from experiments.data.sources import Examples
+from experiments.data import loader, sampling
+from experiments.data.loader import Batch
+from experiments.data.types import Examples
 from experiments.train import steps
 from experiments.train.sharding import AXIS, Layout
 
@@ -59,7 +58,7 @@ def require(run: configs.Run) -> None:
       BadConfiguration: the device loop does not support it; the message has the remedy.
     """
     data = run.data
-    if data.kind.files:
+    if data.info.files:
         raise configs.BadConfiguration(
             f"{data.source} is decoded image by image on the host, and does not stay "
             "on the device: train with --steps-per-dispatch 1, and without vmap."
@@ -206,7 +205,7 @@ def to_device(examples: Examples, layout: Layout) -> DeviceDataset:
 def epoch_indices(
     run: configs.Run, labels: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of an epoch's batches, in the order of `pipeline.training`.
+    """The indices of an epoch's batches, in the order of `loader.training`.
 
     Args:
       run: data, batch size and seed.
@@ -216,20 +215,14 @@ def epoch_indices(
     Returns:
       `index` int32 and `present` bool, each `[batches, batch]`.
     """
-    drawn = pipeline.order(run.seed, number, len(labels), sampler=sampler(run, labels))
+    drawn = loader.order(
+        run.seed, number, len(labels), sampler=sampling.sampler(run.data, labels)
+    )
     missing = -len(drawn) % run.batch_size
     index = np.pad(drawn.astype(np.int32), (0, missing))
     present = np.arange(len(index)) < len(drawn)
     shape = (-1, run.batch_size)
     return index.reshape(shape), present.reshape(shape)
-
-
-def sampler(run: configs.Run, labels: np.ndarray) -> Sampler | None:
-    """The sampler of a run; None where epochs are shuffled."""
-    data = run.data
-    if data.sampling == "shuffled":
-        return None
-    return Sampler(data.sampling, labels, data.sampling_beta)
 
 
 def dispatch_size(per_epoch: int, most: int) -> int:

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from experiments import configs, methods
-from experiments.data import pipeline
-from experiments.data.pipeline import Task
-from experiments.data.sources import Examples
+from experiments.data import loader
+from experiments.data.task import Task
+from experiments.data.types import Examples
 from experiments.results import metrics
-from experiments.train import device_loop, objectives, steps
+from experiments.train import device_loop, steps
+from experiments.train.losses import class_weights
 from experiments.train.sharding import Layout
 
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
@@ -104,7 +105,9 @@ def fit(
             totals = dict(position.totals) if first else {}
             if first == 0 and _prunes(run, epoch):
                 state = _prune(program, layout, state, task.train, run, session)
-            stats = stats._replace(class_weights=class_weights(run, task, epoch))
+            stats = stats._replace(
+                class_weights=class_weights(run, task.class_counts, epoch)
+            )
             unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
                 collections.deque()
             )
@@ -144,7 +147,7 @@ class _HostLoop:
         self,
         program: steps.Program,
         run: configs.Run,
-        batches: pipeline.Prefetched,
+        batches: loader.Prefetched,
         per_epoch: int,
     ) -> None:
         self._program, self._run = program, run
@@ -184,8 +187,8 @@ def _updates(
     if most > 1:
         yield device_loop.DeviceLoop(run, task.train, layout, per_epoch, most)
         return
-    loader = batches_from(position, run, task, layout, session)
-    with pipeline.prefetch(loader, session.prefetch, layout.shard) as batches:
+    ahead = batches_from(position, run, task, layout, session)
+    with loader.prefetch(ahead, session.prefetch, layout.shard) as batches:
         yield _HostLoop(program, run, batches, per_epoch)
 
 
@@ -241,7 +244,7 @@ def evaluate(
 
 def in_order(
     examples: Examples, run: configs.Run, layout: Layout, session: configs.Session
-) -> Iterator[pipeline.Batch]:
+) -> Iterator[loader.Batch]:
     """Batches of the examples in order and without augmentation, on the devices.
 
     Args:
@@ -255,14 +258,14 @@ def in_order(
     """
     size = min(EVAL_BATCH, 2 * run.batch_size)
     size = -(-size // layout.devices) * layout.devices
-    batches = pipeline.batches(
+    batches = loader.batches(
         examples,
         run.data,
         size,
         rows=layout.rows(size),
         workers=session.workers,
     )
-    with pipeline.prefetch(batches, session.prefetch, layout.shard) as placed:
+    with loader.prefetch(batches, session.prefetch, layout.shard) as placed:
         yield from placed
 
 
@@ -272,7 +275,7 @@ def batches_from(
     task: Task,
     layout: Layout,
     session: configs.Session,
-) -> Generator[pipeline.Batch, None, None]:
+) -> Generator[loader.Batch, None, None]:
     """The batches of a training from a position on.
 
     For a method that uses the meta set each batch comes with a batch of it.
@@ -287,7 +290,7 @@ def batches_from(
     Returns:
       Batches of this host's rows, in host memory. Closing it ends its processes.
     """
-    batches = pipeline.training(
+    batches = loader.training(
         task.train,
         run.data,
         run.batch_size,
@@ -299,12 +302,12 @@ def batches_from(
     )
     if not run.method.uses_meta_set:
         return batches
-    assert task.clean is not None
+    assert task.meta is not None
     per_epoch = steps_per_epoch(run, task)
-    size = min(run.method.clean_batch_size, len(task.clean.labels))
+    size = min(run.method.meta_batch_size, len(task.meta.labels))
     padded = -(-size // layout.devices) * layout.devices
-    clean = pipeline.clean(
-        task.clean,
+    meta = loader.meta_batches(
+        task.meta,
         run.data,
         size,
         seed=run.seed,
@@ -315,7 +318,7 @@ def batches_from(
         rows=layout.rows(padded),
         workers=session.workers,
     )
-    return pipeline.with_meta_batches(batches, clean)
+    return loader.with_meta_batches(batches, meta)
 
 
 def dataset_stats(run: configs.Run, task: Task, layout: Layout) -> steps.DatasetStats:
@@ -324,12 +327,6 @@ def dataset_stats(run: configs.Run, task: Task, layout: Layout) -> steps.Dataset
     return layout.replicate(
         steps.DatasetStats(counts, np.ones_like(counts), task.mislabelled)
     )
-
-
-def class_weights(run: configs.Run, task: Task, epoch: int) -> np.ndarray:
-    """The weight of each class in an epoch, float32 `[classes]`."""
-    on = epoch >= run.epoch_at(run.loss.class_weights_from)
-    return objectives.class_weights(run.loss, task.class_counts, on)
 
 
 def _prunes(run: configs.Run, epoch: int) -> bool:

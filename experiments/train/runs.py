@@ -20,8 +20,8 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from experiments import configs, models
-from experiments.data import pipeline
-from experiments.data.sources import DamagedData, Examples
+from experiments.data.task import Task, load_task
+from experiments.data.types import DamagedData, Examples
 from experiments.models import posthoc_classifiers
 from experiments.results import run_dir, run_log
 from experiments.train import checkpoint, device_loop, loop, sharding, steps
@@ -60,7 +60,7 @@ def main(
         device_loop.require(run)
     require_same(out, run)
     try:
-        task = pipeline.task(
+        task = load_task(
             run.data, run.seed, session.data_dir, download=session.download
         )
     except ValueError as error:  # more is asked for than there is
@@ -335,10 +335,10 @@ def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
 
 def _reopen(
     out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
-) -> tuple[run_dir.Kept, pipeline.Task, sharding.Layout, int, steps.TrainState]:
+) -> tuple[run_dir.Kept, Task, sharding.Layout, int, steps.TrainState]:
     """Restores a trained network with its data set, for evaluation."""
     kept = run_dir.load(out)
-    task = pipeline.task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
+    task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
     layout = sharding.layout(devices)
     step, state = restore(out, kept, layout)
     return kept, task, layout, step, state
@@ -412,7 +412,7 @@ def _compare(where: str, there: configs.Run, here: configs.Run) -> None:
 
 def _start(
     run: configs.Run,
-    task: pipeline.Task,
+    task: Task,
     layout: sharding.Layout,
     session: configs.Session,
     saver: checkpoint.Checkpoints,
@@ -444,7 +444,7 @@ def _restore(
 
 def _network(
     run: configs.Run,
-    task: pipeline.Task,
+    task: Task,
     layout: sharding.Layout,
     session: configs.Session,
 ) -> Any:
@@ -484,7 +484,7 @@ def _remember(
     network: Any,
     state: steps.TrainState,
     first: configs.Run,
-    task: pipeline.Task,
+    task: Task,
     layout: sharding.Layout,
     session: configs.Session,
 ) -> None:
@@ -517,7 +517,7 @@ def write_config(
     preset: str,
     run: configs.Run,
     session: configs.Session,
-    task: pipeline.Task,
+    task: Task,
 ) -> None:
     """Writes the resolved configuration, devices and versions as config.json.
 

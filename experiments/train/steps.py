@@ -15,10 +15,10 @@ from flax import nnx
 import absgd_jax
 from experiments import configs, methods, models
 from experiments.data import augment
-from experiments.data.pipeline import Batch
+from experiments.data.loader import Batch
 from experiments.methods import StepHyperparams
 from experiments.results import metrics
-from experiments.train import objectives
+from experiments.train.losses import per_example_losses
 from experiments.train.sharding import AXIS, Layout
 
 NAMED = 8  # most examples whose loss is not finite that the metrics of a step name
@@ -87,7 +87,7 @@ class Program(NamedTuple):
 
 def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
     """Scales bytes to [0, 1] and normalises images; returns token ids unchanged."""
-    if data.kind.inputs == "text":
+    if data.info.inputs == "text":
         return inputs
     images = inputs.astype(jnp.float32)
     if inputs.dtype == jnp.uint8:
@@ -128,25 +128,21 @@ def train_step(
     kept = state.kept[batch.index] if state.kept.size else None
 
     rule = methods.rule(run)
-    class_weights = stats.class_weights
-    weighs_classes = rule.weighs_classes
-    if weighs_classes:
-        stats = stats._replace(class_weights=jnp.ones_like(class_weights))
 
-    def per_example_losses(
+    def forward(
         params: Any,
         inputs: jax.Array,
         labels: jax.Array,
         present: jax.Array,
         keys: jax.Array,
         kept: jax.Array | None,
-        class_weights: jax.Array = stats.class_weights,
+        class_weights: jax.Array,
     ) -> tuple[jax.Array, Any]:
         # A copy: its statistics are written at this level of tracing.
         network = nnx.merge(graph, params, state.frozen, state.statistics, copy=True)
         network.train()
         features = network.features(inputs, present, keys)
-        losses = objectives.per_example_losses(
+        losses = per_example_losses(
             run.loss,
             network.head(features),
             labels,
@@ -160,33 +156,33 @@ def train_step(
         )
         return losses, nnx.state(network, nnx.Not(nnx.Param))
 
-    clean = batch.clean
+    meta = batch.meta
 
-    def clean_loss(params: Any) -> jax.Array:
-        assert clean is not None
+    def meta_loss(params: Any) -> jax.Array:
+        assert meta is not None
         # The meta batch has random keys of its own.
-        inputs, keys = _prepared(run, clean, jax.random.fold_in(key, 2), axis_name)
-        losses, _ = per_example_losses(
+        inputs, keys = _prepared(run, meta, jax.random.fold_in(key, 2), axis_name)
+        losses, _ = forward(
             params,
             inputs,
-            clean.labels,
-            clean.present,
+            meta.labels,
+            meta.present,
             keys,
-            clean.present,  # truncation prunes none of them
-            jnp.ones_like(class_weights),
+            meta.present,  # truncation prunes none of them
+            jnp.ones_like(stats.class_weights),
         )
-        return jnp.sum(losses, where=clean.present) / jnp.sum(clean.present)
+        return jnp.sum(losses, where=meta.present) / jnp.sum(meta.present)
 
     weighting_input = methods.WeightingInput(
         params=state.params,
-        per_example_losses=per_example_losses,
+        per_example_losses=forward,
         examples=(inputs, batch.labels, batch.present, keys, kept),
         present=batch.present,
         labels=batch.labels,
         index=batch.index,
-        class_weights=class_weights,
+        class_weights=stats.class_weights,
         hyperparams=hyperparams,
-        clean_loss_of=None if clean is None else clean_loss,
+        meta_loss_of=None if meta is None else meta_loss,
         axis_name=axis_name,
     )
     gradient = rule.gradient if on or rule.before is None else rule.before
@@ -379,7 +375,7 @@ def essential(run: configs.Run) -> configs.Run:
             "data": configs.Data(
                 source=run.data.source,
                 test_per_class=1 if run.data.test_per_class else 0,
-                clean_per_class=1 if run.method.uses_meta_set else 0,
+                meta_per_class=1 if run.method.uses_meta_set else 0,
                 image_size=run.data.image_size,
                 mean=run.data.mean,
                 std=run.data.std,
@@ -405,7 +401,7 @@ def essential(run: configs.Run) -> configs.Run:
                 uniform=False,
                 step_size=0.0,
                 cvar_alpha=1.0,
-                clean_batch_size=2,
+                meta_batch_size=2,
             ),
             "loss": dataclasses.replace(
                 run.loss,
@@ -495,7 +491,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 def _untrained(run: configs.Run) -> configs.Run:
     """A run with defaults for the fields that only training depends on."""
     plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
-    plain |= {"optimizer": configs.Optimizer(), "data.clean_per_class": 0}
+    plain |= {"optimizer": configs.Optimizer(), "data.meta_per_class": 0}
     return configs.replace(run, plain)
 
 

@@ -9,7 +9,6 @@ device once.
 import collections
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,11 +17,13 @@ import jax
 import numpy as np
 
 from experiments import configs, methods
-from experiments.data.pipeline import Task
-from experiments.data.sources import Examples
+from experiments.data.distinct import Distinct
+from experiments.data.task import Task
+from experiments.data.types import Examples
 from experiments.results import metrics
 from experiments.train import device_loop, loop, steps
 from experiments.train.device_loop import DeviceDataset
+from experiments.train.losses import class_weights
 from experiments.train.sharding import Layout
 
 _SPLITS = ("train", "validation", "test")
@@ -145,7 +146,9 @@ class VmappedRuns:
         found = [drawn[run.seed, id(task)] for run, task in self._each()]
         index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
         self._indices = index, present
-        weights = [loop.class_weights(run, task, epoch) for run, task in self._each()]
+        weights = [
+            class_weights(run, task.class_counts, epoch) for run, task in self._each()
+        ]
         self._stats = self._stats._replace(class_weights=np.stack(weights))
 
     def advance(
@@ -340,17 +343,17 @@ def _to_device(
     tasks: Sequence[Task], layout: Layout
 ) -> dict[str, DeviceDataset | None]:
     """Copies all splits to the device: distinct inputs once, rows for each run."""
-    pool = _Pool()
+    distinct = Distinct()
     known: dict[int, dict[str, Any]] = {}
     for task in tasks:
         if id(task) not in known:
             known[id(task)] = {
                 name: None
                 if (examples := getattr(task, name)) is None
-                else (pool.add(examples.inputs), examples.labels.astype(np.int32))
+                else (distinct.add(examples.inputs), examples.labels.astype(np.int32))
                 for name in _SPLITS
             }
-    inputs = layout.replicate(pool.inputs())
+    inputs = layout.replicate(distinct.stacked())
     found: dict[str, DeviceDataset | None] = {}
     for name in _SPLITS:
         own = [known[id(task)][name] for task in tasks]
@@ -360,25 +363,3 @@ def _to_device(
         rows, labels = (np.stack(each) for each in zip(*own, strict=True))
         found[name] = DeviceDataset(inputs, *layout.replicate((rows, labels)))
     return found
-
-
-class _Pool:
-    """Distinct inputs, each stored once."""
-
-    def __init__(self) -> None:
-        self._rows: dict[bytes, int] = {}
-        self._kept: list[np.ndarray] = []
-
-    def add(self, inputs: np.ndarray) -> np.ndarray:
-        """Adds inputs; returns the row of each, int32 `[n]`."""
-        rows = np.empty(len(inputs), np.int32)
-        for index, one in enumerate(inputs):
-            digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest()
-            rows[index] = self._rows.setdefault(digest, len(self._kept))
-            if rows[index] == len(self._kept):
-                self._kept.append(one)
-        return rows
-
-    def inputs(self) -> np.ndarray:
-        """All distinct inputs, `[stored, ...]`."""
-        return np.stack(self._kept)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import configs, methods
-from experiments.data.sources import Examples
+from experiments.data.types import Examples
 from experiments.train import device_loop, sharding, steps
 from tests import training_problem as problem
 
@@ -45,10 +45,10 @@ def test_the_value_route_too(parallel):
 
 
 def test_weights_learned_from_clean_examples_too():
-    """The clean batch has padding of its own, which is all that some devices hold."""
-    changes = {"data.clean_per_class": 1, "method": configs.Method(name="meta")}
+    """The meta batch has padding of its own, which is all that some devices hold."""
+    changes = {"data.meta_per_class": 1, "method": configs.Method(name="meta")}
     run = configs.replace(RUN, changes | {"method.step_size": 0.5})
-    batches = lambda step: _batches(step)._replace(clean=problem.batch(9 + step, 10))
+    batches = lambda step: _batches(step)._replace(meta=problem.batch(9 + step, 10))
     one = problem.train(run, 3, batches=batches)
     eight = problem.train(run, 3, batches=batches, devices=8)
     problem.same(eight, one, rtol=1e-3, atol=2e-5)

@@ -19,7 +19,7 @@ import PIL.Image
 import PIL.ImageEnhance
 
 from experiments import configs
-from experiments.data.sources import DamagedData, Files
+from experiments.data.types import DamagedData, Files
 
 _AREAS = (0.08, 1.0)  # of a random part, of the whole image
 _SIDES = (3 / 4, 4 / 3)  # of a random part, width over height
@@ -122,22 +122,13 @@ def _follow_parent() -> None:
 def image(
     files: Files, index: int, data: configs.Data, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """Decodes, augments and resizes one image.
+    """Decodes, augments and resizes one image, uint8 `[image_size, image_size, 3]`.
 
-    For evaluation the short side is resized to 8/7 of `image_size`, and the centre is
-    cropped. For training the image is resized and cropped at random, or with
-    `resized_crop` a random resized crop is taken. It is flipped, unless the device does
-    that, and its colours are jittered. All resizing is bilinear over the pixels
-    covered, as Pillow's is.
-
-    Args:
-      files: the data set.
-      index: of the image.
-      data: size and augmentation.
-      rng: random numbers of the augmentation; None for evaluation.
-
-    Returns:
-      uint8 `[image_size, image_size, 3]`.
+    For evaluation, where `rng` is None, the short side is resized to 8/7 of
+    `image_size`, and the centre is cropped. For training the image is resized and
+    cropped at random, or with `resized_crop` a random resized crop is taken. It is
+    flipped, unless the device does that, and its colours are jittered. All resizing is
+    bilinear over the pixels covered, as Pillow's is.
 
     Raises:
       DamagedData: the image cannot be read or decoded; names the file.
@@ -197,20 +188,12 @@ def _to_size(
 def part(
     width: int, height: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A random part of an image, that of "random resized crop".
+    """The box of a random resized crop: left, top, right and bottom, pixels.
 
     Its area is uniform in 8% ... 100% of the image's, the logarithm of its width over
     its height uniform between those of 3/4 and 4/3, and its corner uniform among those
     within the image. Where ten such parts are too wide or too high, the middle of the
     image, cut to the range of shapes.
-
-    Args:
-      width: pixels.
-      height: pixels.
-      rng: random numbers; advanced.
-
-    Returns:
-      Left, top, right and bottom, pixels.
 
     References:
       Szegedy et al., `Going deeper with convolutions
@@ -234,17 +217,9 @@ def part(
 def jitter(
     picture: PIL.Image.Image, most: float, rng: np.random.Generator
 ) -> PIL.Image.Image:
-    """Jitters brightness, contrast and saturation, in random order.
+    """Jitters brightness, contrast and saturation of an RGB image, in random order.
 
     Each changes by a factor that is uniform in `[max(0, 1 − most), 1 + most]`.
-
-    Args:
-      picture: of mode RGB.
-      most: largest relative change.
-      rng: random numbers; advanced.
-
-    Returns:
-      Another picture.
     """
     kinds = (
         PIL.ImageEnhance.Brightness,

@@ -13,19 +13,26 @@ class WeightingInput(NamedTuple):
     """The input of a rule for one update: parameters, batch and hyperparameters."""
 
     params: Any  # w_t, float32 leaves
-    per_example_losses: Callable[..., tuple[jax.Array, Any]]  # see `losses_of`
+    # w, examples, class weights -> losses, float32 [batch], and statistics
+    per_example_losses: Callable[..., tuple[jax.Array, Any]]
     examples: tuple[Any, ...]  # pytrees with the leading axis of the batch
     present: jax.Array  # bool [batch], False for padding
     labels: jax.Array  # int32 [batch]
     index: jax.Array  # int32 [batch], index of the training example
     class_weights: jax.Array  # float32 [classes]
     hyperparams: StepHyperparams
-    clean_loss_of: Callable[[Any], jax.Array] | None = None  # w -> mean clean loss, []
+    meta_loss_of: Callable[[Any], jax.Array] | None = (
+        None  # w -> mean loss of the meta batch, []
+    )
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
-    def losses_of(self, params: Any) -> tuple[jax.Array, Any]:
-        """Losses L_i(w), float32 `[batch]`, and the network's statistics after it."""
-        return self.per_example_losses(params, *self.examples)
+    def losses_of(self, params: Any, *examples: Any) -> tuple[jax.Array, Any]:
+        """Losses L_i(w) `[batch]`, and the network's statistics after the pass.
+
+        Of the whole batch, unless other examples are given.
+        """
+        examples = examples or self.examples
+        return self.per_example_losses(params, *examples, self.class_weights)
 
 
 class WeightingResult(NamedTuple):
@@ -47,14 +54,16 @@ class Rule(NamedTuple):
       gradient: `WeightingInput` and state -> `WeightingResult`. Pure.
       before: the same before the rule is switched on, where that is another program;
         None where `gradient` serves, because it has an argument for that.
-      weighs_classes: whether it applies the class weights itself; `losses_of` then
-        leaves them out.
     """
 
     init: Callable[[Any, int, int], Any]
     gradient: Callable[[WeightingInput, Any], WeightingResult]
     before: Callable[[WeightingInput, Any], WeightingResult] | None = None
-    weighs_classes: bool = False
+
+
+def stateless(params: Any, examples: int, classes: int) -> tuple[()]:
+    """The state of a rule that has none."""
+    return ()
 
 
 def mean(values: jax.Array, present: jax.Array) -> jax.Array:
@@ -94,13 +103,3 @@ def plain(weighting_input: WeightingInput, state: Any) -> WeightingResult:
         return jnp.ones_like(losses), state, mean(losses, weighting_input.present)
 
     return weighted(weighting_input, weigh)
-
-
-def later(
-    init: Callable[[Any, int, int], Any],
-    gradient: Callable[[WeightingInput, Any], WeightingResult],
-    *,
-    weighs_classes: bool = False,
-) -> Rule:
-    """A rule with plain training before it is switched on."""
-    return Rule(init, gradient, plain, weighs_classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.examples import DamagedData, MissingData
+from experiments.data.types import DamagedData, MissingData
 
 _AT_A_TIME = 1000  # records; one by one takes four times as long
 _TYPES = {bytes: bytes, int: (int, np.integer)}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import configs
-from experiments.train import feature_losses, objectives
+from experiments.train import feature_penalties
+from experiments.train.losses import per_example_losses
 
 BATCH, SIZE, CLASSES = 14, 5, 6
 RNG = np.random.default_rng(0)
@@ -50,13 +51,13 @@ def test_the_penalty_of_oltr(spread):
     """Where features repel, and where they are further than the margin."""
     v, m = spread * FEATURES, spread * CENTROIDS
     expected = _centroids(v, LABELS, PRESENT, m)
-    found = jax.jit(feature_losses.centroids)(
+    found = jax.jit(feature_penalties.centroids)(
         jnp.float32(v), LABELS, PRESENT, jnp.float32(m)
     )
     where = PRESENT
     np.testing.assert_allclose(found[where], expected[where], rtol=2e-5)
     noise = jnp.float32(np.where(PRESENT[:, None], v, 1e6))
-    other = feature_losses.centroids(noise, LABELS, PRESENT, jnp.float32(m))
+    other = feature_penalties.centroids(noise, LABELS, PRESENT, jnp.float32(m))
     np.testing.assert_allclose(other[where], expected[where], rtol=2e-5)
 
 
@@ -66,11 +67,11 @@ def test_centroids_learn_alike_on_any_devices():
     weights = PRESENT / PRESENT.sum()
 
     def whole(m):
-        return jnp.sum(jnp.float32(weights) * feature_losses.centroids(*batch, m))
+        return jnp.sum(jnp.float32(weights) * feature_penalties.centroids(*batch, m))
 
     def spread(m):
         parts = jax.tree.map(lambda x: x.reshape(2, 7, *x.shape[1:]), batch)
-        penalty = functools.partial(feature_losses.centroids, axis_name="i")
+        penalty = functools.partial(feature_penalties.centroids, axis_name="i")
         over = jax.vmap(penalty, in_axes=(0, 0, 0, None), axis_name="i")(*parts, m)
         return jnp.sum(jnp.float32(weights) * over.reshape(-1))
 
@@ -87,7 +88,7 @@ def test_centroids_learn_alike_on_any_devices():
 @pytest.mark.parametrize("margin", [0.5, 20.0])
 def test_the_terms_of_range_loss(labels, margin):
     expected = _range(FEATURES, labels, PRESENT, margin)
-    terms = jax.jit(feature_losses.range_terms)
+    terms = jax.jit(feature_penalties.range_terms)
     found = terms(jnp.float32(FEATURES), labels, PRESENT, margin)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
     noise = jnp.float32(np.where(PRESENT[:, None], FEATURES, 1e6))
@@ -100,11 +101,11 @@ def test_both_are_those_of_the_whole_batch_on_any_devices():
     parts = jax.tree.map(lambda x: x.reshape(2, 7, *x.shape[1:]), batch)
     weights = jnp.asarray(PRESENT / PRESENT.sum())
     for penalty in (
-        lambda v, y, here, axis_name: feature_losses.centroids(
+        lambda v, y, here, axis_name: feature_penalties.centroids(
             v, y, here, m, axis_name
         ),
         lambda v, y, here, axis_name: (
-            sum(feature_losses.range_terms(v, y, here, 5.0, axis_name))
+            sum(feature_penalties.range_terms(v, y, here, 5.0, axis_name))
             * jnp.ones(len(y))
         ),
     ):
@@ -128,7 +129,7 @@ def test_both_are_those_of_the_whole_batch_on_any_devices():
 
 def _loss(loss, features, kernel, present=PRESENT):
     """Mean over those present, through a linear head."""
-    losses = objectives.per_example_losses(
+    losses = per_example_losses(
         loss,
         features @ kernel,
         LABELS,
@@ -186,7 +187,7 @@ def test_finite_features_pass_the_checks_of_debug_nans_and_debug_infs(name):
 
 def test_the_gradient_of_range_loss_is_that_of_its_formula():
     """Of central differences in float64, where no two distances change places."""
-    terms = lambda v: sum(feature_losses.range_terms(v, LABELS, PRESENT, 20.0))
+    terms = lambda v: sum(feature_penalties.range_terms(v, LABELS, PRESENT, 20.0))
     grad = jax.jit(jax.grad(terms))
     found = np.asarray(grad(jnp.float32(FEATURES)))
     value = lambda v: sum(_range(v, LABELS, PRESENT, 20.0))

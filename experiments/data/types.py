@@ -47,10 +47,14 @@ class Files:
         """The path of an image, by its index."""
         return self.root / str(self.paths[index])
 
-    def where(self, index: int) -> str:
-        """The path of an image and the list that has it, for messages."""
+    def line(self, index: int) -> str:
+        """The list that has an image and the line there, for messages."""
         line = "" if self.lines is None else f", line {self.lines[index]}"
-        listed = f" ({self.listed}{line})" if self.listed else ""
+        return f"{self.listed}{line}"
+
+    def where(self, index: int) -> str:
+        """The path of an image and the line that lists it, for messages."""
+        listed = f" ({self.line(index)})" if self.listed else ""
         return f"{self.path(index)}{listed}"
 
     def read(self, index: int) -> bytes:
@@ -78,7 +82,7 @@ class Examples(NamedTuple):
         return Examples(self.inputs[index], self.labels[index])
 
 
-class Loaded(NamedTuple):
+class Dataset(NamedTuple):
     """A data set as its makers split it."""
 
     train: Examples

@@ -2,8 +2,8 @@
 
 It needs no second-order derivatives.
 
-Weights a lead to parameters `w'(a) = w − η Σ_i a_i ∇L_i(w)`, and those to the clean
-loss C. Its derivative, by the chain rule,
+Weights a lead to parameters `w'(a) = w − η Σ_i a_i ∇L_i(w)`, and those to the
+mean loss C of the meta batch. Its derivative, by the chain rule,
 
     dC(w'(a)) / da_i = −η ⟨∇L_i(w), ∇C(w')⟩,
 
@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.methods.rule import WeightingInput, WeightingResult, cotangent
+from experiments.methods import weighting
+from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
 class Line(NamedTuple):
@@ -53,37 +54,36 @@ def linearized(weighting_input: WeightingInput) -> Line:
 def derivative(
     weighting_input: WeightingInput, line: Line, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The derivative of the clean loss after a virtual step, by each weight in it.
+    """The derivative of the meta loss after a virtual step, by each weight in it.
 
     Args:
-      weighting_input: with a clean loss C.
+      weighting_input: with a meta loss C.
       line: of its losses.
       weights: a `[batch]` of the virtual step, 0 at padding; None for no step, w' = w.
 
     Returns:
       `−η ⟨∇L_i(w), ∇C(w')⟩` `[batch]`, 0 at padding, and `C(w')`.
     """
-    assert weighting_input.clean_loss_of is not None
+    assert weighting_input.meta_loss_of is not None
     down = functools.partial(
         optax.tree.scale, -weighting_input.hyperparams.learning_rate
     )
     there = weighting_input.params
     if weights is not None:
         there = optax.apply_updates(there, down(line.pull(weights)))
-    clean, gradient = jax.value_and_grad(weighting_input.clean_loss_of)(there)
+    C, gradient = jax.value_and_grad(weighting_input.meta_loss_of)(there)
     # Scaled before the product, not after it: on a CPU XLA then keeps a seventh less.
     slope = line.along(down(gradient))
-    return jnp.where(weighting_input.present, slope, 0.0), clean
+    return jnp.where(weighting_input.present, slope, 0.0), C
 
 
 def weighted_by(
-    weighting_input: WeightingInput, line: Line, p: jax.Array, state: Any, clean: Any
+    weighting_input: WeightingInput,
+    line: Line,
+    p: jax.Array,
+    state: Any,
+    objective: Any,
 ) -> WeightingResult:
     """The result for weights p: the gradient `mean_i p_i ∇L_i` and the metrics."""
-    gradient = line.pull(cotangent(p, weighting_input.present))
-    return WeightingResult(gradient, state, line.losses, line.statistics, p, clean)
-
-
-def none(params: Any, examples: int, classes: int) -> tuple[()]:
-    """The state of a rule that has none."""
-    return ()
+    gradient = line.pull(weighting.cotangent(p, weighting_input.present))
+    return WeightingResult(gradient, state, line.losses, line.statistics, p, objective)

@@ -1,0 +1,62 @@
+"""Splitting a data set: training, validation, test and meta set, class by class."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Splits(NamedTuple):
+    """Disjoint subsets, as indices of the examples."""
+
+    train: np.ndarray  # int64 [n]
+    validation: np.ndarray  # int64 [classes * validation_per_class]
+    test: np.ndarray  # int64 [classes * test_per_class]
+    meta: np.ndarray  # int64 [classes * meta_per_class]
+
+
+def stratified(
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    validation_per_class: int,
+    test_per_class: int,
+    meta_per_class: int = 0,
+) -> Splits:
+    """Splits each class into test, validation and meta set, and the rest to train on.
+
+    The test examples do not depend on `rng`, as in every published data set: what one
+    seed chooses λ on, another does not report. Test and validation examples do not
+    depend on `meta_per_class`.
+
+    Args:
+      labels: int `[examples]`, in 0 ... classes - 1.
+      rng: decides between training, validation and meta set.
+      validation_per_class: examples of each class.
+      test_per_class: examples of each class.
+      meta_per_class: examples of each class.
+
+    Returns:
+      Indices of the examples, grouped by class.
+
+    Raises:
+      ValueError: a class has no example left to train on.
+    """
+    held_out = validation_per_class + test_per_class + meta_per_class
+    smallest = int(np.bincount(labels).min())
+    if smallest <= held_out:
+        raise ValueError(
+            f"The smallest class has {smallest} examples, too few to hold out "
+            f"{held_out} and train on the rest."
+        )
+    fixed = np.random.default_rng(0)
+    train, validation, test, meta = [], [], [], []
+    for label in np.unique(labels):
+        indices = fixed.permutation(np.flatnonzero(labels == label))
+        test.append(indices[:test_per_class])
+        rest = rng.permutation(indices[test_per_class:])
+        validation.append(rest[:validation_per_class])
+        rest = rest[validation_per_class:]
+        meta.append(rest[:meta_per_class])
+        train.append(rest[meta_per_class:])
+    parts = (train, validation, test, meta)
+    return Splits(*(np.concatenate(part) for part in parts))

@@ -1,0 +1,97 @@
+"""The task of a run: what it is trained and evaluated on, made from a data set."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import datasets, imbalance, label_noise, split
+from experiments.data.types import Examples
+
+
+class Task(NamedTuple):
+    """The training, validation and test sets of a run, and its meta set."""
+
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    mislabelled: np.ndarray  # bool [train examples]
+    class_counts: np.ndarray  # int64 [classes], of train, by the labels it has
+    meta: Examples | None = None  # with the labels of the data set, balanced
+
+
+def load_task(
+    data: configs.Data,
+    seed: int,
+    data_dir: Path | None = None,
+    *,
+    download: bool = False,
+) -> Task:
+    """Loads a data set, holds out, subsamples and flips labels.
+
+    In this order: every split keeps `examples_per_class`; validation set, meta set and,
+    for digits, test set are held out; the training set is subsampled; labels of
+    training and validation are flipped. Sets of image files are never subsampled: they,
+    or the lists that come with them, are imbalanced already.
+
+    Args:
+      data: data set, splits, imbalance and label noise.
+      seed: of split, subsampling and label noise, unless `data.corruption_seed` is set.
+      data_dir: where data sets are; see `datasets.load`.
+      download: whether a missing one may be fetched.
+
+    Returns:
+      The task. What is held out for validation is balanced, and its labels are as noisy
+      as the training's. Without `validation_per_class` it is the data set's own
+      validation split, if there is one.
+
+    Raises:
+      MissingData: the data set is not there.
+      DamagedData: it is not what it should be.
+      ValueError: a class has too few examples.
+    """
+    fixed = data.corruption_seed
+    split_rng, tail_rng, noise_rng = np.random.default_rng(
+        [seed if fixed is None else fixed, 0]
+    ).spawn(3)
+    train, test, validation = (
+        None if part is None else _first_of_each_class(part, data.examples_per_class)
+        for part in datasets.load(data, data_dir, download=download)
+    )
+    meta = None
+    if test is None or data.validation_per_class or data.meta_per_class:
+        parts = split.stratified(
+            train.labels,
+            split_rng,
+            validation_per_class=data.validation_per_class,
+            test_per_class=data.test_per_class,
+            meta_per_class=data.meta_per_class,
+        )
+        if test is None:
+            test = train.take(parts.test)
+        if data.validation_per_class:
+            validation = train.take(parts.validation)
+        if data.meta_per_class:
+            meta = train.take(parts.meta)
+        train = train.take(parts.train)
+    if data.imbalance_ratio > 1.0 and not data.info.files:
+        train = train.take(imbalance.subsample(train.labels, data, tail_rng))
+    mislabelled = np.zeros(len(train.labels), bool)
+    if data.noise_rate > 0.0:
+        flip = label_noise.rule(data, noise_rng)
+        labels, mislabelled = flip(train.labels)
+        train = train._replace(labels=labels)
+        if validation is not None:
+            validation = validation._replace(labels=flip(validation.labels)[0])
+    class_counts = np.bincount(train.labels, minlength=data.classes)
+    return Task(train, validation, test, mislabelled, class_counts, meta)
+
+
+def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
+    """The first examples of each class, at most so many, in their order."""
+    if most is None:
+        return examples
+    labels = examples.labels
+    kept = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]
+    return examples.take(np.sort(np.concatenate(kept)))

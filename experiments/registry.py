@@ -1,0 +1,109 @@
+"""The data sets and the methods: a line each, and what is known before they are run.
+
+A new data set is a module of `experiments.data` with a function `load` (see
+`data.datasets`) and a line in `DATASETS`; a new method is a module of
+`experiments.methods` with a function `rule` (see `methods.weighting`) and a line in
+`METHODS`. The command line offers the names. Imports no JAX and no NumPy, so that
+`--help` is instant; the modules are imported when they are used.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class DatasetInfo(NamedTuple):
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+      module: in `experiments.data`, with its `load`.
+      classes: number of classes.
+      examples: training examples of each class as published; their number where only
+        that is known.
+      directory: below `--data-dir`; "" for a data set that needs none.
+      inputs: what an example is.
+      shape: of one example as it is stored; () where that varies.
+      files: whether images are decoded for each batch, not held in memory.
+      has_test: whether it has a test split; otherwise one is held out.
+      validation_per_class: examples of each class that `compare` holds out where there
+        is no validation split.
+      meta_per_class: examples of each class that `compare` holds out as the meta set.
+    """
+
+    module: str
+    classes: int
+    examples: tuple[int, ...] | int
+    directory: str = ""
+    inputs: Literal["images", "text"] = "images"
+    shape: tuple[int, ...] = ()
+    files: bool = False
+    has_test: bool = True
+    validation_per_class: int = 0
+    meta_per_class: int = 10
+
+
+def _files(module: str, classes: int, examples: int, directory: str) -> DatasetInfo:
+    return DatasetInfo(module, classes, examples, directory, files=True)
+
+
+_DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+_COLOUR = (32, 32, 3)
+
+DATASETS = {
+    "digits": DatasetInfo(
+        "digits", 10, _DIGITS, shape=(8, 8, 1), has_test=False, meta_per_class=5
+    ),
+    "cifar10": DatasetInfo(
+        "cifar", 10, (5000,) * 10, "cifar10", shape=_COLOUR, validation_per_class=100
+    ),
+    "cifar100": DatasetInfo(
+        "cifar", 100, (500,) * 100, "cifar100", shape=_COLOUR, validation_per_class=10
+    ),
+    "imdb": DatasetInfo(
+        "imdb", 2, (12_500,) * 2, "imdb_reviews", "text", validation_per_class=250
+    ),
+    "imagenet_lt": _files("image_lists", 1000, 115_846, "imagenet_lt"),
+    "places_lt": _files("image_lists", 365, 62_500, "places_lt"),
+    "inaturalist18": _files("image_lists", 8142, 437_513, "inaturalist18"),
+    "covid_lt": _files("covid", 4, 48_075, "covid_lt")._replace(
+        validation_per_class=20
+    ),
+    "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m"),
+}
+
+
+class MethodInfo(NamedTuple):
+    """What is known of a method before it is run.
+
+    Attributes:
+      module: in `experiments.methods`, with its `rule`.
+      title: in tables.
+      weights: whether examples are weighted at all.
+      plain: the method that it is at λ = ±∞, in whose name its runs are then tabulated:
+        one compiled program serves all λ, plain training included. Only attention has
+        one.
+      adam: whether it descends with Adam, not with SGD.
+      uses_meta_set: whether weights are learned on a meta set, whose labels are clean.
+    """
+
+    module: str
+    title: str
+    weights: bool = True
+    plain: str | None = None
+    adam: bool = False
+    uses_meta_set: bool = False
+
+
+METHODS = {
+    "sgd": MethodInfo("attention", "SGD", weights=False),
+    "absgd": MethodInfo("attention", "ABSGD", plain="sgd"),
+    "adam": MethodInfo("attention", "Adam", weights=False, adam=True),
+    "abadam": MethodInfo("attention", "ABAdam", plain="adam", adam=True),
+    "eg": MethodInfo("eg", "EG"),
+    "eg_examples": MethodInfo("eg_examples", "EG per example"),
+    "term": MethodInfo("term", "TERM"),
+    "recover": MethodInfo("recover", "RECOVER"),
+    "group_dro": MethodInfo("group_dro", "Group DRO"),
+    "cvar": MethodInfo("cvar", "CVaR"),
+    "meta": MethodInfo("meta", "META", uses_meta_set=True),
+    "l2rw": MethodInfo("l2rw", "L2RW", uses_meta_set=True),
+    "mw_net": MethodInfo("mw_net", "Meta-Weight-Net", uses_meta_set=True),
+}
