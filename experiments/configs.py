@@ -15,20 +15,31 @@ import pathlib
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import tyro
+from annotated_types import Interval
+
+from experiments.fields import (
+    Argument,
+    AtLeastOne,
+    BelowOne,
+    Checked,
+    Count,
+    Finite,
+    Host,
+    Nonzero,
+    NotCompiled,
+    NotNegative,
+    Positive,
+    PositiveFinite,
+    PositiveShare,
+    Share,
+    Size,
+    T,
+    refuse,
+)
 
 
 class BadConfiguration(Exception):
     """The configuration does not fit the data, the network or the devices."""
-
-
-def _refuse(condition: bool, message: str) -> None:
-    if condition:
-        raise ValueError(message)
-
-
-def _refuse_share(**shares: float) -> None:
-    for name, share in shares.items():
-        _refuse(not 0.0 <= share <= 1.0, f"{name} must lie in [0, 1], got {share}.")
 
 
 Source = Literal[
@@ -66,8 +77,12 @@ KINDS: dict[Source, Kind] = {
 }
 
 
+# Compiled in where images are augmented on the device.
+Augmentation = Annotated[T, NotCompiled(where=lambda data: data.augment_on == "host")]
+
+
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Checked):
     """The data set: splits, imbalance, label noise, sampler and augmentation.
 
     Attributes:
@@ -125,90 +140,61 @@ class Data:
     """
 
     source: Source = "digits"
-    imbalance: Literal["long_tail", "step"] = "long_tail"
-    imbalance_ratio: float = 1.0
-    total: int | None = None
-    scarce_first: bool = False
-    noise: Literal[
-        "symmetric",
-        "symmetric_sce",
-        "symmetric_gce",
-        "asymmetric_sce",
-        "asymmetric_author_code",
+    imbalance: Host[Literal["long_tail", "step"]] = "long_tail"
+    imbalance_ratio: Host[AtLeastOne] = 1.0
+    total: Host[Size | None] = None
+    scarce_first: Host[bool] = False
+    noise: Host[
+        Literal[
+            "symmetric",
+            "symmetric_sce",
+            "symmetric_gce",
+            "asymmetric_sce",
+            "asymmetric_author_code",
+        ]
     ] = "symmetric"
-    noise_rate: float = 0.0
-    corruption_seed: int | None = None
-    validation_per_class: int = 0
-    test_per_class: int = 0
-    clean_per_class: int = 0
-    examples_per_class: int | None = None
-    tail_classes: int = 0
-    partial: bool = False
-    sampling: Literal["shuffled", "balanced", "effective", "class_aware"] = "shuffled"
-    sampling_beta: float = 0.9999
-    crop_padding: int = 0
-    flip: bool = False
-    rotation: float = 0.0
-    image_size: int | None = None
-    resized_crop: bool = False
-    jitter: float = 0.0
+    noise_rate: Host[BelowOne] = 0.0
+    corruption_seed: Host[int | None] = None
+    validation_per_class: Host[Count] = 0
+    test_per_class: Host[Count] = 0
+    clean_per_class: Host[Count] = 0
+    examples_per_class: Host[Size | None] = None
+    tail_classes: Host[Count] = 0
+    partial: Host[bool] = False
+    sampling: Host[Literal["shuffled", "balanced", "effective", "class_aware"]] = (
+        "shuffled"
+    )
+    sampling_beta: Host[BelowOne] = 0.9999
+    crop_padding: Augmentation[Count] = 0
+    flip: Augmentation[bool] = False
+    rotation: Augmentation[NotNegative] = 0.0
+    image_size: Size | None = None
+    resized_crop: Host[bool] = False
+    jitter: Host[NotNegative] = 0.0
     augment_on: Literal["host", "device"] = "host"
     mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    vocabulary: int = 20_000
-    length: int = 200
+    std: tuple[Positive, ...] = ()
+    vocabulary: Size = 20_000
+    length: Size = 200
 
     def __post_init__(self) -> None:
-        _refuse(
-            self.imbalance_ratio < 1.0,
-            f"imbalance_ratio must be at least 1, got {self.imbalance_ratio}.",
-        )
-        _refuse(
-            not 0.0 <= self.noise_rate < 1.0,
-            f"noise_rate must lie in [0, 1), got {self.noise_rate}.",
-        )
-        _refuse(
-            not 0.0 <= self.sampling_beta < 1.0,
-            f"sampling_beta must lie in [0, 1), got {self.sampling_beta}.",
-        )
-        counts = {
-            "validation_per_class": self.validation_per_class,
-            "test_per_class": self.test_per_class,
-            "clean_per_class": self.clean_per_class,
-            "tail_classes": self.tail_classes,
-            "crop_padding": self.crop_padding,
-            "rotation": self.rotation,
-            "jitter": self.jitter,
-        }
-        for name, count in counts.items():
-            _refuse(count < 0, f"{name} must not be negative, got {count}.")
-        for name, count in {
-            "examples_per_class": self.examples_per_class,
-            "total": self.total,
-            "image_size": self.image_size,
-            "vocabulary": self.vocabulary,
-            "length": self.length,
-        }.items():
-            _refuse(
-                count is not None and count < 1,
-                f"{name} must be at least 1, got {count}.",
-            )
-        _refuse(
+        super().__post_init__()
+        refuse(
             self.tail_classes >= self.classes,
             f"tail_classes must be fewer than the {self.classes} classes, got "
             f"{self.tail_classes}.",
         )
-        _refuse(
-            len(self.mean) != len(self.std) or min(self.std, default=1.0) <= 0.0,
-            "mean and std must have one number for each channel, and std be positive, "
-            f"got {self.mean} and {self.std}.",
+        refuse(
+            len(self.mean) != len(self.std),
+            "mean and std must have one number for each channel, got "
+            f"{self.mean} and {self.std}.",
         )
-        _refuse(
+        refuse(
             (self.source == "digits") != (self.test_per_class > 0),
             "test_per_class must be positive for digits, which have no test split, and "
             f"0 for the others, got {self.test_per_class} for {self.source}.",
         )
-        _refuse(
+        refuse(
             self.noise.startswith("asymmetric")
             and self.source not in ("cifar10", "cifar100"),
             f"noise {self.noise!r} is for cifar10 and cifar100, got {self.source}.",
@@ -222,20 +208,20 @@ class Data:
             "image_size": self.image_size,
         }
         asked = [name for name, value in images.items() if value]
-        _refuse(
+        refuse(
             self.kind.inputs == "text" and bool(asked),
             f"{self.source} is text, which has no {', '.join(asked)}.",
         )
-        _refuse(
+        refuse(
             self.kind.files and self.image_size is None,
             f"image_size must be given for {self.source}, whose images differ in size.",
         )
-        _refuse(
+        refuse(
             not self.kind.files and (self.resized_crop or self.jitter > 0.0),
             "resized_crop and jitter are for data sets of image files, got "
             f"{self.source}.",
         )
-        _refuse(
+        refuse(
             self.kind.files and (self.crop_padding > 0 or self.rotation > 0.0),
             "crop_padding and rotation are for data sets held in memory, got "
             f"{self.source}.",
@@ -258,7 +244,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Checked):
     """The network; see `experiments.models`.
 
     Attributes:
@@ -291,30 +277,18 @@ class Model:
         "sce_cnn",
         "bilstm",
     ] = "convnet"
-    widths: tuple[int, ...] = ()
-    blocks: tuple[int, ...] = ()
+    widths: tuple[Size, ...] = ()
+    blocks: tuple[Size, ...] = ()
     head: Literal["linear", "cosine", "scaled", "memory"] = "linear"
     norm: Literal["batch", "group"] = "batch"
-    statistics_momentum: float = 0.9
-    dropout: float = 0.0
+    statistics_momentum: BelowOne = 0.9
+    dropout: BelowOne = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    pretrained: pathlib.Path | None = None
+    pretrained: Host[pathlib.Path | None] = None
 
     def __post_init__(self) -> None:
-        for name in ("widths", "blocks"):
-            values = getattr(self, name)
-            _refuse(
-                min(values, default=1) < 1, f"{name} must be positive, got {values}."
-            )
-        _refuse(
-            not 0.0 <= self.statistics_momentum < 1.0,
-            f"statistics_momentum must lie in [0, 1), got {self.statistics_momentum}.",
-        )
-        _refuse(
-            not 0.0 <= self.dropout < 1.0,
-            f"dropout must lie in [0, 1), got {self.dropout}.",
-        )
-        _refuse(
+        super().__post_init__()
+        refuse(
             self.dtype == "bfloat16" and self.name == "bilstm",
             "dtype 'bfloat16' is for networks that read images: an LSTM adds up its "
             "states over the words, got bilstm.",
@@ -322,7 +296,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class Loss(Checked):
     """The loss of one example; see `absgd_jax.losses`.
 
     Attributes:
@@ -374,41 +348,20 @@ class Loss:
     scale: float = 30.0
     alpha: float = 0.1
     beta: float = 1.0
-    smallest_probability: float = 1e-7
+    smallest_probability: BelowOne = 1e-7
     q: float = 0.7
     k: float = 0.5
-    prune_from: float = 1.0
-    prune_every: int = 1
+    prune_from: Host[Share] = 1.0
+    prune_every: Host[Size] = 1
     tau: float = 1.0
-    range_intra: float = 0.01
-    range_inter: float = 0.01
-    range_margin: float = 10.0
-    class_weights: bool = False
-    effective_beta: float = 0.9999
-    class_weights_from: float = 0.0
+    range_intra: NotNegative = 0.01
+    range_inter: NotNegative = 0.01
+    range_margin: NotNegative = 10.0
+    class_weights: Host[bool] = False
+    effective_beta: Host[BelowOne] = 0.9999
+    class_weights_from: Host[Share] = 0.0
     class_weights_norm: Literal["examples", "weights"] = "examples"
-    logit_norm: float = 0.0
-
-    def __post_init__(self) -> None:
-        _refuse_share(
-            prune_from=self.prune_from, class_weights_from=self.class_weights_from
-        )
-        _refuse(
-            self.prune_every < 1,
-            f"prune_every must be at least 1, got {self.prune_every}.",
-        )
-        _refuse(
-            not 0.0 <= self.effective_beta < 1.0,
-            f"effective_beta must lie in [0, 1), got {self.effective_beta}.",
-        )
-        _refuse(
-            not 0.0 <= self.smallest_probability < 1.0,
-            "smallest_probability must lie in [0, 1), got "
-            f"{self.smallest_probability}.",
-        )
-        for name in ("logit_norm", "range_intra", "range_inter", "range_margin"):
-            value = getattr(self, name)
-            _refuse(value < 0.0, f"{name} must not be negative, got {value}.")
+    logit_norm: NotNegative = 0.0
 
 
 MethodName = Literal[
@@ -428,8 +381,11 @@ MethodName = Literal[
 ]
 
 
+BatchSize = Annotated[int, Interval(ge=2)]  # BatchNorm of one example is its bias
+
+
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(Checked):
     """The method: how examples are weighted.
 
     Attributes:
@@ -469,94 +425,60 @@ class Method:
     """
 
     name: MethodName = "absgd"
-    lam: float = math.inf
-    rho: float | None = None
-    first_lam: float = math.inf
-    start_at: float = 0.0
-    gamma: float = 0.5
-    init_s: float | None = None
-    max_weight: float | None = None
-    alpha: float = 1.0
-    uniform: bool = False
+    # A radius has the sign of λ compiled in.
+    lam: Annotated[Nonzero, NotCompiled(where=lambda method: method.rho is None)] = (
+        math.inf
+    )
+    rho: PositiveFinite | None = None
+    first_lam: Argument[Nonzero] = math.inf
+    start_at: Host[Share] = 0.0
+    gamma: Argument[PositiveShare] = 0.5
+    init_s: Argument[NotNegative | None] = None
+    max_weight: AtLeastOne | None = None
+    alpha: Argument[Positive] = 1.0
+    uniform: Argument[bool] = False
     route: Literal["pullback", "value", "dense"] = "pullback"
-    microbatch_size: int | None = None
-    step_size: float = 0.01
-    cvar_alpha: float = 0.5
-    clean_batch_size: int = 100
+    microbatch_size: Size | None = None
+    step_size: Argument[Finite] = 0.01
+    cvar_alpha: Argument[PositiveShare] = 0.5
+    clean_batch_size: Host[BatchSize] = 100
 
     def __post_init__(self) -> None:
-        for name in ("lam", "first_lam"):
-            value = getattr(self, name)
-            _refuse(
-                value == 0.0 or math.isnan(value),
-                f"{name} must be nonzero, got {value}.",
-            )
-        _refuse(
-            self.rho is not None and not 0.0 < self.rho < math.inf,
-            f"rho must be positive and finite, got {self.rho}.",
-        )
-        _refuse(
-            self.rho is not None
-            and not (math.isinf(self.lam) and math.isinf(self.first_lam)),
+        super().__post_init__()
+        adapts, pullback = self.rho is not None, self.route == "pullback"
+        refuse(
+            adapts and not (math.isinf(self.lam) and math.isinf(self.first_lam)),
             "With rho, λ adapts: lam is inf or -inf and first_lam inf, got "
             f"{self.lam} and {self.first_lam}.",
         )
-        _refuse(
-            self.rho is not None and self.init_s is not None,
+        refuse(
+            adapts and self.init_s is not None,
             f"With rho, init_s must be None, got {self.init_s}.",
         )
-        _refuse(
-            not 0.0 < self.gamma <= 1.0, f"gamma must lie in (0, 1], got {self.gamma}."
-        )
-        _refuse_share(start_at=self.start_at)
-        _refuse(
-            self.init_s is not None and not self.init_s >= 0.0,
-            f"init_s must not be negative, got {self.init_s}.",
-        )
-        _refuse(
-            self.max_weight is not None and not self.max_weight >= 1.0,
-            f"max_weight must be at least 1, got {self.max_weight}.",
-        )
-        _refuse(not self.alpha > 0.0, f"alpha must be positive, got {self.alpha}.")
-        _refuse(
-            self.route != "pullback" and self.uniform,
+        refuse(
+            self.uniform and not pullback,
             f"uniform needs the pullback route, got {self.route!r}.",
         )
-        _refuse(
-            self.route != "pullback"
-            and self.max_weight is not None
-            and self.init_s is not None,
+        refuse(
+            not (pullback or self.max_weight is None or self.init_s is None),
             "max_weight together with init_s needs the pullback route, got "
             f"{self.route!r}.",
         )
-        _refuse(
-            self.microbatch_size is not None
-            and (self.microbatch_size < 1 or self.route == "pullback"),
-            "microbatch_size must be positive, on the value and dense routes, got "
+        refuse(
+            self.microbatch_size is not None and pullback,
+            "microbatch_size needs the value or the dense route, got "
             f"{self.microbatch_size} with {self.route}.",
         )
-        _refuse(
-            not math.isfinite(self.step_size),
-            f"step_size must be finite, got {self.step_size}.",
-        )
-        _refuse(
-            not 0.0 < self.cvar_alpha <= 1.0,
-            f"cvar_alpha must lie in (0, 1], got {self.cvar_alpha}.",
-        )
-        _refuse(
-            self.clean_batch_size < 2,  # BatchNorm of one example is its bias
-            f"clean_batch_size must be at least 2, got {self.clean_batch_size}.",
-        )
         of_attention = {
-            "route": self.route != "pullback",
+            "route": not pullback,
             "max_weight": self.max_weight is not None,
-            "rho": self.rho is not None,
+            "rho": adapts,
             "alpha": self.alpha != 1.0,
             "uniform": self.uniform,
             "first_lam": not math.isinf(self.first_lam),
         }
         asked = [name for name, value in of_attention.items() if value]
-        _refuse(
+        refuse(
             self.baseline and bool(asked),
             f"{', '.join(asked)} are for attention, got {self.name}.",
         )
@@ -603,7 +525,7 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Checked):
     """The optimizer and its schedule, the same for all methods.
 
     Attributes:
@@ -627,49 +549,23 @@ class Optimizer:
         clipping.
     """
 
-    learning_rate: float = 0.1
-    warmup: float = 0.0
-    decay: Literal["drops", "cosine"] = "drops"
-    drop_at: tuple[float, ...] = ()
-    drop_factor: float = 10.0
-    momentum: float = 0.9
+    learning_rate: Argument[Positive] = 0.1
+    warmup: Host[Share] = 0.0
+    decay: Host[Literal["drops", "cosine"]] = "drops"
+    drop_at: Host[tuple[Share, ...]] = ()
+    drop_factor: Host[AtLeastOne] = 10.0
+    momentum: BelowOne = 0.9
     nesterov: bool = False
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    hidden_weight_decay: float | None = None
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        _refuse(
-            not self.learning_rate > 0.0,
-            f"learning_rate must be positive, got {self.learning_rate}.",
-        )
-        for name in ("momentum", "b1", "b2"):
-            value = getattr(self, name)
-            _refuse(not 0.0 <= value < 1.0, f"{name} must lie in [0, 1), got {value}.")
-        _refuse(
-            min(self.weight_decay, self.hidden_weight_decay or 0.0) < 0.0,
-            "weight_decay and hidden_weight_decay must not be negative, got "
-            f"{self.weight_decay} and {self.hidden_weight_decay}.",
-        )
-        _refuse_share(warmup=self.warmup)
-        for share in self.drop_at:
-            _refuse_share(drop_at=share)
-        _refuse(
-            self.drop_factor < 1.0,
-            f"drop_factor must be at least 1, got {self.drop_factor}.",
-        )
-        _refuse(
-            self.clip_norm is not None and not self.clip_norm > 0.0,
-            f"clip_norm must be positive, got {self.clip_norm}.",
-        )
-        _refuse(not self.eps > 0.0, f"eps must be positive, got {self.eps}.")
+    b1: BelowOne = 0.9
+    b2: BelowOne = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0
+    hidden_weight_decay: NotNegative | None = None
+    clip_norm: Positive | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Checked):
     """One training.
 
     Attributes:
@@ -698,32 +594,23 @@ class Run:
     loss: Loss = Loss()
     method: Method = Method()
     optimizer: Optimizer = Optimizer()
-    epochs: int = 30
-    batch_size: int = 128
+    epochs: Host[Size] = 30
+    batch_size: BatchSize = 128
     trainable: Literal["all", "last_block", "head", "scale"] = "all"
-    start_from: pathlib.Path | None = None
-    new_head: bool = False
-    eval_every: int = 1
-    seed: int = 0
+    start_from: Host[pathlib.Path | None] = None
+    new_head: Host[bool] = False
+    eval_every: Host[Size] = 1
+    seed: Host[Count] = 0
 
     def __post_init__(self) -> None:
-        _refuse(self.epochs < 1, f"epochs must be at least 1, got {self.epochs}.")
-        _refuse(
-            self.batch_size < 2,  # BatchNorm of one example is its bias
-            f"batch_size must be at least 2, got {self.batch_size}.",
-        )
-        _refuse(
-            self.eval_every < 1,
-            f"eval_every must be at least 1, got {self.eval_every}.",
-        )
-        _refuse(self.seed < 0, f"seed must not be negative, got {self.seed}.")
+        super().__post_init__()
         text = self.data.kind.inputs == "text"
-        _refuse(
+        refuse(
             text != (self.model.name == "bilstm"),
             "bilstm reads text, the other networks images, got "
             f"{self.model.name} for {self.data.source}.",
         )
-        _refuse(
+        refuse(
             self.model.norm == "batch"
             and self.model.name != "bilstm"
             and (
@@ -733,32 +620,32 @@ class Run:
             "batch, so neither the dense route nor microbatches give the gradient of "
             "the batch: take the pullback route, or GroupNorm (--model.norm group).",
         )
-        _refuse(
+        refuse(
             self.loss.name == "ldam" and self.model.head != "cosine",
             "LDAM's margins are between cosines: set model.head to 'cosine', got "
             f"{self.model.head!r}.",
         )
-        _refuse(
+        refuse(
             self.loss.name == "oltr" and self.model.head != "memory",
             "OLTR's loss draws features to the centroids of its memory: set model.head "
             f"to 'memory', got {self.model.head!r}.",
         )
-        _refuse(
+        refuse(
             self.loss.name in ("oltr", "range") and self.method.route != "pullback",
             f"The {self.loss.name} loss of an example depends on the others of its "
             f"batch: take the pullback route, got {self.method.route!r}.",
         )
-        _refuse(
+        refuse(
             self.trainable == "scale" and self.model.head != "scaled",
             "trainable 'scale' is for a scaled head: set model.head to 'scaled', got "
             f"{self.model.head!r}.",
         )
-        _refuse(
+        refuse(
             self.method.uses_meta_set and not self.data.clean_per_class,
             f"{self.method.title} learns weights from clean examples: set "
             "data.clean_per_class to at least 1, got 0.",
         )
-        _refuse(
+        refuse(
             self.method.name == "meta" and self.loss.class_weights_norm == "weights",
             "META weights classes itself and divides by the examples: set "
             "loss.class_weights_norm to 'examples', got 'weights'.",
@@ -770,7 +657,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
+class Session(Checked):
     """Settings that do not change a run's numbers, but for float32 rounding.
 
     Attributes:
@@ -802,55 +689,38 @@ class Session:
     data_dir: pathlib.Path | None = None
     download: bool = False
     parallel: Literal["jit", "pmap"] = "jit"
-    devices: int | None = None
+    devices: Size | None = None
     distributed: bool = False
     coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
-    workers: int = 2
-    prefetch: int = 2
-    steps_per_dispatch: int = 1
-    checkpoint_seconds: float = 300.0
-    checkpoints: int = 2
+    processes: Size | None = None
+    process: Count | None = None
+    workers: Count = 2
+    prefetch: Size = 2
+    steps_per_dispatch: Size = 1
+    checkpoint_seconds: NotNegative = 300.0
+    checkpoints: Annotated[int, Interval(ge=2)] = 2
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name, smallest in {
-            "devices": 1,
-            "processes": 1,
-            "process": 0,
-            "workers": 0,
-            "prefetch": 1,
-            "steps_per_dispatch": 1,
-            "checkpoints": 2,
-        }.items():
-            value = getattr(self, name)
-            _refuse(
-                value is not None and value < smallest,
-                f"{name} must be at least {smallest}, got {value}.",
-            )
-        _refuse(
-            self.checkpoint_seconds < 0.0,
-            f"checkpoint_seconds must not be negative, got {self.checkpoint_seconds}.",
-        )
-        _refuse(
+        super().__post_init__()
+        refuse(
             self.distributed and self.parallel == "pmap",
             "pmap runs on one host; take --parallel jit with --distributed.",
         )
-        _refuse(
+        refuse(
             self.steps_per_dispatch > 1
             and (self.distributed or self.parallel == "pmap"),
             "Many steps per dispatch run in one process, under --parallel jit, got "
             f"{self.steps_per_dispatch}.",
         )
-        _refuse(
+        refuse(
             self.coordinator is not None and not self.distributed,
             "coordinator needs --distributed.",
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Study(Checked):
     """SGD against ABSGD on one kind of data.
 
     Attributes:
@@ -864,15 +734,8 @@ class Study:
     name: str
     title: str
     run: Run
-    lams: tuple[float, ...]
-    seeds: int = 8
-
-    def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
-        _refuse(
-            not self.lams or any(math.isinf(lam) for lam in self.lams),
-            f"lams must be finite, and at least one, got {self.lams}.",
-        )
+    lams: tuple[Finite, ...]
+    seeds: Size = 8
 
     def runs(self, seed: int) -> list[Run]:
         """SGD, then ABSGD with every λ."""
@@ -960,7 +823,7 @@ LABEL_NOISE = Study(
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo:
+class Demo(Checked):
     """Trains with SGD and ABSGD on scikit-learn's handwritten digits.
 
     Twice: long-tailed (imbalance ratio 50), and balanced with 40% of the labels wrong.
@@ -982,11 +845,8 @@ class Demo:
     """
 
     out: pathlib.Path = pathlib.Path("runs/demo")
-    seeds: int = 8
-    epochs: int | None = None
-
-    def __post_init__(self) -> None:
-        self.studies()  # refuses what they refuse
+    seeds: Size = 8
+    epochs: Size | None = None
 
     def studies(self) -> list[Study]:
         """The two comparisons, with the seeds and epochs asked for."""
@@ -1008,7 +868,7 @@ def _evaluated_last(run: Run, epochs: int | None) -> Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipes:
+class Recipes(Checked):
     """Varies when attention is switched on, γ and λ, on the demo's two data sets.
 
     Prints how far each recipe is from SGD on the test set, in points; a few minutes.
@@ -1020,8 +880,8 @@ class Recipes:
     """
 
     out: pathlib.Path = pathlib.Path("runs/recipes")
-    seeds: int = 8
-    epochs: int | None = None
+    seeds: Size = 8
+    epochs: Size | None = None
 
     # (fraction of the epochs before λ, γ, λ), the demo's own first.
     variants: ClassVar[dict[str, tuple[tuple[float, float, float], ...]]] = {
@@ -1036,10 +896,6 @@ class Recipes:
             *((0.0, 0.5, lam) for lam in (-2.0, -1.0)),
         ),
     }
-
-    def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
-        self.runs()  # refuses what it refuses
 
     def runs(self) -> dict[str, Run]:
         """Every recipe by name, SGD first; the caller sets the seeds."""
@@ -1085,7 +941,7 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare:
+class Compare(Checked):
     """Trains many methods on one preset's data, network and budget, and tabulates them.
 
     Every method has one hyperparameter, chosen among three values by validation
@@ -1108,20 +964,20 @@ class Compare:
 
     run: Annotated[Run, tyro.conf.arg(name="")]
     methods: str = ""
-    seeds: int = 3
+    seeds: Size = 3
     measure: bool = True
     session: Annotated[Session, tyro.conf.arg(name="")] = Session()
 
     def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
-        _refuse(
+        super().__post_init__()
+        refuse(
             self.session.distributed or self.session.parallel == "pmap",
             "A comparison runs in one process, under --parallel jit.",
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
+class Sweep(Checked):
     """Trains one preset for every seed, λ and γ, as vmapped runs of one program.
 
     For accelerators, which one small network leaves idle. The metrics are those of the
@@ -1154,17 +1010,13 @@ class Sweep:
     run: Annotated[Run, tyro.conf.arg(name="")]
     lams: str = ""
     gammas: str = ""
-    seeds: int = 3
-    vmapped: int | None = None
+    seeds: Size = 3
+    vmapped: Size | None = None
     session: Annotated[Session, tyro.conf.arg(name="")] = Session()
 
     def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
-        _refuse(
-            self.vmapped is not None and self.vmapped < 1,
-            f"vmapped must be at least 1, got {self.vmapped}.",
-        )
-        _refuse(
+        super().__post_init__()
+        refuse(
             self.session.distributed
             or self.session.parallel == "pmap"
             or self.session.devices not in (None, 1),
@@ -1191,7 +1043,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         raise ValueError(
             f"{name} must be numbers with commas between them, got {text!r}."
         ) from None
-    _refuse(len(set(values)) < len(values), f"{name} must differ, got {text!r}.")
+    refuse(len(set(values)) < len(values), f"{name} must differ, got {text!r}.")
     return values
 
 
@@ -1245,7 +1097,7 @@ class List:
 
 
 @dataclasses.dataclass(frozen=True)
-class Toy:
+class Toy(Checked):
     """Draws the paper's toy figure: one step on 16 points of two unequal classes.
 
     Attributes:
@@ -1255,19 +1107,12 @@ class Toy:
     """
 
     out: pathlib.Path = pathlib.Path("runs/toy")
-    seed: int = 0
-    lam: float = 0.2
-
-    def __post_init__(self) -> None:
-        _refuse(
-            self.lam == 0.0 or math.isnan(self.lam),
-            f"lam must be nonzero, got {self.lam}.",
-        )
-        _refuse(self.seed < 0, f"seed must not be negative, got {self.seed}.")
+    seed: Count = 0
+    lam: Nonzero = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Untuned:
+class Untuned(Checked):
     """Compares radii without tuning with SGD and ten fixed λ, on five data sets.
 
     Attributes:
@@ -1280,16 +1125,13 @@ class Untuned:
     """
 
     data_dir: pathlib.Path = pathlib.Path("data")
-    seeds: int = 5
+    seeds: Size = 5
     out: pathlib.Path = pathlib.Path("runs/untuned.jsonl")
     data: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
-
 
 @dataclasses.dataclass(frozen=True)
-class AfterFirstStage:
+class AfterFirstStage(Checked):
     """Whether the losses after plain training predict that a fixed λ > 0 harms.
 
     Attributes:
@@ -1301,15 +1143,12 @@ class AfterFirstStage:
     """
 
     data_dir: pathlib.Path = pathlib.Path("data")
-    seeds: int = 10
+    seeds: Size = 10
     out: pathlib.Path = pathlib.Path("runs/after_first_stage.jsonl")
-
-    def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Checked):
     """Trains the cells of the paper's tables on CIFAR at the full protocol.
 
     200 epochs of ResNet-32, three seeds, λ chosen on validation examples; in order of
@@ -1333,25 +1172,18 @@ class Reproduce:
         for the first of the settings; networks that are not there are trained.
     """
 
-    minutes: float = 25.0
+    minutes: PositiveFinite = 25.0
     out: pathlib.Path = pathlib.Path("runs/reproduce")
     data_dir: pathlib.Path | None = None
     packed: pathlib.Path | None = None
     records: pathlib.Path | None = None
     settings: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
-    seeds: int = 3
+    seeds: Size = 3
     smoke: bool = False
     pack: pathlib.Path | None = None
     list: bool = False
     features: pathlib.Path | None = None
-
-    def __post_init__(self) -> None:
-        _refuse(self.seeds < 1, f"seeds must be at least 1, got {self.seeds}.")
-        _refuse(
-            not 0.0 < self.minutes < math.inf,
-            f"minutes must be positive and finite, got {self.minutes}.",
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1371,7 +1203,7 @@ Suite = Literal["overhead", "dense", "peers", "input", "end_to_end", "sweep"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
+class Bench(Checked):
     """Measures the cost of a step, of loading data and of whole trainings.
 
     Every variant is a process of its own; they are timed in turn, in random order, so
@@ -1400,20 +1232,19 @@ class Bench:
     suites: tyro.conf.Positional[tuple[Suite, ...]] = ()
     out: pathlib.Path = pathlib.Path("runs/bench")
     data_dir: pathlib.Path | None = None
-    repeats: int = 20
-    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
-    batches: tuple[int, ...] = (32, 256, 1024, 4096)
+    repeats: Size = 20
+    sizes: tuple[Size, ...] = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+    batches: tuple[Size, ...] = (32, 256, 1024, 4096)
     quick: bool = False
     torch_python: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sizes", "batches"):
-            values = getattr(self, name)
-            _refuse(
-                min(values, default=0) < 1,
-                f"{name} must be positive, and at least one, got {values}.",
-            )
-        _refuse(self.repeats < 1, f"repeats must be at least 1, got {self.repeats}.")
+        super().__post_init__()
+        refuse(
+            not (self.sizes and self.batches),
+            "sizes and batches must have at least one number each, got "
+            f"{self.sizes} and {self.batches}.",
+        )
 
     @property
     def parameters(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import configs
+from experiments import configs, fields
 
 
 def test_configs_and_the_command_line_import_no_jax():
@@ -38,12 +38,16 @@ def test_configs_and_the_command_line_import_no_jax():
             lambda: configs.Data(source="places_lt", image_size=8, rotation=1.0),
             "held in memory, got places_lt",
         ),
-        (lambda: configs.Model(widths=(0,)), "widths .* got \\(0,\\)"),
+        (lambda: configs.Model(widths=(0,)), "widths .* got 0"),
         (lambda: configs.Model(dropout=1.0), "dropout .* got 1.0"),
         (lambda: configs.Loss(prune_from=2.0), "prune_from .* got 2.0"),
         (lambda: configs.Loss(effective_beta=1.0), "effective_beta .* got 1.0"),
         (lambda: configs.Method(lam=0.0), "lam must be nonzero, got 0.0"),
-        (lambda: configs.Method(gamma=0.0), "gamma .* got 0.0"),
+        (lambda: configs.Method(lam=math.nan), "lam must be nonzero, got nan"),
+        (lambda: configs.Method(gamma=2.0), "gamma must lie in \\(0, 1\\], got 2.0"),
+        (lambda: configs.Method(gamma=math.nan), "gamma .* got nan"),
+        (lambda: configs.Method(rho=math.inf), "rho must be positive and finite"),
+        (lambda: configs.Method(step_size=math.inf), "step_size must be finite"),
         (lambda: configs.Method(start_at=-0.1), "start_at .* got -0.1"),
         (lambda: configs.Method(init_s=-1.0), "init_s .* got -1.0"),
         (lambda: configs.Method(max_weight=0.5), "max_weight .* at least 1, got 0.5"),
@@ -86,6 +90,47 @@ def test_configs_and_the_command_line_import_no_jax():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_program_cannot_depend_on_what_is_not_compiled_in():
+    compiled = fields.compiled(configs.Run())
+    assert compiled.batch_size == configs.Run().batch_size
+    for use in (
+        lambda: compiled.optimizer.learning_rate * 2.0,
+        lambda: compiled.method.lam < 0.0,
+        lambda: bool(compiled.data.flip),
+    ):
+        with pytest.raises(TypeError):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"method.lam": 0.5, "method.gamma": 0.1, "seed": 3, "epochs": 2}, True),
+        ({"data.crop_padding": 2}, True),
+        ({"batch_size": 8}, False),
+        ({"method.init_s": 0.0}, False),
+        ({"data.augment_on": "device", "data.crop_padding": 2}, False),
+    ],
+)
+def test_runs_share_a_program_where_they_differ_in_arguments_or_on_the_host(
+    changes, shared
+):
+    run = configs.Run()
+    other = configs.replace(run, changes)
+    assert (fields.compiled(other) == fields.compiled(run)) == shared
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("method.lam", math.inf, -math.inf), ("data.crop_padding", 1, 2)],
+)
+def test_what_is_compiled_in_depends_on_other_fields(name, one, other):
+    """The sign of a radius; and augmentation on the device."""
+    changes = {"method.rho": 0.1, "data.augment_on": "device"}
+    runs = [configs.replace(configs.Run(), {**changes, name: v}) for v in (one, other)]
+    assert fields.compiled(runs[0]) != fields.compiled(runs[1])
 
 
 def _run(**changes):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import configs, methods
+from experiments import configs, fields, methods
 from experiments.data import pipeline
 from experiments.data.pipeline import Batch
 from experiments.data.sampling import Sampler
@@ -172,7 +172,7 @@ def compiled(
       A function that donates the buffers of the state.
     """
     on = on or not steps.switches(run)  # else the same program twice
-    return _compiled(steps.essential(run), layout, on, vmapped)
+    return _compiled(fields.compiled(run), layout, on, vmapped)
 
 
 @functools.cache
