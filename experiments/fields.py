@@ -1,9 +1,8 @@
 """What the annotations of a configuration's fields declare: bounds, and who reads them.
 
-A number's bounds are `annotated_types`, which pydantic checks too when it reads a file;
-`Checked` refuses a value outside of them. A field that is an `Argument` of the compiled
-step, or read by the `Host` only, does not decide which program is compiled: `compiled`
-takes it out. Every other field is compiled in.
+`Checked` refuses numbers out of bounds. A field that is an `Argument` of the compiled
+step, or that only the `Host` reads, does not decide which program is compiled, and
+`compiled` takes it out; every other field is compiled in.
 """
 
 import dataclasses
@@ -11,64 +10,59 @@ import functools
 import math
 import typing
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar
-
-from annotated_types import Interval, Predicate
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
-def _nonzero(number: float) -> bool:
-    return number < 0.0 or number > 0.0  # NaN is neither
+class Bound(NamedTuple):
+    """Declares a bound of a number, of one that may be None, or of those of a tuple."""
+
+    rule: str  # after "must"
+    kept: Callable[[Any], bool]  # False for NaN
 
 
-Count = Annotated[int, Interval(ge=0)]
-Size = Annotated[int, Interval(ge=1)]
-NotNegative = Annotated[float, Interval(ge=0)]
-Positive = Annotated[float, Interval(gt=0)]
-AtLeastOne = Annotated[float, Interval(ge=1)]
-Finite = Annotated[float, Interval(gt=-math.inf, lt=math.inf)]
-PositiveFinite = Annotated[float, Interval(gt=0, lt=math.inf)]
-Share = Annotated[float, Interval(ge=0, le=1)]
-PositiveShare = Annotated[float, Interval(gt=0, le=1)]
-BelowOne = Annotated[float, Interval(ge=0, lt=1)]
-Nonzero = Annotated[float, Predicate(_nonzero)]
+Count = Annotated[int, Bound("not be negative", lambda n: n >= 0)]
+Size = Annotated[int, Bound("be at least 1", lambda n: n >= 1)]
+AtLeastTwo = Annotated[int, Bound("be at least 2", lambda n: n >= 2)]
+NotNegative = Annotated[float, Bound("not be negative", lambda x: x >= 0.0)]
+Positive = Annotated[float, Bound("be positive", lambda x: x > 0.0)]
+Finite = Annotated[float, Bound("be finite", math.isfinite)]
+PositiveFinite = Annotated[
+    float, Bound("be positive and finite", lambda x: 0.0 < x < math.inf)
+]
+Nonzero = Annotated[float, Bound("be nonzero", lambda x: x < 0.0 or x > 0.0)]
+AtLeastOne = Annotated[float, Bound("be at least 1", lambda x: x >= 1.0)]
+Share = Annotated[float, Bound("lie in [0, 1]", lambda x: 0.0 <= x <= 1.0)]
+PositiveShare = Annotated[float, Bound("lie in (0, 1]", lambda x: 0.0 < x <= 1.0)]
+BelowOne = Annotated[float, Bound("lie in [0, 1)", lambda x: 0.0 <= x < 1.0)]
 
 
-@dataclasses.dataclass(frozen=True)
-class NotCompiled:
-    """Marks a field whose value no program has compiled in.
+class NotCompiled(NamedTuple):
+    """Declares that no program has the value of a field compiled in."""
 
-    Attributes:
-      but_none: whether programs differ between None and numbers all the same.
-      where: whether the mark holds for a configuration; for all by default.
-    """
-
-    but_none: bool = False
-    where: Callable[[Any], bool] = lambda _: True
+    where: Callable[[Any], bool] = lambda _: True  # in which configurations
 
 
-# Runs that differ only in such fields share their programs.
-Argument = Annotated[T, NotCompiled(but_none=True)]  # the compiled step takes its value
+Argument = Annotated[T, NotCompiled()]  # the compiled step gets it with each update
 Host = Annotated[T, NotCompiled()]  # schedules, examples, files and bookkeeping
 
 
 class Checked:
-    """Base of a dataclass whose numbers stay within the bounds of their annotations.
-
-    None is within all bounds; a tuple is, if each of its elements is.
+    """Base of a dataclass whose numbers must keep to their bounds.
 
     Raises:
-      ValueError: a number is not; quotes the field, the rule and the number.
+      ValueError: a number does not; quotes the field, the rule and the number.
     """
 
     def __post_init__(self) -> None:
         for name, declared in _declared(type(self)).items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                for bounds in declared:
-                    if number is not None and (rule := _broken(bounds, number)):
-                        raise ValueError(f"{name} must {rule}, got {number}.")
+                for bound in declared:
+                    if isinstance(bound, Bound) and number is not None:
+                        rule = f"{name} must {bound.rule}, got {number}."
+                        refuse(not bound.kept(number), rule)
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -80,101 +74,51 @@ def refuse(condition: bool, message: str) -> None:
 @functools.cache
 def _declared(config: type) -> dict[str, tuple[Any, ...]]:
     """What the annotations of a dataclass declare, by field."""
+
+    def metadata(hint: Any) -> Iterator[Any]:
+        yield from getattr(hint, "__metadata__", ())
+        for part in typing.get_args(hint):
+            yield from metadata(part)
+
     hints = typing.get_type_hints(config, include_extras=True)
-    return {f.name: (*_metadata(hints[f.name]),) for f in dataclasses.fields(config)}
+    return {f.name: (*metadata(hints[f.name]),) for f in dataclasses.fields(config)}
 
 
-def _metadata(hint: Any) -> Iterator[Any]:
-    """The metadata of an annotation and of the types in it."""
-    yield from getattr(hint, "__metadata__", ())
-    for part in typing.get_args(hint):
-        yield from _metadata(part)
-
-
-def _broken(bounds: Any, number: Any) -> str | None:
-    """The rule that a number breaks, None if it keeps to the bounds."""
-    match bounds:
-        case Predicate():
-            kept, rule = bounds.func(number), "be nonzero"
-        case Interval(gt=gt, ge=ge, lt=lt, le=le):
-            kept = (
-                (gt is None or number > gt)
-                and (ge is None or number >= ge)
-                and (lt is None or number < lt)
-                and (le is None or number <= le)
-            )
-            match gt, ge, lt, le:
-                case None, 0, None, None:
-                    rule = "not be negative"
-                case None, _, None, None:
-                    rule = f"be at least {ge}"
-                case 0, None, None, None:
-                    rule = "be positive"
-                case 0, None, math.inf, None:
-                    rule = "be positive and finite"
-                case _, None, math.inf, None:
-                    rule = "be finite"
-                case _:
-                    low = f"({gt}" if ge is None else f"[{ge}"
-                    high = f"{lt})" if le is None else f"{le}]"
-                    rule = f"lie in {low}, {high}"
-        case _:
-            return None
-    return None if kept else rule
-
-
-class _Missing:
+class _LeftOut:
     """Stands for a value that is left out of a configuration."""
 
     def __bool__(self) -> typing.NoReturn:
         raise TypeError("This field is left out: nothing here may depend on it.")
 
-    def __repr__(self) -> str:
-        return "(left out)"
 
-
-_MISSING = _Missing()
+_LEFT_OUT = _LeftOut()
 
 
 def only(config: T, *names: str) -> T:
-    """A copy of a configuration with some of its fields.
+    """A copy of a frozen dataclass with these fields, and no others.
 
-    Args:
-      config: a frozen dataclass.
-      names: the fields.
-
-    Returns:
-      The copy, not checked. To compute with another field of it, or to take that for a
-      truth value, is a TypeError.
+    The copy is not checked. To compute with another field of it, or to take that for a
+    truth value, is a TypeError.
     """
     copy = object.__new__(type(config))
     for name in _declared(type(config)):
-        value = getattr(config, name) if name in names else _MISSING
+        value = getattr(config, name) if name in names else _LEFT_OUT
         object.__setattr__(copy, name, value)
     return copy
 
 
 def compiled(config: T) -> T:
-    """A copy of a configuration with only the fields that are compiled into programs.
+    """A copy of a configuration with `only` what is compiled into programs.
 
-    Args:
-      config: a frozen dataclass.
-
-    Returns:
-      The copy, as `only` makes it. Configurations with equal copies share programs.
+    Configurations with equal copies share their programs.
     """
-    declared = _declared(type(config))
-    copy = only(config, *(name for name in declared if _compiled(config, name)))
-    for name in declared:
-        if dataclasses.is_dataclass(value := getattr(copy, name)):
+    kept = [
+        name
+        for name, declared in _declared(type(config)).items()
+        if not any(isinstance(m, NotCompiled) and m.where(config) for m in declared)
+    ]
+    copy = only(config, *kept)
+    for name in kept:
+        if dataclasses.is_dataclass(value := getattr(config, name)):
             object.__setattr__(copy, name, compiled(value))
     return copy
-
-
-def _compiled(config: Any, name: str) -> bool:
-    """Whether programs depend on a field of a configuration."""
-    return not any(
-        mark.where(config) and not (mark.but_none and getattr(config, name) is None)
-        for mark in _declared(type(config))[name]
-        if isinstance(mark, NotCompiled)
-    )

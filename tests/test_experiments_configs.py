@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from experiments import configs, fields
+from experiments import commands, configs, fields
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
+from experiments.train.session import Session
 
 
 def test_configs_and_the_command_line_import_no_jax():
@@ -72,17 +74,17 @@ def test_configs_and_the_command_line_import_no_jax():
             lambda: _run(method=configs.Method(route="value", microbatch_size=4)),
             "BatchNorm .* depends on the others",
         ),
-        (lambda: configs.Session(devices=0), "devices .* got 0"),
+        (lambda: Session(devices=0), "devices .* got 0"),
         (
-            lambda: configs.Session(distributed=True, parallel="pmap"),
+            lambda: Session(distributed=True, parallel="pmap"),
             "pmap runs on one host",
         ),
-        (lambda: configs.Session(coordinator="a:1"), "coordinator needs --distributed"),
-        (lambda: configs.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
-        (lambda: configs.Demo(seeds=0), "seeds .* got 0"),
-        (lambda: configs.Demo(epochs=0), "epochs .* got 0"),
+        (lambda: Session(coordinator="a:1"), "coordinator needs --distributed"),
+        (lambda: commands.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
+        (lambda: commands.Demo(seeds=0), "seeds .* got 0"),
+        (lambda: commands.Demo(epochs=0), "epochs .* got 0"),
         (
-            lambda: dataclasses.replace(configs.LONG_TAIL, lams=(math.inf,)),
+            lambda: dataclasses.replace(LONG_TAIL, lams=(math.inf,)),
             "lams must be finite",
         ),
     ],
@@ -134,21 +136,21 @@ def test_what_is_compiled_in_depends_on_other_fields(name, one, other):
 
 
 def _run(**changes):
-    return dataclasses.replace(configs.LONG_TAIL.run, **changes)
+    return dataclasses.replace(LONG_TAIL.run, **changes)
 
 
 def _data(**changes):
-    return dataclasses.replace(configs.LONG_TAIL.run.data, **changes)
+    return dataclasses.replace(LONG_TAIL.run.data, **changes)
 
 
 def test_a_study_runs_sgd_and_every_lam_on_the_same_terms():
-    runs = configs.LABEL_NOISE.runs(seed=3)
-    assert [run.method.lam for run in runs] == [math.inf, *configs.LABEL_NOISE.lams]
+    runs = LABEL_NOISE.runs(seed=3)
+    assert [run.method.lam for run in runs] == [math.inf, *LABEL_NOISE.lams]
     assert [run.method.title for run in runs] == ["SGD"] + 3 * ["ABSGD"]
     assert len({configs.replace(run, {"method.lam": 1.0}) for run in runs}) == 1
 
 
 def test_the_demo_gives_both_methods_one_budget():
-    for study in configs.Demo(seeds=2, epochs=5).studies():
+    for study in commands.Demo(seeds=2, epochs=5).studies():
         assert study.seeds == 2
         assert {run.epochs for run in study.runs(0)} == {5}

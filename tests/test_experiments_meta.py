@@ -19,6 +19,7 @@ from experiments.data import pipeline, sources
 from experiments.data.sources import Examples, Files
 from experiments.methods import _clean
 from experiments.results import run_dir, run_log
+from experiments.studies.digits import LONG_TAIL
 from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
 
@@ -434,7 +435,7 @@ def test_a_run_goes_on_from_any_step(name, tmp_path):
 def test_the_clean_loss_of_a_step():
     """Of the network in training mode on the clean batch alone, without weights."""
     run = configs.replace(
-        configs.LONG_TAIL.run,
+        LONG_TAIL.run,
         {
             "data.clean_per_class": 1,
             "model.widths": (4,),

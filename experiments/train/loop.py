@@ -16,6 +16,7 @@ from experiments.data.pipeline import Task
 from experiments.data.sources import Examples
 from experiments.results import metrics
 from experiments.train import device_loop, objectives, steps
+from experiments.train.session import Session
 from experiments.train.sharding import Layout
 
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
@@ -61,7 +62,7 @@ def fit(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
     start: Start,
     callbacks: Callbacks,
     *,
@@ -177,7 +178,7 @@ def _updates(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
 ) -> Iterator[_HostLoop | device_loop.DeviceLoop]:
     """The host loop or the device loop, from a position on."""
     per_epoch, most = steps_per_epoch(run, task), session.steps_per_dispatch
@@ -198,7 +199,7 @@ def begin(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
     network: Any = None,
 ) -> Start:
     """The state before the first step.
@@ -225,7 +226,7 @@ def evaluate(
     examples: Examples,
     run: configs.Run,
     task: Task,
-    session: configs.Session,
+    session: Session,
 ) -> dict[str, Any]:
     """Evaluates a network on a split; returns the metrics of `metrics.summary`."""
     counts: Any = None
@@ -240,7 +241,7 @@ def evaluate(
 
 
 def in_order(
-    examples: Examples, run: configs.Run, layout: Layout, session: configs.Session
+    examples: Examples, run: configs.Run, layout: Layout, session: Session
 ) -> Iterator[pipeline.Batch]:
     """Batches of the examples in order and without augmentation, on the devices.
 
@@ -271,7 +272,7 @@ def batches_from(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
 ) -> Generator[pipeline.Batch, None, None]:
     """The batches of a training from a position on.
 
@@ -349,7 +350,7 @@ def _prune(
     state: steps.TrainState,
     examples: Examples,
     run: configs.Run,
-    session: configs.Session,
+    session: Session,
 ) -> steps.TrainState:
     for batch in in_order(examples, run, layout, session):
         state = program.prune(state, batch)
