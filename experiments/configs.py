@@ -195,15 +195,15 @@ class Data(Checked):
             and self.source not in ("cifar10", "cifar100"),
             f"noise {self.noise!r} is for cifar10 and cifar100, got {self.source}.",
         )
-        images = {
-            "crop_padding": self.crop_padding,
-            "flip": self.flip,
-            "rotation": self.rotation,
-            "jitter": self.jitter,
-            "resized_crop": self.resized_crop,
-            "image_size": self.image_size,
-        }
-        asked = [name for name, value in images.items() if value]
+        of_images = [
+            "crop_padding",
+            "flip",
+            "rotation",
+            "jitter",
+            "resized_crop",
+            "image_size",
+        ]
+        asked = [name for name in of_images if getattr(self, name)]
         refuse(
             self.kind.inputs == "text" and bool(asked),
             f"{self.source} is text, which has no {', '.join(asked)}.",
@@ -464,15 +464,8 @@ class Method(Checked):
             "microbatch_size needs the value or the dense route, got "
             f"{self.microbatch_size} with {self.route}.",
         )
-        of_attention = {
-            "route": not pullback,
-            "max_weight": self.max_weight is not None,
-            "rho": adapts,
-            "alpha": self.alpha != 1.0,
-            "uniform": self.uniform,
-            "first_lam": not math.isinf(self.first_lam),
-        }
-        asked = [name for name, value in of_attention.items() if value]
+        of_attention = ["route", "max_weight", "rho", "alpha", "uniform", "first_lam"]
+        asked = [n for n in of_attention if getattr(self, n) != getattr(Method, n)]
         refuse(
             self.baseline and bool(asked),
             f"{', '.join(asked)} are for attention, got {self.name}.",
@@ -599,49 +592,41 @@ class Run(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        text = self.data.kind.inputs == "text"
+        data, model, loss, method = self.data, self.model, self.loss, self.method
         refuse(
-            text != (self.model.name == "bilstm"),
-            "bilstm reads text, the other networks images, got "
-            f"{self.model.name} for {self.data.source}.",
+            (data.kind.inputs == "text") != (model.name == "bilstm"),
+            f"bilstm reads text, the other networks images, got {model.name} for "
+            f"{data.source}.",
         )
         refuse(
-            self.model.norm == "batch"
-            and self.model.name != "bilstm"
-            and (
-                self.method.route == "dense" or self.method.microbatch_size is not None
-            ),
+            (method.route == "dense" or method.microbatch_size is not None)
+            and (model.norm == "batch" and model.name != "bilstm"),
             "Under BatchNorm the gradient of an example depends on the others of its "
             "batch, so neither the dense route nor microbatches give the gradient of "
             "the batch: take the pullback route, or GroupNorm (--model.norm group).",
         )
+        draws = "OLTR's loss draws features to the centroids of its memory"
+        for asked, head, reason in (
+            (loss.name == "ldam", "cosine", "LDAM's margins are between cosines"),
+            (loss.name == "oltr", "memory", draws),
+            (self.trainable == "scale", "scaled", "'scale' trains a scaled head"),
+        ):
+            refuse(
+                asked and model.head != head,
+                f"{reason}: set model.head to {head!r}, got {model.head!r}.",
+            )
         refuse(
-            self.loss.name == "ldam" and self.model.head != "cosine",
-            "LDAM's margins are between cosines: set model.head to 'cosine', got "
-            f"{self.model.head!r}.",
+            loss.name in ("oltr", "range") and method.route != "pullback",
+            f"The {loss.name} loss of an example depends on the others of its batch: "
+            f"take the pullback route, got {method.route!r}.",
         )
         refuse(
-            self.loss.name == "oltr" and self.model.head != "memory",
-            "OLTR's loss draws features to the centroids of its memory: set model.head "
-            f"to 'memory', got {self.model.head!r}.",
-        )
-        refuse(
-            self.loss.name in ("oltr", "range") and self.method.route != "pullback",
-            f"The {self.loss.name} loss of an example depends on the others of its "
-            f"batch: take the pullback route, got {self.method.route!r}.",
-        )
-        refuse(
-            self.trainable == "scale" and self.model.head != "scaled",
-            "trainable 'scale' is for a scaled head: set model.head to 'scaled', got "
-            f"{self.model.head!r}.",
-        )
-        refuse(
-            self.method.uses_meta_set and not self.data.clean_per_class,
-            f"{self.method.title} learns weights from clean examples: set "
+            method.uses_meta_set and not data.clean_per_class,
+            f"{method.title} learns weights from clean examples: set "
             "data.clean_per_class to at least 1, got 0.",
         )
         refuse(
-            self.method.name == "meta" and self.loss.class_weights_norm == "weights",
+            method.name == "meta" and loss.class_weights_norm == "weights",
             "META weights classes itself and divides by the examples: set "
             "loss.class_weights_norm to 'examples', got 'weights'.",
         )
