@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import figures, interleave, summary
 from benchmarks.suites import dense, end_to_end, inputs, overhead, peers, sweep
-from experiments import configs
+from experiments import commands
 from experiments.results import run_log
 
 SUITES = {
@@ -24,7 +24,7 @@ SUITES = {
 }
 
 
-def main(config: configs.Bench) -> int:
+def main(config: commands.Bench) -> int:
     """Runs suite after suite.
 
     Args:
@@ -44,7 +44,7 @@ def main(config: configs.Bench) -> int:
     return 0
 
 
-def run(name: str, config: configs.Bench, workers: interleave.Workers) -> None:
+def run(name: str, config: commands.Bench, workers: interleave.Workers) -> None:
     """Measures, writes, draws and prints one suite.
 
     Args:

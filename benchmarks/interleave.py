@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from benchmarks.summary import Group, Measured
-from experiments import configs
+from experiments import commands
 
 ROOT = pathlib.Path(__file__).parents[1]  # of the repository
 WORKER = (sys.executable, "-m", "benchmarks.worker")
@@ -173,7 +173,7 @@ class Setting(NamedTuple):
       say: called with messages about progress, and about groups that are left out.
     """
 
-    config: configs.Bench
+    config: commands.Bench
     workers: Workers
     say: Callable[[str], None]
 

@@ -20,6 +20,7 @@ from experiments.data.task import Task
 from experiments.data.types import Examples
 from experiments.studies import method_grid
 from experiments.train import device_loop, loop, sharding, steps
+from experiments.train.session import Session
 
 Form = Literal["trainer", "device_loop", "plain", "masked"]
 _BATCHES = 4  # that the examples suffice for
@@ -160,9 +161,7 @@ def _trainer(run: configs.Run, layout: sharding.Layout) -> _Made:
     """The trainer's step, on a batch of the trainer's loader."""
     made = task(run)
     program = steps.program(run, layout)
-    loader = loop.batches_from(
-        loop.Position(0, 0, {}), run, made, layout, configs.Session()
-    )
+    loader = loop.batches_from(loop.Position(0, 0, {}), run, made, layout, Session())
     batch = layout.shard(next(loader))
     loader.close()
     stats = dataset_stats(made, layout)

@@ -12,6 +12,7 @@ from experiments import configs, methods
 from experiments.data.task import load_task
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import loop, losses, sharding, steps
+from experiments.train.session import Session
 
 STEPS = 12  # timed, of each
 
@@ -25,7 +26,7 @@ class _Ready(NamedTuple):
 
 
 def measure(
-    methods: Sequence[MethodGrid], plain: configs.Run, session: configs.Session
+    methods: Sequence[MethodGrid], plain: configs.Run, session: Session
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Times the step of each method, in turn with a step of plain SGD.
 
@@ -72,7 +73,7 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _ready(run: configs.Run, session: configs.Session) -> _Ready:
+def _ready(run: configs.Run, session: Session) -> _Ready:
     """The step of the last epoch, where everything is switched on; on one device."""
     layout = sharding.layout(1)
     program = steps.program(run, layout)

@@ -12,6 +12,7 @@ from benchmarks.compiled import Ready
 from experiments import configs, methods, presets
 from experiments.data.task import Task, load_task
 from experiments.train import loop, sharding, steps
+from experiments.train.session import Session
 
 Part = Literal["steps", "epochs", "training"]
 # Weights from the first step on, of almost one: what is timed is not to diverge.
@@ -55,7 +56,7 @@ def build(
     )
     folder = None if data_dir is None else pathlib.Path(data_dir)
     task = load_task(run.data, run.seed, folder)
-    layout, session = sharding.layout(1), configs.Session(data_dir=folder)
+    layout, session = sharding.layout(1), Session(data_dir=folder)
     per_epoch = loop.steps_per_epoch(run, task)
     updates = epochs * per_epoch
     facts = {
@@ -92,7 +93,7 @@ def _steps(
     run: configs.Run,
     task: Task,
     layout: sharding.Layout,
-    session: configs.Session,
+    session: Session,
     updates: int,
 ) -> Callable[[int], float]:
     """The steps of a training, one after the other, on one batch."""

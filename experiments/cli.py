@@ -1,53 +1,22 @@
 """The command line: `python -m experiments <command>`."""
 
 import difflib
+import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tyro
 
 from experiments import configs
+from experiments.commands import COMMANDS
 
 PROGRAM = "python -m experiments"
 DESCRIPTION = "The experiments of the ABSGD paper (arXiv 2012.06951)."
 
 # Exit statuses; 2 is also that of a command line that cannot be parsed.
 FAILED, BAD_CONFIGURATION, NO_DATA, NOT_FINITE, INTERRUPTED = 1, 2, 3, 4, 130
-
-COMMANDS: dict[str, Any] = {
-    "list": configs.List,
-    "train": configs.Train,
-    "compare": configs.Compare,
-    "sweep": configs.Sweep,
-    "evaluate": configs.Evaluate,
-    "report": configs.Report,
-    "demo": configs.Demo,
-    "recipes": configs.Recipes,
-    "untuned": configs.Untuned,
-    "after-first-stage": configs.AfterFirstStage,
-    "reproduce": configs.Reproduce,
-    "results": configs.Results,
-    "toy": configs.Toy,
-    "bench": configs.Bench,
-}
-SUMMARIES = {
-    "list": "the presets: data, model, schedule and cost",
-    "train": "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume",
-    "compare": "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table",
-    "sweep": "PRESET --lams a,b --gammas x,y --seeds N: vmapped runs in one program",
-    "evaluate": "DIR: the newest checkpoint on validation and test examples",
-    "report": "DIR...: tables and figures, next to the paper's numbers",
-    "demo": "SGD against ABSGD on embedded data; a minute or two",
-    "recipes": "the demo with other switching epochs, γ and λ",
-    "untuned": "--data-dir DIR --seeds N --out FILE: a radius against fixed λ",
-    "after-first-stage": "--data-dir DIR: do the losses predict that a fixed λ harms",
-    "reproduce": "--minutes N: the paper's tables on CIFAR in full, over many sittings",
-    "results": "the page of what reproduce recorded, next to the paper's numbers",
-    "toy": "the paper's toy figure",
-    "bench": "[SUITE ...]: the cost of a step, of loading data and of whole trainings",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,60 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name not in COMMANDS:
         return _refuse(f"There is no command {name!r}.{_meant(name, COMMANDS)}")
-    if name in ("train", "compare", "sweep"):
+    config = COMMANDS[name].config
+    if "run" in config.__annotations__:
         return _with_preset(name, rest)
-    config = tyro.cli(COMMANDS[name], prog=f"{PROGRAM} {name}", args=rest)
-    return _run(_command, config)
-
-
-def _command(config: Any) -> int:
-    """Imports and runs the module of a command."""
-    match config:
-        case configs.List():
-            from experiments import presets
-
-            print(presets.listing(config.pattern))
-            return 0
-        case configs.Evaluate():
-            from experiments.train import runs
-
-            return runs.evaluate(config)
-        case configs.Report():
-            from experiments.report import command
-
-            return command.main(config)
-        case configs.Demo():
-            from experiments.studies import demo
-
-            return demo.main(config)
-        case configs.Recipes():
-            from experiments.studies import recipes
-
-            return recipes.main(config)
-        case configs.Untuned():
-            from experiments.studies import untuned
-
-            return untuned.main(config)
-        case configs.AfterFirstStage():
-            from experiments.studies import after_first_stage
-
-            return after_first_stage.main(config)
-        case configs.Reproduce():
-            from experiments.studies import reproduce
-
-            return reproduce.main(config)
-        case configs.Results():
-            from experiments.studies import reproduce_report
-
-            return reproduce_report.main(config)
-        case configs.Bench():
-            from benchmarks import command
-
-            return command.main(config)
-        case _:
-            from experiments.studies import toy
-
-            return toy.main(config)
+    return _run(name, tyro.cli(config, prog=f"{PROGRAM} {name}", args=rest))
 
 
 def _with_preset(command: str, arguments: list[str]) -> int:
@@ -141,7 +60,7 @@ def _with_preset(command: str, arguments: list[str]) -> int:
         preset = presets.get(name)
     except presets.UnknownPreset as error:
         return _refuse(str(error))
-    kind = COMMANDS[command]
+    kind = COMMANDS[command].config
     try:
         config = tyro.cli(
             kind,
@@ -158,32 +77,18 @@ def _with_preset(command: str, arguments: list[str]) -> int:
             f"{name} is a second stage: give --start-from the directory of a "
             f"finished run of {preset.needs}."
         )
-
-    def train(config: configs.Train) -> int:
-        from experiments.train import runs
-
-        return runs.main(name, config.run, config.session)
-
-    def compare(config: configs.Compare) -> int:
-        from experiments.studies import compare
-
-        return compare.main(name, config)
-
-    def sweep(config: configs.Sweep) -> int:
-        from experiments.studies import sweep
-
-        return sweep.main(name, config)
-
-    commands = {"train": train, "compare": compare, "sweep": sweep}
-    return _run(commands[command], config)
+    return _run(command, name, config)
 
 
-def _run(command: Callable[[Any], int], config: Any) -> int:
+def _run(name: str, *arguments: Any) -> int:
     """Runs a command, and maps each kind of failure to its exit status."""
     from experiments.data.types import DamagedData, MissingData
 
+    command = COMMANDS[name]
+    study = f"experiments.studies.{name.replace('-', '_')}"
     try:
-        return command(config)
+        module = importlib.import_module(command.module or study)
+        return getattr(module, command.function)(*arguments)
     except configs.BadConfiguration as error:
         return _refuse(str(error))
     except (MissingData, DamagedData) as error:
@@ -200,8 +105,8 @@ def _run(command: Callable[[Any], int], config: Any) -> int:
 
 
 def _usage() -> str:
-    width = max(map(len, SUMMARIES))
-    lines = [f"  {name:<{width}}  {what}" for name, what in SUMMARIES.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items()]
     usage, more = (
         f"usage: {PROGRAM} COMMAND ...",
         f"{PROGRAM} COMMAND --help lists the flags of a command.",

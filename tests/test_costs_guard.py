@@ -16,6 +16,7 @@ from benchmarks import mlp, network
 from experiments import configs
 from experiments.data.task import Task
 from experiments.train import loop, sharding
+from experiments.train.session import Session
 from tests import training_problem as problem
 
 FLOPS, TEMPORARY = 1.001, 1.01  # of SGD's
@@ -88,7 +89,7 @@ def test_a_run_compiles_its_step_once():
     task = Task(
         everything.train, None, everything.test, *everything[3:]
     )  # three batches of 16
-    layout, session = sharding.layout(1), configs.Session()
+    layout, session = sharding.layout(1), Session()
     compiled = collections.Counter()
 
     def listen(event, duration, **dataset_stats):

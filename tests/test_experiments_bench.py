@@ -24,7 +24,7 @@ from benchmarks.interleave import Child
 from benchmarks.suites import peers
 from benchmarks.summary import Group, Measured
 from experiments import cli as command_line
-from experiments import configs
+from experiments import commands
 
 ROUNDS = 3
 PARAMETERS = 464_154  # of ResNet-32
@@ -212,7 +212,7 @@ def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys)
         raise interleave.Died("the second ended with status 1")
 
     monkeypatch.setitem(command.SUITES, "sweep", measure)
-    assert command.main(configs.Bench(("sweep",), tmp_path)) == 1
+    assert command.main(commands.Bench(("sweep",), tmp_path)) == 1
     (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
     assert group["variants"]["one"]["samples"] == [2.0]
     assert "sweep: the second ended" in capsys.readouterr().err
@@ -220,9 +220,9 @@ def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys)
 
 def test_sizes_and_repeats_are_positive():
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
-        configs.Bench(repeats=0)
-    with pytest.raises(ValueError, match=r"sizes must be positive, .* got \(\)"):
-        configs.Bench(sizes=())
+        commands.Bench(repeats=0)
+    with pytest.raises(ValueError, match=r"sizes and batches must have .* got \(\)"):
+        commands.Bench(sizes=())
 
 
 def _torch_python():

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from experiments import configs
+from experiments import commands, configs, fields
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
+from experiments.train.session import Session
 
 
 def test_configs_and_the_command_line_import_no_jax():
@@ -38,12 +40,16 @@ def test_configs_and_the_command_line_import_no_jax():
             lambda: configs.Data(source="places_lt", image_size=8, rotation=1.0),
             "held in memory, got places_lt",
         ),
-        (lambda: configs.Model(widths=(0,)), "widths .* got \\(0,\\)"),
+        (lambda: configs.Model(widths=(0,)), "widths .* got 0"),
         (lambda: configs.Model(dropout=1.0), "dropout .* got 1.0"),
         (lambda: configs.Loss(prune_from=2.0), "prune_from .* got 2.0"),
         (lambda: configs.Loss(effective_beta=1.0), "effective_beta .* got 1.0"),
         (lambda: configs.Method(lam=0.0), "lam must be nonzero, got 0.0"),
-        (lambda: configs.Method(gamma=0.0), "gamma .* got 0.0"),
+        (lambda: configs.Method(lam=math.nan), "lam must be nonzero, got nan"),
+        (lambda: configs.Method(gamma=2.0), "gamma must lie in \\(0, 1\\], got 2.0"),
+        (lambda: configs.Method(gamma=math.nan), "gamma .* got nan"),
+        (lambda: configs.Method(rho=math.inf), "rho must be positive and finite"),
+        (lambda: configs.Method(step_size=math.inf), "step_size must be finite"),
         (lambda: configs.Method(start_at=-0.1), "start_at .* got -0.1"),
         (lambda: configs.Method(init_s=-1.0), "init_s .* got -1.0"),
         (lambda: configs.Method(max_weight=0.5), "max_weight .* at least 1, got 0.5"),
@@ -68,17 +74,17 @@ def test_configs_and_the_command_line_import_no_jax():
             lambda: _run(method=configs.Method(route="value", microbatch_size=4)),
             "BatchNorm .* depends on the others",
         ),
-        (lambda: configs.Session(devices=0), "devices .* got 0"),
+        (lambda: Session(devices=0), "devices .* got 0"),
         (
-            lambda: configs.Session(distributed=True, parallel="pmap"),
+            lambda: Session(distributed=True, parallel="pmap"),
             "pmap runs on one host",
         ),
-        (lambda: configs.Session(coordinator="a:1"), "coordinator needs --distributed"),
-        (lambda: configs.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
-        (lambda: configs.Demo(seeds=0), "seeds .* got 0"),
-        (lambda: configs.Demo(epochs=0), "epochs .* got 0"),
+        (lambda: Session(coordinator="a:1"), "coordinator needs --distributed"),
+        (lambda: commands.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
+        (lambda: commands.Demo(seeds=0), "seeds .* got 0"),
+        (lambda: commands.Demo(epochs=0), "epochs .* got 0"),
         (
-            lambda: dataclasses.replace(configs.LONG_TAIL, lams=(math.inf,)),
+            lambda: dataclasses.replace(LONG_TAIL, lams=(math.inf,)),
             "lams must be finite",
         ),
     ],
@@ -88,22 +94,63 @@ def test_what_cannot_be_is_refused(make, message):
         make()
 
 
+def test_a_program_cannot_depend_on_what_is_not_compiled_in():
+    compiled = fields.compiled(configs.Run())
+    assert compiled.batch_size == configs.Run().batch_size
+    for use in (
+        lambda: compiled.optimizer.learning_rate * 2.0,
+        lambda: compiled.method.lam < 0.0,
+        lambda: bool(compiled.data.flip),
+    ):
+        with pytest.raises(TypeError):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"method.lam": 0.5, "method.gamma": 0.1, "seed": 3, "epochs": 2}, True),
+        ({"data.crop_padding": 2}, True),
+        ({"batch_size": 8}, False),
+        ({"method.init_s": 0.0}, False),
+        ({"data.augment_on": "device", "data.crop_padding": 2}, False),
+    ],
+)
+def test_runs_share_a_program_where_they_differ_in_arguments_or_on_the_host(
+    changes, shared
+):
+    run = configs.Run()
+    other = configs.replace(run, changes)
+    assert (fields.compiled(other) == fields.compiled(run)) == shared
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("method.lam", math.inf, -math.inf), ("data.crop_padding", 1, 2)],
+)
+def test_what_is_compiled_in_depends_on_other_fields(name, one, other):
+    """The sign of a radius; and augmentation on the device."""
+    changes = {"method.rho": 0.1, "data.augment_on": "device"}
+    runs = [configs.replace(configs.Run(), {**changes, name: v}) for v in (one, other)]
+    assert fields.compiled(runs[0]) != fields.compiled(runs[1])
+
+
 def _run(**changes):
-    return dataclasses.replace(configs.LONG_TAIL.run, **changes)
+    return dataclasses.replace(LONG_TAIL.run, **changes)
 
 
 def _data(**changes):
-    return dataclasses.replace(configs.LONG_TAIL.run.data, **changes)
+    return dataclasses.replace(LONG_TAIL.run.data, **changes)
 
 
 def test_a_study_runs_sgd_and_every_lam_on_the_same_terms():
-    runs = configs.LABEL_NOISE.runs(seed=3)
-    assert [run.method.lam for run in runs] == [math.inf, *configs.LABEL_NOISE.lams]
+    runs = LABEL_NOISE.runs(seed=3)
+    assert [run.method.lam for run in runs] == [math.inf, *LABEL_NOISE.lams]
     assert [run.method.title for run in runs] == ["SGD"] + 3 * ["ABSGD"]
     assert len({configs.replace(run, {"method.lam": 1.0}) for run in runs}) == 1
 
 
 def test_the_demo_gives_both_methods_one_budget():
-    for study in configs.Demo(seeds=2, epochs=5).studies():
+    for study in commands.Demo(seeds=2, epochs=5).studies():
         assert study.seeds == 2
         assert {run.epochs for run in study.runs(0)} == {5}

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from experiments import configs
 from experiments.results import run_log
 from experiments.studies import demo_report
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
 
-STUDY = dataclasses.replace(configs.LONG_TAIL, lams=(1.0, 0.5, 0.25), seeds=3)
+STUDY = dataclasses.replace(LONG_TAIL, lams=(1.0, 0.5, 0.25), seeds=3)
 
 
 def _run(lam, seed, validation, test, finished=True, study=STUDY):
@@ -72,7 +72,7 @@ def test_of_equal_lams_the_one_nearer_to_sgd_is_taken():
 def test_nothing_finished_is_no_outcome():
     assert demo_report.outcome(STUDY, []) is None
     assert demo_report.outcome(STUDY, _run(math.inf, 0, 0.8, 0.6)) is None
-    assert demo_report.outcome(configs.LABEL_NOISE, _records()) is None
+    assert demo_report.outcome(LABEL_NOISE, _records()) is None
 
 
 def test_the_table_says_mean_spread_and_paired_difference():
@@ -91,9 +91,9 @@ def test_a_loss_of_accuracy_is_printed_as_it_is():
         event
         for seed in range(2)
         for lam, test in ((math.inf, 0.6), (-2.0, 0.55 - 0.02 * seed))
-        for event in _run(lam, seed, 0.5, test, study=configs.LABEL_NOISE)
+        for event in _run(lam, seed, 0.5, test, study=LABEL_NOISE)
     ]
-    study = dataclasses.replace(configs.LABEL_NOISE, lams=(-2.0,))
+    study = dataclasses.replace(LABEL_NOISE, lams=(-2.0,))
     table = demo_report.table(demo_report.outcome(study, records))
     assert "| difference |    | −6.0 ± 1.0    |" in table
     assert "as noisy as the training's" in table
@@ -108,7 +108,7 @@ def test_one_seed_has_no_spread():
 def test_the_figure_is_drawn_from_what_there_is(figures, tmp_path):
     found = demo_report.outcome(STUDY, _records())
     demo_report.figure({"long-tail": found, "label-noise": None}, tmp_path / "half.png")
-    whole = dataclasses.replace(found, study=configs.LABEL_NOISE)
+    whole = dataclasses.replace(found, study=LABEL_NOISE)
     demo_report.figure(
         {"long-tail": found, "label-noise": whole}, tmp_path / "whole.png"
     )

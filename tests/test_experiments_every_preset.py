@@ -9,6 +9,7 @@ import pytest
 from experiments import configs, presets
 from experiments.results import run_dir, run_log
 from experiments.train import runs
+from experiments.train.session import Session
 from tests import trees
 
 # Presets that can share programs lie together, in one test: compiling is most of what
@@ -42,7 +43,7 @@ def train(data_dir, tmp_path):
     def trained(run):
         out = tmp_path / f"run{trained.cache_info().misses}"
         where = data_dir(run.data.source, run.data.examples_per_class)
-        session = configs.Session(out, where, workers=0, tensorboard=False)
+        session = Session(out, where, workers=0, tensorboard=False)
         assert runs.main("any", run, session) == 0
         return out
 

@@ -21,6 +21,7 @@ from experiments.data.task import load_task
 from experiments.data.types import Examples, Files
 from experiments.methods import _meta_gradient
 from experiments.results import run_dir, run_log
+from experiments.studies.digits import LONG_TAIL
 from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
 
@@ -439,7 +440,7 @@ def test_a_run_goes_on_from_any_step(name, tmp_path):
 def test_the_meta_loss_of_a_step():
     """Of the network in training mode on the clean batch alone, without weights."""
     run = configs.replace(
-        configs.LONG_TAIL.run,
+        LONG_TAIL.run,
         {
             "data.meta_per_class": 1,
             "model.widths": (4,),

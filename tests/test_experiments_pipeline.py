@@ -16,6 +16,7 @@ from experiments.data import datasets, imbalance, label_noise, loader, split
 from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.data.types import Dataset, Examples, Files
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
 MOVED = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0)
@@ -160,7 +161,7 @@ def cifar(loads):
 
 
 def test_the_long_tail_of_the_digits():
-    data = configs.LONG_TAIL.run.data
+    data = LONG_TAIL.run.data
     task = load_task(data, seed=4)
     counts = np.bincount(task.train.labels).tolist()
     assert counts == imbalance.long_tail_counts(counts[0], 10, 50.0)
@@ -174,7 +175,7 @@ def test_the_long_tail_of_the_digits():
 
 def test_label_noise_of_the_digits():
     clean = load_task(DIGITS, seed=4)
-    noisy = load_task(configs.LABEL_NOISE.run.data, seed=4)
+    noisy = load_task(LABEL_NOISE.run.data, seed=4)
     np.testing.assert_array_equal(noisy.train.inputs, clean.train.inputs)
     np.testing.assert_array_equal(
         noisy.mislabelled, noisy.train.labels != clean.train.labels
@@ -192,11 +193,11 @@ def test_label_noise_of_the_digits():
     ("study", "digest"),
     [
         (
-            configs.LONG_TAIL,
+            LONG_TAIL,
             "c30b5bc80f860270de47550c840193ad84e94e268f8e90d9f035fbe725789c6a",
         ),
         (
-            configs.LABEL_NOISE,
+            LABEL_NOISE,
             "b6b41460975dd8efad74d1e4d0b922c2157ab569dded7fa91657f2d371a6a1f3",
         ),
     ],

@@ -10,6 +10,7 @@ from experiments import configs, models
 from experiments.data.task import load_task
 from experiments.models import norm
 from experiments.train import loop, steps
+from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, RUN, compiled_quickly
 
@@ -113,7 +114,7 @@ def test_digits_are_learned_as_well():
         }
         run = configs.replace(RUN, changes)
         task = load_task(run.data, 0)
-        session, events = configs.Session(), []
+        session, events = Session(), []
         callbacks = loop.Callbacks(lambda own=events, **event: own.append(event))
         start = loop.begin(run, task, LAYOUT, session)
         loop.fit(run, task, LAYOUT, session, start, callbacks)

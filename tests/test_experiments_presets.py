@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import configs, presets
+from experiments import commands, configs, presets
 from experiments.data import imbalance
 from experiments.results import paper, run_log
 
@@ -170,7 +170,7 @@ def test_flags_on_the_command_line_are_the_changes():
     assert len(by_flags) >= 10
     for flags, (preset, variant) in by_flags.items():
         command = tyro.cli(
-            configs.Train, default=configs.Train(preset.run), args=flags.split()
+            commands.Train, default=commands.Train(preset.run), args=flags.split()
         )
         assert command.run == preset.run_of(variant.method)
 

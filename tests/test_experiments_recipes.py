@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import configs
+from experiments import commands
 from experiments.results import run_log
 from experiments.studies import recipes
 
@@ -13,12 +13,12 @@ from experiments.studies import recipes
 @pytest.fixture
 def two_variants(monkeypatch):
     variants = {"long-tail": ((0.5, 0.9, 0.5),), "label-noise": ((0.0, 0.5, -2.0),)}
-    monkeypatch.setattr(configs.Recipes, "variants", variants)
+    monkeypatch.setattr(commands.Recipes, "variants", variants)
 
 
 @pytest.mark.usefixtures("two_variants")
 def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
-    config = configs.Recipes(out=tmp_path, seeds=1, epochs=1)
+    config = commands.Recipes(out=tmp_path, seeds=1, epochs=1)
     assert recipes.main(config) == 0
     events = run_log.read(tmp_path / recipes.RECORDS)
     assert [e["study"] for e in events] == list(config.runs())
@@ -33,9 +33,9 @@ def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
 
 
 def test_every_recipe_differs_from_its_study_in_attention_alone():
-    found = configs.Recipes().runs()
+    found = commands.Recipes().runs()
     for name, run in found.items():
-        study = configs.Recipes.study(name).run
+        study = commands.Recipes.study(name).run
         # Evaluated after the last epoch alone, as the demo's trainings are.
         study = dataclasses.replace(study, eval_every=study.epochs)
         if math.isinf(run.method.lam):
@@ -49,4 +49,4 @@ def test_every_recipe_differs_from_its_study_in_attention_alone():
 
 def test_at_least_one_seed():
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
-        configs.Recipes(seeds=0)
+        commands.Recipes(seeds=0)

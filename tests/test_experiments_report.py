@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from experiments import configs, presets
+from experiments import commands, configs, presets
 from experiments.report import (
     axes,
     calibration,
@@ -20,6 +20,7 @@ from experiments.report import (
     weights,
 )
 from experiments.results import aggregate, metrics, run_dir, run_log
+from experiments.studies.digits import LONG_TAIL
 
 FIGURES = ("curves.png", "calibration.png", "confusion.png", "weights.png")
 
@@ -133,7 +134,7 @@ def _percent(values):
 
 
 def _report(*dirs, out=None):
-    return command.main(configs.Report(dirs=dirs, out=out))
+    return command.main(commands.Report(dirs=dirs, out=out))
 
 
 def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, capsys):
@@ -503,7 +504,7 @@ def test_records_come_back(tmp_path):
         recorder.write(lam=math.inf, loss=np.float32(0.5), counts=np.arange(3))
         # On the disk already, whatever happens next.
         assert run_log.read(path) == [{"lam": "inf", "loss": 0.5, "counts": [0, 1, 2]}]
-        recorder.write(run=configs.LONG_TAIL.run, name="λ", bound=None)
+        recorder.write(run=LONG_TAIL.run, name="λ", bound=None)
         with pytest.raises(TypeError, match="not JSON serializable"):
             recorder.write(value=object())
     last = run_log.read(path)[-1]

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import cli, configs
+from experiments import cli, commands, configs
 from experiments.data import packed
 from experiments.data.task import load_task
 from experiments.data.types import MissingData
@@ -17,6 +17,7 @@ from experiments.results import run_log
 from experiments.studies import reproduce, reproduce_report, untuned, untuned_report
 from experiments.studies.reproduce import LAMS, Cell
 from experiments.train import loop, sharding, steps
+from experiments.train.session import Session
 from tests import trees
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -116,7 +117,7 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     )
     run = reproduce.run_of(cell, smoke=True)
     task = load_task(run.data, cell.seed, folder / "data")
-    layout, session = sharding.layout(1), configs.Session(devices=1, workers=0)
+    layout, session = sharding.layout(1), Session(devices=1, workers=0)
     events = []
     callbacks = loop.Callbacks(lambda **event: events.append(event))
     start = loop.begin(run, task, layout, session)
@@ -181,7 +182,7 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
     assert data.train[0].shape[:2] == data.train[1].shape
     # The network itself, on its test images, has the logits of its last layer.
     cell = Cell(SETTING, "SGD (CE)", math.inf, 1, "test")
-    config = configs.Reproduce(out=tmp_path, packed=folder / "pack", smoke=True)
+    config = commands.Reproduce(out=tmp_path, packed=folder / "pack", smoke=True)
     run = reproduce.run_of(cell, smoke=True)
     task, state = reproduce.plainly_trained(run, config)
     program = steps.program(run, sharding.layout(1))

@@ -16,6 +16,7 @@ from experiments.report import command
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies import sweep
 from experiments.train import loop, steps, vmapped
+from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
 
@@ -51,7 +52,7 @@ def _vmapped(runs, tasks, most):
 
 
 def _alone(run, task):
-    session, events = configs.Session(), []
+    session, events = Session(), []
     callbacks = loop.Callbacks(lambda **event: events.append(run_log.plain(event)))
     loop.fit(
         run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), callbacks

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from absgd_jax import losses
-from experiments import configs
+from experiments import commands
 from experiments.studies import toy
 
 
@@ -62,7 +62,7 @@ def test_the_points_are_the_ones_described_and_the_seed_says_which():
 
 
 def test_the_figure_and_its_table(figures, tmp_path, capsys):
-    config = configs.Toy(out=tmp_path / "toy", lam=0.1)
+    config = commands.Toy(out=tmp_path / "toy", lam=0.1)
     assert toy.main(config) == 0
     text = (config.out / toy.TABLE).read_text(encoding="utf-8")
     assert text in capsys.readouterr().out

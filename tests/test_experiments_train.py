@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from experiments import configs, presets
 from experiments.cli import main
 from experiments.results import run_dir, run_log
+from experiments.studies.digits import LONG_TAIL
 from experiments.train import runs, sharding
 
 # A network of two layers, and some 20 updates: compiling is most of what it costs.
@@ -277,7 +278,7 @@ def test_the_list_names_every_preset(capsys):
 
 
 def test_points_in_time_round_to_epochs():
-    run = configs.replace(configs.LONG_TAIL.run, {"epochs": 200})
+    run = configs.replace(LONG_TAIL.run, {"epochs": 200})
     assert [run.epoch_at(share) for share in (0.0, 0.0249, 0.8, 0.9, 1.0)] == [
         0,
         5,

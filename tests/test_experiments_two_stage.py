@@ -12,7 +12,9 @@ from experiments.data.task import load_task
 from experiments.models import heads, posthoc_classifiers
 from experiments.models.attention import Attention
 from experiments.results import metrics, run_dir, run_log
+from experiments.studies.digits import LONG_TAIL
 from experiments.train import runs, sharding, steps
+from experiments.train.session import Session
 
 TINY = (
     "--model.widths", "4", "8", "--data.examples-per-class", "100",
@@ -223,7 +225,7 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     out = _train(tmp_path, "--start-from", str(stage_one), *oltr, *slow, *SECOND)
     run = run_dir.load(out).run
     task, layout = load_task(run.data, run.seed), sharding.layout(1)
-    session = configs.Session(workers=0)
+    session = Session(workers=0)
     network = runs._network(run, task, layout, session)
     # Attention changes nothing yet, so features and their means are those of before.
     features, labels = seen.splits["train"]
@@ -349,12 +351,12 @@ def test_norms_are_divided_out(tau, seen):
 )
 def test_what_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        configs.replace(configs.LONG_TAIL.run, changes)
+        configs.replace(LONG_TAIL.run, changes)
 
 
 def test_programs_are_shared_between_ways_of_sampling():
     layout = sharding.layout(1)
-    run = configs.LONG_TAIL.run
+    run = LONG_TAIL.run
     other = configs.replace(
         run, {"data.sampling": "effective", "data.sampling_beta": 0.5}
     )

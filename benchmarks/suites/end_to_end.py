@@ -26,7 +26,7 @@ from benchmarks import interleave, training
 from benchmarks.interleave import Setting
 from benchmarks.suites.overhead import SMALL
 from benchmarks.summary import Group, Measured
-from experiments import configs
+from experiments import commands
 
 PARTS = ("steps", "epochs", "training")
 STARTS = 3  # processes of each kind
@@ -118,9 +118,9 @@ def _training(
 
 def _demo(setting: Setting, digits: list[Group]) -> Group:
     """The demo as a command, against the measured time of its steps."""
-    demo, words = configs.Demo(), ["demo"]
+    demo, words = commands.Demo(), ["demo"]
     if setting.config.quick:
-        demo = configs.Demo(seeds=1, epochs=1)
+        demo = commands.Demo(seeds=1, epochs=1)
         words += ["--seeds", "1", "--epochs", "1"]
     setting.say("the demo")
     total, updates = 0.0, 0

@@ -21,9 +21,9 @@ def rule(run: configs.Run) -> Rule:
     by_pullback = run.method.route == "pullback"
 
     def init(params: Any, examples: int, classes: int) -> absgd_jax.AttentionState:
-        return attention(
-            run, step_hyperparams(run, 1, 0)
-        ).init()  # the same at any step
+        # Those of any run: `begin` sets what depends on them.
+        hyperparams = step_hyperparams(configs.Run(), 1, 0)
+        return attention(run, hyperparams).init()
 
     def gradient(
         weighting_input: WeightingInput, state: absgd_jax.AttentionState

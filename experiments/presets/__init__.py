@@ -8,7 +8,7 @@ the preset NAME made so small that it is over in seconds. Imports no JAX.
 import difflib
 import functools
 
-from experiments import configs
+from experiments import commands, configs
 from experiments.presets import (
     cifar_imbalance,
     cifar_noise,
@@ -32,6 +32,7 @@ __all__ = [
     "every",
     "get",
     "listing",
+    "main",
     "smoke",
     "steps_per_epoch",
 ]
@@ -113,3 +114,9 @@ def listing(pattern: str | None = None) -> str:
             "them all."
         )
     return table(chosen)
+
+
+def main(config: commands.List) -> int:
+    """Prints the presets of a pattern."""
+    print(listing(config.pattern))
+    return 0

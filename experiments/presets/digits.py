@@ -2,6 +2,7 @@
 
 from experiments import configs
 from experiments.presets._preset import Preset
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, Study
 
 
 def presets() -> list[Preset]:
@@ -11,12 +12,12 @@ def presets() -> list[Preset]:
     experiments demo` compares all λs over eight seeds.
     """
     return [
-        _preset("digits_long_tail", configs.LONG_TAIL, 0.5),
-        _preset("digits_label_noise", configs.LABEL_NOISE, -1.0),
+        _preset("digits_long_tail", LONG_TAIL, 0.5),
+        _preset("digits_label_noise", LABEL_NOISE, -1.0),
     ]
 
 
-def _preset(name: str, study: configs.Study, lam: float) -> Preset:
+def _preset(name: str, study: Study, lam: float) -> Preset:
     return Preset(
         name=name,
         family="Digits",

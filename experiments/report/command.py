@@ -2,7 +2,7 @@
 
 import pathlib
 
-from experiments import configs
+from experiments import commands, configs
 from experiments.report import calibration, confusion, curves, markdown, weights
 from experiments.results import aggregate
 from experiments.results.aggregate import Group
@@ -10,7 +10,7 @@ from experiments.results.aggregate import Group
 REPORT = "report.md"
 
 
-def main(config: configs.Report) -> int:
+def main(config: commands.Report) -> int:
     """Reads run directories, writes report.md and the figures, and prints the report.
 
     Args:

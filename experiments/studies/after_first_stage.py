@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from sklearn.datasets import make_classification
 
-from experiments import configs
+from experiments import commands
 from experiments.report import formatting
 from experiments.results import run_log
 from experiments.studies import untuned
@@ -115,7 +115,7 @@ def measure(
     return lines
 
 
-def main(config: configs.AfterFirstStage) -> int:
+def main(config: commands.AfterFirstStage) -> int:
     """Trains the runs that are not recorded, and writes the page; returns 0."""
     known = run_log.read(config.out) if config.out.exists() else []
     config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import step_cost
-from experiments import configs
+from experiments import commands, configs
 from experiments.data import datasets
 from experiments.data.task import load_task
 from experiments.models import posthoc_classifiers
@@ -21,6 +21,7 @@ from experiments.results import metrics, run_dir, run_log
 from experiments.studies import method_grid
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import runs
+from experiments.train.session import Session
 
 TABLE, RESULTS, COSTS, TRAININGS = "table.md", "results.json", "costs.json", "runs"
 FAILED = "failed.json"  # in the directory of a run whose loss was not finite
@@ -63,7 +64,7 @@ class _Setting(NamedTuple):
 
     preset: str
     base: configs.Run  # plain training, evaluated only after the last epoch
-    session: configs.Session
+    session: Session
     out: pathlib.Path
 
 
@@ -71,7 +72,7 @@ class _Interrupted(Exception):
     """Ctrl-C, after a checkpoint."""
 
 
-def main(preset: str, config: configs.Compare) -> int:
+def main(preset: str, config: commands.Compare) -> int:
     """Trains the runs that are missing, and tabulates the methods.
 
     Args:

@@ -10,16 +10,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments import configs
+from experiments import commands, configs
 from experiments.data.task import load_task
 from experiments.results import run_log
 from experiments.studies import demo_report
+from experiments.studies.digits import Study
 from experiments.train import loop, sharding
+from experiments.train.session import Session
 
 CONFIG, RECORDS, TABLE, FIGURE = "config.json", "records.jsonl", "table.md", "demo.png"
 
 
-def main(config: configs.Demo) -> int:
+def main(config: commands.Demo) -> int:
     """Trains, logs and reports.
 
     Args:
@@ -51,7 +53,7 @@ def main(config: configs.Demo) -> int:
     return status
 
 
-def _train_all(studies: list[configs.Study], recorder: run_log.Recorder) -> None:
+def _train_all(studies: list[Study], recorder: run_log.Recorder) -> None:
     """Trains seed by seed, so that an interrupt leaves whole seeds of both studies."""
     trainings = [
         (study, run)
@@ -87,7 +89,7 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
       FloatingPointError: a loss is not finite; names the step.
     """
     task = load_task(run.data, run.seed)
-    layout, session = sharding.layout(1), configs.Session()
+    layout, session = sharding.layout(1), Session()
 
     def write_named(**event: Any) -> None:
         event |= {
@@ -107,7 +109,7 @@ def train_one(run: configs.Run, study: str, write: Callable[..., None]) -> None:
     loop.fit(run, task, layout, session, start, callbacks, test_last=True)
 
 
-def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:
+def _report(out: pathlib.Path, studies: list[Study]) -> None:
     """Reads the log, prints the table and draws the figure."""
     records = run_log.read(out / RECORDS)
     outcomes = {study.name: demo_report.outcome(study, records) for study in studies}
@@ -124,7 +126,7 @@ def _report(out: pathlib.Path, studies: list[configs.Study]) -> None:
         demo_report.figure(outcomes, out / FIGURE)
 
 
-def _write_config(config: configs.Demo, studies: list[configs.Study]) -> None:
+def _write_config(config: commands.Demo, studies: list[Study]) -> None:
     """Writes the resolved configuration and the versions of packages."""
     resolved = {
         "demo": dataclasses.asdict(config),

@@ -11,6 +11,7 @@ import numpy as np
 from experiments import configs
 from experiments.report import formatting, plot_style
 from experiments.report.formatting import number
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ class Outcome:
       lam: the λ that validation chose.
     """
 
-    study: configs.Study
+    study: Study
     seeds: list[int]
     runs: dict[float, list[list[Event]]]
     lam: float
@@ -46,7 +47,7 @@ class Outcome:
         return np.array([[measure(e) for e in events] for events in self.runs[lam]])
 
 
-def outcome(study: configs.Study, records: Iterable[Event]) -> Outcome | None:
+def outcome(study: Study, records: Iterable[Event]) -> Outcome | None:
     """Collects the finished runs of a study, and chooses λ on validation accuracy.
 
     A seed that some method did not finish is left out for all of them, since they are
@@ -150,8 +151,8 @@ def figure(outcomes: dict[str, Outcome | None], path: pathlib.Path) -> None:
       outcomes: of the demo's studies, by name; None where nothing is finished.
       path: of the image, PNG.
     """
-    long_tail = outcomes[configs.LONG_TAIL.name]
-    label_noise = outcomes[configs.LABEL_NOISE.name]
+    long_tail = outcomes[LONG_TAIL.name]
+    label_noise = outcomes[LABEL_NOISE.name]
     with plot_style.saved(path, (13.5, 4.2)) as sheet:
         panels = sheet.subplots(1, 3)
         for panel, found, draw in (

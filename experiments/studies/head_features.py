@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import configs
+from experiments import commands, configs
 from experiments.data import loader
 from experiments.data.task import Task
 from experiments.studies import reproduce
@@ -19,7 +19,7 @@ from experiments.train import loop, runs, steps
 PASSES = 4  # over the training set, each augmented differently
 
 
-def write(config: configs.Reproduce, setting: str) -> None:
+def write(config: commands.Reproduce, setting: str) -> None:
     """Writes the features of a setting's networks, one a seed, to `config.features`.
 
     The file has, with S seeds: `train` [S, n, features] and `train_labels` [S, n], of

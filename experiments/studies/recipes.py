@@ -6,7 +6,7 @@ import math
 import numpy as np
 from tqdm import tqdm
 
-from experiments import configs
+from experiments import commands
 from experiments.report import formatting
 from experiments.results import run_log
 from experiments.studies import demo, demo_report
@@ -14,7 +14,7 @@ from experiments.studies import demo, demo_report
 RECORDS, TABLE = "records.jsonl", "table.md"
 
 
-def main(config: configs.Recipes) -> int:
+def main(config: commands.Recipes) -> int:
     """Trains every recipe, logs and reports.
 
     Args:
@@ -48,7 +48,7 @@ def main(config: configs.Recipes) -> int:
 
 
 def table(
-    config: configs.Recipes, finished: dict[str, dict[int, demo_report.Event]]
+    config: commands.Recipes, finished: dict[str, dict[int, demo_report.Event]]
 ) -> str:
     """Test accuracy of every recipe less that of SGD, paired by seed.
 

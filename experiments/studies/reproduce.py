@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import configs, presets
+from experiments import commands, configs, presets
 from experiments.data import packed
 from experiments.data.task import Task, load_task
 from experiments.results import run_log
 from experiments.train import checkpoint, loop, sharding, steps
+from experiments.train.session import Session
 
 RHO = 0.4
 LAMS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -214,11 +215,11 @@ class _Bench(NamedTuple):
 
     out: pathlib.Path
     layout: sharding.Layout
-    session: configs.Session
+    session: Session
     deadline: float
 
 
-def main(config: configs.Reproduce) -> int:
+def main(config: commands.Reproduce) -> int:
     """Trains cells until all are recorded or the minutes are over; returns 0."""
     settings = config.settings or SETTINGS
     deadline = time.monotonic() + 60.0 * config.minutes
@@ -247,10 +248,10 @@ def main(config: configs.Reproduce) -> int:
     return 0
 
 
-def one_device() -> tuple[sharding.Layout, configs.Session]:
+def one_device() -> tuple[sharding.Layout, Session]:
     """On what all of it is trained, and how."""
     on_cpu = jax.default_backend() == "cpu"
-    session = configs.Session(
+    session = Session(
         devices=1,
         workers=0,
         checkpoint_seconds=300.0,
@@ -260,7 +261,7 @@ def one_device() -> tuple[sharding.Layout, configs.Session]:
 
 
 def plainly_trained(
-    run: configs.Run, config: configs.Reproduce
+    run: configs.Run, config: commands.Reproduce
 ) -> tuple[Task, steps.TrainState]:
     """Examples of a run, and the state after plain training, trained if need be.
 
@@ -276,7 +277,7 @@ def plainly_trained(
 
 
 def _print_pending(
-    found: list[dict[str, Any]], settings: Iterable[str], config: configs.Reproduce
+    found: list[dict[str, Any]], settings: Iterable[str], config: commands.Reproduce
 ) -> None:
     cells = pending(found, settings, config.rows, config.seeds)
     for cell in cells if config.list else ():
@@ -286,13 +287,13 @@ def _print_pending(
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
 
 
-def _task(run: configs.Run, config: configs.Reproduce) -> Task:
+def _task(run: configs.Run, config: commands.Reproduce) -> Task:
     if config.packed is not None:
         return packed.read(config.packed, run.data)
     return load_task(run.data, run.seed, config.data_dir)
 
 
-def _pack(config: configs.Reproduce, settings: Iterable[str]) -> int:
+def _pack(config: commands.Reproduce, settings: Iterable[str]) -> int:
     """Writes the images of the settings' cells."""
     runs = [
         run_of(Cell(setting, ROWS[0].name, math.inf, 0, split), config.smoke)
@@ -308,7 +309,7 @@ def _pack(config: configs.Reproduce, settings: Iterable[str]) -> int:
 
 
 def _train_if_free(
-    cell: Cell, bench: _Bench, config: configs.Reproduce, records: pathlib.Path
+    cell: Cell, bench: _Bench, config: commands.Reproduce, records: pathlib.Path
 ) -> bool:
     """Trains a cell unless another process does; whether to look for the next one."""
     out = bench.out / cell.name

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import configs
+from experiments import commands, configs
 from experiments.report import formatting
 from experiments.results import paper, run_log
 from experiments.studies import reproduce
@@ -39,7 +39,7 @@ all of its rows share, and each row, λ and seed 40 more;
 `python -m experiments reproduce --list` names them."""
 
 
-def main(config: configs.Results) -> int:
+def main(config: commands.Results) -> int:
     """Writes the page; returns 0."""
     found, torn = run_log.events(config.records)
     if torn or not found:

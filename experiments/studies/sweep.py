@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments import configs
+from experiments import commands, configs
 from experiments.data import datasets
 from experiments.data.task import Task, load_task
 from experiments.report import formatting
 from experiments.results import run_dir, run_log
 from experiments.train import checkpoint, loop, runs, sharding, vmapped
+from experiments.train.session import Session
 
 SWEEP, TABLE, RESULTS, TRAININGS = "sweep.json", "table.md", "results.json", "runs"
 FAILED = "failed.json"  # in the directory of a run whose loss was not finite
@@ -46,7 +47,7 @@ class Setting(NamedTuple):
         return sum(not math.isfinite(value) for value in self.validation)
 
 
-def main(preset: str, config: configs.Sweep) -> int:
+def main(preset: str, config: commands.Sweep) -> int:
     """Trains the runs that are missing, and tabulates.
 
     Args:
@@ -99,7 +100,7 @@ def main(preset: str, config: configs.Sweep) -> int:
     return 0
 
 
-def _described(preset: str, config: configs.Sweep) -> dict[str, Any]:
+def _described(preset: str, config: commands.Sweep) -> dict[str, Any]:
     """The configuration that identifies a sweep."""
     settings = config.settings()
     return run_log.plain(
@@ -133,7 +134,7 @@ def _member(out: pathlib.Path, run: configs.Run, task: Task) -> Member:
     return Member(run, out / TRAININGS / name, task)
 
 
-def _train_all(preset: str, members: Sequence[Member], config: configs.Sweep) -> None:
+def _train_all(preset: str, members: Sequence[Member], config: commands.Sweep) -> None:
     """Trains in groups of one size, which share a program."""
     missing = [member for member in members if _accuracies(member.out) is None]
     if not missing:
@@ -169,7 +170,7 @@ def _train(
     preset: str,
     group: Sequence[Member],
     size: int,
-    session: configs.Session,
+    session: Session,
     progress: Any,
 ) -> None:
     """Trains one group of vmapped runs, padded to its size with its last run."""
@@ -266,7 +267,7 @@ def table(settings: Sequence[Setting], seeds: int) -> str:
 
 
 def _report(
-    out: pathlib.Path, members: Sequence[Member], config: configs.Sweep
+    out: pathlib.Path, members: Sequence[Member], config: commands.Sweep
 ) -> None:
     settings: dict[tuple[float, float], Setting] = {}
     for member in members:

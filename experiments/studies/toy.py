@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import absgd_jax
-from experiments import configs
+from experiments import commands
 from experiments.report import formatting, plot_style
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Step(NamedTuple):
     line: jax.Array  # float32 [3], after it
 
 
-def main(config: configs.Toy) -> int:
+def main(config: commands.Toy) -> int:
     """Takes the steps, prints a table, and writes it and the figure.
 
     Args:

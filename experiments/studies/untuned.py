@@ -23,7 +23,7 @@ from sklearn.model_selection import train_test_split
 
 import absgd_jax
 from absgd_jax import _radius, _weights
-from experiments import configs
+from experiments import commands
 from experiments.data import imbalance, label_noise
 from experiments.data.digits import digits
 from experiments.data.types import MissingData
@@ -406,7 +406,7 @@ def _short(key: str, value: np.floating) -> float | None:
     return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
 
-def main(config: configs.Untuned) -> int:
+def main(config: commands.Untuned) -> int:
     """Trains, records, and writes the page next to the records; returns 0."""
     names = config.data or tuple(name for name in DATA if name != HEAD)
     seeds = range(config.seeds)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import configs, methods
+from experiments import configs, fields, methods
 from experiments.data import loader, sampling
 from experiments.data.loader import Batch
 from experiments.data.types import Examples
@@ -171,7 +171,7 @@ def compiled(
       A function that donates the buffers of the state.
     """
     on = on or not steps.switches(run)  # else the same program twice
-    return _compiled(steps.essential(run), layout, on, vmapped)
+    return _compiled(fields.compiled(run), layout, on, vmapped)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from experiments.data.types import Examples
 from experiments.results import metrics
 from experiments.train import device_loop, steps
 from experiments.train.losses import class_weights
+from experiments.train.session import Session
 from experiments.train.sharding import Layout
 
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
@@ -62,7 +63,7 @@ def fit(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
     start: Start,
     callbacks: Callbacks,
     *,
@@ -180,7 +181,7 @@ def _updates(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
 ) -> Iterator[_HostLoop | device_loop.DeviceLoop]:
     """The host loop or the device loop, from a position on."""
     per_epoch, most = steps_per_epoch(run, task), session.steps_per_dispatch
@@ -201,7 +202,7 @@ def begin(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
     network: Any = None,
 ) -> Start:
     """The state before the first step.
@@ -228,7 +229,7 @@ def evaluate(
     examples: Examples,
     run: configs.Run,
     task: Task,
-    session: configs.Session,
+    session: Session,
 ) -> dict[str, Any]:
     """Evaluates a network on a split; returns the metrics of `metrics.summary`."""
     counts: Any = None
@@ -243,7 +244,7 @@ def evaluate(
 
 
 def in_order(
-    examples: Examples, run: configs.Run, layout: Layout, session: configs.Session
+    examples: Examples, run: configs.Run, layout: Layout, session: Session
 ) -> Iterator[loader.Batch]:
     """Batches of the examples in order and without augmentation, on the devices.
 
@@ -274,7 +275,7 @@ def batches_from(
     run: configs.Run,
     task: Task,
     layout: Layout,
-    session: configs.Session,
+    session: Session,
 ) -> Generator[loader.Batch, None, None]:
     """The batches of a training from a position on.
 
@@ -346,7 +347,7 @@ def _prune(
     state: steps.TrainState,
     examples: Examples,
     run: configs.Run,
-    session: configs.Session,
+    session: Session,
 ) -> steps.TrainState:
     for batch in in_order(examples, run, layout, session):
         state = program.prune(state, batch)

@@ -19,21 +19,20 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from experiments import configs, models
+from experiments import commands, configs, models
 from experiments.data.task import Task, load_task
 from experiments.data.types import DamagedData, Examples
 from experiments.models import posthoc_classifiers
 from experiments.results import run_dir, run_log
 from experiments.train import checkpoint, device_loop, loop, sharding, steps
+from experiments.train.session import Session
 
 # Seconds after which a host that is lost, and one that failed, stops the others; JAX's
 # own are minutes. See docs/hosts.md.
 HEARTBEAT, SHUTDOWN = 10, 60
 
 
-def main(
-    preset: str, run: configs.Run, session: configs.Session, *, alone: bool = True
-) -> int:
+def main(preset: str, run: configs.Run, session: Session, *, alone: bool = True) -> int:
     """Trains a run, or resumes it from the newest checkpoint of its directory.
 
     Args:
@@ -118,13 +117,18 @@ def main(
     return 0
 
 
+def train(preset: str, config: commands.Train) -> int:
+    """Trains a run as the command line asks; see `main`."""
+    return main(preset, config.run, config.session)
+
+
 class RunLogger:
     """Logs a run: events, progress and checkpoints."""
 
     def __init__(
         self,
         run: configs.Run,
-        session: configs.Session,
+        session: Session,
         recorder: run_log.Recorder,
         progress: Any,
         saver: checkpoint.Checkpoints,
@@ -219,7 +223,7 @@ def restore(
     return found[0], found[1]
 
 
-def evaluate(config: configs.Evaluate) -> int:
+def evaluate(config: commands.Evaluate) -> int:
     """Evaluates the newest checkpoint of a run.
 
     Args:
@@ -231,7 +235,7 @@ def evaluate(config: configs.Evaluate) -> int:
     kept, task, layout, step, state = _reopen(
         config.dir, config.data_dir, config.devices
     )
-    session = configs.Session()
+    session = Session()
     program = steps.program(kept.run, layout)
     found: dict[str, Any] = {"step": step}
     for name in ("validation", "test"):
@@ -313,11 +317,11 @@ def _features(
     examples: Examples,
     run: configs.Run,
     layout: sharding.Layout,
-    session: configs.Session | None = None,
+    session: Session | None = None,
 ) -> np.ndarray:
     """What enters the head, of examples in order, float32 `[n, features]`."""
     program = steps.program(run, layout)
-    batches = loop.in_order(examples, run, layout, session or configs.Session())
+    batches = loop.in_order(examples, run, layout, session or Session())
     # Padding is only at the end. Every host has all features, though not all examples.
     parts = [np.asarray(program.features(state, batch)) for batch in batches]
     return np.concatenate(parts)[: len(examples.labels)]
@@ -344,7 +348,7 @@ def _reopen(
     return kept, task, layout, step, state
 
 
-def _join(session: configs.Session) -> None:
+def _join(session: Session) -> None:
     """Connects this process to the others of a distributed training."""
     try:
         jax.distributed.initialize(
@@ -363,7 +367,7 @@ def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
 
 
-def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
+def _layout(run: configs.Run, session: Session) -> sharding.Layout:
     """The devices; the batch size must be a multiple of their number."""
     try:
         layout = sharding.layout(session.devices)
@@ -377,7 +381,7 @@ def _layout(run: configs.Run, session: configs.Session) -> sharding.Layout:
     return layout
 
 
-def _require_jit(run: configs.Run, session: configs.Session) -> None:
+def _require_jit(run: configs.Run, session: Session) -> None:
     """Refuses `pmap` for methods whose rule takes the whole batch."""
     if run.method.baseline and session.parallel == "pmap":
         raise configs.BadConfiguration(
@@ -414,7 +418,7 @@ def _start(
     run: configs.Run,
     task: Task,
     layout: sharding.Layout,
-    session: configs.Session,
+    session: Session,
     saver: checkpoint.Checkpoints,
 ) -> tuple[loop.Start, int]:
     """From the newest checkpoint, or from the first step."""
@@ -446,7 +450,7 @@ def _network(
     run: configs.Run,
     task: Task,
     layout: sharding.Layout,
-    session: configs.Session,
+    session: Session,
 ) -> Any:
     """The network to start from: drawn, from published weights, or of stage one."""
     network = steps.init_network(run, run.seed)
@@ -486,7 +490,7 @@ def _remember(
     first: configs.Run,
     task: Task,
     layout: sharding.Layout,
-    session: configs.Session,
+    session: Session,
 ) -> None:
     """Initialises OLTR's memory from stage one.
 
@@ -516,7 +520,7 @@ def write_config(
     out: pathlib.Path,
     preset: str,
     run: configs.Run,
-    session: configs.Session,
+    session: Session,
     task: Task,
 ) -> None:
     """Writes the resolved configuration, devices and versions as config.json.
@@ -543,7 +547,7 @@ def write_config(
 
 
 def _recorder(
-    out: pathlib.Path, step: int, session: configs.Session, first_host: bool
+    out: pathlib.Path, step: int, session: Session, first_host: bool
 ) -> contextlib.AbstractContextManager[run_log.Recorder]:
     """The log of a run, continued at the checkpoint; only the first host writes."""
     return run_log.Recorder(

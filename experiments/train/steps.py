@@ -1,8 +1,6 @@
 """Pure training and evaluation steps, compiled once per program."""
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +11,7 @@ import optax
 from flax import nnx
 
 import absgd_jax
-from experiments import configs, methods, models
+from experiments import configs, fields, methods, models
 from experiments.data import augment
 from experiments.data.loader import Batch
 from experiments.methods import StepHyperparams
@@ -351,8 +349,7 @@ def program(
 ) -> Program:
     """Compiles the steps, each when it is first called.
 
-    Seed, λ, learning rates and statistics of the data are arguments, so that runs that
-    differ in those share a program.
+    Runs that differ only in what `fields.compiled` leaves out share a program.
 
     Args:
       run: network, loss, method and optimizer.
@@ -363,67 +360,7 @@ def program(
     Returns:
       The compiled functions. `train` donates the buffers of the state.
     """
-    return _program(essential(run), layout, parallel)
-
-
-def essential(run: configs.Run) -> configs.Run:
-    """A run with only the fields that its programs depend on; others are constant."""
-    follows = run.method.rho is not None
-    return configs.replace(
-        run,
-        {
-            "data": configs.Data(
-                source=run.data.source,
-                test_per_class=1 if run.data.test_per_class else 0,
-                meta_per_class=1 if run.method.uses_meta_set else 0,
-                image_size=run.data.image_size,
-                mean=run.data.mean,
-                std=run.data.std,
-                vocabulary=run.data.vocabulary,
-                length=run.data.length,
-                **(
-                    {
-                        name: getattr(run.data, name)
-                        for name in ("augment_on", "crop_padding", "flip", "rotation")
-                    }
-                    if run.data.augment_on == "device"
-                    else {}
-                ),
-            ),
-            "method": dataclasses.replace(
-                run.method,
-                lam=run.method.lam if follows else 1.0,
-                first_lam=math.inf if run.method.baseline or follows else 1.0,
-                start_at=0.0,
-                gamma=1.0,
-                init_s=None if run.method.init_s is None else 0.0,
-                alpha=1.0,
-                uniform=False,
-                step_size=0.0,
-                cvar_alpha=1.0,
-                meta_batch_size=2,
-            ),
-            "loss": dataclasses.replace(
-                run.loss,
-                prune_from=1.0,
-                prune_every=1,
-                class_weights=False,
-                class_weights_from=0.0,
-                effective_beta=0.0,
-            ),
-            "optimizer.learning_rate": 1.0,
-            "optimizer.warmup": 0.0,
-            "optimizer.decay": "drops",
-            "optimizer.drop_at": (),
-            "optimizer.drop_factor": 1.0,
-            "epochs": 1,
-            "eval_every": 1,
-            "seed": 0,
-            "start_from": None,
-            "new_head": False,
-            "model.pretrained": None,
-        },
-    )
+    return _program(fields.compiled(run), layout, parallel)
 
 
 def updates_of(
@@ -489,10 +426,8 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
 
 def _untrained(run: configs.Run) -> configs.Run:
-    """A run with defaults for the fields that only training depends on."""
-    plain = {"loss": configs.Loss(), "method": configs.Method(), "batch_size": 2}
-    plain |= {"optimizer": configs.Optimizer(), "data.meta_per_class": 0}
-    return configs.replace(run, plain)
+    """A run with only the fields that its evaluation depends on."""
+    return fields.only(run, "data", "model", "trainable")
 
 
 @functools.cache
@@ -538,18 +473,8 @@ def init_network(run: configs.Run, seed: int) -> Any:
     Returns:
       The network, as `models.build` makes it.
     """
-    return nnx.merge(*_init_network(run.model, _shape_of(run.data))(seed))
-
-
-def _shape_of(data: configs.Data) -> configs.Data:
-    """Data with only the fields that a network depends on; others are defaults."""
-    return configs.Data(
-        source=data.source,
-        test_per_class=1 if data.test_per_class else 0,
-        image_size=data.image_size,
-        vocabulary=data.vocabulary,
-        length=data.length,
-    )
+    data = fields.only(run.data, "source", "image_size", "vocabulary")
+    return nnx.merge(*_init_network(run.model, data)(seed))
 
 
 @functools.cache
@@ -581,7 +506,7 @@ def _init(
     _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
     rule, descent = (
         methods.rule(run),
-        methods.descent(run, methods.step_hyperparams(run, 1, 0)),
+        methods.descent(run, methods.step_hyperparams(configs.Run(), 1, 0)),
     )
     truncates = run.loss.name == "truncated"
     state = TrainState(

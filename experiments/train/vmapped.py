@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import configs, methods
+from experiments import configs, fields, methods
 from experiments.data.distinct import Distinct
 from experiments.data.task import Task
 from experiments.data.types import Examples
@@ -70,7 +70,7 @@ def require(runs: Sequence[configs.Run], tasks: Sequence[Task]) -> None:
 def _shape(run: configs.Run) -> Any:
     """What vmapped runs must share: the program and the schedule of evaluations."""
     return (
-        steps.essential(run),
+        fields.compiled(run),
         run.epochs,
         run.eval_every,
         run.epoch_at(run.method.start_at),
@@ -201,7 +201,7 @@ class VmappedRuns:
             return None
         run, count = self._runs[0], examples.rows.shape[1]
         size = min(loop.EVAL_BATCH, 2 * run.batch_size)
-        look = _evaluation(steps.essential(run), self._layout)
+        look = _evaluation(fields.compiled(run), self._layout)
         # Without the fields that only training needs.
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
         total: Any = None

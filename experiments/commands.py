@@ -1,0 +1,533 @@
+"""The commands: the configuration of each, and one table of all. Imports no JAX.
+
+The docstring of a configuration is the help of its command.
+"""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import tyro
+
+from experiments.configs import Run, replace
+from experiments.fields import Checked, Count, Nonzero, PositiveFinite, Size, T, refuse
+from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, Study
+from experiments.train.session import Session
+
+# No prefix: the flags are --seed and --method.lam, not --run.seed.
+Flat = Annotated[T, tyro.conf.arg(name="")]
+_SESSION = Session()
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Lists the presets: data, model, schedule and cost.
+
+    Attributes:
+      pattern: part of the names to be listed; None for all.
+    """
+
+    pattern: tyro.conf.Positional[str | None] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """One training; the defaults of its command line are those of a preset.
+
+    Attributes:
+      run: what is trained.
+      session: directories, devices and loaders.
+    """
+
+    run: Flat[Run]
+    session: Flat[Session] = _SESSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare(Checked):
+    """Trains many methods on one preset's data, network and budget, and tabulates them.
+
+    Every method has one hyperparameter, chosen among three values by validation
+    accuracy over all seeds. Resumes from what the run directory holds, also with more
+    methods or seeds. Writes there:
+
+      table.md      one row a method
+      results.json  the metrics of the table, seed by seed, and all values of every grid
+      costs.json    time and memory of a step, and how they were measured
+      runs/         a run directory for each training
+
+    Attributes:
+      run: data, network, schedule and optimizer; its loss and method are not used.
+      methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
+        for all that fit. `+norm` divides the logits by their norm in training.
+      seeds: number of seeds, from 0; each trains every method on its own split.
+      measure: whether the steps are timed, each in turn with a step of plain SGD.
+      session: directories, devices and loaders.
+    """
+
+    run: Flat[Run]
+    methods: str = ""
+    seeds: Size = 3
+    measure: bool = True
+    session: Flat[Session] = _SESSION
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(
+            self.session.distributed or self.session.parallel == "pmap",
+            "A comparison runs in one process, under --parallel jit.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Checked):
+    """Trains one preset for every seed, λ and γ, as vmapped runs of one program.
+
+    For accelerators, which one small network leaves idle. The metrics are those of the
+    same runs under `train`, to float32 rounding. λ and γ are chosen by validation
+    accuracy at the last epoch, the mean over the seeds; test accuracy is shown only for
+    the chosen ones. Writes to the run directory:
+
+      sweep.json    the configuration of the sweep
+      table.md      one row for every λ and γ
+      results.json  the same, seed by seed
+      runs/         config.json and records.jsonl of each training, as `train` writes
+                    them; `report` reads them
+
+    Resumes where the directory holds the same sweep: finished runs are not trained
+    again. A run whose loss is not finite ends there, and the others go on.
+
+    Attributes:
+      run: the run of which seed, λ and γ vary.
+      lams: values of `method.lam` with commas between them, such as `--lams=-1,0.5`
+        (with =, since the first begins with a minus sign) or `--lams 0.5,inf`; empty
+        for the preset's own.
+      gammas: values of `method.gamma` with commas between them; empty for the preset's
+        own.
+      seeds: number of seeds, from 0; each trains on its own split, and all training
+        sets must be of one size.
+      vmapped: most runs in one program, which holds as many networks; None for all.
+      session: directories and loaders; one process and one device.
+    """
+
+    run: Flat[Run]
+    lams: str = ""
+    gammas: str = ""
+    seeds: Size = 3
+    vmapped: Size | None = None
+    session: Flat[Session] = _SESSION
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(
+            self.session.distributed
+            or self.session.parallel == "pmap"
+            or self.session.devices not in (None, 1),
+            "A sweep runs in one process, on one device, under --parallel jit.",
+        )
+        self.settings()  # refuses what they refuse
+
+    def settings(self) -> list[Run]:
+        """A run for every λ and γ; the caller sets the seed."""
+        lams = _numbers("lams", self.lams) or (self.run.method.lam,)
+        gammas = _numbers("gammas", self.gammas) or (self.run.method.gamma,)
+        return [
+            replace(self.run, {"method.lam": lam, "method.gamma": gamma})
+            for lam in lams
+            for gamma in gammas
+        ]
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Parses comma-separated numbers, which must differ."""
+    try:
+        values = tuple(float(part) for part in text.split(",") if text.strip())
+    except ValueError:
+        raise ValueError(
+            f"{name} must be numbers with commas between them, got {text!r}."
+        ) from None
+    refuse(len(set(values)) < len(values), f"{name} must differ, got {text!r}.")
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluates the newest checkpoint of a run, on validation and test examples.
+
+    Prints the numbers and writes them to evaluation.json in the run directory.
+
+    Attributes:
+      dir: run directory.
+      data_dir: where the data sets are; None for where they were in training.
+      devices: number of devices; None for all there are.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    data_dir: pathlib.Path | None = None
+    devices: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Tables and figures of one run or several, also of unfinished runs.
+
+    Runs that differ only in the seed are averaged.
+
+    Attributes:
+      dirs: run directories.
+      out: where report.md and the figures go; None for the run directory, of several
+        the first one's parent.
+      features: whether to draw the penultimate features by t-SNE.
+      data_dir: where the data sets are, for the features; None for where they were in
+        training.
+    """
+
+    dirs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    out: pathlib.Path | None = None
+    features: bool = False
+    data_dir: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo(Checked):
+    """Trains with SGD and ABSGD on scikit-learn's handwritten digits.
+
+    Twice: long-tailed (imbalance ratio 50), and balanced with 40% of the labels wrong.
+    Prints a table, and writes to the run directory:
+
+      config.json    what is run, in full
+      records.jsonl  one JSON line per epoch
+      table.md       the table
+      demo.png       the figure
+
+    An existing run directory is overwritten: these four files, and no other. Ctrl-C
+    reports on the finished runs and exits with 130. The same seeds give the same
+    numbers on the same machine.
+
+    Attributes:
+      out: run directory.
+      seeds: number of seeds, from 0; each trains every method on its own split.
+      epochs: epochs of every training, in place of those of the two presets.
+    """
+
+    out: pathlib.Path = pathlib.Path("runs/demo")
+    seeds: Size = 8
+    epochs: Size | None = None
+
+    def studies(self) -> list[Study]:
+        """The two comparisons, with the seeds and epochs asked for."""
+        return [
+            dataclasses.replace(
+                study, seeds=self.seeds, run=_evaluated_last(study.run, self.epochs)
+            )
+            for study in (LONG_TAIL, LABEL_NOISE)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes(Checked):
+    """Varies when attention is switched on, γ and λ, on the demo's two data sets.
+
+    Prints how far each recipe is from SGD on the test set, in points; a few minutes.
+
+    Attributes:
+      out: run directory; its table.md and records.jsonl (last epochs) are overwritten.
+      seeds: number of seeds, from 0.
+      epochs: epochs of every training, in place of those of the two presets.
+    """
+
+    out: pathlib.Path = pathlib.Path("runs/recipes")
+    seeds: Size = 8
+    epochs: Size | None = None
+
+    # (fraction of the epochs before λ, γ, λ), the demo's own first.
+    variants: ClassVar[dict[str, tuple[tuple[float, float, float], ...]]] = {
+        LONG_TAIL.name: (
+            *((0.7, 0.9, lam) for lam in (1.0, 0.5, 0.25, 0.125)),
+            *((0.7, gamma, 0.5) for gamma in (0.5, 0.1)),
+            *((0.0, 0.9, lam) for lam in (1.0, 0.5)),
+        ),
+        LABEL_NOISE.name: (
+            *((0.2, 0.5, lam) for lam in (-2.0, -1.0, -0.5)),
+            *((0.1, 0.5, lam) for lam in (-1.0, -0.5)),
+            *((0.0, 0.5, lam) for lam in (-2.0, -1.0)),
+        ),
+    }
+
+    def runs(self) -> dict[str, Run]:
+        """Every recipe by name, SGD first; the caller sets the seeds."""
+        recipes = {}
+        for study in (LONG_TAIL, LABEL_NOISE):
+            run = _evaluated_last(study.run, self.epochs)
+            recipes[study.name] = run
+            for start_at, gamma, lam in self.variants[study.name]:
+                changes = {
+                    "method.start_at": start_at,
+                    "method.gamma": gamma,
+                    "method.lam": lam,
+                }
+                recipes[f"{study.name} {start_at:g} {gamma:g} {lam:g}"] = replace(
+                    run, changes
+                )
+        return recipes
+
+    @staticmethod
+    def baseline(name: str) -> str:
+        """The SGD that a recipe is compared with."""
+        return name.split(" ")[0]
+
+    @staticmethod
+    def study(name: str) -> Study:
+        """The study that a recipe varies."""
+        studies = {study.name: study for study in (LONG_TAIL, LABEL_NOISE)}
+        return studies[Recipes.baseline(name)]
+
+
+def _evaluated_last(run: Run, epochs: int | None) -> Run:
+    """The run with one evaluation, after the last epoch, and another number of epochs.
+
+    None keeps the run's own number.
+    """
+    epochs = run.epochs if epochs is None else epochs
+    return dataclasses.replace(run, epochs=epochs, eval_every=epochs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Untuned(Checked):
+    """Compares radii without tuning with SGD and ten fixed λ, on five data sets.
+
+    Attributes:
+      data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
+        last.
+      seeds: number of seeds, from 0; of splits, networks and batches.
+      out: JSON lines, one per run; runs that it has are not repeated. The page is
+        written next to it, with the suffix .md.
+      data: some of the data sets; all if none is given.
+    """
+
+    data_dir: pathlib.Path = pathlib.Path("data")
+    seeds: Size = 5
+    out: pathlib.Path = pathlib.Path("runs/untuned.jsonl")
+    data: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class AfterFirstStage(Checked):
+    """Whether the losses after plain training predict that a fixed λ > 0 harms.
+
+    Attributes:
+      data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
+        last.
+      seeds: number of seeds, from 0; of splits, networks and batches.
+      out: JSON lines, one per data set and seed; data sets that it has are not
+        repeated. The page is written next to it, with the suffix .md.
+    """
+
+    data_dir: pathlib.Path = pathlib.Path("data")
+    seeds: Size = 10
+    out: pathlib.Path = pathlib.Path("runs/after_first_stage.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce(Checked):
+    """Trains the cells of the paper's tables on CIFAR at the full protocol.
+
+    200 epochs of ResNet-32, three seeds, λ chosen on validation examples; in order of
+    importance, and resumable: a recorded cell is not trained again, and a training that
+    ran out of time is resumed. Several processes may share one directory.
+
+    Attributes:
+      minutes: time after which trainings stop, each with a checkpoint.
+      out: directory of the trainings.
+      data_dir: of the official binary files, or TFDS's.
+      packed: folder that --pack wrote, in place of `data_dir`.
+      records: JSON lines, one per cell; None for `out`/records.jsonl.
+      settings: columns of the tables, such as cifar10_lt100; all if none is given.
+      rows: rows by name, such as "SGD (CE)"; all if none is given.
+      seeds: number of seeds, from 0.
+      smoke: whether to train the smoke presets: tiny networks on a few examples.
+      pack: folder to write the settings' images to, for a machine that all of the data
+        cannot be sent to; nothing is trained.
+      list: whether the cells that can be trained next are printed, and nothing trained.
+      features: .npz file to write what enters the last layer after plain training to,
+        for the first of the settings; networks that are not there are trained.
+    """
+
+    minutes: PositiveFinite = 25.0
+    out: pathlib.Path = pathlib.Path("runs/reproduce")
+    data_dir: pathlib.Path | None = None
+    packed: pathlib.Path | None = None
+    records: pathlib.Path | None = None
+    settings: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    seeds: Size = 3
+    smoke: bool = False
+    pack: pathlib.Path | None = None
+    list: bool = False
+    features: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Writes the page of the results of `reproduce`, next to the paper's numbers.
+
+    Attributes:
+      records: JSON lines of `reproduce`.
+      out: Markdown file to write.
+    """
+
+    records: pathlib.Path = pathlib.Path("results/reproduce.jsonl")
+    out: pathlib.Path = pathlib.Path("docs/results.md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy(Checked):
+    """Draws the paper's toy figure: one step on 16 points of two unequal classes.
+
+    Attributes:
+      out: directory of the figure.
+      seed: of the points.
+      lam: λ, in units of loss.
+    """
+
+    out: pathlib.Path = pathlib.Path("runs/toy")
+    seed: Count = 0
+    lam: Nonzero = 0.2
+
+
+Suite = Literal["overhead", "dense", "peers", "input", "end_to_end", "sweep"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench(Checked):
+    """Measures the cost of a step, of loading data and of whole trainings.
+
+    Every variant is a process of its own; they are timed in turn, in random order, so
+    that the machine's drift affects all alike. Prints tables, and writes by suite:
+
+      SUITE.json  device, versions, load, all samples, medians and quartiles
+      SUITE.png   the figure
+
+    The suites: ABSGD over SGD, over sizes and batches (overhead); per-example gradients
+    (dense); other methods, Flax and PyTorch (peers); the loaders without a step
+    (input); whole trainings, and their start-up time (end_to_end); vmapped runs
+    (sweep). How to read the tables is in benchmarks/__init__.py.
+
+    Attributes:
+      suites: which to run; all if none is given.
+      out: directory of the results.
+      data_dir: where CIFAR-10 is, for end_to_end; without it that part is left out.
+      repeats: samples of every variant.
+      sizes: numbers of parameters, for overhead.
+      batches: numbers of examples, for overhead and dense.
+      quick: whether to run tiny sizes and three samples: a smoke test.
+      torch_python: an interpreter with torch, and with `absgd` if it is to be measured,
+        for peers; None leaves PyTorch out.
+    """
+
+    suites: tyro.conf.Positional[tuple[Suite, ...]] = ()
+    out: pathlib.Path = pathlib.Path("runs/bench")
+    data_dir: pathlib.Path | None = None
+    repeats: Size = 20
+    sizes: tuple[Size, ...] = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+    batches: tuple[Size, ...] = (32, 256, 1024, 4096)
+    quick: bool = False
+    torch_python: pathlib.Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(
+            not (self.sizes and self.batches),
+            "sizes and batches must have at least one number each, got "
+            f"{self.sizes} and {self.batches}.",
+        )
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The sizes that are measured."""
+        return (1_000,) if self.quick else self.sizes
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batches that are measured."""
+        return (4, 16) if self.quick else self.batches
+
+    @property
+    def rounds(self) -> int:
+        """Samples of every variant."""
+        return 3 if self.quick else self.repeats
+
+    @property
+    def sample_seconds(self) -> float:
+        """Least seconds of a sample."""
+        return 0.002 if self.quick else 0.2
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+      config: its configuration.
+      summary: its line in the usage.
+      module: what runs it, imported only then; "" for the study of its name.
+      function: from the configuration to the exit status. Of a command with a preset,
+        whose fields are the defaults of `config.run`, the preset's name comes first.
+    """
+
+    config: Any
+    summary: str
+    module: str = ""
+    function: str = "main"
+
+
+COMMANDS = {
+    "list": Command(
+        List, "the presets: data, model, schedule and cost", "experiments.presets"
+    ),
+    "train": Command(
+        Train,
+        "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume",
+        "experiments.train.runs",
+        "train",
+    ),
+    "compare": Command(
+        Compare, "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table"
+    ),
+    "sweep": Command(
+        Sweep, "PRESET --lams a,b --gammas x,y --seeds N: vmapped runs in one program"
+    ),
+    "evaluate": Command(
+        Evaluate,
+        "DIR: the newest checkpoint on validation and test examples",
+        "experiments.train.runs",
+        "evaluate",
+    ),
+    "report": Command(
+        Report,
+        "DIR...: tables and figures, next to the paper's numbers",
+        "experiments.report.command",
+    ),
+    "demo": Command(Demo, "SGD against ABSGD on embedded data; a minute or two"),
+    "recipes": Command(Recipes, "the demo with other switching epochs, γ and λ"),
+    "untuned": Command(
+        Untuned, "--data-dir DIR --seeds N --out FILE: a radius against fixed λ"
+    ),
+    "after-first-stage": Command(
+        AfterFirstStage, "--data-dir DIR: do the losses predict that a fixed λ harms"
+    ),
+    "reproduce": Command(
+        Reproduce,
+        "--minutes N: the paper's tables on CIFAR in full, over many sittings",
+    ),
+    "results": Command(
+        Results,
+        "the page of what reproduce recorded, next to the paper's numbers",
+        "experiments.studies.reproduce_report",
+    ),
+    "toy": Command(Toy, "the paper's toy figure"),
+    "bench": Command(
+        Bench,
+        "[SUITE ...]: the cost of a step, of loading data and of whole trainings",
+        "benchmarks.command",
+    ),
+}

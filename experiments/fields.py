@@ -1,0 +1,124 @@
+"""What the annotations of a configuration's fields declare: bounds, and who reads them.
+
+`Checked` refuses numbers out of bounds. A field that is an `Argument` of the compiled
+step, or that only the `Host` reads, does not decide which program is compiled, and
+`compiled` takes it out; every other field is compiled in.
+"""
+
+import dataclasses
+import functools
+import math
+import typing
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Bound(NamedTuple):
+    """Declares a bound of a number, of one that may be None, or of those of a tuple."""
+
+    rule: str  # after "must"
+    kept: Callable[[Any], bool]  # False for NaN
+
+
+Count = Annotated[int, Bound("not be negative", lambda n: n >= 0)]
+Size = Annotated[int, Bound("be at least 1", lambda n: n >= 1)]
+AtLeastTwo = Annotated[int, Bound("be at least 2", lambda n: n >= 2)]
+NotNegative = Annotated[float, Bound("not be negative", lambda x: x >= 0.0)]
+Positive = Annotated[float, Bound("be positive", lambda x: x > 0.0)]
+Finite = Annotated[float, Bound("be finite", math.isfinite)]
+PositiveFinite = Annotated[
+    float, Bound("be positive and finite", lambda x: 0.0 < x < math.inf)
+]
+Nonzero = Annotated[float, Bound("be nonzero", lambda x: x < 0.0 or x > 0.0)]
+AtLeastOne = Annotated[float, Bound("be at least 1", lambda x: x >= 1.0)]
+Share = Annotated[float, Bound("lie in [0, 1]", lambda x: 0.0 <= x <= 1.0)]
+PositiveShare = Annotated[float, Bound("lie in (0, 1]", lambda x: 0.0 < x <= 1.0)]
+BelowOne = Annotated[float, Bound("lie in [0, 1)", lambda x: 0.0 <= x < 1.0)]
+
+
+class NotCompiled(NamedTuple):
+    """Declares that no program has the value of a field compiled in."""
+
+    where: Callable[[Any], bool] = lambda _: True  # in which configurations
+
+
+Argument = Annotated[T, NotCompiled()]  # the compiled step gets it with each update
+Host = Annotated[T, NotCompiled()]  # schedules, examples, files and bookkeeping
+
+
+class Checked:
+    """Base of a dataclass whose numbers must keep to their bounds.
+
+    Raises:
+      ValueError: a number does not; quotes the field, the rule and the number.
+    """
+
+    def __post_init__(self) -> None:
+        for name, declared in _declared(type(self)).items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                for bound in declared:
+                    if isinstance(bound, Bound) and number is not None:
+                        rule = f"{name} must {bound.rule}, got {number}."
+                        refuse(not bound.kept(number), rule)
+
+
+def refuse(condition: bool, message: str) -> None:
+    """Raises ValueError with the message if the condition holds."""
+    if condition:
+        raise ValueError(message)
+
+
+@functools.cache
+def _declared(config: type) -> dict[str, tuple[Any, ...]]:
+    """What the annotations of a dataclass declare, by field."""
+
+    def metadata(hint: Any) -> Iterator[Any]:
+        yield from getattr(hint, "__metadata__", ())
+        for part in typing.get_args(hint):
+            yield from metadata(part)
+
+    hints = typing.get_type_hints(config, include_extras=True)
+    return {f.name: (*metadata(hints[f.name]),) for f in dataclasses.fields(config)}
+
+
+class _LeftOut:
+    """Stands for a value that is left out of a configuration."""
+
+    def __bool__(self) -> typing.NoReturn:
+        raise TypeError("This field is left out: nothing here may depend on it.")
+
+
+_LEFT_OUT = _LeftOut()
+
+
+def only(config: T, *names: str) -> T:
+    """A copy of a frozen dataclass with these fields, and no others.
+
+    The copy is not checked. To compute with another field of it, or to take that for a
+    truth value, is a TypeError.
+    """
+    copy = object.__new__(type(config))
+    for name in _declared(type(config)):
+        value = getattr(config, name) if name in names else _LEFT_OUT
+        object.__setattr__(copy, name, value)
+    return copy
+
+
+def compiled(config: T) -> T:
+    """A copy of a configuration with `only` what is compiled into programs.
+
+    Configurations with equal copies share their programs.
+    """
+    kept = [
+        name
+        for name, declared in _declared(type(config)).items()
+        if not any(isinstance(m, NotCompiled) and m.where(config) for m in declared)
+    ]
+    copy = only(config, *kept)
+    for name in kept:
+        if dataclasses.is_dataclass(value := getattr(config, name)):
+            object.__setattr__(copy, name, compiled(value))
+    return copy

@@ -1,0 +1,80 @@
+"""The demo's two studies on scikit-learn's digits. Imports no JAX."""
+
+import dataclasses
+import math
+
+from experiments.configs import Data, Optimizer, Run, replace
+from experiments.fields import Checked, Finite, Size
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Checked):
+    """SGD against ABSGD on one kind of data.
+
+    Attributes:
+      name: key in the log.
+      title: heading of its table.
+      run: repeated for every seed and λ; its own are not used.
+      lams: grid of λ, from which validation accuracy chooses.
+      seeds: number of seeds, from 0.
+    """
+
+    name: str
+    title: str
+    run: Run
+    lams: tuple[Finite, ...]
+    seeds: Size = 8
+
+    def runs(self, seed: int) -> list[Run]:
+        """SGD, then ABSGD with every λ."""
+        return [
+            replace(self.run, {"method.lam": lam, "seed": seed})
+            for lam in (math.inf, *self.lams)
+        ]
+
+
+# Of the learning rates 0.05, 0.1 and 0.2 the middle one gives SGD its best validation
+# accuracy on the long tail (85.6, 88.2, 86.0); under noise they do not differ (57.6,
+# 57.4, 57.9, each ± 0.5). The drop and the switches are the two-stage recipe's.
+_DIGITS = Run(
+    data=Data(validation_per_class=20, test_per_class=50, crop_padding=1),
+    optimizer=Optimizer(
+        learning_rate=0.1, drop_at=(0.7,), drop_factor=50.0, weight_decay=1e-3
+    ),
+)
+
+LONG_TAIL = Study(
+    name="long-tail",
+    title="Long-tailed digits (imbalance ratio 50)",
+    run=replace(
+        _DIGITS,
+        {
+            "data.imbalance_ratio": 50.0,
+            "data.tail_classes": 3,
+            # Many batches of 32 have no image of the tail, so with a slow normaliser
+            # one that has takes an outsize step: λ = 0.5 gains 1.6 points on validation
+            # at γ = 0.9, 0.4 at 0.5, and loses 14 at 0.1.
+            "method.gamma": 0.9,
+            "method.start_at": 0.7,
+            "epochs": 66,
+            "batch_size": 32,
+        },
+    ),
+    lams=(0.5, 0.25, 0.125),
+)
+
+LABEL_NOISE = Study(
+    name="label-noise",
+    title="Balanced digits, 40% of labels wrong",
+    run=replace(
+        _DIGITS,
+        {
+            "data.noise_rate": 0.4,
+            "method.gamma": 0.5,
+            "method.start_at": 0.2,
+            "epochs": 30,
+            "batch_size": 64,
+        },
+    ),
+    lams=(-2.0, -1.0, -0.5),
+)
