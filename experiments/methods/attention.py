@@ -74,7 +74,8 @@ def _value(
     direction, _ = absgd_jax.scale_by_attention(**_settings(run, hyperparams)).update(
         direction, state, weighting_input.params, value=value
     )
-    # The state is that of `weigh`; that of `update` differs in rounding at most.
+    # This route's gradient needs no p; here it is for the metrics alone. The state is
+    # that of `weigh`; that of `update` differs in rounding at most.
     weights, after = _weigh(run, weighting_input, state, losses)
     direction = optax.tree.scale(hyperparams.scale, direction)
     return direction, weights, after, losses, statistics

@@ -21,9 +21,7 @@ class WeightingInput(NamedTuple):
     index: jax.Array  # int32 [batch], index of the training example
     class_weights: jax.Array  # float32 [classes]
     hyperparams: StepHyperparams
-    meta_loss_of: Callable[[Any], jax.Array] | None = (
-        None  # w -> mean loss of the meta batch, []
-    )
+    meta_loss_of: Callable[[Any], jax.Array] | None = None  # w -> C(w) of a meta batch
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
     def losses_of(self, params: Any, *examples: Any) -> tuple[jax.Array, Any]:
