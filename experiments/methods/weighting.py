@@ -74,12 +74,7 @@ def weighted(
 ) -> WeightingResult:
     """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
 
-    Args:
-      weighting_input: this update's.
-      weigh: losses `[batch]` -> weights p `[batch]`, state and objective.
-
-    Returns:
-      The weighted gradient, weights and objective.
+    `weigh` makes the weights p `[batch]`, state and objective of losses `[batch]`.
     """
     losses, pullback, statistics = jax.vjp(
         weighting_input.losses_of, weighting_input.params, has_aux=True
