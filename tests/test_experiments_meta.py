@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from experiments import configs, methods
+from experiments import configs, methods, registry
 from experiments.cli import main
 from experiments.data import loader
 from experiments.data.digits import digits
@@ -25,7 +25,7 @@ from experiments.studies.digits import LONG_TAIL
 from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
 
-NAMES = ["meta", "l2rw", "mw_net"]
+NAMES = [name for name, info in registry.METHODS.items() if info.uses_meta_set]
 CLASSES, FEATURES, HIDDEN, ROWS = 3, 4, 5, 8
 CLASS_WEIGHTS = np.float32([0.5, 1.0, 2.0])
 

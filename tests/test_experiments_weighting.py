@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import configs, methods
+from experiments import configs, methods, registry
 from experiments.methods import recover
 from tests import training_problem
 
 CLASSES, EXAMPLES, FEATURES, ROWS = 3, 12, 4, 8
-NAMES = ["eg", "eg_examples", "term", "group_dro", "cvar", "recover"]
+NAMES = [
+    name
+    for name, info in registry.METHODS.items()
+    if info.weights and info.module != "attention" and not info.uses_meta_set
+]
 
 
 class Examples(NamedTuple):

@@ -71,4 +71,4 @@ def load(
 def _labels(file: pathlib.Path, classes: int) -> dict[str, int]:
     """The label of each path."""
     one = listing.read(file, classes)
-    return dict(zip(one.inputs.paths.tolist(), one.labels.tolist(), strict=True))
+    return dict(zip(one.files.paths.tolist(), one.labels.tolist(), strict=True))

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ class Batches:
         return (self[number] for number in range(len(self)))
 
 
-def stream(batches: Batches, workers: int) -> Iterator[np.ndarray]:
+def stream(batches: Batches, workers: int) -> Generator[np.ndarray, None, None]:
     """Batches in order, made by other processes ahead of time.
 
     Starting a process takes seconds, for it imports what this one does; so one stream

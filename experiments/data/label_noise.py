@@ -48,12 +48,8 @@ Noisy = tuple[np.ndarray, np.ndarray]  # labels, and which of them are wrong
 def rule(data: configs.Data, rng: np.random.Generator) -> Callable[[np.ndarray], Noisy]:
     """The rule of a config, with its rate and generator bound.
 
-    Args:
-      data: data set and label noise. A `corruption_seed` gives the published labels.
-      rng: draws without it; advanced by each call of the rule.
-
-    Returns:
-      A function from labels to noisy labels and which of them are wrong.
+    A `corruption_seed` gives the published labels; without it, each call of the rule
+    advances the generator.
     """
     rate, classes, seed = data.noise_rate, data.classes, data.corruption_seed
     # The published rules draw from the older kind of generator.

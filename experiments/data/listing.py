@@ -99,7 +99,7 @@ def refuse_path(path: str, where: str) -> None:
 def refuse_repeats(lists: Iterable[Examples]) -> None:
     """Refuses an image that is listed twice, in one list or in two."""
     seen: dict[str, str] = {}
-    for files in (one.inputs for one in lists):
+    for files in (one.files for one in lists):
         for index, path in enumerate(files.paths.tolist()):
             if path in seen:
                 raise DamagedData(
@@ -112,7 +112,7 @@ def refuse_count(one: Examples, published: int) -> None:
     """Refuses a list that is shorter or longer than the published one."""
     if len(one.labels) != published:
         raise DamagedData(
-            f"{one.inputs.listed} lists {len(one.labels):,} images, the published list "
+            f"{one.files.listed} lists {len(one.labels):,} images, the published list "
             f"{published:,}. With data.partial a part of a data set is accepted."
         )
 
@@ -123,7 +123,7 @@ def refuse_class_counts(one: Examples, classes: int, least: int, most: int) -> N
     for label, published in ((counts.argmin(), least), (counts.argmax(), most)):
         if counts[label] != published:
             raise DamagedData(
-                f"{one.inputs.listed} lists {counts[label]:,} images of class {label}; "
+                f"{one.files.listed} lists {counts[label]:,} images of class {label}; "
                 f"the published list has {least:,} to {most:,} of a class."
             )
 
@@ -136,7 +136,7 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
     Raises:
       MissingData: some are not there; `advice` says what the directory must hold.
     """
-    files = listed.inputs
+    files = listed.files
     rng = np.random.default_rng(0)
     sample = rng.choice(len(files), min(len(files), _LOOKED_FOR), replace=False)
     _, firsts = np.unique(listed.labels, return_index=True)

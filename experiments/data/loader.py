@@ -49,18 +49,10 @@ def order(
     stream: int = 1,
     sampler: Sampler | None = None,
 ) -> np.ndarray:
-    """The order of an epoch, as indices of its examples.
+    """The order of an epoch, as indices of its examples, int64 `[examples]`.
 
-    Args:
-      seed: of the run.
-      epoch: from 0.
-      examples: number of examples.
-      stream: of random numbers.
-      sampler: draws the epoch; None to shuffle.
-
-    Returns:
-      A permutation, or the sampler's draws, int64 `[examples]`; read-only, since it is
-      cached.
+    A permutation, or the sampler's draws, from a stream of random numbers of its own.
+    Read-only, since it is cached.
 
     Examples:
       >>> order(0, 3, 5).tolist() == order(0, 3, 5).tolist()

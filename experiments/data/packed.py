@@ -26,15 +26,10 @@ _SPLITS = ("train", "validation", "test")
 
 
 def write(folder: pathlib.Path, tasks: Iterable[tuple[configs.Data, Task]]) -> int:
-    """Writes the images and labels of tasks.
+    """Writes the images and labels of tasks; returns the number of different images.
 
-    Args:
-      folder: to write to; made if it is not there.
-      tasks: of images in memory, uint8 `[n, side, side, 3]` with one side for all, and
-        how they are made. None has wrong labels or a meta set.
-
-    Returns:
-      Number of different images.
+    The tasks have images in memory, uint8 `[n, side, side, 3]` with one side for all,
+    no wrong labels and no meta set; each comes with its configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     distinct = Distinct()
@@ -58,15 +53,7 @@ def write(folder: pathlib.Path, tasks: Iterable[tuple[configs.Data, Task]]) -> i
 
 
 def read(folder: pathlib.Path, data: configs.Data) -> Task:
-    """A task as it was written.
-
-    Args:
-      folder: that `write` wrote to.
-      data: the configuration that the task was made from.
-
-    Raises:
-      MissingData: the folder does not have it.
-    """
+    """A task as it was written; MissingData if the folder does not have it."""
     path = folder / f"{_key(data)}.npz"
     if not path.is_file():
         raise MissingData(f"{folder} has no examples of this configuration: {data}.")

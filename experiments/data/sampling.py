@@ -71,23 +71,13 @@ def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def effective_number_probabilities(
     labels: np.ndarray, beta: float = 0.9999
 ) -> np.ndarray:
-    """The probability of each example when classes are resampled.
+    """The probability of each example, float64, when classes are resampled.
 
     `p_i ∝ (1 − β) / (1 − β^n)`, n the examples of i's class: one over the effective
     number of its class. An epoch is as many draws, with replacement, as there are
     examples.
 
-    `β = 0` draws all examples alike, `β → 1` all classes alike.
-
-    Args:
-      labels: int `[examples]`; not changed.
-      beta: overlap between examples, in [0, 1).
-
-    Returns:
-      float64 `[examples]`, with sum 1.
-
-    Raises:
-      ValueError: labels of another shape or type, or `beta` outside [0, 1).
+    β lies in [0, 1): 0 draws all examples alike, β → 1 all classes alike.
 
     Examples:
       >>> labels = np.repeat([0, 1], [900, 100])

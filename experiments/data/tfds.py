@@ -16,16 +16,10 @@ _TYPES = {bytes: bytes, int: (int, np.integer)}
 
 
 def find(name: str, data_dir: pathlib.Path, *, download: bool) -> pathlib.Path:
-    """The directory of a prepared data set, of its newest version.
+    """The directory of a prepared data set of that TFDS name, of its newest version.
 
-    Args:
-      name: TFDS's name of the data set, with its configuration if it has one.
-      data_dir: what TFDS calls so.
-      download: whether TFDS may fetch and prepare it if it is not there, which takes a
-        network and TensorFlow.
-
-    Raises:
-      MissingData: it is not there, and did not come.
+    With `download` TFDS may fetch and prepare what is not there, which takes a network
+    and TensorFlow. MissingData if it is not there, and did not come.
     """
     directory = _newest(data_dir / name)
     if directory is None and download:
@@ -46,18 +40,9 @@ def read(
 ) -> Iterator[dict[str, Any]]:
     """The records of a split, in the order in which they are stored.
 
-    Args:
-      directory: from `find`.
-      split: `train` or `test`.
-      features: what a record must have, by name: `bytes` (text, or an encoded image)
-        or `int`.
-
-    Yields:
-      A value for each feature, and for others that there are.
-
-    Raises:
-      MissingData: the records are in another format than `array_record`.
-      DamagedData: they cannot be read, or are others.
+    A record must have the features, by name: `bytes` (text, or an encoded image) or
+    `int`; it may have more. MissingData if the records are in another format than
+    `array_record`; DamagedData if they cannot be read, or are others.
     """
     where = f"{directory}, split {split!r}"
     with warnings.catch_warnings():

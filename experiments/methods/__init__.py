@@ -24,13 +24,6 @@ __all__ = [
 
 
 def rule(run: configs.Run) -> Rule:
-    """The rule by which a run weights examples.
-
-    Args:
-      run: method and loss.
-
-    Returns:
-      Pure functions of a `WeightingInput`, which has all that changes between updates.
-    """
+    """The rule by which a run weights examples, by its method and loss."""
     module = importlib.import_module(f"experiments.methods.{run.method.info.module}")
     return module.rule(run)

@@ -32,18 +32,11 @@ class Line(NamedTuple):
     losses: jax.Array  # float32 [batch]
     statistics: Any  # of the network after the forward pass
     along: Callable[[Any], jax.Array]  # v -> ⟨∇L_i, v⟩, [batch]
-    pull: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i
+    pull: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i, a backward pass
 
 
 def linearized(weighting_input: WeightingInput) -> Line:
-    """Linearises the losses of a batch, with one forward pass.
-
-    Args:
-      weighting_input: batch and parameters.
-
-    Returns:
-      Losses and linear functions; each call of `pull` is a backward pass.
-    """
+    """Linearises the losses of a batch, by one forward pass."""
     losses, along, statistics = jax.linearize(
         weighting_input.losses_of, weighting_input.params, has_aux=True
     )

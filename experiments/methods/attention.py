@@ -74,7 +74,8 @@ def _value(
     direction, _ = absgd_jax.scale_by_attention(**_settings(run, hyperparams)).update(
         direction, state, weighting_input.params, value=value
     )
-    # The state is that of `weigh`; that of `update` differs in rounding at most.
+    # This route's gradient needs no p; here it is for the metrics alone. The state is
+    # that of `weigh`; that of `update` differs in rounding at most.
     weights, after = _weigh(run, weighting_input, state, losses)
     direction = optax.tree.scale(hyperparams.scale, direction)
     return direction, weights, after, losses, statistics
@@ -107,16 +108,7 @@ def _share_present(weighting_input: WeightingInput) -> jax.Array:
 def attention(
     run: configs.Run, hyperparams: StepHyperparams, axis_name: str | None = None
 ) -> absgd_jax.Attention:
-    """The library's weights for an update.
-
-    Args:
-      run: method.
-      hyperparams: of this update; may be traced.
-      axis_name: axis of `jax.pmap` that the batch is sharded over.
-
-    Returns:
-      `init` of a state, and `weigh` from losses to weights.
-    """
+    """The library's weights for an update, whose hyperparameters may be traced."""
     return absgd_jax.attention(**_settings(run, hyperparams), axis_name=axis_name)
 
 
@@ -142,14 +134,8 @@ def begin(
 ) -> absgd_jax.AttentionState:
     """Sets λ, γ and the bound of this update in the state.
 
-    Args:
-      run: method.
-      hyperparams: of this update.
-      state: of attention.
-
-    Returns:
-      The state. A λ that follows a radius is carried on. A restart resets the discount
-      to d = 1, so that s starts from s_0 and the former F no longer counts.
+    A λ that follows a radius is carried on. A restart resets the discount to d = 1, so
+    that s starts from s_0 and the former F no longer counts.
     """
     fresh = attention(run, hyperparams).init()
     if run.method.rho is not None:  # λ is ±∞ until the method is switched on

@@ -12,15 +12,7 @@ from experiments.methods.hyperparams import StepHyperparams
 def descent(
     run: configs.Run, hyperparams: StepHyperparams
 ) -> optax.GradientTransformation:
-    """Gradient clipping, weight decay, and SGD or Adam.
-
-    Args:
-      run: method and optimizer.
-      hyperparams: of this update; may be traced.
-
-    Returns:
-      The transformation.
-    """
+    """Gradient clipping, weight decay, and SGD or Adam."""
     optimizer = run.optimizer
     clip = (
         optax.identity()

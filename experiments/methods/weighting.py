@@ -21,9 +21,7 @@ class WeightingInput(NamedTuple):
     index: jax.Array  # int32 [batch], index of the training example
     class_weights: jax.Array  # float32 [classes]
     hyperparams: StepHyperparams
-    meta_loss_of: Callable[[Any], jax.Array] | None = (
-        None  # w -> mean loss of the meta batch, []
-    )
+    meta_loss_of: Callable[[Any], jax.Array] | None = None  # w -> C(w) of a meta batch
     axis_name: str | None = None  # of `jax.pmap`, over which the batch is spread
 
     def losses_of(self, params: Any, *examples: Any) -> tuple[jax.Array, Any]:
@@ -76,12 +74,7 @@ def weighted(
 ) -> WeightingResult:
     """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
 
-    Args:
-      weighting_input: this update's.
-      weigh: losses `[batch]` -> weights p `[batch]`, state and objective.
-
-    Returns:
-      The weighted gradient, weights and objective.
+    `weigh` makes the weights p `[batch]`, state and objective of losses `[batch]`.
     """
     losses, pullback, statistics = jax.vjp(
         weighting_input.losses_of, weighting_input.params, has_aux=True
