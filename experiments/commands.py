@@ -51,6 +51,7 @@ class Compare(Checked):
     accuracy over all seeds. Resumes from what the run directory holds, also with more
     methods or seeds. Writes there:
 
+      grid.json     what all trainings share
       table.md      one row a method
       results.json  the metrics of the table, seed by seed, and all values of every grid
       costs.json    time and memory of a step, and how they were measured
@@ -86,16 +87,16 @@ class Sweep(Checked):
     For accelerators, which one small network leaves idle. The metrics are those of the
     same runs under `train`, to float32 rounding. λ and γ are chosen by validation
     accuracy at the last epoch, the mean over the seeds; test accuracy is shown only for
-    the chosen ones. Writes to the run directory:
+    the chosen ones. Writes to the output directory:
 
-      sweep.json    the configuration of the sweep
+      grid.json     what all trainings share
       table.md      one row for every λ and γ
       results.json  the same, seed by seed
       runs/         config.json and records.jsonl of each training, as `train` writes
                     them; `report` reads them
 
-    Resumes where the directory holds the same sweep: finished runs are not trained
-    again. A run whose loss is not finite ends there, and the others go on.
+    Finished runs are not trained again, also with more values or seeds. A run whose
+    loss is not finite ends there, and the others go on.
 
     Attributes:
       run: the run of which seed, λ and γ vary.
@@ -193,19 +194,19 @@ class Demo(Checked):
     """Trains with SGD and ABSGD on scikit-learn's handwritten digits.
 
     Twice: long-tailed (imbalance ratio 50), and balanced with 40% of the labels wrong.
-    Prints a table, and writes to the run directory:
+    Prints a table, and writes to the output directory:
 
-      config.json    what is run, in full
-      records.jsonl  one JSON line per epoch
-      table.md       the table
-      demo.png       the figure
+      grid.json  what all trainings of a study share
+      table.md   the table
+      demo.png   the figure
+      runs/      config.json and records.jsonl of each training, as `train` writes them
 
-    An existing run directory is overwritten: these four files, and no other. Ctrl-C
-    reports on the finished runs and exits with 130. The same seeds give the same
-    numbers on the same machine.
+    Finished trainings are not repeated; another number of epochs needs another
+    directory. Ctrl-C reports on the finished runs and exits with 130; the same command
+    then continues. The same seeds give the same numbers on the same machine.
 
     Attributes:
-      out: run directory.
+      out: output directory.
       seeds: number of seeds, from 0; each trains every method on its own split.
       epochs: epochs of every training, in place of those of the two presets.
     """
@@ -231,7 +232,8 @@ class Recipes(Checked):
     Prints how far each recipe is from SGD on the test set, in points; a few minutes.
 
     Attributes:
-      out: run directory; its table.md and records.jsonl (last epochs) are overwritten.
+      out: output directory, with the files of the demo but its figure; finished
+        trainings are not repeated.
       seeds: number of seeds, from 0.
       epochs: epochs of every training, in place of those of the two presets.
     """

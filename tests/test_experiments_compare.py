@@ -1,7 +1,6 @@
 """Methods on equal terms: what is trained, what is chosen, and what the table says."""
 
 import json
-import math
 import pathlib
 
 import numpy as np
@@ -9,8 +8,10 @@ import pytest
 
 from experiments import cli as command_line
 from experiments import configs, presets
-from experiments.studies import compare, method_grid
+from experiments.results import aggregate
+from experiments.studies import compare, grid, method_grid
 from experiments.studies.method_grid import MethodGrid
+from tests.outcomes import scored
 
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
@@ -88,34 +89,36 @@ def test_normalised_logits_are_an_ending_of_any_method():
     assert (run.loss.logit_norm, run.method.name) == (1.0, "absgd")
 
 
-def _outcome(name, validation, test):
-    values = [
-        compare.Trial(str(place), scores, [_summary(score) for score in test[place]])
-        for place, scores in enumerate(validation)
-    ]
-    grid = tuple((str(place), {}) for place in range(len(validation)))
-    return compare.Outcome(MethodGrid(name, name, {}, "k", grid), values)
+def _compared(name, *values):
+    """A method with outcomes of the values 0, 1, ...; see `scored`."""
+    outcomes = {str(value): scored(*each) for value, each in enumerate(values)}
+    return compare.Compared(MethodGrid(name, name, {}, "k", ()), outcomes)
 
 
 def _summary(accuracy):
-    if accuracy is None:
-        return None
     return dict.fromkeys(compare.MEASURES, accuracy) | {"few": None}
 
 
 def test_validation_chooses_whatever_the_test_set_says():
-    outcome = _outcome("m", [[0.5, 0.7], [0.6, 0.7]], [[0.9, 0.9], [0.1, 0.2]])
-    assert outcome.chosen.value == "1"
-    equal = _outcome("m", [[0.5], [0.5]], [[0.1], [0.9]])
-    assert equal.chosen.value == "0"  # the first: what is published
+    outcomes = {
+        "0": scored([0.5, 0.7], [0.9, 0.9]),
+        "1": scored([0.6, 0.7], [0.1, 0.2]),
+    }
+    assert grid.choose(outcomes) == "1"
+    equal = {"0": scored([0.5], [0.1]), "1": scored([0.5], [0.9])}
+    assert grid.choose(equal) == "0"  # the first: what is published
 
 
 def test_what_diverged_is_not_chosen_and_is_shown():
-    sgd = _outcome("SGD", [[0.5, 0.5]], [[0.5, 0.7]])
-    once = _outcome("once", [[0.9, -math.inf], [0.1, 0.1]], [[0.9, None], [0.6, 0.9]])
-    always = _outcome("always", [[-math.inf] * 2], [[None, None]])
-    assert once.chosen.value == "1"
-    assert always.chosen is None
+    sgd = _compared("SGD", ([0.5, 0.5], map(_summary, [0.5, 0.7])))
+    once = _compared(
+        "once",
+        ([0.9], [_summary(0.9)], [1]),
+        ([0.1, 0.1], map(_summary, [0.6, 0.9])),
+    )
+    always = _compared("always", ([], [], [0, 1]))
+    assert grid.choose(once.outcomes) == "1"
+    assert grid.choose(always.outcomes) is None
     text = compare.table([sgd, once, always], {"once": {"time": 1.5}}, 2)
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.split("\n")
@@ -137,7 +140,7 @@ def test_a_comparison_says_all_of_it(compared, capsys):
         assert len(found["grid"]) == method_grid.GRID
         for trial in found["grid"]:
             assert len(trial["validation"]) == len(trial["accuracy"]) == 2
-        means = [np.mean(trial["validation"]) for trial in found["grid"]]
+        means = [np.mean([*trial["validation"].values()]) for trial in found["grid"]]
         best = found["grid"][int(np.argmax(means))]["value"]
         assert found["chosen"] == best
     table = (compared / "table.md").read_text()
@@ -187,7 +190,13 @@ def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
         found = _results(tmp_path)["absgd"]
         assert found["chosen"] is None
     assert "diverged" in (tmp_path / "table.md").read_text()
-    assert len([*tmp_path.glob("runs/*/failed.json")]) == 2 * 6
+    results = [aggregate.read(path) for path in tmp_path.glob("runs/*")]
+    assert ["not finite at step" in r.diverged for r in results] == 2 * 6 * [True]
+    # They were not tried again.
+    assert not any(result.resumed for result in results)
+    assert {
+        len((r.directory / "records.jsonl").read_text().splitlines()) for r in results
+    } == {1}
 
 
 def test_validation_data_are_needed(tmp_path, capsys):

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from experiments.results import run_log
+from experiments.results import aggregate
+from experiments.studies import grid
 
 
 def _command(*arguments):
@@ -19,7 +20,6 @@ def test_the_demo_from_end_to_end(tmp_path):
     out = tmp_path / "demo"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
-    (out / "records.jsonl").write_text("overwritten\n")
     done = subprocess.run(
         _command("demo", "--seeds", "2", "--epochs", "2", "--out", str(out)),
         capture_output=True,
@@ -28,18 +28,15 @@ def test_the_demo_from_end_to_end(tmp_path):
     )
     assert done.returncode == 0, done.stderr
 
-    config = json.loads((out / "config.json").read_text())
-    assert [study["name"] for study in config["studies"]] == [
-        "long-tail",
-        "label-noise",
-    ]
-    assert {"jax", "flax", "optax"} <= config["versions"].keys()
+    shared = json.loads((out / grid.GRID).read_text())
+    assert {"long-tail", "label-noise"} < shared.keys()
 
-    records = run_log.read(out / "records.jsonl")
-    runs = {(r["study"], r["method"], r["lam"], r["seed"]) for r in records}
+    runs = [aggregate.read(directory) for directory in (out / grid.TRAININGS).iterdir()]
     assert len(runs) == 2 * 4 * 2  # studies, λs with SGD's, seeds
-    assert len(records) == 2 * len(runs)  # a line an epoch
-    assert sum("test" in r for r in records) == len(runs)
+    for result in runs:
+        assert result.finished
+        tested = [event["test"] is not None for event in result.epochs]
+        assert tested == [False, True]
 
     table = (out / "table.md").read_text(encoding="utf-8")
     assert table in done.stdout
@@ -51,7 +48,6 @@ def test_the_demo_from_end_to_end(tmp_path):
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_finished(tmp_path):
-    path = tmp_path / "records.jsonl"
     arguments = ("demo", "--seeds", "1000", "--epochs", "1", "--out", str(tmp_path))
     with subprocess.Popen(
         _command(*arguments),
@@ -61,19 +57,17 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     ) as process:
         # Until every method has finished the first seed of the first study.
         deadline = time.monotonic() + 120.0
-        while not path.exists() or path.read_bytes().count(b"\n") < 5:
+        while len(finished := {*tmp_path.glob("runs/*/records.jsonl")}) < 5:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        finished = path.read_bytes()
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60.0)
 
     assert process.returncode == 130, stderr
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
-    assert path.read_bytes().startswith(finished[: finished.rindex(b"\n") + 1])
-    assert len(run_log.read(path)) >= 5  # every line parses
+    assert sum(aggregate.read(path.parent).finished for path in finished) >= 4
     assert "| ABSGD " in stdout
     assert "| ABSGD " in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert (tmp_path / "demo.png").exists()

@@ -184,11 +184,13 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
     cell = Cell(SETTING, "SGD (CE)", math.inf, 1, "test")
     config = commands.Reproduce(out=tmp_path, packed=folder / "pack", smoke=True)
     run = reproduce.run_of(cell, smoke=True)
-    task, state = reproduce.plainly_trained(run, config)
+    own = reproduce.worker(config)
+    task = own.task(run)
+    state = reproduce.plainly_trained(run, task, own)
     program = steps.program(run, sharding.layout(1))
     counts = [
         program.evaluate(state, batch)
-        for batch in loop.in_order(task.test, run, *reproduce.one_device())
+        for batch in loop.in_order(task.test, run, own.layout, own.session)
     ]
     (layer,) = data.params
     with np.load(file) as found:

@@ -14,10 +14,11 @@ from experiments.data import loader
 from experiments.data.task import load_task
 from experiments.report import command
 from experiments.results import aggregate, run_dir, run_log
-from experiments.studies import sweep
+from experiments.studies import grid, sweep
 from experiments.train import loop, steps, vmapped
 from experiments.train.session import Session
 from tests import training_problem as problem
+from tests.outcomes import scored
 from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
 
 SETTINGS = [(0, -1.0, 0.5), (1, -1.0, 0.5), (1, math.inf, 0.5), (0, 2.0, 0.1)]
@@ -200,7 +201,7 @@ def swept(tmp_path_factory):
 
 
 def test_a_sweep_leaves_a_run_for_every_member(swept):
-    outs = sorted((swept / sweep.TRAININGS).iterdir())
+    outs = sorted((swept / grid.TRAININGS).iterdir())
     kept = [run_dir.load(out) for out in outs]
     assert {(one.run.seed, one.run.method.lam) for one in kept} == {
         (seed, lam) for seed in range(2) for lam in (-1.0, math.inf)
@@ -220,12 +221,12 @@ def test_a_sweep_leaves_a_run_for_every_member(swept):
 
 def test_the_table_shows_the_test_of_the_best_alone(swept):
     found = json.loads((swept / sweep.RESULTS).read_text())
-    means = [np.mean(one["validation"]) for one in found["settings"]]
+    means = [np.mean([*one["validation"].values()]) for one in found["settings"]]
     best = found["settings"][int(np.argmax(means))]
     assert found["best"]["lam"] == best["lam"]
-    assert len(found["best"]["test"]) == found["seeds"] == 2
+    assert found["best"]["test"].keys() == {"0", "1"}
     assert all("test" not in one for one in found["settings"])
-    rows = (swept / sweep.TABLE).read_text().splitlines()[2:4]
+    rows = (swept / grid.TABLE).read_text().splitlines()[2:4]
     assert sorted("**" in row for row in rows) == [False, True]
     assert [row.split("|")[4].strip() == "–" for row in rows] == [
         "**" not in row for row in rows
@@ -233,14 +234,14 @@ def test_the_table_shows_the_test_of_the_best_alone(swept):
 
 
 def test_a_finished_sweep_is_reported_again_and_another_refused(swept, capsys):
-    before = (swept / sweep.TABLE).read_text()
+    before = (swept / grid.TABLE).read_text()
     records = [path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")]
     again = ("--lams=-1,inf", "--gammas", "0.5", "--seeds", "2")
     assert _sweep(swept, *again, "--vmapped", "1") == 0
     assert before in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")] == records
-    assert _sweep(swept, "--lams=-1,1", "--gammas", "0.5", "--seeds", "2") == 2
-    assert "another configuration:\n  lams: " in capsys.readouterr().err
+    assert _sweep(swept, *again, "--batch-size", "16") == 2
+    assert "another configuration:\n  run.batch_size: " in capsys.readouterr().err
 
 
 def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
@@ -251,9 +252,9 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
         seen.append([(run.seed, run.method.lam) for run in runs])
         if len(seen) == 3:
             raise KeyboardInterrupt
-        accuracy = {"accuracy": 0.5}
+        known = {"epoch": 1, "validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
         for callback in callbacks:
-            callback.write(event="epoch", validation=accuracy, test=accuracy)
+            callback.write(event="epoch", **known)
         return [None, *(len(runs) - 1) * ["A loss is not finite."]]
 
     monkeypatch.setattr(vmapped, "fit", fit)
@@ -261,29 +262,29 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
     assert _sweep(tmp_path, *arguments) == 0
     assert seen == [[(0, 1), (0, 2), (0, 3)], [(0, 4), (0, 5), (0, 5)]]
     (chosen,) = (
-        row for row in (tmp_path / sweep.TABLE).read_text().splitlines() if "**" in row
+        row for row in (tmp_path / grid.TABLE).read_text().splitlines() if "**" in row
     )
     assert chosen.startswith("| 1 ")
-    for path in (tmp_path / sweep.TRAININGS).glob("*lam4*/*"):
+    for path in (tmp_path / grid.TRAININGS).glob("*lam4*/*"):
         path.unlink()
     assert _sweep(tmp_path, *arguments) == 130
     assert seen[2:] == [[(0, 4)]]
 
 
 def test_groups_are_filled_up_to_one_size():
-    assert [len(group) for group in sweep.grouped(range(10), 4)] == [4, 3, 3]
-    assert sweep.grouped("ab", 9) == [["a", "b"]]
+    assert [len(group) for group in grid.grouped(range(10), 4)] == [4, 3, 3]
+    assert grid.grouped("ab", 9) == [["a", "b"]]
 
 
 def test_a_diverged_setting_is_not_chosen():
-    ok = sweep.Setting(1.0, 0.5, [0.4, 0.6], [0.1, 0.3])
-    bad = sweep.Setting(2.0, 0.5, [0.9, -math.inf], [0.9, -math.inf])
-    assert sweep.best([bad, ok]) is ok
-    assert sweep.best([bad]) is None
-    text = sweep.table([bad, ok], 2)
+    ok = {(1.0, 0.5): scored([0.4, 0.6], [0.1, 0.3])}
+    bad = {(2.0, 0.5): scored([0.9], [0.9], diverged=[1])}
+    assert grid.choose(bad | ok) == (1.0, 0.5)
+    assert grid.choose(bad) is None
+    text = sweep.table(bad | ok)
     assert "diverged (1 of 2)" in text
     assert "20.0 ± 14.1" in text
-    assert "Every setting diverged." in sweep.table([bad], 2)
+    assert "Every setting diverged." in sweep.table(bad)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from experiments import configs, presets
 from experiments.cli import main
-from experiments.results import run_dir, run_log
+from experiments.results import aggregate, run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
 from experiments.train import runs, sharding
 
@@ -92,7 +92,7 @@ def test_a_report_is_made(trained, capsys):
 
 
 def test_features_are_what_the_head_makes_logits_of(trained):
-    found = runs.features(trained, examples=40)
+    found = runs.features(trained, splits=("train", "test"), examples=40).splits
     assert {name: len(labels) for name, (_, labels) in found.items()} == {
         "train": 40,
         "test": 40,
@@ -224,6 +224,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path, capsys):
     assert "training examples " in said
     assert "seed 0" in said
     assert not _epochs(tmp_path)
+    result = aggregate.read(tmp_path)
+    assert not result.finished
+    assert result.diverged in said
+    assert result.progress.startswith("epoch 0 of 2; A loss is not finite at step ")
 
 
 @pytest.mark.parametrize(

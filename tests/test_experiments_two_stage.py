@@ -54,7 +54,7 @@ def stage_one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(stage_one):
-    return runs.all_features(stage_one)
+    return runs.features(stage_one)
 
 
 # cRT and LWS.
@@ -235,7 +235,7 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     np.testing.assert_array_equal(network.head.recalls.bias[...], seen.bias)
     program = steps.program(run, layout)
     start = program.init(network, run.seed, len(labels))
-    found = runs._features(start, task.test, run, layout)
+    found = runs.features_of(start, task.test, run, layout)
     np.testing.assert_allclose(found, seen.splits["test"][0], rtol=1e-5, atol=1e-6)
 
     before, after = _flat(start.params), _flat(_state(out).params)
@@ -273,13 +273,13 @@ def test_range_loss_narrows_classes(stage_one, seen, tmp_path):
     strong = ("--loss.name", "range", "--loss.range-intra", "1", "--epochs", "4")
     out = _train(tmp_path, "--start-from", str(stage_one), *strong)
     assert np.isfinite(_last(out)["loss"])
-    assert spread(runs.all_features(out).splits) < spread(seen.splits)
+    assert spread(runs.features(out).splits) < spread(seen.splits)
 
 
 # Classifiers that need no training.
 
 
-def test_all_features_make_the_logits_of_the_network(stage_one, seen):
+def test_features_make_the_logits_of_the_network(stage_one, seen):
     last = _last(stage_one)
     assert set(seen.splits) == {"train", "validation", "test"}
     assert len(seen.splits["train"][1]) == sum(run_dir.load(stage_one).class_counts)

@@ -137,7 +137,7 @@ class Preset:
         if self.choice:
             parts.append(_section("λ and γ", self.choice))
         if self.note:
-            parts.append(_section("Beside the paper", self.note))
+            parts.append(_section("Compared with the paper", self.note))
         return "\n\n".join(parts) + "\n"
 
     def _table(self) -> str:

@@ -96,8 +96,11 @@ def _draw_features(
     from experiments.report import tsne
     from experiments.train import runs
 
+    features = lambda group: runs.features(
+        group.results[0].directory, data_dir, splits=("train", "test"), examples=1000
+    )
     tsne.figure(
-        {g.title: runs.features(g.results[0].directory, data_dir) for g in groups},
+        {group.title: features(group).splits for group in groups},
         path,
         class_counts={g.title: g.results[0].class_counts for g in groups},
     )

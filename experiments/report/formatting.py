@@ -1,6 +1,7 @@
 """Formats numbers and tables, in all reports."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -36,12 +37,30 @@ def spread(values: np.ndarray) -> str:
     return f"{mean} ± {percent(values.std(ddof=1))}"
 
 
+def points(value: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100.0 * value:+.1f}".replace("-", "−")
+
+
 def difference(values: np.ndarray) -> str:
     """Mean ± standard error of differences of shares `[seeds]`, in points."""
-    mean = f"{100.0 * values.mean():+.1f}".replace("-", "−")
+    mean = points(values.mean())
     if len(values) < 2:
         return mean
     return f"{mean} ± {percent(standard_error(values))}"
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
+    """`difference` by seed, over the seeds that both have; a dash for none."""
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        return "–"
+    return difference(np.array([ours[seed] - theirs[seed] for seed in both]))
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun, such as `1 seed` or `3 seeds`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:

@@ -142,13 +142,14 @@ def _progress(group: Group) -> list[str]:
             notes.append(f"{_named(result)} was interrupted and resumed {times}.")
         if result.failed_saves:
             notes.append(
-                f"{_named(result)}: {_count(result.failed_saves, 'checkpoint')} could "
-                "not be written."
+                f"{_named(result)}: "
+                f"{formatting.count(result.failed_saves, 'checkpoint')} could not be "
+                "written."
             )
         if result.unreadable:
             notes.append(
-                f"{_named(result)}: {_count(result.unreadable, 'torn line')} of "
-                f"{run_dir.RECORDS} passed over."
+                f"{_named(result)}: {formatting.count(result.unreadable, 'torn line')} "
+                f"of {run_dir.RECORDS} passed over."
             )
     return [f"* {note}" for note in notes]
 
@@ -318,7 +319,3 @@ def _table(row: paper_results.paper.Row) -> str:
 
 def _named(result: Result) -> str:
     return f"Seed {result.run.seed} ({result.directory})"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -27,6 +27,7 @@ class Result:
       class_counts: training examples of each class, `[classes]`.
       epochs: the event of each epoch that was finished, in order, none of them twice.
       finished: whether the training came to its end.
+      diverged: the message about a loss that was not finite, which ended the training.
       resumed: how often it was taken up again.
       failed_saves: how many checkpoints could not be written.
       unreadable: lines of the records that are no JSON, as a crash leaves them.
@@ -38,6 +39,7 @@ class Result:
     class_counts: np.ndarray
     epochs: list[Event]
     finished: bool
+    diverged: str | None
     resumed: int
     failed_saves: int
     unreadable: int
@@ -46,7 +48,8 @@ class Result:
     def progress(self) -> str:
         """How far it got, in words."""
         done = self.epochs[-1]["epoch"] if self.epochs else 0
-        return f"epoch {done} of {self.run.epochs}"
+        reached = f"epoch {done} of {self.run.epochs}"
+        return f"{reached}; {self.diverged.rstrip('.')}" if self.diverged else reached
 
     def evaluated(self, split: str = "test") -> list[Event]:
         """The epochs after which a split was evaluated."""
@@ -150,7 +153,7 @@ def read(directory: pathlib.Path) -> Result:
     kept = rundir.load(directory)
     events, unreadable = run_log.events(directory / rundir.RECORDS)
     epochs: dict[int, Event] = {}
-    finished, resumed, failed_saves = False, 0, 0
+    finished, diverged, resumed, failed_saves = False, None, 0, 0
     for event in events:
         match event.get("event"):
             case "epoch":
@@ -158,12 +161,14 @@ def read(directory: pathlib.Path) -> Result:
                 finished = False
             case "resumed":
                 resumed += 1
-                finished = False
+                finished, diverged = False, None
                 epochs = {n: e for n, e in epochs.items() if e["step"] <= event["step"]}
             case "save_failed":
                 failed_saves += 1
             case "finished":
                 finished = True
+            case "diverged":
+                diverged = event["error"]
     return Result(
         directory=directory,
         preset=kept.preset,
@@ -171,6 +176,7 @@ def read(directory: pathlib.Path) -> Result:
         class_counts=np.array(kept.class_counts, float),
         epochs=[epochs[number] for number in sorted(epochs)],
         finished=finished,
+        diverged=diverged,
         resumed=resumed,
         failed_saves=failed_saves,
         unreadable=unreadable,

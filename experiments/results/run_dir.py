@@ -1,7 +1,10 @@
 """A run directory: the names of its files, and its configuration."""
 
+import contextlib
 import json
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pydantic
@@ -58,3 +61,42 @@ def load(out: pathlib.Path) -> Kept:
 def parse(run: dict[str, Any]) -> configs.Run:
     """Parses a run from JSON. A field that is newer than the file has its default."""
     return pydantic.TypeAdapter(configs.Run).validate_python(run)
+
+
+@contextlib.contextmanager
+def claim(out: pathlib.Path) -> Iterator[bool]:
+    """Locks a directory against other processes of this machine.
+
+    Args:
+      out: the directory, which is made if it is not there.
+
+    Yields:
+      Whether this process holds the lock. It is released at the end; that of a process
+      that has died counts for nothing.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "claimed"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        owner = int(path.read_text(encoding="utf-8"))
+        if not _lives(owner):
+            path.unlink()
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any, Self
 
@@ -191,18 +192,32 @@ def _numbers(event: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 
 def _keep_until(path: pathlib.Path, step: int) -> None:
-    """Drops epochs and an end after a step, and a last line that was cut off."""
+    """Drops epochs after a step, a later end, and a last line that was cut off."""
     if not path.exists():
         return
     kept = [
         event
         for event in events(path)[0]
-        if event.get("event") not in ("epoch", "finished") or event["step"] <= step
+        if event.get("event") not in ("epoch", "finished", "diverged")
+        or event.get("step", math.inf) <= step
     ]
     lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(path)
+
+
+def append(path: pathlib.Path, records: Iterable[Any]) -> None:
+    """Appends JSON lines in one call, which other processes do not cut into.
+
+    Args:
+      path: of the file; it and its directory are made if need be.
+      records: one for each line; what `plain` takes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(plain(one), ensure_ascii=False) + "\n" for one in records]
+    with path.open("ab", buffering=0) as file:
+        file.write("".join(lines).encode())
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -251,6 +266,7 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the packages that the numbers depend on."""
     names = ("jax", "flax", "optax", "numpy", "scikit-learn")

@@ -5,7 +5,6 @@ its training examples, and a second stage with fixed λ. The rule by which `sugg
 warns is derived from these results.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,16 +116,12 @@ def measure(
 
 def main(config: commands.AfterFirstStage) -> int:
     """Trains the runs that are not recorded, and writes the page; returns 0."""
-    known = run_log.read(config.out) if config.out.exists() else []
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    known = {line["data"] for line in run_log.events(config.out)[0]}
     for name in names():
-        if any(line["data"] == name for line in known):
-            continue
-        lines = measure(name, config.data_dir, range(config.seeds), untuned.STAGE)
-        with config.out.open("a", encoding="utf-8") as file:
-            for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        print(name, flush=True)
+        if name not in known:
+            lines = measure(name, config.data_dir, range(config.seeds), untuned.STAGE)
+            run_log.append(config.out, lines)
+            print(name, flush=True)
     config.out.with_suffix(".md").write_text(
         page(run_log.read(config.out)), encoding="utf-8"
     )

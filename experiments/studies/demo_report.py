@@ -1,131 +1,106 @@
-"""The demo's table and figure, from its log."""
+"""The demo's table and figure."""
 
-import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from experiments import configs
 from experiments.report import formatting, plot_style
 from experiments.report.formatting import number
+from experiments.studies import grid
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, Study
+from experiments.studies.grid import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Event = dict[str, Any]  # one line of the records
-Measure = Callable[[Event], Any]  # of a run's last event
-
 _SGD, _ABSGD = plot_style.COLORS[:2]
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The results of a study, for the seeds that every method finished.
-
-    Attributes:
-      study: the study.
-      seeds: the seeds that every method finished.
-      runs: events by λ, then seed, then epoch.
-      lam: the λ that validation chose.
-    """
+class Comparison(NamedTuple):
+    """SGD against ABSGD in a study, on the seeds that ended with every λ."""
 
     study: Study
-    seeds: list[int]
-    runs: dict[float, list[list[Event]]]
-    lam: float
+    outcomes: dict[float, Outcome]  # by λ, SGD's first
+    lam: float  # that validation chose
 
-    def last(self, lam: float, measure: Measure) -> np.ndarray:
-        """A metric after the last epoch of the runs with this λ, `[seeds, ...]`."""
-        return np.array([measure(events[-1]) for events in self.runs[lam]])
+    @property
+    def sgd(self) -> Outcome:
+        """The runs of SGD."""
+        return self.outcomes[math.inf]
 
-    def course(self, lam: float, measure: Measure) -> np.ndarray:
-        """A measure over the epochs of the runs with this λ, `[seeds, epochs, ...]`."""
-        return np.array([[measure(e) for e in events] for events in self.runs[lam]])
+    @property
+    def absgd(self) -> Outcome:
+        """The runs with the chosen λ."""
+        return self.outcomes[self.lam]
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training images of each class, of the first seed."""
+        first = next(iter(self.sgd.results.values()))
+        return first.class_counts.astype(int).tolist()
 
 
-def outcome(study: Study, records: Iterable[Event]) -> Outcome | None:
-    """Collects the finished runs of a study, and chooses λ on validation accuracy.
-
-    A seed that some method did not finish is left out for all of them, since they are
-    compared seed by seed. Of two λs with the same validation accuracy the one nearer
-    to SGD is taken.
+def compare(study: Study, outcomes: Mapping[float, Outcome]) -> Comparison | None:
+    """Chooses λ on validation accuracy; of equals the one nearer to SGD.
 
     Args:
-      study: the study, with its grid of λ.
-      records: events, in order.
+      study: the study, whose grid begins with the λ nearest to SGD.
+      outcomes: by λ; SGD's is infinite.
 
     Returns:
-      The outcome, or None if no seed is complete.
+      The comparison; None if no seed ended with every λ, or SGD or every λ diverged.
     """
-    lams = (math.inf, *study.lams)
-    events: dict[tuple[float, int], list[Event]] = {}
-    for event in records:
-        if event["study"] == study.name:
-            key = float(event["lam"]), event["seed"]
-            events.setdefault(key, []).append(event)
-    finished = {key for key, of_run in events.items() if "test" in of_run[-1]}
-    seeds = [
-        seed
-        for seed in range(study.seeds)
-        if all((lam, seed) in finished for lam in lams)
-    ]
-    if not seeds:
+    ended = grid.complete(outcomes)
+    lam = grid.choose({lam: ended[lam] for lam in study.lams} if ended else {})
+    if lam is None or ended[math.inf].diverged:
         return None
-    runs = {lam: [events[lam, seed] for seed in seeds] for lam in lams}
-    found = Outcome(study, seeds, runs, math.inf)
-    chosen = max(
-        study.lams,
-        key=lambda lam: (np.mean(found.last(lam, _validation)).round(9), abs(lam)),
-    )
-    return dataclasses.replace(found, lam=chosen)
+    return Comparison(study, ended, lam)
 
 
-def table(found: Outcome) -> str:
+def table(study: Study, found: Comparison | None) -> str:
     """SGD against ABSGD, in Markdown that also reads well in a terminal."""
-    study, data, seeds = found.study, found.study.run.data, len(found.seeds)
-    measures = {"test accuracy": lambda e: e["test"]["accuracy"]}
+    if found is None:
+        return f"### {study.title}\n\nNo seed was finished by every method.\n"
+    data, seeds = study.run.data, len(found.sgd.results)
+    measures = {"test accuracy": grid.accuracy}
     if data.tail_classes:
         measures["tail recall"] = lambda e: e["test"]["tail_recall"]
-
-    of_sgd = [found.last(math.inf, measure) for measure in measures.values()]
-    of_absgd = [found.last(found.lam, measure) for measure in measures.values()]
+    sgd, absgd = found.sgd, found.absgd
     rows = [
         ["method", "λ", *measures],
-        ["SGD", number(math.inf), *(formatting.spread(values) for values in of_sgd)],
-        [
-            "ABSGD",
-            number(found.lam),
-            *(formatting.spread(values) for values in of_absgd),
-        ],
-        [
-            "difference",
-            "",
-            *(
-                formatting.difference(b - a)
-                for a, b in zip(of_sgd, of_absgd, strict=True)
-            ),
-        ],
+        ["SGD", number(math.inf)],
+        ["ABSGD", number(found.lam)],
+        ["difference", ""],
     ]
+    for measure in measures.values():
+        rows[1].append(formatting.spread(sgd.last(measure)))
+        rows[2].append(formatting.spread(absgd.last(measure)))
+        paired = formatting.paired(absgd.by_seed(measure), sgd.by_seed(measure))
+        rows[3].append(paired)
     tried = ", ".join(
         f"{'SGD' if math.isinf(lam) else f'λ = {number(lam)}'} "
-        f"{100.0 * np.mean(found.last(lam, _validation)):.1f}"
-        for lam in found.runs
+        + (
+            "diverged"
+            if outcome.diverged
+            else f"{100.0 * np.mean(outcome.last(grid.validation)):.1f}"
+        )
+        for lam, outcome in found.outcomes.items()
     )
     classes = data.classes
     tail = ", ".join(map(str, range(classes - data.tail_classes, classes)))
-    last = found.runs[math.inf][0][-1]
-    counts = last["class_counts"]
+    counts = found.class_counts
+    first = next(iter(sgd.results.values()))
     notes = [
-        f"Percent, mean ± standard deviation over {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}; the difference is paired by seed, "
+        "Percent, mean ± standard deviation over "
+        f"{formatting.count(seeds, 'seed')}; the difference is paired by seed, "
         "± its standard error.",
         f"Trained on {sum(counts)} images, {counts[0]} of the first class and "
-        f"{counts[-1]} of the last, for {last['step']} updates; in a pair from the "
-        "same start, on the same batches, at the same learning rates.",
+        f"{counts[-1]} of the last, for {first.epochs[-1]['step']} updates; in a pair "
+        "from the same start, on the same batches, at the same learning rates.",
         f"Tested on {data.test_per_class * classes} images, balanced, labels clean."
         + (f" Tail: classes {tail}." if data.tail_classes else ""),
         f"λ is chosen on {data.validation_per_class * classes} validation images a "
@@ -144,15 +119,15 @@ def table(found: Outcome) -> str:
     )
 
 
-def figure(outcomes: dict[str, Outcome | None], path: pathlib.Path) -> None:
+def figure(comparisons: Mapping[str, Comparison | None], path: pathlib.Path) -> None:
     """Draws weights and recall, in three panels.
 
     Args:
-      outcomes: of the demo's studies, by name; None where nothing is finished.
+      comparisons: of the demo's studies, by name; None where nothing is finished.
       path: of the image, PNG.
     """
-    long_tail = outcomes[LONG_TAIL.name]
-    label_noise = outcomes[LABEL_NOISE.name]
+    long_tail = comparisons[LONG_TAIL.name]
+    label_noise = comparisons[LABEL_NOISE.name]
     with plot_style.saved(path, (13.5, 4.2)) as sheet:
         panels = sheet.subplots(1, 3)
         for panel, found, draw in (
@@ -170,13 +145,13 @@ def figure(outcomes: dict[str, Outcome | None], path: pathlib.Path) -> None:
         sheet.get_layout_engine().set(wspace=0.06)
 
 
-def _draw_class_weights(panel: "Axes", found: Outcome) -> None:
+def _draw_class_weights(panel: "Axes", found: Comparison) -> None:
     """Mean attentional weight of each class over training."""
     from matplotlib import ticker
 
-    weights = found.course(found.lam, lambda e: e["weight_by_class"]).mean(axis=0)
+    weights = found.absgd.course(lambda e: e["weight_by_class"]).mean(axis=0)
     epochs, classes = weights.shape
-    counts = found.last(found.lam, lambda e: e["class_counts"])[0]
+    counts = found.class_counts
     palette = plot_style.shades(classes)
     for label in range(classes):
         panel.plot(
@@ -205,15 +180,15 @@ def _draw_class_weights(panel: "Axes", found: Outcome) -> None:
     )
 
 
-def _draw_recall(panel: "Axes", found: Outcome) -> None:
+def _draw_recall(panel: "Axes", found: Comparison) -> None:
     """Recall of each class, SGD against ABSGD."""
-    counts = found.last(found.lam, lambda e: e["class_counts"])[0]
+    counts = found.class_counts
     positions = np.arange(len(counts))
-    for lam, name, color, marker, offset in (
-        (math.inf, "SGD", _SGD, "s", -0.14),
-        (found.lam, f"ABSGD, λ = {number(found.lam)}", _ABSGD, "o", 0.14),
+    for outcome, name, color, marker, offset in (
+        (found.sgd, "SGD", _SGD, "s", -0.14),
+        (found.absgd, f"ABSGD, λ = {number(found.lam)}", _ABSGD, "o", 0.14),
     ):
-        recall = 100.0 * found.last(lam, lambda e: e["test"]["recall"])
+        recall = 100.0 * outcome.last(lambda e: e["test"]["recall"])
         panel.errorbar(
             positions + offset,
             recall.mean(axis=0),
@@ -231,7 +206,7 @@ def _draw_recall(panel: "Axes", found: Outcome) -> None:
     panel.set_ylabel("test recall, %")
     panel.legend(
         loc="lower left",
-        title=f"mean ± standard error, n = {len(found.seeds)}",
+        title=f"mean ± standard error, n = {len(found.sgd.results)}",
         title_fontsize=9.5,
         alignment="left",
     )
@@ -239,13 +214,13 @@ def _draw_recall(panel: "Axes", found: Outcome) -> None:
     panel.set_axisbelow(True)
 
 
-def _draw_clean_weights(panel: "Axes", found: Outcome) -> None:
+def _draw_clean_weights(panel: "Axes", found: Comparison) -> None:
     """Weight of clean and of mislabelled examples over training."""
     for key, name, color in (
         ("weight_clean", "clean", _SGD),
         ("weight_mislabelled", "mislabelled", _ABSGD),
     ):
-        weights = found.course(found.lam, lambda e, key=key: e[key])
+        weights = found.absgd.course(lambda e, key=key: e[key])
         mean, error = weights.mean(axis=0), formatting.standard_error(weights)
         epochs = np.arange(1, len(mean) + 1)
         panel.plot(epochs, mean, color=color, linewidth=2.2)
@@ -269,7 +244,7 @@ def _draw_clean_weights(panel: "Axes", found: Outcome) -> None:
     panel.set_ylabel("mean attentional weight")
 
 
-def _mark_switch(panel: "Axes", found: Outcome, height: float) -> None:
+def _mark_switch(panel: "Axes", found: Comparison, height: float) -> None:
     """Marks where λ is switched on; `height` of the words, share of the panel's."""
     run = found.study.run
     switch = run.epoch_at(run.method.start_at)
@@ -289,10 +264,6 @@ def _mark_switch(panel: "Axes", found: Outcome, height: float) -> None:
         fontsize=10,
     )
     panel.set_xlim(1, max(run.epochs, 2))
-
-
-def _validation(event: Event) -> float:
-    return event["validation"]["accuracy"]
 
 
 def _validation_labels(data: configs.Data) -> str:

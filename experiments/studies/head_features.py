@@ -13,8 +13,8 @@ from experiments import commands, configs
 from experiments.data import loader
 from experiments.data.task import Task
 from experiments.studies import reproduce
-from experiments.studies.reproduce import ROWS, Cell
-from experiments.train import loop, runs, steps
+from experiments.studies.reproduce import ROWS, Cell, Worker
+from experiments.train import runs, steps
 
 PASSES = 4  # over the training set, each augmented differently
 
@@ -28,11 +28,17 @@ def write(config: commands.Reproduce, setting: str) -> None:
     and `bias` [S, classes]. Networks that are not trained yet are trained first.
     """
     found: list[dict[str, np.ndarray]] = []
+    own = reproduce.worker(config)
     for seed in range(config.seeds):
         cell = Cell(setting, ROWS[0].name, float("inf"), seed, "test")
         run = reproduce.run_of(cell, config.smoke)
-        task, state = reproduce.plainly_trained(run, config)
-        found.append(_of_network(reproduce.first_stage(run), task, state))
+        task = own.task(run)
+        state = reproduce.plainly_trained(run, task, own)
+        if state is None:
+            raise configs.BadConfiguration(
+                f"Another process is training in {config.out}."
+            )
+        found.append(_of_network(reproduce.first_stage(run), task, state, own))
     assert config.features is not None
     stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
     config.features.parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +46,9 @@ def write(config: commands.Reproduce, setting: str) -> None:
 
 
 def _of_network(
-    run: configs.Run, task: Task, state: steps.TrainState
+    run: configs.Run, task: Task, state: steps.TrainState, own: Worker
 ) -> dict[str, np.ndarray]:
-    layout, session = reproduce.one_device()
+    layout, session = own.layout, own.session
     features = steps.program(run, layout).features
     on_host = dataclasses.replace(run.data, augment_on="host")
     passes = range(run.epochs, run.epochs + PASSES)  # none that it was trained on
@@ -54,15 +60,11 @@ def _of_network(
         kept = np.asarray(features(state, layout.shard(batch)))[batch.present]
         parts.append((kept, batch.labels[batch.present]))
     train, train_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    tested = [
-        np.asarray(features(state, batch))
-        for batch in loop.in_order(task.test, run, layout, session)
-    ]
     head = runs.head(state)
     return {
         "train": train,
         "train_labels": train_labels,
-        "test": np.concatenate(tested)[: len(task.test.labels)],
+        "test": runs.features_of(state, task.test, run, layout, session),
         "test_labels": task.test.labels,
         "kernel": head[("kernel",)],
         "bias": head[("bias",)],

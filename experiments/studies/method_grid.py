@@ -5,7 +5,8 @@ hyperparameter: its own, or the learning rate where it has none. All grids have 
 size. Imports no JAX.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from experiments import configs
@@ -129,37 +130,47 @@ def _start(run: configs.Run) -> float:
     return run.method.start_at or run.loss.class_weights_from
 
 
-def _grid(
-    values: tuple[Any, Any, Any], changes: Callable[[Any], Mapping[str, Any]]
-) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    return tuple((f"{value:g}", changes(value)) for value in values)
+def _over(
+    hyperparameter: str, values: tuple[Any, Any, Any], *fields: str
+) -> tuple[str, tuple[tuple[str, Mapping[str, Any]], ...]]:
+    """A hyperparameter and its grid; values of two fields are pairs."""
+    grid = []
+    for value in values:
+        each = value if len(fields) > 1 else (value,)
+        shown = ", ".join(one if isinstance(one, str) else f"{one:g}" for one in each)
+        # A post-hoc classifier has no field: it changes nothing of the run.
+        grid.append((shown, dict(zip(fields, each, strict=bool(fields)))))
+    return hyperparameter, tuple(grid)
 
 
-def _rates(rate: float) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+def _rates(rate: float) -> Any:
     """Learning rates; the run's own first, which a second stage starts from."""
-    values = (rate, rate / 2.0, rate * 2.0)
-    return _grid(values, lambda value: {"optimizer.learning_rate": value})
+    return _over("η", (rate, rate / 2.0, rate * 2.0), "optimizer.learning_rate")
 
 
-def _lams(run: configs.Run) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+def _lams(run: configs.Run) -> Any:
     digits = run.data.source == "digits"
     if _noisy(run):
         values = (-2.0, -1.0, -0.5) if digits else (-10.0, -5.0, -1.0)
     else:
         values = (1.0, 0.5, 0.25) if digits else (5.0, 2.0, 1.0)
-    return _grid(values, lambda value: {"method.lam": value})
+    return _over("λ", values, "method.lam")
 
 
-def _method(run: configs.Run, name: configs.MethodName, **more: Any) -> configs.Method:
-    """The method of that name, switched on at the run's own epoch."""
-    return configs.Method(name, start_at=_start(run), **more)
+def _step_sizes(*values: float) -> Any:
+    return _over("step size", values, "method.step_size")
+
+
+def _of(run: configs.Run, name: configs.MethodName, **more: Any) -> dict[str, Any]:
+    """The change to a method that is switched on at the run's own epoch."""
+    return {"method": configs.Method(name, start_at=_start(run), **more)}
 
 
 def _weighting(run: configs.Run) -> list[MethodGrid]:
     """Methods that weight by losses: in the batch, over time, or of groups."""
+    of = functools.partial(_of, run)
     lams, rate = _lams(run), run.optimizer.learning_rate
-    gamma, init_s = run.method.gamma, run.method.init_s
-    attention = {"gamma": gamma, "init_s": init_s}
+    attention = {"gamma": run.method.gamma, "init_s": run.method.init_s}
     adam = {"optimizer.learning_rate": 1e-3}
     # Steps as long as with momentum, which these do without.
     still = {
@@ -168,124 +179,66 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         "optimizer.learning_rate": rate / (1.0 - run.optimizer.momentum),
     }
     sign = 1.0 if _noisy(run) else -1.0
-
-    def of(name: configs.MethodName, **more: Any) -> dict[str, Any]:
-        return {"method": _method(run, name, **more)}
-
+    by_example = _step_sizes(0.1 * sign, 0.03 * sign, 0.3 * sign)
+    batch, stochastic = of("term", gamma=1.0), of("term", gamma=0.2)
+    recover = of("recover", gamma=0.5)
     return [
-        MethodGrid("sgd", "SGD", {}, "η", _rates(rate)),
-        MethodGrid("absgd", "ABSGD", of("absgd", **attention), "λ", lams),
+        MethodGrid("sgd", "SGD", {}, *_rates(rate)),
+        MethodGrid("absgd", "ABSGD", of("absgd", **attention), *lams),
+        MethodGrid("adam", "Adam", {"method": configs.Method("adam")}, *_rates(1e-3)),
+        MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, *lams),
+        MethodGrid("eg", "EG, within the batch", of("eg"), *lams),
+        MethodGrid("eg_examples", "EG, per example", of("eg_examples"), *by_example),
+        MethodGrid("term", "TERM, batch", batch | still, *lams),
+        MethodGrid("term_stochastic", "TERM, stochastic", stochastic | still, *lams),
+        MethodGrid("recover", "RECOVER", recover | still, *lams, backward=2),
         MethodGrid(
-            "adam", "Adam", {"method": configs.Method("adam")}, "η", _rates(1e-3)
-        ),
-        MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, "λ", lams),
-        MethodGrid("eg", "EG, within the batch", of("eg"), "λ", lams),
-        MethodGrid(
-            "eg_examples",
-            "EG, per example",
-            of("eg_examples"),
-            "step size",
-            _grid(
-                (0.1 * sign, 0.03 * sign, 0.3 * sign),
-                lambda value: {"method.step_size": value},
-            ),
-        ),
-        MethodGrid("term", "TERM, batch", of("term", gamma=1.0) | still, "λ", lams),
-        MethodGrid(
-            "term_stochastic",
-            "TERM, stochastic",
-            of("term", gamma=0.2) | still,
-            "λ",
-            lams,
-        ),
-        MethodGrid(
-            "recover", "RECOVER", of("recover", gamma=0.5) | still, "λ", lams, 2
-        ),
-        MethodGrid(
-            "group_dro",
-            "Group DRO",
-            of("group_dro"),
-            "step size",
-            _grid((0.01, 0.1, 0.001), lambda value: {"method.step_size": value}),
+            "group_dro", "Group DRO", of("group_dro"), *_step_sizes(0.01, 0.1, 0.001)
         ),
         MethodGrid(
             "cvar",
             "CVaR",
             of("cvar"),
-            "α",
-            _grid((0.5, 0.7, 0.9), lambda value: {"method.cvar_alpha": value}),
+            *_over("α", (0.5, 0.7, 0.9), "method.cvar_alpha"),
         ),
     ]
 
 
 def _class_level(run: configs.Run) -> list[MethodGrid]:
     """Class-level methods: sampling, weights, margins."""
-    start, rates = _start(run), _rates(run.optimizer.learning_rate)
-    gamma, init_s = run.method.gamma, run.method.init_s
+    rates, lams = _rates(run.optimizer.learning_rate), _lams(run)
     weighted = {"loss.class_weights": True}
-    deferral = {"loss.class_weights_from": start}
+    deferral = {"loss.class_weights_from": _start(run)}
     # PyTorch's weighted mean, only for weighted cross-entropy: the focal loss, which
     # has the weights inside, is a plain mean in LDAM's code.
-    always = weighted | {"loss.class_weights_norm": "weights"}
-    deferred = always | deferral
+    mean = {"loss.class_weights_norm": "weights"}
+    always, deferred = weighted | mean, weighted | mean | deferral
     focal = weighted | {"loss.name": "focal"}
-    attended = {
-        "method": _method(run, "absgd", gamma=gamma, init_s=init_s),
-        "loss.class_weights": True,
-        "loss.class_weights_from": start,
-    }
-    betas = _grid((0.9999, 0.999, 0.99), lambda value: {"loss.effective_beta": value})
-    focusing = _grid((1.0, 0.5, 2.0), lambda value: {"loss.focusing": value})
-    margins = _grid((0.5, 0.3, 0.7), lambda value: {"loss.max_margin": value})
+    absgd = _of(run, "absgd", gamma=run.method.gamma, init_s=run.method.init_s)
+    attended = absgd | weighted | deferral
+    betas = _over("β", (0.9999, 0.999, 0.99), "loss.effective_beta")
+    focusing = _over("focusing", (1.0, 0.5, 2.0), "loss.focusing")
+    margins = _over("margin", (0.5, 0.3, 0.7), "loss.max_margin")
+    taus = _over("τ", (1.0, 0.5, 1.5), "loss.tau")
     cosine = {"loss.name": "ldam", "model.head": "cosine"}
+    aware, effective = ({"data.sampling": s} for s in ("class_aware", "effective"))
+    adjusted = {"loss.name": "logit_adjusted"}
     return [
+        MethodGrid("joint", "Joint: class-aware sampling", aware, *rates),
+        MethodGrid("resampling", "Resampling by effective number", effective, *rates),
+        MethodGrid("cb_ce", "CB-CE, weights always on", always, *betas),
+        MethodGrid("drw_ce", "CB-CE, weights deferred (DRW)", deferred, *betas),
+        MethodGrid("focal", "Focal", {"loss.name": "focal"}, *focusing),
+        MethodGrid("cb_focal", "CB-Focal, weights always on", focal, *focusing),
         MethodGrid(
-            "joint",
-            "Joint: class-aware sampling",
-            {"data.sampling": "class_aware"},
-            "η",
-            rates,
+            "drw_focal", "CB-Focal, weights deferred", focal | deferral, *focusing
         ),
+        MethodGrid("ldam", "LDAM", cosine, *margins),
+        MethodGrid("ldam_drw", "LDAM-DRW", deferred | cosine, *margins),
+        MethodGrid("logit_adjusted", "Logit adjustment", adjusted, *taus),
+        MethodGrid("absgd_cb", "ABSGD (CB-CE)", attended, *lams),
         MethodGrid(
-            "resampling",
-            "Resampling by effective number",
-            {"data.sampling": "effective"},
-            "η",
-            rates,
-        ),
-        MethodGrid("cb_ce", "CB-CE, weights always on", always, "β", betas),
-        MethodGrid("drw_ce", "CB-CE, weights deferred (DRW)", deferred, "β", betas),
-        MethodGrid("focal", "Focal", {"loss.name": "focal"}, "focusing", focusing),
-        MethodGrid(
-            "cb_focal",
-            "CB-Focal, weights always on",
-            focal,
-            "focusing",
-            focusing,
-        ),
-        MethodGrid(
-            "drw_focal",
-            "CB-Focal, weights deferred",
-            focal | deferral,
-            "focusing",
-            focusing,
-        ),
-        MethodGrid("ldam", "LDAM", cosine, "margin", margins),
-        MethodGrid("ldam_drw", "LDAM-DRW", deferred | cosine, "margin", margins),
-        MethodGrid(
-            "logit_adjusted",
-            "Logit adjustment",
-            {"loss.name": "logit_adjusted"},
-            "τ",
-            _grid((1.0, 0.5, 1.5), lambda value: {"loss.tau": value}),
-        ),
-        MethodGrid("absgd_cb", "ABSGD (CB-CE)", attended, "λ", _lams(run)),
-        MethodGrid(
-            "absgd_cb_mean",
-            "ABSGD (CB-CE), weighted mean",
-            attended | {"loss.class_weights_norm": "weights"},
-            "λ",
-            _lams(run),
+            "absgd_cb_mean", "ABSGD (CB-CE), weighted mean", attended | mean, *lams
         ),
     ]
 
@@ -294,33 +247,13 @@ def _learned(run: configs.Run) -> list[MethodGrid]:
     """Methods that learn weights on a clean, balanced meta set."""
     clean = {"data.meta_per_class": run.data.info.meta_per_class}
     weighted = {"loss.class_weights": True, "loss.class_weights_from": _start(run)}
-
-    def rates(*values: float) -> Any:
-        return _grid(values, lambda value: {"method.step_size": value})
-
-    def of(name: configs.MethodName) -> dict[str, Any]:
-        return {"method": _method(run, name)} | clean
-
+    meta, l2rw, mw_net = (_of(run, m) | clean for m in ("meta", "l2rw", "mw_net"))
+    slow, fast = _step_sizes(1e-3, 1e-4, 1e-2), _step_sizes(0.01, 1.0, 100.0)
+    rates = _rates(run.optimizer.learning_rate)
     return [
-        MethodGrid(
-            "meta",
-            "META",
-            of("meta") | weighted,
-            "step size",
-            rates(0.01, 1.0, 100.0),
-            3,
-        ),
-        MethodGrid(
-            "l2rw", "L2RW", of("l2rw"), "η", _rates(run.optimizer.learning_rate), 2
-        ),
-        MethodGrid(
-            "mw_net",
-            "Meta-Weight-Net",
-            of("mw_net"),
-            "step size",
-            rates(1e-3, 1e-4, 1e-2),
-            3,
-        ),
+        MethodGrid("meta", "META", meta | weighted, *fast, backward=3),
+        MethodGrid("l2rw", "L2RW", l2rw, *rates, backward=2),
+        MethodGrid("mw_net", "Meta-Weight-Net", mw_net, *slow, backward=3),
     ]
 
 
@@ -334,80 +267,32 @@ def _two_stage(run: configs.Run) -> list[MethodGrid]:
         "optimizer.warmup": 0.0,
         "optimizer.drop_at": (),
     }
+    crt = second | {"trainable": "head", "new_head": True}
+    lws = second | {"trainable": "scale", "model.head": "scaled"}
+    oltr = second | {"model.head": "memory", "loss.name": "oltr"}
+    ncm, tau = ("centred", "l2", "plain"), ("1", "0.5", "1.5")
+    after = functools.partial(MethodGrid, backward=0, stage=2)
     found = [
-        MethodGrid(
-            "crt",
-            "cRT",
-            second | {"trainable": "head", "new_head": True},
-            "η",
-            _rates(rate),
-            stage=2,
-        ),
-        MethodGrid(
-            "lws",
-            "LWS",
-            second | {"trainable": "scale", "model.head": "scaled"},
-            "η",
-            _rates(rate),
-            stage=2,
-        ),
-        MethodGrid(
-            "ncm",
-            "NCM",
-            {},
-            "features",
-            tuple((name, {}) for name in ("centred", "l2", "plain")),
-            backward=0,
-            stage=2,
-            classifier="ncm",
-        ),
-        MethodGrid(
-            "tau",
-            "τ-normalised",
-            {},
-            "τ",
-            tuple((name, {}) for name in ("1", "0.5", "1.5")),
-            backward=0,
-            stage=2,
-            classifier="tau",
-        ),
+        MethodGrid("crt", "cRT", crt, *_rates(rate), stage=2),
+        MethodGrid("lws", "LWS", lws, *_rates(rate), stage=2),
+        after("ncm", "NCM", {}, *_over("features", ncm), classifier="ncm"),
+        after("tau", "τ-normalised", {}, *_over("τ", tau), classifier="tau"),
     ]
     if run.model.name not in ("sce_cnn", "bilstm"):  # which have no map to attend to
-        changes = second | {"model.head": "memory", "loss.name": "oltr"}
-        slower = _rates(rate / 10.0)
-        found.append(MethodGrid("oltr", "OLTR", changes, "η", slower, stage=2))
-    intra = _grid((0.01, 0.001, 0.1), lambda value: {"loss.range_intra": value})
-    found.append(
-        MethodGrid("range", "Range loss", {"loss.name": "range"}, "intra", intra)
-    )
-    return found
+        found.append(MethodGrid("oltr", "OLTR", oltr, *_rates(rate / 10.0), stage=2))
+    intra = _over("intra", (0.01, 0.001, 0.1), "loss.range_intra")
+    return [*found, MethodGrid("range", "Range loss", {"loss.name": "range"}, *intra)]
 
 
 def _noise(run: configs.Run) -> list[MethodGrid]:
     """Losses that are robust to label noise."""
+    pairs = ((0.1, 1.0), (1.0, 1.0), (6.0, 0.1))
+    symmetric = _over("α, β", pairs, "loss.alpha", "loss.beta")
+    generalized = _over("q", (0.7, 0.5, 0.9), "loss.q")
+    truncated = {"loss.name": "truncated", "loss.prune_from": _start(run)}
+    cuts = _over("k", (0.5, 0.3, 0.1), "loss.k")
     return [
-        MethodGrid(
-            "sce",
-            "SCE",
-            {"loss.name": "symmetric"},
-            "α, β",
-            tuple(
-                (f"{alpha:g}, {beta:g}", {"loss.alpha": alpha, "loss.beta": beta})
-                for alpha, beta in ((0.1, 1.0), (1.0, 1.0), (6.0, 0.1))
-            ),
-        ),
-        MethodGrid(
-            "gce",
-            "GCE",
-            {"loss.name": "generalized"},
-            "q",
-            _grid((0.7, 0.5, 0.9), lambda value: {"loss.q": value}),
-        ),
-        MethodGrid(
-            "tce",
-            "Truncated GCE",
-            {"loss.name": "truncated", "loss.prune_from": _start(run)},
-            "k",
-            _grid((0.5, 0.3, 0.1), lambda value: {"loss.k": value}),
-        ),
+        MethodGrid("sce", "SCE", {"loss.name": "symmetric"}, *symmetric),
+        MethodGrid("gce", "GCE", {"loss.name": "generalized"}, *generalized),
+        MethodGrid("tce", "Truncated GCE", truncated, *cuts),
     ]

@@ -3,15 +3,11 @@
 import dataclasses
 import math
 
-import numpy as np
-from tqdm import tqdm
-
 from experiments import commands
 from experiments.report import formatting
-from experiments.results import run_log
-from experiments.studies import demo, demo_report
-
-RECORDS, TABLE = "records.jsonl", "table.md"
+from experiments.studies import grid
+from experiments.studies.grid import Grid, Outcome
+from experiments.train.session import Session
 
 
 def main(config: commands.Recipes) -> int:
@@ -23,38 +19,31 @@ def main(config: commands.Recipes) -> int:
     Returns:
       Exit status: 0; 130 if interrupted, after a report on the finished runs.
     """
-    config.out.mkdir(parents=True, exist_ok=True)
-    finished: dict[str, dict[int, demo_report.Event]] = {}
-    jobs = [
-        (name, dataclasses.replace(run, seed=seed))
+    recipes = config.runs()
+    trials = [
+        grid.trial(
+            config.out,
+            name,
+            name.replace(" ", "_"),
+            dataclasses.replace(run, seed=seed),
+        )
         for seed in range(config.seeds)
-        for name, run in config.runs().items()
+        for name, run in recipes.items()
     ]
-    status = 0
-    with run_log.Recorder(config.out / RECORDS) as recorder:
-        try:
-            # None: no bar where standard error is not a terminal.
-            for name, run in tqdm(jobs, unit="run", disable=None):
-                events: list[demo_report.Event] = []
-                demo.train_one(run, name, lambda events=events, **e: events.append(e))
-                recorder.write(**events[-1])
-                finished.setdefault(name, {})[run.seed] = events[-1]
-        except KeyboardInterrupt:
-            status = 130
-    text = table(config, finished)
-    (config.out / TABLE).write_text(text, encoding="utf-8")
-    print(text)
-    return status
+    shared = {name: run for name, run in recipes.items() if name in config.variants}
+    session = Session(devices=1)
+    return grid.main(
+        Grid(config.out, "recipes", shared, trials, session),
+        lambda: table(config, grid.outcomes(trials)),
+    )
 
 
-def table(
-    config: commands.Recipes, finished: dict[str, dict[int, demo_report.Event]]
-) -> str:
+def table(config: commands.Recipes, outcomes: dict[str, Outcome]) -> str:
     """Test accuracy of every recipe less that of SGD, paired by seed.
 
     Args:
       config: which recipes.
-      finished: last event of each run, by recipe and seed.
+      outcomes: by recipe.
 
     Returns:
       Markdown.
@@ -64,31 +53,22 @@ def table(
     for name, run in config.runs().items():
         if math.isinf(run.method.lam):
             continue
-        baseline = finished.get(config.baseline(name), {})
-        both = sorted(finished.get(name, {}).keys() & baseline.keys())
-        seeds = max(seeds, len(both))
-        differences = {
-            key: np.array(
-                [
-                    finished[name][s]["test"][key] - baseline[s]["test"][key]
-                    for s in both
-                ]
-            )
-            for key in ("accuracy", "tail_recall")
-            if both and baseline[both[0]]["test"][key] is not None
-        }
+        ours, sgd = outcomes[name], outcomes[config.baseline(name)]
+        seeds = max(seeds, len(ours.results.keys() & sgd.results.keys()))
+        differences = [
+            formatting.paired(ours.by_seed(measure), sgd.by_seed(measure))
+            for measure in (grid.accuracy, lambda e: e["test"]["tail_recall"])[
+                : 2 if run.data.tail_classes else 1
+            ]
+        ]
         rows.append(
             [
                 config.study(name).title,
                 f"{100 * run.method.start_at:.0f}%",
                 f"{run.method.gamma:g}",
                 formatting.number(run.method.lam),
-                *(
-                    formatting.difference(differences[key])
-                    if key in differences
-                    else ""
-                    for key in ("accuracy", "tail_recall")
-                ),
+                *differences,
+                *[""] * (2 - len(differences)),
             ]
         )
     note = (

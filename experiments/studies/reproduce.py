@@ -10,13 +10,11 @@ fill an accelerator: each claims the cell that it trains.
 """
 
 import contextlib
-import json
 import math
-import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,21 +22,18 @@ import jax
 from experiments import commands, configs, presets
 from experiments.data import packed
 from experiments.data.task import Task, load_task
-from experiments.results import run_log
-from experiments.train import checkpoint, loop, sharding, steps
+from experiments.results import aggregate, run_dir, run_log
+from experiments.studies import grid
+from experiments.train import checkpoint, loop, runs, sharding, steps
 from experiments.train.session import Session
 
 RHO = 0.4
 LAMS = (0.5, 1.0, 2.0, 5.0, 10.0)
-SETTINGS = (
-    "cifar10_lt100",
-    "cifar10_st100",
-    "cifar100_lt100",
-    "cifar100_st100",
-    "cifar10_lt10",
-    "cifar10_st10",
-    "cifar100_lt10",
-    "cifar100_st10",
+SETTINGS = tuple(
+    f"{source}_{shape}{ratio}"
+    for ratio in (100, 10)
+    for source in ("cifar10", "cifar100")
+    for shape in ("lt", "st")
 )
 SEEDS = 3
 RECORDS = "records.jsonl"
@@ -65,34 +60,21 @@ class Row(NamedTuple):
 # With λ = ∞ and s_0 = 1 all weights are one: SGD, by the compiled program of ABSGD.
 _SGD = {"method.lam": math.inf, "method.init_s": 1.0}
 _RADIUS = _SGD | {"method.rho": RHO, "method.gamma": 0.1, "method.init_s": None}
+_DEFERRED = _SGD | {"loss.class_weights_norm": "weights"}
+_ONE = {"method.lam": 1.0}
+_FIRST = {"method.start_at": 0.0}
 # In order of importance.
 ROWS = (
     Row("SGD (CE)", "", _SGD),
     Row("ABSGD (CE), ρ = 0.4", "", _RADIUS),
     Row("ABSGD (CE)", "", {}, chooses=True),
-    Row(
-        "SGD (CB-CE), deferred",
-        "_cb_ce",
-        _SGD | {"loss.class_weights_norm": "weights"},
-    ),
+    Row("SGD (CB-CE), deferred", "_cb_ce", _DEFERRED),
     Row("ABSGD (CB-CE)", "_cb_ce", {}, chooses=True),
     Row("ABSGD (CB-CE), ρ = 0.4", "_cb_ce", _RADIUS),
-    Row(
-        "ABSGD (CE), ρ = 0.4 from the first step",
-        "",
-        _RADIUS | {"method.start_at": 0.0},
-    ),
-    Row(
-        "ABSGD (CE), λ = 1 from the first step",
-        "",
-        {"method.lam": 1.0, "method.start_at": 0.0},
-    ),
+    Row("ABSGD (CE), ρ = 0.4 from the first step", "", _RADIUS | _FIRST),
+    Row("ABSGD (CE), λ = 1 from the first step", "", _ONE | _FIRST),
     Row("SGD (LDAM)", "_ldam", _SGD),
-    Row(
-        "SGD (CB-LDAM)",
-        "_cb_ldam",
-        _SGD | {"loss.class_weights_norm": "weights"},
-    ),
+    Row("SGD (CB-LDAM)", "_cb_ldam", _DEFERRED),
     Row("ABSGD (CB-LDAM)", "_cb_ldam", {}, chooses=True),
     Row("SGD (Focal)", "_focal", _SGD),
     Row("ABSGD (Focal)", "_focal", {}, chooses=True),
@@ -194,7 +176,10 @@ def _known(found: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
 
 
 def chosen(found: Iterable[Mapping[str, Any]], setting: str, row: str) -> float | None:
-    """The λ of the best validation accuracy, the larger of equals; None for not yet."""
+    """The λ of the best validation accuracy, the larger of equals.
+
+    None if not all are recorded yet, or all diverged.
+    """
     accuracies = {
         float(r["lam"]): r["accuracy"]
         for r in found
@@ -202,21 +187,34 @@ def chosen(found: Iterable[Mapping[str, Any]], setting: str, row: str) -> float 
     }
     if any(lam not in accuracies for lam in LAMS):
         return None
-    # One that diverged has no accuracy.
-    return max(LAMS, key=lambda lam: (accuracies[lam] or 0.0, lam))
+    return grid.best({lam: accuracies[lam] for lam in reversed(LAMS)})
 
 
-class _TimeIsUpError(Exception):
-    """A training was stopped, and its state is saved."""
-
-
-class _Bench(NamedTuple):
+class Worker(NamedTuple):
     """The arguments that all trainings of a process share."""
 
-    out: pathlib.Path
+    config: commands.Reproduce
     layout: sharding.Layout
     session: Session
-    deadline: float
+    deadline: float  # of `time.monotonic`
+
+    def task(self, run: configs.Run) -> Task:
+        """The examples of a run."""
+        if self.config.packed is not None:
+            return packed.read(self.config.packed, run.data)
+        return load_task(run.data, run.seed, self.config.data_dir)
+
+
+def worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
+    """A worker on one device, with many steps per dispatch where that is faster."""
+    on_cpu = jax.default_backend() == "cpu"
+    session = Session(
+        devices=1,
+        workers=0,
+        checkpoint_seconds=300.0,
+        steps_per_dispatch=1 if on_cpu else _DISPATCH,
+    )
+    return Worker(config, sharding.layout(1), session, deadline)
 
 
 def main(config: commands.Reproduce) -> int:
@@ -225,60 +223,30 @@ def main(config: commands.Reproduce) -> int:
     deadline = time.monotonic() + 60.0 * config.minutes
     records = config.records or config.out / RECORDS
     if config.list:
-        _print_pending(run_log.events(records)[0], settings, config)
+        _print_pending(records, settings, config)
         return 0
     if config.pack is not None:
         return _pack(config, settings)
     if config.features is not None:
         from experiments.studies import head_features
 
-        for setting in config.settings[:1] or SETTINGS[:1]:
-            head_features.write(config, setting)
+        head_features.write(config, settings[0])
         return 0
-    bench = _Bench(config.out, *one_device(), deadline)
-    records.parent.mkdir(parents=True, exist_ok=True)
+    own = worker(config, deadline)
     while time.monotonic() < deadline:
-        found, _ = run_log.events(records)
-        cells = pending(found, settings, config.rows, config.seeds)
+        cells = pending(run_log.events(records)[0], settings, config.rows, config.seeds)
         if not cells:
             break
-        if not any(_train_if_free(cell, bench, config, records) for cell in cells):
+        if not any(_train_if_free(cell, own, records) for cell in cells):
             time.sleep(1.0)  # other processes train them, and may open new ones
-    _print_pending(run_log.events(records)[0], settings, config)
+    _print_pending(records, settings, config)
     return 0
 
 
-def one_device() -> tuple[sharding.Layout, Session]:
-    """On what all of it is trained, and how."""
-    on_cpu = jax.default_backend() == "cpu"
-    session = Session(
-        devices=1,
-        workers=0,
-        checkpoint_seconds=300.0,
-        steps_per_dispatch=1 if on_cpu else _DISPATCH,
-    )
-    return sharding.layout(1), session
-
-
-def plainly_trained(
-    run: configs.Run, config: commands.Reproduce
-) -> tuple[Task, steps.TrainState]:
-    """Examples of a run, and the state after plain training, trained if need be.
-
-    Raises:
-      BadConfiguration: another process trains it.
-    """
-    task = _task(run, config)
-    bench = _Bench(config.out, *one_device(), math.inf)
-    state = _after_first_stage(run, task, bench)
-    if state is None:
-        raise configs.BadConfiguration(f"Another process is training in {config.out}.")
-    return task, state
-
-
 def _print_pending(
-    found: list[dict[str, Any]], settings: Iterable[str], config: commands.Reproduce
+    records: pathlib.Path, settings: Iterable[str], config: commands.Reproduce
 ) -> None:
+    found, _ = run_log.events(records)
     cells = pending(found, settings, config.rows, config.seeds)
     for cell in cells if config.list else ():
         run = run_of(cell, config.smoke)
@@ -287,20 +255,15 @@ def _print_pending(
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
 
 
-def _task(run: configs.Run, config: commands.Reproduce) -> Task:
-    if config.packed is not None:
-        return packed.read(config.packed, run.data)
-    return load_task(run.data, run.seed, config.data_dir)
-
-
 def _pack(config: commands.Reproduce, settings: Iterable[str]) -> int:
     """Writes the images of the settings' cells."""
-    runs = [
+    runs_of_cells = [
         run_of(Cell(setting, ROWS[0].name, math.inf, 0, split), config.smoke)
         for setting in settings
         for split in ("test", "validation")
     ]
-    tasks = [(run.data, _task(run, config)) for run in runs]
+    own = worker(config)
+    tasks = [(run.data, own.task(run)) for run in runs_of_cells]
     assert config.pack is not None
     count = packed.write(config.pack, tasks)
     size = sum(path.stat().st_size for path in config.pack.iterdir())
@@ -308,126 +271,112 @@ def _pack(config: commands.Reproduce, settings: Iterable[str]) -> int:
     return 0
 
 
-def _train_if_free(
-    cell: Cell, bench: _Bench, config: commands.Reproduce, records: pathlib.Path
-) -> bool:
+def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
     """Trains a cell unless another process does; whether to look for the next one."""
-    out = bench.out / cell.name
-    with _claim(out) as claimed:
+    out = own.config.out / cell.name
+    with run_dir.claim(out) as claimed:
         if not claimed or tuple(cell) in _known(run_log.events(records)[0]):
             return False
-        run = run_of(cell, config.smoke)
-        task = _task(run, config)
-        began = time.monotonic()
+        run = run_of(cell, own.config.smoke)
+        task, began = own.task(run), time.monotonic()
         try:
-            start = _start(run, task, bench)
+            start = _start(run, task, own)
             if start is None:  # another process trains what it starts from
                 return False
-            _, event = _train(run, task, bench, out, start)
-        except _TimeIsUpError:
+            _train(run, task, own, out, start)
+        except runs.Interrupted:
             print(f"{cell.name}: the time is up; its state is saved.", flush=True)
             return True
-        except FloatingPointError as error:
-            event = {"diverged": str(error)}
-        _append(records, cell, run, event, time.monotonic() - began)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        except FloatingPointError:
+            pass
+        _append(records, cell, aggregate.read(out), time.monotonic() - began)
+        shutil.rmtree(out / run_dir.CHECKPOINTS, ignore_errors=True)
     return True
 
 
-def _start(run: configs.Run, task: Task, bench: _Bench) -> loop.Start | None:
+def _start(run: configs.Run, task: Task, own: Worker) -> loop.Start | None:
     """Where a run departs from plain training; None while another process trains it."""
+    fresh = loop.begin(run, task, own.layout, own.session)
     switch = run.epoch_at(run.method.start_at)
     if switch == 0:
-        return loop.begin(run, task, bench.layout, bench.session)
-    state = _after_first_stage(run, task, bench)
+        return fresh
+    state = plainly_trained(run, task, own)
     if state is None:
         return None
-    fresh = loop.begin(run, task, bench.layout, bench.session).state
-    state = state._replace(
-        optimizer=steps.OptimizerState(fresh.optimizer.rule, state.optimizer.descent)
-    )
-    return loop.Start(state, loop.Position(switch, 0, {}))
+    rule = fresh.state.optimizer.rule
+    optimizer = steps.OptimizerState(rule, state.optimizer.descent)
+    return loop.Start(state._replace(optimizer=optimizer), loop.Position(switch, 0, {}))
 
 
-def _after_first_stage(
-    run: configs.Run, task: Task, bench: _Bench
+def plainly_trained(
+    run: configs.Run, task: Task, own: Worker
 ) -> steps.TrainState | None:
-    """The state after plain training; None while another process trains it."""
+    """The state after plain training, trained if need be.
+
+    Args:
+      run: of a cell.
+      task: its examples.
+      own: this process.
+
+    Returns:
+      The state; None while another process trains it.
+    """
     switch, plain = run.epoch_at(run.method.start_at), first_stage(run)
     held_out = "-held-out" if task.validation is not None else ""
-    loss, head = plain.loss.name, plain.model.head
-    setting = f"{plain.data.source}-{plain.data.imbalance}"
-    ratio = f"{plain.data.imbalance_ratio:g}"
-    name = f"{setting}{ratio}-{loss}-{head}{held_out}-first-seed{run.seed}"
-    out = bench.out / name
-    with _claim(out) as claimed:
+    data, loss, head = plain.data, plain.loss.name, plain.model.head
+    name = f"{data.source}-{data.imbalance}{data.imbalance_ratio:g}-{loss}-{head}"
+    out = own.config.out / f"{name}{held_out}-first-seed{run.seed}"
+    with run_dir.claim(out) as claimed:
         if not claimed:
             return None
-        first = loop.begin(plain, task, bench.layout, bench.session)
-        state, _ = _train(plain, task, bench, out, first, until=switch)
-    return state
+        first = loop.begin(plain, task, own.layout, own.session)
+        return _train(plain, task, own, out, first, until=switch)
 
 
 def _train(
     run: configs.Run,
     task: Task,
-    bench: _Bench,
+    own: Worker,
     out: pathlib.Path,
     start: loop.Start,
     until: int | None = None,
-) -> tuple[steps.TrainState, dict[str, Any] | None]:
-    """Trains from a start or from what is saved; the state, and the last epoch."""
-    events: list[dict[str, Any]] = []
-    end = run.epochs if until is None else until
-    saved = time.monotonic()
+) -> steps.TrainState:
+    """Trains from a start, or from the newest checkpoint of its directory.
 
+    Only what is trained until an epoch keeps a checkpoint of its end.
+
+    Raises:
+      Interrupted: the deadline has passed, and the state is saved.
+    """
+    runs.write_config(out, "reproduce", run, own.session, task)
     with contextlib.ExitStack() as stack:
-        saver = stack.enter_context(
-            checkpoint.Checkpoints(out / "checkpoints", keep=1, log=print)
-        )
-        found = saver.restore(start.state)
+        folder = out / run_dir.CHECKPOINTS
+        saver = stack.enter_context(checkpoint.Checkpoints(folder, keep=1, log=print))
+        step, found = 0, saver.restore(start.state)
         if found is not None:
-            start = loop.Start(found[1], loop.Position(**found[2]["position"]))
-        log = stack.enter_context(
-            (out / "epochs.jsonl").open("a", encoding="utf-8", buffering=1)
+            step, state, kept = found
+            start = loop.Start(state, loop.Position(**kept["position"]))
+        recorder = run_log.Recorder(out / run_dir.RECORDS, resume_at=step)
+        logger = runs.RunLogger(
+            run,
+            own.session,
+            stack.enter_context(recorder),
+            saver,
+            lambda: time.monotonic() > own.deadline,
+            save_at=(until,),
         )
-
-        def write(**event: Any) -> None:
-            events.append(event)
-            log.write(json.dumps(run_log.plain(event), ensure_ascii=False) + "\n")
-
-        def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
-            nonlocal saved
-            now = time.monotonic()
-            late = now > saved + bench.session.checkpoint_seconds
-            over = now > bench.deadline and position.epoch < end
-            kept = until is not None and position.epoch == end
-            if late or over or kept:
-                content = {"position": position._asdict(), "run": run}
-                saver.save(step, state, content)
-                saved = now
-            if over:
-                raise _TimeIsUpError
-
-        callbacks = loop.Callbacks(write, save=save)
-        state = loop.fit(
-            run, task, bench.layout, bench.session, start, callbacks, until=until
-        )
-    return state, events[-1] if events else None
+        return logger.fit(task, own.layout, start, until)
 
 
 def _append(
-    records: pathlib.Path,
-    cell: Cell,
-    run: configs.Run,
-    event: Mapping[str, Any],
-    seconds: float,
+    records: pathlib.Path, cell: Cell, result: aggregate.Result, seconds: float
 ) -> None:
-    """Adds a line, in one call, which other processes do not cut into."""
+    """Records the result of a cell."""
     line: dict[str, Any] = cell._asdict() | {"accuracy": None}
-    if "diverged" in event:
-        line |= event
+    if result.diverged is not None:
+        line["diverged"] = result.diverged
     else:
+        event = result.epochs[-1]
         summary = event[cell.split]
         line |= {
             "accuracy": round(summary["accuracy"], 5),
@@ -439,42 +388,9 @@ def _append(
         }
     print(f"{cell.name}: {line['accuracy']}", flush=True)
     line |= {
-        "epochs": run.epochs,
+        "epochs": result.run.epochs,
         "seconds": round(seconds, 1),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    text = json.dumps(run_log.plain(line), ensure_ascii=False) + "\n"
-    with records.open("ab", buffering=0) as file:
-        file.write(text.encode())
-
-
-@contextlib.contextmanager
-def _claim(out: pathlib.Path) -> Iterator[bool]:
-    """Whether this process holds the lock of a directory; released at the end."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "claimed"
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        owner = int(path.read_text(encoding="utf-8"))
-        if not _lives(owner):
-            path.unlink()
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    run_log.append(records, [line])

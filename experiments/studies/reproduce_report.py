@@ -1,7 +1,7 @@
 """The page of `reproduce`'s records: our numbers next to the paper's."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,16 +83,6 @@ def _title(setting: str) -> str:
     )
 
 
-def _tested(found: Iterable[Record], row: str, lam: float | None) -> dict[int, Record]:
-    """Records of a row by seed."""
-    return {
-        r["seed"]: r
-        for r in found
-        if (r["row"], r["split"]) == (row, "test")
-        and (lam is None or float(r["lam"]) == lam)
-    }
-
-
 def _lam(found: Sequence[Record], setting: str, row: reproduce.Row) -> float | None:
     """λ of a row's tests; None where it is not chosen yet."""
     if not row.chooses:
@@ -103,11 +93,16 @@ def _lam(found: Sequence[Record], setting: str, row: reproduce.Row) -> float | N
 def _rows(
     found: Sequence[Record], setting: str
 ) -> list[tuple[reproduce.Row, dict[int, Record]]]:
-    """Rows that have a test."""
+    """Rows that have a test, with its records by seed."""
     rows = []
     for row in ROWS:
         lam = _lam(found, setting, row)
-        tested = {} if lam is None else _tested(found, row.name, lam)
+        key = (row.name, "test", lam)
+        tested = {
+            r["seed"]: r
+            for r in found
+            if (r["row"], r["split"], float(r["lam"])) == key
+        }
         if tested:
             rows.append((row, tested))
     return rows
@@ -116,32 +111,31 @@ def _rows(
 def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
     head = ["method", "ours", "against SGD (CE)", "three rarest", "seeds", "λ"]
     head += ["mean weight", *(f"paper, {name}" for name in paper.VERSIONS.values())]
-    lines = [head]
-    plain = _tested(found, ROWS[0].name, None)
+    lines, plain = [head], {}
     for row, tested in _rows(found, setting):
-        seeds = sorted(tested)
-        diverged = [s for s in seeds if tested[s]["accuracy"] is None]
+        accuracy = {seed: r["accuracy"] for seed, r in sorted(tested.items())}
+        diverged = [*accuracy.values()].count(None)
         if diverged:
-            lines.append([row.name, f"diverged ({len(diverged)})", *["–"] * 7])
+            lines.append([row.name, f"diverged ({diverged})", *["–"] * 7])
             continue
-        accuracy = np.array([tested[s]["accuracy"] for s in seeds])
-        both = [s for s in seeds if s in plain]
-        gain = np.array([tested[s]["accuracy"] - plain[s]["accuracy"] for s in both])
-        rarest = np.array([np.mean(tested[s]["recall"][-3:]) for s in seeds])
-        lams = np.array([float(tested[s]["last_lam"]) for s in seeds])
-        weight = np.mean([tested[s]["total_weight"] for s in seeds])
+        of = lambda measure, tested=tested: np.array(
+            [measure(r) for _, r in sorted(tested.items())]
+        )
+        lams = of(lambda r: float(r["last_lam"]))
         lines.append(
             [
                 row.name,
-                formatting.spread(accuracy),
-                formatting.difference(gain) if both and row is not ROWS[0] else "–",
-                formatting.spread(rarest),
-                str(len(seeds)),
+                formatting.spread(np.array([*accuracy.values()])),
+                formatting.paired(accuracy, plain),
+                formatting.spread(of(lambda r: np.mean(r["recall"][-3:]))),
+                str(len(tested)),
                 formatting.number(float(f"{lams.mean():.2g}")),
-                f"{weight:.2f}",
+                f"{of(lambda r: r['total_weight']).mean():.2f}",
                 *(_printed(setting, row.name, version) for version in paper.VERSIONS),
             ]
         )
+        if row is ROWS[0]:
+            plain = accuracy
     return lines
 
 
@@ -164,24 +158,20 @@ def _printed(setting: str, row: str, version: str) -> str:
 def _choices(found: Sequence[Record], setting: str) -> list[list[str]]:
     lines = [["method", *(f"λ = {lam:g}" for lam in reproduce.LAMS), "chosen"]]
     for row in ROWS:
-        accuracies = {
-            float(r["lam"]): r["accuracy"]
+        key = (row.name, "validation")
+        shown = {
+            float(r["lam"]): "diverged"
+            if r["accuracy"] is None
+            else formatting.percent(r["accuracy"])
             for r in found
-            if (r["row"], r["split"]) == (row.name, "validation")
+            if (r["row"], r["split"]) == key
         }
-        if accuracies:
+        if shown:
             lam = _lam(found, setting, row)
             lines.append(
                 [
                     row.name,
-                    *(
-                        formatting.percent(accuracies[one])
-                        if accuracies.get(one) is not None
-                        else "diverged"
-                        if one in accuracies
-                        else "–"
-                        for one in reproduce.LAMS
-                    ),
+                    *(shown.get(one, "–") for one in reproduce.LAMS),
                     "not yet" if lam is None else f"{lam:g}",
                 ]
             )

@@ -7,7 +7,6 @@ one JSON line; `page` turns the lines into Markdown.
 import csv
 import functools
 import itertools
-import json
 import math
 import pathlib
 import time
@@ -368,9 +367,7 @@ def run(
     steps: int = STAGE,
 ) -> None:
     """Trains the runs that are not recorded, and appends their results."""
-    records = run_log.read(out) if out.exists() else []
-    done = {tuple(r[k] for k in RUNS) for r in records}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    done = {tuple(r[k] for k in RUNS) for r in run_log.events(out)[0]}
     for name in names:
         data = task(name, data_dir, seeds)
         for protocol in untuned_report.PROTOCOLS[: 1 if data.params else None]:
@@ -387,15 +384,13 @@ def run(
                     continue
                 began = time.monotonic()
                 _, found = train(data, protocol, DATA[name], jobs, seeds, steps)
-                with out.open("a", encoding="utf-8") as file:
-                    for i, (rate, s, seed) in enumerate(jobs):
-                        key = (name, protocol, rate, s.name, seed)
-                        line = dict(zip(RUNS, key, strict=True))
-                        line |= {k: _short(k, v[i]) for k, v in found.items()}
-                        text = json.dumps(
-                            line, ensure_ascii=False, separators=(",", ":")
-                        )
-                        file.write(text + "\n")
+                lines = [
+                    {"data": name, "protocol": protocol, "rate": rate}
+                    | {"setting": s.name, "seed": seed}
+                    | {k: _short(k, v[i]) for k, v in found.items()}
+                    for i, (rate, s, seed) in enumerate(jobs)
+                ]
+                run_log.append(out, lines)
                 print(f"{name}, {protocol}: {len(jobs)} runs", end=", ")
                 print(f"{time.monotonic() - began:.0f} s", flush=True)
 

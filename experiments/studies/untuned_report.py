@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,41 +155,43 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         "",
         "The best and the worst of ten are chosen in hindsight, on these numbers.",
         "",
-        *formatting.markdown(_fixed(scores)),
+        *_by_cell(scores, _fixed(scores)),
         "",
     ]
     of_bound = lambda radii, c: [s for s in radii if s.bound == c]
-    for title, columns in (
-        *((f"Radius, c = {formatting.number(c)}", of_bound(RADII, c)) for c in BOUNDS),
+    at = lambda name, radii: (
+        (f"{name}, c = {formatting.number(c)}", of_bound(radii, c)) for c in BOUNDS
+    )
+    for title, chosen in (
+        *at("Radius", RADII),
         ("γ", (DEFAULT, *GAMMAS)),
-        *(
-            (f"{FORMS['bounded']}, c = {formatting.number(c)}", of_bound(FORMER, c))
-            for c in BOUNDS
-        ),
+        *at(FORMS["bounded"], FORMER),
         ("Other forms", OTHERS),
     ):
-        columns = [s for s in columns if s in settings]
+        gain = lambda s: lambda c: formatting.difference(scores.gain(c, s))
+        columns = [(s.name, gain(s)) for s in chosen if s in settings]
         if columns:
-            table = formatting.markdown(_gains(scores, columns))
-            lines += [f"## {title}", "", *table, ""]
-    columns = [s for s in (FIXED[3], DEFAULT, LOOKED_AT[-1]) if s in settings]
+            lines += [f"## {title}", "", *_by_cell(scores, columns), ""]
+    seen = lambda s, key: lambda c: _short(scores.seen(c, s, key))
+    columns = [
+        (f"{s.name}: {title}", seen(s, key))
+        for s in (FIXED[3], DEFAULT, LOOKED_AT[-1])
+        if s in settings
+        for key, title in {"mean": "mean", "low": "low", "lam": "λ", "kl": "KL"}.items()
+    ]
     lines += [
         "## Weights",
         "",
         "Mean weight over all steps, smallest mean of 50 steps, last |λ|, and E[p log",
         "p − p + 1] over all steps.",
         "",
-        *formatting.markdown(_weights(scores, columns)),
+        *_by_cell(scores, columns),
     ]
     return "\n".join([*lines, ""])
 
 
 def _name(cell: _Cell) -> str:
     return "{}, {}, {:g}".format(*cell)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def _best_fixed(scores: _Scores, cell: _Cell) -> Setting:
@@ -211,32 +213,20 @@ def _clear(gain: np.ndarray) -> bool:
 
 
 def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
-    rows = [
-        [
-            "setting",
-            "mean",
-            "worst",
-            "in",
-            "cells below −1",
-            "of them by 2 s.e.",
-            "most behind the best fixed λ",
-            "in",
-            "cells over 0.5 behind",
-        ]
-    ]
+    head = ["setting", "mean", "worst", "in", "cells below −1", "of them by 2 s.e."]
+    head += ["most behind the best fixed λ", "in", "cells over 0.5 behind"]
+    rows = [head]
     for s in settings:
         gains = {cell: scores.gain(cell, s) for cell in scores.cells}
         means = {cell: float(gain.mean()) for cell, gain in gains.items()}
         behind = _shortfalls(scores, s)
-        worst, most = (
-            min(means, key=lambda c: means[c]),
-            max(behind, key=lambda c: behind[c]),
-        )
+        worst = min(means, key=lambda c: means[c])
+        most = max(behind, key=lambda c: behind[c])
         rows.append(
             [
                 s.name,
-                _points(float(np.mean(list(means.values())))),
-                _points(means[worst]),
+                formatting.points(float(np.mean(list(means.values())))),
+                formatting.points(means[worst]),
                 _name(worst),
                 str(sum(v < -LARGEST_LOSS for v in means.values())),
                 str(sum(map(_clear, gains.values()))),
@@ -304,55 +294,32 @@ def _behind_a_chosen_lam(scores: _Scores, setting: Setting) -> str:
     return "; ".join(found) or "no cell"
 
 
-def _head(cell: _Cell) -> list[str]:
-    return [cell[0], cell[1], f"{cell[2]:g}"]
+_Columns = Sequence[tuple[str, Callable[[_Cell], str]]]  # heading, and what is below
 
 
-def _fixed(scores: _Scores) -> list[list[str]]:
-    rows = [
-        [
-            "data",
-            "protocol",
-            "rate",
-            "SGD",
-            "best λ",
-            "its gain",
-            "λ = 0.5",
-            "λ = 1",
-            "worst λ",
-            "its gain",
-        ]
+def _by_cell(scores: _Scores, columns: _Columns) -> list[str]:
+    """A table with a row for each cell."""
+    rows = [["data", "protocol", "rate", *(title for title, _ in columns)]]
+    for cell in scores.cells:
+        data, protocol, rate = cell
+        rows.append([data, protocol, f"{rate:g}", *(of(cell) for _, of in columns)])
+    return formatting.markdown(rows)
+
+
+def _fixed(scores: _Scores) -> _Columns:
+    best = lambda cell: _best_fixed(scores, cell)
+    worst = lambda cell: min(FIXED, key=lambda s: scores.mean(cell, s))
+    gain = lambda of: lambda cell: formatting.difference(scores.gain(cell, of(cell)))
+    return [
+        ("SGD", lambda cell: formatting.spread(scores.score(cell, SGD))),
+        ("best λ", lambda cell: f"{best(cell).lam:g}"),
+        ("its gain", gain(best)),
+        ("λ = 0.5", gain(lambda _: Setting(lam=0.5))),
+        ("λ = 1", gain(lambda _: Setting(lam=1.0))),
+        ("worst λ", lambda cell: f"{worst(cell).lam:g}"),
+        ("its gain", gain(worst)),
     ]
-    for cell in scores.cells:
-        best = _best_fixed(scores, cell)
-        worst = min(FIXED, key=lambda s, cell=cell: scores.mean(cell, s))
-        gain = lambda s, cell=cell: formatting.difference(scores.gain(cell, s))
-        rows.append(
-            [*_head(cell), formatting.spread(scores.score(cell, SGD))]
-            + [f"{best.lam:g}", gain(best)]
-            + [gain(Setting(lam=lam)) for lam in (0.5, 1.0)]
-            + [f"{worst.lam:g}", gain(worst)]
-        )
-    return rows
-
-
-def _gains(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
-    rows = [["data", "protocol", "rate", *(s.name for s in settings)]]
-    for cell in scores.cells:
-        gains = [formatting.difference(scores.gain(cell, s)) for s in settings]
-        rows.append([*_head(cell), *gains])
-    return rows
 
 
 def _short(value: float) -> str:
     return "–" if math.isnan(value) else formatting.number(float(f"{value:.2g}"))
-
-
-def _weights(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
-    keys = {"mean": "mean", "low": "low", "lam": "λ", "kl": "KL"}
-    titles = [f"{s.name}: {title}" for s in settings for title in keys.values()]
-    rows = [["data", "protocol", "rate", *titles]]
-    for cell in scores.cells:
-        seen = [scores.seen(cell, s, key) for s in settings for key in keys]
-        rows.append([*_head(cell), *(_short(v) for v in seen)])
-    return rows

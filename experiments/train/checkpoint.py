@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
 from experiments.results import run_log
 
@@ -109,7 +108,9 @@ class Checkpoints:
         self._restored = False
         self._damaged: list[int] = []
         self._writing: threading.Thread | None = None
-        self._context = ocp.Context()
+        from orbax.checkpoint import v1 as ocp  # a second of imports
+
+        self._orbax, self._context = ocp, ocp.Context()
         # A folder that cannot be made is then an error at once. Made in the background,
         # it would leave Orbax's threads waiting for it for five minutes.
         self._context.async_options.create_directories_asynchronously = False
@@ -222,7 +223,7 @@ class Checkpoints:
         # Every host reads everything, and puts what is its share where it belongs.
         wanted = {n: _on_host(leaf) for n, leaf in leaves.items() if np.size(leaf)}
         with self._context:
-            arrays = ocp.load(folder, wanted)
+            arrays = self._orbax.load(folder, wanted)
         self._newest = step
         values = [
             _placed(arrays[name] if name in arrays else _on_host(leaf), leaf)
@@ -306,9 +307,9 @@ class Checkpoints:
         for folder in aside[: -self._keep]:
             shutil.rmtree(folder)
 
-    def _begin(self, step: int, arrays: dict[str, Any]) -> ocp.AsyncResponse[None]:
+    def _begin(self, step: int, arrays: dict[str, Any]) -> Any:
         with self._context:
-            return ocp.save_async(self._unfinished / str(step), arrays)
+            return self._orbax.save_async(self._unfinished / str(step), arrays)
 
     def _finish(self, step: int, written: Callable[[], None], text: str) -> None:
         """Waits for Orbax, seals the checkpoint, and removes the oldest."""

@@ -1,10 +1,10 @@
-"""The loop over the epochs of one run."""
+"""The loop over epochs: of one run here, of vmapped runs in `vmapped`."""
 
 import collections
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,10 +67,9 @@ def fit(
     start: Start,
     callbacks: Callbacks,
     *,
-    test_last: bool = False,
     until: int | None = None,
 ) -> steps.TrainState:
-    """Trains, and writes one event per epoch.
+    """Trains one run, and writes one event per epoch.
 
     Steps are dispatched from Python, one by one unless the session asks for many per
     dispatch: inside `lax.scan` XLA's convolutions are tens of times slower on a CPU.
@@ -84,7 +83,6 @@ def fit(
       session: how batches are loaded and the step is run.
       start: state and position, from `begin` or from a checkpoint.
       callbacks: called with metrics and events, and to save checkpoints.
-      test_last: whether the test set is evaluated only after the last epoch.
       until: epoch to stop before, from 0; None trains to the end.
 
     Returns:
@@ -95,102 +93,156 @@ def fit(
       BadConfiguration: the session asks for many steps per dispatch, which the run does
         not support.
     """
-    program = steps.program(run, layout, session.parallel)
-    per_epoch = steps_per_epoch(run, task)
-    state, position = start
-    stats = dataset_stats(run, task, layout)
-    with _updates(program, position, run, task, layout, session) as update:
-        for epoch in range(position.epoch, run.epochs if until is None else until):
-            began, waited = time.monotonic(), update.waited
-            first = position.batch if epoch == position.epoch else 0
-            totals = dict(position.totals) if first else {}
-            if first == 0 and _prunes(run, epoch):
-                state = _prune(program, layout, state, task.train, run, session)
-            stats = stats._replace(
-                class_weights=class_weights(run, task.class_counts, epoch)
-            )
-            unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
-                collections.deque()
-            )
-            number = first
-            while number < per_epoch:
-                step = epoch * per_epoch + number
-                state, step_metrics, hyperparams = update(state, stats, epoch, number)
-                unread.append((step, len(hyperparams), step_metrics))
-                number, step = number + len(hyperparams), step + len(hyperparams)
-                due, whole = callbacks.due(step), number == per_epoch
-                # Metrics are read before a checkpoint, so that its totals are complete.
-                while len(unread) > (0 if due or whole else 1):
-                    _read_all(run, unread.popleft(), totals, callbacks)
-                if due and not whole:
-                    callbacks.save(step, state, Position(epoch, number, totals))
-            last = epoch + 1 == run.epochs
-            waited, seconds = update.waited - waited, time.monotonic() - began
-            event = event_of(epoch, per_epoch, hyperparams[-1], totals, waited, seconds)
-            if last or (epoch + 1) % run.eval_every == 0:
-                for name in ("validation", "test"):
-                    examples = getattr(task, name)
-                    if examples is not None and (
-                        last or name == "validation" or not test_last
-                    ):
-                        event[name] = evaluate(
-                            program, layout, state, examples, run, task, session
-                        )
-            callbacks.write(**event)
-            callbacks.save((epoch + 1) * per_epoch, state, Position(epoch + 1, 0, {}))
-    return state
+    with contextlib.ExitStack() as stack:
+        batches = None
+        if session.steps_per_dispatch == 1:
+            ahead = batches_from(start.position, run, task, layout, session)
+            prefetched = loader.prefetch(ahead, session.prefetch, layout.shard)
+            batches = stack.enter_context(prefetched)
+        stepper = _OneRun(run, task, layout, session, start.state, batches)
+        (failure,) = fit_all(stepper, [run], start.position, [callbacks], until)
+    if failure is not None:
+        raise FloatingPointError(failure)
+    return stepper.state
 
 
-class _HostLoop:
-    """Makes the updates of a training batch by batch; see `device_loop.DeviceLoop`."""
+def fit_all(
+    stepper: Any,
+    runs: Sequence[configs.Run],
+    position: Position,
+    callbacks: Sequence[Callbacks],
+    until: int | None = None,
+) -> list[str | None]:
+    """Trains all runs of a stepper, and writes one event per run and epoch.
+
+    A run whose loss is not finite writes nothing from then on; the others go on.
+
+    Args:
+      stepper: makes the updates of all runs: see `vmapped.VmappedRuns`. The metrics
+        of a single run have no axis of runs, and those of a single update none at all.
+      runs: with one schedule of epochs and evaluations.
+      position: to continue from.
+      callbacks: of each run; `due` and `save` are those of the first.
+      until: epoch to stop before, from 0; None trains to the end.
+
+    Returns:
+      For each run the message about a loss that is not finite, or None.
+    """
+    run, per_epoch = runs[0], stepper.per_epoch
+    due, save = callbacks[0].due, callbacks[0].save
+    failures: list[str | None] = [None] * len(runs)
+    for epoch in range(position.epoch, run.epochs if until is None else until):
+        began, waited = time.monotonic(), stepper.waited
+        number = position.batch if epoch == position.epoch else 0
+        totals = [dict(position.totals) if number else {} for _ in runs]
+        stepper.begin_epoch(epoch, number)
+        unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
+            collections.deque()
+        )
+        hyperparams: list[methods.StepHyperparams] = []
+        while number < per_epoch:
+            step = epoch * per_epoch + number
+            step_metrics, hyperparams = stepper.advance(number)
+            unread.append((step, len(hyperparams), step_metrics))
+            number, step = number + len(hyperparams), step + len(hyperparams)
+            stop, whole = due(step), number == per_epoch
+            # Metrics are read before a checkpoint, so that its totals are complete.
+            while len(unread) > (0 if stop or whole else 1):
+                _read(runs, unread.popleft(), totals, callbacks, failures)
+            if None not in failures:
+                return failures
+            if stop and not whole:
+                save(step, stepper.state, Position(epoch, number, totals[0]))
+        waited, seconds = stepper.waited - waited, time.monotonic() - began
+        looks = epoch + 1 == run.epochs or (epoch + 1) % run.eval_every == 0
+        found = {
+            name: stepper.evaluate(name) if looks else None
+            for name in ("validation", "test")
+        }
+        rates = np.broadcast_to(hyperparams[-1].learning_rate, len(runs))
+        for index, callback in enumerate(callbacks):
+            if failures[index] is None:
+                event = _event_of(epoch, per_epoch, totals[index], waited, seconds)
+                event["learning_rate"] = rates[index]
+                for name, summaries in found.items():
+                    event[name] = None if summaries is None else summaries[index]
+                callback.write(**event)
+        save((epoch + 1) * per_epoch, stepper.state, Position(epoch + 1, 0, {}))
+    return failures
+
+
+class _OneRun:
+    """The stepper of one run: batch by batch, or many per dispatch without batches."""
 
     def __init__(
         self,
-        program: steps.Program,
         run: configs.Run,
-        batches: loader.Prefetched,
-        per_epoch: int,
+        task: Task,
+        layout: Layout,
+        session: Session,
+        state: steps.TrainState,
+        batches: loader.Prefetched | None,
     ) -> None:
-        self._program, self._run = program, run
-        self._batches, self._per_epoch = batches, per_epoch
+        self.per_epoch, self.state = steps_per_epoch(run, task), state
+        self._run, self._task, self._layout, self._session = run, task, layout, session
+        self._program = steps.program(run, layout, session.parallel)
+        self._stats = dataset_stats(run, task, layout)
+        self._batches, self._epoch = batches, 0
+        if batches is None:
+            device_loop.require(run)
+            self._examples = device_loop.to_device(task.train, layout)
+            most = session.steps_per_dispatch
+            self._size = device_loop.dispatch_size(self.per_epoch, most)
 
     @property
     def waited(self) -> float:
         """Seconds that the loop has waited for batches."""
-        return self._batches.waited
+        return 0.0 if self._batches is None else self._batches.waited
 
-    def __call__(
-        self,
-        state: steps.TrainState,
-        stats: steps.DatasetStats,
-        epoch: int,
-        number: int,
-    ) -> tuple[steps.TrainState, steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes the next update, on the loader's next batch."""
-        step = epoch * self._per_epoch + number
-        hyperparams = methods.step_hyperparams(self._run, self._per_epoch, step)
-        update = self._program.train(hyperparams)
-        state, step_metrics = update(state, next(self._batches), stats, hyperparams)
-        return state, step_metrics, [hyperparams]
+    def begin_epoch(self, epoch: int, first: int = 0) -> None:
+        """Prunes examples if it is time, sets class weights and draws the batches."""
+        run, self._epoch = self._run, epoch
+        if first == 0 and _prunes(run, epoch):
+            for batch in in_order(self._task.train, run, self._layout, self._session):
+                self.state = self._program.prune(self.state, batch)
+        weights = class_weights(run, self._task, epoch)
+        self._stats = self._stats._replace(class_weights=weights)
+        if self._batches is None:
+            labels = self._task.train.labels
+            self._indices = device_loop.epoch_indices(run, labels, epoch)
 
+    def advance(
+        self, number: int
+    ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
+        """Makes one dispatch of updates, from a batch of the epoch on."""
+        run, per_epoch, first = self._run, self.per_epoch, self._epoch * self.per_epoch
+        end = number + 1
+        if self._batches is None:
+            end = min(number + self._size, per_epoch)
+        hyperparams = [
+            methods.step_hyperparams(run, per_epoch, first + batch)
+            for batch in range(number, end)
+        ]
+        if self._batches is not None:
+            update, batch = self._program.train(hyperparams[0]), next(self._batches)
+            args = batch, self._stats, hyperparams[0]
+        else:
+            update = device_loop.compiled(run, self._layout, on=bool(hyperparams[0].on))
+            index, present = (part[number:end] for part in self._indices)
+            step_inputs = device_loop.step_inputs(
+                index, present, hyperparams, self._size
+            )
+            args = self._examples, self._stats, step_inputs
+        self.state, step_metrics = update(self.state, *args)
+        return step_metrics, hyperparams
 
-@contextlib.contextmanager
-def _updates(
-    program: steps.Program,
-    position: Position,
-    run: configs.Run,
-    task: Task,
-    layout: Layout,
-    session: Session,
-) -> Iterator[_HostLoop | device_loop.DeviceLoop]:
-    """The host loop or the device loop, from a position on."""
-    per_epoch, most = steps_per_epoch(run, task), session.steps_per_dispatch
-    if most > 1:
-        yield device_loop.DeviceLoop(run, task.train, layout, per_epoch, most)
-        return
-    ahead = batches_from(position, run, task, layout, session)
-    with loader.prefetch(ahead, session.prefetch, layout.shard) as batches:
-        yield _HostLoop(program, run, batches, per_epoch)
+    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
+        """The metrics of a split; None without such a split."""
+        task, examples = self._task, getattr(self._task, name)
+        if examples is None:
+            return None
+        how = self._run, task, self._session
+        return [evaluate(self._program, self._layout, self.state, examples, *how)]
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -341,61 +393,48 @@ def _prunes(run: configs.Run, epoch: int) -> bool:
     )
 
 
-def _prune(
-    program: steps.Program,
-    layout: Layout,
-    state: steps.TrainState,
-    examples: Examples,
-    run: configs.Run,
-    session: Session,
-) -> steps.TrainState:
-    for batch in in_order(examples, run, layout, session):
-        state = program.prune(state, batch)
-    return state
-
-
-def _read_all(
-    run: configs.Run,
+def _read(
+    runs: Sequence[configs.Run],
     unread: tuple[int, int, steps.StepMetrics],
-    totals: dict[str, Any],
-    callbacks: Callbacks,
+    totals: Sequence[dict[str, Any]],
+    callbacks: Sequence[Callbacks],
+    failures: list[str | None],
 ) -> None:
-    """Waits for the metrics of one or many updates and logs them one by one.
+    """Waits for the metrics of a dispatch and logs them, update by update.
 
-    `unread` has the number of updates before them, their number, and their metrics.
+    `unread` has the number of updates before the dispatch, their number in it, and
+    their metrics; `failures` gets the message of a run whose loss is not finite.
     """
     step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
-    if step_metrics.loss.ndim == 0:  # a single update, without an axis of updates
-        log_step(run, step + 1, step_metrics, totals, callbacks)
-        return
+    axes = step_metrics.loss.ndim  # of updates and runs, or of updates, or none
     for update in range(count):
-        one = steps.StepMetrics(*(values[update] for values in step_metrics))
-        log_step(run, step + 1 + update, one, totals, callbacks)
+        for index, run in enumerate(runs):
+            if failures[index] is None:
+                one = (values[(update, index)[:axes]] for values in step_metrics)
+                failures[index] = _log_step(
+                    run,
+                    step + update + 1,
+                    steps.StepMetrics(*one),
+                    totals[index],
+                    callbacks[index],
+                )
 
 
-def log_step(
+def _log_step(
     run: configs.Run,
     step: int,
     step_metrics: steps.StepMetrics,
     totals: dict[str, Any],
     callbacks: Callbacks,
-) -> None:
-    """Adds a step's metrics to the epoch's totals, and logs them.
+) -> str | None:
+    """Adds a step's metrics to the epoch's totals and logs them.
 
-    Args:
-      run: the run that is trained.
-      step: number of updates, including this one.
-      step_metrics: of this update, on the host.
-      totals: of the epoch; added to.
-      callbacks: `stepped` is called with the step's metrics.
-
-    Raises:
-      FloatingPointError: a loss is not finite; names the step and the examples.
+    Returns instead a message, which names step and examples, if a loss is not finite.
     """
     bad = step_metrics.not_finite[step_metrics.not_finite >= 0]
     if bad.size:
         more = " and perhaps others" if bad.size == steps.NAMED else ""
-        raise FloatingPointError(
+        return (
             f"A loss is not finite at step {step}: training examples "
             f"{', '.join(map(str, sorted(bad)))}{more} "
             f"({run.method.title}, λ = {run.method.lam}, seed {run.seed})."
@@ -412,6 +451,7 @@ def log_step(
             "total": float(step_metrics.weight) / examples,
         },
     )
+    return None
 
 
 _SUMS = (
@@ -442,38 +482,22 @@ def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
         totals[name] = np.asarray(totals.get(name, 0.0)) + value
 
 
-def event_of(
-    epoch: int,
-    per_epoch: int,
-    hyperparams: methods.StepHyperparams,
-    totals: dict[str, Any],
-    waited: float,
-    seconds: float,
+def _event_of(
+    epoch: int, per_epoch: int, totals: dict[str, Any], waited: float, seconds: float
 ) -> dict[str, Any]:
-    """The log event of an epoch, without evaluations.
+    """The log event of an epoch, from 0; the learning rate and evaluations are added.
 
-    Args:
-      epoch: from 0.
-      per_epoch: updates per epoch.
-      hyperparams: of the last update.
-      totals: sums of the metrics over the updates.
-      waited: seconds that the loop waited for batches.
-      seconds: duration of the epoch.
-
-    Returns:
-      Keywords for `Callbacks.write`.
+    `waited` and `seconds` are those of the loop for batches, and of the epoch.
     """
     return {
         "event": "epoch",
         "epoch": epoch + 1,
         "step": (epoch + 1) * per_epoch,
-        "learning_rate": hyperparams.learning_rate,
+        "learning_rate": None,
         "lam": totals["lam"],
         **_summary(totals),
         "waited": waited,
         "seconds": seconds,
-        "validation": None,
-        "test": None,
     }
 
 

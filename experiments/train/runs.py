@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ from experiments import commands, configs, models
 from experiments.data.task import Task, load_task
 from experiments.data.types import DamagedData, Examples
 from experiments.models import posthoc_classifiers
-from experiments.results import run_dir, run_log
+from experiments.results import aggregate, run_dir, run_log
 from experiments.train import checkpoint, device_loop, loop, sharding, steps
 from experiments.train.session import Session
 
@@ -32,15 +31,17 @@ from experiments.train.session import Session
 HEARTBEAT, SHUTDOWN = 10, 60
 
 
-def main(preset: str, run: configs.Run, session: Session, *, alone: bool = True) -> int:
+def main(
+    preset: str, run: configs.Run, session: Session, *, quiet: bool = False
+) -> int:
     """Trains a run, or resumes it from the newest checkpoint of its directory.
 
     Args:
       preset: its name.
       run: what to train.
       session: directories, devices and loaders.
-      alone: whether to leave the progress bar and say where the results are; False
-        for one of many runs, whose caller shows their progress.
+      quiet: whether to remove the progress bar at the end and to print no summary; for
+        one of many runs, whose caller shows their progress.
 
     Returns:
       Exit status: 0, or 130 if it was interrupted, after a checkpoint.
@@ -57,13 +58,9 @@ def main(preset: str, run: configs.Run, session: Session, *, alone: bool = True)
     _require_jit(run, session)
     if session.steps_per_dispatch > 1:
         device_loop.require(run)
-    require_same(out, run)
-    try:
-        task = load_task(
-            run.data, run.seed, session.data_dir, download=session.download
-        )
-    except ValueError as error:  # more is asked for than there is
-        raise configs.BadConfiguration(str(error)) from error
+    if (out / run_dir.CONFIG).is_file():
+        require_same(f"{out} holds a run", run_dir.load(out).run, run)
+    task = task_of(run, session)
     total = run.epochs * loop.steps_per_epoch(run, task)
 
     with contextlib.ExitStack() as stack:
@@ -74,14 +71,13 @@ def main(preset: str, run: configs.Run, session: Session, *, alone: bool = True)
         )
         start, step = _start(run, task, layout, session, saver)
         if start.position.epoch == run.epochs:
-            if first_host and not _says_finished(out):  # it was stopped just before
+            if first_host and not aggregate.read(out).finished:  # stopped just before
                 with _recorder(out, step, session, first_host) as recorder:
                     recorder.write(event="finished", step=step, seconds=0.0)
             _say(f"{out} is finished: {run.epochs} epochs, {step} steps.")
             return 0
         # Only now, so that a directory that is refused is left as it is.
         if first_host:
-            out.mkdir(parents=True, exist_ok=True)
             write_config(out, preset, run, session, task)
         interrupted = stack.enter_context(_interruptible())
         recorder = stack.enter_context(_recorder(out, step, session, first_host))
@@ -99,20 +95,16 @@ def main(preset: str, run: configs.Run, session: Session, *, alone: bool = True)
                 desc=f"{preset}, {run.method.title}",
                 # None: no bar where standard error is not a terminal.
                 disable=None if first_host else True,
-                leave=alone,
+                leave=not quiet,
             )
         )
-        began = time.monotonic()
-        logger = RunLogger(run, session, recorder, progress, saver, interrupted)
-        stack.callback(logger.close)
+        logger = RunLogger(run, session, recorder, saver, interrupted.is_set, progress)
         try:
-            loop.fit(run, task, layout, session, start, logger.callbacks())
+            logger.fit(task, layout, start)
         except KeyboardInterrupt:
             _say(f"Interrupted; the same command goes on from {out}.")
             return 130
-        logger.close()
-        recorder.write(event="finished", step=total, seconds=time.monotonic() - began)
-    if first_host and alone:
+    if first_host and not quiet:
         _say(f"Finished: {out}. Its report: python -m experiments report {out}")
     return 0
 
@@ -122,39 +114,79 @@ def train(preset: str, config: commands.Train) -> int:
     return main(preset, config.run, config.session)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A training was stopped after a checkpoint."""
+
+
 class RunLogger:
-    """Logs a run: events, progress and checkpoints."""
+    """Trains a run, and logs it: events, progress and checkpoints.
+
+    Args:
+      run: what is trained.
+      session: how the step is run, and the time between checkpoints within an epoch.
+      recorder: the log.
+      saver: the checkpoints.
+      interrupted: asked after every dispatch whether to save a checkpoint and stop.
+      progress: bar of updates; None for none.
+      save_at: the epochs, from 1, that end with a checkpoint; None for all.
+    """
 
     def __init__(
         self,
         run: configs.Run,
         session: Session,
         recorder: run_log.Recorder,
-        progress: Any,
         saver: checkpoint.Checkpoints,
-        interrupted: threading.Event,
+        interrupted: Callable[[], bool],
+        progress: Any = None,
+        save_at: Collection[int | None] | None = None,
     ) -> None:
-        self._interrupted = interrupted
-        self._run = run_log.plain(run)
-        self._session = session
-        self._recorder = recorder
-        self._progress = progress
-        self._saver = saver
+        self._run, self._session = run, session
+        self._recorder, self._saver, self._progress = recorder, saver, progress
+        self._interrupted, self._save_at = interrupted, save_at
+        self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
         self._steps = 0  # since the start of this process
 
-    def callbacks(self) -> loop.Callbacks:
-        """The callbacks for the loop."""
-        return loop.Callbacks(
+    def fit(
+        self,
+        task: Task,
+        layout: sharding.Layout,
+        start: loop.Start,
+        until: int | None = None,
+    ) -> steps.TrainState:
+        """Trains from a start, to the end or until an epoch, as `loop.fit` does.
+
+        Raises:
+          Interrupted: it was interrupted, and the state is saved.
+          FloatingPointError: a loss is not finite; the log has the message.
+        """
+        began = time.monotonic()
+        callbacks = loop.Callbacks(
             self._recorder.write, self._stepped, self._due, self._save
         )
+        try:
+            state = loop.fit(
+                self._run, task, layout, self._session, start, callbacks, until=until
+            )
+        except FloatingPointError as error:
+            self._recorder.write(event="diverged", error=str(error))
+            raise
+        finally:
+            self._saver.wait()
+            self._note_failures()
+        step = (until or self._run.epochs) * loop.steps_per_epoch(self._run, task)
+        seconds = time.monotonic() - began
+        self._recorder.write(event="finished", step=step, seconds=seconds)
+        return state
 
     def _stepped(self, step: int, shown: dict[str, float]) -> None:
-        self._progress.set_postfix(
-            {name: f"{value:.3g}" for name, value in shown.items()}, refresh=False
-        )
-        self._progress.update()
+        if self._progress is not None:
+            self._progress.set_postfix(
+                {name: f"{value:.3g}" for name, value in shown.items()}, refresh=False
+            )
+            self._progress.update()
 
     def _due(self, step: int) -> bool:
         if jax.process_count() > 1:
@@ -162,31 +194,28 @@ class RunLogger:
             # does: all stop at the same step, whichever host got the signal and when.
             # JAX takes the first step that it is asked about for 1.
             self._steps += 1
-            if multihost_utils.reached_preemption_sync_point(self._steps):
-                self._interrupted.set()
-            return self._interrupted.is_set()
-        late = time.monotonic() - self._saved_at >= self._session.checkpoint_seconds
-        return late or self._interrupted.is_set()
+            self._stops |= multihost_utils.reached_preemption_sync_point(self._steps)
+            return self._stops
+        return self._interrupted() or self._late()
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._session.checkpoint_seconds
 
     def _save(
         self, step: int, state: steps.TrainState, position: loop.Position
     ) -> None:
-        self._write(step, state, position)
-        if self._interrupted.is_set():
-            raise KeyboardInterrupt
-
-    def _write(
-        self, step: int, state: steps.TrainState, position: loop.Position
-    ) -> None:
-        metadata = {"position": position._asdict(), "run": self._run}
-        self._saver.save(step, state, metadata)
-        self._saved_at = time.monotonic()
-        self._note_failures()
-
-    def close(self) -> None:
-        """Waits for the last checkpoint."""
-        self._saver.wait()
-        self._note_failures()
+        self._stops |= self._interrupted()
+        every = self._save_at is None or position.epoch in self._save_at
+        if every or self._stops or self._late():
+            metadata = {
+                "position": position._asdict(),
+                "run": run_log.plain(self._run),
+            }
+            self._saver.save(step, state, metadata)
+            self._saved_at = time.monotonic()
+            self._note_failures()
+        if self._stops:
+            raise Interrupted
 
     def _note_failures(self) -> None:
         """Logs the checkpoints that could not be saved since the last call."""
@@ -244,75 +273,56 @@ def evaluate(config: commands.Evaluate) -> int:
             found[name] = loop.evaluate(
                 program, layout, state, examples, kept.run, task, session
             )
-    text = json.dumps(run_log.plain(found), indent=2, allow_nan=False)
-    (config.dir / run_dir.EVALUATION).write_text(text + "\n", encoding="utf-8")
-    for name, summary in found.items():
-        if name != "step":
-            shown = {
-                key: f"{value:.4f}"
-                for key, value in summary.items()
-                if isinstance(value, float)
-            }
-            print(f"{name}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
+            shown = (f"{k} {v:.4f}" for k, v in found[name].items() if type(v) is float)
+            print(f"{name}: {', '.join(shown)}")
+    run_log.save(config.dir / run_dir.EVALUATION, found)
     print(f"Step {step}. All of it: {config.dir / run_dir.EVALUATION}")
     return 0
 
 
-def features(
-    out: pathlib.Path, data_dir: pathlib.Path | None = None, examples: int = 1000
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Penultimate features of a trained network: what enters its head.
-
-    Args:
-      out: run directory.
-      data_dir: where the data sets are; None for where they were in training.
-      examples: at most so many of each split, a subsample with a fixed seed.
-
-    Returns:
-      By split (`train`, `test`): features, float32 `[n, features]`, and labels `[n]`.
-    """
-    kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
-    found = {}
-    for name in ("train", "test"):
-        whole = getattr(task, name)
-        rng = np.random.default_rng(0)
-        count = min(examples, len(whole.labels))
-        chosen = whole.take(rng.choice(len(whole.labels), count, replace=False))
-        found[name] = _features(state, chosen, kept.run, layout), chosen.labels
-    return found
-
-
 class HeadInputs(NamedTuple):
-    """Penultimate features of all splits, and the head that classifies them."""
+    """Penultimate features by split, and the head that classifies them."""
 
     splits: dict[str, tuple[np.ndarray, np.ndarray]]  # features [n, features], labels
     kernel: np.ndarray  # float32 [features, classes]
     bias: np.ndarray | None  # float32 [classes]; None for a head without
 
 
-def all_features(out: pathlib.Path, data_dir: pathlib.Path | None = None) -> HeadInputs:
-    """Penultimate features of a trained network, of every example, not augmented.
+def features(
+    out: pathlib.Path,
+    data_dir: pathlib.Path | None = None,
+    *,
+    splits: Sequence[str] = ("train", "validation", "test"),
+    examples: int | None = None,
+) -> HeadInputs:
+    """Penultimate features of a trained network, of examples that are not augmented.
 
     Args:
       out: run directory.
       data_dir: where the data sets are; None for where they were in training.
+      splits: which; one that the task does not have is left out.
+      examples: at most so many of each split, a subsample with a fixed seed; None for
+        all, in order.
 
     Returns:
-      By split (`train`, `validation` if there is one, `test`) features, float32, and
-      labels as the training has them; and the head.
+      By split features, float32, and labels as the training has them; and the head.
     """
     kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
-    splits = {
-        name: (_features(state, examples, kept.run, layout), examples.labels)
-        for name in ("train", "validation", "test")
-        if (examples := getattr(task, name)) is not None
-    }
+    found = {}
+    for name in splits:
+        part = getattr(task, name)
+        if part is None:
+            continue
+        if examples is not None:
+            count = len(part.labels)
+            rng = np.random.default_rng(0)
+            part = part.take(rng.choice(count, min(examples, count), replace=False))
+        found[name] = features_of(state, part, kept.run, layout), part.labels
     last_layer = head(state)
-    bias = last_layer.get(("bias",))
-    return HeadInputs(splits, last_layer[("kernel",)], bias)
+    return HeadInputs(found, last_layer[("kernel",)], last_layer.get(("bias",)))
 
 
-def _features(
+def features_of(
     state: steps.TrainState,
     examples: Examples,
     run: configs.Run,
@@ -389,26 +399,42 @@ def _require_jit(run: configs.Run, session: Session) -> None:
         )
 
 
-def require_same(out: pathlib.Path, run: configs.Run) -> None:
-    """Refuses a directory that holds another run.
+def task_of(run: configs.Run, session: Session) -> Task:
+    """The examples of a run.
 
     Args:
-      out: run directory, or where one may be.
-      run: what is to be there.
+      run: its data and seed.
+      session: where the data sets are, and whether missing ones are fetched.
+
+    Returns:
+      The task.
 
     Raises:
-      BadConfiguration: another one is; names the differing fields.
+      BadConfiguration: more examples are asked for than there are.
     """
-    if (out / run_dir.CONFIG).is_file():
-        _compare(str(out), run_dir.load(out).run, run)
+    try:
+        return load_task(
+            run.data, run.seed, session.data_dir, download=session.download
+        )
+    except ValueError as error:
+        raise configs.BadConfiguration(str(error)) from error
 
 
-def _compare(where: str, there: configs.Run, here: configs.Run) -> None:
-    """Refuses to go on with another run than the one that is there."""
+def require_same(holder: str, there: Any, here: Any) -> None:
+    """Refuses to go on with another configuration than the one that is there.
+
+    Args:
+      holder: what holds it, such as `runs/a holds a run`.
+      there: a configuration, or its JSON.
+      here: likewise.
+
+    Raises:
+      BadConfiguration: they differ; names the fields.
+    """
     differing = checkpoint.differences(run_log.plain(there), run_log.plain(here))
     if differing:
         raise configs.BadConfiguration(
-            f"{where} holds a run of another configuration:\n  "
+            f"{holder} of another configuration:\n  "
             + "\n  ".join(differing)
             + "\nGive another --out, or the same configuration."
         )
@@ -442,7 +468,8 @@ def _restore(
     except checkpoint.DamagedCheckpoint as error:
         raise DamagedData(str(error)) from error
     if found is not None:
-        _compare(f"Checkpoint {found[0]}", run_dir.parse(found[2]["run"]), run)
+        there = run_dir.parse(found[2]["run"])
+        require_same(f"Checkpoint {found[0]} holds a run", there, run)
     return found
 
 
@@ -497,7 +524,7 @@ def _remember(
     Centroids are the class means of its features of the training examples as they are,
     and what recalls them is its head, if that is linear, as in OLTR's code.
     """
-    features = _features(state, task.train, first, layout, session)
+    features = features_of(state, task.train, first, layout, session)
     means = posthoc_classifiers.class_means(
         features, task.train.labels, first.data.classes
     )
@@ -526,7 +553,7 @@ def write_config(
     """Writes the resolved configuration, devices and versions as config.json.
 
     Args:
-      out: run directory; it exists.
+      out: run directory, which is made if need be.
       preset: its name.
       run: what is trained.
       session: directories, devices and loaders.
@@ -556,11 +583,6 @@ def _recorder(
         tensorboard=out / run_dir.TENSORBOARD if session.tensorboard else None,
         log=_say,
     )
-
-
-def _says_finished(out: pathlib.Path) -> bool:
-    events, _ = run_log.events(out / run_dir.RECORDS)
-    return any(event.get("event") == "finished" for event in events)
 
 
 @contextlib.contextmanager

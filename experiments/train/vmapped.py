@@ -6,10 +6,8 @@ on its own batches in its own order. Inputs that several runs share are stored o
 device once.
 """
 
-import collections
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -92,11 +90,14 @@ class VmappedRuns:
 
     Attributes:
       per_epoch: updates of each run in an epoch.
+      waited: seconds that the device has waited for batches: always 0.
       state: training state; the first axis of every array is that of the runs.
 
     Raises:
       BadConfiguration: the runs cannot be vmapped; see `require`.
     """
+
+    waited = 0.0
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class VmappedRuns:
         )
         return jax.device_get(state)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Draws the batches of an epoch and sets its class weights."""
         self._epoch = epoch
         drawn: dict[Any, Any] = {}  # runs of one seed share their order
@@ -248,73 +249,7 @@ def fit(
       BadConfiguration: the runs cannot be vmapped; see `require`.
     """
     together = VmappedRuns(runs, tasks, layout, most)
-    failures: list[str | None] = [None] * len(runs)
-    for epoch in range(runs[0].epochs):
-        began = time.monotonic()
-        together.begin_epoch(epoch)
-        totals: list[dict[str, Any]] = [{} for _ in runs]
-        unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
-            collections.deque()
-        )
-        number, hyperparams = 0, []
-        while number < together.per_epoch:
-            step_metrics, hyperparams = together.advance(number)
-            first = epoch * together.per_epoch + number
-            unread.append((first, len(hyperparams), step_metrics))
-            number += len(hyperparams)
-            while len(unread) > (0 if number == together.per_epoch else 1):
-                _read(runs, unread.popleft(), totals, callbacks, failures)
-        if None not in failures:
-            break
-        seconds = time.monotonic() - began
-        looks = epoch + 1 == runs[0].epochs or (epoch + 1) % runs[0].eval_every == 0
-        found = {
-            name: together.evaluate(name) if looks else None
-            for name in ("validation", "test")
-        }
-        for index, callback in enumerate(callbacks):
-            if failures[index] is None:
-                last = methods.StepHyperparams(
-                    *(value[index] for value in hyperparams[-1])
-                )
-                event = loop.event_of(
-                    epoch, together.per_epoch, last, totals[index], 0.0, seconds
-                )
-                callback.write(
-                    **event
-                    | {n: each[index] for n, each in found.items() if each is not None}
-                )
-    return failures
-
-
-def _read(
-    runs: Sequence[configs.Run],
-    unread: tuple[int, int, steps.StepMetrics],
-    totals: Sequence[dict[str, Any]],
-    callbacks: Sequence[loop.Callbacks],
-    failures: list[str | None],
-) -> None:
-    """Waits for the metrics of a dispatch and logs them, update by update.
-
-    Args:
-      runs: that are trained.
-      unread: updates before the dispatch, updates in it, and their metrics.
-      totals: of the epoch, for each run; added to.
-      callbacks: for each run.
-      failures: for each run what was not finite; set.
-    """
-    step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
-    for update in range(count):
-        for index, run in enumerate(runs):
-            if failures[index] is not None:
-                continue
-            one = steps.StepMetrics(*(values[update, index] for values in step_metrics))
-            try:
-                loop.log_step(
-                    run, step + update + 1, one, totals[index], callbacks[index]
-                )
-            except FloatingPointError as error:
-                failures[index] = str(error)
+    return loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
 
 
 @functools.cache

@@ -1,0 +1,346 @@
+"""One engine for grids of runs: trains what is missing, reads it, and chooses.
+
+A study states its trials and makes a table of their outcomes. Every trial is a run
+directory below the grid's, as `train` writes them, which `report` reads too.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments import configs
+from experiments.data import datasets
+from experiments.data.task import Task
+from experiments.results import aggregate, run_dir, run_log
+from experiments.results.aggregate import Measure, Result
+from experiments.train import loop, runs, sharding, vmapped
+from experiments.train.session import Session
+
+GRID, TABLE, TRAININGS = "grid.json", "table.md", "runs"
+
+T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Trial(NamedTuple):
+    """One training of a grid."""
+
+    setting: Any  # what the trials have in common that differ only in the seed
+    run: configs.Run
+    out: pathlib.Path  # run directory
+
+
+def trial(out: pathlib.Path, setting: Hashable, name: str, run: configs.Run) -> Trial:
+    """A trial of the grid in `out`; `name` is that of its setting in directories."""
+    return Trial(setting, run, out / TRAININGS / f"{name}-seed{run.seed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Trainings below one directory.
+
+    Attributes:
+      out: directory of the grid; trials lie in its subdirectory `TRAININGS`.
+      preset: its name, in the configurations of the trials.
+      shared: configuration that all trials share. A directory with another one is
+        refused; one with other settings or seeds is continued.
+      trials: in the order in which they are trained.
+      session: directories, devices and loaders.
+      vmapped: most trials in one program; None trains one after the other.
+      checkpoints: whether an interrupted trial resumes from a checkpoint; without, it
+        restarts. Checkpoints take longer than a training of seconds.
+    """
+
+    out: pathlib.Path
+    preset: str
+    shared: Mapping[str, Any]
+    trials: Sequence[Trial]
+    session: Session
+    vmapped: int | None = None
+    checkpoints: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The trials of one setting.
+
+    Attributes:
+      results: of the finished ones, by seed.
+      diverged: seeds whose loss was not finite.
+    """
+
+    results: dict[int, Result]
+    diverged: frozenset[int]
+
+    @property
+    def ended(self) -> set[int]:
+        """The seeds of which no training is missing."""
+        return {*self.results, *self.diverged}
+
+    def of(self, seeds: Iterable[int]) -> "Outcome":
+        """The outcome of some of the seeds, in their order."""
+        kept = {seed: self.results[seed] for seed in seeds if seed in self.results}
+        return Outcome(kept, self.diverged & {*seeds})
+
+    def by_seed(self, measure: Measure) -> dict[int, Any]:
+        """A metric of the last epoch, by seed."""
+        return {seed: measure(r.epochs[-1]) for seed, r in self.results.items()}
+
+    def last(self, measure: Measure) -> np.ndarray:
+        """A metric of the last epoch, float `[seeds, ...]`, NaN where it is None."""
+        return np.array([*self.by_seed(measure).values()], float)
+
+    def course(self, measure: Measure) -> np.ndarray:
+        """A metric over the epochs, float `[seeds, epochs, ...]`."""
+        courses = [[measure(e) for e in r.epochs] for r in self.results.values()]
+        return np.array(courses, float)
+
+
+def validation(event: aggregate.Event) -> float:
+    """Validation accuracy after an epoch."""
+    return event["validation"]["accuracy"]
+
+
+def accuracy(event: aggregate.Event) -> float:
+    """Test accuracy after an epoch."""
+    return event["test"]["accuracy"]
+
+
+def choose(outcomes: Mapping[Key, Outcome]) -> Key | None:
+    """The setting of the highest mean validation accuracy, the first of equals.
+
+    Args:
+      outcomes: by setting, all of the same seeds.
+
+    Returns:
+      Among those none of whose trials diverged; None if there is none.
+    """
+    return best(
+        {
+            setting: None
+            if outcome.diverged or not outcome.results
+            else np.mean(outcome.last(validation)).round(9)
+            for setting, outcome in outcomes.items()
+        }
+    )
+
+
+def best(scores: Mapping[Key, float | None]) -> Key | None:
+    """The key of the highest score, the first of equals; None scores are left out."""
+    known = {key: score for key, score in scores.items() if score is not None}
+    return max(known, key=lambda key: known[key], default=None)
+
+
+def main(
+    grid: Grid, report: Callable[[], str], finish: Callable[[], None] = lambda: None
+) -> int:
+    """Trains the trials that are missing, and reports on those that are there.
+
+    Args:
+      grid: the trials.
+      report: returns the table, in Markdown; may write other files.
+      finish: called when all trials have ended.
+
+    Returns:
+      Exit status: 0, or 130 if it was interrupted; the same command then continues.
+
+    Raises:
+      BadConfiguration: the directory holds another grid; there is no validation data;
+        or the trials cannot be vmapped.
+    """
+    status = 0
+    with datasets.remembering():
+        tasks = _check(grid)
+        run_log.save(grid.out / GRID, _described(grid))
+        try:
+            _train_missing(grid, tasks)
+            finish()
+        except KeyboardInterrupt:
+            message = f"Interrupted; the same command goes on from {grid.out}."
+            print(message, file=sys.stderr)
+            status = 130
+    text = report()
+    (grid.out / TABLE).write_text(text, encoding="utf-8")
+    print(text)
+    print(f"All of it: {grid.out}")
+    return status
+
+
+def outcomes(trials: Iterable[Trial]) -> dict[Any, Outcome]:
+    """What is in the directories of trials, by setting, in order."""
+    found: dict[Any, Outcome] = {}
+    for trial in trials:
+        outcome = found.setdefault(trial.setting, Outcome({}, frozenset()))
+        result, seed = read(trial), trial.run.seed
+        if result is not None and result.finished:
+            outcome.results[seed] = result
+        elif diverged(trial):
+            found[trial.setting] = Outcome(outcome.results, outcome.diverged | {seed})
+    return found
+
+
+def complete(outcomes: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
+    """The outcomes of the seeds that ended in every setting; none if there are none.
+
+    Settings are compared seed by seed, so a seed that is missing in one of them, as an
+    interrupt leaves it, is left out of all.
+    """
+    seeds = set.intersection(*(outcome.ended for outcome in outcomes.values()))
+    return {s: o.of(sorted(seeds)) for s, o in outcomes.items()} if seeds else {}
+
+
+def read(trial: Trial) -> Result | None:
+    """The result of a trial so far; None if it has not begun.
+
+    Raises:
+      BadConfiguration: its directory holds another run.
+    """
+    if not (trial.out / run_dir.CONFIG).is_file():
+        return None
+    result = aggregate.read(trial.out)
+    runs.require_same(f"{trial.out} holds a run", result.run, trial.run)
+    return result
+
+
+def diverged(trial: Trial) -> bool:
+    """Whether the loss of a trial, or of what it starts from, was not finite."""
+    return any(
+        (out / run_dir.CONFIG).is_file() and aggregate.read(out).diverged is not None
+        for out in (trial.out, trial.run.start_from)
+        if out is not None
+    )
+
+
+def grouped(members: Sequence[T], most: int) -> list[list[T]]:
+    """Splits trials into as few groups as possible, of almost one size.
+
+    Args:
+      members: at least one.
+      most: largest size of a group.
+
+    Returns:
+      The groups in order, the first one the largest.
+
+    Examples:
+      >>> grouped("abcdefgh", 3)
+      [['a', 'b', 'c'], ['d', 'e', 'f'], ['g', 'h']]
+    """
+    parts = np.array_split(np.arange(len(members)), -(-len(members) // most))
+    return [[members[index] for index in part] for part in parts]
+
+
+def _described(grid: Grid) -> dict[str, Any]:
+    return run_log.plain({"preset": grid.preset, **grid.shared})
+
+
+def _check(grid: Grid) -> dict[int, Task]:
+    """Refuses what cannot be trained; returns tasks by seed: all if vmapped, or one."""
+    path = grid.out / GRID
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        runs.require_same(f"{grid.out} holds a grid", there, _described(grid))
+    tasks: dict[int, Task] = {}
+    for _, run, _ in grid.trials if grid.vmapped else grid.trials[:1]:
+        if run.seed not in tasks:
+            tasks[run.seed] = runs.task_of(run, grid.session)
+            if tasks[run.seed].validation is None:
+                raise configs.BadConfiguration(
+                    f"{run.data.source} has no validation split, and hyperparameters "
+                    "are not chosen on test data: give --data.validation-per-class."
+                )
+    if grid.vmapped:
+        members = [trial.run for trial in grid.trials]
+        vmapped.require(members, [tasks[run.seed] for run in members])
+    return tasks
+
+
+def _train_missing(grid: Grid, tasks: Mapping[int, Task]) -> None:
+    """Trains one after the other, or in groups of one size, which share a program."""
+    missing = [t for t in grid.trials if not outcomes([t])[t.setting].ended]
+    groups = grouped(missing, grid.vmapped or 1) if missing else []
+    total, done = sum(trial.run.epochs for trial in missing), 0
+    # None: no bar where standard error is not a terminal.
+    with tqdm(total=total, unit="epoch", disable=None) as progress:
+        for group in groups:
+            name, more = group[0].out.name, len(group) - 1
+            progress.set_description(name + (f" and {more} more" if more else ""))
+            if not grid.checkpoints:
+                _train(grid, group, len(groups[0]), tasks, progress.update)
+            elif not diverged(group[0]):  # as what it starts from may have
+                _train_with_checkpoints(grid, group[0])
+            done += sum(trial.run.epochs for trial in group)
+            progress.update(done - progress.n)
+            if progress.disable and grid.checkpoints:
+                print(f"{name}: {done} of {total} epochs.", file=sys.stderr, flush=True)
+
+
+def _session(grid: Grid, trial: Trial) -> Session:
+    return dataclasses.replace(grid.session, out=trial.out, tensorboard=False)
+
+
+def _train_with_checkpoints(grid: Grid, trial: Trial) -> None:
+    with contextlib.suppress(FloatingPointError):  # the trial's records have it
+        if runs.main(grid.preset, trial.run, _session(grid, trial), quiet=True):
+            raise KeyboardInterrupt
+
+
+def _train(
+    grid: Grid,
+    group: Sequence[Trial],
+    size: int,
+    tasks: Mapping[int, Task],
+    progressed: Callable[[], Any],
+) -> None:
+    """Trains one trial, or a vmapped group, padded to its size with its last one."""
+    layout, session, began = sharding.layout(1), grid.session, time.monotonic()
+    padding = size - len(group)
+    members = [trial.run for trial in (*group, *[group[-1]] * padding)]
+    of_run = [
+        tasks[run.seed] if grid.vmapped else runs.task_of(run, session)
+        for run in members
+    ]
+    with contextlib.ExitStack() as stack:
+        recorders: list[run_log.Recorder] = []
+        for trial, task in zip(group, of_run, strict=False):
+            own = _session(grid, trial)
+            runs.write_config(trial.out, grid.preset, trial.run, own, task)
+            recorder = run_log.Recorder(trial.out / run_dir.RECORDS)
+            recorders.append(stack.enter_context(recorder))
+
+        def callbacks(recorder: run_log.Recorder) -> loop.Callbacks:
+            def write(**event: Any) -> None:
+                recorder.write(**event)
+                progressed()
+
+            return loop.Callbacks(write)
+
+        told = [callbacks(recorder) for recorder in recorders]
+        failures: list[str | None] = [None]
+        if grid.vmapped:
+            told += [loop.Callbacks(lambda **event: None)] * padding
+            most = session.steps_per_dispatch
+            failures = vmapped.fit(members, of_run, layout, told, most=most)
+        else:
+            (run,), (task,) = members, of_run
+            start = loop.begin(run, task, layout, session)
+            try:
+                loop.fit(run, task, layout, session, start, told[0])
+            except FloatingPointError as error:
+                failures = [str(error)]
+        seconds = time.monotonic() - began
+        for recorder, run, task, failure in zip(
+            recorders, members, of_run, failures, strict=False
+        ):
+            if failure is not None:
+                recorder.write(event="diverged", error=failure)
+            else:
+                step = loop.steps_per_epoch(run, task) * run.epochs
+                recorder.write(event="finished", step=step, seconds=seconds)
