@@ -91,7 +91,7 @@ def run(name: str, runner: interleave.Runner) -> None:
             "table": table.splitlines(),
         }
         run_log.save(path, record)  # if a later one dies, these are kept
-    figures.draw(name, groups, path.with_suffix(".png"))
+    figures.draw(groups, path.with_suffix(".png"))
     print(f"\n## {name}\n\n{table}\n")
     for group in groups:
         if group["why_not"]:

@@ -70,28 +70,23 @@ def test_dense_gradients_take_memory_that_microbatches_bound(records):
         assert temporary < large["dense"]["facts"]["temporary_bytes"] / 3.0
 
 
-def test_curves_go_through_the_medians(records, figures, tmp_path):
-    groups = records["overhead"]["groups"]
-    suite_figures.draw("overhead", groups, tmp_path / "overhead.png")
-    *panels, operations = figures["overhead.png"].axes
-    mlps = [group for group in groups if "parameters" in group["facts"]]
-    names = list(mlps[0]["variants"])[1:]
-    for panel, name in zip(panels, names, strict=True):
-        drawn = [curve.lines[0].get_ydata()[0] for curve in panel.containers]
-        times = [group["variants"][name]["time"]["sgd"] for group in mlps]
-        assert drawn == [time["median"] for time in times]
-    assert len(operations.containers) == 2 * len(mlps)
-
-    groups = records["dense"]["groups"]
-    suite_figures.draw("dense", groups, tmp_path / "dense.png")
-    _, memory = figures["dense.png"].axes
-    for curve, name in zip(memory.containers, groups[0]["variants"], strict=True):
-        assert list(curve.lines[0].get_ydata()) == pytest.approx(
-            [
-                group["variants"][name]["facts"]["temporary_bytes"] / 1e6
-                for group in groups
-            ]
-        )
+@pytest.mark.parametrize("suite", ["overhead", "dense"])
+def test_curves_go_through_the_ratios(records, suite, figures, tmp_path):
+    groups = records[suite]["groups"]
+    suite_figures.draw(groups, tmp_path / "curves.png")
+    panels = iter(figures["curves.png"].axes)
+    mlps = [group["variants"] for group in groups if "parameters" in group["facts"]]
+    baseline, *names = mlps[0]
+    for ratio_of in (
+        lambda one: one["time"][baseline]["median"],
+        lambda one: one["flops_ratio"],
+        lambda one: one["temporary_bytes_ratio"],
+    ):
+        for name in names:
+            (curve,) = next(panels).containers  # of the one number of parameters
+            drawn = curve.lines[0].get_ydata()
+            assert list(drawn) == [ratio_of(variants[name]) for variants in mlps]
+    assert not [*panels]
 
 
 # The steps that are measured.
@@ -164,7 +159,7 @@ def test_bars_leave_out_what_was_not_run(figures, tmp_path):
         Group("missing", {}, {}, ("a",), "There are no data."),
     ]
     path = tmp_path / "input.png"
-    suite_figures.draw("input", [summary.summarise(group) for group in groups], path)
+    suite_figures.draw([summary.summarise(group) for group in groups], path)
     (panel,) = figures[path.name].axes
     (bar,) = panel.patches
     assert bar.get_width() == 1.0
