@@ -14,7 +14,6 @@ import absgd_jax
 from experiments.train.sharding import AXIS, Layout
 
 Route = Literal["sgd", "pullback", "bounded", "value", "tilted", "dense", "local"]
-
 # Params, statistics and the arrays of a batch -> losses [batch], new statistics.
 Losses = Callable[..., tuple[jax.Array, Any]]
 
@@ -99,6 +98,7 @@ def step(
         params = state.params
         if mapped:
             params = lax.pcast(params, AXIS, to="varying")
+        grads: Any
         extra: dict[str, Any] = {}
         if route == "sgd":
             grads, statistics = jax.grad(mean, has_aux=True)(params)
@@ -131,7 +131,7 @@ def step(
 
 
 def losses_of_network(
-    graph: nnx.GraphDef,
+    graph: nnx.GraphDef[Any],
     apply: Callable[..., jax.Array] = lambda network, images: network(images),
 ) -> Losses:
     """The cross-entropy of a network; a batch is images, labels and what else there is.

@@ -111,7 +111,7 @@ def main(config: Scaling) -> int:
         + f" --xla_force_host_platform_device_count={config.devices}"
     )
     layout = sharding.layout(config.devices)
-    costs = {
+    costs: dict[Name, Any] = {
         name: _compiled(name, config, layout) for name in STEPS if name in config.steps
     }
     print(_cost_table(costs), _message_table(costs), sep="\n\n")
@@ -130,15 +130,16 @@ def main(config: Scaling) -> int:
     return 0
 
 
-def network(config: Scaling) -> tuple[nnx.GraphDef, Any, Any]:
+def network(config: Scaling) -> tuple[nnx.GraphDef[Any], Any, Any]:
     """The graph, the abstract parameters and the abstract statistics."""
     widths = [config.width << stage for stage in range(len(config.blocks))]
-    model = nnx.eval_shape(
+    model: Any = nnx.eval_shape(
         lambda: resnet.ResNet(
             config.blocks, config.classes, widths=widths, rngs=nnx.Rngs(0)
         )
     )
-    return nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    return parts
 
 
 def _compiled(name: Name, config: Scaling, layout: sharding.Layout) -> dict[str, Any]:
