@@ -13,6 +13,9 @@ of the measurement: no ratio is known better than that.
 FLOPs and bytes are the compiler's own account of the compiled program. They are the
 same on every run, and `tests/test_costs_guard.py` holds them.
 
-A suite is a module in `suites`: `measure` yields groups of variants. `interleave`
-measures; the measured processes are `worker`, and `torch_worker` for PyTorch.
+A suite is a module in `suites`: `measure` yields groups of variants. `trainer_step` has
+the trainer's own step of a run, `library_step` SGD and the library's routes without the
+trainer; both are compiled from shapes before any array is allocated, and `step_cost`
+reads what they cost. `interleave` measures; the measured processes are `worker`, and
+`torch_worker` for PyTorch.
 """

@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks import figures, interleave, summary
-from benchmarks.suites import dense, end_to_end, inputs, overhead, peers, sweep
+from benchmarks.suites import (
+    dense,
+    end_to_end,
+    input_pipeline,
+    overhead,
+    peers,
+    sweep,
+)
 from experiments import commands
 from experiments.results import run_log
 
@@ -18,7 +25,7 @@ SUITES = {
     "overhead": overhead.measure,
     "dense": dense.measure,
     "peers": peers.measure,
-    "input": inputs.measure,
+    "input": input_pipeline.measure,
     "end_to_end": end_to_end.measure,
     "sweep": sweep.measure,
 }
@@ -34,67 +41,57 @@ def main(config: commands.Bench) -> int:
       Exit status: 0, or 1 if the process of a variant died.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    with interleave.Workers(reuse=config.quick) as workers:
+    with interleave.Runner(config) as runner:
         for name in config.suites or SUITES:
             try:
-                run(name, config, workers)
+                run(name, runner)
             except interleave.Died as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 1
     return 0
 
 
-def run(name: str, config: commands.Bench, workers: interleave.Workers) -> None:
+def run(name: str, runner: interleave.Runner) -> None:
     """Measures, writes, draws and prints one suite.
 
     Args:
       name: of `SUITES`.
-      config: number of rounds, and directory of the results.
-      workers: processes that measure.
+      runner: number of rounds, directory of the results, and processes.
 
     Raises:
       Died: the process of a variant did.
     """
-    messages: list[str] = []
-
-    def say(what: str) -> None:
-        messages.append(what)
-        print(f"{name}: {what}", file=sys.stderr, flush=True)
-
-    setting = interleave.Setting(config, workers, say)
-    before, began, at = _load(), time.monotonic(), datetime.now(UTC)
-    path = config.out / f"{name}.json"
+    runner.suite, runner.messages = name, []
+    path = runner.config.out / f"{name}.json"
+    load, began = _load(), time.monotonic()
+    record: dict[str, Any] = {
+        "suite": name,
+        "command": " ".join([sys.executable, "-m", "experiments", *sys.argv[1:]]),
+        "config": dataclasses.asdict(runner.config),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": run_log.versions(),
+        "environment": {
+            variable: value
+            for variable, value in os.environ.items()
+            if variable.startswith(("JAX_", "XLA_", "OMP_"))
+        },
+        "messages": runner.messages,
+    }
     groups: list[dict[str, Any]] = []
     table = ""
-    for group in SUITES[name](setting):
+    for group in SUITES[name](runner):
         groups.append(summary.summarise(group))
         table = summary.table(groups)
-        # After each: if a later one dies, these are kept.
-        run_log.save(
-            path,
-            {
-                "suite": name,
-                "command": " ".join(
-                    [sys.executable, "-m", "experiments", *sys.argv[1:]]
-                ),
-                "config": dataclasses.asdict(config),
-                "at": at.isoformat(timespec="seconds"),
-                "seconds": time.monotonic() - began,
-                "machine": machine(),
-                "devices": _devices(groups),
-                "versions": run_log.versions(),
-                "environment": {
-                    variable: value
-                    for variable, value in os.environ.items()
-                    if variable.startswith(("JAX_", "XLA_", "OMP_"))
-                },
-                "load": {"before": before, "after": _load()},
-                "messages": messages,
-                "groups": groups,
-                "table": table.splitlines(),
-            },
-        )
-    figures.draw(name, groups, path.with_suffix(".png"))
+        record |= {
+            "seconds": time.monotonic() - began,
+            "load": {"before": load, "after": _load()},
+            "devices": _devices(groups),
+            "groups": groups,
+            "table": table.splitlines(),
+        }
+        run_log.save(path, record)  # if a later one dies, these are kept
+    figures.draw(groups, path.with_suffix(".png"))
     print(f"\n## {name}\n\n{table}\n")
     for group in groups:
         if group["why_not"]:
@@ -103,32 +100,26 @@ def run(name: str, config: commands.Bench, workers: interleave.Workers) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine: processor, memory and load, as far as the system says."""
+    """The machine: processor and cores, as far as the system says."""
     model = ""
     cpus = pathlib.Path("/proc/cpuinfo")
     if cpus.is_file():
         lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines()
         named = [line for line in lines if line.startswith("model name")]
         model = named[0].partition(":")[2].strip() if named else ""
+    limited = hasattr(os, "sched_getaffinity")
     return {
         "system": platform.platform(),
         "cpu": model or platform.processor(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if limited else os.cpu_count(),
     }
 
 
 def _devices(groups: list[dict[str, Any]]) -> list[str]:
     """The devices that JAX computed on."""
-    found = {
-        variant["facts"]["device"]
-        for group in groups
-        for variant in group["variants"].values()
-        if "device" in variant["facts"]
-    }
-    return sorted(found)
+    facts = [one["facts"] for group in groups for one in group["variants"].values()]
+    return sorted({each["device"] for each in facts if "device" in each})
 
 
 def _load() -> list[float]:

@@ -1,6 +1,5 @@
-"""A figure for each suite."""
+"""The figure of a suite: curves over a size that varies, or else bars."""
 
-import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -9,162 +8,111 @@ from experiments.report import plot_style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Summaries = list[dict[str, Any]]  # of `summary.summarise`
+Summary = dict[str, Any]  # of `summary.summarise`
 
 
-def draw(name: str, groups: Summaries, path: pathlib.Path) -> None:
+def draw(groups: list[Summary], path: pathlib.Path) -> None:
     """Draws the results of a suite.
 
     Args:
-      name: of the suite; those without a figure of their own have bars.
-      groups: its results.
+      groups: its results; those of one network in many sizes have curves.
       path: of the image, PNG.
     """
-    match name:
-        case "overhead":
-            _overhead(groups, path)
-        case "dense":
-            _dense(groups, path)
-        case _:
-            _bars(groups, path)
+    sized = [group for group in groups if "parameters" in group["facts"]]
+    if sized:
+        _curves(sized, path)
+    else:
+        _bars([group for group in groups if group["variants"]], path)
 
 
-def _overhead(groups: Summaries, path: pathlib.Path) -> None:
-    """Ratios over the number of parameters, a colour for each batch."""
-    mlps = [group for group in groups if "parameters" in group["facts"]]
-    batches = sorted({group["facts"]["batch"] for group in mlps})
-    colors = plot_style.shades(len(batches))
-    names = list(mlps[0]["variants"])[1:]
-    with plot_style.saved(path, (3.6 * (len(names) + 1), 4.6)) as sheet:
-        *panels, operations = sheet.subplots(1, len(names) + 1)
-        for panel, name in zip(panels, names, strict=True):
-            for index, (batch, color) in enumerate(zip(batches, colors, strict=True)):
-                # Shifted, so that error bars do not overlap.
-                shift = 1.12 ** (index - (len(batches) - 1) / 2)
-                rows = [
-                    (shift * group["facts"]["parameters"], _time(group, name))
-                    for group in mlps
-                    if group["facts"]["batch"] == batch and _time(group, name)
-                ]
-                _with_quartiles(panel, rows, color, f"batch {batch}")
-            panel.axhline(1.0, color=plot_style.GREY, lw=0.8)
-            panel.axhline(1.02, color=plot_style.GREY, lw=0.8, ls=":")
-            panel.set_title(f"{name}: time / SGD's")
-        if panels:
-            low = min(panel.get_ylim()[0] for panel in panels)
-            high = max(panel.get_ylim()[1] for panel in panels)
-            for panel in panels:
-                panel.set_ylim(max(low, 0.7), min(max(high, 1.05), 1.6))
-        for name, style in (("pullback", "-"), ("value", "--")):
-            for batch, color in zip(batches, colors, strict=True):
-                rows = [
-                    (
-                        group["facts"]["parameters"],
-                        _positive(group["variants"][name]["flops_ratio"] - 1.0),
+def _curves(groups: list[Summary], path: pathlib.Path) -> None:
+    """Ratios to the baseline: a column for each variant, a row for each quantity."""
+    baseline, *names = groups[0]["variants"]
+    sizes = {
+        of: sorted({group["facts"][of] for group in groups})
+        for of in ("parameters", "batch")
+    }
+    x, other = sorted(sizes, key=lambda of: len(sizes[of]) == 1)
+    rows = {"time": "time", "flops_ratio": "FLOPs", "temporary_bytes_ratio": "memory"}
+    with plot_style.saved(path, (3.6 * len(names) + 1.0, 3.2 * len(rows))) as sheet:
+        panels = sheet.subplots(len(rows), len(names), sharex=True, sharey="row")
+        for (quantity, title), row in zip(rows.items(), panels, strict=True):
+            for name, panel in zip(names, row, strict=True):
+                colors = plot_style.shades(len(sizes[other]))
+                for size, color in zip(sizes[other], colors, strict=True):
+                    found = {
+                        group["facts"][x]: _ratio(group, name, quantity)
+                        for group in groups
+                        if group["facts"][other] == size
+                    }
+                    found = {at: ratio for at, ratio in found.items() if ratio}
+                    panel.errorbar(
+                        [*found],
+                        [ratio["median"] for ratio in found.values()],
+                        yerr=_errors([*found.values()]),
+                        fmt="o-",
+                        ms=4,
+                        lw=1.4,
+                        color=color,
+                        label=f"{other}: {size:,}",
                     )
-                    for group in mlps
-                    if group["facts"]["batch"] == batch
-                ]
-                label = name if batch == batches[0] else None
-                operations.plot(
-                    *zip(*rows, strict=True), style, color=color, label=label
-                )
-        operations.axhline(1e-3, color=plot_style.GREY, lw=0.8, ls=":")
-        operations.set_yscale("log")
-        operations.set_title("FLOPs / SGD's − 1")
-        operations.legend(fontsize=9.5)
-        for panel in (*panels, operations):
-            panel.set_xscale("log")
-            panel.set_xlabel("parameters")
-        if panels:
-            panels[0].legend(fontsize=9.5)
-
-
-def _positive(value: float) -> float:
-    """Replaces values that a logarithmic axis cannot show by NaN."""
-    return value if value > 0.0 else math.nan
-
-
-def _dense(groups: Summaries, path: pathlib.Path) -> None:
-    """Time and temporary memory over the batch."""
-    names = list(groups[0]["variants"])
-    with plot_style.saved(path, (9.5, 4.4)) as sheet:
-        time, memory = sheet.subplots(1, 2)
-        for name, color in zip(names, plot_style.colors(len(names)), strict=True):
-            rows = [
-                (group["facts"]["batch"], group["variants"][name]) for group in groups
-            ]
-            seconds = [(batch, found["seconds"]) for batch, found in rows]
-            _with_quartiles(time, seconds, color, name)
-            sizes = [found["facts"]["temporary_bytes"] / 1e6 for _, found in rows]
-            memory.plot([batch for batch, _ in rows], sizes, "o-", color=color, ms=4)
-        for panel, title in ((time, "Seconds a step"), (memory, "Temporary, MB")):
-            panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
-            panel.set_xlabel("batch")
-            panel.set_title(title)
-        time.legend(fontsize=9.5)
-
-
-def _bars(groups: Summaries, path: pathlib.Path) -> None:
-    """Time of each variant over its baseline's."""
-    shown = [group for group in groups if group["variants"]]
-    rows = sum(len(group["variants"]) for group in shown)
-    size = (8.0, 1.0 + 0.32 * rows + 0.9 * len(shown))
-    with plot_style.saved(path, size) as sheet:
-        heights = [len(group["variants"]) + 0.5 for group in shown]
-        panels = sheet.subplots(
-            len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
-        )[:, 0]
-        for panel, group in zip(panels, shown, strict=True):
-            names = [name for name in group["variants"] if _time(group, name)]
-            found = [_time(group, name) for name in names]
-            medians = [each["median"] for each in found]
-            panel.barh(
-                names,
-                medians,
-                xerr=_errors(found),
-                color=plot_style.COLORS[4],
-                ecolor=plot_style.GREY,
-                height=0.7,
-            )
-            for index, each in enumerate(found):
-                panel.annotate(
-                    f"{each['median']:.3g}×",
-                    (each["high"], index),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=9.5,
-                )
-            panel.axvline(1.0, color=plot_style.GREY, lw=0.8)
-            if max(medians) > 20.0:
+                panel.axhline(1.0, color=plot_style.GREY, lw=0.8)
                 panel.set_xscale("log")
-            panel.margins(x=0.15)
-            panel.invert_yaxis()
-            panel.set_title(f"{group['name']}: time / {group['baselines'][0]}")
+                panel.set_yscale("log")
+                panel.set_title(f"{name}: {title}")
+            row[0].set_ylabel(f"/ {baseline}")
+        for panel in panels[-1]:
+            panel.set_xlabel(x)
+        panels[0, 0].legend(fontsize=9.5)
 
 
-def _time(group: dict[str, Any], name: str) -> dict[str, float]:
-    """The ratio to the first baseline; empty where it was not run."""
-    return group["variants"][name].get("time", {}).get(group["baselines"][0], {})
+def _bars(groups: list[Summary], path: pathlib.Path) -> None:
+    """Time of each variant over its baseline's."""
+    heights = [len(group["variants"]) + 0.5 for group in groups]
+    size = (8.0, 1.0 + 0.32 * sum(heights) + 0.74 * len(groups))
+    with plot_style.saved(path, size) as sheet:
+        panels = sheet.subplots(
+            len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
+        )[:, 0]
+        for panel, group in zip(panels, groups, strict=True):
+            _bars_of(panel, group)
 
 
-def _with_quartiles(
-    panel: "Axes", rows: list[tuple[float, dict[str, float]]], color: Any, label: str
-) -> None:
-    if rows:
-        positions, found = zip(*rows, strict=True)
-        panel.errorbar(
-            positions,
-            [each["median"] for each in found],
-            yerr=_errors(list(found)),
-            fmt="o-",
-            ms=4,
-            lw=1.4,
-            color=color,
-            label=label,
+def _bars_of(panel: "Axes", group: Summary) -> None:
+    times = {name: _ratio(group, name, "time") for name in group["variants"]}
+    times = {name: time for name, time in times.items() if time}
+    medians = [time["median"] for time in times.values()]
+    panel.barh(
+        list(times),
+        medians,
+        xerr=_errors([*times.values()]),
+        color=plot_style.COLORS[4],
+        ecolor=plot_style.GREY,
+        height=0.7,
+    )
+    for index, time in enumerate(times.values()):
+        panel.annotate(
+            f"{time['median']:.3g}×",
+            (time["high"], index),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
         )
+    panel.axvline(1.0, color=plot_style.GREY, lw=0.8)
+    if max(medians) > 20.0:
+        panel.set_xscale("log")
+    panel.margins(x=0.15)
+    panel.invert_yaxis()
+    panel.set_title(f"{group['name']}: time / {group['baselines'][0]}")
+
+
+def _ratio(group: Summary, name: str, quantity: str) -> dict[str, float]:
+    """The ratio to the first baseline with its quartiles; empty where it is unknown."""
+    found = group["variants"][name].get(quantity, {})
+    if isinstance(found, dict):
+        return found.get(group["baselines"][0], {})
+    return dict.fromkeys(("median", "low", "high"), found)
 
 
 def _errors(found: list[dict[str, float]]) -> list[list[float]]:

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmarks import compiled
-from benchmarks.compiled import Ready
+from benchmarks import step_cost
+from benchmarks.step_cost import Ready
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10
 
@@ -86,7 +86,7 @@ def build(
     blocks: Sequence[int] = (5, 5, 5),
     widths: Sequence[int] = (16, 32, 64),
 ) -> Ready:
-    """A jitted step of SGD with momentum and weight decay, and nothing else.
+    """Compiles a step of SGD with momentum and weight decay, and nothing else.
 
     Args:
       batch: examples.
@@ -121,17 +121,9 @@ def build(
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (batch, 32, 32, 3), np.uint8))
     labels = jnp.asarray(np.arange(batch, dtype=np.int32) % 10)
-    kept = [(params, statistics, tx.init(params))]
-    program = train_step.lower(kept[0], images, labels).compile()
-
-    def step() -> Any:
-        kept[0] = train_step(kept[0], images, labels)
-        return kept[0]
-
-    facts = {
-        "examples": batch,
-        "parameters": compiled.parameters(params),
-        **compiled.cost(program),
-        **compiled.device(),
-    }
-    return Ready(facts, lambda: compiled.timed(step))
+    state = (params, statistics, tx.init(params))
+    compiled = train_step.lower(state, images, labels).compile()
+    return Ready(
+        step_cost.facts(compiled, params, batch),
+        lambda: step_cost.timed(lambda state: compiled(state, images, labels), state),
+    )

@@ -1,7 +1,7 @@
 """Times the variants of a benchmark in turn, each in a process of its own.
 
 A child reads one JSON object per line and answers each with one. `{"build": {...}}`
-compiles the described steps and returns facts about them; `{"run": k}` runs k steps and
+compiles the described step and returns facts about it; `{"run": k}` runs k steps and
 returns their `seconds`. It ends when its standard input does.
 """
 
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from benchmarks.summary import Group, Measured
 from experiments import commands
@@ -32,11 +32,19 @@ WARM_UP = 2  # steps before any is timed
 # All children share the devices' memory, so none preallocates it.
 _ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 _LAST = 10.0  # seconds that a child has to end by itself
-_QUOTED = 4000  # characters of a dead child's standard error
+QUOTED = 4000  # characters of a dead child's standard error
+
+Request = dict[str, Any]
 
 
 class Died(Exception):
     """A child ended, or does not answer; quotes its standard error."""
+
+
+def call(function: Callable[..., Any], **arguments: Any) -> Request:
+    """Describes to a `WORKER` what to build: a call of a function, for JSON."""
+    name = f"{function.__module__}:{function.__name__}"
+    return {"function": name, "arguments": arguments}
 
 
 class Child:
@@ -68,7 +76,7 @@ class Child:
             encoding="utf-8",
         )
 
-    def send(self, request: dict[str, Any]) -> None:
+    def send(self, request: Request) -> None:
         """Sends a request without waiting for the answer.
 
         Raises:
@@ -96,10 +104,14 @@ class Child:
             raise self._died()
         return json.loads(line)
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, request: Request) -> dict[str, Any]:
         """Sends a request and waits for its answer; raises `Died` if there is none."""
         self.send(request)
         return self.receive()
+
+    def run(self, steps: int) -> float:
+        """Runs so many steps, and returns their seconds."""
+        return self.ask({"run": steps})["seconds"]
 
     def _died(self) -> Died:
         try:
@@ -107,7 +119,7 @@ class Child:
         except subprocess.TimeoutExpired:
             status = "unknown"
         self._errors.seek(0)
-        errors = self._errors.read().decode(errors="replace").strip()[-_QUOTED:]
+        errors = self._errors.read().decode(errors="replace").strip()[-QUOTED:]
         return Died(f"{self.name} ended with status {status}:\n{errors}")
 
     def close(self) -> None:
@@ -130,69 +142,62 @@ class Child:
         self.close()
 
 
-class Workers:
-    """Processes of `worker`, a new one for each variant.
+class Runner:
+    """The processes and the settings that all suites share.
 
     Args:
-      reuse: whether a process serves later variants too, which saves seconds for each
-        and suits tests, which do not read the times.
-    """
-
-    def __init__(self, reuse: bool) -> None:
-        self._reuse = reuse
-        self._there: list[Child] = []
-
-    def take(self, names: Sequence[str]) -> dict[str, Child]:
-        """Returns a process for each name; those of the previous call end."""
-        if not self._reuse:
-            self.close()
-        self._there += [Child(name) for name in names[len(self._there) :]]
-        taken = dict(zip(names, self._there, strict=False))
-        for name, child in taken.items():
-            child.name = name
-        return taken
-
-    def close(self) -> None:
-        """Ends all processes."""
-        while self._there:
-            self._there.pop().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Setting(NamedTuple):
-    """The arguments of every suite.
+      config: sizes, and number of samples.
 
     Attributes:
-      config: sizes, and number of samples.
-      workers: processes that measure.
-      say: called with messages about progress, and about groups that are left out.
+      config: the same.
+      suite: the name of the suite that is measured, for messages.
+      messages: its messages so far.
     """
 
-    config: commands.Bench
-    workers: Workers
-    say: Callable[[str], None]
+    def __init__(self, config: commands.Bench) -> None:
+        self.config, self.suite = config, ""
+        self.messages: list[str] = []
+        self._workers: list[Child] = []
+
+    def say(self, message: str) -> None:
+        """Prints a message about progress, or about a group that is left out."""
+        self.messages.append(message)
+        print(f"{self.suite}: {message}", file=sys.stderr, flush=True)
+
+    def workers(self, names: Sequence[str]) -> dict[str, Child]:
+        """Returns a `WORKER` for each name.
+
+        Those of the call before end, unless `quick`, where they serve later variants
+        too. That saves seconds for each, and times of tiny sizes are not read.
+        """
+        if not self.config.quick:
+            self.close()
+        self._workers += [Child(name) for name in names[len(self._workers) :]]
+        for name, child in zip(names, self._workers, strict=False):
+            child.name = name
+        return dict(zip(names, self._workers, strict=False))
 
     def group(
         self,
         title: str,
-        described: Mapping[str, dict[str, Any]],
+        variants: Mapping[str, Request],
         facts: dict[str, Any] | None = None,
+        *,
+        torch: Mapping[str, tuple[Sequence[str], Request]] | None = None,
         why_not: Callable[[dict[str, Any]], str] = lambda facts: "",
         steps: Mapping[str, int] | None = None,
+        rounds: int | None = None,
     ) -> Group:
         """Compiles variants in parallel and times them in turn.
 
         Args:
           title: of the group.
-          described: what each variant builds, by name; the first is the baseline.
+          variants: what each variant builds, by name; the first is the baseline.
           facts: that the variants share.
+          torch: variants of other commands, which are told the baseline's platform.
           why_not: from the facts of the baseline, why none is to be run, or "".
           steps: see `measure`.
+          rounds: samples of each; None for those of the configuration.
 
         Returns:
           The measured group.
@@ -201,60 +206,68 @@ class Setting(NamedTuple):
           Died: the process of a variant did.
         """
         self.say(title)
-        children = self.workers.take(list(described))
-        known = build(children, described)
-        baseline = next(iter(described))
-        reason = why_not(known[baseline])
-        samples: dict[str, list[float]] = {name: [] for name in described}
-        taken = dict.fromkeys(described, 0)
-        if not reason:
-            samples, taken = measure(
-                children,
-                rounds=self.config.rounds,
-                sample_seconds=self.config.sample_seconds,
-                steps=steps,
-            )
-        variants = {
-            name: Measured(known[name], samples[name], taken[name])
-            for name in described
+        baseline = next(iter(variants))
+        with contextlib.ExitStack() as stack:
+            children = self.workers(list(variants))
+            known = build(children, variants)
+            if torch:
+                platform = {"platform": known[baseline]["platform"]}
+                others = {
+                    name: stack.enter_context(Child(name, command))
+                    for name, (command, _) in torch.items()
+                }
+                asked = {name: one | platform for name, (_, one) in torch.items()}
+                known, children = known | build(others, asked), children | others
+            reason = why_not(known[baseline])
+            samples: dict[str, list[float]] = {name: [] for name in children}
+            taken = dict.fromkeys(children, 0)
+            if not reason:
+                samples, taken = measure(
+                    {name: child.run for name, child in children.items()},
+                    rounds=rounds or self.config.rounds,
+                    sample_seconds=self.config.sample_seconds,
+                    steps=steps,
+                )
+        measured = {
+            name: Measured(known[name], samples[name], taken[name]) for name in known
         }
-        return Group(title, facts or {}, variants, (baseline,), reason)
+        return Group(title, facts or {}, measured, (baseline,), reason)
+
+    def close(self) -> None:
+        """Ends all workers."""
+        while self._workers:
+            self._workers.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def build(
-    several: Mapping[str, Child], described: Mapping[str, dict[str, Any]]
+    children: Mapping[str, Child], variants: Mapping[str, Request]
 ) -> dict[str, dict[str, Any]]:
-    """Builds all variants in parallel.
-
-    Args:
-      several: the children.
-      described: what each builds.
-
-    Returns:
-      The facts of each.
-
-    Raises:
-      Died: a child did.
-    """
-    for name, child in several.items():
-        child.send({"build": described[name]})
-    return {name: child.receive() for name, child in several.items()}
+    """Builds variants in parallel, and returns the facts of each; may raise `Died`."""
+    for name, child in children.items():
+        child.send({"build": variants[name]})
+    return {name: child.receive() for name, child in children.items()}
 
 
 def measure(
-    several: Mapping[str, Child],
+    runs: Mapping[str, Callable[[int], float]],
     *,
     rounds: int,
-    sample_seconds: float,
+    sample_seconds: float = 0.0,
     steps: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Times children in turn, in another order every round.
+    """Times variants in turn, in another order every round.
 
     Args:
-      several: children that have built a variant.
+      runs: for each variant a function from a number of steps to their seconds.
       rounds: samples of each.
-      sample_seconds: least seconds of a sample of the fastest child.
+      sample_seconds: least seconds of a sample of the fastest variant.
       steps: steps of a sample, by name; None for as many as `sample_seconds` takes, the
         same for all.
       seed: of the order.
@@ -263,23 +276,19 @@ def measure(
       Seconds per step in every round, by name; and the number of steps of a sample.
 
     Raises:
-      Died: a child did.
+      Died: the process of a variant did.
     """
-    for child in several.values():
-        child.ask({"run": WARM_UP if steps is None else 1})
+    for run in runs.values():
+        run(WARM_UP if steps is None else 1)
     if steps is None:
-        took = [_seconds(child, 1) for _ in range(3) for child in several.values()]
+        took = [run(1) for _ in range(3) for run in runs.values()]
         count = max(1, math.ceil(sample_seconds / max(statistics.median(took), 1e-7)))
-        steps = dict.fromkeys(several, count)
-    order, found = list(several), {name: [] for name in several}
+        steps = dict.fromkeys(runs, count)
+    order, found = list(runs), {name: [] for name in runs}
     shuffled = random.Random(seed)
     for _ in range(rounds):
         shuffled.shuffle(order)
         for name in order:
             time.sleep(PAUSE)
-            found[name].append(_seconds(several[name], steps[name]))
+            found[name].append(runs[name](steps[name]) / steps[name])
     return found, dict(steps)
-
-
-def _seconds(child: Child, steps: int) -> float:
-    return child.ask({"run": steps})["seconds"] / steps

@@ -1,31 +1,22 @@
-"""Multilayer perceptrons of any size, trained on every route."""
+"""Multilayer perceptrons of any size, trained by the library's own routes."""
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 import absgd_jax
-from benchmarks import aot_step, compiled
-from benchmarks.compiled import Ready
+from benchmarks import library_step, step_cost
+from benchmarks.library_step import Route, State
+from benchmarks.step_cost import Ready
+from experiments.train import sharding
 
 INPUTS, CLASSES, HIDDEN = 64, 10, 3  # numbers of an example; of classes; of layers
 # Small, since examples have no structure and steps are many: nothing is to overflow.
-LEARNING_RATE, MOMENTUM = 1e-4, 0.9
-
-Params = Any  # list: weights [in, out] and biases [out] of each layer
-
-
-class State(NamedTuple):
-    """Training state: everything that a step changes."""
-
-    params: Params
-    optimizer: Any
+LEARNING_RATE = 1e-4
 
 
 def width(parameters: int) -> int:
@@ -47,113 +38,51 @@ def shapes(parameters: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(sizes))
 
 
-def losses_of(params: Params, inputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy, float32 `[batch]`."""
+def losses_of(
+    params: Any, statistics: None, inputs: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, None]:
+    """Cross-entropy, float32 `[batch]`, of weights `[in, out]` and biases `[out]`."""
     x = inputs
     for index, (weights, bias) in enumerate(params):
         x = (jax.nn.relu(x) if index else x) @ weights + bias
-    return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(x, labels)
-
-
-def step(
-    route: str, microbatch: int | None = None
-) -> tuple[Callable[..., State], Callable[[Params], Any]]:
-    """A hand-written update, without the trainer.
-
-    Args:
-      route: `sgd`, `pullback` or `value`, as in `aot_step`; or `tilted` and `dense`,
-        which are `absgd_jax.tilted_value_and_grad` without and with per-example
-        gradients.
-      microbatch: examples at a time on the last two; None for all.
-
-    Returns:
-      A pure function of state, inputs and labels; and what makes the optimizer's state.
-    """
-    absgd = absgd_jax.absgd(
-        LEARNING_RATE, aot_step.LAM, aot_step.GAMMA, momentum=MOMENTUM
-    )
-    if route in ("tilted", "dense"):
-
-        def by_value(state: State, inputs: jax.Array, labels: jax.Array) -> State:
-            value, grads = absgd_jax.tilted_value_and_grad(
-                losses_of,
-                state.optimizer,
-                microbatch_size=microbatch,
-                dense=route == "dense",
-            )(state.params, inputs, labels)
-            updates, optimizer = absgd.update(
-                grads, state.optimizer, state.params, value=value
-            )
-            return State(optax.apply_updates(state.params, updates), optimizer)
-
-        return by_value, absgd.init
-
-    tx = optax.sgd(LEARNING_RATE, MOMENTUM) if route == "sgd" else absgd
-    made = aot_step.steps()[route]
-
-    def by_route(state: State, inputs: jax.Array, labels: jax.Array) -> State:
-        updates, optimizer, _ = made.route(
-            tx,
-            lambda params: (losses_of(params, inputs, labels), None),
-            aot_step.State(state.params, None, state.optimizer),
-            made.mapped,
-        )
-        return State(optax.apply_updates(state.params, updates), optimizer)
-
-    return by_route, tx.init
+    losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(x, labels)
+    return losses, statistics
 
 
 def build(
-    route: str, parameters: int, batch: int, microbatch: int | None = None
+    route: Route, parameters: int, batch: int, microbatch: int | None = None
 ) -> Ready:
-    """Compiles a step; arrays are allocated when it starts.
+    """Compiles a step from shapes; arrays are allocated when it starts.
 
     Args:
-      route: see `step`.
+      route: of `library_step`.
       parameters: about how many.
       batch: examples.
-      microbatch: see `step`.
+      microbatch: examples at a time for `tilted` and `dense`; None for all.
 
     Returns:
       The step.
     """
-    update, init = step(route, microbatch)
-    jitted = jax.jit(update, donate_argnums=0)
-    like = jax.ShapeDtypeStruct
-    params = [
-        (like((inputs, outputs), jnp.float32), like((outputs,), jnp.float32))
-        for inputs, outputs in shapes(parameters)
-    ]
-    abstract = State(params, jax.eval_shape(init, params))
-    examples = (like((batch, INPUTS), jnp.float32), like((batch,), jnp.int32))
-    lowered = jitted.lower(abstract, *examples).compile()
+    layout = sharding.layout(1)
+    tx = library_step.optimizer(route, LEARNING_RATE)
+    update = library_step.step(route, tx, losses_of, microbatch=microbatch)
+
+    def init() -> tuple[State, jax.Array, jax.Array]:
+        keys = iter(jax.random.split(jax.random.key(0), HIDDEN + 3))
+        normal = lambda *shape: jax.random.normal(next(keys), shape)
+        params = [
+            (normal(inputs, outputs) * math.sqrt(2.0 / inputs), jnp.zeros(outputs))
+            for inputs, outputs in shapes(parameters)
+        ]
+        labels = jax.random.randint(next(keys), (batch,), 0, CLASSES)
+        return State(params, None, tx.init(params)), normal(batch, INPUTS), labels
+
+    jitted = library_step.jitted(update, layout, 2)
+    like = jax.eval_shape(init)
+    compiled = jitted.lower(*like).compile()
 
     def start() -> Callable[[int], float]:
-        rng = np.random.default_rng(0)
-        drawn = [
-            (
-                jnp.asarray(
-                    rng.standard_normal(weights.shape, np.float32)
-                    * math.sqrt(2.0 / weights.shape[0])
-                ),
-                jnp.zeros(bias.shape),
-            )
-            for weights, bias in params
-        ]
-        kept = [State(drawn, jax.jit(init)(drawn))]
-        inputs = jnp.asarray(rng.standard_normal((batch, INPUTS), np.float32))
-        labels = jnp.asarray(rng.integers(0, CLASSES, batch), jnp.int32)
+        state, *arrays = jax.jit(init, out_shardings=layout.replicated)()
+        return step_cost.timed(lambda state: compiled(state, *arrays), state)
 
-        def one() -> State:
-            kept[0] = jitted(kept[0], inputs, labels)
-            return kept[0]
-
-        return compiled.timed(one)
-
-    facts = {
-        "parameters": compiled.parameters(params),
-        "examples": batch,
-        **compiled.cost(lowered),
-        **compiled.device(),
-    }
-    return Ready(facts, start)
+    return Ready(step_cost.facts(compiled, like[0].params, batch), start)

@@ -1,7 +1,8 @@
 """Cost of a step beyond SGD's on many devices, from compiled programs.
 
-Run as `python -m benchmarks.scaling`. Nothing is executed. The devices are virtual ones
-of the CPU: XLA partitions the program for them as it would for real ones.
+Run as `python -m benchmarks.scaling`. Nothing is executed: all arrays are abstract. The
+devices are virtual ones of the CPU; XLA partitions the program for them as it would for
+real ones.
 """
 
 import collections
@@ -10,11 +11,19 @@ import json
 import os
 import pathlib
 import sys
+import time
 import typing
 from importlib import metadata
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import tyro
+from flax import nnx
+
+from benchmarks import library_step, step_cost
+from experiments.models import resnet
+from experiments.train import sharding
 
 Name = Literal[
     "sgd",
@@ -36,6 +45,7 @@ STEPS: dict[Name, str] = {
     "mapped-bounded": "`shard_map`: ABSGD, pullback, `max_weight`",
     "mapped-local": "`shard_map`: ABSGD, local value",
 }
+LEARNING_RATE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,33 +104,16 @@ def main(config: Scaling) -> int:
     Returns:
       Exit status, 0.
     """
-    # Before JAX is imported.
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    # Before JAX looks for devices.
+    jax.config.update("jax_platforms", "cpu")
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "")
         + f" --xla_force_host_platform_device_count={config.devices}"
     )
-    from benchmarks import aot_step
-
-    network = aot_step.network(config.blocks, config.classes, config.width)
-    mesh = aot_step.mesh(config.devices)
-    known = aot_step.steps()
-    costs = {}
-    for name in STEPS:
-        if name in config.steps:
-            costs[name] = aot_step.compile_step(
-                known[name],
-                network,
-                mesh,
-                config.devices * config.batch_per_device,
-                config.image,
-            )
-            print(
-                f"{name}: lowered in {costs[name].lower_seconds:.1f} s, "
-                f"compiled in {costs[name].compile_seconds:.1f} s",
-                file=sys.stderr,
-            )
-
+    layout = sharding.layout(config.devices)
+    costs: dict[Name, Any] = {
+        name: _compiled(name, config, layout) for name in STEPS if name in config.steps
+    }
     print(_cost_table(costs), _message_table(costs), sep="\n\n")
     record = {
         "config": dataclasses.asdict(config) | {"out": str(config.out)},
@@ -128,17 +121,63 @@ def main(config: Scaling) -> int:
             package: metadata.version(package)
             for package in ("jax", "jaxlib", "flax", "optax")
         },
-        "parameters": aot_step.size(network),
-        "costs": {
-            name: cost._asdict()
-            | {"collectives": [each._asdict() for each in cost.collectives]}
-            for name, cost in costs.items()
-        },
+        "parameters": step_cost.parameters(network(config)[1]),
+        "costs": costs,
     }
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / f"{config.name}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return 0
+
+
+def network(config: Scaling) -> tuple[nnx.GraphDef[Any], Any, Any]:
+    """The graph, the abstract parameters and the abstract statistics."""
+    widths = [config.width << stage for stage in range(len(config.blocks))]
+    model: Any = nnx.eval_shape(
+        lambda: resnet.ResNet(
+            resnet.IMAGENET,
+            config.blocks,
+            config.classes,
+            widths=widths,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    return parts
+
+
+def _compiled(name: Name, config: Scaling, layout: sharding.Layout) -> dict[str, Any]:
+    """The cost of a step, compiled for all devices, and the seconds that took."""
+    route: Any = name.removeprefix("mapped-")
+    mapped = name != route
+    graph, params, statistics = network(config)
+    tx = library_step.optimizer(route, LEARNING_RATE, mapped=mapped)
+    losses_of = library_step.losses_of_network(graph)
+    step = library_step.step(route, tx, losses_of, mapped=mapped)
+    batch = config.devices * config.batch_per_device
+    arrays = (
+        jax.ShapeDtypeStruct((batch, config.image, config.image, 3), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    optimizer = jax.eval_shape(tx.init, params)
+    state = library_step.State(params, statistics, optimizer)
+    jitted = library_step.jitted(step, layout, len(arrays), mapped=mapped)
+    began = time.monotonic()
+    lowered = jitted.lower(state, *arrays)
+    lowered_at = time.monotonic()
+    compiled = lowered.compile()
+    seconds = {
+        "lower_seconds": lowered_at - began,
+        "compile_seconds": time.monotonic() - lowered_at,
+    }
+    print(
+        f"{name}: lowered in {seconds['lower_seconds']:.1f} s, "
+        f"compiled in {seconds['compile_seconds']:.1f} s",
+        file=sys.stderr,
+    )
+    cost = step_cost.of(compiled)
+    of_each = {"collectives": [each._asdict() for each in cost.collectives]}
+    return cost._asdict() | of_each | seconds
 
 
 def _cost_table(costs: dict[Name, Any]) -> str:
@@ -150,15 +189,16 @@ def _cost_table(costs: dict[Name, Any]) -> str:
     ]
     for name, cost in costs.items():
         sgd = costs[_baseline(name)]
+        flops, temporary = cost["flops"], cost["temporary_bytes"]
         rows.append(
             f"| {STEPS[name]} "
-            f"| {cost.flops / 1e9:.3f} | {cost.flops - sgd.flops:,.0f} "
-            f"| {cost.flops / sgd.flops:.6f} "
-            f"| {cost.temporary_bytes / 1e6:.3f} "
-            f"| {cost.temporary_bytes / sgd.temporary_bytes:.6f} "
-            f"| {cost.argument_bytes - sgd.argument_bytes} "
-            f"| {len(cost.collectives)} "
-            f"| {sum(each.bytes for each in cost.collectives):,} |"
+            f"| {flops / 1e9:.3f} | {flops - sgd['flops']:,.0f} "
+            f"| {flops / sgd['flops']:.6f} "
+            f"| {temporary / 1e6:.3f} "
+            f"| {temporary / sgd['temporary_bytes']:.6f} "
+            f"| {cost['argument_bytes'] - sgd['argument_bytes']} "
+            f"| {len(cost['collectives'])} "
+            f"| {sum(each['bytes'] for each in cost['collectives']):,} |"
         )
     return "\n".join(rows)
 
@@ -170,30 +210,25 @@ def _message_table(costs: dict[Name, Any]) -> str:
         "|---|---|--:|--:|",
     ]
     for name, cost in costs.items():
-        more, fewer = _difference(cost.collectives, costs[_baseline(name)].collectives)
-        for sign, some in (("", more), ("− ", fewer)):
+        own, sgd = cost["collectives"], costs[_baseline(name)]["collectives"]
+        for sign, some in (("", _missing(own, sgd)), ("− ", _missing(sgd, own))):
             rows += [
-                f"| {STEPS[name]} | {sign}{each.kind} {', '.join(each.arrays)} "
-                f"| {each.bytes:,} | {each.waiting} of {cost.heavy} |"
+                f"| {STEPS[name]} | {sign}{each['kind']} {', '.join(each['arrays'])} "
+                f"| {each['bytes']:,} | {each['waiting']} of {cost['heavy']} |"
                 for each in some
             ]
     return "\n".join(rows)
 
 
-def _difference(ours: list[Any], theirs: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The collectives that only one of two lists has, whatever waits for them."""
-
-    def less(some: list[Any], others: list[Any]) -> list[Any]:
-        rest = collections.Counter((each.kind, each.arrays) for each in others)
-        left = []
-        for each in some:
-            if rest[each.kind, each.arrays]:
-                rest[each.kind, each.arrays] -= 1
-            else:
-                left.append(each)
-        return left
-
-    return less(ours, theirs), less(theirs, ours)
+def _missing(some: list[Any], others: list[Any]) -> list[Any]:
+    """The collectives that are not among others, whatever waits for them."""
+    rest = collections.Counter((each["kind"], each["arrays"]) for each in others)
+    left = []
+    for each in some:
+        rest[each["kind"], each["arrays"]] -= 1
+        if rest[each["kind"], each["arrays"]] < 0:
+            left.append(each)
+    return left
 
 
 if __name__ == "__main__":

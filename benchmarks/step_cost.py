@@ -1,110 +1,129 @@
-"""Cost of a step of each method, relative to a step of plain SGD."""
+"""The cost of a compiled step, known before it runs, and the time of steps that run."""
 
-import contextlib
-import statistics
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from experiments import configs, methods
-from experiments.data.task import load_task
-from experiments.studies.method_grid import MethodGrid
-from experiments.train import loop, losses, sharding, steps
-from experiments.train.session import Session
-
-STEPS = 12  # timed, of each
+from benchmarks import collectives
 
 
-class _Ready(NamedTuple):
-    """A compiled step with its arguments."""
+class Ready(NamedTuple):
+    """A compiled step that is ready to be timed.
 
-    step: Callable[[], None]
-    bytes: int  # that the program holds: arguments, results and what is between
-    flops: float
+    Attributes:
+      facts: what is known without running it, for JSON.
+      start: allocates its arrays, and returns a function of a number of steps that runs
+        so many and returns the seconds that they took.
+    """
+
+    facts: dict[str, Any]
+    start: Callable[[], Callable[[int], float]]
 
 
-def measure(
-    methods: Sequence[MethodGrid], plain: configs.Run, session: Session
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Times the step of each method, in turn with a step of plain SGD.
+class Cost(NamedTuple):
+    """Cost of a compiled program on one device, by the compiler's own account."""
+
+    flops: float  # additions and multiplications; summed in float32
+    transcendentals: float  # exponentials, logarithms, roots; summed in float32
+    argument_bytes: int  # state and batch
+    temporary_bytes: int  # activations, above all
+    held_bytes: int  # arguments, results and temporary memory, donated buffers once
+    heavy: int  # convolutions and matrix products
+    collectives: list[collectives.Collective]
+
+
+def of(compiled: Any) -> Cost:
+    """The cost of a program, of `jax.jit(...).lower(...).compile()`."""
+    operations, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    program = collectives.read(compiled.as_text())
+    return Cost(
+        flops=operations["flops"],
+        transcendentals=operations.get("transcendentals", 0.0),
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        held_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+        heavy=program.heavy,
+        collectives=program.collectives,
+    )
+
+
+def facts(compiled: Any, params: Any, examples: int) -> dict[str, Any]:
+    """The facts about a compiled step, for JSON.
 
     Args:
-      methods: which; those that train nothing are left out.
-      plain: the run that they change.
-      session: directory of the data.
+      compiled: see `of`.
+      params: parameters of the network, arrays or shapes.
+      examples: of a batch.
 
-    Yields:
-      Name, and: `time` and `memory` and `flops` relative to plain SGD's; the
-      `quartiles` of the first; its `seconds` and `bytes`; the number of `steps`.
+    Returns:
+      Size, cost and device; collectives in words.
     """
-    trained = [one for one in methods if one.classifier is None]
-    if not trained:
-        return
-    sgd = _ready(plain, session)
-    for method in trained:
-        own = _ready(method.runs(plain)[0], session)
-        for ready in (sgd, own):  # the first steps are slower
-            ready.step()
-        ratios, seconds = [], []
-        for _ in range(STEPS):
-            of_sgd, of_own = _timed(sgd.step), _timed(own.step)
-            ratios.append(of_own / of_sgd)
-            seconds.append(of_own)
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        yield (
-            method.name,
-            {
-                "time": middle,
-                "quartiles": [low, high],
-                "memory": own.bytes / sgd.bytes,
-                "flops": own.flops / sgd.flops,
-                "seconds": statistics.median(seconds),
-                "bytes": own.bytes,
-                "steps": STEPS,
-            },
-        )
+    cost = of(compiled)
+    return {
+        "examples": examples,
+        "parameters": parameters(params),
+        "flops": cost.flops,
+        "temporary_bytes": cost.temporary_bytes,
+        "held_bytes": cost.held_bytes,
+        "collectives": [
+            f"{each.kind} {', '.join(each.arrays)}" for each in cost.collectives
+        ],
+        **device(),
+    }
 
 
-def _timed(step: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+def parameters(params: Any) -> int:
+    """The total number of elements of a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _ready(run: configs.Run, session: Session) -> _Ready:
-    """The step of the last epoch, where everything is switched on; on one device."""
-    layout = sharding.layout(1)
-    program = steps.program(run, layout)
-    task = load_task(run.data, run.seed, session.data_dir)
-    per_epoch = loop.steps_per_epoch(run, task)
-    hyperparams = methods.step_hyperparams(run, per_epoch, run.epochs * per_epoch - 1)
-    with contextlib.closing(
-        loop.batches_from(loop.Position(0, 0, {}), run, task, layout, session)
-    ) as batches:
-        batch = layout.shard(next(batches))
-    class_weights = losses.class_weights(run, task.class_counts, run.epochs)
-    stats = loop.dataset_stats(run, task, layout)._replace(class_weights=class_weights)
-    kept = [
-        program.init(
-            steps.init_network(run, run.seed), run.seed, len(task.train.labels)
-        )
-    ]
-    compiled = (
-        program.train(hyperparams).lower(kept[0], batch, stats, hyperparams).compile()
+def device() -> dict[str, Any]:
+    """The device of this process."""
+    first = jax.devices()[0]
+    return {"platform": first.platform, "device": first.device_kind}
+
+
+def updates_per_dispatch() -> int:
+    """Updates per dispatch that suit the devices of this process."""
+    # XLA's convolutions are slow inside a loop on a CPU, and launches cost little.
+    return 1 if jax.default_backend() == "cpu" else 50
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The shapes of a tree of arrays or shapes, with a sharding."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
-    held = compiled.memory_analysis()
 
-    def step() -> None:
-        kept[0], step_metrics = compiled(kept[0], batch, stats, hyperparams)
-        jax.block_until_ready(step_metrics)
 
-    return _Ready(
-        step,
-        held.argument_size_in_bytes
-        + held.output_size_in_bytes
-        + held.temp_size_in_bytes
-        - held.alias_size_in_bytes,
-        compiled.cost_analysis()["flops"],
-    )
+def timed(
+    step: Callable[[Any], Any], state: Any, updates: int = 1
+) -> Callable[[int], float]:
+    """Runs steps one after the other, and waits for the last one.
+
+    Args:
+      step: dispatches one or several updates: state -> state after.
+      state: before the first step.
+      updates: that a call of `step` makes.
+
+    Returns:
+      A function from a number of updates to the seconds that they take. For a number
+      that is no multiple of `updates` it times the next multiple, in proportion.
+    """
+
+    def run(count: int) -> float:
+        nonlocal state
+        dispatches = -(-count // updates)
+        began = time.perf_counter()
+        for _ in range(dispatches):
+            state = step(state)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - began) * count / (dispatches * updates)
+
+    return run

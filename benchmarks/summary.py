@@ -46,9 +46,8 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
       >>> spread([3.0, 1.0, 2.0])
       {'median': 2.0, 'low': 1.5, 'high': 2.5}
     """
-    if len(samples) == 1:
-        return dict.fromkeys(("median", "low", "high"), samples[0])
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    several = samples if len(samples) > 1 else [*samples] * 2
+    low, middle, high = statistics.quantiles(several, n=4, method="inclusive")
     return {"median": middle, "low": low, "high": high}
 
 
@@ -69,13 +68,7 @@ def summarise(group: Group) -> dict[str, Any]:
       Its fields; each variant also with `seconds`, the ratios of `time` to each
       baseline, and ratios of the compiled program's costs to the first baseline.
     """
-    found: dict[str, Any] = {
-        "name": group.name,
-        "facts": group.facts,
-        "baselines": list(group.baselines),
-        "why_not": group.why_not,
-        "variants": {},
-    }
+    variants: dict[str, dict[str, Any]] = {}
     for name, (facts, samples, steps) in group.variants.items():
         about: dict[str, Any] = {"facts": facts, "steps": steps, "samples": samples}
         base = group.variants[group.baselines[0]].facts
@@ -89,11 +82,10 @@ def summarise(group: Group) -> dict[str, Any]:
                 for baseline in group.baselines
             }
             if "examples" in facts:
-                about["examples_per_second"] = facts["examples"] / statistics.median(
-                    samples
-                )
-        found["variants"][name] = about
-    return found
+                rate = facts["examples"] / statistics.median(samples)
+                about["examples_per_second"] = rate
+        variants[name] = about
+    return group._asdict() | {"variants": variants}
 
 
 def table(groups: Sequence[dict[str, Any]]) -> str:
@@ -105,52 +97,43 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
     Returns:
       Markdown, without columns that are empty for all variants.
     """
-    head = ["", "variant", "time", "quartiles"]
-    others = sorted(
-        {name for group in groups for name in group["baselines"][1:]},
-    )
-    head += [f"time / {name}" for name in others]
-    head += ["FLOPs", "temporary", "temporary, MB", "ms", "quartiles, ms"]
-    head += ["examples / s"]
-    rows = []
+    others = sorted({name for group in groups for name in group["baselines"][1:]})
+    rows: list[dict[str, str]] = []
     for group in groups:
         for index, (name, about) in enumerate(group["variants"].items()):
-            first, *_ = group["baselines"]
-            time = about.get("time", {})
-            temporary = about["facts"].get("temporary_bytes")
+            facts, time = about["facts"], about.get("time", {})
+            own, seconds = time.get(group["baselines"][0]), about.get("seconds")
             rows.append(
-                [
-                    group["name"] if index == 0 else "",
-                    name,
-                    *_ratio(time.get(first)),
-                    *(_ratio(time.get(other))[0] for other in others),
-                    _number(about.get("flops_ratio"), 5),
-                    _number(about.get("temporary_bytes_ratio"), 4),
-                    _number(None if temporary is None else temporary / 1e6, 3),
-                    *_milliseconds(about.get("seconds")),
-                    _number(about.get("examples_per_second"), 0),
-                ]
+                {
+                    "": group["name"] if index == 0 else "",
+                    "variant": name,
+                    "time": _show("{median:.3f}×", own),
+                    "quartiles": _show("{low:.3f} to {high:.3f}", own),
+                    **{
+                        f"time / {other}": _show("{median:.3f}×", time.get(other))
+                        for other in others
+                    },
+                    "FLOPs": _show("{:,.5f}", about.get("flops_ratio")),
+                    "temporary": _show("{:,.4f}", about.get("temporary_bytes_ratio")),
+                    "temporary, MB": _show(
+                        "{:,.3f}", facts.get("temporary_bytes"), 1e-6
+                    ),
+                    "ms": _show("{median:.4g}", seconds, 1e3),
+                    "quartiles, ms": _show("{low:.4g} to {high:.4g}", seconds, 1e3),
+                    "examples / s": _show("{:,.0f}", about.get("examples_per_second")),
+                }
             )
     used = [
-        index for index in range(len(head)) if any(row[index] != "" for row in rows)
+        name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)
     ]
-    return "\n".join(
-        formatting.markdown([[row[index] for index in used] for row in [head, *rows]])
-    )
+    lines = [used, *([row[name] for name in used] for row in rows)]
+    return "\n".join(formatting.markdown(lines))
 
 
-def _ratio(found: dict[str, float] | None) -> tuple[str, str]:
-    if found is None:
-        return "", ""
-    return f"{found['median']:.3f}×", f"{found['low']:.3f} to {found['high']:.3f}"
-
-
-def _milliseconds(found: dict[str, float] | None) -> tuple[str, str]:
-    if found is None:
-        return "", ""
-    median, low, high = (1e3 * found[name] for name in ("median", "low", "high"))
-    return f"{median:.4g}", f"{low:.4g} to {high:.4g}"
-
-
-def _number(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:,.{decimals}f}"
+def _show(form: str, value: Any, unit: float = 1.0) -> str:
+    """A number, or median and quartiles, in a unit; empty where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return form.format(**{name: unit * each for name, each in value.items()})
+    return form.format(unit * value)

@@ -5,8 +5,8 @@ package is the authors' on PyPI. Its loss takes logits and labels, and weights o
 `updateLambda` was called in the epoch of the milestone; the optimizer is torch's SGD.
 
 To build: `loss` ("sgd" or "absgd"), `format` ("nchw" or "channels_last"), `batch`,
-`blocks`, `widths`, `device` ("cpu" or "cuda"), `lam` and `gamma`; `dtype` ("float32" or
-"bfloat16", by autocast).
+`blocks`, `widths`, `platform` ("cpu", or else CUDA), `lam` and `gamma`; `dtype`
+("float32" or "bfloat16", by autocast).
 """
 
 # pyright: basic, reportMissingImports=false
@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from importlib import metadata
 
 import torch
 from torch import nn
@@ -69,40 +70,25 @@ class ResNet(nn.Module):
         return self.head(self.blocks(x).mean(dim=(2, 3)))
 
 
-def package():
-    """The loss of the published package, or None where it is not installed."""
-    try:
-        from absgd.losses import ABLoss
-    except ImportError:
-        return None
-    return ABLoss
-
-
 def facts():
-    """Versions and device of this interpreter."""
-    from importlib import metadata
-
-    found = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "absgd": None,
-    }
-    if package() is not None:
-        found["absgd"] = metadata.version("absgd")
-    return found
+    """Versions of this interpreter; that of the package is None without it."""
+    try:
+        absgd = metadata.version("absgd")
+    except metadata.PackageNotFoundError:
+        absgd = None
+    threads = torch.get_num_threads()
+    return {"torch": torch.__version__, "threads": threads, "absgd": absgd}
 
 
 def build(described):
     """Builds a step: facts, and a function of a number of steps."""
-    device = torch.device(described.get("device", "cpu"))
+    device = torch.device("cpu" if described["platform"] == "cpu" else "cuda")
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     model = ResNet(described["blocks"], described["widths"]).to(device)
-    layout = torch.contiguous_format
-    if described["format"] == "channels_last":
-        layout = torch.channels_last
-    model = model.to(memory_format=layout)
-    model.train()
+    last = described["format"] == "channels_last"
+    layout = torch.channels_last if last else torch.contiguous_format
+    model = model.to(memory_format=layout).train()
     batch = described["batch"]
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
     images = images.to(device).contiguous(memory_format=layout)
@@ -114,17 +100,19 @@ def build(described):
         model.parameters(), lr=1e-4, momentum=0.9, weight_decay=2e-4
     )
     if described["loss"] == "absgd":
-        weighted = package()
-        assert weighted is not None, "absgd is not installed"
-        criterion = weighted(described["lam"], abgamma=described["gamma"])
+        from absgd.losses import ABLoss
+
+        criterion = ABLoss(described["lam"], abgamma=described["gamma"])
         criterion.updateLambda()  # of the first epoch; from here on it weights
     else:
         criterion = nn.CrossEntropyLoss()
 
     half = described.get("dtype", "float32") == "bfloat16"
 
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
     def run(steps):
-        _wait(device)
+        wait()
         began = time.perf_counter()
         for _ in range(steps):
             inputs = (images.float() / 255.0 - mean) / std
@@ -133,7 +121,7 @@ def build(described):
                 logits = model(inputs)
             criterion(logits.float(), labels).backward()
             optimizer.step()
-        _wait(device)
+        wait()
         return time.perf_counter() - began
 
     about = {
@@ -143,11 +131,6 @@ def build(described):
         **facts(),
     }
     return about, run
-
-
-def _wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def main():

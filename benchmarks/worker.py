@@ -1,6 +1,7 @@
 """A process that builds steps on request, and times them; see `interleave`."""
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ def main() -> int:
             run = ready = None
             gc.collect()  # the last one's arrays
             try:
-                ready = build(request["build"])
+                ready = build(**request["build"])
                 answer = ready.facts
             except MissingData as error:
                 answer = {"missing": str(error)}
@@ -38,47 +39,24 @@ def main() -> int:
     return 0
 
 
-def build(described: dict[str, Any]) -> Any:
-    """Builds what a request describes.
+def build(function: str, arguments: dict[str, Any]) -> Any:
+    """Calls what a request names; see `interleave.call`.
 
     Args:
-      described: `kind`, and the arguments of that kind.
+      function: its module and its name, such as `benchmarks.mlp:build`.
+      arguments: of the call; lists become the tuples that they were before JSON.
 
     Returns:
-      See `compiled.Ready`.
+      See `step_cost.Ready`.
     """
-    rest = {name: value for name, value in described.items() if name != "kind"}
-    match described["kind"]:
-        case "mlp":
-            from benchmarks import mlp
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)(**_with_tuples(arguments))
 
-            return mlp.build(**rest)
-        case "network":
-            from benchmarks import network
 
-            return network.build(**rest)
-        case "flax":
-            from benchmarks import flax_resnet
-
-            return flax_resnet.build(**rest)
-        case "loader":
-            from benchmarks import loading
-
-            return loading.arrays(**rest)
-        case "files":
-            from benchmarks import loading
-
-            return loading.files(**rest)
-        case "training":
-            from benchmarks import training
-
-            return training.build(**rest)
-        case "sweep":
-            from benchmarks import sweeping
-
-            return sweeping.build(**rest)
-        case kind:
-            raise ValueError(f"There is nothing called {kind!r} to build.")
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

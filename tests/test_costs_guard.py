@@ -12,7 +12,7 @@ import functools
 import jax
 import pytest
 
-from benchmarks import mlp, network
+from benchmarks import mlp, trainer_step
 from experiments import configs
 from experiments.data.task import Task
 from experiments.train import loop, sharding
@@ -20,12 +20,12 @@ from experiments.train.session import Session
 from tests import training_problem as problem
 
 FLOPS, TEMPORARY = 1.001, 1.01  # of SGD's
-SMALL = {"model.blocks": [1, 1], "model.widths": [16, 32]}
+SMALL = {"model.blocks": (1, 1), "model.widths": (16, 32)}
 
 
 @functools.cache
 def by_hand(form):
-    return network.build(form, batch=32, changes=SMALL).facts
+    return trainer_step.build(form, batch=32, changes=SMALL).facts
 
 
 def ratio(quantity, ours, theirs):
@@ -35,7 +35,7 @@ def ratio(quantity, ours, theirs):
 @pytest.mark.parametrize("route", ["pullback", "value"])
 def test_the_trainers_step_costs_what_sgd_by_hand_does(route):
     changes = SMALL | {"method.route": route}
-    absgd = network.build(method="absgd", batch=32, changes=changes).facts
+    absgd = trainer_step.build(method="absgd", batch=32, changes=changes).facts
     sgd = by_hand("masked")
     assert absgd["parameters"] == sgd["parameters"]
     assert ratio("flops", absgd, sgd) <= FLOPS
@@ -85,7 +85,7 @@ def test_a_run_compiles_its_step_once():
             "model.widths": (4, 9),  # which no other test has compiled
         },
     )
-    everything = network.task(configs.replace(run, {"batch_size": 12}))
+    everything = trainer_step.random_task(configs.replace(run, {"batch_size": 12}))
     task = Task(
         everything.train, None, everything.test, *everything[3:]
     )  # three batches of 16

@@ -2,20 +2,19 @@
 
 import json
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
 
+import jax
 import pytest
 from flax import nnx
 
 from benchmarks import (
     command,
-    compiled,
     flax_resnet,
     interleave,
     mlp,
+    step_cost,
     summary,
     worker,
 )
@@ -25,54 +24,41 @@ from benchmarks.suites import peers
 from benchmarks.summary import Group, Measured
 from experiments import cli as command_line
 from experiments import commands
+from experiments.studies import method_grid
+from experiments.train import sharding, steps
+from tests import training_problem as problem
 
 ROUNDS = 3
 PARAMETERS = 464_154  # of ResNet-32
-TORCH_WORKER = pathlib.Path(mlp.__file__).with_name("torch_worker.py")
+TINY = {"batch": 4, "blocks": (1, 1), "widths": (4, 8)}
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """Records by suite, and where they are."""
+def records(tmp_path_factory):
+    """What two suites have written, by their names."""
     out = tmp_path_factory.mktemp("bench")
-    arguments = ["bench", "overhead", "dense", "--quick", "--out", str(out)]
-    assert command_line.main(arguments) == 0
     suites = ("overhead", "dense")
-    return out, {
-        name: json.loads((out / f"{name}.json").read_text()) for name in suites
-    }
+    assert command_line.main(["bench", *suites, "--quick", "--out", str(out)]) == 0
+    return {name: json.loads((out / f"{name}.json").read_text()) for name in suites}
 
 
 @pytest.mark.parametrize("suite", ["overhead", "dense"])
-def test_what_is_written_is_whole(bench, suite):
-    out, records = bench
+def test_variants_take_equal_turns_and_the_record_says_where(records, suite):
     record = records[suite]
     assert record["suite"] == suite
     assert record["devices"] == ["cpu"]
-    assert record["versions"]["jax"]
+    assert record["versions"]["jax"] == jax.__version__
     assert record["machine"]["cores"] == os.cpu_count()
-    assert {len(load) for load in record["load"].values()} == {3}
+    assert record["messages"] == [group["name"] for group in record["groups"]]
+    table = "\n".join(record["table"])
     for group in record["groups"]:
-        assert len(group["baselines"]) == 1
-        assert not group["why_not"]
-        for name, found in group["variants"].items():
-            assert len(found["samples"]) == ROUNDS
-            assert min(found["samples"]) > 0.0
-            assert found["seconds"]["median"] == statistics.median(found["samples"])
-            assert found["flops_ratio"] > 0.0
-            assert found["facts"]["collectives"] == []
-            assert name in "\n".join(record["table"])
-        # Equal turns: a sample is the mean of as many steps for all of them.
-        assert len({found["steps"] for found in group["variants"].values()}) == 1
-    assert (out / f"{suite}.png").is_file()
+        assert {len(one["samples"]) for one in group["variants"].values()} == {ROUNDS}
+        # A sample is the mean of as many steps for all of them.
+        assert len({one["steps"] for one in group["variants"].values()}) == 1
+        assert all(f"| {name} " in table for name in group["variants"])
 
 
-def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
-    _, records = bench
-    for group in records["overhead"]["groups"]:
-        if "sgd_again" in group["variants"]:
-            again = group["variants"]["sgd_again"]
-            assert again["flops_ratio"] == again["temporary_bytes_ratio"] == 1.0
+def test_dense_gradients_take_memory_that_microbatches_bound(records):
     batches = {
         group["facts"]["batch"]: group["variants"]
         for group in records["dense"]["groups"]
@@ -84,22 +70,58 @@ def test_equal_programs_cost_the_same_and_dense_gradients_take_memory(bench):
         assert temporary < large["dense"]["facts"]["temporary_bytes"] / 3.0
 
 
+@pytest.mark.parametrize("suite", ["overhead", "dense"])
+def test_curves_go_through_the_ratios(records, suite, figures, tmp_path):
+    groups = records[suite]["groups"]
+    suite_figures.draw(groups, tmp_path / "curves.png")
+    panels = iter(figures["curves.png"].axes)
+    mlps = [group["variants"] for group in groups if "parameters" in group["facts"]]
+    baseline, *names = mlps[0]
+    for ratio_of in (
+        lambda one: one["time"][baseline]["median"],
+        lambda one: one["flops_ratio"],
+        lambda one: one["temporary_bytes_ratio"],
+    ):
+        for name in names:
+            (curve,) = next(panels).containers  # of the one number of parameters
+            drawn = curve.lines[0].get_ydata()
+            assert list(drawn) == [ratio_of(variants[name]) for variants in mlps]
+    assert not [*panels]
+
+
+# The steps that are measured.
+
+
+@pytest.mark.parametrize("method", method_grid.every(problem.NORMALIZED))
+def test_a_step_is_compiled_for_the_state_that_a_training_begins_with(method):
+    grid = method_grid.every(problem.NORMALIZED)[method]
+    run = grid.runs(method_grid.plain(problem.NORMALIZED))[0]
+    layout = sharding.layout(1)
+    state = steps.program(run, layout).init(steps.init_network(run, 0), 0, 7)
+    like = steps.abstract_state(run, layout, 7)
+    assert jax.tree.structure(like) == jax.tree.structure(state)
+    for shape, array in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
+        assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+        assert shape.sharding == array.sharding
+
+
 @pytest.mark.parametrize("name", peers.FASTER)
-def test_what_is_for_an_accelerator_runs_at_small_size(name, monkeypatch):
-    monkeypatch.setattr(compiled, "per_dispatch", lambda: 3)  # as there, in a loop
-    described = peers.ours(batch=4, blocks=[1, 1], widths=[4, 8])
-    ready = worker.build(described[name])
+def test_many_updates_in_a_dispatch_cost_as_many_operations_each(name, monkeypatch):
+    monkeypatch.setattr(step_cost, "updates_per_dispatch", lambda: 3)  # in a loop
+    variants = peers.ours(**TINY)
+    ready, one = (worker.build(**variants[each]) for each in (name, "absgd"))
     assert ready.facts["updates_per_dispatch"] == (3 if "device_loop" in name else 1)
     assert ready.facts["examples"] == 4
-    assert ready.facts["parameters"] == 1406
+    assert ready.facts["parameters"] == one.facts["parameters"] == 1406
+    assert ready.facts["flops"] == pytest.approx(one.facts["flops"], rel=0.05)
     assert ready.start()(4) > 0.0
 
 
 def test_a_dispatch_of_many_counts_in_proportion(monkeypatch):
     times = iter([0.0, 6.0])
-    monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(step_cost.time, "perf_counter", lambda: next(times))
     dispatched = []
-    took = compiled.timed(lambda: dispatched.append(1), per_dispatch=4)(6)
+    took = step_cost.timed(lambda state: dispatched.append(state), 0, updates=4)(6)
     assert (len(dispatched), took) == (2, 6.0 * 6 / 8)
 
 
@@ -137,7 +159,7 @@ def test_bars_leave_out_what_was_not_run(figures, tmp_path):
         Group("missing", {}, {}, ("a",), "There are no data."),
     ]
     path = tmp_path / "input.png"
-    suite_figures.draw("input", [summary.summarise(group) for group in groups], path)
+    suite_figures.draw([summary.summarise(group) for group in groups], path)
     (panel,) = figures[path.name].axes
     (bar,) = panel.patches
     assert bar.get_width() == 1.0
@@ -146,7 +168,7 @@ def test_bars_leave_out_what_was_not_run(figures, tmp_path):
 
 def test_flax_as_one_would_write_it_has_the_same_size():
     model = nnx.eval_shape(lambda: flax_resnet.ResNet(rngs=nnx.Rngs(0)))
-    assert compiled.parameters(nnx.state(model, nnx.Param)) == PARAMETERS
+    assert step_cost.parameters(nnx.state(model, nnx.Param)) == PARAMETERS
 
 
 def test_layers_have_about_the_parameters_asked_for():
@@ -173,9 +195,9 @@ def _child(name="one"):
 
 def test_children_are_asked_in_turn():
     with _child("one") as one, _child("other") as other:
-        children = {"one": one, "other": other}
-        found, steps = interleave.measure(children, rounds=4, sample_seconds=2.0)
-    assert steps == {"one": 4, "other": 4}
+        runs = {"one": one.run, "other": other.run}
+        found, count = interleave.measure(runs, rounds=4, sample_seconds=2.0)
+    assert count == {"one": 4, "other": 4}
     assert found == {"one": [0.5] * 4, "other": [0.5] * 4}
 
 
@@ -202,12 +224,13 @@ def test_a_child_that_does_not_answer_is_given_up(monkeypatch):
 
 
 def test_a_worker_does_not_build_what_it_does_not_know():
+    request = {"function": "benchmarks.mlp:nothing", "arguments": {}}
     with Child("unknown") as child, pytest.raises(interleave.Died, match="'nothing'"):
-        child.ask({"build": {"kind": "nothing"}})
+        child.ask({"build": request})
 
 
 def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
-    def measure(setting):
+    def measure(runner):
         yield Group("first", {}, {"one": Measured({}, [2.0], 1)}, ("one",))
         raise interleave.Died("the second ended with status 1")
 
@@ -234,19 +257,12 @@ def _torch_python():
 
 
 @pytest.mark.skipif(_torch_python() is None, reason="PyTorch is not installed.")
-@pytest.mark.parametrize("layout", peers.FORMATS)
-def test_the_torch_worker_speaks_the_same_language(layout):
-    described = {
-        "batch": 4,
-        "blocks": [5, 5, 5],
-        "widths": [16, 32, 64],
-        "format": layout,
-        "lam": peers.LAM,
-        "gamma": peers.GAMMA,
-    }
-    with Child("torch", [_torch_python(), "-I", str(TORCH_WORKER)]) as child:
-        losses = ["sgd", "absgd"] if child.ask({})["absgd"] else ["sgd"]
-        for loss in losses:
-            built = child.ask({"build": described | {"loss": loss}})
+def test_the_torch_worker_speaks_the_same_language():
+    command = (_torch_python(), "-I", str(peers.SCRIPT))
+    size = {"batch": 4, "blocks": (5, 5, 5), "widths": (16, 32, 64)}
+    with Child("torch", command) as child:
+        package = bool(child.ask({})["absgd"])
+        for request in peers.pytorch(package, **size).values():
+            built = child.ask({"build": request | {"platform": "cpu"}})
             assert built["parameters"] == PARAMETERS
-            assert child.ask({"run": 2})["seconds"] > 0.0
+            assert child.run(2) > 0.0

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import sweeping
+from benchmarks.suites import sweep as sweep_benchmark
 from experiments import configs, methods
 from experiments.cli import main
 from experiments.data import loader
@@ -311,7 +311,7 @@ def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, capsys):
 
 
 def test_vmapped_runs_can_be_timed():
-    ready = sweeping.build(
+    ready = sweep_benchmark.vmapped_runs(
         "digits_long_tail", members=2, changes={"model.widths": (4,)}
     )
     assert (ready.facts["members"], ready.facts["updates_per_dispatch"]) == (2, 1)

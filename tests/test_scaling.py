@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks import aot_step, collectives, scaling
+from benchmarks import collectives, scaling, step_cost
 from experiments.models import resnet
 
 
@@ -20,7 +20,8 @@ from experiments.models import resnet
     [((3, 4, 6, 3), 25_557_032), ((3, 8, 36, 3), 60_192_808)],
 )
 def test_number_of_parameters(blocks, size):
-    assert aot_step.size(aot_step.network(blocks, 1000)) == size
+    _, params, _ = scaling.network(scaling.Scaling(blocks=blocks))
+    assert step_cost.parameters(params) == size
 
 
 def test_small_network_classifies_and_ignores_padding():

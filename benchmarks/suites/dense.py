@@ -9,36 +9,32 @@ loop once.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-from benchmarks.interleave import Setting
+from benchmarks import mlp
+from benchmarks.interleave import Runner, call
 from benchmarks.summary import Group
 
 PARAMETERS = 100_000
 
 
-def measure(setting: Setting) -> Iterator[Group]:
-    """Runs the suite.
-
-    Args:
-      setting: batches, number of rounds.
-
-    Yields:
-      A group for each batch.
-    """
-    batches = setting.config.batch_sizes
+def measure(runner: Runner) -> Iterator[Group]:
+    """Yields a group for each batch."""
+    batches = runner.config.batch_sizes
     micro = min(batches)
-    parameters = 1_000 if setting.config.quick else PARAMETERS
-    routes: dict[str, dict[str, Any]] = {
-        "pullback": {"route": "pullback"},
-        "dense": {"route": "dense"},
-        "dense, microbatches": {"route": "dense", "microbatch": micro},
-        "tilted, microbatches": {"route": "tilted", "microbatch": micro},
+    parameters = 1_000 if runner.config.quick else PARAMETERS
+    routes = {
+        "pullback": ("pullback", None),
+        "dense": ("dense", None),
+        "dense, microbatches": ("dense", micro),
+        "tilted, microbatches": ("tilted", micro),
     }
     for batch in batches:
-        common = {"kind": "mlp", "parameters": parameters, "batch": batch}
-        yield setting.group(
+        size = {"parameters": parameters, "batch": batch}
+        yield runner.group(
             f"MLP, {parameters:,} parameters, batch {batch}",
-            {name: common | route for name, route in routes.items()},
-            {"parameters": parameters, "batch": batch, "microbatch": micro},
+            {
+                name: call(mlp.build, route=route, microbatch=microbatch, **size)
+                for name, (route, microbatch) in routes.items()
+            },
+            {**size, "microbatch": micro},
         )

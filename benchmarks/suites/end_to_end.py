@@ -12,25 +12,33 @@ first step: without the persistent compilation cache, with an empty one, and wit
 that has this step; `timeline` in the results splits them into parts.
 """
 
-import dataclasses
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
-from benchmarks import interleave, training
-from benchmarks.interleave import Setting
+import jax
+
+from benchmarks import interleave, step_cost, trainer_step
+from benchmarks.interleave import Runner, call
+from benchmarks.step_cost import Ready
 from benchmarks.suites.overhead import SMALL
 from benchmarks.summary import Group, Measured
-from experiments import commands
+from experiments import commands, configs, presets
+from experiments.data.task import load_task
+from experiments.train import loop, sharding
+from experiments.train.session import Session
 
-PARTS = ("steps", "epochs", "training")
+Part = Literal["steps", "epochs", "training"]
+PARTS: tuple[Part, ...] = ("steps", "epochs", "training")
 STARTS = 3  # processes of each kind
 DIGITS, CIFAR = ("digits_long_tail", "digits_label_noise"), "cifar10_lt100"
+# Weights from the first step on, of almost one: what is timed is not to diverge.
+CALM = {"method.lam": 100.0, "method.start_at": 0.0, "optimizer.learning_rate": 0.01}
 
 _NO_CACHE: dict[str, str | None] = {"JAX_COMPILATION_CACHE_DIR": None}
 # Small programs are kept too.
@@ -40,99 +48,154 @@ _CACHE: dict[str, str | None] = {
 }
 
 
-def measure(setting: Setting) -> Iterator[Group]:
-    """Runs the suite.
-
-    Args:
-      setting: number of rounds, and directory of the data.
-
-    Yields:
-      Groups of trainings, then groups of starts.
-    """
-    config = setting.config
-    small = {"model.widths": [4, 4]} if config.quick else {}
-    resnet = SMALL if config.quick else {}
-    epochs = 1 if config.quick else 10
+def measure(runner: Runner) -> Iterator[Group]:
+    """Yields groups of trainings, then groups of starts."""
+    config = runner.config
+    small = {"model.widths": (4, 4)} if config.quick else {}
     digits = []
     for preset in DIGITS:
-        digits.append(_training(setting, preset, epochs, small))
+        epochs = 1 if config.quick else 10
+        digits.append(_trainings(runner, preset, epochs, small, config.rounds))
         yield digits[-1]
-    yield _demo(setting, digits)
+    yield _demo(runner, digits)
     if config.data_dir is None:
-        setting.say(f"{CIFAR} is left out: it needs --data-dir.")
+        runner.say(f"{CIFAR} is left out: it needs --data-dir.")
     else:
         # An epoch of it is a minute on a CPU, and is timed four times a round.
-        few = dataclasses.replace(config, repeats=min(config.repeats, 3))
-        yield _training(setting._replace(config=few), CIFAR, 1, resnet)
-    yield _starts(setting, DIGITS[0], small)
+        changes, rounds = SMALL if config.quick else {}, min(config.rounds, 3)
+        yield _trainings(runner, CIFAR, 1, changes, rounds)
+    yield _starts(runner, DIGITS[0], small)
     if not config.quick:
-        yield _starts(setting, CIFAR, {})
+        yield _starts(runner, CIFAR, {})
 
 
-def _training(
-    setting: Setting, preset: str, epochs: int, changes: dict[str, Any]
-) -> Group:
-    config = setting.config
-    common: dict[str, Any] = {
-        "kind": "training",
-        "preset": preset,
+def training(
+    part: Part,
+    preset: str,
+    epochs: int,
+    data_dir: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> Ready:
+    """Trainings of ABSGD on a preset's data, or parts of them, to be timed.
+
+    Args:
+      part: what is timed: the `steps`, on one batch on the device; the `epochs` as the
+        loop counts them, which also load batches and log metrics; or the whole
+        `training`, which also initialises the network and evaluates it.
+      preset: its name; weights are switched on from the first step on.
+      epochs: of a training.
+      data_dir: directory of its data.
+      changes: of the run.
+
+    Returns:
+      A training is a step; the facts say how many `updates` it has. Compiled before
+      anything is timed.
+    """
+    run = configs.replace(
+        presets.get(preset).run,
+        {"method.name": "absgd", "epochs": epochs, **CALM, **(changes or {})},
+    )
+    folder = None if data_dir is None else pathlib.Path(data_dir)
+    task = load_task(run.data, run.seed, folder)
+    layout, session = sharding.layout(1), Session(data_dir=folder)
+    per_epoch = loop.steps_per_epoch(run, task)
+    updates = epochs * per_epoch
+    facts = {
+        "examples": len(task.train.labels) / per_epoch,
+        "updates": updates,
         "epochs": epochs,
-        "changes": changes,
-        "data_dir": None
-        if config.data_dir is None
-        else str(config.data_dir.absolute()),
+        **step_cost.device(),
     }
-    group = setting.group(
+
+    def steps_only() -> Callable[[int], float]:
+        step = trainer_step.trainer(run, task, layout, session)
+        timed = step.start(step.lower().compile())
+        return lambda count: timed(count * updates)
+
+    def one() -> float:
+        seconds: list[float] = []
+
+        def write(**event: Any) -> None:
+            seconds.append(event["seconds"])
+
+        began = time.perf_counter()
+        first = loop.begin(run, task, layout, session)
+        state = loop.fit(run, task, layout, session, first, loop.Callbacks(write))
+        jax.block_until_ready(state)
+        whole = time.perf_counter() - began
+        return sum(seconds) if part == "epochs" else whole
+
+    def trainings() -> Callable[[int], float]:
+        one()  # compiles
+        return lambda count: sum(one() for _ in range(count))
+
+    return Ready(facts, steps_only if part == "steps" else trainings)
+
+
+def _trainings(
+    runner: Runner, preset: str, epochs: int, changes: dict[str, Any], rounds: int
+) -> Group:
+    """A training and its parts, in seconds per update."""
+    folder = runner.config.data_dir and str(runner.config.data_dir.absolute())
+    arguments = {"preset": preset, "epochs": epochs, "changes": changes}
+    group = runner.group(
         f"{preset}, epochs: {epochs}",
-        {part: common | {"part": part} for part in PARTS},
+        {
+            part: call(training, part=part, data_dir=folder, **arguments)
+            for part in PARTS
+        },
         why_not=lambda facts: facts.get("missing", ""),
         steps=dict.fromkeys(PARTS, 1),
+        rounds=rounds,
     )
     if group.why_not:
-        setting.say(group.why_not)
+        runner.say(group.why_not)
         return group._replace(variants={})
-    setting.say("as a command")
-    setting.workers.take([])  # nobody else is to be there
-    facts = group.variants["training"].facts
+    runner.say("as a command")
+    runner.close()  # nobody else is to be there
     words = ["train", preset, "--epochs", str(epochs), "--devices", "1"]
-    for name, values in (training.CALM | changes).items():
-        words += [f"--{name}"]
-        words += map(str, values if isinstance(values, list) else [values])
-    if config.data_dir is not None:
-        words += ["--data-dir", str(config.data_dir.absolute())]
-    taken = [_command(words) for _ in range(min(config.rounds, 3))]
-    wall = {
-        name: statistics.median(one.samples) for name, one in group.variants.items()
-    } | {"command": statistics.median(taken)}
+    for name, value in (CALM | changes).items():
+        words += [
+            f"--{name}",
+            *map(str, value if isinstance(value, tuple) else [value]),
+        ]
+    if folder is not None:
+        words += ["--data-dir", folder]
+    facts = group.variants["training"].facts
     updates = facts["updates"]
-    variants = {
-        name: Measured(one.facts, [each / updates for each in one.samples], updates)
-        for name, one in group.variants.items()
-    }
-    variants["command"] = Measured(facts, [each / updates for each in taken], updates)
+    taken = [_command(words) for _ in range(min(rounds, 3))]
+    whole = group.variants | {"command": Measured(facts, taken, 1)}
     return group._replace(
-        variants=variants,
-        facts={"updates": updates, "epochs": epochs, "wall_seconds": wall},
+        variants={
+            name: Measured(one.facts, [each / updates for each in one.samples], updates)
+            for name, one in whole.items()
+        },
+        facts={
+            "updates": updates,
+            "epochs": epochs,
+            "wall_seconds": {
+                name: statistics.median(one.samples) for name, one in whole.items()
+            },
+        },
     )
 
 
-def _demo(setting: Setting, digits: list[Group]) -> Group:
+def _demo(runner: Runner, digits: list[Group]) -> Group:
     """The demo as a command, against the measured time of its steps."""
     demo, words = commands.Demo(), ["demo"]
-    if setting.config.quick:
+    if runner.config.quick:
         demo = commands.Demo(seeds=1, epochs=1)
         words += ["--seeds", "1", "--epochs", "1"]
-    setting.say("the demo")
+    runner.say("the demo")
     total, updates = 0.0, 0
     for study, group in zip(demo.studies(), digits, strict=True):
         per_epoch = group.facts["updates"] // group.facts["epochs"]
         count = study.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
         total += count * statistics.median(group.variants["steps"].samples)
         updates += count
-    taken = _command(words)
     variants = {
         "steps": Measured({}, [total], updates),
-        "command": Measured({}, [taken], updates),
+        "command": Measured({}, [_command(words)], updates),
     }
     return Group("demo, in all", {"updates": updates}, variants, ("steps",))
 
@@ -153,44 +216,39 @@ def _command(words: list[str]) -> float:
     if done.returncode != 0:
         raise interleave.Died(
             f"{' '.join(words)} ended with status {done.returncode}:\n"
-            f"{done.stderr[-4000:]}"
+            f"{done.stderr[-interleave.QUOTED :]}"
         )
     return took
 
 
-def _starts(setting: Setting, preset: str, changes: dict[str, Any]) -> Group:
+def _starts(runner: Runner, preset: str, changes: dict[str, Any]) -> Group:
     """Starts one process after the other, each kind in turn."""
-    quick = setting.config.quick
     title = f"{preset}, to the first step"
-    setting.say(title)
-    setting.workers.take([])
-    kinds = ("no cache", "empty cache", "cache")
-    samples: dict[str, list[float]] = {kind: [] for kind in kinds}
-    facts: dict[str, dict[str, Any]] = {}
-    timelines: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-    batch = 8 if quick else 32 if preset in DIGITS else 128
-    for _ in range(1 if quick else STARTS):
+    runner.say(title)
+    runner.close()
+    batch = 8 if runner.config.quick else 32 if preset in DIGITS else 128
+    arguments = {"preset": preset, "method": "absgd", "batch": batch}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(1 if runner.config.quick else STARTS):
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             cached = _CACHE | {"JAX_COMPILATION_CACHE_DIR": folder}
-            for kind in kinds:
-                variables = _NO_CACHE if kind == kinds[0] else cached
-                described = {
-                    "kind": "network",
-                    "preset": preset,
-                    "method": "absgd",
-                    "batch": batch,
-                    "changes": changes,
-                    "timeline": [["process", time.time()]],
-                }
+            kinds = {"no cache": _NO_CACHE, "empty cache": cached, "cache": cached}
+            for kind, variables in kinds.items():
+                request = call(
+                    trainer_step.build,
+                    changes=changes,
+                    timeline=[("process", time.time())],
+                    **arguments,
+                )
                 with interleave.Child(kind, environment=variables) as child:
-                    facts[kind] = child.ask({"build": described})
-                timelines[kind].append(facts[kind].pop("timeline"))
-                samples[kind].append(facts[kind].pop("seconds"))
-    for kind in kinds:
-        facts[kind]["timeline"] = {
-            part: statistics.median(one[part] for one in timelines[kind])
-            for part in timelines[kind][0]
+                    found.setdefault(kind, []).append(child.ask({"build": request}))
+    variants = {}
+    for kind, starts in found.items():
+        facts, samples = starts[0], [start.pop("seconds") for start in starts]
+        facts["timeline"] = {
+            part: statistics.median(start["timeline"][part] for start in starts)
+            for part in facts["timeline"]
         }
-        del facts[kind]["examples"]  # a second is not what is asked for here
-    variants = {kind: Measured(facts[kind], samples[kind], 1) for kind in kinds}
-    return Group(title, {"batch": batch}, variants, (kinds[0],))
+        del facts["examples"]  # a second is not what is asked for here
+        variants[kind] = Measured(facts, samples, 1)
+    return Group(title, {"batch": batch}, variants, ("no cache",))

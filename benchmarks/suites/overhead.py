@@ -15,67 +15,50 @@ next to nothing.
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.interleave import Setting
+from benchmarks import mlp, trainer_step
+from benchmarks.interleave import Runner, call
 from benchmarks.summary import Group
 
 # Floating point operations of a step above which it is not run on a CPU.
 CPU_LIMIT = 1e12
 
-ROUTES = {
-    "sgd": "sgd",
-    "sgd_again": "sgd",
-    "pullback": "pullback",
-    "value": "value",
+ROUTES = {"sgd": "sgd", "sgd_again": "sgd", "pullback": "pullback", "value": "value"}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "masked": {"form": "masked"},
+    "masked_again": {"form": "masked"},
+    "plain": {"form": "plain"},
+    "trainer_sgd": {"method": "sgd"},
+    "trainer_absgd": {"method": "absgd"},
+    "trainer_value": {"method": "absgd", "changes": {"method.route": "value"}},
 }
-SMALL = {"model.blocks": [1, 1], "model.widths": [4, 8]}
-_VALUE = {"method.route": "value"}
+SMALL = {"model.blocks": (1, 1), "model.widths": (4, 8)}
 
 
-def measure(setting: Setting) -> Iterator[Group]:
-    """Runs the suite.
-
-    Args:
-      setting: sizes, batches, number of rounds.
-
-    Yields:
-      A group for each size and batch, then the networks.
-    """
-    config = setting.config
+def measure(runner: Runner) -> Iterator[Group]:
+    """Yields a group for each size and batch, then the networks."""
+    config = runner.config
     for parameters in config.parameters:
         for batch in config.batch_sizes:
-            common = {"kind": "mlp", "parameters": parameters, "batch": batch}
-            yield setting.group(
+            size = {"parameters": parameters, "batch": batch}
+            yield runner.group(
                 f"MLP, {parameters:,} parameters, batch {batch}",
-                {name: common | {"route": route} for name, route in ROUTES.items()},
-                {"parameters": parameters, "batch": batch},
-                _too_long,
+                {
+                    name: call(mlp.build, route=route, **size)
+                    for name, route in ROUTES.items()
+                },
+                size,
+                why_not=_too_long,
             )
-    yield _networks(setting)
+    batch = 8 if config.quick else 128
+    variants = {}
+    for name in ("masked", "trainer_absgd") if config.quick else NETWORKS:
+        changes = NETWORKS[name].get("changes", {}) | (SMALL if config.quick else {})
+        arguments = NETWORKS[name] | {"batch": batch, "changes": changes}
+        variants[name] = call(trainer_step.build, **arguments)
+    yield runner.group(f"ResNet-32, batch {batch}", variants)
 
 
 def _too_long(facts: dict[str, Any]) -> str:
     if facts["platform"] != "cpu" or facts["flops"] <= CPU_LIMIT:
         return ""
     return f"A step is {facts['flops']:.1e} operations: not run on a CPU."
-
-
-def _networks(setting: Setting) -> Group:
-    quick = setting.config.quick
-    forms: dict[str, dict[str, Any]] = {
-        "masked": {"form": "masked"},
-        "masked_again": {"form": "masked"},
-        "plain": {"form": "plain"},
-        "trainer_sgd": {"method": "sgd"},
-        "trainer_absgd": {"method": "absgd"},
-        "trainer_value": {"method": "absgd", "changes": _VALUE},
-    }
-    if quick:
-        forms = {name: forms[name] for name in ("masked", "trainer_absgd")}
-    batch = 8 if quick else 128
-    described = {
-        name: {"kind": "network", "batch": batch}
-        | form
-        | {"changes": form.get("changes", {}) | (SMALL if quick else {})}
-        for name, form in forms.items()
-    }
-    return setting.group(f"ResNet-32, batch {batch}", described)

@@ -9,13 +9,13 @@ it; and both in bfloat16 by autocast. Every step starts from bytes on the device
 converts them. No variant loads or augments data.
 """
 
-import contextlib
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks import interleave
-from benchmarks.interleave import Child, Setting
-from benchmarks.summary import Group, Measured, spread
+from benchmarks import flax_resnet, interleave, trainer_step
+from benchmarks.interleave import Request, Runner, call
+from benchmarks.summary import Group
 
 BASELINE = "sgd"
 TRAINER = (BASELINE, "absgd", "l2rw", "meta")
@@ -28,89 +28,63 @@ FASTER: dict[str, tuple[str, dict[str, Any]]] = {
 }
 FORMATS = ("nchw", "channels_last")
 LAM, GAMMA = 5.0, 0.5  # of the package; they change no time
-_SCRIPT = interleave.ROOT / "benchmarks" / "torch_worker.py"
+SCRIPT = interleave.ROOT / "benchmarks" / "torch_worker.py"
 
 
-def measure(setting: Setting) -> Iterator[Group]:
-    """Runs the suite.
+def measure(runner: Runner) -> Iterator[Group]:
+    """Yields one group, with ratios to the trainer's SGD, and to torch's in float32.
 
-    Args:
-      setting: number of rounds, and where torch is.
-
-    Yields:
-      One group. Ratios are to the trainer's SGD, and to the faster of PyTorch's two
-      plain SGDs in float32.
+    The latter is the faster of PyTorch's two memory formats.
     """
-    config = setting.config
+    config = runner.config
     batch = 8 if config.quick else 128
-    blocks, widths = ([1, 1], [4, 8]) if config.quick else ([5, 5, 5], [16, 32, 64])
-    shape = {"batch": batch, "blocks": blocks, "widths": widths}
-    described = ours(**shape)
-    title = f"ResNet-32, batch {batch}"
-    setting.say(title)
-    children = setting.workers.take(list(described))
-    facts = interleave.build(children, described)
-    known: dict[str, Any] = {"batch": batch, "torch": None}
-    with contextlib.ExitStack() as stack:
-        if config.torch_python is None:
-            setting.say("PyTorch is left out: it needs --torch-python.")
-        else:
-            command = (str(config.torch_python), "-I", str(_SCRIPT))
-            with Child("torch", command) as asked:
-                known["torch"] = asked.ask({})
-            losses = ["sgd"]
-            if known["torch"]["absgd"]:
-                losses.append("absgd")
-            else:
-                setting.say("The authors' package is left out: it is not installed.")
-            on_cpu = facts[BASELINE]["platform"] == "cpu"
-            shape |= {"device": "cpu" if on_cpu else "cuda", "lam": LAM, "gamma": GAMMA}
-            wanted = {
-                f"torch_{loss}_{layout}": shape | {"loss": loss, "format": layout}
-                for loss in losses
-                for layout in FORMATS
-            } | {
-                f"torch_{loss}_bfloat16": shape
-                | {"loss": loss, "format": "channels_last", "dtype": "bfloat16"}
-                for loss in losses
-            }
-            torches = {
-                name: stack.enter_context(Child(name, command)) for name in wanted
-            }
-            facts |= interleave.build(torches, wanted)
-            children |= torches
-        samples, steps = interleave.measure(
-            children, rounds=config.rounds, sample_seconds=config.sample_seconds
-        )
-    variants = {
-        name: Measured(facts[name], samples[name], steps[name]) for name in samples
-    }
-    plain = [name for layout in FORMATS if (name := f"torch_sgd_{layout}") in samples]
-    plain.sort(key=lambda name: spread(samples[name])["median"])
-    yield Group(title, known, variants, (BASELINE, *plain[:1]))
+    blocks, widths = ((1, 1), (4, 8)) if config.quick else ((5, 5, 5), (16, 32, 64))
+    facts: dict[str, Any] = {"batch": batch, "torch": None}
+    torch = {}
+    if config.torch_python is None:
+        runner.say("PyTorch is left out: it needs --torch-python.")
+    else:
+        command = (str(config.torch_python), "-I", str(SCRIPT))
+        with interleave.Child("torch", command) as child:
+            facts["torch"] = child.ask({})
+        if not facts["torch"]["absgd"]:
+            runner.say("The authors' package is left out: it is not installed.")
+        wanted = pytorch(bool(facts["torch"]["absgd"]), batch, blocks, widths)
+        torch = {name: (command, request) for name, request in wanted.items()}
+    variants = ours(batch, blocks, widths)
+    group = runner.group(f"ResNet-32, batch {batch}", variants, facts, torch=torch)
+    plain = [f"torch_sgd_{layout}" for layout in FORMATS if torch]
+    plain.sort(key=lambda name: statistics.median(group.variants[name].samples))
+    yield group._replace(baselines=(BASELINE, *plain[:1]))
 
 
 def ours(
     batch: int, blocks: Sequence[int], widths: Sequence[int]
-) -> dict[str, dict[str, Any]]:
-    """The variants in JAX.
-
-    Args:
-      batch: examples.
-      blocks: of each stage of the network.
-      widths: channels of each stage.
-
-    Returns:
-      What each is to build, by name; the first is the baseline.
-    """
+) -> dict[str, Request]:
+    """The variants in JAX, by name; blocks and widths are those of each stage."""
     size = {"model.blocks": blocks, "model.widths": widths}
-    common: dict[str, Any] = {"kind": "network", "batch": batch}
-    flax = {"kind": "flax", "batch": batch, "blocks": blocks, "widths": widths}
+    forms = {name: (name, "trainer", {}) for name in TRAINER}
+    forms |= {name: ("absgd", *form) for name, form in FASTER.items()}
+    step = trainer_step.build
     return {
-        **{name: common | {"method": name, "changes": size} for name in TRAINER},
-        **{
-            name: common | {"method": "absgd", "form": form, "changes": size | changes}
-            for name, (form, changes) in FASTER.items()
-        },
-        "flax": flax,
+        name: call(step, method=method, form=form, batch=batch, changes=size | changes)
+        for name, (method, form, changes) in forms.items()
+    } | {"flax": call(flax_resnet.build, batch=batch, blocks=blocks, widths=widths)}
+
+
+def pytorch(
+    package: bool, batch: int, blocks: Sequence[int], widths: Sequence[int]
+) -> dict[str, Request]:
+    """The variants in PyTorch, with the authors' package or without it."""
+    shape = {"batch": batch, "blocks": blocks, "widths": widths}
+    shape |= {"lam": LAM, "gamma": GAMMA}
+    losses = ("sgd", "absgd") if package else ("sgd",)
+    return {
+        f"torch_{loss}_{layout}": shape | {"loss": loss, "format": layout}
+        for loss in losses
+        for layout in FORMATS
+    } | {
+        f"torch_{loss}_bfloat16": shape
+        | {"loss": loss, "format": "channels_last", "dtype": "bfloat16"}
+        for loss in losses
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import step_cost
+from benchmarks import trainer_step
 from experiments import commands, configs
 from experiments.models import posthoc_classifiers
 from experiments.report import formatting
@@ -186,7 +186,8 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
     path = setting.out / COSTS
     measured = _read(path)
     missing = [one for one in chosen if one.name not in measured]
-    for name, cost in step_cost.measure(missing, setting.base, setting.session):
+    costs = trainer_step.relative_costs(missing, setting.base, setting.session)
+    for name, cost in costs:
         measured[name] = cost
         run_log.save(path, measured)
 
@@ -198,7 +199,7 @@ def table(
 
     Args:
       compared: plain SGD's first.
-      measured: results of `step_cost.measure` by method; may lack some.
+      measured: results of `relative_costs` by method; may lack some.
       seeds: number of seeds.
 
     Returns:

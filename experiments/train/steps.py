@@ -503,13 +503,43 @@ def _init(
     run: configs.Run, layout: Layout, network: Any, seed: int, examples: int
 ) -> TrainState:
     """The state before the first step."""
+    # Copies, since a step donates the buffers of its state.
+    state = _first_state(run, network, seed, examples)
+    return layout.replicate(jax.tree.map(np.array, state))
+
+
+def abstract_state(run: configs.Run, layout: Layout, examples: int) -> TrainState:
+    """The shapes and shardings of the state before the first step.
+
+    Args:
+      run: network, loss, method and optimizer.
+      layout: devices.
+      examples: number of training examples.
+
+    Returns:
+      What compiles a step ahead of time, without arrays.
+    """
+    graph, arrays = nnx.split(network(run))
+    state = jax.eval_shape(
+        lambda arrays: _first_state(run, nnx.merge(graph, arrays), run.seed, examples),
+        arrays,
+    )
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
+        state,
+    )
+
+
+def _first_state(
+    run: configs.Run, network: Any, seed: int, examples: int
+) -> TrainState:
     _, params, frozen, statistics = nnx.split(network, *_parts(run, network))
     rule, descent = (
         methods.rule(run),
         methods.descent(run, methods.step_hyperparams(configs.Run(), 1, 0)),
     )
     truncates = run.loss.name == "truncated"
-    state = TrainState(
+    return TrainState(
         step=np.int32(0),
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
         params=params,
@@ -520,8 +550,6 @@ def _init(
         ),
         kept=np.ones(examples if truncates else 0, bool),
     )
-    # Copies, since a step donates the buffers of its state.
-    return layout.replicate(jax.tree.map(np.array, state))
 
 
 def _by_pmap(train: Callable[..., Any], layout: Layout) -> Callable[..., Any]:

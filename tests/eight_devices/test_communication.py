@@ -1,4 +1,4 @@
-"""What the devices say to each other, read off the compiled program."""
+"""The collectives of a step on eight devices, read off the compiled program."""
 
 import re
 
@@ -10,25 +10,21 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import absgd_jax
+from benchmarks import collectives as hlo
 from tests.eight_devices import meshes
 from tests.problems import ROUTES, per_example_losses
 
-COLLECTIVE = re.compile(
-    r"= (\S+) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
-    r"|collective-broadcast|ragged-all-to-all)(?:-start)?\("
-)
-
 
 def collectives(step, tx):
-    """(shape, kind) of every collective in a step whose batch is sharded."""
+    """(arrays, kind) of every collective in a step whose batch is sharded."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     params = meshes.start()
     carried = jax.device_put((params, tx.init(params)), everywhere)
     batch = jax.device_put(meshes.global_batches(1)[0], spread)
     program = jax.jit(step, out_shardings=everywhere).lower(*carried, *batch).compile()
-    found = COLLECTIVE.findall(program.as_text())
-    return sorted((re.sub(r"\{[^}]*\}", "", shape), kind) for shape, kind in found)
+    found = hlo.read(program.as_text()).collectives
+    return sorted((each.arrays, each.kind) for each in found)
 
 
 def plain_sgd(params, state, x, labels, v):
@@ -43,23 +39,20 @@ def plain_sgd(params, state, x, labels, v):
 def test_two_small_collectives_more_than_sgd(route, lam):
     """A maximum of two numbers and a sum of five; 28 bytes whatever the model."""
     sgd = collectives(plain_sgd, optax.sgd(0.1, momentum=0.9))
-    assert [kind for _, kind in sgd] == ["all-reduce"]  # the gradient
+    assert [kind for _, kind in sgd] == ["all-reduce add"]  # the gradient
     tx = meshes.optimizer(route, lam, 0.3)
     step = meshes.make_step(tx, route)
     without_weights = lambda p, s, x, y, v: step(p, s, x, y, jnp.ones_like(v))
     more = collectives(without_weights, tx)
-    gradient = [c for c in more if c[0] not in ("f32[2]", "f32[5]")]
-    assert [kind for _, kind in gradient] == ["all-reduce"]
-    assert [c for c in more if c not in gradient] == [
-        ("f32[2]", "all-reduce"),
-        ("f32[5]", "all-reduce"),
-    ]
+    own = [(("f32[2]",), "all-reduce maximum"), (("f32[5]",), "all-reduce add")]
+    assert [each for each in more if each in own] == own
+    assert [each[1] for each in more if each not in own] == ["all-reduce add"]
 
 
 def test_max_weight_gathers_the_losses_and_nothing_larger():
     tx = meshes.optimizer("pullback", 0.5, 0.3, max_weight=4.0)
     found = collectives(meshes.make_step(tx, "pullback"), tx)
-    sizes = [int(n) for shape, _ in found for n in re.findall(r"\[(\d+)\]", shape)]
+    sizes = [int(n) for each, _ in found for n in re.findall(r"\[(\d+)\]", str(each))]
     assert max(sizes) <= meshes.GLOBAL_BATCH
     assert len(found) > 3  # it does cost more, and the documentation says so
 

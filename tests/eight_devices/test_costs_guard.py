@@ -1,19 +1,19 @@
-"""What the trainer's step says between eight devices beyond an SGD by hand."""
+"""The collectives of the trainer's step on eight devices, beyond an SGD by hand's."""
 
 import collections
 
 import jax
 
-from benchmarks import network
+from benchmarks import trainer_step
 
-SMALL = {"model.blocks": [1, 1], "model.widths": [16, 32]}
+SMALL = {"model.blocks": (1, 1), "model.widths": (16, 32)}
 
 
 def _build(**described):
-    return network.build(batch=32, changes=SMALL, devices=8, **described).facts
+    return trainer_step.build(batch=32, changes=SMALL, devices=8, **described).facts
 
 
-def test_two_messages_of_attention_and_three_of_the_books():
+def test_attention_adds_two_collectives_and_the_metrics_three():
     assert len(jax.devices()) == 8
     sgd, absgd = _build(form="masked"), _build(method="absgd")
     more = collections.Counter(absgd["collectives"])
