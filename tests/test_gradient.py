@@ -141,7 +141,7 @@ def test_trains_with_scale_by_attention_as_the_whole_batch_does():
     chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
 
 
-def test_what_does_not_fit_is_refused():
+def test_microbatches_losses_and_lam_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="microbatch_size must be positive, got 0"):
         absgd_jax.tilted_value_and_grad(per_example_losses, 1.0, microbatch_size=0)
     with pytest.raises(ValueError, match="lam must be nonzero"):

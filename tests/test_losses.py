@@ -767,7 +767,7 @@ def test_computes_in_float32_or_float64(name):
 
 
 @every_loss
-def test_strict_promotion(name):
+def test_no_dtype_or_rank_is_promoted_implicitly(name):
     logits, labels = (jnp.asarray(a) for a in batch(11))
     logits = logits.astype(jnp.bfloat16)
     weights = jnp.asarray(WEIGHTS, jnp.float16)
@@ -838,7 +838,7 @@ def test_nan_logits_are_not_hidden(name):
         ),
     ],
 )
-def test_traced_hyperparameters(loss, hyperparameters):
+def test_traced_hyperparameters_give_the_losses_of_static_ones(loss, hyperparameters):
     logits, labels = (jnp.asarray(a) for a in batch(13))
     traced = jax.tree.map(
         jnp.asarray, hyperparameters, is_leaf=lambda x: isinstance(x, list)

@@ -29,16 +29,22 @@ def _followed(rho, gamma, bound, batches, state, masks, *, sign, begin, unbounde
         weights, after = attention.weigh(losses, state, **masks)
         return after, (weights, state.lam)
 
-    state = attention.init() if state is None else state
     state, (weights, lams) = jax.lax.scan(step, state, batches)
     return weights, lams, state
 
 
 def follow(radius, batches, *, gamma=0.1, max_weight=jnp.inf, state=None, **masks):
-    """Weights of every batch, λ before each, and the state after all."""
+    """Weights of every batch, λ before each, and the state after all.
+
+    One compiled program has every bound, none among them; with `max_weight=None` it has
+    no bound at all.
+    """
+    if state is None:
+        bound = jnp.inf if max_weight is None else jnp.float32(max_weight)
+        state = absgd_jax.attention(radius, gamma, max_weight=bound).init()
     batches = jnp.asarray(batches, jnp.float32)
     static = {"sign": radius.sign, "begin": radius.begin}
-    static["unbounded"] = max_weight is jnp.inf
+    static["unbounded"] = max_weight is None
     found = _followed(radius.rho, gamma, max_weight, batches, state, masks, **static)
     return jax.device_get(found)
 
@@ -73,7 +79,9 @@ def solved(losses, sign, *, lam=0.0, largest=50.0, constraints=()):
 def test_the_weights_solve_the_constrained_problem(rho, sign):
     """One batch again and again, so that all is at rest."""
     losses = exponential(1, size=24, seed=3)[0]
-    weights, _, state = follow(absgd_jax.kl_radius(rho, sign), [losses] * 600)
+    weights, _, state = follow(
+        absgd_jax.kl_radius(rho, sign), [losses] * 600, max_weight=None
+    )
     ball = {"type": "ineq", "fun": lambda p: rho - divergence(p)}
     expected = solved(losses, sign, constraints=[ball])
     np.testing.assert_allclose(weights[-1], expected, rtol=5e-3, atol=5e-3)
@@ -129,7 +137,7 @@ def test_training_reaches_the_optimum_of_the_constrained_problem():
     assert lam == pytest.approx(np.exp(expected.x[3]), rel=0.02)
 
 
-@pytest.mark.parametrize("size", [2, 8, 256])
+@pytest.mark.parametrize("size", [2, 8, 64])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_lam_is_that_of_the_population_whatever_the_size_of_the_batch(size, sign):
     """Exponential losses: p ∝ exp(L/λ) makes them exponential of rate r = 1 − 1/λ.
@@ -145,7 +153,7 @@ def test_lam_is_that_of_the_population_whatever_the_size_of_the_batch(size, sign
     assert np.mean(lams[1000:]) == pytest.approx(1 / (1 - r), rel=0.07)
 
 
-@pytest.mark.parametrize("size", [2, 8, 256])
+@pytest.mark.parametrize("size", [2, 8, 64])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_divergence_is_reached_whatever_the_size_of_the_batch(size, sign):
     """E[p log p − p + 1] over the stream, small batches included."""
@@ -161,8 +169,8 @@ def test_the_divergence_is_reached_whatever_the_size_of_the_batch(size, sign):
 def test_lam_does_not_depend_on_the_bound(sign):
     batches = np.exp(-np.arange(400) / 200)[:, None] * exponential(400, size=16)
     radius = absgd_jax.kl_radius(0.6, sign)
-    _, expected, _ = follow(radius, batches)
-    for bound in (1.5, 2.0, 5.0, jnp.float32(jnp.inf)):
+    _, expected, _ = follow(radius, batches, max_weight=None)
+    for bound in (1.5, 2.0, 5.0, jnp.inf):
         _, lams, _ = follow(radius, batches, max_weight=bound)
         np.testing.assert_allclose(lams, expected, rtol=1e-5)
 
@@ -191,7 +199,7 @@ def test_an_effective_fraction_is_a_radius():
 
 
 def test_losses_times_a_thousand_scale_lam_and_leave_weights():
-    batches = exponential(300)
+    batches = exponential(400)
     for bound in (np.inf, 2.0):
         radius = absgd_jax.kl_radius(0.2)
         weights, lams, _ = follow(radius, batches, max_weight=bound)
@@ -201,7 +209,7 @@ def test_losses_times_a_thousand_scale_lam_and_leave_weights():
 
 
 def test_a_constant_added_to_losses_changes_nothing():
-    batches = exponential(300)
+    batches = exponential(400)
     radius = absgd_jax.kl_radius(0.2, -1)
     weights, lams, _ = follow(radius, batches)
     shifted, shifted_lams, _ = follow(radius, batches + 10.0)
@@ -224,7 +232,7 @@ def test_equal_losses_leave_lam_alone():
     radius = absgd_jax.kl_radius(0.2)
     _, lams, state = follow(radius, [np.full(16, 2.3)] * 50)
     assert np.isinf(lams).all()
-    _, lams, state = follow(radius, exponential(200))
+    _, lams, state = follow(radius, exponential(400))
     weights, after, _ = follow(radius, [np.full(16, 0.7)] * 200, state=state)
     assert (after == after[0]).all()
     np.testing.assert_allclose(weights[-1], 1.0, rtol=1e-3)
@@ -255,7 +263,7 @@ def test_one_absurd_loss_is_forgotten():
 
 
 def test_vanished_losses_keep_weights_finite():
-    batches = 1e-30 * exponential(200)
+    batches = 1e-30 * exponential(400)
     weights, lams, _ = follow(absgd_jax.kl_radius(0.2), batches, max_weight=2.0)
     assert np.isfinite(weights).all()
     assert (lams[1:] > 0).all()
@@ -347,28 +355,23 @@ def test_every_route_follows_the_same_lam(sign, bound):
     assert np.isfinite(absgd_jax.attention_state(ends[0][1]).lam)
 
 
-def test_the_defaults():
+def test_the_default_is_a_radius_of_two_fifths_and_weights_of_at_most_two():
     """A radius of 0.4 with γ = 0.1 and c = 2; γ = 0.5 where λ is given."""
-    batches = exponential(12)
 
-    def lams_and_weights(*args, **kwargs):
+    def program(*args, **kwargs):
         attention = absgd_jax.attention(*args, **kwargs)
-        state, found = attention.init(), []
-        for losses in batches:
-            weights, state = jax.jit(attention.weigh)(jnp.asarray(losses), state)
-            found.append((weights, state.lam))
-        return found
+        state = attention.init()
+        return str(jax.make_jaxpr(attention.weigh)(jnp.ones(8), state)), state
 
     whole = absgd_jax.kl_radius(0.4, sign=1)
-    chex.assert_trees_all_equal(
-        lams_and_weights(),
-        lams_and_weights(absgd_jax.kl_radius()),
-        lams_and_weights(whole, 0.1, max_weight=2.0),
-    )
-    chex.assert_trees_all_equal(lams_and_weights(0.7), lams_and_weights(0.7, 0.5))
+    text, state = program(whole, 0.1, max_weight=2.0)
+    for same in (program(), program(absgd_jax.kl_radius())):
+        assert same == (text, state)
+    assert program(0.7) == program(0.7, 0.5)
     for make in (absgd_jax.absgd, absgd_jax.abadam):
-        short, full = make(0.1), make(0.1, whole, 0.1, max_weight=2.0)
-        chex.assert_trees_all_equal(stepped(short, 1), stepped(full, 1))
+        chex.assert_trees_all_equal(
+            stepped(make(0.1), 1), stepped(make(0.1, whole, 0.1, max_weight=2.0), 1)
+        )
 
 
 def fresh(tx):
@@ -423,7 +426,7 @@ def test_hyperparameters_may_be_injected_beside_a_radius(settings):
          TypeError, "takes λ as a number, got the radius"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(call, error, message):
+def test_a_radius_out_of_range_or_out_of_place_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
