@@ -109,7 +109,7 @@ def test_no_gradient_flows_through_weights_or_state():
         weights, state = attention.weigh(losses, attention.init())
         return weights.sum() + state.tilted_loss
 
-    chex.assert_trees_all_equal(jax.grad(of)(jnp.arange(3.0)), jnp.zeros(3))
+    chex.assert_trees_all_equal(jax.jit(jax.grad(of))(jnp.arange(3.0)), jnp.zeros(3))
 
 
 @pytest.mark.parametrize("max_weight", [None, 1.5])
@@ -265,12 +265,11 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
     tx = absgd_jax.absgd(0.1, 0.3, max_weight=2.0)
     params = problems.as_dtype(problems.initial_params(), jnp.float32)
     state = tx.init(params)
-    value, grads = absgd_jax.tilted_value_and_grad(per_example_losses, 0.3)(
-        params, jnp.asarray(X[0], jnp.float32), LABELS[0]
-    )
-    for unbounded in (value, value.tilted_loss):
+    unbounded = jax.jit(absgd_jax.tilted_value_and_grad(per_example_losses, 0.3))
+    value, grads = unbounded(params, jnp.asarray(X[0], jnp.float32), LABELS[0])
+    for unknown in (value, value.tilted_loss):
         with pytest.raises(TypeError, match=r"absgd has a max_weight.*opt_state"):
-            tx.update(grads, state, params, value=unbounded)
+            tx.update(grads, state, params, value=unknown)
     with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
         absgd_jax.scale_by_attention(0.3, init_s=0.0, max_weight=2.0)
 
