@@ -54,6 +54,13 @@ def route_step(route, optimizer, params, state, x, labels, **weights):
     return optax.apply_updates(params, updates), state, updates
 
 
+@functools.cache
+def compiled(route, lam=0.5, gamma=0.5, **kwargs):
+    """The attention transform that fits the route, and one compiled step of it."""
+    tx = transform(route, lam, gamma, **kwargs)
+    return tx, jax.jit(functools.partial(route_step, route, tx))
+
+
 def transform(route, lam, gamma, **kwargs):
     """The attention transform that fits the route."""
     make = (
@@ -64,7 +71,6 @@ def transform(route, lam, gamma, **kwargs):
     return make(lam, gamma, **kwargs)
 
 
-@functools.partial(jax.jit, static_argnames=("route", "init_s"))
 def train(route, lam, gamma, data, params, init_s, eta=1e-3, beta=0.9, alpha=1e-3):
     """Trains over all batches in one program; parameters after every step."""
     optimizer = optax.chain(

@@ -36,7 +36,7 @@ def test_an_operation_that_a_tpu_lacks_is_found():
 
 
 @every_setting
-def test_weights(settings):
+def test_weights_are_exported(settings):
     attention = absgd_jax.attention(**settings)
     losses = per_example_losses(params, x, labels)
     exported(attention.weigh, losses, attention.init(), **padded)
@@ -53,7 +53,7 @@ def test_weights(settings):
     ],
     ids=["pullback", "dense", "absgd", "abadam"],
 )
-def test_steps_by_losses(make, route, settings):
+def test_steps_by_losses_are_exported(make, route, settings):
     tx = make(**settings)
     step = functools.partial(problems.route_step, route, tx, **padded)
     exported(step, params, tx.init(params), x, labels)
@@ -70,7 +70,7 @@ def test_steps_by_losses(make, route, settings):
     ],
     ids=["whole", "microbatches", "dense_microbatches", "absgd"],
 )
-def test_steps_by_value(make, how, settings):
+def test_steps_by_value_are_exported(make, how, settings):
     """Of microbatches of five examples, the last has one."""
     tx = make(**settings)
 
@@ -85,6 +85,6 @@ def test_steps_by_value(make, how, settings):
 
 
 @pytest.mark.parametrize("lam", [0.5, -jnp.inf])
-def test_the_tilted_loss_and_its_gradient(lam):
+def test_the_tilted_loss_and_its_gradient_are_exported(lam):
     losses = per_example_losses(params, x, labels)
     exported(jax.value_and_grad(absgd_jax.tilted_loss), losses, lam, **padded)

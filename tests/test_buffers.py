@@ -49,11 +49,17 @@ def train(tx, by_value, donate):
     return jax.device_get((params, state))
 
 
+BOUNDS = {}, {"max_weight": 2.0}, {"max_weight": 2.0, "lam": RADIUS}
+
+
 @pytest.mark.parametrize(
-    "bound", [{}, {"max_weight": 2.0}, {"max_weight": 2.0, "lam": RADIUS}]
+    ("name", "injected", "bound"),
+    [
+        (name, injected, BOUNDS[(i + injected) % 3])
+        for i, name in enumerate(MAKE)
+        for injected in (False, True)
+    ],
 )
-@pytest.mark.parametrize("injected", [False, True])
-@pytest.mark.parametrize("name", MAKE)
 def test_a_donated_state_is_never_used_again(name, injected, bound):
     """And the caller's own λ, γ and bound can be read afterwards."""
     given = {"lam": jnp.float32(0.7), "gamma": jnp.float32(0.3)}

@@ -210,23 +210,6 @@ def test_wrappers_that_keep_gradients_cannot_hold_an_aggregation():
         several.update(per_example, several.init(params), params, losses=losses)
 
 
-def test_a_callable_tree_of_arrays_is_not_taken_for_a_pullback():
-    """As the gradients of an Equinox module, which may be called like the module."""
-
-    @chex.dataclass(frozen=True, mappable_dataclass=False)
-    class Module:
-        w: jax.Array
-
-        def __call__(self, inputs):
-            raise AssertionError("a gradient was called")
-
-    dense = Module(w=jnp.arange(8.0).reshape(4, 2))
-    module = Module(w=jnp.zeros(2))
-    tx = absgd_jax.attentional_aggregate(jnp.inf, init_s=None)
-    updates, _ = tx.update(dense, tx.init(module), module, losses=jnp.ones(4))
-    chex.assert_trees_all_close(updates.w, dense.w.mean(axis=0))
-
-
 # Flax NNX.
 
 

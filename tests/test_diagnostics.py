@@ -95,6 +95,6 @@ def test_examples_that_the_network_gets_wrong_are_warned_of():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(call, message):
+def test_losses_weights_and_groups_that_do_not_fit_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -97,15 +97,11 @@ def wait_until(condition, hosts):
 # The same updates as one process.
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(2, 2), (4, 1)],
-    ids=lambda layout: "{}_hosts_of_{}".format(*layout),
-)
-def trained(request, tmp_path_factory):
-    """What each host holds after training in every case."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What each of two hosts of two devices holds after training in every case."""
     folder = tmp_path_factory.mktemp("hosts")
-    with started(folder, "train", *request.param) as hosts:
+    with started(folder, "train", 2, 2) as hosts:
         wait_until(lambda host: host.process.poll() == 0, hosts)
     results = []
     for host in range(len(hosts)):
@@ -173,30 +169,34 @@ def stderr_of_stopped(host, since):
     return text
 
 
-@pytest.mark.parametrize(
-    ("hosts", "lost", "how"),
-    [
-        (2, 1, signal.SIGKILL),
-        (4, 2, signal.SIGKILL),
-        (4, 0, signal.SIGKILL),  # the coordinator
-        (2, 1, signal.SIGSTOP),  # it is there, holds its connections and does nothing
-    ],
-    ids=lambda value: getattr(value, "name", None),
-)
-def test_when_a_host_is_lost_the_others_stop_and_say_so(tmp_path, hosts, lost, how):
-    with started(tmp_path, "train_on", hosts, heartbeat=HEARTBEAT) as running:
-        in_the_middle_of_training(running)
-        running[lost].process.send_signal(how)
-        since = time.monotonic()
-        for survivor in (host for i, host in enumerate(running) if i != lost):
-            text = stderr_of_stopped(survivor, since)
-            assert re.search(
-                r"leader task was preempted/died"
-                if lost == 0
-                else rf"Task {lost} heartbeat timeout|"
-                rf"tasks are unhealthy \(stopped sending heartbeats\):\n{lost}\n",
-                text,
-            ), text
+# Hosts, the one that is lost, and how; the coordinator is host 0. A host that is
+# stopped is there, holds its connections and does nothing.
+LOSSES = [(4, 2, signal.SIGKILL), (2, 0, signal.SIGKILL), (2, 1, signal.SIGSTOP)]
+
+
+def test_when_a_host_is_lost_the_others_stop_and_say_so(tmp_path):
+    """Each case begins while the hosts of the one before wait for a heartbeat."""
+    with contextlib.ExitStack() as stack:
+        left = []
+        for number, (hosts, lost, how) in enumerate(LOSSES):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            running = stack.enter_context(
+                started(folder, "train_on", hosts, heartbeat=HEARTBEAT)
+            )
+            in_the_middle_of_training(running)
+            running.pop(lost).process.send_signal(how)
+            left.append((lost, running, time.monotonic()))
+        for lost, survivors, since in left:
+            for survivor in survivors:
+                text = stderr_of_stopped(survivor, since)
+                assert re.search(
+                    r"leader task was preempted/died"
+                    if lost == 0
+                    else rf"Task {lost} heartbeat timeout|"
+                    rf"tasks are unhealthy \(stopped sending heartbeats\):\n{lost}\n",
+                    text,
+                ), text
 
 
 def test_when_a_host_raises_the_others_stop_too(tmp_path):

@@ -21,58 +21,66 @@ def penalty(params):
     return 0.05 * jnp.sum(params["w"] ** 2)
 
 
-def train(attention, batches, *, eta=0.05, penalty=lambda params: 0.0, decay=0.0):
-    """Plain gradient descent on `mean(weights * losses)`, and w after each step."""
+@functools.partial(jax.jit, static_argnames=("eta", "with_penalty"))
+def train(lam, gamma, init_s, batches, *, eta=0.05, with_penalty=False):
+    """Plain gradient descent on `mean(weights * losses)`: w after each step, and s."""
+    attention = absgd_jax.attention(lam, gamma, init_s=init_s)
 
-    @jax.jit
-    def step(params, state, x, labels, v):
+    def step(carry, batch):
+        params, state = carry
+        x, labels, v = batch
+
         def loss_fn(params):
             losses = per_example_losses(params, x, labels)
             weights, after = attention.weigh(losses, state, sample_weights=v)
-            return jnp.mean(weights * losses) + penalty(params), after
+            loss = jnp.mean(weights * losses)
+            return loss + (penalty(params) if with_penalty else 0.0), after
 
         grads, state = jax.grad(loss_fn, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - eta * g, params, grads), state
+        params = jax.tree.map(lambda p, g: p - eta * g, params, grads)
+        return (params, state), params["w"]
 
-    with jax.enable_x64(True):
-        params, state, history = {"w": jnp.asarray(W)}, attention.init(), []
-        for batch in batches:
-            params, state = step(params, state, *batch)
-            history.append(np.asarray(params["w"]))
-    return np.stack(history), state
+    start = {"w": jnp.asarray(W)}, attention.init()
+    (_, state), history = jax.lax.scan(step, start, batches)
+    return history, absgd_jax.normalizer(state, init_s)
 
 
 @pytest.mark.parametrize("init_s", [None, 0.0, 2.0])
-@pytest.mark.parametrize(("lam", "gamma"), [(0.7, 0.3), (-0.5, 0.9), (5.0, 1.0)])
-def test_the_gradient_of_the_weighted_mean_is_equation_2(lam, gamma, init_s):
-    attention = absgd_jax.attention(lam, gamma, init_s=init_s)
-    batches = list(zip(X, LABELS, V, strict=True))
-    got, state = train(attention, batches)
-    expected = oracle.algorithm1(
-        W, batches, lam, gamma, eta=0.05, init_s=init_s or 0.0,
-        corrected=init_s is None,
-    )  # fmt: skip
-    steps = list(expected)
-    # The state is float32: each step's s is off by 1e-7, relatively.
-    np.testing.assert_allclose(got, [w for w, _ in steps], rtol=0, atol=2e-6)
-    s = float(absgd_jax.normalizer(state, init_s))
-    assert s == pytest.approx(steps[-1][1], rel=1e-5)
+def test_the_gradient_of_the_weighted_mean_is_equation_2(init_s):
+    for lam, gamma in ((0.7, 0.3), (-0.5, 0.9), (5.0, 1.0)):
+        with jax.enable_x64(True):
+            got, s = train(lam, gamma, init_s, (X, LABELS, V))
+        steps = list(
+            oracle.algorithm1(
+                W, zip(X, LABELS, V, strict=True), lam, gamma, eta=0.05,
+                init_s=init_s or 0.0, corrected=init_s is None,
+            )
+        )  # fmt: skip
+        # The state is float32: each step's s is off by 1e-7, relatively.
+        np.testing.assert_allclose(got, [w for w, _ in steps], rtol=0, atol=2e-6)
+        assert float(s) == pytest.approx(steps[-1][1], rel=1e-5)
 
 
 def test_a_penalty_beside_the_mean_is_not_weighted():
     """It acts as weight decay does, whatever the weights."""
-    batches = list(zip(X, LABELS, V, strict=True))
-    got, _ = train(absgd_jax.attention(0.7, 0.3), batches, penalty=penalty)
+    with jax.enable_x64(True):
+        got, _ = train(0.7, 0.3, None, (X, LABELS, V), with_penalty=True)
     expected = oracle.algorithm1(
-        W, batches, 0.7, 0.3, eta=0.05, alpha=0.1, corrected=True
+        W, zip(X, LABELS, V, strict=True), 0.7, 0.3, eta=0.05, alpha=0.1, corrected=True
     )
     np.testing.assert_allclose(got, [w for w, _ in expected], rtol=0, atol=2e-6)
 
 
-def weigh(losses, state=None, *, lam=0.7, gamma=0.5, max_weight=None, **kwargs):
+@functools.cache
+def compiled(lam, gamma, max_weight):
     attention = absgd_jax.attention(lam, gamma, max_weight=max_weight)
-    state = attention.init() if state is None else state
-    return attention.weigh(jnp.asarray(losses, jnp.float32), state, **kwargs)
+    return attention.init, jax.jit(attention.weigh)
+
+
+def weigh(losses, state=None, *, lam=0.7, gamma=0.5, max_weight=None, **kwargs):
+    init, of = compiled(lam, gamma, max_weight)
+    state = init() if state is None else state
+    return of(jnp.asarray(losses, jnp.float32), state, **kwargs)
 
 
 def test_weights_are_scaled_to_the_mean_over_all_entries_of_the_batch():
@@ -101,23 +109,30 @@ def test_no_gradient_flows_through_weights_or_state():
         weights, state = attention.weigh(losses, attention.init())
         return weights.sum() + state.tilted_loss
 
-    chex.assert_trees_all_equal(jax.grad(of)(jnp.arange(3.0)), jnp.zeros(3))
+    chex.assert_trees_all_equal(jax.jit(jax.grad(of))(jnp.arange(3.0)), jnp.zeros(3))
 
 
 @pytest.mark.parametrize("max_weight", [None, 1.5])
-@pytest.mark.parametrize("lam", [0.3, -0.3, np.inf])
-def test_weights_are_those_of_the_aggregation(lam, max_weight):
+def test_weights_are_those_of_the_aggregation(max_weight):
     """Unit gradients along the axes make an aggregation return p / n."""
-    tx = absgd_jax.attentional_aggregate(lam, 0.3, max_weight=max_weight)
-    attention = absgd_jax.attention(lam, 0.3, max_weight=max_weight)
-    expected_state, state = tx.init(jnp.zeros(8)), attention.init()
-    for seed in range(4):
-        losses = jnp.asarray(
-            np.random.default_rng(seed).exponential(size=8), jnp.float32
-        )
-        updates, expected_state = tx.update(jnp.eye(8), expected_state, losses=losses)
-        weights, state = attention.weigh(losses, state)
-        chex.assert_trees_all_close(weights / 8, updates, rtol=1e-6)
+
+    @jax.jit
+    def both(lam, batches):
+        tx = absgd_jax.attentional_aggregate(lam, 0.3, max_weight=max_weight)
+        attention = absgd_jax.attention(lam, 0.3, max_weight=max_weight)
+
+        def step(states, losses):
+            updates, aggregation = tx.update(jnp.eye(8), states[0], losses=losses)
+            weights, state = attention.weigh(losses, states[1])
+            return (aggregation, state), (updates * 8, weights)
+
+        start = tx.init(jnp.zeros(8)), attention.init()
+        return jax.lax.scan(step, start, batches)
+
+    batches = np.random.default_rng(0).exponential(size=(4, 8)).astype(np.float32)
+    for lam in (0.3, -0.3, np.inf):
+        (expected_state, state), (expected, weights) = both(lam, batches)
+        chex.assert_trees_all_close(weights, expected, rtol=1e-6)
         chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
 
 
@@ -187,15 +202,6 @@ def test_one_step_is_compiled_although_lam_follows_a_schedule():
     np.testing.assert_allclose(weights, [1, 1, np.exp(2), np.exp(2)], rtol=1e-5)
 
 
-def test_tokens_are_examples():
-    """Losses `[batch, time]` with a padding mask: each token has its weight."""
-    rng = np.random.default_rng(0)
-    losses, mask = rng.exponential(size=(4, 6)), rng.uniform(size=(4, 6)) < 0.7
-    weights, _ = weigh(losses, where=mask)
-    flat, _ = weigh(losses.ravel(), where=mask.ravel())
-    chex.assert_trees_all_close(weights, flat.reshape(4, 6), rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -207,7 +213,7 @@ def test_tokens_are_examples():
          r"max_weight must be at least 1.*got 0\.5"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(call, error, message):
+def test_losses_and_hyperparameters_out_of_range_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
@@ -224,23 +230,24 @@ def value_step(tx, params, state, x, labels, *, micro=None):
 
 
 @pytest.mark.parametrize("micro", [None, 5])
-@pytest.mark.parametrize(("lam", "c"), [(0.1, 1.5), (0.3, 3.0), (-0.2, 1.2)])
-def test_the_bound_is_the_same_on_every_route(lam, c, micro):
-    tx = absgd_jax.absgd(0.1, lam, 0.3, max_weight=c)
-    params = problems.as_dtype(problems.initial_params(), jnp.float32)
-    expected, expected_state = params, tx.init(params)
-    state = tx.init(params)
-    step = jax.jit(functools.partial(value_step, tx, micro=micro))
-    for x, labels, _ in zip(
-        *problems.as_dtype((X[:10], LABELS[:10], V[:10]), jnp.float32), strict=True
-    ):
-        params, state = step(params, state, x, labels)
-        expected, expected_state, _ = problems.route_step(
-            "pullback", tx, expected, expected_state, x, labels
-        )
-    chex.assert_trees_all_close(
-        (params, state), (expected, expected_state), rtol=2e-5, atol=2e-6
-    )
+def test_the_bound_is_the_same_on_every_route(micro):
+    start = problems.as_dtype(problems.initial_params(), jnp.float32)
+    data = problems.as_dtype((X[:10], LABELS[:10]), jnp.float32)
+
+    @jax.jit
+    def trained(lam, c):
+        tx = absgd_jax.absgd(0.1, lam, 0.3, max_weight=c)
+
+        def step(both, batch):
+            by_value = value_step(tx, *both[0], *batch, micro=micro)
+            by_pullback = problems.route_step("pullback", tx, *both[1], *batch)[:2]
+            return (by_value, by_pullback), None
+
+        fresh = start, tx.init(start)
+        return jax.lax.scan(step, (fresh, fresh), data)[0]
+
+    for lam, c in ((0.1, 1.5), (0.3, 3.0), (-0.2, 1.2)):
+        chex.assert_trees_all_close(*trained(lam, c), rtol=2e-5, atol=2e-6)
 
 
 def test_an_array_of_inf_is_no_bound():
@@ -248,8 +255,9 @@ def test_an_array_of_inf_is_no_bound():
     mask = jnp.arange(5) < 3
     losses = jnp.array([0.1, 2.0, 0.4, 7.0, 1.0])
     expected, _ = weigh(losses, where=mask)
+    attention = absgd_jax.attention(0.7, 0.5, max_weight=jnp.float32(jnp.inf))
     with jax.debug_nans(True):
-        got, _ = weigh(losses, where=mask, max_weight=jnp.float32(jnp.inf))
+        got, _ = attention.weigh(losses, attention.init(), where=mask)
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
 
 
@@ -257,12 +265,11 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
     tx = absgd_jax.absgd(0.1, 0.3, max_weight=2.0)
     params = problems.as_dtype(problems.initial_params(), jnp.float32)
     state = tx.init(params)
-    value, grads = absgd_jax.tilted_value_and_grad(per_example_losses, 0.3)(
-        params, jnp.asarray(X[0], jnp.float32), LABELS[0]
-    )
-    for unbounded in (value, value.tilted_loss):
+    unbounded = jax.jit(absgd_jax.tilted_value_and_grad(per_example_losses, 0.3))
+    value, grads = unbounded(params, jnp.asarray(X[0], jnp.float32), LABELS[0])
+    for unknown in (value, value.tilted_loss):
         with pytest.raises(TypeError, match=r"absgd has a max_weight.*opt_state"):
-            tx.update(grads, state, params, value=unbounded)
+            tx.update(grads, state, params, value=unknown)
     with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
         absgd_jax.scale_by_attention(0.3, init_s=0.0, max_weight=2.0)
 
@@ -272,10 +279,12 @@ def test_the_aliases_take_either_route(make):
     tx = make(0.01, 0.3, weight_decay=1e-2)
     params = problems.as_dtype(problems.initial_params(), jnp.float32)
     x, labels = jnp.asarray(X[0], jnp.float32), LABELS[0]
-    by_value = value_step(tx, params, tx.init(params), x, labels)
-    by_pullback = problems.route_step(
-        "pullback", tx, params, tx.init(params), x, labels
-    )[:2]
+    by_value, by_pullback = jax.jit(
+        lambda *args: (
+            value_step(tx, *args),
+            problems.route_step("pullback", tx, *args)[:2],
+        )
+    )(params, tx.init(params), x, labels)
     chex.assert_trees_all_close(by_value, by_pullback, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match=f"{make.__name__}.update needs .*'losses'"):
         tx.update(params, tx.init(params), params)

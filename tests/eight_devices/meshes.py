@@ -1,6 +1,11 @@
-"""Ways to spread one training step over eight devices; each gives params and state."""
+"""Ways to spread one training step over eight devices; each gives params and state.
+
+Compiling for eight devices is what takes the time: a step is compiled once for all λ.
+"""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,30 +83,50 @@ def train(step, tx, batches, params=None):
     return params, state
 
 
-def single(tx, route, batches):
-    return train(jax.jit(make_step(tx, route)), tx, batches)
+@functools.cache
+def _any_lam(route, axis_name, **kwargs):
+    """A step that carries λ beside the optimizer's state."""
+
+    def step(params, carried, *batch):
+        state, lam = carried
+        tx = optimizer(route, lam, 0.3, axis_name, **kwargs)
+        params, state = make_step(tx, route, axis_name)(params, state, *batch)
+        return params, (state, lam)
+
+    return step
+
+
+def program(route, lam, axis_name=None, **kwargs):
+    """A step of the route with γ = 0.3, and the transform that inits its state."""
+    tx = optimizer(route, lam, 0.3, axis_name, **kwargs)
+    if isinstance(lam, tuple):  # a radius
+        return make_step(tx, route, axis_name), tx
+    step = _any_lam(route, axis_name, **kwargs)
+    init = lambda params: (tx.init(params), jnp.float32(lam))
+    return step, optax.GradientTransformation(init, tx.update)
 
 
 @functools.cache
-def alone(route, lam, gamma=0.3, **kwargs):
+def alone(route, lam, **kwargs):
     """What one device makes of the global batches."""
-    tx = optimizer(route, lam, gamma, **kwargs)
-    return jax.device_get(single(tx, route, global_batches()))
+    step, tx = program(route, lam, **kwargs)
+    return jax.device_get(train(jax.jit(step), tx, global_batches()))
 
 
-def sharded_jit(tx, route, batches, axis_type=AxisType.Auto):
+def sharded_jit(step, tx, batches, axis_type=AxisType.Auto):
     """The batch over the mesh, parameters everywhere; the step knows nothing of it."""
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(axis_type,))
     with jax.set_mesh(mesh):
         everywhere, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
         return train(
-            jax.jit(make_step(tx, route)),
+            jax.jit(step),
             tx,
             [jax.device_put(batch, spread) for batch in batches],
             jax.device_put(start(), everywhere),
         )
 
 
+@functools.cache
 def mapped(step, check_vma, axes=("data",)):
     """A step under `shard_map`, over a mesh of one or two axes."""
     shape = (DEVICES,) if len(axes) == 1 else (2, DEVICES // 2)
@@ -117,20 +142,51 @@ def mapped(step, check_vma, axes=("data",)):
     )
 
 
-def shard_map(tx, route, batches, check_vma=True, axes=("data",)):
-    axis_name = axes[0] if len(axes) == 1 else axes
-    step = mapped(make_step(tx, route, axis_name), check_vma, axes)
-    return train(step, tx, batches)
+def shard_map(step, tx, batches, check_vma=True, axes=("data",)):
+    return train(mapped(step, check_vma, axes), tx, batches)
 
 
-def pmap(tx, route, batches, step=None):
+@functools.cache
+def _pmapped(step):
+    return jax.pmap(step, axis_name="data")
+
+
+def pmap(step, tx, batches, params=None):
     """Replicated parameters; every device must end with the same ones."""
-    step = jax.pmap(step or make_step(tx, route, "data"), axis_name="data")
-    copies = lambda tree: jax.tree.map(lambda a: jnp.stack([a] * DEVICES), tree)
-    params, state = copies(start()), copies(tx.init(start()))
+    params = start() if params is None else params
+    copies = lambda tree: jax.tree.map(lambda a: np.stack([a] * DEVICES), tree)
+    params, state = copies(jax.device_get((params, tx.init(params))))
     for batch in batches:
         split = [a.reshape(DEVICES, -1, *a.shape[1:]) for a in batch]
-        params, state = step(params, state, *split)
+        params, state = _pmapped(step)(params, state, *split)
     for leaf in jax.tree.leaves((params, state)):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-    return jax.tree.map(lambda a: a[0], (params, state))
+    return jax.tree.map(lambda a: a[0], jax.device_get((params, state)))
+
+
+class Spread(NamedTuple):
+    """A way to spread a step over the devices."""
+
+    run: Callable  # (step, tx, batches) -> params and state
+    axis_name: str | tuple | None = "data"  # what the step is told of it
+
+
+SPREADS = {
+    "jit, Auto axes": Spread(sharded_jit, None),
+    "jit, Explicit axes": Spread(
+        functools.partial(sharded_jit, axis_type=AxisType.Explicit), None
+    ),
+    "shard_map": Spread(shard_map),
+    "shard_map, unchecked": Spread(functools.partial(shard_map, check_vma=False)),
+    "shard_map, two axes": Spread(
+        functools.partial(shard_map, axes=("host", "chip")), ("host", "chip")
+    ),
+    "pmap": Spread(pmap),
+}
+
+
+def spread(name, route, lam, batches, **kwargs):
+    """Trains by a route, spread over the devices in the way of that name."""
+    way = SPREADS[name]
+    step, tx = program(route, lam, way.axis_name, **kwargs)
+    return way.run(step, tx, batches)

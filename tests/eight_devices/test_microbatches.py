@@ -31,41 +31,51 @@ def make_step(tx, micro, axis_name=None, dense=False):
     return step
 
 
-@pytest.mark.parametrize("lam", [0.5, -0.5])
-@pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("check_vma", [True, False])
+def assert_like_one_device(got, lam):
+    expected, (state, _) = meshes.alone("value", lam)
+    chex.assert_trees_all_close(
+        jax.device_get(got), (expected, state), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("lam", "dense", "check_vma"),
+    [(0.5, False, True), (-0.5, True, True), (-0.5, False, False), (0.5, True, False)],
+)
 def test_microbatches_under_shard_map(lam, dense, check_vma):
     """Four local examples in microbatches of three: a ragged last one."""
     tx = meshes.optimizer("value", lam, 0.3)
     step = meshes.mapped(make_step(tx, 3, "data", dense), check_vma)
-    got = jax.device_get(meshes.train(step, tx, batches))
-    chex.assert_trees_all_close(got, meshes.alone("value", lam), rtol=0, atol=1e-6)
+    assert_like_one_device(meshes.train(step, tx, batches), lam)
 
 
 def test_microbatches_under_pmap():
     tx = meshes.optimizer("value", 0.5, 0.3)
-    got = meshes.pmap(tx, "value", batches, step=make_step(tx, 2, "data"))
-    chex.assert_trees_all_close(
-        jax.device_get(got), meshes.alone("value", 0.5), rtol=0, atol=1e-6
-    )
+    assert_like_one_device(meshes.pmap(make_step(tx, 2, "data"), tx, batches), 0.5)
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("axis_type", "dense"),
+    [(AxisType.Auto, False), (AxisType.Explicit, False), (AxisType.Explicit, True)],
+)
 def test_microbatches_of_a_sharded_batch(axis_type, dense):
     """Each microbatch is spread over all devices, as the batch is."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     tx = meshes.optimizer("value", 0.5, 0.3)
     with jax.set_mesh(mesh):
         spread = NamedSharding(mesh, P("data"))
-        step = jax.jit(make_step(tx, 16, dense=dense))
-        start = jax.device_put(meshes.start(), NamedSharding(mesh, P()))
-        data = [jax.device_put(batch, spread) for batch in batches]
-        got = jax.device_get(meshes.train(step, tx, data, start))
-        compiled = step.lower(start, tx.init(start), *data[0]).compile().as_text()
-    chex.assert_trees_all_close(got, meshes.alone("value", 0.5), rtol=0, atol=1e-6)
+        start, *data = jax.device_put(
+            (meshes.start(), *batches), (NamedSharding(mesh, P()), *[spread] * 5)
+        )
+        state = jax.device_put(tx.init(start), NamedSharding(mesh, P()))
+        everywhere = jax.tree.map(lambda a: a.sharding, (start, state))
+        step = jax.jit(make_step(tx, 16, dense=dense), out_shardings=everywhere)
+        step = step.lower(start, state, *data[0]).compile()
+        for batch in data:
+            start, state = step(start, state, *batch)
+    assert_like_one_device((start, state), 0.5)
     for moved in ("all-gather", "all-to-all", "collective-permute"):
-        assert f" {moved}(" not in compiled, "a microbatch was moved between devices"
+        assert f" {moved}(" not in step.as_text(), "a microbatch was moved"
 
 
 def test_multisteps_is_another_and_wrong_answer():
@@ -76,21 +86,27 @@ def test_multisteps_is_another_and_wrong_answer():
     params = meshes.start()
     (x, labels, _), *_ = batches
     tx = meshes.optimizer("value", 0.2, 0.3)
-    whole = absgd_jax.tilted_value_and_grad(per_example_losses, 0.2)
-    value, grads = whole(params, x, labels)
-    right, _ = tx.update(grads, tx.init(params), params, value=value)
 
-    parts = absgd_jax.tilted_value_and_grad(per_example_losses, 0.2, microbatch_size=8)
-    value, grads = parts(params, x, labels)
-    by_parts, _ = tx.update(grads, tx.init(params), params, value=value)
+    def gradient(micro, x, labels):
+        return jax.jit(
+            absgd_jax.tilted_value_and_grad(
+                per_example_losses, 0.2, microbatch_size=micro
+            )
+        )(params, x, labels)
+
+    update = jax.jit(tx.update)
+    right, by_parts = (
+        update(grads, tx.init(params), params, value=value)[0]
+        for value, grads in (gradient(None, x, labels), gradient(8, x, labels))
+    )
     chex.assert_trees_all_close(by_parts, right, rtol=1e-5, atol=1e-6)
 
     several = optax.MultiSteps(tx, 4)
-    state = several.init(params)
+    state, update = several.init(params), jax.jit(several.update)
     for i in range(4):
         micro = slice(8 * i, 8 * (i + 1))
-        value, grads = whole(params, x[micro], labels[micro])
-        wrong, state = several.update(grads, state, params, value=value)
+        value, grads = gradient(None, x[micro], labels[micro])
+        wrong, state = update(grads, state, params, value=value)
     norm = lambda tree: float(optax.tree.norm(tree))
     assert norm(jax.tree.map(jnp.subtract, wrong, right)) > 0.1 * norm(right)
 

@@ -4,6 +4,8 @@ The backward pass of `pmean` mixes the devices' cotangents, so weights must be t
 the whole batch before it: they cannot be applied to local gradients afterwards.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -160,38 +162,32 @@ ROUTES = {
 }
 
 
-def run(mapped, route):
-    tx, step = ROUTES[route]("data")
-    if mapped == "pmap":
-        return on_pmap(tx, step)
-    return meshes.train(
-        meshes.mapped(step, check_vma=mapped == "shard_map"), tx, BATCHES, start()
-    )
+def on_pmap(step, tx, batches):
+    return meshes.pmap(step, tx, batches, start())
 
 
-def on_pmap(tx, step):
-    copies = lambda tree: jax.tree.map(lambda a: jnp.stack([a] * 8), tree)
-    params, state = copies(start()), copies(tx.init(start()))
-    mapped = jax.pmap(step, axis_name="data")
-    for batch in BATCHES:
-        split = [a.reshape(8, -1, *a.shape[1:]) for a in batch]
-        params, state = mapped(params, state, *split)
-    return jax.tree.map(lambda a: a[0], (params, state))
+def on_shard_map(step, tx, batches, check_vma=True):
+    return meshes.train(meshes.mapped(step, check_vma), tx, batches, start())
 
 
-@pytest.mark.parametrize("mapped", ["pmap", "shard_map", "shard_map, unchecked"])
+unchecked = functools.partial(on_shard_map, check_vma=False)
+# Without the types of `check_vma`, `pmap` and `shard_map` are one to the library.
+UNTYPED = [on_pmap, unchecked]
+
+
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_synchronised_norm_gives_the_update_of_one_device(route, mapped):
+def test_a_synchronised_norm_gives_the_update_of_one_device(route):
     tx, step = ROUTES[route](None)
-    expected = meshes.train(jax.jit(step), tx, BATCHES, start())
-    got = run(mapped, route)
-    chex.assert_trees_all_close(
-        jax.device_get(got), jax.device_get(expected), rtol=2e-5, atol=2e-6
-    )
+    expected = jax.device_get(meshes.train(jax.jit(step), tx, BATCHES, start()))
+    untyped = UNTYPED[list(ROUTES).index(route) % 2]
+    tx, step = ROUTES[route]("data")
+    for run in (on_shard_map, untyped):
+        got = jax.device_get(run(step, tx, BATCHES))
+        chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("mapped", ["pmap", "shard_map, unchecked"])
-def test_tilting_locally_and_rescaling_afterwards_is_not_exact(mapped):
+@pytest.mark.parametrize("run", UNTYPED)
+def test_tilting_locally_and_rescaling_afterwards_is_not_exact(run):
     """Which no transform can mend or notice, and the documentation says so."""
     tx = optax.chain(
         absgd_jax.scale_by_attention(LAM, GAMMA, axis_name="data"), optax.sgd(0.3)
@@ -209,17 +205,8 @@ def test_tilting_locally_and_rescaling_afterwards_is_not_exact(mapped):
         return optax.apply_updates(params, updates), state
 
     one, step = by_pullback(None)
-    expected = meshes.train(jax.jit(step), one, BATCHES[:1], start())[0]
-    if mapped == "pmap":
-        step = jax.pmap(local, axis_name="data")
-        copies = lambda tree: jax.tree.map(lambda a: jnp.stack([a] * 8), tree)
-        split = [a.reshape(8, -1, *a.shape[1:]) for a in BATCHES[0]]
-        got, _ = step(copies(start()), copies(tx.init(start())), *split)
-        got = jax.tree.map(lambda a: a[0], got)
-    else:
-        got, _ = meshes.train(
-            meshes.mapped(local, check_vma=False), tx, BATCHES[:1], start()
-        )
+    expected, _ = meshes.train(jax.jit(step), one, BATCHES[:1], start())
+    got, _ = jax.device_get(run(local, tx, BATCHES[:1]))
     moved = optax.tree.norm(optax.tree.sub(expected, start()))
-    off = optax.tree.norm(optax.tree.sub(jax.device_get(got), expected))
+    off = optax.tree.norm(optax.tree.sub(got, expected))
     assert float(off / moved) > 0.05
