@@ -14,9 +14,9 @@ import pytest
 from experiments import configs, methods, presets
 from experiments.data import pipeline, sources
 from experiments.data.pipeline import Batch
-from experiments.results import run_dir, run_log
+from experiments.results import run_log
 from experiments.train import runs, sharding, steps
-from tests import trees
+from tests import programs, trees
 
 SMOKE = [presets.get(f"{preset.name}_smoke") for preset in presets.every()]
 
@@ -83,7 +83,7 @@ def test_a_preset_trains_with_its_schedule(preset, train):
     if preset.needs is not None:
         first = _short(presets.get(preset.needs).run)
         run = configs.replace(run, {"start_from": train(first)})
-    method, epochs = run.method, _epochs(train(run))
+    method, epochs = run.method, programs.epochs(train(run))
     assert len(epochs) == run.epochs
     assert epochs[-1]["step"] >= 2
     for epoch in epochs:
@@ -100,8 +100,8 @@ def test_a_preset_trains_with_its_schedule(preset, train):
 @pytest.mark.parametrize("name", ["cb_ce", "cb_focal", "cb_ldam", "drw_ce"])
 def test_class_weights_change_the_loss_from_their_switch_on(name, train):
     run = _short(presets.get(f"cifar10_lt100_{name}_smoke").run)
-    weighted = _epochs(train(run))
-    plain = _epochs(train(configs.replace(run, {"loss.class_weights": False})))
+    weighted = programs.epochs(train(run))
+    plain = programs.epochs(train(configs.replace(run, {"loss.class_weights": False})))
     switch = run.epoch_at(run.loss.class_weights_from)
     assert 0 < switch < run.epochs
     assert weighted[:switch] == plain[:switch]
@@ -115,14 +115,6 @@ def _short(run):
     two = all(round(2 * share) < 2 for share in stages if share < 1.0)
     epochs = 2 if two else run.epochs
     return configs.replace(run, {"epochs": epochs, "eval_every": epochs})
-
-
-def _epochs(out):
-    """The epochs of a run, without what is not the same twice."""
-    epochs = [e for e in run_log.read(out / run_dir.RECORDS) if e["event"] == "epoch"]
-    for epoch in epochs:
-        del epoch["seconds"], epoch["waited"]
-    return epochs
 
 
 @pytest.mark.parametrize(
