@@ -179,7 +179,10 @@ def damages(folder):
     for path in files:
         content = path.read_bytes()
         name = path.relative_to(folder).as_posix()
-        for place in {0, len(content) // 2, len(content) - 1} if content else ():
+        places = {len(content) // 2} if content else set()
+        if content and path in (biggest, folder / checkpoint.METADATA):
+            places |= {0, len(content) - 1}
+        for place in places:
             flipped = bytearray(content)
             flipped[place] ^= 1 << place % 8
             yield f"bit of byte {place} of {name}", path, bytes(flipped)
@@ -211,7 +214,7 @@ def test_whatever_is_damaged_the_one_before_is_taken(tmp_path):
         if before is not None:
             path.write_bytes(before)
         tried += 1
-    assert tried > 40
+    assert tried > 20
     log = []
     with checkpoints(tmp_path, log.append) as saved:
         assert saved.restore(numbers(0))[0] == 2
