@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 
 # Said to a process once, before it starts JAX; so JAX is not asked for its version.
-_FLAGS = "--xla_backend_optimization_level=0"
+_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
     # Later versions do not know the flag: they have the new emitters alone.
     _FLAGS += " --xla_cpu_use_fusion_emitters=false"

@@ -172,7 +172,10 @@ def damages(folder):
     for path in files:
         content = path.read_bytes()
         name = path.relative_to(folder).as_posix()
-        for place in {0, len(content) // 2, len(content) - 1} if content else ():
+        places = {len(content) // 2} if content else set()
+        if content and path in (biggest, folder / checkpoint.METADATA):
+            places |= {0, len(content) - 1}
+        for place in places:
             flipped = bytearray(content)
             flipped[place] ^= 1 << place % 8
             yield f"bit of byte {place} of {name}", path, bytes(flipped)
@@ -204,7 +207,7 @@ def test_whatever_is_damaged_the_one_before_is_taken(tmp_path):
         if before is not None:
             path.write_bytes(before)
         tried += 1
-    assert tried > 40
+    assert tried > 20
     log = []
     with checkpoints(tmp_path, log.append) as saved:
         assert saved.restore(numbers(0))[0] == 2
@@ -298,41 +301,29 @@ def test_a_full_disk_does_not_stop_the_run(tmp_path):
 
 
 def test_a_kill_loses_no_more_than_what_is_being_written(tmp_path):
-    rng = np.random.default_rng(0)
-    folders = [tmp_path / name for name in "ab"]
-    left = 0
-    for _ in range(2):
-        logs = [folder.with_suffix(".log") for folder in folders]
-        with contextlib.ExitStack() as running:
-            processes = [
-                running.enter_context(started(log, "endless", folder))
-                for log, folder in zip(logs, folders, strict=True)
-            ]
-            for log, process in zip(logs, processes, strict=True):
-                wait_for(3, "begun", process, log)  # one is written, another half
-                time.sleep(rng.uniform(0, 0.5))
-                process.kill()
-        for folder, log in zip(folders, logs, strict=True):
-            said = [line.split() for line in log.read_text().splitlines()]
-            assert {words[0] for words in said} == {"begun", "written"}, said
-            begun, written = (
-                max(int(step) for word, step in said if word == what)
-                for what in ("begun", "written")
-            )
-            left += (folder / "unfinished").exists()
-            complaints = []
-            with checkpoints(folder, complaints.append) as saved:
-                step, state, place = saved.restore(numbers(0, SIZE))
-            assert 1 <= written <= step <= begun
-            assert place == {"step": step}
-            assert_same(state, numbers(step, SIZE))
-            assert complaints == []
-    assert left  # or no kill came while something was written
-    for folder in folders:
-        with checkpoints(folder) as saved:
-            step, _, _ = saved.restore(numbers(0, SIZE))
-            saved.save(step + 1, numbers(step + 1), {})
-        assert all(name.isdigit() for name in os.listdir(folder))
+    folder, log = tmp_path / "saved", tmp_path / "log"
+    for _ in range(2):  # the second goes on with what the first has left
+        with started(log, "endless", folder) as process:
+            wait_for(3, "begun", process, log)  # one is written, another half
+            while not (folder / "unfinished").exists():
+                assert process.poll() is None, log.read_text()
+        said = [line.split() for line in log.read_text().splitlines()]
+        assert {words[0] for words in said} == {"begun", "written"}, said
+        begun, written = (
+            max(int(step) for word, step in said if word == what)
+            for what in ("begun", "written")
+        )
+        complaints = []
+        with checkpoints(folder, complaints.append) as saved:
+            step, state, place = saved.restore(numbers(0, SIZE))
+        assert 1 <= written <= step <= begun
+        assert place == {"step": step}
+        assert_same(state, numbers(step, SIZE))
+        assert complaints == []
+    with checkpoints(folder) as saved:
+        step, _, _ = saved.restore(numbers(0, SIZE))
+        saved.save(step + 1, numbers(step + 1), {})
+    assert all(name.isdigit() for name in os.listdir(folder))
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -16,7 +16,6 @@ from tests.outcomes import scored
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
 SHORT = ("--epochs", "2", "--seeds", "2", "--model.widths", "4", "4")
-METHODS = pathlib.Path(__file__).parent.parent / "docs" / "methods.md"
 
 
 def _compare(out, *arguments):
@@ -185,6 +184,7 @@ def test_another_budget_is_another_comparison(compared, capsys):
 
 def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
     arguments = ("--methods", "absgd", "--optimizer.learning-rate", "1e30")
+    arguments += ("--seeds", "1")
     for _ in range(2):  # and is not tried again
         assert _compare(tmp_path, *arguments, "--no-measure") == 0
         found = _results(tmp_path)["absgd"]
@@ -203,10 +203,3 @@ def test_validation_data_are_needed(tmp_path, capsys):
     arguments = ["compare", "digits_long_tail", "--data.validation-per-class", "0"]
     assert command_line.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert "validation" in capsys.readouterr().err
-
-
-def test_the_documentation_has_every_method():
-    text = METHODS.read_text(encoding="utf-8")
-    for run in (LONG_TAIL, NOISE, presets.get("cifar10_lt100").run):
-        for method in method_grid.every(run).values():
-            assert f"`{method.name}`" in text, method.name

@@ -1,4 +1,4 @@
-"""The demo, through its real command line."""
+"""The demo, from end to end."""
 
 import json
 import signal
@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from experiments.cli import main
 from experiments.results import aggregate
 from experiments.studies import grid
 
@@ -16,17 +17,11 @@ def _command(*arguments):
     return [sys.executable, "-m", "experiments", *arguments]
 
 
-def test_the_demo_from_end_to_end(tmp_path):
+def test_the_demo_from_end_to_end(tmp_path, capsys):
     out = tmp_path / "demo"
     out.mkdir()
     (out / "mine.txt").write_text("kept")
-    done = subprocess.run(
-        _command("demo", "--seeds", "2", "--epochs", "2", "--out", str(out)),
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-    )
-    assert done.returncode == 0, done.stderr
+    assert main(["demo", "--seeds", "2", "--epochs", "2", "--out", str(out)]) == 0
 
     shared = json.loads((out / grid.GRID).read_text())
     assert {"long-tail", "label-noise"} < shared.keys()
@@ -39,7 +34,7 @@ def test_the_demo_from_end_to_end(tmp_path):
         assert tested == [False, True]
 
     table = (out / "table.md").read_text(encoding="utf-8")
-    assert table in done.stdout
+    assert table in capsys.readouterr().out
     for row in ("| SGD ", "| ABSGD ", "| difference "):
         assert table.count(row) == 2
     assert (out / "demo.png").is_file()
@@ -56,7 +51,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
         encoding="utf-8",
     ) as process:
         # Until every method has finished the first seed of the first study.
-        deadline = time.monotonic() + 120.0
+        deadline = time.monotonic() + 300.0
         while len(finished := {*tmp_path.glob("runs/*/records.jsonl")}) < 5:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
@@ -73,23 +68,22 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
     assert (tmp_path / "demo.png").exists()
 
 
-def test_help_is_instant_and_lists_the_commands():
-    for arguments in (("--help",), ("demo", "--help")):
-        began = time.monotonic()
-        done = subprocess.run(
-            _command(*arguments), capture_output=True, check=True, encoding="utf-8"
-        )
-        assert time.monotonic() - began < 5.0  # importing JAX and Flax would add it
-        assert "demo" in done.stdout
-
-
-def test_a_wrong_value_is_refused_before_anything_is_written(tmp_path):
-    done = subprocess.run(
-        _command("demo", "--seeds", "0", "--out", str(tmp_path / "demo")),
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
+def test_help_lists_the_commands_without_importing_jax():
+    code = (
+        "import sys; from experiments import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: assert 'jax' not in sys.modules"
     )
-    assert done.returncode != 0
-    assert "seeds must be at least 1, got 0" in done.stderr + done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
+    for command in ("demo", "train", "compare", "sweep", "report"):
+        assert command in done.stdout
+
+
+def test_a_wrong_value_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit):  # as any command line ends that cannot be read
+        main(["demo", "--seeds", "0", "--out", str(tmp_path / "demo")])
+    said = "".join(capsys.readouterr())
+    assert "seeds must be at least 1, got 0" in said
     assert not (tmp_path / "demo").exists()

@@ -1,23 +1,51 @@
-"""Every preset starts: its smoke preset, on small data in the true format."""
+"""Every preset gets its data; as few as have every setting are trained.
 
-import collections
+They are smoke presets, on small data in the true formats.
+"""
+
 import functools
 import math
 
+import chex
+import jax
+import numpy as np
 import pytest
 
-from experiments import configs, presets
-from experiments.results import run_dir, run_log
-from experiments.train import runs
+from experiments import configs, methods, presets
+from experiments.data import datasets
+from experiments.data.loader import Batch
+from experiments.data.task import load_task
+from experiments.results import run_log
+from experiments.train import runs, sharding, steps
 from experiments.train.session import Session
-from tests import trees
+from tests import programs, trees
 
-# Presets that can share programs lie together, in one test: compiling is most of what
-# they cost.
-GROUPS = collections.defaultdict(list)
-for _preset in presets.every():
-    _small = presets.get(f"{_preset.name}_smoke")
-    GROUPS[f"{_small.run.data.source}-{_small.run.model.name}"].append(_small)
+SMOKE = [presets.get(f"{preset.name}_smoke") for preset in presets.every()]
+
+
+def _settings(run):
+    """Every field with its value, of a number whether it is 0 or 1, by format."""
+    source = run.data.source
+    form = "files" if run.data.info.files else source.rstrip("01")  # one CIFAR
+
+    def flat(name, value):
+        if isinstance(value, dict):
+            return set().union(*(flat(f"{name}.{k}", v) for k, v in value.items()))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {(form, name, value in (0, 1) if number else str(value))}
+
+    return flat("run", run_log.plain(run) | {"seed": 0})
+
+
+def _fewest_with_every_setting():
+    """Presets that have all settings of all presets, chosen one by one."""
+    settings = {preset.name: _settings(preset.run) for preset in SMOKE}
+    left, chosen = set().union(*settings.values()), []
+    while left:
+        best = max(SMOKE, key=lambda preset: len(settings[preset.name] & left))
+        chosen.append(best)
+        left -= settings[best.name]
+    return chosen
 
 
 @pytest.fixture(scope="module")
@@ -32,39 +60,55 @@ def data_dir(tmp_path_factory):
             return root
         return trees.build(source, root)
 
-    return written
+    with datasets.remembering():
+        yield lambda data: written(data.source, data.examples_per_class)
 
 
-@pytest.fixture
-def train(data_dir, tmp_path):
-    """Trains a run, if none like it was: smoke presets differ less than presets do."""
+@pytest.fixture(scope="module")
+def train(data_dir, tmp_path_factory):
+    """Trains a run, unless it was trained."""
 
     @functools.cache
     def trained(run):
-        out = tmp_path / f"run{trained.cache_info().misses}"
-        where = data_dir(run.data.source, run.data.examples_per_class)
-        session = Session(out, where, workers=0, tensorboard=False)
+        out = tmp_path_factory.mktemp("runs") / "run"
+        session = Session(out, data_dir(run.data), workers=0, tensorboard=False)
         assert runs.main("any", run, session) == 0
         return out
 
     return trained
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_preset_starts(group, train):
-    weighted = set()
-    for preset in GROUPS[group]:
-        run = _short(preset.run)
-        if preset.needs is not None:
-            first = _short(presets.get(preset.needs).run)
-            run = configs.replace(run, {"start_from": train(first)})
-        out = train(run)
-        _did_as_it_was_told(out, run)
-        kind = (run.loss.name, run.loss.class_weights_norm, run.trainable)
-        if run.loss.class_weights and kind not in weighted and _uneven(out):
-            weighted.add(kind)
-            plain = configs.replace(run, {"loss.class_weights": False})
-            _differs_from_its_switch_on(out, train(plain), run)
+@pytest.mark.parametrize("preset", _fewest_with_every_setting(), ids=lambda p: p.name)
+def test_a_preset_trains_with_its_schedule(preset, train):
+    """Losses are finite; λ and the weight of wrong labels are those of its run."""
+    run = _short(preset.run)
+    if preset.needs is not None:
+        first = _short(presets.get(preset.needs).run)
+        run = configs.replace(run, {"start_from": train(first)})
+    method, epochs = run.method, programs.epochs(train(run))
+    assert len(epochs) == run.epochs
+    assert epochs[-1]["step"] >= 2
+    for epoch in epochs:
+        assert math.isfinite(epoch["loss"])
+        assert math.isfinite(epoch["tilted_loss"])
+        switched = epoch["epoch"] > run.epoch_at(method.start_at)
+        lam = method.lam if switched else method.first_lam
+        assert float(epoch["lam"]) == pytest.approx(lam if method.attends else math.inf)
+        wrong = epoch["weight_mislabelled"]
+        assert (wrong is not None) == (run.data.noise_rate > 0.0)
+    assert math.isfinite(epochs[-1]["test"]["accuracy"])
+
+
+@pytest.mark.parametrize("name", ["cb_ce", "cb_focal", "cb_ldam", "drw_ce"])
+def test_class_weights_change_the_loss_from_their_switch_on(name, train):
+    run = _short(presets.get(f"cifar10_lt100_{name}_smoke").run)
+    weighted = programs.epochs(train(run))
+    plain = programs.epochs(train(configs.replace(run, {"loss.class_weights": False})))
+    switch = run.epoch_at(run.loss.class_weights_from)
+    assert 0 < switch < run.epochs
+    assert weighted[:switch] == plain[:switch]
+    for one, other in zip(weighted[switch:], plain[switch:], strict=True):
+        assert one["loss"] != pytest.approx(other["loss"], rel=1e-4)
 
 
 def _short(run):
@@ -75,59 +119,48 @@ def _short(run):
     return configs.replace(run, {"epochs": epochs, "eval_every": epochs})
 
 
-def _epochs(out):
-    """The epochs of a run, without what is not the same twice."""
-    epochs = [e for e in run_log.read(out / run_dir.RECORDS) if e["event"] == "epoch"]
-    for epoch in epochs:
-        del epoch["seconds"], epoch["waited"]
-    return epochs
-
-
-def _did_as_it_was_told(out, run):
-    """Losses are finite; λ, noise and class counts are what the run asks for."""
-    data, method = run.data, run.method
-    epochs = _epochs(out)
-    assert len(epochs) == run.epochs
-    assert epochs[-1]["step"] >= 2
-    for epoch in epochs:
-        assert math.isfinite(epoch["loss"])
-        assert math.isfinite(epoch["tilted_loss"])
-        switched = epoch["epoch"] > run.epoch_at(method.start_at)
-        lam = method.lam if switched else method.first_lam
-        assert float(epoch["lam"]) == pytest.approx(lam if method.attends else math.inf)
-        wrong = epoch["weight_mislabelled"]
-        assert (wrong is not None) == (data.noise_rate > 0.0)
-    assert math.isfinite(epochs[-1]["test"]["accuracy"])
-
-    counts = run_dir.load(out).class_counts
+@pytest.mark.parametrize(
+    "data", dict.fromkeys(p.run.data for p in SMOKE), ids=lambda d: d.source
+)
+def test_the_classes_of_every_preset_are_as_uneven_as_it_asks_for(data, data_dir):
+    counts = load_task(data, 0, data_dir(data)).class_counts
     held_out = data.validation_per_class + data.test_per_class
     per_class = data.examples_per_class - held_out
     if data.info.files:
-        there = [count for count in counts if count]
-        assert 0 < max(there) <= per_class
-        assert max(there) >= data.imbalance_ratio * min(there)
+        there = counts[counts > 0]
+        assert 0 < there.max() <= per_class
+        assert there.max() >= data.imbalance_ratio * there.min()
     elif data.noise_rate:
-        assert sum(counts) == per_class * data.classes
+        assert counts.sum() == per_class * data.classes
     else:
-        head, tail = (0, -1) if not data.scarce_first else (-1, 0)
-        assert max(counts) == counts[head] == per_class
-        assert min(counts) == counts[tail]
-        assert counts[tail] == pytest.approx(per_class / data.imbalance_ratio, abs=1)
-        assert counts == sorted(counts, reverse=not data.scarce_first)
-        if data.imbalance == "step":
-            assert len(set(counts)) <= 2
+        falling = counts[::-1] if data.scarce_first else counts
+        assert (np.diff(falling) <= 0).all()
+        assert falling[0] == per_class
+        assert falling[-1] == pytest.approx(per_class / data.imbalance_ratio, abs=1)
+        assert data.imbalance != "step" or len(set(falling)) <= 2
 
 
-def _uneven(out):
-    """Whether classes have unequal numbers of examples, and so unequal weights."""
-    return len({count for count in run_dir.load(out).class_counts if count}) > 1
-
-
-def _differs_from_its_switch_on(weighted, plain, run):
-    """Class weights change the loss from their time on, and nothing before it."""
-    switch = run.epoch_at(run.loss.class_weights_from)
-    assert _epochs(weighted)[:switch] == _epochs(plain)[:switch]
-    for one, other in zip(
-        _epochs(weighted)[switch:], _epochs(plain)[switch:], strict=True
-    ):
-        assert one["loss"] != pytest.approx(other["loss"], rel=1e-4)
+def test_networks_and_losses_go_together_and_keep_the_types_of_the_state():
+    layout, examples = sharding.layout(1), 20
+    every = (preset.run for preset in SMOKE)
+    together = {(run.model, run.loss.name, run.trainable): run for run in every}
+    for run in together.values():
+        network = steps.init_network(run, 0)
+        state = steps.program(run, layout).init(network, 0, examples)
+        data, ones = run.data, np.ones(run.batch_size, np.int32)
+        if data.info.inputs == "text":
+            shape = (data.length,)
+        else:
+            shape = data.info.shape or (data.image_size, data.image_size, 3)
+        inputs = np.zeros((run.batch_size, *shape), np.uint8)
+        of_classes = np.ones(data.classes, np.float32)
+        stats = steps.DatasetStats(of_classes, of_classes, np.zeros(examples, bool))
+        after, seen = jax.eval_shape(
+            steps.updates_of(run),
+            state,
+            Batch(inputs, ones, ones > 0, ones),
+            stats,
+            methods.step_hyperparams(run, 2, 0),
+        )
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        assert seen.weight_of_class.shape == of_classes.shape

@@ -71,19 +71,15 @@ def assert_close(out, expected):
 
 
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
-def test_four_devices_train_as_one(programs, on_one, tmp_path, parallel):
-    arguments = ("--devices", "4", "--parallel", parallel, "--out", tmp_path)
-    assert programs.run(*TRAIN, *arguments) == 0, programs.said
-    assert_close(tmp_path, on_one)
-
-
-def test_four_devices_go_on_with_a_run_of_one(programs, on_one, tmp_path):
+def test_four_devices_go_on_as_one(programs, on_one, tmp_path, parallel):
+    """From the checkpoint at half of the training of one device."""
     out = shutil.copytree(on_one, tmp_path / "run")
     half = EPOCHS // 2 * STEPS
     for step in saved(out):
         if step > half:
             shutil.rmtree(out / "checkpoints" / str(step))
-    assert programs.run(*TRAIN, "--devices", "4", "--out", out) == 0, programs.said
+    arguments = ("--devices", "4", "--parallel", parallel, "--out", out)
+    assert programs.run(*TRAIN, *arguments) == 0, programs.said
     assert resumed(out) == [half]
     assert_close(out, on_one)
 

@@ -20,10 +20,11 @@ from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.data.types import Examples, Files
 from experiments.methods import _meta_gradient
-from experiments.results import run_dir, run_log
+from experiments.results import run_dir
 from experiments.studies.digits import LONG_TAIL
 from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
+from tests.programs import epochs, resumed
 
 NAMES = [name for name, info in registry.METHODS.items() if info.uses_meta_set]
 CLASSES, FEATURES, HIDDEN, ROWS = 3, 4, 5, 8
@@ -407,13 +408,6 @@ def _train(out, *arguments, name="l2rw"):
     return main([*preset, "--out", str(out), *arguments])
 
 
-def _epochs(out):
-    found = [e for e in run_log.read(out / run_dir.RECORDS) if e["event"] == "epoch"]
-    for event in found:
-        del event["seconds"], event["waited"]
-    return found
-
-
 @pytest.mark.parametrize("name", ["l2rw", "mw_net"])
 def test_a_run_goes_on_from_any_step(name, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -425,11 +419,9 @@ def test_a_run_goes_on_from_any_step(name, tmp_path):
         if int(checkpoint.name) > per_epoch + 2:
             shutil.rmtree(checkpoint)
     assert _train(cut, name=name) == 0
-    assert _epochs(cut) == _epochs(whole)
-    events = run_log.read(cut / run_dir.RECORDS)
-    resumed = [event["step"] for event in events if event["event"] == "resumed"]
-    assert resumed == [per_epoch + 2]
-    first, last = _epochs(whole)
+    assert epochs(cut) == epochs(whole)
+    assert resumed(cut) == [per_epoch + 2]
+    first, last = epochs(whole)
     assert first["total_weight"] == first["weight_clean"] == 1.0
     assert last["effective_sample_size"] < 0.9999
     if name == "l2rw":

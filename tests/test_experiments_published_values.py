@@ -49,6 +49,13 @@ class _Table(nnx.Module):
         return inputs
 
 
+@functools.cache
+def _step(run):
+    """The compiled step of a run on a table of logits."""
+    graph, *_ = nnx.split(_Table(PUBLISHED["logits"]), nnx.Param, ...)
+    return jax.jit(functools.partial(steps.train_step, graph, run))
+
+
 def _gradient_of_a_step(run, logits, labels):
     """The gradient of the logits that the training step of a run goes down."""
     run = configs.replace(
@@ -61,7 +68,7 @@ def _gradient_of_a_step(run, logits, labels):
         },
     )
     batch = len(labels)
-    graph, params, _ = nnx.split(_Table(logits), nnx.Param, ...)
+    _, params, _ = nnx.split(_Table(logits), nnx.Param, ...)
     hyperparams = methods.step_hyperparams(run, 1, 0)
     rule, descent = methods.rule(run), methods.descent(run, hyperparams)
     state = steps.TrainState(
@@ -83,8 +90,7 @@ def _gradient_of_a_step(run, logits, labels):
     of_batch = Batch(
         jnp.eye(batch), jnp.int32(labels), jnp.ones(batch, bool), jnp.arange(batch)
     )
-    step = functools.partial(steps.train_step, graph, run)
-    after, _ = jax.jit(step)(state, of_batch, given, hyperparams)
+    after, _ = _step(steps.essential(run))(state, of_batch, given, hyperparams)
     (trace,) = jax.tree.leaves(after.optimizer.descent)  # v = 0.9 · 0 + G
     return trace
 

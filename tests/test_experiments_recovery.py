@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from experiments.cli import main
 from tests import compiling
 from tests.programs import Programs, epochs, events, newest, resumed, saved, state
 
@@ -91,41 +92,36 @@ def everything(folder):
 # Kills.
 
 
-def test_ten_kills_at_random_moments_change_nothing(programs, uninterrupted, tmp_path):
-    rng = np.random.default_rng(16)
-    # Seconds from the start of a run to its first step saved, and to each of the next.
-    to_begin, to_step = 1.0, 0.05
-    outs, kills, while_saving, before_any = [tmp_path / "0"], 0, 0, 0
-    while True:
-        out = outs[-1]
-        before, began = newest(out), time.monotonic()
+def test_kills_at_any_moment_change_nothing(programs, uninterrupted, tmp_path):
+    """Before a step is saved, while one is being saved, and between steps."""
+    out, rng = tmp_path / "run", np.random.default_rng(16)
+    unfinished = out / "checkpoints" / "unfinished"
+    while_saving = before_any = 0
+    for moment in ("begun", "saving", "resumed", "between", "saving"):
+        before, resumes = newest(out), len(resumed(out))
+        later = before + rng.integers(2, 6)
         programs.start(*TRAIN, *EVERY_STEP, "--out", out)
-        if kills < 10:
-            # So many steps after the one that it goes on from, and then some time.
-            steps, share = divmod(rng.uniform(0, 6), 1.0)
-            programs.wait_for(lambda o=out, step=before + steps: newest(o) >= step)
-            if steps:
-                to_begin = time.monotonic() - began - (steps - 1) * to_step
-            time.sleep(share * (to_step if steps else max(to_begin, 0)))
-            if programs.end(signal.SIGKILL) == -signal.SIGKILL:
-                kills += 1
-                while_saving += (out / "checkpoints" / "unfinished").exists()
-                before_any += newest(out) == before
-                continue
-        else:
-            assert programs.end() == 0, programs.said
-        # It has come to its end; should that be too soon, another one is begun.
-        assert_same(out, uninterrupted)
-        shown = [(event["step"], event["loss"]) for event in epochs(out)]
-        assert curves(out) == [(step, np.float32(loss)) for step, loss in shown]
-        if kills == 10:
-            break
-        outs.append(tmp_path / str(len(outs)))
-    steps = [step for out in outs for step in resumed(out)]
-    assert len(set(steps)) >= 5, steps
-    assert sum(step % STEPS > 0 for step in steps) >= 3, steps
+        reached = {
+            "begun": (out / "config.json").exists,
+            "resumed": lambda n=resumes: len(resumed(out)) > n,
+            "saving": lambda n=before: newest(out) > n and unfinished.exists(),
+            "between": lambda n=later: newest(out) >= n,
+        }
+        programs.wait_for(reached[moment])
+        if moment == "between":
+            time.sleep(rng.uniform(0, 0.05))
+        assert programs.end(signal.SIGKILL) == -signal.SIGKILL, programs.said
+        while_saving += unfinished.exists()
+        before_any += newest(out) == before
+    assert programs.run(*TRAIN, *EVERY_STEP, "--out", out) == 0, programs.said
     assert while_saving
     assert before_any
+    steps = resumed(out)
+    assert len(set(steps)) >= 3, steps
+    assert sum(step % STEPS > 0 for step in steps) >= 2, steps
+    assert_same(out, uninterrupted)
+    shown = [(event["step"], event["loss"]) for event in epochs(out)]
+    assert curves(out) == [(step, np.float32(loss)) for step, loss in shown]
 
 
 # Interrupts.
@@ -160,8 +156,21 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
 # What is there already.
 
 
-def copy(uninterrupted, tmp_path):
+@pytest.fixture
+def out(uninterrupted, tmp_path):
     return shutil.copytree(uninterrupted, tmp_path / "run")
+
+
+@pytest.fixture
+def train(capsys):
+    """Runs a command line in this process: its exit status and what it prints."""
+
+    def run(*arguments):
+        status = main([str(word) for word in (*TRAIN, *arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return run
 
 
 def damage(out, step):
@@ -173,34 +182,29 @@ def damage(out, step):
     largest.write_bytes(content)
 
 
-def test_a_finished_run_is_left_as_it_is(programs, uninterrupted):
-    before = everything(uninterrupted)
-    assert programs.run(*TRAIN, "--out", uninterrupted) == 0
-    assert programs.said == (
-        f"{uninterrupted} is finished: {EPOCHS} epochs, {EPOCHS * STEPS} steps.\n"
-    )
-    assert everything(uninterrupted) == before
+def test_a_finished_run_is_left_as_it_is(train, out):
+    before = everything(out)
+    said = f"{out} is finished: {EPOCHS} epochs, {EPOCHS * STEPS} steps.\n"
+    assert train("--out", out) == (0, said)
+    assert everything(out) == before
 
 
 def test_a_run_that_was_stopped_after_its_last_checkpoint_is_finished(
-    programs, uninterrupted, tmp_path
+    train, uninterrupted, out
 ):
-    out = copy(uninterrupted, tmp_path)
     lines = (out / "records.jsonl").read_text().splitlines(keepends=True)
     (out / "records.jsonl").write_text("".join(lines[:-1]) + lines[-1][:10])
-    assert programs.run(*TRAIN, "--out", out) == 0
+    assert train("--out", out)[0] == 0
     assert [event["step"] for event in events(out, "finished")] == [EPOCHS * STEPS]
     assert_same(out, uninterrupted)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    programs, uninterrupted, tmp_path
-):
-    out = copy(uninterrupted, tmp_path)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, uninterrupted, out):
     first, last = saved(out)
     damage(out, last)
-    assert programs.run(*TRAIN, "--out", out) == 0, programs.said
-    said = programs.said.splitlines()
+    status, said = train("--out", out)
+    assert status == 0, said
+    said = said.splitlines()
     assert said[0].startswith(f"Checkpoint {last} is damaged: ")
     assert said[0].endswith("is not as it was written.")
     assert said[1:3] == [
@@ -211,39 +215,34 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert_same(out, uninterrupted)
 
 
-def test_where_all_checkpoints_are_damaged_nothing_is_overwritten(
-    programs, uninterrupted, tmp_path
-):
-    out = copy(uninterrupted, tmp_path)
+def test_where_all_checkpoints_are_damaged_nothing_is_overwritten(train, out):
     for step in saved(out):
         damage(out, step)
     before = everything(out)
-    assert programs.run(*TRAIN, "--out", out) == 3
-    assert f"All checkpoints in {out / 'checkpoints'} are damaged" in programs.said
+    status, said = train("--out", out)
+    assert status == 3
+    assert f"All checkpoints in {out / 'checkpoints'} are damaged" in said
     assert everything(out) == before
 
 
 @pytest.mark.parametrize("with_config", [True, False])
-def test_another_configuration_is_refused(
-    programs, uninterrupted, tmp_path, with_config
-):
-    out = copy(uninterrupted, tmp_path)
+def test_another_configuration_is_refused(train, out, with_config):
     if not with_config:
         (out / "config.json").unlink()
     before = everything(out)
-    assert (
-        programs.run(*TRAIN, "--method.lam", "-0.5", "--seed", "1", "--out", out) == 2
-    )
-    assert "\n  method.lam: -1.0 there, -0.5 here\n" in programs.said
-    assert "\n  seed: 0 there, 1 here\n" in programs.said
-    assert programs.said.count(" there, ") == 2
+    status, said = train("--method.lam", "-0.5", "--seed", "1", "--out", out)
+    assert status == 2
+    assert "\n  method.lam: -1.0 there, -0.5 here\n" in said
+    assert "\n  seed: 0 there, 1 here\n" in said
+    assert said.count(" there, ") == 2
     assert everything(out) == before
 
 
-def test_more_than_the_data_have_is_refused(programs, tmp_path):
+def test_more_than_the_data_have_is_refused(train, tmp_path):
     out = tmp_path / "run"
-    assert programs.run(*TRAIN, "--data.validation-per-class", "60", "--out", out) == 2
-    assert "Traceback" not in programs.said
+    status, said = train("--data.validation-per-class", "60", "--out", out)
+    assert status == 2
+    assert "Traceback" not in said
     assert not out.exists()
 
 

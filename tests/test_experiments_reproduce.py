@@ -157,14 +157,15 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
 
 
 def test_processes_share_a_campaign(folder, tmp_path):
-    command = [sys.executable, "-m", "experiments"]
-    command += campaign(folder, tmp_path, "--rows", "SGD (CE)")
+    arguments = campaign(folder, tmp_path, "--rows", "SGD (CE)")
     # Of a process that was killed; its number is one that no process can have.
     claimed = tmp_path / f"{Cell(SETTING, 'SGD (CE)', math.inf, 0, 'test').name}"
     claimed.mkdir()
     (claimed / "claimed").write_text(str(2**22 + 1), encoding="utf-8")
-    both = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
-    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    command = [sys.executable, "-m", "experiments", *arguments]
+    with subprocess.Popen(command, cwd=ROOT) as other:
+        assert cli.main(arguments) == 0
+        assert other.wait(timeout=300) == 0
     assert len(run_log.read(tmp_path / "records.jsonl")) == len(numbers(tmp_path)) == 3
 
 

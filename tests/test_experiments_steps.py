@@ -14,7 +14,7 @@ from experiments.train.losses import class_weights, per_example_losses
 from tests import training_problem as problem
 
 LAYOUT = sharding.layout(1)
-
+RUN = configs.replace(problem.RUN, {"model.blocks": (1,), "model.widths": (4,)})
 
 BOUNDED = {"method.init_s": None, "method.max_weight": 1.5}
 ROUTES = [("value", None), ("value", 5), ("dense", 8)]
@@ -22,26 +22,26 @@ ROUTES = [("value", None), ("value", 5), ("dense", 8)]
 
 @pytest.fixture(scope="module")
 def by_pullback():
-    return problem.train(problem.RUN)
+    return problem.train(RUN)
 
 
 @pytest.fixture(scope="module")
 def by_bounded_pullback():
-    return problem.train(configs.replace(problem.RUN, BOUNDED))
+    return problem.train(configs.replace(RUN, BOUNDED))
 
 
 @pytest.mark.parametrize(("route", "microbatch"), ROUTES)
 def test_every_route_trains_to_the_same_numbers(by_pullback, route, microbatch):
     changes = {"method.route": route, "method.microbatch_size": microbatch}
-    state, seen = problem.train(configs.replace(problem.RUN, changes))
+    state, seen = problem.train(configs.replace(RUN, changes))
     problem.same(state, by_pullback[0])
     problem.same(seen, by_pullback[1])
 
 
-@pytest.mark.parametrize(("route", "microbatch"), ROUTES)
+@pytest.mark.parametrize(("route", "microbatch"), ROUTES[::2])
 def test_every_route_keeps_the_same_bound(by_bounded_pullback, route, microbatch):
     changes = {"method.route": route, "method.microbatch_size": microbatch}
-    state, seen = problem.train(configs.replace(problem.RUN, BOUNDED | changes))
+    state, seen = problem.train(configs.replace(RUN, BOUNDED | changes))
     problem.same(state, by_bounded_pullback[0])
     problem.same(seen, by_bounded_pullback[1])
     largest = [float(one.largest) for one in seen]
@@ -55,13 +55,13 @@ def test_every_route_follows_a_radius_from_the_switch_on(sign):
         "method.lam": sign * math.inf,
         "method.init_s": None,
     }
-    run = configs.replace(problem.RUN, radius)  # on from the third update
+    run = configs.replace(RUN, radius)  # on from the third update
     state, seen = problem.train(run, updates=5)
     assert [float(one.weight) for one in seen[:2]] == [problem.SIZE] * 2
     assert all(0.0 < sign * float(one.lam) < math.inf for one in seen[1:])
     assert len({float(one.lam) for one in seen[1:]}) == 4
     assert min(float(one.effective) for one in seen[2:]) < 0.99
-    for route, microbatch in ROUTES if sign > 0 else ():
+    for route, microbatch in ROUTES[1:] if sign > 0 else ():
         changes = {"method.route": route, "method.microbatch_size": microbatch}
         other, also = problem.train(configs.replace(run, changes), updates=5)
         problem.same(other, state)
@@ -92,7 +92,7 @@ def test_padding_changes_nothing(lam):
 def test_the_weighted_mean_divides_by_the_weights_of_the_batch():
     """As PyTorch's weighted mean: a common factor on the class weights falls out."""
     run = configs.replace(
-        problem.RUN, {"method.name": "sgd", "loss.class_weights_norm": "weights"}
+        RUN, {"method.name": "sgd", "loss.class_weights_norm": "weights"}
     )
     weights = np.linspace(0.5, 2.0, 10)
     state, _ = problem.train(run, 2, weights=weights)
@@ -151,7 +151,7 @@ def test_what_is_not_trained_stays(which):
 
 
 def test_truncation_drops_what_the_network_does_not_believe():
-    run = configs.replace(problem.RUN, {"loss.name": "truncated", "loss.k": 0.1})
+    run = configs.replace(RUN, {"loss.name": "truncated", "loss.k": 0.1})
     program = steps.program(run, LAYOUT)
     state = program.init(steps.init_network(run, 0), 0, problem.EXAMPLES)
     assert state.kept.shape == (problem.EXAMPLES,)
@@ -182,24 +182,24 @@ def test_truncation_drops_what_the_network_does_not_believe():
 
 def test_a_loss_that_is_not_finite_names_its_examples():
     batch = problem.batch(0)
-    network = steps.init_network(problem.RUN, 0)
+    network = steps.init_network(RUN, 0)
     # Class 3 scores infinity, so a loss is infinite but for labels of 3.
     bias = np.zeros(10, np.float32)
     bias[3] = np.inf
     network.head.bias[...] = jnp.asarray(bias)
-    _, (seen,) = problem.train(problem.RUN, 1, batches=lambda _: batch, network=network)
+    _, (seen,) = problem.train(RUN, 1, batches=lambda _: batch, network=network)
     named = seen.not_finite[seen.not_finite >= 0]
     assert len(named) == steps.NAMED
     assert set(named) <= set(batch.index.tolist())
 
 
 def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
-    program = steps.program(problem.RUN, LAYOUT)
-    hyperparams = methods.step_hyperparams(problem.RUN, 2, 0)
-    problem.train(problem.RUN, 3)
+    program = steps.program(RUN, LAYOUT)
+    hyperparams = methods.step_hyperparams(RUN, 2, 0)
+    problem.train(RUN, 3)
     compiled = program.train(hyperparams)._cache_size()
     other = configs.replace(
-        problem.RUN,
+        RUN,
         {
             "seed": 3,
             "method.lam": -2.0,
