@@ -18,7 +18,7 @@ from experiments.data import loader
 from experiments.data.task import Task, load_task
 from experiments.data.types import Examples
 from experiments.studies import method_grid
-from experiments.train import device_loop, loop, sharding, steps
+from experiments.train import device_loop, loop, losses, sharding, steps
 from experiments.train.session import Session
 
 Form = Literal["trainer", "device_loop", "plain", "masked"]
@@ -87,7 +87,7 @@ def random_task(run: configs.Run, batches: int = _BATCHES) -> Task:
       The task, with balanced classes.
     """
     data = run.data
-    shape = data.kind.shape
+    shape = data.info.shape
     if data.image_size is not None:
         shape = (data.image_size, data.image_size, data.channels)
 
@@ -194,7 +194,9 @@ def trainer(
     program, examples = steps.program(run, layout), len(task.train.labels)
     per_epoch = loop.steps_per_epoch(run, task)
     stats = loop.dataset_stats(run, task, layout)._replace(
-        class_weights=layout.replicate(loop.class_weights(run, task, run.epochs - 1))
+        class_weights=layout.replicate(
+            losses.class_weights(run, task.class_counts, run.epochs - 1)
+        )
     )
 
     def hyperparams() -> methods.StepHyperparams:

@@ -205,7 +205,7 @@ class _OneRun:
         if first == 0 and _prunes(run, epoch):
             for batch in in_order(self._task.train, run, self._layout, self._session):
                 self.state = self._program.prune(self.state, batch)
-        weights = class_weights(run, self._task, epoch)
+        weights = class_weights(run, self._task.class_counts, epoch)
         self._stats = self._stats._replace(class_weights=weights)
         if self._batches is None:
             labels = self._task.train.labels
