@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import configs, methods, presets
+from experiments import configs, fields, methods, presets
 from experiments.data.loader import Batch
 from experiments.models import heads
 from experiments.studies import method_grid
@@ -90,7 +90,7 @@ def _gradient_of_a_step(run, logits, labels):
     of_batch = Batch(
         jnp.eye(batch), jnp.int32(labels), jnp.ones(batch, bool), jnp.arange(batch)
     )
-    after, _ = _step(steps.essential(run))(state, of_batch, given, hyperparams)
+    after, _ = _step(fields.compiled(run))(state, of_batch, given, hyperparams)
     (trace,) = jax.tree.leaves(after.optimizer.descent)  # v = 0.9 · 0 + G
     return trace
 
