@@ -9,7 +9,7 @@ from flax import jax_utils
 
 import absgd_jax
 from tests import oracle
-from tests.recipes import numpy_steps, program
+from tests.recipes import checks, numpy_steps, program
 
 BATCHES = list(program.load("linen_pmap").batches(4, batch_size=32))
 DECAY = 1e-4
@@ -82,11 +82,5 @@ def test_without_attention_it_is_the_ordinary_program():
     chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_how_many_lines_change():
-    assert program.changed_lines("linen_pmap") == 3
-
-
-def test_the_script_runs(capsys):
-    program.load("linen_pmap").main()
-    before, after = map(float, capsys.readouterr().out.split()[4::2])
-    assert after < before
+def test_as_a_script_it_trains(capsys):
+    checks.runs("linen_pmap", capsys)

@@ -136,6 +136,6 @@ def is_the_ordinary_program(name, train):
 def runs(name, capsys):
     """As a script it trains: the mean loss that it prints falls."""
     program.load(name).main()
-    before, after = capsys.readouterr().out.splitlines()
-    loss = lambda line: float(line.split("mean loss ")[1].split(",")[0])
-    assert loss(after) < loss(before)
+    printed = capsys.readouterr().out
+    before, after = map(float, re.findall(r"(?:mean loss|->) (\d+\.\d+)", printed))
+    assert after < before

@@ -76,8 +76,3 @@ def test_microbatches_inside_a_step_are_algorithm_1_on_the_whole_batch():
 )
 def test_with_infinite_lam_it_is_the_ordinary_program(name, train):
     checks.is_the_ordinary_program(name, train)
-
-
-@pytest.mark.parametrize("name", ["accumulation", "microbatches"])
-def test_it_runs(name, capsys):
-    checks.runs(name, capsys)

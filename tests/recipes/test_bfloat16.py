@@ -86,7 +86,3 @@ def test_without_static_args_the_momentum_turns_to_float32():
 
 def test_with_infinite_lam_it_is_the_ordinary_program():
     checks.is_the_ordinary_program(NAME, train)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)

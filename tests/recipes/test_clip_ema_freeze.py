@@ -114,7 +114,3 @@ def test_clipping_in_front_of_a_pullback_is_wrong_or_an_error(clip):
     of_labels = lambda params, *batch: example_losses(params, None, *batch)
     with pytest.raises((TypeError, ValueError), match=message):
         aggregate(of_labels, clip, attention)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)

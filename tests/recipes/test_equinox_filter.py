@@ -75,7 +75,3 @@ def test_the_pullback_of_equinox_gives_the_same_update():
 
 def test_with_infinite_lam_it_is_the_ordinary_program():
     checks.is_the_ordinary_program(NAME, train)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)

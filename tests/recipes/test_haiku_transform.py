@@ -62,7 +62,3 @@ def test_the_state_of_the_network_is_that_of_the_batch():
 
 def test_with_infinite_lam_it_is_the_ordinary_program():
     checks.is_the_ordinary_program(NAME, train)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)

@@ -52,18 +52,8 @@ def test_without_attention_it_is_the_ordinary_program():
     chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_how_many_lines_change():
-    assert program.changed_lines("linen") == 3
-
-
 def test_further_arguments_of_apply_gradients_do_not_reach_the_optimizer():
     """The trap that the page names."""
     state = program.load("linen").create_state()
     with pytest.raises(TypeError, match="unexpected keyword argument 'value'"):
         state.apply_gradients(grads=state.params, value=1.0)
-
-
-def test_the_script_runs(capsys):
-    program.load("linen").main()
-    before, after = map(float, capsys.readouterr().out.split()[2::2])
-    assert after < before

@@ -64,7 +64,3 @@ def test_updates_are_those_of_algorithm_1(example):
 @pytest.mark.usefixtures("example")
 def test_with_infinite_lam_both_readings_are_the_ordinary_program():
     checks.is_the_ordinary_program(NAME, train)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)

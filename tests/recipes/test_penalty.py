@@ -45,7 +45,3 @@ def test_updates_are_those_of_algorithm_1_and_of_the_penalty_as_it_was():
 
 def test_with_infinite_lam_it_is_the_ordinary_program():
     checks.is_the_ordinary_program(NAME, train)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)

@@ -1,8 +1,10 @@
-"""The tables of `docs/recipes/README.md`."""
+"""Every recipe as a script, and the tables of `docs/recipes/README.md`."""
 
 import re
 
-from tests.recipes import program
+import pytest
+
+from tests.recipes import checks, program
 
 ROW = re.compile(r"^\| \[(\w+)\]\(\1\.py\) \| .+ \| (\d+) \| (\d+) \| .+ \|$", re.M)
 
@@ -39,3 +41,9 @@ def test_every_mark_can_be_read():
         for line in source.splitlines():
             if re.search(r"# (was|new)\b", line):
                 assert program.MARK.match(line), line
+
+
+# `linen_pmap` is run on eight devices.
+@pytest.mark.parametrize("name", sorted(set(rows()) - {"linen_pmap"}))
+def test_as_a_script_it_trains(name, capsys):
+    checks.runs(name, capsys)

@@ -95,7 +95,3 @@ def test_a_floor_under_the_losses_changes_no_update():
 def test_with_infinite_lam_it_is_the_ordinary_program():
     """By sequence too: the lengths are the weights."""
     checks.is_the_ordinary_program(NAME, train)
-
-
-def test_it_runs(capsys):
-    checks.runs(NAME, capsys)
