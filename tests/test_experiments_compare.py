@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -165,6 +166,16 @@ def test_a_second_run_trains_nothing_and_more_can_be_added(compared):
     assert {path: path.stat().st_mtime_ns for path in records} == records
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"focal"}
+
+
+def test_an_interrupt_reports_the_methods_that_are_whole(
+    compared, tmp_path, monkeypatch, capsys
+):
+    out = shutil.copytree(compared, tmp_path / "compare")
+    monkeypatch.setattr(grid.runs, "main", lambda *_, **__: 130)
+    assert _compare(out, "--methods", "absgd,joint", "--no-measure") == 130
+    assert set(_results(out)) == {"sgd", "absgd"}
+    assert "Interrupted; the same command goes on" in capsys.readouterr().err
 
 
 def test_second_stages_share_the_first(compared):

@@ -35,7 +35,7 @@ MEASURES = {
 
 
 class Compared(NamedTuple):
-    """A method, and the outcomes of all values of its grid on the same seeds."""
+    """A method, and the outcomes of all values of its grid."""
 
     method: MethodGrid
     outcomes: Mapping[str, Outcome]
@@ -80,7 +80,8 @@ def main(preset: str, config: commands.Compare) -> int:
     def report() -> str:
         found = grid.outcomes(trials)
         compared = [_compared(setting, method, found) for method in methods]
-        compared = [one for one in compared if one.outcomes]
+        missing = lambda outcome: len(outcome.ended) < config.seeds
+        compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
         run_log.save(out / RESULTS, _results(preset, setting, compared))
         return table(compared, _read(out / COSTS), config.seeds)
 
@@ -123,7 +124,7 @@ def _first_stage(setting: _Setting, method: MethodGrid, seed: int) -> Trial:
 def _compared(
     setting: _Setting, method: MethodGrid, found: Mapping[Any, Outcome]
 ) -> Compared:
-    """The outcomes of a method on the seeds that ended with every value."""
+    """The outcomes of a method for every value of its grid."""
     values = [value for value, _ in method.grid]
     if method.classifier is None:
         outcomes = {value: found[method.name, value] for value in values}
@@ -133,7 +134,7 @@ def _compared(
             value: _classified(first, f"{method.classifier} {value}")
             for value in values
         }
-    return Compared(method, grid.complete(outcomes))
+    return Compared(method, outcomes)
 
 
 def _classified(first: Outcome, name: str) -> Outcome:

@@ -132,15 +132,8 @@ def table(everything: Points, examples: Points, steps: dict[str, Step]) -> str:
     Returns:
       Markdown.
     """
-    rows = [
-        [
-            "method",
-            "weight of the minority",
-            "largest weight",
-            "line moves by",
-            "minority on its side",
-        ]
-    ]
+    head = ["method", "weight of the minority", "largest weight", "line moves by"]
+    rows = [[*head, "minority on its side"]]
     minority = everything.inputs[everything.labels > 0.0]
     for name, (weights, line) in steps.items():
         right = int(np.sum(minority @ np.asarray(line) > 0.0))
