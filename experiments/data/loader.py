@@ -13,14 +13,14 @@ BatchNorm's statistics. Closing the iterator ends its processes. With `augment_o
 "device" images are not augmented here.
 """
 
-import collections
 import contextlib
 import dataclasses
 import functools
+import queue
+import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -278,34 +278,34 @@ class Prefetched(Iterator[Any]):
         self, batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
     ) -> None:
         self.waited = 0.0
-        self._thread = futures.ThreadPoolExecutor(1)
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
+        self._ended = False
+        stop = threading.Event()
         # Neither holds a reference to this object, so that it can be collected.
-        self._load = functools.partial(_load, batches, to_device)
-        self._release = weakref.finalize(self, _release, self._thread, batches)
-        # Those that are ready, and the one that is loaded next.
-        self._ahead = collections.deque(
-            self._thread.submit(self._load) for _ in range(size + 1)
-        )
+        self._release = weakref.finalize(self, _release, stop, self._ready)
+        arguments = (batches, to_device, self._ready, stop)
+        self._thread = threading.Thread(target=_produce, args=arguments, daemon=True)
+        self._thread.start()
 
     def __next__(self) -> Any:
-        if not self._release.alive:
+        if self._ended:
             raise StopIteration
         began = time.monotonic()
-        try:
-            batch = self._ahead.popleft().result()
-        except BaseException:
-            self.close()
-            raise
+        kind, value = self._ready.get()
         self.waited += time.monotonic() - began
-        if batch is _END:
-            self.close()
-            raise StopIteration
-        self._ahead.append(self._thread.submit(self._load))
-        return batch
+        if kind == "batch":
+            return value
+        self._ended = True
+        self._thread.join()
+        if kind == "error":
+            raise value
+        raise StopIteration
 
     def close(self) -> None:
         """Stops the thread and closes its iterator. Needed unless it is exhausted."""
+        self._ended = True
         self._release()
+        self._thread.join()
 
     def __enter__(self) -> "Prefetched":
         return self
@@ -338,17 +338,30 @@ def prefetch(
     return Prefetched(batches, size, to_device)
 
 
-_END = object()
+def _produce(
+    batches: Iterator[Any],
+    to_device: Callable[[Any], Any],
+    ready: "queue.Queue[tuple[str, Any]]",
+    stop: threading.Event,
+) -> None:
+    last: tuple[str, Any] = ("end", None)
+    try:
+        try:
+            for batch in batches:
+                ready.put(("batch", to_device(batch)))
+                if stop.is_set():
+                    break
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()
+    except BaseException as error:
+        last = ("error", error)
+    if not stop.is_set():
+        ready.put(last)
 
 
-def _load(batches: Iterator[Any], to_device: Callable[[Any], Any]) -> Any:
-    """Loads a batch, or `_END` where there is none."""
-    batch = next(batches, _END)
-    return batch if batch is _END else to_device(batch)
-
-
-def _release(thread: futures.Executor, batches: Iterator[Any]) -> None:
-    """Waits for what is loaded at the moment, and closes the iterator."""
-    thread.shutdown(cancel_futures=True)
-    if hasattr(batches, "close"):
-        batches.close()
+def _release(stop: threading.Event, ready: "queue.Queue[tuple[str, Any]]") -> None:
+    """Lets the thread end: it queues at most one more batch, and there is room."""
+    stop.set()
+    while not ready.empty():
+        ready.get_nowait()
