@@ -13,11 +13,12 @@ export MPLBACKEND ?= Agg
 
 # XLA compiles most tests with fewer optimizations, see tests/compiling.py. These are
 # compiled as users' programs are: the weights, Algorithm 1, what a step costs, ABSGD at
-# λ = ∞ against optax.sgd, and on eight devices what is read off the compiled program.
-# JAX fixes the number of CPU devices when it starts; that there are eight changes nothing
+# λ = ∞ against optax.sgd, and on eight devices what is read off the compiled program or
+# held to 1e-6. JAX fixes the number of CPU devices when it starts; that there are eight changes nothing
 # for a test that uses one.
 BY_DEFAULT := $(patsubst %,tests/test_%.py,algorithm1 attention costs_guard experiments_sgd)
-EIGHT_BY_DEFAULT := $(patsubst %,tests/eight_devices/test_%.py,communication costs_guard)
+EIGHT_BY_DEFAULT := $(patsubst %,tests/eight_devices/test_%.py,communication costs_guard \
+  one_update)
 
 # The library's tests, without those that need the packages of the experiments.
 LIBRARY := absgd_jax README.md $(patsubst %,tests/test_%.py,accelerators algorithm1 alias \
@@ -25,6 +26,7 @@ LIBRARY := absgd_jax README.md $(patsubst %,tests/test_%.py,accelerators algorit
   radius stationary transform weights)
 LIBRARY_EIGHT := $(patsubst %,tests/eight_devices/test_%.py,communication layouts \
   microbatches routes synchronised_norm)
+LIBRARY_EIGHT_BY_DEFAULT := tests/eight_devices/test_one_update.py
 
 PYTEST = -m pytest -n auto --dist worksteal
 QUICK := ABSGD_TESTS=quick
@@ -65,10 +67,12 @@ test-quick: $(VENV)/.installed-test-library
 
 test-library: test-quick
 	$(QUICK) $(EIGHT) $(BIN)/python $(PYTEST) $(LIBRARY_EIGHT)
+	$(EIGHT) $(BIN)/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
 
 test-oldest: $(OLDEST)/.installed
 	$(QUICK) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY)
 	$(QUICK) $(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT)
+	$(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

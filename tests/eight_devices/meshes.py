@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,3 +191,9 @@ def spread(name, route, lam, batches, **kwargs):
     way = SPREADS[name]
     step, tx = program(route, lam, way.axis_name, **kwargs)
     return way.run(step, tx, batches)
+
+
+def assert_equal(got, expected):
+    """Parameters and state, to float32 rounding."""
+    got, expected = jax.device_get((got, expected))
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)

@@ -1,6 +1,5 @@
-"""Eight devices give the update of one, however the step is spread over them."""
+"""What holds of the update of one device holds on eight: options, padding, NaN."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,28 +9,10 @@ import pytest
 import absgd_jax
 from tests import problems
 from tests.eight_devices import meshes
-from tests.eight_devices.meshes import SPREADS, spread
+from tests.eight_devices.meshes import SPREADS, assert_equal, spread
 from tests.problems import ROUTES, per_example_losses
 
 batches = meshes.global_batches()
-
-
-def assert_equal(got, expected):
-    """Parameters and state, to float32 rounding."""
-    got, expected = jax.device_get((got, expected))
-    chex.assert_trees_all_close(got, expected, rtol=4e-6, atol=4e-6)
-
-
-def test_there_are_eight_devices():
-    assert jax.device_count() == 8
-
-
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("name", SPREADS)
-def test_eight_devices_are_one(name, route):
-    for lam in (0.2, -0.5):
-        got = spread(name, route, lam, batches)
-        assert_equal(got, meshes.alone(route, lam))
 
 
 EVERY = list(SPREADS)
