@@ -87,7 +87,8 @@ class Sweep(Checked):
     For accelerators, which one small network leaves idle. The metrics are those of the
     same runs under `train`, to float32 rounding. λ and γ are chosen by validation
     accuracy at the last epoch, the mean over the seeds; test accuracy is shown only for
-    the chosen ones. Writes to the output directory:
+    the chosen ones. Images are augmented on the device (`data.augment_on`), whatever
+    the preset says. Writes to the output directory:
 
       grid.json     what all trainings share
       table.md      one row for every λ and γ
@@ -155,7 +156,8 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 class Evaluate:
     """Evaluates the newest checkpoint of a run, on validation and test examples.
 
-    Prints the numbers and writes them to evaluation.json in the run directory.
+    Prints the numbers and writes them to evaluation.json in the run directory, if it
+    can be written to.
 
     Attributes:
       dir: run directory.
