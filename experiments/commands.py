@@ -192,6 +192,33 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Suspects:
+    """Lists the training examples whose labels are most likely wrong.
+
+    The trained network classifies its training set once, not augmented. Writes to the
+    run directory:
+
+      suspects.csv  one row an example, the most suspect first
+      suspects.npz  labels and predicted probabilities, as cleanlab takes them
+
+    What the columns mean, and how often the list is right: docs/wrong_labels.md.
+
+    Attributes:
+      dir: run directory.
+      out: where the two files go; None for the run directory.
+      show: examples that are printed.
+      data_dir: where the data sets are; None for where they were in training.
+      devices: number of devices; None for all there are.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    out: pathlib.Path | None = None
+    show: Count = 10
+    data_dir: pathlib.Path | None = None
+    devices: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Demo(Checked):
     """Trains with SGD and ABSGD on scikit-learn's handwritten digits.
 
@@ -510,6 +537,11 @@ COMMANDS = {
         Report,
         "DIR...: tables and figures, next to the paper's numbers",
         "experiments.report.command",
+    ),
+    "suspects": Command(
+        Suspects,
+        "DIR: the training examples whose labels are most likely wrong",
+        "experiments.report.suspects",
     ),
     "demo": Command(Demo, "SGD against ABSGD on embedded data; a minute or two"),
     "recipes": Command(Recipes, "the demo with other switching epochs, γ and λ"),

@@ -72,7 +72,7 @@ def read_only(finished):
                 path.chmod(0o755)
 
 
-def experiments(*arguments, first="", **options):
+def experiments(*arguments, first="pass", **options):
     """Starts a process, which runs some other statements before the command line."""
     main = f"import runpy; {first}; runpy.run_module('experiments', None, '__main__')"
     return subprocess.Popen(

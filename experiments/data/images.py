@@ -111,8 +111,8 @@ def stream(batches: Batches, workers: int) -> Generator[np.ndarray, None, None]:
 def _free_at_once(kind: Any) -> None:
     """Lets Grain's arrays free their shared memory where they are deleted.
 
-    The thread that it leaves that to keeps some fifty batches, and is not done when the
-    process ends, which then warns of leaked memory.
+    The thread that it leaves that to has ended when the process deletes the last ones,
+    which are in reference cycles; Python then warns of leaked memory.
     """
     pool = getattr(kind, "_del_thread_pool", None)
     if pool is not None:

@@ -288,7 +288,7 @@ def evaluate(config: commands.Evaluate) -> int:
     Returns:
       Exit status 0, also if they could not be saved: they are printed in any case.
     """
-    kept, task, layout, step, state = _reopen(
+    kept, task, layout, step, state = reopen(
         config.dir, config.data_dir, config.devices
     )
     session = Session()
@@ -340,7 +340,7 @@ def features(
     Returns:
       By split features, float32, and labels as the training has them; and the head.
     """
-    kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
+    kept, task, layout, _, state = reopen(out, data_dir, devices=1)
     found = {}
     for name in splits:
         part = getattr(task, name)
@@ -363,10 +363,35 @@ def features_of(
     session: Session | None = None,
 ) -> np.ndarray:
     """What enters the head, of examples in order, float32 `[n, features]`."""
-    program = steps.program(run, layout)
+    return _outputs(
+        steps.program(run, layout).features, state, examples, run, layout, session
+    )
+
+
+def logits_of(
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    layout: sharding.Layout,
+    session: Session | None = None,
+) -> np.ndarray:
+    """The logits of examples in order, not augmented, float32 `[n, classes]`."""
+    return _outputs(
+        steps.program(run, layout).logits, state, examples, run, layout, session
+    )
+
+
+def _outputs(
+    step: Callable[..., jax.Array],
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    layout: sharding.Layout,
+    session: Session | None,
+) -> np.ndarray:
     batches = loop.in_order(examples, run, layout, session or Session())
-    # Padding is only at the end. Every host has all features, though not all examples.
-    parts = [np.asarray(program.features(state, batch)) for batch in batches]
+    # Padding is only at the end. Every host has all outputs, though not all examples.
+    parts = [np.asarray(step(state, batch)) for batch in batches]
     return np.concatenate(parts)[: len(examples.labels)]
 
 
@@ -380,10 +405,22 @@ def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
     }
 
 
-def _reopen(
+def reopen(
     out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
 ) -> tuple[run_dir.Kept, Task, sharding.Layout, int, steps.TrainState]:
-    """Restores a trained network with its data set, for evaluation."""
+    """Restores a trained network with its data set, for evaluation.
+
+    Args:
+      out: run directory.
+      data_dir: where the data sets are; None for where they were in training.
+      devices: number of devices; None for all there are.
+
+    Returns:
+      Configuration, task, devices, step and state of the newest checkpoint.
+
+    Raises:
+      BadConfiguration: it is not the directory of a run, or has no checkpoint.
+    """
     kept = run_dir.load(out)
     task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
     layout = sharding.layout(devices)
