@@ -2,11 +2,9 @@
 
 import csv
 import sys
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax
 
 from experiments import commands, configs
 from experiments.data.types import Examples, Files
@@ -49,10 +47,7 @@ def main(config: commands.Suspects) -> int:
     logits = runs.logits_of(state, task.train, kept.run, layout)
     found = suspicion(logits, task.train.labels, lam_of(kept.run, state))
     rows = _rows(found, task.train, task.rows)
-    head, *listed = rows[: 1 + config.show]
-    print(
-        "\n".join(formatting.markdown([[*head], *([*map(_shown, r)] for r in listed)]))
-    )
+    print("\n".join(formatting.markdown(rows[: 1 + config.show])))
     differing = int((found.predicted != found.given).sum())
     print(
         f"\nStep {step}: {differing:,} of {len(found.given):,} training examples are "
@@ -89,7 +84,8 @@ def suspicion(logits: np.ndarray, labels: np.ndarray, lam: float) -> Suspicion:
     Returns:
       Probabilities, losses, weights exp(L/λ) over their mean, and the ranking.
     """
-    logs = log_softmax(logits.astype(np.float64), axis=1)
+    logs = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
     losses = -logs[np.arange(len(labels)), labels]
     tilted = losses / lam
     weights = np.exp(tilted - tilted.max())
@@ -113,7 +109,7 @@ def lam_of(run: configs.Run, state: steps.TrainState) -> float:
 
 def _rows(
     found: Suspicion, examples: Examples, rows: np.ndarray | None
-) -> list[Sequence[Any]]:
+) -> list[list[str]]:
     """The list, its head first; image files also have their paths."""
     index = np.arange(len(found.given)) if rows is None else rows
     columns: dict[str, np.ndarray] = {
@@ -128,8 +124,8 @@ def _rows(
     if isinstance(examples.inputs, Files):
         columns["file"] = examples.inputs.paths
     values = [column[found.order].tolist() for column in columns.values()]
-    return [[*columns], *zip(*values, strict=True)]
+    return [[*columns], *([*map(_shown, row)] for row in zip(*values, strict=True))]
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
