@@ -451,14 +451,13 @@ def _locked(out: pathlib.Path, first_host: bool) -> Iterator[None]:
 def _join(session: Session) -> None:
     """Connects this process to the others of a distributed training."""
     own, count = session.process, session.processes
+    waits, others = "This process waits", "the others of the cluster"
     if own is not None and count is not None:
-        others = [str(other) for other in range(count) if other != own]
-        _say(
-            f"Process {own} of {count} waits up to {JOIN} s for "
-            f"{'process' if len(others) == 1 else 'processes'} {', '.join(others)}"
-            + (f" at {session.coordinator}" if session.coordinator else "")
-            + "."
-        )
+        waits = f"Process {own} of {count} waits"
+        numbers = [str(other) for other in range(count) if other != own]
+        others = f"process{'es' * (count > 2)} {', '.join(numbers)}"
+    where = f" at {session.coordinator}" if session.coordinator else ""
+    _say(f"{waits} for {others}{where}; after {JOIN} s it stops.")
     try:
         jax.distributed.initialize(
             session.coordinator,
