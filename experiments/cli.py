@@ -199,19 +199,21 @@ def _flags(config: type, prefix: str = "") -> list[str]:
     return flags
 
 
+# What a path that cannot be written, or read, is refused by.
+_PATHS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
+
+
 def _of_system(error: OSError) -> str:
     """A sentence about what the operating system refused."""
     reason = error.strerror or str(error)
     where = f"{error.filename}: " if error.filename is not None else ""
-    advice = {
-        errno.ENOSPC: "Make room, or give --out a directory on another disk.",
-        errno.EDQUOT: "Make room, or give --out a directory on another disk.",
-        errno.EACCES: "Give --out a directory that you may write to.",
-        errno.EPERM: "Give --out a directory that you may write to.",
-        errno.EROFS: "Give --out a directory that can be written to.",
-        errno.EEXIST: "There is a file of that name: give another --out.",
-        errno.ENOTDIR: "There is a file of that name: give another --out.",
-    }.get(error.errno, "")
+    advice = "If it was to be written, give --out a directory that you may write to."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "Make room, or give --out a directory on another disk."
+    elif error.errno not in _PATHS:
+        advice = ""
     return f"{where}{reason.rstrip('.')}. {advice}".rstrip()
 
 

@@ -1,6 +1,7 @@
 """What goes wrong for a user of the command line, and what it says."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -108,12 +109,16 @@ def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_p
     assert not out.exists()  # nothing was put into it
 
 
+def _not_supported(*_):
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
 @pytest.mark.parametrize("kernel_locks", [True, False])
 def test_the_lock_of_a_dead_process_counts_for_nothing(
     kernel_locks, tmp_path, monkeypatch
 ):
     if not kernel_locks:
-        monkeypatch.setattr(run_dir, "fcntl", None)
+        monkeypatch.setattr(run_dir.fcntl, "flock", _not_supported)
     (tmp_path / run_dir.LOCK).write_text(f"{ABSENT} {socket.gethostname()}\n")
     with run_dir.lock(tmp_path):
         owner = (tmp_path / run_dir.LOCK).read_text()
@@ -126,7 +131,7 @@ def test_the_lock_of_a_dead_process_counts_for_nothing(
 
 
 def test_where_the_kernel_has_no_locks_another_host_is_believed(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_dir, "fcntl", None)
+    monkeypatch.setattr(run_dir.fcntl, "flock", _not_supported)
     (tmp_path / run_dir.LOCK).write_text(f"{ABSENT} elsewhere\n")
     elsewhere = pytest.raises(run_dir.Locked, match="on host elsewhere")
     with elsewhere, run_dir.lock(tmp_path):
@@ -164,7 +169,7 @@ def test_a_directory_that_cannot_be_is_one_sentence(run, finished, tmp_path):
             status, _, said = run(*command, "--out", out)
             assert status == 1, said
             assert said.startswith(f"{tmp_path / 'file'}")
-            assert said.endswith(": give another --out.\n")
+            assert said.endswith("give --out a directory that you may write to.\n")
             assert said.count("\n") == 1
 
 
@@ -180,6 +185,7 @@ def test_a_read_only_run_is_evaluated_and_reported(run, read_only):
     status, _, said = run(*TRAIN, "--out", read_only / "below")
     assert status == 1
     assert "that you may write to." in said
+    assert "Permission denied" in said
 
 
 # Reports.

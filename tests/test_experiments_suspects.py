@@ -92,7 +92,7 @@ def test_the_first_rows_are_printed_and_files_go_where_they_are_to(
     (tmp_path / "file").write_text("")
     there = str(tmp_path / "file")
     assert cli.main(["suspects", str(trained), "--out", there]) == 1
-    assert "give another --out" in capsys.readouterr().err
+    assert "give --out a directory" in capsys.readouterr().err
 
 
 def test_without_attention_all_weigh_one():

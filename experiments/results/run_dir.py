@@ -80,7 +80,8 @@ def lock(out: pathlib.Path) -> Iterator[None]:
 
     The kernel releases the lock of a process that ends, however it does, on this host
     and through NFS on others. Where the file system has no such locks, what counts is
-    the process that the file `LOCK` names: on this host whether it lives.
+    the process that the file `LOCK` names: on this host whether it lives. Windows locks
+    nothing.
 
     Args:
       out: the directory. It is made if it is not there, and what was made is removed
@@ -90,6 +91,10 @@ def lock(out: pathlib.Path) -> Iterator[None]:
       Locked: another process holds the lock.
       OSError: the directory cannot be made or written to.
     """
+    if fcntl is None:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+        return
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     path = out / LOCK
     file = _open_locked(path)
@@ -140,14 +145,13 @@ def _open_locked(path: pathlib.Path) -> int:
 
 
 def _try_lock(file: int, owner: list[str]) -> bool:
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            return False
-        except OSError:  # no locks on this file system
-            pass
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks on this file system
+        pass
     match owner:
         case [process, host] if process.isdigit() and host == socket.gethostname():
             return int(process) != os.getpid() and not _lives(int(process))
