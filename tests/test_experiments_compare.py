@@ -202,7 +202,7 @@ def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
         assert found["chosen"] is None
     assert "diverged" in (tmp_path / "table.md").read_text()
     results = [aggregate.read(path) for path in tmp_path.glob("runs/*")]
-    assert ["not finite at step" in r.diverged for r in results] == 2 * 6 * [True]
+    assert ["not finite at step" in r.diverged for r in results] == 6 * [True]
     # They were not tried again.
     assert not any(result.resumed for result in results)
     assert {

@@ -148,6 +148,7 @@ def test_a_last_checkpoint_that_cannot_be_saved_fails(run, tmp_path):
     status, _, said = run(*TRAIN, "--out", out)
     assert status == 1
     assert "its last checkpoint could not be saved" in said
+    assert said.endswith("the same command then starts over.\n")
     assert "Traceback" not in said
     assert len(events(out, "save_failed")) == 2
     assert len(events(out, "finished")) == 1  # its numbers are known
@@ -271,13 +272,16 @@ def test_after_the_imports_an_interrupt_is_an_exception(interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_closed_terminal_saves_as_sigterm_does(tmp_path):
+def test_a_closed_terminal_saves_as_sigterm_does(run, tmp_path):
     out = tmp_path / "run"
     arguments = (*TRAIN[:-3], "--epochs", "2000", "--no-tensorboard", "--out", out)
     programs = Programs(tmp_path / "compiled", XLA_FLAGS=compiling.FLAGS)
     with contextlib.closing(programs):
-        programs.start(*arguments)
+        process = programs.start(*arguments)
         programs.wait_for(lambda: newest(out) > 0)
+        # And until then the directory is its own.
+        status, _, said = run(*arguments)
+        assert (status, f"in use: process {process} on host" in said) == (2, True)
         assert programs.end(signal.SIGHUP) == 130, programs.said
         assert "Interrupted; the same command goes on from" in programs.said
     assert not resumed(out)

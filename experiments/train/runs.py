@@ -195,10 +195,12 @@ class RunLogger:
         seconds = time.monotonic() - began
         self._recorder.write(event="finished", step=step, seconds=seconds)
         if not self.saved:
+            there = self._saver.steps()
             raise NotSaved(
                 "The training came to its end, but its last checkpoint could not be "
                 f"saved ({self._saver.failures[-1].reason}). Make room: the same "
-                "command then trains again what came after the checkpoint before it."
+                "command then "
+                + (f"goes on from step {there[-1]}." if there else "starts over.")
             )
         return state
 
