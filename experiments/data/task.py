@@ -19,6 +19,8 @@ class Task(NamedTuple):
     mislabelled: np.ndarray  # bool [train examples]
     class_counts: np.ndarray  # int64 [classes], of train, by the labels it has
     meta: Examples | None = None  # with the labels of the data set, balanced
+    # int64 [train examples]: index of each in the data set's training split
+    rows: np.ndarray | None = None
 
 
 def load_task(
@@ -55,10 +57,16 @@ def load_task(
     split_rng, tail_rng, noise_rng = np.random.default_rng(
         [seed if fixed is None else fixed, 0]
     ).spawn(3)
-    train, test, validation = (
-        None if part is None else _first_of_each_class(part, data.examples_per_class)
-        for part in datasets.load(data, data_dir, download=download)
-    )
+    loaded = datasets.load(data, data_dir, download=download)
+    rows = np.arange(len(loaded.train.labels))
+    train, test, validation = loaded
+    if (most := data.examples_per_class) is not None:
+        rows = _first_of_each_class(train.labels, most)
+        train = train.take(rows)
+        test, validation = (
+            None if part is None else part.take(_first_of_each_class(part.labels, most))
+            for part in (test, validation)
+        )
     meta = None
     if test is None or data.validation_per_class or data.meta_per_class:
         parts = split.stratified(
@@ -74,9 +82,10 @@ def load_task(
             validation = train.take(parts.validation)
         if data.meta_per_class:
             meta = train.take(parts.meta)
-        train = train.take(parts.train)
+        train, rows = train.take(parts.train), rows[parts.train]
     if data.imbalance_ratio > 1.0 and not data.info.files:
-        train = train.take(imbalance.subsample(train.labels, data, tail_rng))
+        kept = imbalance.subsample(train.labels, data, tail_rng)
+        train, rows = train.take(kept), rows[kept]
     mislabelled = np.zeros(len(train.labels), bool)
     if data.noise_rate > 0.0:
         flip = label_noise.rule(data, noise_rng)
@@ -85,13 +94,10 @@ def load_task(
         if validation is not None:
             validation = validation._replace(labels=flip(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, meta)
+    return Task(train, validation, test, mislabelled, class_counts, meta, rows)
 
 
-def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
-    """The first examples of each class, at most so many, in their order."""
-    if most is None:
-        return examples
-    labels = examples.labels
+def _first_of_each_class(labels: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the first examples of each class, at most so many, in order."""
     kept = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]
-    return examples.take(np.sort(np.concatenate(kept)))
+    return np.sort(np.concatenate(kept))
