@@ -241,7 +241,7 @@ class Data(Checked):
         of_own = [n for n in ("path", "label", "text", "drop") if getattr(self, n)]
         refuse(
             not own and bool(of_own),
-            f"{', '.join(of_own)} are for your own data, such as --data.source table, "
+            f"For your own data only (--data.source table, ...): {', '.join(of_own)}, "
             f"got {self.source}.",
         )
         refuse(
@@ -625,16 +625,12 @@ class Run(Checked):
         super().__post_init__()
         data, model, loss, method = self.data, self.model, self.loss, self.method
         reads = {"bilstm": "text", "mlp": "table"}.get(model.name, "images")
+        fitting = {"text": "bilstm", "table": "mlp"}.get(data.info.inputs, "convnet")
+        of_shape = f", of the shape {data.info.shape}" if data.contents else ""
         refuse(
             data.info.inputs not in ("", reads),
             f"bilstm reads text, mlp tables, the other networks images, got "
-            f"{model.name} for {data.source}"
-            + (
-                f", whose examples have the shape {data.contents.shape}"
-                if data.contents
-                else ""
-            )
-            + ".",
+            f"{model.name} for {data.source}{of_shape}: set model.name to {fitting!r}.",
         )
         refuse(
             (method.route == "dense" or method.microbatch_size is not None)

@@ -110,7 +110,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DamagedData(
-            f"{path} cannot be read as NumPy arrays of numbers or names: {error}"
+            f"{path} is no .npz or .npy file of numbers or names. (It is damaged, of "
+            "another format, or holds Python objects, which are not unpickled.)"
         ) from error
 
 

@@ -10,6 +10,7 @@ import importlib
 import os
 import pathlib
 import sys
+import traceback
 
 from experiments import configs
 from experiments.data import own_arrays
@@ -31,9 +32,17 @@ def load(
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise MissingData(f"{data.path} cannot be imported: {error}.") from error
-    returned = function()
+    except Exception as error:  # whatever the module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise MissingData(f"{data.path} cannot be imported: {reason}.") from error
+    try:
+        returned = function()
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise DamagedData(
+            f"{data.path} raised {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno})."
+        ) from error
     if not isinstance(returned, tuple | list) or not 1 <= len(returned) <= 4:
         raise DamagedData(
             f"{data.path} must return train, test and validation, each inputs and "
