@@ -1,5 +1,6 @@
 """Your own data: a start for each format."""
 
+import dataclasses
 from typing import Any
 
 from experiments import configs
@@ -18,7 +19,8 @@ def presets() -> list[Preset]:
     small = configs.Optimizer(learning_rate=0.05, decay="cosine", weight_decay=5e-4)
 
     def preset(name: str, title: str, data: configs.Data, **fields: Any) -> Preset:
-        run = configs.Run(data=data, method=adaptive, optimizer=small, **fields)
+        fields = {"method": adaptive, "optimizer": small, **fields}
+        run = configs.Run(data=data, **fields)
         return Preset(name, "Your own data (--data.path PATH)", title, run, note=_NOTE)
 
     return [
@@ -46,6 +48,9 @@ def presets() -> list[Preset]:
             "Your own texts, CSV or .txt files in a folder for each class",
             configs.Data("text"),
             model=configs.Model("bilstm", widths=(64,), dropout=0.5),
+            # An LSTM hardly moves under SGD.
+            method=dataclasses.replace(adaptive, name="abadam"),
+            optimizer=dataclasses.replace(small, learning_rate=2e-3, weight_decay=1e-2),
             epochs=10,
             batch_size=32,
         ),
