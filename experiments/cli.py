@@ -111,6 +111,7 @@ def _run(name: str, *arguments: Any) -> int:
     study = f"experiments.studies.{name.replace('-', '_')}"
     try:
         module = importlib.import_module(command.module or study)
+        arguments = tuple(map(_resolved, arguments))
         terminal.usual_interrupts()
         return getattr(module, command.function)(*arguments)
     except configs.BadConfiguration as error:
@@ -121,6 +122,20 @@ def _run(name: str, *arguments: Any) -> int:
     except FloatingPointError as error:
         print(error, file=sys.stderr)
         return NOT_FINITE
+
+
+def _resolved(argument: Any) -> Any:
+    """The configuration of a command, with what its own data have."""
+    run = getattr(argument, "run", None)
+    if not isinstance(run, configs.Run) or not run.data.info.own:
+        return argument
+    from experiments.data import datasets
+
+    try:
+        data = datasets.resolve(run.data)
+        return configs.replace(argument, {"run.data": data})
+    except ValueError as error:  # fields that do not go with the data
+        raise configs.BadConfiguration(str(error)) from error
 
 
 def _usage() -> str:

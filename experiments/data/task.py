@@ -1,5 +1,6 @@
 """The task of a run: what it is trained and evaluated on, made from a data set."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ class Task(NamedTuple):
     meta: Examples | None = None  # with the labels of the data set, balanced
     # int64 [train examples]: index of each in the data set's training split
     rows: np.ndarray | None = None
+    # Of your own data: from inputs as stored to those of the network, by statistics of
+    # the training set before subsampling; None where they are the same.
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def load_task(
@@ -52,17 +56,20 @@ def load_task(
       MissingData: the data set is not there.
       DamagedData: it is not what it should be.
       ValueError: a class has too few examples.
+
+    Your own data have `validation_share` of each class held out where they come without
+    a validation split; their test set is held out as they are read.
     """
     fixed = data.corruption_seed
     split_rng, tail_rng, noise_rng = np.random.default_rng(
         [seed if fixed is None else fixed, 0]
     ).spawn(3)
     loaded = datasets.load(data, data_dir, download=download)
-    rows = np.arange(len(loaded.train.labels))
-    train, test, validation = loaded
+    rows = np.arange(len(loaded.train.labels)) if loaded.rows is None else loaded.rows
+    train, test, validation = loaded[:3]
     if (most := data.examples_per_class) is not None:
-        rows = _first_of_each_class(train.labels, most)
-        train = train.take(rows)
+        first = _first_of_each_class(train.labels, most)
+        train, rows = train.take(first), rows[first]
         test, validation = (
             None if part is None else part.take(_first_of_each_class(part.labels, most))
             for part in (test, validation)
@@ -83,6 +90,19 @@ def load_task(
         if data.meta_per_class:
             meta = train.take(parts.meta)
         train, rows = train.take(parts.train), rows[parts.train]
+    if data.info.own and validation is None and data.validation_share:
+        held = split.shares(
+            train.labels, data.validation_share, data.class_names, split_rng
+        )
+        train, validation = train.take(held.train), train.take(held.held_out)
+        rows = rows[held.train]
+    prepare = None
+    if loaded.fit is not None:
+        prepare = loaded.fit(train.inputs)
+        train, validation, test, meta = (
+            part and part._replace(inputs=prepare(part.inputs))
+            for part in (train, validation, test, meta)
+        )
     if data.imbalance_ratio > 1.0 and not data.info.files:
         kept = imbalance.subsample(train.labels, data, tail_rng)
         train, rows = train.take(kept), rows[kept]
@@ -94,7 +114,7 @@ def load_task(
         if validation is not None:
             validation = validation._replace(labels=flip(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, meta, rows)
+    return Task(train, validation, test, mislabelled, class_counts, meta, rows, prepare)
 
 
 def _first_of_each_class(labels: np.ndarray, most: int) -> np.ndarray:
