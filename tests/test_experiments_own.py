@@ -150,6 +150,16 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
     np.testing.assert_array_equal(unseen[2:], 0.0)
 
 
+def test_rows_are_those_of_the_file(here):
+    with (here / "patients.csv").open(encoding="utf-8") as file:
+        diagnosis = [row["diagnosis"] for row in csv.DictReader(file)]
+    task = _task("patients.csv", label="diagnosis")
+    names = sorted({*diagnosis})
+    assert [diagnosis[row] for row in task.rows] == [
+        names[label] for label in task.train.labels
+    ]
+
+
 def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
