@@ -44,6 +44,29 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Resume(Checked):
+    """Goes on with a run as its config.json says; a finished one with more epochs.
+
+    Schedule points are fractions of the epochs, so more epochs move those that are not
+    reached yet, and may take the run back before one: the command says what holds from
+    which epoch on. config.json then has the new number of epochs, and in `extended`
+    those before it.
+
+    Attributes:
+      dir: run directory.
+      epochs: epochs in all, those that are trained already included; None for those of
+        config.json.
+      data_dir: where the data sets are; None for where they were.
+      devices: number of devices; None for as many as were asked for in training.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    epochs: Size | None = None
+    data_dir: pathlib.Path | None = None
+    devices: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Compare(Checked):
     """Trains many methods on one preset's data, network and budget, and tabulates them.
 
@@ -488,9 +511,16 @@ COMMANDS = {
     ),
     "train": Command(
         Train,
-        "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume",
+        "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume; or "
+        "--config DIR/config.json in place of PRESET",
         "experiments.train.runs",
         "train",
+    ),
+    "resume": Command(
+        Resume,
+        "DIR [--epochs N]: go on with a run, or train a finished one for more epochs",
+        "experiments.train.runs",
+        "resume",
     ),
     "compare": Command(
         Compare, "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table"
