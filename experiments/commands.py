@@ -192,6 +192,52 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Predict:
+    """Classifies examples with the newest checkpoint of a run; writes CSV.
+
+    A row for each example: its path or index, the predicted class, and the probability
+    of each class. They are prepared as the run prepares its test examples.
+
+    Attributes:
+      dir: run directory.
+      input: a folder of images (or one image); or an .npy or .npz file of examples as
+        the data set stores them, `[n, ...]`: images of bytes, or of numbers in [0, 1],
+        or token ids. None, or -, for the run's own test set, which also has labels.
+      out: CSV file to write; None for standard output.
+      data_dir: where the data sets are, for the test set; None for where they were in
+        training.
+      devices: number of devices; None for all there are.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    input: tyro.conf.Positional[pathlib.Path | None] = None
+    out: pathlib.Path | None = None
+    data_dir: pathlib.Path | None = None
+    devices: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes the network of a run for use without this programme.
+
+    To the output directory:
+
+      network.stablehlo    from examples, of any number, to probabilities: what
+                           `jax.export.deserialize` reads, for CPU, CUDA and TPU
+      weights.safetensors  parameters and BatchNorm's statistics by name
+      export.json          shapes, dtypes, classes and versions
+      README.txt           how to use them
+
+    Attributes:
+      dir: run directory.
+      out: output directory; None for DIR/export.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    out: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Tables and figures of one run or several, also of unfinished runs.
 
@@ -533,6 +579,16 @@ COMMANDS = {
         "DIR: the newest checkpoint on validation and test examples",
         "experiments.train.runs",
         "evaluate",
+    ),
+    "predict": Command(
+        Predict,
+        "DIR [INPUT] [--out FILE]: probabilities of images or arrays, as CSV",
+        "experiments.train.predictions",
+    ),
+    "export": Command(
+        Export,
+        "DIR [--out FOLDER]: the network for use without this programme",
+        "experiments.train.export",
     ),
     "report": Command(
         Report,

@@ -207,6 +207,16 @@ class Data(Checked):
         return self.info.classes
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example as the network gets it, in evaluation."""
+        if self.info.inputs == "text":
+            return (self.length,)
+        if self.info.files:
+            assert self.image_size is not None
+            return (self.image_size, self.image_size, self.channels)
+        return self.info.shape
+
+    @property
     def channels(self) -> int:
         """Number of channels of an image."""
         return self.info.shape[-1] if self.info.shape else 3

@@ -1,13 +1,22 @@
 """What can be done with a run after its training, on a tiny one of the digits."""
 
+import csv
+import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 
+import numpy as np
+import PIL.Image
 import pytest
+from safetensors.numpy import load_file
 
 from experiments.cli import main
+from experiments.data.task import load_task
 from experiments.results import run_dir, run_log
+from experiments.train import export, runs, sharding
 from tests.programs import epochs
 
 TINY = (
@@ -165,3 +174,155 @@ def test_versions_are_those_that_a_run_notes(trained, capsys):
     assert noted == run_log.versions()
     for name in ("jax", "flax", "optax", "python"):
         assert f"{name} {noted[name]}" in said
+
+
+# Predictions.
+
+
+def _rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _test_set(out):
+    kept = run_dir.load(out)
+    return load_task(kept.run.data, kept.run.seed).test
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, tmp_path_factory):
+    """The rows of the run's own test set."""
+    out = tmp_path_factory.mktemp("predicted") / "new" / "test.csv"
+    assert main(["predict", str(trained), "--out", str(out)]) == 0
+    return _rows(out.read_text())
+
+
+def _probabilities(rows):
+    return np.array([[float(row[str(label)]) for label in range(10)] for row in rows])
+
+
+def test_predictions_of_the_test_set_have_its_accuracy(trained, predicted, capsys):
+    labels = _test_set(trained).labels
+    assert [int(row["label"]) for row in predicted] == labels.tolist()
+    assert [int(row["index"]) for row in predicted] == list(range(len(labels)))
+    found = np.array([int(row["predicted"]) for row in predicted])
+    accuracy = epochs(trained)[-1]["test"]["accuracy"]
+    assert np.mean(found == labels) == pytest.approx(accuracy)
+    probabilities = _probabilities(predicted)
+    np.testing.assert_array_equal(probabilities.argmax(axis=1), found)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
+
+
+def test_arrays_are_predicted_as_the_test_set_is(trained, predicted, tmp_path, capsys):
+    images = _test_set(trained).inputs[:7]
+    expected = _probabilities(predicted)[:7]
+    np.save(tmp_path / "images.npy", images[..., 0].astype(float))
+    np.savez(tmp_path / "images.npz", images=images, other=np.zeros(3))
+    for name in ("images.npy", "images.npz"):
+        assert main(["predict", str(trained), str(tmp_path / name)]) == 0
+        rows = _rows(capsys.readouterr().out)
+        assert list(rows[0]) == ["index", "predicted", *map(str, range(10))]
+        np.testing.assert_allclose(_probabilities(rows), expected, atol=2e-6)
+
+
+def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, capsys):
+    images = np.rint(255 * _test_set(trained).inputs[:3]).astype(np.uint8)
+    names = ["a.png", "b/a.png", "b/c.png"]
+    for name, image in zip(names, images, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(image[..., 0]).save(tmp_path / name)
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert main(["predict", str(trained), str(tmp_path)]) == 0
+    of_files = _rows(capsys.readouterr().out)
+    assert [row["path"] for row in of_files] == [str(tmp_path / name) for name in names]
+    assert main(["predict", str(trained), str(tmp_path / "images.npy")]) == 0
+    of_arrays = _rows(capsys.readouterr().out)
+    np.testing.assert_array_equal(_probabilities(of_files), _probabilities(of_arrays))
+    # One image, and one that is of another size.
+    PIL.Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "large.png")
+    assert main(["predict", str(trained), str(tmp_path / "a.png")]) == 0
+    assert _rows(capsys.readouterr().out) == of_files[:1]
+    assert main(["predict", str(trained), str(tmp_path / "large.png")]) == 3
+    said = capsys.readouterr().err
+    assert "large.png has 8 × 9 pixels, and digits has 8 × 8: resize it" in said
+
+
+@pytest.mark.parametrize(
+    ("saved", "status", "said"),
+    [
+        (None, 3, "There is no "),
+        (np.zeros((2, 9, 9)), 3, "[n, 8, 8, 1], got [2, 9, 9, 1]"),
+        (np.full((2, 8, 8, 1), 16.0), 3, "or floating in [0, 1], got float64 from 16"),
+        (np.full((2, 8, 8, 1), np.nan), 3, "got float64 from nan to nan"),
+        (np.array([{"a": 1}]), 3, "cannot be read as arrays"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, 3, "has the arrays a, b: name the one"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(
+    trained, saved, status, said, tmp_path, capsys
+):
+    source = tmp_path / "saved.npz"
+    if isinstance(saved, dict):
+        np.savez(source, **saved)
+    elif saved is not None:
+        source = tmp_path / "saved.npy"
+        np.save(source, saved, allow_pickle=True)
+    assert main(["predict", str(trained), str(source)]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
+    assert main(["predict", str(trained), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "none")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(trained), str(tmp_path / "empty")]) == 3
+    assert "has no image" in capsys.readouterr().err
+
+
+# Exports.
+
+RELOADED = """
+import pathlib, sys
+import jax, numpy as np
+network = jax.export.deserialize(pathlib.Path(sys.argv[1]).read_bytes())
+np.save(sys.argv[3], network.call(np.load(sys.argv[2])))
+assert network.platforms == ("cpu", "cuda", "tpu")
+assert not {"experiments", "absgd_jax", "flax"} & set(sys.modules)
+"""
+
+
+def test_an_exported_network_needs_none_of_this(trained, predicted, tmp_path):
+    pytest.importorskip("flatbuffers")
+    out = tmp_path / "exported"
+    assert main(["export", str(trained), "--out", str(out)]) == 0
+    np.save(tmp_path / "images.npy", _test_set(trained).inputs[:5])
+    arguments = [out / "network.stablehlo", tmp_path / "images.npy", tmp_path / "found"]
+    subprocess.run([sys.executable, "-c", RELOADED, *arguments], cwd=out, check=True)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "found.npy"), _probabilities(predicted)[:5], atol=2e-6
+    )
+    described = json.loads((out / "export.json").read_text())
+    assert described["input"] == {"dtype": "float32", "shape": ["batch", 8, 8, 1]}
+    assert described["classes"] == [str(label) for label in range(10)]
+    weights = load_file(out / "weights.safetensors")
+    assert weights["head.kernel"].shape == (8, 10)
+    assert weights["blocks.1.norm.var"].shape == (8,)
+    assert "float32 [n, 8, 8, 1]" in (out / "README.txt").read_text()
+
+
+def test_an_export_takes_any_number_of_examples(trained, predicted):
+    kept = run_dir.load(trained)
+    _, state = runs.restore(trained, kept, sharding.layout(1))
+    network = export.exported_of(kept.run, state)
+    images = _test_set(trained).inputs
+    for n in (1, 300):
+        found = network.call(images[:n])
+        np.testing.assert_allclose(found, _probabilities(predicted)[:n], atol=2e-6)
+
+
+def test_an_export_names_the_package_that_it_lacks(trained, monkeypatch, capsys):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    assert main(["export", str(trained)]) == 2
+    assert "pip install flatbuffers" in capsys.readouterr().err
+    assert not (trained / "export").exists()

@@ -61,7 +61,7 @@ def main(
         _join(session)
     out = session.out or _default_out(preset, run)
     first_host = jax.process_index() == 0
-    layout = _layout(run, session)
+    layout = layout_of(run, session)
     _require_jit(run, session)
     if session.steps_per_dispatch > 1:
         device_loop.require(run)
@@ -465,7 +465,7 @@ def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
 
 
-def _layout(run: configs.Run, session: Session) -> sharding.Layout:
+def layout_of(run: configs.Run, session: Session) -> sharding.Layout:
     """The devices; the batch size must be a multiple of their number."""
     try:
         layout = sharding.layout(session.devices)

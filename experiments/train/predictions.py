@@ -1,0 +1,96 @@
+"""Classifies examples with a trained network; `python -m experiments predict`."""
+
+import csv
+import io
+import pathlib
+import sys
+
+import numpy as np
+
+from experiments import commands, configs
+from experiments.data import inputs
+from experiments.data.types import Examples, Files
+from experiments.results import run_dir
+from experiments.train import loop, runs, sharding, steps
+from experiments.train.session import Session
+
+
+def main(config: commands.Predict) -> int:
+    """Writes the probabilities of examples as CSV.
+
+    Args:
+      config: run directory, examples and output.
+
+    Returns:
+      Exit status 0.
+
+    Raises:
+      BadConfiguration: there is no such run, or the output cannot be written.
+      MissingData: there are no such examples.
+      DamagedData: they are not of the kind that the network was trained on.
+    """
+    kept = run_dir.load(config.dir)
+    own = config.input is None or str(config.input) == "-"
+    if own:
+        session = Session(data_dir=config.data_dir or kept.data_dir)
+        examples = runs.task_of(kept.run, session).test
+        paths = _paths(examples)
+    else:
+        examples, paths = inputs.load(config.input, kept.run.data)
+    layout = runs.layout_of(kept.run, Session(devices=config.devices))
+    step, state = runs.restore(config.dir, kept, layout)
+    found = probabilities(state, examples, kept.run, layout)
+
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    names = class_names(kept.run)
+    first = ["index" if paths is None else "path", *(["label"] if own else [])]
+    writer.writerow([*first, "predicted", *names])
+    for index, row in enumerate(found):
+        cells = [index if paths is None else paths[index]]
+        cells += [names[examples.labels[index]]] if own else []
+        cells += [names[row.argmax()], *(f"{p:.6g}" for p in row)]
+        writer.writerow(cells)
+    _write(config.out, table.getvalue())
+    of = f"Step {step} of {config.dir}: {len(found)} examples"
+    print(of + (f" in {config.out}." if config.out else "."), file=sys.stderr)
+    return 0
+
+
+def probabilities(
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    layout: sharding.Layout,
+) -> np.ndarray:
+    """Probabilities of examples, in order, float32 `[n, classes]`."""
+    program = steps.program(run, layout)
+    batches = loop.in_order(examples, run, layout, Session())
+    parts = [np.asarray(program.probabilities(state, batch)) for batch in batches]
+    return np.concatenate(parts)[: len(examples.labels)]
+
+
+def class_names(run: configs.Run) -> list[str]:
+    """Names of the classes, in the order of the probabilities."""
+    return [str(label) for label in range(run.data.classes)]
+
+
+def _paths(examples: Examples) -> list[str] | None:
+    """The paths of image files; None for examples in memory."""
+    if not isinstance(examples.inputs, Files):
+        return None
+    return [str(examples.inputs.path(i)) for i in range(len(examples.labels))]
+
+
+def _write(out: pathlib.Path | None, text: str) -> None:
+    """Writes a file, or to standard output."""
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise configs.BadConfiguration(
+            f"{out} cannot be written: {error.strerror}."
+        ) from error
