@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_while_it_had_more_epochs_goes_on(run, capsys):
     ("more", "said"),
     [
         (["--epochs", "1"], "is trained for 2 epochs already. --epochs counts"),
-        (["--devices", "99"], "got 99"),
+        (["--devices", "99"], "devices must be at most"),
     ],
 )
 def test_what_cannot_be_resumed_is_left_as_it_is(run, more, said, capsys):
@@ -274,6 +274,9 @@ def test_what_cannot_be_predicted_is_refused(
 def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
     assert main(["predict", str(trained), "--out", str(tmp_path)]) == 2
     assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+    for command in ("predict", "evaluate"):
+        assert main([command, str(trained), "--devices", "99"]) == 2
+        assert "devices must be at most" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "none")]) == 2
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(trained), str(tmp_path / "empty")]) == 3

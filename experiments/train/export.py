@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax import export
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from experiments import commands, configs
 from experiments.results import run_dir, run_log
@@ -83,7 +83,7 @@ def main(config: commands.Export) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / NETWORK).write_bytes(exported.serialize())
-        save_file(weights(state), out / WEIGHTS)
+        (out / WEIGHTS).write_bytes(save(weights(state)))
         run_log.save(out / "export.json", described)
         (out / "README.txt").write_text(readme, encoding="utf-8")
     except OSError as error:

@@ -37,7 +37,7 @@ def main(config: commands.Predict) -> int:
         paths = _paths(examples)
     else:
         examples, paths = inputs.load(config.input, kept.run.data)
-    layout = runs.layout_of(kept.run, Session(devices=config.devices))
+    layout = runs.layout_of(config.devices)
     step, state = runs.restore(config.dir, kept, layout)
     found = probabilities(state, examples, kept.run, layout)
 

@@ -61,7 +61,7 @@ def main(
         _join(session)
     out = session.out or _default_out(preset, run)
     first_host = jax.process_index() == 0
-    layout = layout_of(run, session)
+    layout = _layout(run, session)
     _require_jit(run, session)
     if session.steps_per_dispatch > 1:
         device_loop.require(run)
@@ -441,7 +441,7 @@ def _reopen(
     """Restores a trained network with its data set, for evaluation."""
     kept = run_dir.load(out)
     task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
-    layout = sharding.layout(devices)
+    layout = layout_of(devices)
     step, state = restore(out, kept, layout)
     return kept, task, layout, step, state
 
@@ -465,12 +465,17 @@ def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
 
 
-def layout_of(run: configs.Run, session: Session) -> sharding.Layout:
-    """The devices; the batch size must be a multiple of their number."""
+def layout_of(devices: int | None) -> sharding.Layout:
+    """So many devices, or all; more than there are is a BadConfiguration."""
     try:
-        layout = sharding.layout(session.devices)
+        return sharding.layout(devices)
     except ValueError as error:
         raise configs.BadConfiguration(str(error)) from error
+
+
+def _layout(run: configs.Run, session: Session) -> sharding.Layout:
+    """The devices; the batch size must be a multiple of their number."""
+    layout = layout_of(session.devices)
     if run.batch_size % layout.devices:
         raise configs.BadConfiguration(
             f"batch_size must be a multiple of the {layout.devices} devices, got "
