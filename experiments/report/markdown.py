@@ -77,7 +77,7 @@ def describe(group: Group) -> str:
     """A paragraph that describes the run."""
     run = group.run
     data, method = run.data, run.method
-    words = [f"{run.model.name} on {data.source}"]
+    words = [f"{run.model.title} on {data.source}"]
     if data.imbalance_ratio > 1.0:
         kind = {"long_tail": "long tail", "step": "step"}[data.imbalance]
         words.append(f"{kind} of ratio {number(data.imbalance_ratio)}")

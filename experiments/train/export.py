@@ -109,4 +109,5 @@ def weights(state: steps.TrainState) -> dict[str, np.ndarray]:
         ".".join(map(str, path)): np.asarray(value[...])
         for part in (state.params, state.frozen, state.statistics)
         for path, value in nnx.to_flat_state(part)
+        if not isinstance(value, nnx.RngState)
     }

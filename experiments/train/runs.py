@@ -73,6 +73,7 @@ def main(
     tell = _say if first_host and not quiet else lambda message: None
     tell(f"Reading {run.data.source}.")
     task = task_of(run, session)
+    models.check(run.model, run.data)
     total = run.epochs * loop.steps_per_epoch(run, task)
 
     with contextlib.ExitStack() as stack:
@@ -396,6 +397,11 @@ def features(
       By split features, float32, and labels as the training has them; and the head.
     """
     kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
+    if kept.run.model.custom is not None:
+        raise configs.BadConfiguration(
+            f"The features of {kept.run.model.custom}, before its last layer, are not "
+            "known: only networks of this package have them."
+        )
     found = {}
     for name in splits:
         part = getattr(task, name)
@@ -485,11 +491,10 @@ def _layout(run: configs.Run, session: Session) -> sharding.Layout:
 
 
 def _require_jit(run: configs.Run, session: Session) -> None:
-    """Refuses `pmap` for methods whose rule takes the whole batch."""
-    if run.method.baseline and session.parallel == "pmap":
-        raise configs.BadConfiguration(
-            f"{run.method.title} runs under --parallel jit, got pmap."
-        )
+    """Refuses `pmap` for rules and networks that take the whole batch."""
+    whole = run.method.title if run.method.baseline else run.model.custom
+    if whole and session.parallel == "pmap":
+        raise configs.BadConfiguration(f"{whole} runs under --parallel jit, got pmap.")
 
 
 def task_of(run: configs.Run, session: Session) -> Task:

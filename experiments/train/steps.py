@@ -493,7 +493,7 @@ def init_network(run: configs.Run, seed: int) -> Any:
     Returns:
       The network, as `models.build` makes it.
     """
-    data = fields.only(run.data, "source", "image_size", "vocabulary")
+    data = fields.only(run.data, "source", "image_size", "vocabulary", "length")
     return nnx.merge(*_init_network(run.model, data)(seed))
 
 
@@ -525,7 +525,14 @@ def _init(
     """The state before the first step."""
     # Copies, since a step donates the buffers of its state.
     state = _first_state(run, network, seed, examples)
-    return layout.replicate(jax.tree.map(np.array, state))
+    return layout.replicate(jax.tree.map(_copied, state))
+
+
+def _copied(leaf: Any) -> Any:
+    """A copy; of a random key, which a network of one's own may have, too."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.clone(leaf)
+    return np.array(leaf)
 
 
 def abstract_state(run: configs.Run, layout: Layout, examples: int) -> TrainState:
