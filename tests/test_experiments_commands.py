@@ -13,10 +13,13 @@ import PIL.Image
 import pytest
 from safetensors.numpy import load_file
 
+from experiments import configs, presets
 from experiments.cli import main
+from experiments.data import images, inputs, loader
 from experiments.data.task import load_task
+from experiments.data.types import DamagedData
 from experiments.results import run_dir, run_log
-from experiments.train import export, runs, sharding
+from experiments.train import export, progress, runs, sharding, steps
 from tests.programs import epochs
 
 TINY = (
@@ -142,14 +145,15 @@ def test_a_run_says_what_it_does(trained, tmp_path, capsys):
     config = ["train", "--config", str(trained), "--out", str(out)]
     assert main([*config, "--eval-every", "2"]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "Starting JAX.",
         "Reading digits.",
+        "Building convnet.",
         "Compiling the step; the first update comes after it.",
     ]
     last = epochs(out)[-1]
     percent = {name: f"{last[name]['accuracy']:.1%}" for name in ("validation", "test")}
-    first, second = lines[3:5]
+    first, second = lines[4:6]
     assert re.fullmatch(
         r"epoch 1/2  loss \d\.\d{3}  val –  test –  λ -1  effective sample \d+%  "
         r"\d+\.\d s  ETA \d\d:\d\d",
@@ -160,11 +164,37 @@ def test_a_run_says_what_it_does(trained, tmp_path, capsys):
         f"test {percent['test']}  λ -1  effective sample "
     )
     assert second.endswith("ETA 00:00")
-    assert lines[5].startswith(
+    assert lines[6].startswith(
         f"Finished: test accuracy {percent['test']}, validation accuracy "
         f"{percent['validation']}. In {out}"
     )
-    assert len(lines) == 6
+    assert len(lines) == 7
+
+
+def test_the_bar_has_only_what_a_method_has():
+    shown = {"loss": 0.5123, "effective": 0.714, "largest": 2.0}
+    absgd, sgd = (configs.Run(method=configs.Method(name)) for name in ("absgd", "sgd"))
+    assert progress.bar(sgd, shown) == {"loss": "0.512"}
+    assert progress.bar(absgd, shown) == {
+        "loss": "0.512",
+        "effective sample": "71%",
+        "largest weight": "2",
+    }
+
+
+def test_the_time_left_leaves_out_the_epoch_that_compiles(monkeypatch):
+    moments, lines = iter([0.0, 60.0, 70.0, 80.0]), []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(moments))
+    tell = progress.EpochLines(configs.Run(epochs=400), lines.append)
+    for epoch in (1, 2, 3):
+        event = {"epoch": epoch, "loss": 0.5, "lam": 1.0, "effective_sample_size": 1.0}
+        tell({"event": "epoch", "validation": None, "test": {"accuracy": 0.9}, **event})
+    assert [line.split("  ")[-2:] for line in lines] == [
+        ["60.0 s", "ETA 6:39:00"],
+        ["10.0 s", "ETA 1:06:20"],
+        ["10.0 s", "ETA 1:06:10"],
+    ]
+    assert "val –  test 90.0%" in lines[0]
 
 
 def test_versions_are_those_that_a_run_notes(trained, capsys):
@@ -283,6 +313,32 @@ def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, capsy
     assert "has no image" in capsys.readouterr().err
 
 
+def test_image_files_are_prepared_as_those_of_the_data_set(tmp_path):
+    data = configs.Data("places_lt", image_size=8)
+    rng = np.random.default_rng(0)
+    for name, size in (("b.jpg", (30, 20, 3)), ("a.PNG", (9, 16, 3))):
+        PIL.Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(tmp_path / name)
+    found = inputs.load(tmp_path, data)
+    assert found.paths == [str(tmp_path / name) for name in ("a.PNG", "b.jpg")]
+    (batch,) = loader.batches(found.examples, data, 3)
+    for row in range(2):
+        expected = images.image(found.examples.files, row, data, None)
+        np.testing.assert_array_equal(batch.inputs[row], expected)
+    assert batch.present.tolist() == [True, True, False]
+
+
+def test_texts_are_token_ids(tmp_path):
+    data = configs.Data("imdb", vocabulary=20, length=6)
+    np.save(tmp_path / "ids.npy", np.arange(12).reshape(2, 6))
+    found = inputs.load(tmp_path / "ids.npy", data).examples.inputs
+    assert found.dtype == np.int32
+    np.save(tmp_path / "ids.npy", np.arange(12, 24).reshape(2, 6))
+    with pytest.raises(DamagedData, match="integers below 22, got int64 from 12 to 23"):
+        inputs.load(tmp_path / "ids.npy", data)
+    with pytest.raises(DamagedData, match="imdb is text: give its token ids"):
+        inputs.load(tmp_path, data)
+
+
 # Exports.
 
 RELOADED = """
@@ -322,6 +378,19 @@ def test_an_export_takes_any_number_of_examples(trained, predicted):
     for n in (1, 300):
         found = network.call(images[:n])
         np.testing.assert_allclose(found, _probabilities(predicted)[:n], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["imdb", "cifar10_sym20"])
+def test_networks_of_every_kind_are_exported(name):
+    run = presets.get(f"{name}_smoke").run
+    layout = sharding.layout(1)
+    state = steps.program(run, layout).init(steps.init_network(run, 0), 0, 10)
+    network = export.exported_of(run, state)
+    rng = np.random.default_rng(0)
+    examples = rng.integers(0, 9, (3, *run.data.shape)).astype(run.data.info.dtype)
+    found = np.asarray(network.call(examples))
+    assert found.shape == (3, run.data.classes)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
 
 
 def test_an_export_names_the_package_that_it_lacks(trained, monkeypatch, capsys):

@@ -73,6 +73,7 @@ def main(
     tell = _say if first_host and not quiet else lambda message: None
     tell(f"Reading {run.data.source}.")
     task = task_of(run, session)
+    tell(f"Building {run.model.title}.")
     models.check(run.model, run.data)
     total = run.epochs * loop.steps_per_epoch(run, task)
 

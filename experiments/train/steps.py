@@ -478,9 +478,13 @@ def probabilities_of(
     run: configs.Run, state: TrainState
 ) -> Callable[[jax.Array], jax.Array]:
     """The trained network as a function, from examples as stored to probabilities."""
-    alike = _untrained(run)
-    network = _network(_graph(alike), state)
-    return lambda inputs: jax.nn.softmax(network(prepare(alike.data, inputs)))
+    graph = _graph(_untrained(run))
+
+    def probabilities(inputs: jax.Array) -> jax.Array:
+        network = _network(graph, state)  # made where it is traced
+        return jax.nn.softmax(network(prepare(run.data, inputs)))
+
+    return probabilities
 
 
 def init_network(run: configs.Run, seed: int) -> Any:
