@@ -73,7 +73,7 @@ def absgd(
       ...     tx = absgd_jax.absgd(0.1, lam, init_s=None)
       ...     w = jnp.array(0.5)
       ...     state = tx.init(w)
-      ...     for _ in range(300):
+      ...     for _ in range(100):
       ...         losses, pullback = jax.vjp(per_example_losses, w)
       ...         updates, state = tx.update(pullback, state, w, losses=losses)
       ...         w = optax.apply_updates(w, updates)

@@ -91,10 +91,11 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
       >>> import absgd_jax, jax, jax.numpy as jnp
       >>> radius = absgd_jax.kl_radius(0.2)
       >>> attention = absgd_jax.attention(radius, max_weight=jnp.inf)
+      >>> weigh = jax.jit(attention.weigh)
       >>> state, reached = attention.init(), []
       >>> for step in range(400):
       ...     losses = jax.random.exponential(jax.random.key(step), (64,))
-      ...     p, state = attention.weigh(losses, state)
+      ...     p, state = weigh(losses, state)
       ...     reached.append(jnp.mean(p * jnp.log(p) - p + 1))
       >>> 0.18 < float(jnp.mean(jnp.array(reached[200:]))) < 0.22
       True
