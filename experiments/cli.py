@@ -157,6 +157,7 @@ def _run(name: str, *arguments: Any) -> int:
     study = f"experiments.studies.{name.replace('-', '_')}"
     try:
         module = importlib.import_module(command.module or study)
+        arguments = tuple(map(_resolved, arguments))
         return getattr(module, command.function)(*arguments)
     except configs.BadConfiguration as error:
         return _refuse(str(error))
@@ -171,6 +172,20 @@ def _run(name: str, *arguments: Any) -> int:
     except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _resolved(argument: Any) -> Any:
+    """The configuration of a command, with what its own data have."""
+    run = getattr(argument, "run", None)
+    if not isinstance(run, configs.Run) or not run.data.info.own:
+        return argument
+    from experiments.data import datasets
+
+    try:
+        data = datasets.resolve(run.data)
+        return configs.replace(argument, {"run.data": data})
+    except ValueError as error:  # fields that do not go with the data
+        raise configs.BadConfiguration(str(error)) from error
 
 
 def _usage() -> str:

@@ -13,6 +13,8 @@ import pathlib
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
+
 from experiments import registry
 from experiments.fields import (
     Argument,
@@ -52,11 +54,38 @@ Augmentation = Annotated[T, NotCompiled(where=lambda data: data.augment_on == "h
 
 
 @dataclasses.dataclass(frozen=True)
+class Contents:
+    """What your own data have; read from them when a run starts, and kept with it.
+
+    Attributes:
+      inputs: what an example is.
+      shape: of one example as the network gets it; () where that varies.
+      class_names: of each class, in the order of the labels.
+    """
+
+    inputs: Literal["images", "text", "table"]
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Data(Checked):
     """The data set: splits, imbalance, label noise, sampler and augmentation.
 
     Attributes:
-      source: the data set.
+      source: the data set. Your own is a `table` (CSV or Parquet), `arrays` (.npz or
+        .npy), a `folder` of images in subfolders named after classes, `text` (CSV, or
+        a folder of such subfolders) or what a function returns (`python`), each at
+        `path`; see docs/your_data.md.
+      path: of your own data: a file or a directory, or `module:function`.
+      label: column of the labels in your own CSV; None for one named label, class,
+        target or y, or else the last. Without a header, its number, from 1.
+      text: column of the text in your own CSV; None for the one with the longest cells.
+      drop: columns of your own CSV that are not used, such as an id.
+      test_share: fraction of each class of your own data that is held out as the test
+        set, where they have none; the same for every seed.
+      validation_share: fraction of each class of your own training data that is held
+        out as the validation set, where they have none and `validation_per_class` is 0.
       imbalance: how a balanced data set is subsampled: class counts decay exponentially
         (`long_tail`), or half of the classes keep a fraction (`step`).
       imbalance_ratio: examples of the largest class over those of the smallest; 1 keeps
@@ -110,6 +139,12 @@ class Data(Checked):
     """
 
     source: Source = "digits"
+    path: Host[str | None] = None
+    label: Host[str | None] = None
+    text: Host[str | None] = None
+    drop: Host[tuple[str, ...]] = ()
+    test_share: Host[BelowOne] = 0.2
+    validation_share: Host[BelowOne] = 0.1
     imbalance: Host[Literal["long_tail", "step"]] = "long_tail"
     imbalance_ratio: Host[AtLeastOne] = 1.0
     total: Host[Size | None] = None
@@ -146,12 +181,15 @@ class Data(Checked):
     std: tuple[Positive, ...] = ()
     vocabulary: Size = 20_000
     length: Size = 200
+    # Of no flag: `datasets.resolve` reads it from the data.
+    contents: Annotated[Contents | None, tyro.conf.Suppress] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_own()
         refuse(
-            self.tail_classes >= self.classes,
-            f"tail_classes must be fewer than the {self.classes} classes, got "
+            self.known and self.tail_classes >= self.info.classes,
+            f"tail_classes must be fewer than the {self.info.classes} classes, got "
             f"{self.tail_classes}.",
         )
         refuse(
@@ -179,8 +217,9 @@ class Data(Checked):
         ]
         asked = [name for name in of_images if getattr(self, name)]
         refuse(
-            self.info.inputs == "text" and bool(asked),
-            f"{self.source} is text, which has no {', '.join(asked)}.",
+            self.info.inputs in ("text", "table") and bool(asked),
+            f"{self.source} is {'text' if self.info.inputs == 'text' else 'a table'}, "
+            f"which has no {', '.join(asked)}.",
         )
         refuse(
             self.info.files and self.image_size is None,
@@ -197,14 +236,52 @@ class Data(Checked):
             f"{self.source}.",
         )
 
+    def _check_own(self) -> None:
+        """Refuses what is for your own data elsewhere, and the reverse."""
+        own = registry.DATASETS[self.source].own
+        of_own = [n for n in ("path", "label", "text", "drop") if getattr(self, n)]
+        refuse(
+            not own and bool(of_own),
+            f"For your own data only (--data.source table, ...): {', '.join(of_own)}, "
+            f"got {self.source}.",
+        )
+        refuse(
+            own and self.test_share == 0.0,
+            "test_share must be positive: where your data have no test set, so much of "
+            "them is held out as one, got 0.0.",
+        )
+        refuse(
+            self.source in ("arrays", "python") and self.image_size is not None,
+            f"image_size is for image files, got {self.image_size} for {self.source}.",
+        )
+
     @property
     def info(self) -> registry.DatasetInfo:
         """What is known of the data set before it is loaded."""
-        return registry.DATASETS[self.source]
+        info = registry.DATASETS[self.source]
+        if self.contents is None:
+            return info
+        inputs, shape, names = (
+            self.contents.inputs,
+            self.contents.shape,
+            self.contents.class_names,
+        )
+        return info._replace(
+            classes=len(names), inputs=inputs, shape=shape, class_names=names
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether classes and shape are known; not before your own data are read."""
+        return self.contents is not None or not registry.DATASETS[self.source].own
 
     @property
     def classes(self) -> int:
         """Number of classes."""
+        refuse(
+            not self.known,
+            f"The classes of {self.path} are not known: see `datasets.resolve`.",
+        )
         return self.info.classes
 
     @property
@@ -218,6 +295,11 @@ class Data(Checked):
         return self.info.shape
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each class, its number where it has no name."""
+        return self.info.class_names or tuple(map(str, range(self.classes)))
+
+    @property
     def channels(self) -> int:
         """Number of channels of an image."""
         return self.info.shape[-1] if self.info.shape else 3
@@ -228,7 +310,8 @@ class Model(Checked):
     """The network; see `experiments.models`.
 
     Attributes:
-      name: which. `convnet` is the demo's own, the others are the papers'.
+      name: which. `convnet` is the demo's own and `mlp`, of hidden layers, for tables;
+        the others are the papers'.
       widths: channels (or LSTM states per direction) of each stage; () as published.
       blocks: residual blocks in each stage; () as published.
       head: a linear layer; the cosines between features and class vectors (`cosine`)
@@ -260,6 +343,7 @@ class Model(Checked):
         "resnet152",
         "sce_cnn",
         "bilstm",
+        "mlp",
     ] = "convnet"
     widths: tuple[Size, ...] = ()
     blocks: tuple[Size, ...] = ()
@@ -586,16 +670,18 @@ class Run(Checked):
                     f"{what} needs the head of a network of this package, got "
                     f"{model.custom}.",
                 )
+        reads = {"bilstm": "text", "mlp": "table"}.get(model.name, "images")
+        fitting = {"text": "bilstm", "table": "mlp"}.get(data.info.inputs, "convnet")
+        of_shape = f", of the shape {data.info.shape}" if data.contents else ""
         refuse(
-            model.custom is None
-            and (data.info.inputs == "text") != (model.name == "bilstm"),
-            f"bilstm reads text, the other networks images, got {model.name} for "
-            f"{data.source}.",
+            model.custom is None and data.info.inputs not in ("", reads),
+            f"bilstm reads text, mlp tables, the other networks images, got "
+            f"{model.name} for {data.source}{of_shape}: set model.name to {fitting!r}.",
         )
         refuse(
             (method.route == "dense" or method.microbatch_size is not None)
             and model.norm == "batch"
-            and (model.name != "bilstm" or model.custom is not None),
+            and (model.name not in ("bilstm", "mlp") or model.custom is not None),
             "Under BatchNorm the gradient of an example depends on the others of its "
             "batch, so neither the dense route nor microbatches give the gradient of "
             "the batch: take the pullback route, or GroupNorm (--model.norm group).",

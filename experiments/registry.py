@@ -15,11 +15,12 @@ class DatasetInfo(NamedTuple):
 
     Attributes:
       module: in `experiments.data`, with its `load`.
-      classes: number of classes.
+      classes: number of classes; 0 for your own data, of which that is known once they
+        are read.
       examples: training examples of each class as published; their number where only
         that is known.
       directory: below `--data-dir`; "" for a data set that needs none.
-      inputs: what an example is.
+      inputs: what an example is; "" where that is known once the data are read.
       shape: of one example as it is stored; () where that varies.
       files: whether images are decoded for each batch, not held in memory.
       has_test: whether it has a test split; otherwise one is held out.
@@ -27,27 +28,39 @@ class DatasetInfo(NamedTuple):
         is no validation split.
       meta_per_class: examples of each class that `compare` holds out as the meta set.
       dtype: of an example as it is stored.
+      own: whether it is the user's own data, read from `--data.path`.
+      class_names: of each class; () where they are numbered, or known once read.
     """
 
     module: str
     classes: int
     examples: tuple[int, ...] | int
     directory: str = ""
-    inputs: Literal["images", "text"] = "images"
+    inputs: Literal["images", "text", "table", ""] = "images"
     shape: tuple[int, ...] = ()
     files: bool = False
     has_test: bool = True
     validation_per_class: int = 0
     meta_per_class: int = 10
     dtype: Literal["uint8", "float32", "int32"] = "uint8"
+    own: bool = False
+    class_names: tuple[str, ...] = ()
 
 
 def _files(module: str, classes: int, examples: int, directory: str) -> DatasetInfo:
     return DatasetInfo(module, classes, examples, directory, files=True)
 
 
+def _own(module: str, inputs: Literal["images", "text", "table", ""]) -> DatasetInfo:
+    return DatasetInfo(module, 0, 0, inputs=inputs, meta_per_class=2, own=True)
+
+
 _DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 _COLOUR = (32, 32, 3)
+_CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+    "truck",
+)  # fmt: skip
 
 DATASETS = {
     "digits": DatasetInfo(
@@ -61,7 +74,7 @@ DATASETS = {
     ),
     "cifar10": DatasetInfo(
         "cifar", 10, (5000,) * 10, "cifar10", shape=_COLOUR, validation_per_class=100
-    ),
+    )._replace(class_names=_CIFAR10),
     "cifar100": DatasetInfo(
         "cifar", 100, (500,) * 100, "cifar100", shape=_COLOUR, validation_per_class=10
     ),
@@ -73,6 +86,7 @@ DATASETS = {
         "text",
         validation_per_class=250,
         dtype="int32",
+        class_names=("negative", "positive"),
     ),
     "imagenet_lt": _files("image_lists", 1000, 115_846, "imagenet_lt"),
     "places_lt": _files("image_lists", 365, 62_500, "places_lt"),
@@ -81,6 +95,11 @@ DATASETS = {
         validation_per_class=20
     ),
     "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m"),
+    "table": _own("own_table", "table"),
+    "arrays": _own("own_arrays", ""),
+    "folder": _own("own_folder", "images")._replace(files=True),
+    "text": _own("own_text", "text"),
+    "python": _own("own_python", ""),
 }
 
 

@@ -172,7 +172,7 @@ def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, 
     best = [max(e["test"]["accuracy"] for e in of[:10]) for of in events]
     assert _row(text, markdown.ON_TEST)["accuracy"] == _percent(best)
 
-    head, worst = _row(text, "0"), _row(text, "9")
+    head, worst = _row(text, "airplane"), _row(text, "truck")
     assert (head["training examples"], worst["training examples"]) == ("5,000", "50")
     assert worst["last epoch"] == _percent(e[9]["test"]["recall"][9] for e in events)
 

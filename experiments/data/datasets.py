@@ -20,8 +20,8 @@ import importlib
 import pathlib
 from collections.abc import Iterator
 
-from experiments import configs
-from experiments.data.types import Dataset, MissingData
+from experiments import configs, fields
+from experiments.data.types import DamagedData, Dataset, MissingData
 
 # What has been read, while someone wants it remembered.
 _read: contextvars.ContextVar[dict[object, Dataset] | None] = contextvars.ContextVar(
@@ -54,6 +54,8 @@ def load(
             f"holds {directory}/."
         )
     data_dir = (data_dir or pathlib.Path()).expanduser()
+    if data.info.own:
+        return _load_own(data)
     module = importlib.import_module(f"experiments.data.{data.info.module}")
     remembered = _read.get()
     if remembered is None:
@@ -65,6 +67,66 @@ def load(
         remembered.clear()  # one is enough, and they are large
         remembered[key] = module.load(data, data_dir, download=download)
     return remembered[key]
+
+
+def resolve(data: configs.Data) -> configs.Data:
+    """Reads what your own data have, which decides the network; others are as they are.
+
+    Args:
+      data: which, with or without `contents`.
+
+    Returns:
+      The same with `contents`, and an absolute path.
+
+    Raises:
+      BadConfiguration: there is no path, or a class has too few examples.
+      MissingData: nothing is there.
+      DamagedData: it cannot be read; or `contents` are given and differ.
+    """
+    if not data.info.own:
+        return data
+    if data.path is None:
+        raise configs.BadConfiguration(
+            f"The source {data.source} is your own data: give --data.path, the file or "
+            "directory (of python: module:function) that they are read from."
+        )
+    if data.source != "python":
+        path = pathlib.Path(data.path).expanduser().resolve()
+        data = dataclasses.replace(data, path=str(path))
+    try:
+        return dataclasses.replace(data, contents=_load_own(data).contents)
+    except ValueError as error:
+        raise configs.BadConfiguration(str(error)) from error
+
+
+# The last that was read, since a run reads its data twice: for `resolve`, and to train.
+_own: dict[object, Dataset] = {}
+_OF_OWN = (
+    "source", "path", "label", "text", "drop", "test_share", "vocabulary", "length",
+)  # fmt: skip
+
+
+def _load_own(data: configs.Data) -> Dataset:
+    """Reads your own data unless they were read last and their files have not changed.
+
+    Raises:
+      DamagedData: they are not what the run began with, too.
+    """
+    path = pathlib.Path(data.path or "")
+    files = [path, *path.iterdir()] if path.is_dir() else [path] * path.exists()
+    key = fields.only(data, *_OF_OWN), *((f, f.stat().st_mtime_ns) for f in files)
+    if key not in _own:
+        module = importlib.import_module(f"experiments.data.{data.info.module}")
+        read = module.load(data, pathlib.Path(), download=False)
+        _own.clear()
+        _own[key] = read
+    found = _own[key]
+    if data.contents is not None and data.contents != found.contents:
+        raise DamagedData(
+            f"{data.path} has changed since the run began: it had {data.contents}, and "
+            f"has {found.contents}. Train on it with another --out."
+        )
+    return found
 
 
 @contextlib.contextmanager

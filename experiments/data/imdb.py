@@ -1,19 +1,22 @@
 """The IMDB reviews, as token ids.
 
-Prepared by TensorFlow Datasets in `data_dir/imdb_reviews/plain_text/<version>`. Class 0
-is negative, 1 positive. The reviews have no names, and stay in the order in which TFDS
-stored them.
+As their authors publish them, unpacked in `data_dir/aclImdb` (train/neg/*.txt and so
+on; https://ai.stanford.edu/~amaas/data/sentiment/), in the order of the names; or
+prepared by TensorFlow Datasets in `data_dir/imdb_reviews/plain_text/<version>`, in the
+order in which TFDS stored them. Class 0 is negative, 1 positive.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from experiments import configs
-from experiments.data import text, tfds
+from experiments.data import own_text, text, tfds
 from experiments.data.types import DamagedData, Dataset, Examples
 
 _NAME = "imdb_reviews/plain_text"
+_FOLDER = "aclImdb"
 _COUNT = 25_000  # of each split, half of them of each class
 
 
@@ -25,14 +28,32 @@ def load(
     The vocabulary is that of the whole training split, before it is subsampled: it does
     not use labels or the test split. Takes some ten seconds.
     """
-    directory = tfds.find(_NAME, data_dir, download=download)
-    train, test = (_split(directory, split, data) for split in ("train", "test"))
+    if (data_dir / _FOLDER).is_dir():
+        train, test = _from_folders(data_dir / _FOLDER, data)
+    else:
+        directory = tfds.find(_NAME, data_dir, download=download)
+        train, test = (_split(directory, split, data) for split in ("train", "test"))
     known = text.vocabulary(train[0], data.vocabulary)
     splits = [
         Examples(text.ids(texts, known, data.length), labels)
         for texts, labels in (train, test)
     ]
     return Dataset(splits[0], splits[1], None)
+
+
+def _from_folders(
+    directory: pathlib.Path, data: configs.Data
+) -> list[tuple[list[str], np.ndarray]]:
+    """The texts and labels of both splits, from text files."""
+    parts = own_text.from_folders(directory)
+    found = []
+    for split in ("train", "test"):
+        if split not in parts or {*parts[split].labels} != {"neg", "pos"}:
+            raise DamagedData(f"{directory} must have {split}/neg and {split}/pos.")
+        labels = np.array([name == "pos" for name in parts[split].labels], np.int32)
+        _refuse_counts(f"{directory}, split {split!r}", labels, data)
+        found.append((parts[split].inputs.tolist(), labels))
+    return found
 
 
 def _split(
@@ -53,6 +74,12 @@ def _split(
         except UnicodeDecodeError as error:
             raise DamagedData(f"{where}, record {index}: {error}.") from error
         labels.append(record["label"])
+    _refuse_counts(where, labels, data)
+    return texts, np.asarray(labels, np.int32)
+
+
+def _refuse_counts(where: str, labels: Sequence[int], data: configs.Data) -> None:
+    """Refuses another number of reviews than was published."""
     counts = np.bincount(labels, minlength=data.classes)
     if not data.partial and (counts != _COUNT // 2).any():
         raise DamagedData(
@@ -60,4 +87,3 @@ def _split(
             f"published are {_COUNT // 2:,} of each. With data.partial a part of a "
             "data set is accepted."
         )
-    return texts, np.asarray(labels, np.int32)

@@ -1,7 +1,9 @@
 """Examples without labels, for a trained network: images in a folder, or arrays."""
 
+import importlib
 import pathlib
 import zipfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +24,17 @@ class Inputs(NamedTuple):
     paths: list[str] | None  # of image files, as given; None for arrays
 
 
-def load(source: pathlib.Path, data: configs.Data) -> Inputs:
+def load(
+    source: pathlib.Path,
+    data: configs.Data,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Inputs:
     """Loads examples as a data set stores its own.
 
     Args:
       source: a folder, searched with its subfolders, an image, or a .npy or .npz file.
       data: what the network was trained on.
+      prepare: that of its task.
 
     Returns:
       Examples; those of a folder are sorted by their path.
@@ -38,6 +45,18 @@ def load(source: pathlib.Path, data: configs.Data) -> Inputs:
     """
     if not source.exists():
         raise MissingData(f"There is no {source}: give a folder of images, or arrays.")
+    if data.source in ("table", "text"):
+        module = importlib.import_module(f"experiments.data.{data.info.module}")
+        stored = module.unlabelled(source, data)
+        return Inputs(_unlabelled(prepare(stored) if prepare else stored), None)
+    if prepare is not None:  # arrays of any numbers, which are standardised
+        stored = _array(source)
+        if stored.shape[1:] != data.shape or stored.dtype.kind not in "uifb":
+            raise DamagedData(
+                f"{source} must hold numbers [n, {', '.join(map(str, data.shape))}], "
+                f"got {stored.dtype} {list(stored.shape)}."
+            )
+        return Inputs(_unlabelled(prepare(stored.astype(np.float32))), None)
     if source.suffix.lower() in (".npy", ".npz"):
         return Inputs(_unlabelled(_checked(_array(source), source, data)), None)
     if data.info.inputs != "images":

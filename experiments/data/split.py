@@ -1,5 +1,6 @@
 """Splitting a data set: training, validation, test and meta set, class by class."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,3 +61,46 @@ def stratified(
         train.append(rest[meta_per_class:])
     parts = (train, validation, test, meta)
     return Splits(*(np.concatenate(part) for part in parts))
+
+
+class HeldOut(NamedTuple):
+    """Disjoint subsets, as indices of the examples, in order."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+def shares(
+    labels: np.ndarray,
+    share: float,
+    class_names: Sequence[str],
+    rng: np.random.Generator | None = None,
+) -> HeldOut:
+    """Holds out a fraction of each class, at least one example.
+
+    Args:
+      labels: int `[examples]`.
+      share: fraction of each class, in (0, 1).
+      class_names: of each class, for messages.
+      rng: decides which; None for the same ones every time, as for a test set.
+
+    Returns:
+      Indices of the examples that are left and of those that are held out.
+
+    Raises:
+      ValueError: a class has no example left to train on.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    held: list[np.ndarray] = []
+    for label in np.unique(labels):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        count = max(1, round(share * len(indices)))
+        if count >= len(indices):
+            raise ValueError(
+                f"Class {class_names[label]!r} has {len(indices)} "
+                f"example{'s' * (len(indices) > 1)} left, too few to hold out {count} "
+                "and train on the rest. Add examples, or leave the class out."
+            )
+        held.append(indices[:count])
+    out = np.sort(np.concatenate(held))
+    return HeldOut(np.setdiff1d(np.arange(len(labels)), out), out)

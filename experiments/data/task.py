@@ -1,5 +1,6 @@
 """The task of a run: what it is trained and evaluated on, made from a data set."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ class Task(NamedTuple):
     mislabelled: np.ndarray  # bool [train examples]
     class_counts: np.ndarray  # int64 [classes], of train, by the labels it has
     meta: Examples | None = None  # with the labels of the data set, balanced
+    # Of your own data: from inputs as stored to those of the network, by statistics of
+    # the training set before subsampling; None where they are the same.
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def load_task(
@@ -50,14 +54,18 @@ def load_task(
       MissingData: the data set is not there.
       DamagedData: it is not what it should be.
       ValueError: a class has too few examples.
+
+    Your own data have `validation_share` of each class held out where they come without
+    a validation split; their test set is held out as they are read.
     """
     fixed = data.corruption_seed
     split_rng, tail_rng, noise_rng = np.random.default_rng(
         [seed if fixed is None else fixed, 0]
     ).spawn(3)
+    loaded = datasets.load(data, data_dir, download=download)
     train, test, validation = (
         None if part is None else _first_of_each_class(part, data.examples_per_class)
-        for part in datasets.load(data, data_dir, download=download)
+        for part in loaded[:3]
     )
     meta = None
     if test is None or data.validation_per_class or data.meta_per_class:
@@ -75,6 +83,18 @@ def load_task(
         if data.meta_per_class:
             meta = train.take(parts.meta)
         train = train.take(parts.train)
+    if data.info.own and validation is None and data.validation_share:
+        held = split.shares(
+            train.labels, data.validation_share, data.class_names, split_rng
+        )
+        train, validation = train.take(held.train), train.take(held.held_out)
+    prepare = None
+    if loaded.fit is not None:
+        prepare = loaded.fit(train.inputs)
+        train, validation, test, meta = (
+            part and part._replace(inputs=prepare(part.inputs))
+            for part in (train, validation, test, meta)
+        )
     if data.imbalance_ratio > 1.0 and not data.info.files:
         train = train.take(imbalance.subsample(train.labels, data, tail_rng))
     mislabelled = np.zeros(len(train.labels), bool)
@@ -85,7 +105,7 @@ def load_task(
         if validation is not None:
             validation = validation._replace(labels=flip(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, meta)
+    return Task(train, validation, test, mislabelled, class_counts, meta, prepare)
 
 
 def _first_of_each_class(examples: Examples, most: int | None) -> Examples:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from experiments import configs
 
 
 class MissingData(Exception):
@@ -73,7 +76,8 @@ class Examples(NamedTuple):
     """Inputs with labels."""
 
     # Images: uint8 [n, height, width, channels], or float32 in [0, 1] (digits).
-    # Text: int32 [n, length]. Image files: Files of length n.
+    # Text: int32 [n, length]. Tables: float32 [n, columns]. Image files: Files of
+    # length n. Of your own data as stored, until `Dataset.fit`.
     inputs: np.ndarray | Files
     labels: np.ndarray  # int32 [n]
 
@@ -94,3 +98,7 @@ class Dataset(NamedTuple):
     train: Examples
     test: Examples | None  # None where there is no test split (digits)
     validation: Examples | None  # None where there is no validation split
+    contents: configs.Contents | None = None  # of your own data
+    # From the training inputs as stored to a function that makes the network's inputs
+    # of stored ones; None where they are what is stored.
+    fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None

@@ -14,6 +14,7 @@ from experiments.models import custom, norm, pretrained, resnet
 from experiments.models.attention import Attention
 from experiments.models.bilstm import BiLstm
 from experiments.models.convnet import ConvNet
+from experiments.models.mlp import Mlp
 from experiments.models.network import ImageNetwork, Network, compute_in_bfloat16
 from experiments.models.sce_cnn import SceCnn
 
@@ -100,6 +101,8 @@ def _plain(
     if model.name == "bilstm":
         words = data.vocabulary + text.FIRST_WORD
         return BiLstm(data.classes, words=words, **shared)
+    if model.name == "mlp":
+        return Mlp(data.classes, inputs=data.info.shape[0], **shared)
     shared["channels"] = data.channels
     shared["norm"] = norm.GroupNorm
     if model.norm == "batch":

@@ -18,6 +18,7 @@ from experiments.presets import (
     imagenet_lt,
     imdb,
     inaturalist18,
+    own,
     places_lt,
 )
 from experiments.presets._cost import steps_per_epoch
@@ -48,7 +49,7 @@ class UnknownPreset(configs.BadConfiguration, LookupError):
 
 @functools.cache
 def every() -> tuple[Preset, ...]:
-    """All presets but the smoke presets, family by family."""
+    """All presets but the smoke presets and those for your own data."""
     return tuple(
         preset
         for family in (
@@ -86,10 +87,14 @@ def get(name: str) -> Preset:
     """
     known = {preset.name: preset for preset in every()}
     base = name.removesuffix(_SMOKE)
+    for preset in own.presets():
+        if preset.name == name:
+            return preset
     if base in known:
         preset = known[base]
         return preset if base == name else smoke_preset(preset, smoke(preset.run))
-    close = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
+    names = [*known, *(preset.name for preset in own.presets())]
+    close = difflib.get_close_matches(base, names, n=3, cutoff=0.6)
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
     raise UnknownPreset(
         f"There is no preset {name!r}.{meant} "
@@ -109,7 +114,8 @@ def listing(pattern: str | None = None) -> str:
     Raises:
       UnknownPreset: no name has that part.
     """
-    chosen = [preset for preset in every() if (pattern or "") in preset.name]
+    known = (*own.presets(), *every())
+    chosen = [preset for preset in known if (pattern or "") in preset.name]
     if not chosen:
         raise UnknownPreset(
             f"No preset has {pattern!r} in its name. `python -m experiments list` has "

@@ -31,6 +31,7 @@ _NETWORKS = {
     "resnet152": "ResNet-152",
     "sce_cnn": "the CNN of SCE",
     "bilstm": "the BiLSTM",
+    "mlp": "the MLP",
 }
 
 
@@ -108,6 +109,8 @@ def cost(run: configs.Run) -> str:
     Returns:
       One or two sentences.
     """
+    if not run.data.known:
+        return f"{run.epochs} epochs in batches of {run.batch_size} of your examples."
     steps = steps_per_epoch(run)
     text = (
         f"{run.epochs} epochs of {steps:,} steps: {examples(run.data):,} examples in "

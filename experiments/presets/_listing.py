@@ -52,15 +52,18 @@ def table(presets: Sequence[Preset], first: Sequence[Preset] = ()) -> str:
 
 def _row(preset: Preset) -> tuple[str, ...]:
     run = preset.run
-    measured = _cost.seconds(run)
-    cost = _cost.duration(_cost.estimate(run) if measured is None else measured)
-    steps = run.epochs * _cost.steps_per_epoch(run)
+    cost = "by your data"
+    if run.data.known:
+        measured = _cost.seconds(run)
+        time = _cost.duration(_cost.estimate(run) if measured is None else measured)
+        steps = run.epochs * _cost.steps_per_epoch(run)
+        cost = f"{steps:,} in {'~' if measured is None else ''}{time}"
     return (
         preset.name,
         _data(run.data),
         run.model.name + ("" if preset.needs is None else " 2*"),
         _schedule(run),
-        f"{steps:,} in {'~' if measured is None else ''}{cost}",
+        cost,
     )
 
 
@@ -78,6 +81,8 @@ def _data(data: configs.Data) -> str:
 def _schedule(run: configs.Run) -> str:
     """Epochs, batch, and λ with the epoch from which it holds."""
     text = f"{run.epochs} x {run.batch_size}"
+    if run.method.rho is not None:
+        return f"{text}, ρ {run.method.rho:g}"
     if not run.method.attends or math.isinf(run.method.lam):
         return f"{text}, SGD"
     return f"{text}, λ {run.method.lam:g}@{run.epoch_at(run.method.start_at)}"

@@ -109,6 +109,8 @@ class Preset:
     def command(self) -> str:
         """Its command line."""
         command = f"python -m experiments train {self.name}"
+        if self.run.data.info.own:
+            command += " --data.path PATH"
         if self.run.data.info.directory:
             command += " --data-dir DIR"
         if self.pretrained:

@@ -15,6 +15,7 @@ _WIDTHS: dict[str, tuple[int, ...]] = {
     "resnet50": (2,),
     "sce_cnn": (2, 8),
     "bilstm": (8,),
+    "mlp": (8,),
 }
 _RESIDUAL = ("resnet32", "resnet18", "resnet50")
 

@@ -1,6 +1,7 @@
 """The confusion matrix as a figure."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +48,7 @@ def draw(group: Group, path: pathlib.Path) -> bool:
         panel.set_ylabel("label")
         panel.set_xlabel("prediction")
         if classes <= NUMBERED:
-            _number(panel, shares, group.class_counts)
+            _number(panel, shares, group.class_counts, group.run.data.class_names)
         panel.set_title(f"Confusion on the test set, epoch {last[0]['epoch']}")
         panel.spines[:].set_visible(False)
         bar = sheet.colorbar(image, ax=panel, shrink=0.8, ticks=(0, 1, 5, 20, 50, 100))
@@ -64,13 +65,19 @@ def shares_of(counts: np.ndarray) -> np.ndarray:
     return np.divide(counts, totals, out=unknown, where=totals > 0)
 
 
-def _number(panel: "Axes", shares: np.ndarray, class_counts: np.ndarray) -> None:
+def _number(
+    panel: "Axes",
+    shares: np.ndarray,
+    class_counts: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
     """Names every class, and writes percent into every cell that is not empty."""
     ticks = np.arange(len(shares))
-    panel.set_xticks(ticks, [str(label) for label in ticks])
+    long = max(map(len, class_names)) > 3
+    panel.set_xticks(ticks, class_names, rotation=45 if long else 0)
     panel.set_yticks(
         ticks,
-        [f"{label}  ({count:,.0f})" for label, count in enumerate(class_counts)],
+        [f"{n}  ({c:,.0f})" for n, c in zip(class_names, class_counts, strict=True)],
     )
     panel.set_ylabel("label (training examples)")
     for (row, column), share in np.ndenumerate(shares):

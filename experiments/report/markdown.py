@@ -1,6 +1,7 @@
 """The sections of a report on training runs, in Markdown."""
 
 import math
+import pathlib
 
 import numpy as np
 
@@ -24,6 +25,10 @@ MEASURES = {
     "few": "few",
     "tail_recall": "tail",
     "calibration_error": "calibration error",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "f1": "F1",
+    "balanced_at_threshold": "balanced at the threshold",
 }
 
 
@@ -78,6 +83,8 @@ def describe(group: Group) -> str:
     run = group.run
     data, method = run.data, run.method
     words = [f"{run.model.title} on {data.source}"]
+    if data.path is not None:
+        words[0] += f" {pathlib.PurePath(data.path).name}"
     if data.imbalance_ratio > 1.0:
         kind = {"long_tail": "long tail", "step": "step"}[data.imbalance]
         words.append(f"{kind} of ratio {number(data.imbalance_ratio)}")
@@ -119,7 +126,7 @@ def chosen(group: Group) -> dict[str, list[Event]]:
     found = {
         LAST: group.last(),
         ON_VALIDATION: group.best("validation"),
-        ON_TEST: group.best("test"),
+        ON_TEST: None if group.run.data.info.own else group.best("test"),
     }
     return {name: events for name, events in found.items() if events is not None}
 
@@ -192,6 +199,13 @@ def _notes(group: Group) -> list[str]:
         )
     if "tail_recall" in has:
         shots += f" Tail: of the last {group.run.data.tail_classes}."
+    if "auroc" in has:
+        positive = group.run.data.class_names[1]
+        shots += (
+            f" AUROC, average precision and F1: of class {positive}. The threshold on "
+            "its probability, of F1 and of the last column, is that of the highest F1 "
+            "on validation examples, or 0.5 without any."
+        )
     notes.append(shots)
     if ON_VALIDATION in found:
         noisy = group.run.data.noise_rate > 0.0
@@ -247,12 +261,13 @@ def _recall(group: Group) -> list[str]:
         if name != ON_TEST
     }
     rows = [["class", "training examples", *columns]]
+    names = group.run.data.class_names
     for label, count in enumerate(group.class_counts):
         cells = [
             "" if values is None else formatting.spread(values[:, label])
             for values in columns.values()
         ]
-        rows.append([str(label), f"{count:,.0f}", *cells])
+        rows.append([names[label], f"{count:,.0f}", *cells])
     return formatting.markdown(rows)
 
 

@@ -136,7 +136,8 @@ def _by_class(
     classes = weights.shape[1]
     palette = plot_style.colors(classes) if classes <= 3 else plot_style.shades(classes)
     for label in range(classes):
-        name = f"{label}  ({group.class_counts[label]:,.0f})"
+        name = group.run.data.class_names[label]
+        name += f"  ({group.class_counts[label]:,.0f})"
         axes.line(panel, epochs, weights[None, :, label], palette[label], label=name)
     panel.legend(
         title="class (training examples)",

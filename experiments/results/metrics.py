@@ -27,6 +27,8 @@ class Counts(NamedTuple):
     bin_confidence: jax.Array  # float32 [BINS], sum of the top-1 probabilities
     bin_correct: jax.Array  # int32 [BINS]
     loss: jax.Array  # float32 []
+    # Of two classes: the log-odds of class 1 by batch, each float32 [batch]; else ().
+    log_odds: tuple[jax.Array, ...] = ()
 
 
 def count(
@@ -83,16 +85,24 @@ def count(
         bin_confidence=by(bins, jnp.where(present, confidence, 0.0), (BINS,)),
         bin_correct=by(bins, correct, (BINS,)),
         loss=jnp.sum(jnp.where(present, losses, 0.0), dtype=jnp.float32),
+        log_odds=(logits[:, 1] - logits[:, 0],) if classes == 2 else (),
     )
 
 
 def add(one: Counts, other: Counts) -> Counts:
-    """The sum of two counts."""
-    return jax.tree.map(operator.add, one, other)
+    """The sum of two counts; log-odds batch after batch."""
+    log_odds = one.log_odds + other.log_odds
+    one, other = one._replace(log_odds=()), other._replace(log_odds=())
+    return jax.tree.map(operator.add, one, other)._replace(log_odds=log_odds)
 
 
 def summary(
-    counts: Counts, class_counts: np.ndarray, tail_classes: int = 0
+    counts: Counts,
+    class_counts: np.ndarray,
+    tail_classes: int = 0,
+    *,
+    labels: np.ndarray | None = None,
+    threshold: float | None = 0.5,
 ) -> dict[str, Any]:
     """Metrics of a split; accuracies and recalls are in [0, 1].
 
@@ -108,6 +118,9 @@ def summary(
       counts: over all examples.
       class_counts: training examples of each class, `[classes]`.
       tail_classes: number of last classes that count as the tail; 0 for none.
+      labels: of the examples in the order in which they were counted, `[examples]`;
+        None leaves the metrics of two classes out.
+      threshold: see `binary`.
 
     Returns:
       `examples`, their number; `accuracy`; `top5`, None for five classes and fewer;
@@ -115,13 +128,17 @@ def summary(
       `many`, `medium`, `few` and `tail_recall`, None where there is no such class;
       `calibration_error`; `calibration`, the bins' `examples`, `confidence` and
       `accuracy`, NaN where one is empty; `confusion` counts or None. A mean over no
-      example is NaN.
+      example is NaN. Of two classes also what `binary` returns.
 
     Raises:
       ValueError: `class_counts` is not of the shape `[classes]`, or the tail has more
         classes than there are.
     """
-    counts = Counts(*(np.asarray(leaf) for leaf in jax.device_get(counts)))
+    *sums, log_odds = jax.device_get(counts)
+    counts = Counts(*map(np.asarray, sums))
+    of_two = {}
+    if labels is not None and log_odds:
+        of_two = binary(np.concatenate(log_odds)[: len(labels)], labels, threshold)
     class_counts = np.asarray(class_counts)
     classes = len(counts.examples)
     if class_counts.shape != (classes,):
@@ -156,7 +173,52 @@ def summary(
         "calibration_error": float(_ratio(gaps.sum(), examples)),
         "calibration": {name: values.tolist() for name, values in bins.items()},
         "confusion": counts.confusion.tolist() if counts.confusion.size else None,
+        **of_two,
     }
+
+
+def binary(
+    log_odds: np.ndarray, labels: np.ndarray, threshold: float | None = 0.5
+) -> dict[str, float]:
+    """Metrics of two classes, of which class 1 is the positive one.
+
+    Args:
+      log_odds: of class 1, float `[examples]`.
+      labels: 0 or 1, `[examples]`.
+      threshold: probability of class 1 from which an example is predicted to be of it;
+        None for that of the highest F1 on these examples, as on a validation set.
+
+    Returns:
+      `auroc`, area under the ROC curve; `average_precision`; the `threshold`; and with
+      it `f1` and `balanced_at_threshold`, the mean recall of the classes. All are NaN
+      where only one class has an example.
+
+    Examples:
+      >>> found = binary(np.array([-2.0, 1.0, 3.0]), np.array([0, 0, 1]), None)
+      >>> found["auroc"], found["f1"], round(found["threshold"], 3)
+      (1.0, 1.0, 0.953)
+    """
+    from sklearn import metrics  # a second of imports
+
+    positive = np.asarray(labels) == 1
+    names = ("auroc", "average_precision", "threshold", "f1", "balanced_at_threshold")
+    if positive.all() or not positive.any():
+        return dict.fromkeys(names, float("nan"))
+    log_odds = np.nan_to_num(np.asarray(log_odds, np.float64))
+    probability = 1.0 / (1.0 + np.exp(-np.clip(log_odds, -700.0, 700.0)))
+    if threshold is None:
+        precision, recall, cuts = metrics.precision_recall_curve(positive, probability)
+        total = np.maximum(precision + recall, 1e-12)
+        threshold = float(cuts[(precision * recall / total)[:-1].argmax()])
+    predicted = probability >= threshold
+    values = (
+        metrics.roc_auc_score(positive, log_odds),
+        metrics.average_precision_score(positive, log_odds),
+        threshold,
+        metrics.f1_score(positive, predicted, zero_division=0.0),
+        (predicted[positive].mean() + 1.0 - predicted[~positive].mean()) / 2.0,
+    )
+    return dict(zip(names, map(float, values), strict=True))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ MEASURES = {
     "few": "few",
     "calibration_error": "calibration error",
 }
+OF_TWO_CLASSES = {"auroc": "AUROC", "average_precision": "average precision"}
 
 
 class Compared(NamedTuple):
@@ -176,6 +177,7 @@ def _classify(setting: _Setting, first: Trial) -> None:
                     ),
                     np.array(kept.class_counts),
                     tail_classes=kept.run.data.tail_classes,
+                    labels=seen.splits[split][1],
                 )
                 for split in ("validation", "test")
             }
@@ -206,8 +208,9 @@ def table(
     Returns:
       The table and notes on how to read it.
     """
+    measures = _measures(compared)
     head = [
-        "method", "chosen", *MEASURES.values(), "against SGD", "time", "memory",
+        "method", "chosen", *measures.values(), "against SGD", "time", "memory",
         "backward",
     ]  # fmt: skip
     rows, plain = [head], {}
@@ -222,7 +225,7 @@ def table(
             [
                 method.title,
                 f"{method.hyperparameter} = {value}".replace("-", "−"),
-                *(formatting.spread(chosen.last(_of(name))) for name in MEASURES),
+                *(formatting.spread(chosen.last(_of(name))) for name in measures),
                 formatting.paired(accuracy, plain),
                 _ratio(cost.get("time")),
                 _ratio(cost.get("memory")),
@@ -232,6 +235,18 @@ def table(
         if method is compared[0].method:
             plain = accuracy
     return "\n".join([*formatting.markdown(rows), "", *_legend(seeds)]) + "\n"
+
+
+def _measures(compared: Sequence[Compared]) -> dict[str, str]:
+    """The columns: those of all data, and those of two classes where there are two."""
+    tests = [
+        result.epochs[-1]["test"]
+        for one in compared
+        for outcome in one.outcomes.values()
+        for result in outcome.results.values()
+    ]
+    two = bool(tests) and all("auroc" in test for test in tests)
+    return MEASURES | (OF_TWO_CLASSES if two else {})
 
 
 def _of(name: str) -> Measure:
@@ -258,7 +273,8 @@ def _results(
     preset: str, setting: _Setting, compared: Sequence[Compared]
 ) -> dict[str, Any]:
     """The metrics of the table, by seed, and all values of every grid."""
-    measures = {"validation": grid.validation, **{m: _of(m) for m in MEASURES}}
+    measures = {m: _of(m) for m in _measures(compared)}
+    measures = {"validation": grid.validation} | measures
     return {
         "preset": preset,
         "run": setting.base,

@@ -288,7 +288,11 @@ def _two_stage(run: configs.Run) -> list[MethodGrid]:
         after("ncm", "NCM", {}, *_over("features", ncm), classifier="ncm"),
         after("tau", "τ-normalised", {}, *_over("τ", tau), classifier="tau"),
     ]
-    if run.model.name not in ("sce_cnn", "bilstm"):  # which have no map to attend to
+    if run.model.name not in (
+        "sce_cnn",
+        "bilstm",
+        "mlp",
+    ):  # which have no map to attend to
         found.append(MethodGrid("oltr", "OLTR", oltr, *_rates(rate / 10.0), stage=2))
     intra = _over("intra", (0.01, 0.001, 0.1), "loss.range_intra")
     return [*found, MethodGrid("range", "Range loss", {"loss.name": "range"}, *intra)]

@@ -11,7 +11,8 @@ from safetensors.numpy import save
 
 from experiments import commands, configs
 from experiments.results import run_dir, run_log
-from experiments.train import predictions, runs, sharding, steps
+from experiments.train import runs, sharding, steps
+from experiments.train.session import Session
 
 NETWORK, WEIGHTS = "network.stablehlo", "weights.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -36,6 +37,9 @@ _PREPARED = {
     "float32": "numbers in [0, 1] are normalised as in training.",
     "int32": "token ids are taken as they are.",
 }
+_OF_OWN = """\
+not quite: columns and channels are to be given as training had them, missing numbers
+filled in, standardised, categories as 0 and 1. `predict` does all of it."""
 
 
 def main(config: commands.Export) -> int:
@@ -59,23 +63,27 @@ def main(config: commands.Export) -> int:
     run, data = kept.run, kept.run.data
     step, state = runs.restore(config.dir, kept, sharding.layout(1))
     state = jax.device_get(state)
-    exported = exported_of(run, state)
+    dtype = data.info.dtype
+    if data.info.own and not data.info.files:
+        task = runs.task_of(run, Session(data_dir=kept.data_dir))
+        dtype = str(task.train.inputs.dtype)
+    exported = exported_of(run, state, dtype)
     described: dict[str, Any] = {
         "preset": kept.preset,
         "run": run,
         "step": step,
-        "input": {"dtype": data.info.dtype, "shape": ["batch", *data.shape]},
+        "input": {"dtype": dtype, "shape": ["batch", *data.shape]},
         "output": {"dtype": "float32", "shape": ["batch", data.classes]},
-        "classes": predictions.class_names(run),
+        "classes": data.class_names,
         "platforms": PLATFORMS,
         "versions": run_log.versions(),
     }
     readme = _README.format(
         source=data.source,
-        dtype=data.info.dtype,
+        dtype=dtype,
         shape=", ".join(map(str, data.shape)),
         classes=data.classes,
-        prepared=_PREPARED[data.info.dtype],
+        prepared=_OF_OWN if data.info.own and dtype == "float32" else _PREPARED[dtype],
         network=NETWORK,
         weights=WEIGHTS,
     )
@@ -94,11 +102,18 @@ def main(config: commands.Export) -> int:
     return 0
 
 
-def exported_of(run: configs.Run, state: steps.TrainState) -> export.Exported:
-    """The network with its weights, from examples as stored to probabilities."""
+def exported_of(
+    run: configs.Run, state: steps.TrainState, dtype: str | None = None
+) -> export.Exported:
+    """The network with its weights, from examples as stored to probabilities.
+
+    `dtype` is theirs; None for that of the data set.
+    """
     (batch,) = export.symbolic_shape("batch")
     data = run.data
-    example = jax.ShapeDtypeStruct((batch, *data.shape), np.dtype(data.info.dtype))
+    example = jax.ShapeDtypeStruct(
+        (batch, *data.shape), np.dtype(dtype or data.info.dtype)
+    )
     network = jax.jit(steps.probabilities_of(run, state))
     return export.export(network, platforms=PLATFORMS)(example)
 

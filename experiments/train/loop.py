@@ -188,6 +188,7 @@ class _OneRun:
         self._program = steps.program(run, layout, session.parallel)
         self._stats = dataset_stats(run, task, layout)
         self._batches, self._epoch = batches, 0
+        self._threshold: float | None = 0.5  # chosen on validation, if there is any
         if batches is None:
             device_loop.require(run)
             self._examples = device_loop.to_device(task.train, layout)
@@ -242,7 +243,13 @@ class _OneRun:
         if examples is None:
             return None
         how = self._run, task, self._session
-        return [evaluate(self._program, self._layout, self.state, examples, *how)]
+        threshold = None if name == "validation" else self._threshold
+        found = evaluate(
+            self._program, self._layout, self.state, examples, *how, threshold=threshold
+        )
+        if name == "validation":
+            self._threshold = found.get("threshold", 0.5)
+        return [found]
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -282,8 +289,13 @@ def evaluate(
     run: configs.Run,
     task: Task,
     session: Session,
+    *,
+    threshold: float | None = 0.5,
 ) -> dict[str, Any]:
-    """Evaluates a network on a split; returns the metrics of `metrics.summary`."""
+    """Evaluates a network on a split; returns the metrics of `metrics.summary`.
+
+    Of two classes the `threshold` is chosen here if it is None.
+    """
     counts: Any = None
     for batch in in_order(examples, run, layout, session):
         found = program.evaluate(state, batch)
@@ -292,6 +304,8 @@ def evaluate(
         jax.device_get(counts),
         task.class_counts,
         tail_classes=run.data.tail_classes,
+        labels=examples.labels,
+        threshold=threshold,
     )
 
 

@@ -31,19 +31,21 @@ def main(config: commands.Predict) -> int:
     """
     kept = run_dir.load(config.dir)
     own = config.input is None or str(config.input) == "-"
-    if own:
+    data, task = kept.run.data, None
+    if own or (data.info.own and not data.info.files):  # those are prepared by it
         session = Session(data_dir=config.data_dir or kept.data_dir)
-        examples = runs.task_of(kept.run, session).test
-        paths = _paths(examples)
+        task = runs.task_of(kept.run, session)
+    if own:
+        examples, paths = task.test, _paths(task.test)
     else:
-        examples, paths = inputs.load(config.input, kept.run.data)
+        examples, paths = inputs.load(config.input, data, task and task.prepare)
     layout = runs.layout_of(config.devices)
     step, state = runs.restore(config.dir, kept, layout)
     found = probabilities(state, examples, kept.run, layout)
 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    names = class_names(kept.run)
+    names = data.class_names
     first = ["index" if paths is None else "path", *(["label"] if own else [])]
     writer.writerow([*first, "predicted", *names])
     for index, row in enumerate(found):
@@ -68,11 +70,6 @@ def probabilities(
     batches = loop.in_order(examples, run, layout, Session())
     parts = [np.asarray(program.probabilities(state, batch)) for batch in batches]
     return np.concatenate(parts)[: len(examples.labels)]
-
-
-def class_names(run: configs.Run) -> list[str]:
-    """Names of the classes, in the order of the probabilities."""
-    return [str(label) for label in range(run.data.classes)]
 
 
 def _paths(examples: Examples) -> list[str] | None:

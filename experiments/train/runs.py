@@ -30,6 +30,8 @@ from experiments.train.session import Session
 # own are minutes. See docs/hosts.md.
 HEARTBEAT, SHUTDOWN = 10, 60
 
+_LISTED = 20  # classes; of more, recall is not printed class by class
+
 
 def main(
     preset: str,
@@ -356,15 +358,35 @@ def evaluate(config: commands.Evaluate) -> int:
     )
     session = Session()
     program = steps.program(kept.run, layout)
-    found: dict[str, Any] = {"step": step}
+    names = kept.run.data.class_names
+    found: dict[str, Any] = {"step": step, "class_names": names}
     for name in ("validation", "test"):
         examples = getattr(task, name)
         if examples is not None:
+            threshold = None if name == "validation" else 0.5
+            if "validation" in found:
+                threshold = found["validation"].get("threshold", 0.5)
             found[name] = loop.evaluate(
-                program, layout, state, examples, kept.run, task, session
+                program,
+                layout,
+                state,
+                examples,
+                kept.run,
+                task,
+                session,
+                threshold=threshold,
             )
             shown = (f"{k} {v:.4f}" for k, v in found[name].items() if type(v) is float)
             print(f"{name}: {', '.join(shown)}")
+            if len(names) <= _LISTED:
+                recall = zip(names, found[name]["recall"], strict=True)
+                shown = (f"{label} {value:.4f}" for label, value in recall)
+                print(f"  recall of each class: {', '.join(shown)}")
+    if len(names) == 2:
+        print(
+            f"The positive class of AUROC, average precision and F1 is {names[1]!r}. "
+            "The threshold on its probability is that of the highest F1 on validation."
+        )
     run_log.save(config.dir / run_dir.EVALUATION, found)
     print(f"Step {step}. All of it: {config.dir / run_dir.EVALUATION}")
     return 0
@@ -676,6 +698,7 @@ def write_config(
         "data_dir": data_dir,
         "session": dataclasses.replace(session, data_dir=data_dir),
         "class_counts": task.class_counts,
+        "class_names": run.data.class_names,
         "devices": [str(device) for device in jax.devices()],
         "versions": run_log.versions(),
     }

@@ -85,8 +85,8 @@ class Program(NamedTuple):
 
 
 def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
-    """Scales bytes to [0, 1] and normalises images; returns token ids unchanged."""
-    if data.info.inputs == "text":
+    """Scales bytes to [0, 1] and normalises images; returns the rest unchanged."""
+    if data.info.inputs != "images":
         return inputs
     images = inputs.astype(jnp.float32)
     if inputs.dtype == jnp.uint8:
@@ -497,7 +497,8 @@ def init_network(run: configs.Run, seed: int) -> Any:
     Returns:
       The network, as `models.build` makes it.
     """
-    data = fields.only(run.data, "source", "image_size", "vocabulary", "length")
+    known = "source", "image_size", "vocabulary", "length", "contents"
+    data = fields.only(run.data, *known)
     return nnx.merge(*_init_network(run.model, data)(seed))
 
 

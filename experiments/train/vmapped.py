@@ -119,6 +119,7 @@ class VmappedRuns:
             )
         )
         self._epoch = -1
+        self._thresholds = [0.5] * len(runs)  # chosen on validation, if there is any
         self._indices: tuple[np.ndarray, np.ndarray]
         # Hyperparameters do not depend on the seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
@@ -213,14 +214,20 @@ class VmappedRuns:
             found = look(state, examples, np.where(present, indices, 0), present)
             total = found if total is None else metrics.add(total, found)
         total = jax.device_get(total)
-        return [
+        validates = name == "validation"
+        found = [
             metrics.summary(
-                metrics.Counts(*(column[index] for column in total)),
+                jax.tree.map(lambda column, index=index: column[index], total),
                 task.class_counts,
                 tail_classes=run.data.tail_classes,
+                labels=getattr(task, name).labels,
+                threshold=None if validates else self._thresholds[index],
             )
             for index, (run, task) in enumerate(self._each())
         ]
+        if validates:
+            self._thresholds = [summary.get("threshold", 0.5) for summary in found]
+        return found
 
 
 def fit(

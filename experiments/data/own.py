@@ -1,0 +1,150 @@
+"""Your own data: what all of their formats share.
+
+A format is a module with a `load` (see `datasets`) that reads `Part`s and makes a data
+set of them with `dataset`. Inputs are kept as they were stored where statistics of the
+training examples are needed, and `Dataset.fit` is called once these are known.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import split
+from experiments.data.types import DamagedData, Dataset, Examples, Files, MissingData
+
+# Names of a split in files and directories.
+SPLITS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})  # cells, lower case
+
+
+class Part(NamedTuple):
+    """One split as it is stored.
+
+    Attributes:
+      inputs: of each example.
+      labels: a name or a number for each.
+      where: an example by its index, for messages.
+    """
+
+    inputs: np.ndarray | Files
+    labels: Sequence[str | int]
+    where: Callable[[int], str]
+
+
+def path_of(data: configs.Data) -> pathlib.Path:
+    """The path of your own data; MissingData if there is nothing."""
+    path = pathlib.Path(data.path or "").expanduser()
+    if not path.exists():
+        raise MissingData(f"There is no {path}: --data.path says where your data are.")
+    return path
+
+
+def below(path: pathlib.Path, directories: bool) -> dict[str, pathlib.Path]:
+    """The entries of a directory that have the name of a split, by split."""
+    found = {}
+    for entry in sorted(path.iterdir()):
+        for name, names in SPLITS.items():
+            stem = entry.name if directories else entry.stem
+            if entry.is_dir() == directories and stem.lower() in names:
+                found[name] = entry
+    return found
+
+
+def dataset(
+    parts: Mapping[str, Part],
+    data: configs.Data,
+    inputs: Literal["images", "text", "table"],
+    shape: tuple[int, ...] = (),
+    fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
+    class_names: Sequence[str] = (),
+) -> Dataset:
+    """Numbers the classes, and holds a test set out where there is none.
+
+    Args:
+      parts: by split; that of training must be there.
+      data: `path`, for messages, and `test_share`.
+      inputs: what an example is.
+      shape: of one, as the network gets it.
+      fit: from the stored training inputs, to a function of stored inputs; None where
+        the network gets what is stored.
+      class_names: of the classes, whose labels are then 0, 1, ...; () for the labels
+        themselves, in the order of numbers or of the alphabet.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DamagedData: there is one class only, or a label that no training example has.
+      ValueError: a class has too few examples to hold one out.
+    """
+    distinct = sorted({*parts["train"].labels}, key=_rank)
+    labels = list(range(len(class_names))) if class_names else distinct
+    if len(distinct) < 2:
+        raise DamagedData(
+            f"{data.path}: there must be two classes or more, got "
+            f"{', '.join(map(repr, distinct)) or 'no example'}."
+        )
+    number = {label: index for index, label in enumerate(labels)}
+    splits = {}
+    for name, part in parts.items():
+        for index, label in enumerate(part.labels):
+            if label not in number:
+                raise DamagedData(
+                    f"{part.where(index)}: no training example has the label "
+                    f"{label!r}; there are {_listed(labels)}."
+                )
+        numbers = np.array([number[label] for label in part.labels], np.int32)
+        splits[name] = Examples(part.inputs, numbers)
+    names = tuple(map(str, class_names or labels))
+    train, test = splits["train"], splits.get("test")
+    if test is None:
+        held = split.shares(train.labels, data.test_share, names)
+        train, test = train.take(held.train), train.take(held.held_out)
+    contents = configs.Contents(inputs, shape, names)
+    return Dataset(train, test, splits.get("validation"), contents, fit)
+
+
+def standardise(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Imputes the training median, and scales to mean 0 and deviation 1 in training.
+
+    Args:
+      train: float `[n, columns]`, NaN where a number is missing; or images, which have
+        a column for each channel.
+
+    Returns:
+      A function of such arrays, to float32. A column without a number becomes 0, one
+      that does not vary keeps its scale.
+    """
+    columns = train.reshape(-1, train.shape[-1]).astype(np.float64)
+    known = ~np.isnan(columns).all(axis=0)
+    median = np.zeros(columns.shape[1])
+    median[known] = np.nanmedian(columns[:, known], axis=0)
+    columns = np.where(np.isnan(columns), median, columns)
+    mean, std = columns.mean(axis=0), columns.std(axis=0)
+    std[std <= 1e-12 * np.abs(mean)] = 1.0
+
+    def apply(stored: np.ndarray) -> np.ndarray:
+        full = np.where(np.isnan(stored), median, stored)
+        return ((full - mean) / std).astype(np.float32)
+
+    return apply
+
+
+def _rank(label: str | int) -> tuple[int, float, str]:
+    """Sorts numbers before names."""
+    try:
+        return 0, float(label), str(label)
+    except ValueError:
+        return 1, 0.0, str(label)
+
+
+def _listed(names: Sequence[object], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

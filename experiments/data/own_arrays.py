@@ -1,0 +1,171 @@
+"""Your own arrays: an .npz file, or a directory of .npy files.
+
+Names of the arrays are those of Keras's mnist.npz (x_train, y_train, x_test, y_test),
+or train_images, train_labels and the like, with `val` or `validation` for a validation
+set; or x and y, or images and labels, where there is no split.
+"""
+
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import own
+from experiments.data.types import DamagedData, Dataset, MissingData
+
+_INPUTS = ("x", "images", "data", "inputs", "features")
+_LABELS = ("y", "labels", "label", "targets", "target")
+_CHANNELS = (1, 3, 4)
+
+
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Loads arrays; see `datasets`."""
+    del data_dir, download
+    path = own.path_of(data)
+    arrays = _read(path)
+    names = {name.lower(): name for name in arrays}
+    found = {}
+    for split, aliases in own.SPLITS.items():
+        spelled = [*aliases, ""] if split == "train" else aliases
+        inputs, labels = (_named(names, kind, spelled) for kind in (_INPUTS, _LABELS))
+        if inputs and labels:
+            found[split] = (arrays[inputs], arrays[labels])
+        elif inputs or labels:
+            raise DamagedData(
+                f"{path} has {inputs or labels!r} and no "
+                f"{'labels' if inputs else 'inputs'} to it; it has "
+                f"{', '.join(arrays)}."
+            )
+    if "train" not in found:
+        raise DamagedData(
+            f"{path} must have arrays x_train and y_train, or x and y, got "
+            f"{', '.join(arrays) or 'none'}."
+        )
+    return from_arrays(found, data)
+
+
+def from_arrays(
+    found: Mapping[str, tuple[Any, Any]],
+    data: configs.Data,
+    class_names: tuple[str, ...] = (),
+) -> Dataset:
+    """A data set of images or of vectors.
+
+    Args:
+      found: inputs and labels by split.
+      data: where they are from, for messages, and `test_share`.
+      class_names: of labels 0, 1, ...; () for the labels themselves.
+
+    Returns:
+      The data set. Images of bytes are kept; others, and vectors, are standardised by
+      the training examples, channel by channel and column by column.
+
+    Raises:
+      DamagedData: they are not of one shape, or labels are missing.
+    """
+    parts = {
+        split: _part(f"{data.path}, {split} set", *pair)
+        for split, pair in found.items()
+    }
+    shape = parts["train"].inputs.shape[1:]
+    for split, part in parts.items():
+        if part.inputs.shape[1:] != shape:
+            raise DamagedData(
+                f"{data.path}: examples of the {split} set have the shape "
+                f"{part.inputs.shape[1:]}, those of the training set {shape}."
+            )
+    bytes_ = all(part.inputs.dtype == np.uint8 for part in parts.values())
+    if not bytes_:
+        parts = {
+            split: part._replace(inputs=part.inputs.astype(np.float32))
+            for split, part in parts.items()
+        }
+    kind = "images" if len(shape) == 3 else "table"
+    fit = None if bytes_ else own.standardise
+    return own.dataset(parts, data, kind, shape, fit, class_names)
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of a file or a directory by name."""
+    found = {}
+    try:
+        if path.is_dir():
+            for file in sorted(path.glob("*.npy")):
+                found[file.stem] = np.load(file, allow_pickle=False)
+            if not found:
+                raise MissingData(f"{path} has no .npy file.")
+            return found
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise DamagedData(
+                f"{path} is a single array: give the directory that it is in, with the "
+                "labels next to it, or an .npz."
+            )
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedData(
+            f"{path} is no .npz or .npy file of numbers or names. (It is damaged, of "
+            "another format, or holds Python objects, which are not unpickled.)"
+        ) from error
+
+
+def _named(names: Mapping[str, str], kinds: tuple[str, ...], splits: Any) -> str | None:
+    """The name of the array of one kind and split."""
+    for split in splits:
+        for kind in kinds:
+            for name in (f"{kind}_{split}", f"{split}_{kind}") if split else (kind,):
+                if name in names:
+                    return names[name]
+    return None
+
+
+def _part(where: str, inputs: Any, labels: Any) -> own.Part:
+    """Checks one split."""
+    x, y = np.asarray(inputs), np.asarray(labels)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y):
+        raise DamagedData(
+            f"{where}: labels must be a vector, one for each input, got the shapes "
+            f"{x.shape} of inputs and {y.shape} of labels."
+        )
+    if x.dtype.kind not in "uifb":
+        raise DamagedData(f"{where}: inputs must be numbers, got {x.dtype}.")
+    if y.dtype.kind == "f":
+        bad = ~np.isfinite(y)
+        if bad.any():
+            raise DamagedData(
+                f"{where}, example {int(bad.argmax())}: the label is {y[bad][0]}."
+            )
+        whole = y == np.round(y)
+        if not whole.all():
+            raise DamagedData(
+                f"{where}, example {int((~whole).argmax())}: a label must be a whole "
+                f"number or a name, got {y[~whole][0]}."
+            )
+        y = y.astype(np.int64)
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8")
+    if x.ndim == 3:
+        x = x[..., np.newaxis]
+    if x.ndim == 4 and x.shape[3] not in _CHANNELS and x.shape[1] in _CHANNELS:
+        x = x.transpose(0, 2, 3, 1)
+    if x.ndim not in (2, 4):
+        raise DamagedData(
+            f"{where}: inputs must be images [n, height, width(, channels)] or vectors "
+            f"[n, columns], got the shape {x.shape}."
+        )
+    if x.ndim == 2:
+        x = x.astype(np.float32)
+    elif x.dtype.kind in "uib" and x.size and x.min() >= 0 and x.max() <= 255:
+        x = x.astype(np.uint8)
+    if x.dtype.kind == "f" and np.isinf(x).any():
+        row = int(np.isinf(x).reshape(len(x), -1).any(axis=1).argmax())
+        raise DamagedData(f"{where}, example {row}: an input is not finite.")
+    return own.Part(x, y.tolist(), lambda index: f"{where}, example {index}")

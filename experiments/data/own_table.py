@@ -1,0 +1,282 @@
+"""Your own tables: CSV, or Parquet where pyarrow is installed.
+
+`--data.path` is a file, or a directory with train.csv and, where you have them,
+test.csv and validation.csv. Columns are separated by commas, semicolons or tabs. The
+first row has the names of the columns, unless one of its cells is a number: columns are
+then named 1, 2, ... A column without a name, as pandas writes its index, is not used.
+
+A column whose training cells are all numbers or missing is numeric: the median of the
+training set stands for what is missing, and it is scaled to mean 0 and deviation 1
+there. Any other column has a 0 or 1 for each of its categories, zeros for one that no
+training example has.
+"""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import own
+from experiments.data.types import DamagedData, Dataset, MissingData
+
+LABELS = ("label", "class", "target", "y")  # names of the column of labels
+_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+_MOST = 1000  # categories of a column
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The cells of a file.
+
+    Attributes:
+      path: of the file.
+      names: of the columns.
+      rows: cells, as text.
+      lines: the line of each row, from 1.
+    """
+
+    path: pathlib.Path
+    names: list[str]
+    rows: list[list[str]]
+    lines: Sequence[int]
+
+    def where(self, row: int) -> str:
+        """A row for messages."""
+        return f"{self.path}, line {self.lines[row]}"
+
+    def column(self, name: str) -> int:
+        """The index of a column; DamagedData names those there are."""
+        if name not in self.names:
+            raise DamagedData(
+                f"{self.path} has no column {name!r}; its columns are "
+                f"{', '.join(self.names)}."
+            )
+        return self.names.index(name)
+
+    def labels(self, column: int) -> list[str]:
+        """The cells of a column, none of which may be missing."""
+        for row, cells in enumerate(self.rows):
+            if cells[column].lower() in own.MISSING:
+                raise DamagedData(
+                    f"{self.where(row)}: the label, of the column "
+                    f"{self.names[column]!r}, is missing."
+                )
+        return [_shortest(cells[column].strip("'")) for cells in self.rows]
+
+
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Loads a table; see `datasets`."""
+    del data_dir, download
+    tables = {name: read(path) for name, path in files(data).items()}
+    train = tables["train"]
+    label = label_of(train, data.label)
+    categories = _used(train, data, label)
+    parts = {
+        name: own.Part(
+            _stored(table, categories),
+            table.labels(table.column(train.names[label])),
+            table.where,
+        )
+        for name, table in tables.items()
+    }
+    counts = [len(each or ()) for each in categories.values()]
+    width = sum(count or 1 for count in counts)
+    fit = lambda inputs: _fit(inputs, counts)
+    return own.dataset(parts, data, "table", (width,), fit)
+
+
+def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
+    """The rows of another file as `load` stores those of `data`; of labels no need."""
+    train = read(files(data)["train"])
+    return _stored(read(path), _used(train, data, label_of(train, data.label)))
+
+
+def _used(
+    train: Table, data: configs.Data, label: int
+) -> dict[str, dict[str, int] | None]:
+    """The categories of the columns that are used, by name; None for numeric ones."""
+    dropped = {train.column(name) for name in data.drop} | {label}
+    used = [n for i, n in enumerate(train.names) if n and i not in dropped]
+    if not used:
+        raise DamagedData(f"{train.path} has no column but the label.")
+    return {name: _categories(train, name) for name in used}
+
+
+def files(data: configs.Data) -> dict[str, pathlib.Path]:
+    """The file of each split."""
+    path = own.path_of(data)
+    if path.is_file():
+        return {"train": path}
+    found = {
+        name: file
+        for name, file in own.below(path, directories=False).items()
+        if file.suffix.lower() in _SUFFIXES
+    }
+    if "train" not in found:
+        raise MissingData(
+            f"{path} has no train.csv: give the path of a file, or of a directory with "
+            "train.csv and, if you have them, test.csv and validation.csv."
+        )
+    return found
+
+
+def read(path: pathlib.Path) -> Table:
+    """Reads a file.
+
+    Raises:
+      DamagedData: it is not text, it has no row, or a row has the wrong number of
+        cells.
+    """
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            numbered = [
+                (reader.line_num, [cell.strip() for cell in row])
+                for row in reader
+                if row
+            ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DamagedData(f"{path} is no CSV file in UTF-8: {error}.") from error
+    except OSError as error:
+        raise DamagedData(f"{path}: {error.strerror}.") from error
+    if not numbered:
+        raise DamagedData(f"{path} is empty.")
+    _, head = numbered[0]
+    if any(map(_is_number, head)):
+        names = [str(number) for number in range(1, len(head) + 1)]
+    else:
+        names, numbered = head, numbered[1:]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise DamagedData(f"{path} has two columns {repeated[0]!r}.")
+    for line, row in numbered:
+        if len(row) != len(names):
+            raise DamagedData(
+                f"{path}, line {line}: expected {len(names)} cells, got {len(row)}."
+            )
+    if not numbered:
+        raise DamagedData(f"{path} has a header and no row.")
+    lines, rows = zip(*numbered, strict=True)
+    return Table(path, names, list(rows), lines)
+
+
+def label_of(table: Table, name: str | None) -> int:
+    """The index of the column of labels: of that name, or the one to be expected."""
+    if name is not None:
+        return table.column(name)
+    lower = [column.lower() for column in table.names]
+    for expected in LABELS:
+        if expected in lower:
+            return lower.index(expected)
+    return len(lower) - 1
+
+
+def _parquet(path: pathlib.Path) -> Table:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingData(
+            f"{path} is Parquet, which pyarrow reads: pip install pyarrow, or give CSV."
+        ) from error
+    try:
+        table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DamagedData(f"{path}: {error}.") from error
+    columns = [column.to_pylist() for column in table.columns]
+    text = lambda cell: "" if cell is None else str(cell).strip()
+    rows = [[text(cell) for cell in row] for row in zip(*columns, strict=True)]
+    if not rows:
+        raise DamagedData(f"{path} has no row.")
+    return Table(path, list(table.column_names), rows, range(1, len(rows) + 1))
+
+
+def _categories(table: Table, name: str) -> dict[str, int] | None:
+    """The categories of a column, numbered from 0; None for a numeric one."""
+    column = table.column(name)
+    cells = [
+        row[column] for row in table.rows if row[column].lower() not in own.MISSING
+    ]
+    if all(map(_is_number, cells)):
+        return None
+    found = {cell: number for number, cell in enumerate(sorted({*cells}))}
+    if len(found) > _MOST:
+        raise DamagedData(
+            f"{table.path}: the column {name!r} has {len(found):,} different values "
+            f"that are not numbers, more than {_MOST:,} categories: leave it out with "
+            f"--data.drop {name}."
+        )
+    return found
+
+
+def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.ndarray:
+    """Numbers, NaN where missing, and numbers of categories, −1 for an unknown one.
+
+    float64 `[rows, columns]`.
+    """
+    stored = np.empty((len(table.rows), len(categories)))
+    for index, (name, known) in enumerate(categories.items()):
+        column = table.column(name)
+        for row, cells in enumerate(table.rows):
+            cell = cells[column]
+            if known is not None:
+                stored[row, index] = known.get(cell, -1)
+            elif cell.lower() in own.MISSING:
+                stored[row, index] = np.nan
+            else:
+                stored[row, index] = float(cell) if _is_number(cell) else np.inf
+        if known is None and np.isinf(stored[:, index]).any():
+            row = int(np.isinf(stored[:, index]).argmax())
+            raise DamagedData(
+                f"{table.where(row)}: expected a finite number in the column {name!r}, "
+                f"got {table.rows[row][column]!r}."
+            )
+    return stored
+
+
+def _fit(
+    train: np.ndarray, counts: Sequence[int]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Standardised numbers, and 0 or 1 for each category that is in training.
+
+    `counts` has the number of categories of each column, 0 for a numeric one.
+    """
+    numeric = np.array(counts) == 0
+    scaled = own.standardise(train[:, numeric]) if numeric.any() else None
+    seen = [
+        np.isin(np.arange(count), column)
+        for count, column in zip(counts, train.T, strict=True)
+    ]
+
+    def apply(stored: np.ndarray) -> np.ndarray:
+        parts = [] if scaled is None else [scaled(stored[:, numeric])]
+        for count, column, known in zip(counts, stored.T, seen, strict=True):
+            if count:
+                hot = (column[:, None] == np.arange(count)) & known
+                parts.append(hot.astype(np.float32))
+        return np.concatenate(parts, axis=1)
+
+    return apply
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell  # which Python reads, and nobody writes
+
+
+def _shortest(label: str) -> str:
+    """1 for 1.0, so that two files which write it differently agree."""
+    return label.removesuffix(".0") if _is_number(label) else label

@@ -1,0 +1,108 @@
+"""Your own texts: CSV with a column of text, or .txt files in a subfolder a class.
+
+Files have the form of `aclImdb`: `PATH/CLASS/*.txt`, or `PATH/train/CLASS/*.txt` with
+`test` and `val` where you have them. Tokens, and the vocabulary of the training texts,
+are those of `text`.
+"""
+
+import pathlib
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import own, own_folder, own_table, text
+from experiments.data.types import DamagedData, Dataset, MissingData
+
+_TEXTS = ("text", "sentence", "review", "comment", "message", "content")
+
+
+def load(
+    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
+) -> Dataset:
+    """Loads texts; see `datasets`."""
+    del data_dir, download
+    path = own.path_of(data)
+    in_folders = path.is_dir() and not any(path.glob("train*.[ctp]*"))
+    parts = from_folders(path) if in_folders else _from_tables(data)
+
+    def fit(train: np.ndarray):
+        known = text.vocabulary(train.tolist(), data.vocabulary)
+        return lambda stored: text.ids(stored.tolist(), known, data.length)
+
+    return own.dataset(parts, data, "text", (data.length,), fit)
+
+
+def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Part]:
+    """The texts of a directory by split, but those of the folder `ignored`."""
+    parts = {}
+    for split, found in own_folder.listed(path, (".txt",), "text").items():
+        kept = [(file, label) for file, label in found if label != ignored]
+        where = lambda index, kept=kept: str(kept[index][0])
+        texts = [_read(file) for file, _ in kept]
+        parts[split] = own.Part(_array(texts), [label for _, label in kept], where)
+    return parts
+
+
+def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
+    """Other texts: .txt files of a folder, lines of one, or the column of a CSV."""
+    if path.is_dir():
+        found = sorted(path.rglob("*.txt"))
+        if not found:
+            raise MissingData(f"{path} has no .txt file, nor have its subfolders.")
+        return _array([_read(file) for file in found])
+    if path.suffix.lower() == ".txt":
+        lines = [line for line in _read(path).splitlines() if line.strip()]
+        if not lines:
+            raise DamagedData(f"{path} has no text.")
+        return _array(lines)
+    table, name, of_training = own_table.read(path), data.text, own.path_of(data)
+    if name is None and (
+        of_training.is_file() or any(of_training.glob("train*.[ctp]*"))
+    ):
+        train = own_table.read(own_table.files(data)["train"])
+        name = train.names[_text_of(train, None, own_table.label_of(train, data.label))]
+    column = _text_of(table, name, -1)
+    return _array([row[column] for row in table.rows])
+
+
+def _from_tables(data: configs.Data) -> dict[str, own.Part]:
+    """The texts of CSV files by split."""
+    tables = {name: own_table.read(p) for name, p in own_table.files(data).items()}
+    train = tables["train"]
+    label = own_table.label_of(train, data.label)
+    column = _text_of(train, data.text, label)
+    return {
+        name: own.Part(
+            _array([row[table.column(train.names[column])] for row in table.rows]),
+            table.labels(table.column(train.names[label])),
+            table.where,
+        )
+        for name, table in tables.items()
+    }
+
+
+def _text_of(table: own_table.Table, name: str | None, label: int) -> int:
+    """The index of the column of text: of that name, or the one to be expected."""
+    if name is not None:
+        return table.column(name)
+    lower = [column.lower() for column in table.names]
+    for expected in _TEXTS:
+        if expected in lower and lower.index(expected) != label:
+            return lower.index(expected)
+    others = [index for index in range(len(lower)) if index != label]
+    if not others:
+        raise DamagedData(f"{table.path} has no column but the label.")
+    return max(others, key=lambda index: sum(len(row[index]) for row in table.rows))
+
+
+def _read(file: pathlib.Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedData(f"{file} is not text in UTF-8: {error}.") from error
+    except OSError as error:
+        raise DamagedData(f"{file}: {error.strerror}.") from error
+
+
+def _array(texts: list[str]) -> np.ndarray:
+    return np.array(texts, np.dtypes.StringDType())

@@ -1,0 +1,382 @@
+"""Your own data: the page's commands on small real files, and what can be wrong."""
+
+import csv
+import json
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import datasets as sklearn_datasets
+from sklearn import metrics as sklearn_metrics
+
+from experiments import cli, configs, presets
+from experiments.data import datasets
+from experiments.data.task import load_task
+from experiments.results import metrics, run_dir
+from tests import programs
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "your_data.md"
+COMMANDS = re.findall(r"^python -m experiments (.*)$", PAGE.read_text("utf-8"), re.M)
+GOOD = ("a fine film", "I loved it", "great acting and a good story", "wonderful")
+BAD = ("a dull film", "I hated it", "poor acting and a weak story", "awful")
+
+
+def _write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def _patients(path):
+    data = sklearn_datasets.load_breast_cancer()
+    rows = [["id", "diagnosis", "radius", "texture", "area", "shape"]]
+    for index, (numbers, target) in enumerate(zip(data.data, data.target, strict=True)):
+        cells = ["" if (index + c) % 17 == 0 else numbers[c] for c in (0, 1, 3)]
+        shape = "round" if numbers[4] > 0.1 else "flat"
+        rows.append([f"p{index}", data.target_names[target], *cells, shape])
+    return _write(path, rows)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A directory with the files of the page."""
+    root = tmp_path_factory.mktemp("own")
+    _patients(root / "patients.csv")
+    digits = sklearn_datasets.load_digits()
+    images = (digits.images * 15.9).astype(np.uint8)
+    np.savez(
+        root / "digits.npz",
+        x_train=images[:300],
+        y_train=digits.target[:300],
+        x_test=images[300:400],
+        y_test=digits.target[300:400],
+    )
+    np.savez(root / "vectors.npz", x=digits.data[:400], y=digits.target[:400])
+    for index in np.flatnonzero(digits.target[:200] < 3):
+        file = root / "pictures" / f"digit {digits.target[index]}" / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[index]).save(file)
+    texts = [(GOOD[i % 4], "good") for i in range(24)]
+    texts += [(BAD[i % 4], "bad") for i in range(24)]
+    _write(root / "reviews.csv", [("text", "label"), *texts])
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    (root / "my_data.py").write_text(code, encoding="utf-8")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _in_it(here, monkeypatch):
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(here))
+
+
+def test_every_command_of_the_page_runs(here, capsys):
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if words[0] in ("train", "compare"):
+            words += ["--epochs", "1", "--no-tensorboard"]
+            small = "--model.widths" not in words and words[1] != "own_table"
+            words += ["--model.widths", "4"] if small else []
+        assert cli.main(words) == 0, command
+    assert "malignant" in capsys.readouterr().out  # of the report and evaluation
+    runs = sorted(path.parent for path in (here / "runs").glob("*/config.json"))
+    assert len(runs) == sum(command.startswith("train") for command in COMMANDS)
+    names = {path.name: run_dir.load(path).run.data.class_names for path in runs}
+    assert names["patients"] == ("benign", "malignant")
+    assert names["wine"] == ("class_0", "class_1", "class_2")
+    assert names["pictures"] == ("digit 0", "digit 1", "digit 2")
+
+    # Of two classes the metrics are scikit-learn's, with validation's threshold.
+    patients = here / "runs" / "patients"
+    kept = json.loads((patients / "evaluation.json").read_text())
+    assert kept["class_names"] == ["benign", "malignant"]
+    assert kept["test"]["threshold"] == kept["validation"]["threshold"]
+    (epoch,) = programs.epochs(patients)
+    assert epoch["test"]["auroc"] == pytest.approx(kept["test"]["auroc"])
+    assert "AUROC" in (patients / "report.md").read_text("utf-8")
+    assert "AUROC" in (here / "runs" / "compared" / "table.md").read_text("utf-8")
+
+
+def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, capsys):
+    _patients(here / "moved.csv")
+    command = ["train", "own_table", "--data.path", "moved.csv", "--data.drop", "id"]
+    command += ["--data.label", "diagnosis", "--epochs", "1", "--out", "runs/moved"]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    assert "is finished" in capsys.readouterr().err
+    lines = (here / "moved.csv").read_text("utf-8").splitlines()
+    _write(here / "moved.csv", [line.split(",")[:-1] for line in lines])
+    assert cli.main(["evaluate", "runs/moved"]) == 3
+    assert "moved.csv has changed since the run began" in capsys.readouterr().err
+
+
+def _task(path, source="table", seed=0, **fields):
+    data = configs.Data(source, str(path), **fields)
+    return load_task(datasets.resolve(data), seed)
+
+
+def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [["a", "b", "kind", "", "y"]]
+    for index in range(60):
+        number = "" if index % 7 == 0 else rng.normal(5.0, 3.0)
+        kind = "rare" if index == 3 else "uv"[index % 2]
+        rows.append([number, 1.0, kind, index, index % 3])
+    path = _write(tmp_path / "one.csv", rows)
+    task = _task(path)
+    train, validation, test = task.train, task.validation, task.test
+    assert [len(part.labels) for part in (train, validation, test)] == [42, 6, 12]
+    # a, b, and three kinds; the column without a name is not used.
+    assert train.inputs.shape[1] == 5
+    assert np.isfinite(train.inputs).all()
+    np.testing.assert_allclose(train.inputs[:, 0].mean(), 0.0, atol=1e-6)
+    np.testing.assert_allclose(train.inputs[:, 0].std(), 1.0, atol=1e-5)
+    np.testing.assert_array_equal(train.inputs[:, 1], 0.0)  # which does not vary
+    hot = np.concatenate([part.inputs[:, 2:] for part in (train, validation, test)])
+    assert hot.sum(axis=1).tolist().count(0.0) == (0 if train.inputs[:, 2].any() else 1)
+    # The test set is that of every seed, the validation set is not.
+    other = _task(path, seed=1)
+    np.testing.assert_array_equal(other.test.labels, test.labels)
+    assert not np.array_equal(other.validation.inputs, validation.inputs)
+
+    # With a test file of their own; what training has not seen is zeros.
+    _write(tmp_path / "split" / "train.csv", rows)
+    _write(tmp_path / "split" / "test.csv", [rows[0], ["", 1.0, "new", 0, 2]])
+    (unseen,) = _task(tmp_path / "split").test.inputs
+    np.testing.assert_array_equal(unseen[2:], 0.0)
+
+
+def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"a": [1.0, None, 3.0] * 10, "k": ["u", "v", None] * 10}
+    table = pyarrow.table(columns | {"y": [0, 1, 1] * 10})
+    parquet.write_table(table, tmp_path / "one.parquet")
+    text = [["a", "k", "y"], *([1.0, "u", 0], ["", "v", 1], [3.0, "", 1]) * 10]
+    expected = _task(_write(tmp_path / "one.csv", text))
+    found = _task(tmp_path / "one.parquet")
+    np.testing.assert_array_equal(found.train.inputs, expected.train.inputs)
+    np.testing.assert_array_equal(found.train.labels, expected.train.labels)
+
+
+def test_arrays_of_every_layout_are_the_same_images(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 6, 5, 3), np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", x=images, y=labels[:, None])
+    np.savez(tmp_path / "b.npz", images=images.transpose(0, 3, 1, 2), labels=labels)
+    (tmp_path / "c").mkdir()
+    np.save(tmp_path / "c" / "train_images.npy", images.astype(np.int64))
+    np.save(tmp_path / "c" / "train_labels.npy", np.array(["no", "yes"])[labels])
+    tasks = [_task(tmp_path / name, "arrays") for name in ("a.npz", "b.npz", "c")]
+    for task in tasks[1:]:
+        np.testing.assert_array_equal(task.train.inputs, tasks[0].train.inputs)
+        np.testing.assert_array_equal(task.test.labels, tasks[0].test.labels)
+    np.savez(tmp_path / "d.npz", x=images / 255.0, y=labels)
+    floats = _task(tmp_path / "d.npz", "arrays").train.inputs
+    np.testing.assert_allclose(floats.mean(axis=(0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(floats.std(axis=(0, 1, 2)), 1.0, atol=1e-5)
+
+
+def test_texts_in_folders_are_those_of_a_table(tmp_path):
+    texts = [(text, name) for name, of in (("bad", BAD), ("good", GOOD)) for text in of]
+    texts *= 6
+    for index, (text, name) in enumerate(texts):
+        for split in ("train", "test"):
+            file = tmp_path / "texts" / split / name / f"{index:02}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    texts.sort(key=lambda one: one[1])
+    for split in ("train", "test"):
+        _write(tmp_path / "table" / f"{split}.csv", [("review", "label"), *texts])
+    found, expected = (
+        _task(tmp_path / name, "text", length=6) for name in ("texts", "table")
+    )
+    assert {*map(tuple, found.test.inputs)} == {*map(tuple, expected.test.inputs)}
+    assert (found.train.inputs > 0).any()
+
+    # The paper's reviews as their authors publish them.
+    for split in ("train", "test"):
+        for mine, name in (("good", "pos"), ("bad", "neg")):
+            target = tmp_path / "aclImdb" / split / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "texts" / split / mine).rename(target)
+    (tmp_path / "aclImdb" / "train" / "unsup").mkdir()
+    (tmp_path / "aclImdb" / "train" / "unsup" / "0.txt").write_text("it")
+    reviews = datasets.load(configs.Data("imdb", partial=True, length=6), tmp_path)
+    assert reviews.train.labels.tolist() == [0] * 24 + [1] * 24
+    with pytest.raises(datasets.DamagedData, match="published are 12,500 of each"):
+        datasets.load(configs.Data("imdb", length=6), tmp_path)
+
+
+def test_metrics_of_two_classes_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    logits = rng.normal(size=(300, 2)).astype(np.float32)
+    logits[:, 1] += labels
+    counts = None
+    for rows in np.split(np.arange(300), 3):
+        new = metrics.count(logits[rows], labels[rows], np.ones(100, bool))
+        counts = new if counts is None else metrics.add(counts, new)
+    found = metrics.summary(counts, np.array([1, 1]), labels=labels, threshold=None)
+    odds = logits[:, 1] - logits[:, 0]
+    assert found["auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels, odds))
+    assert found["average_precision"] == pytest.approx(
+        sklearn_metrics.average_precision_score(labels, odds)
+    )
+    probability = 1.0 / (1.0 + np.exp(-odds.astype(np.float64)))
+    f1 = [sklearn_metrics.f1_score(labels, probability >= p) for p in probability[:60]]
+    assert found["f1"] >= max(f1)
+    predicted = probability >= found["threshold"]
+    assert found["balanced_at_threshold"] == pytest.approx(
+        sklearn_metrics.balanced_accuracy_score(labels, predicted)
+    )
+    at_half = metrics.summary(counts, np.array([1, 1]), labels=labels)
+    assert at_half["balanced_at_threshold"] == pytest.approx(at_half["balanced"])
+    one_class = metrics.binary(odds, np.zeros(300))
+    assert all(np.isnan(value) for value in one_class.values())
+
+
+ROWS = [["a", "b", "y"], *([i, "uv"[i % 2], i % 2] for i in range(20))]
+X, Y = np.zeros((9, 3)), np.arange(9) % 3
+BROKEN = {
+    "a path": ("own_table", None, 2, "give --data.path"),
+    "the file": ("own_table", "nowhere.csv", 3, "There is no .*nowhere.csv"),
+    "a cell": ("own_table", [*ROWS, [1, "u"]], 3, r"line 22: expected 3 cells, got 2"),
+    "a label": ("own_table", [*ROWS, [1, "u", ""]], 3, "line 22: the label.*missing"),
+    "a class": ("own_table", ROWS[:2], 3, "two classes or more, got '0'"),
+    "examples": ("own_table", [*ROWS, [1, "u", 2]], 2, "Class '2' has 1 example left"),
+    "a number": (
+        "own_table",
+        [*ROWS, ["inf", "u", 1]],
+        3,
+        "line 22: expected a finite",
+    ),
+    "labels": (
+        "own_arrays",
+        {"x": X, "y": Y / 3},
+        3,
+        "example 1: a label must be a wh",
+    ),
+    "not NaN": (
+        "own_arrays",
+        {"x": X, "y": Y * np.nan},
+        3,
+        "example 0: the label is n",
+    ),
+    "names": (
+        "own_arrays",
+        {"a": X},
+        3,
+        "must have arrays x_train and y_train.* got a",
+    ),
+    "lengths": (
+        "own_arrays",
+        {"x": X, "y": Y[1:]},
+        3,
+        r"\(9, 3\) of inputs and \(8,\)",
+    ),
+    "images": ("own_arrays", {"x": X, "y": Y}, 2, "set model.name to 'mlp'"),
+    "npz": ("own_arrays", ROWS, 3, "is no .npz or .npy file"),
+    "classes": ("own_images", "pictures/digit 0", 3, "must have a subfolder for each"),
+    "function": ("own_python", "my_data:nothing", 3, "has no attribute 'nothing'"),
+    "colon": ("own_python", "my_data.py", 3, "must be module:function"),
+    "text": ("own_text", [["text"], ["x"], ["y"]], 3, "has no column but the label"),
+}
+
+
+@pytest.mark.parametrize("missing", BROKEN)
+def test_what_is_wrong_is_said(missing, tmp_path, capsys):
+    preset, data, status, message = BROKEN[missing]
+    if isinstance(data, list):
+        data = _write(tmp_path / "one.csv", data)
+    elif isinstance(data, dict):
+        np.savez(tmp_path / "one.npz", **data)
+        data = tmp_path / "one.npz"
+    words = ["train", preset, "--out", str(tmp_path / "out")]
+    if preset == "own_python":
+        words[1:2] = ["own_table", "--data.source", "python"]
+    words += [] if data is None else ["--data.path", str(data)]
+    assert cli.main(words) == status
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(capsys):
+    words = ["train", "own_table", "--data.path", "patients.csv", "--data.label", "who"]
+    assert cli.main(words) == 3
+    said = capsys.readouterr().err
+    assert "no column 'who'; its columns are id, diagnosis, radius" in said
+
+
+def test_an_image_that_is_none_is_named(here, tmp_path, capsys):
+    for source in (here / "pictures").glob("*/*.png"):
+        target = tmp_path / "pictures" / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    target.write_text("no image")
+    words = ["train", "own_images", "--data.path", str(tmp_path / "pictures")]
+    words += ["--workers", "0", "--out", str(tmp_path / "out"), "--epochs", "1"]
+    words += ["--data.image-size", "32", "--model.widths", "4"]
+    assert cli.main(words) == 3
+    assert f"{target}: no image" in capsys.readouterr().err
+
+
+def test_presets_of_your_own_data_are_listed_first_and_need_a_path(capsys):
+    lines = presets.listing().splitlines()
+    assert lines[2].startswith("Your own data")
+    assert "--data.path PATH" in presets.get("own_images").command
+    with pytest.raises(presets.UnknownPreset, match="Did you mean own_table"):
+        presets.get("own_tabel")
+    with pytest.raises(ValueError, match=r"For your own data only.*path"):
+        configs.Data(test_per_class=1, path="x.csv")
+
+
+# Predictions of other files.
+
+
+def _predicted(capsys, *arguments):
+    capsys.readouterr()
+    assert cli.main(["predict", *map(str, arguments)]) == 0
+    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    return head, np.array([row[-2:] for row in rows], float)
+
+
+def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
+    here, tmp_path, capsys
+):
+    arguments = ("own_table", "--data.path", "patients.csv", "--data.drop", "id")
+    label = ("--data.label", "diagnosis", "--epochs", "1")
+    out = tmp_path / "run"
+    assert cli.main(["train", *arguments, *label, "--out", str(out)]) == 0
+    head, expected = _predicted(capsys, out)
+    assert head == ["index", "label", "predicted", "benign", "malignant"]
+    with (here / "patients.csv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    # No label and no id, and the columns in another order.
+    other = _write(tmp_path / "other.csv", [row[:1:-1] for row in rows])
+    head, found = _predicted(capsys, out, other)
+    assert head == ["index", "predicted", "benign", "malignant"]
+    assert len(found) == len(rows) - 1
+    assert {*map(tuple, expected)} <= {*map(tuple, found)}
+
+
+def test_texts_are_predicted_from_lines_files_and_columns(here, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ("own_text", "--data.path", "reviews.csv", "--model.widths", "4")
+    assert cli.main(["train", *arguments, "--epochs", "1", "--out", str(out)]) == 0
+    (tmp_path / "lines.txt").write_text("\n".join(GOOD), encoding="utf-8")
+    for index, text in enumerate(GOOD):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / f"{index}.txt").write_text(text, encoding="utf-8")
+    column = _write(tmp_path / "column.csv", [("text",), *((text,) for text in GOOD)])
+    head, of_lines = _predicted(capsys, out, tmp_path / "lines.txt")
+    assert head == ["index", "predicted", "bad", "good"]
+    assert of_lines.shape == (4, 2)
+    for source in (tmp_path / "files", column):
+        np.testing.assert_array_equal(_predicted(capsys, out, source)[1], of_lines)
