@@ -182,7 +182,8 @@ def _change(before: configs.Run, after: configs.Run, done: int) -> str:
 
     def at(run: configs.Run, epoch: int) -> str:
         hyperparams = methods.step_hyperparams(run, 1, epoch)
-        lam = f" and λ = {hyperparams.lam:g}" if run.method.attends else ""
+        fixed = run.method.attends and run.method.rho is None  # else λ adapts
+        lam = f" and λ = {hyperparams.lam:g}" if fixed else ""
         return f"a learning rate of {hyperparams.learning_rate:.3g}{lam}"
 
     said = (
