@@ -203,7 +203,8 @@ class Predict:
       input: a folder of images (or one image); or an .npy or .npz file of examples as
         the data set stores them, `[n, ...]`: images of bytes, or of numbers in [0, 1],
         or token ids. Of your own data what they are made of, labels or not: CSV; .txt,
-        a text in each line, or a folder of them; arrays of any numbers. None, or -, for the run's own test set, which also has labels.
+        a text in each line, or a folder of them; arrays of any numbers. None, or -, for
+        the run's own test set, which also has labels.
       out: CSV file to write; None for standard output.
       data_dir: where the data sets are, for the test set; None for where they were in
         training.
