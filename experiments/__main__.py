@@ -3,6 +3,8 @@
 import importlib.util
 import sys
 
+from experiments import terminal
+
 # What each requirement of the extra `experiments` is imported as.
 MODULES = {
     "flax": "flax",
@@ -30,6 +32,7 @@ def main() -> int:
     Returns:
       Exit status: that of `experiments.cli`, or 1 if a package is missing.
     """
+    terminal.quiet_interrupts()
     missing = [
         requirement
         for requirement, module in MODULES.items()

@@ -1,16 +1,20 @@
 """The command line: `python -m experiments <command>`."""
 
+import contextlib
+import dataclasses
 import difflib
+import errno
 import importlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import tyro
 
-from experiments import configs
+from experiments import configs, terminal
 from experiments.commands import COMMANDS
 from experiments.train.session import Session
 
@@ -33,7 +37,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
       Exit status: 0; 1 for an unexpected failure; 2 for a bad configuration; 3 for
       missing or damaged data; 4 for a loss that is not finite; 130 if interrupted.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.spell()
+    try:
+        try:
+            return _command(list(sys.argv[1:] if arguments is None else arguments))
+        finally:  # also where the parser has printed the help and exits
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(_of_system(error), file=sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return FAILED
+
+
+def _command(words: list[str]) -> int:
+    """Finds the command and its configuration, and runs it."""
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else BAD_CONFIGURATION
@@ -46,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = COMMANDS[name].config
     if "run" in config.__annotations__:
         return _with_preset(name, rest)
-    return _run(name, tyro.cli(config, prog=f"{PROGRAM} {name}", args=rest))
+    with _with_hints(config, rest):
+        parsed = tyro.cli(config, prog=f"{PROGRAM} {name}", args=rest)
+    return _run(name, parsed)
 
 
 def _with_preset(command: str, arguments: list[str]) -> int:
@@ -97,13 +119,14 @@ def _overridden(
 ) -> Any:
     """The configuration of a command: a run and a session, and flags over them."""
     kind = COMMANDS[command].config
-    return tyro.cli(
-        kind,
-        default=kind(run, session=session),
-        prog=f"{PROGRAM} {command} {source}",
-        description=description,
-        args=arguments,
-    )
+    with _with_hints(kind, arguments):
+        return tyro.cli(
+            kind,
+            default=kind(run, session=session),
+            prog=f"{PROGRAM} {command} {source}",
+            description=description,
+            args=arguments,
+        )
 
 
 def _config_file(arguments: list[str]) -> tuple[list[str], pathlib.Path | None]:
@@ -158,6 +181,7 @@ def _run(name: str, *arguments: Any) -> int:
     try:
         module = importlib.import_module(command.module or study)
         arguments = tuple(map(_resolved, arguments))
+        terminal.usual_interrupts()
         return getattr(module, command.function)(*arguments)
     except configs.BadConfiguration as error:
         return _refuse(str(error))
@@ -167,11 +191,6 @@ def _run(name: str, *arguments: Any) -> int:
     except FloatingPointError as error:
         print(error, file=sys.stderr)
         return NOT_FINITE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
 
 
 def _resolved(argument: Any) -> Any:
@@ -202,6 +221,84 @@ def _meant(name: str, names: Iterable[str]) -> str:
     """Suggests the nearest name as a sentence, if one is near."""
     close = difflib.get_close_matches(name, names, n=1)
     return f" Did you mean {close[0]!r}?" if close else f" See {PROGRAM} --help."
+
+
+# What other programs call a flag, by the last word of its name here.
+ALIASES = {
+    "arch": "model.name",
+    "augment": "data.augment-on",
+    "batch": "batch-size",
+    "bs": "batch-size",
+    "dataset": "data.source",
+    "gpus": "devices",
+    "lambda": "method.lam",
+    "learning-rate": "optimizer.learning-rate",
+    "log-dir": "out",
+    "logdir": "out",
+    "loss": "loss.name",
+    "lr": "optimizer.learning-rate",
+    "method": "method.name",
+    "model": "model.name",
+    "num-epochs": "epochs",
+    "num-workers": "workers",
+    "optimizer": "method.name",
+    "output": "out",
+    "output-dir": "out",
+    "wd": "optimizer.weight-decay",
+}
+
+
+@contextlib.contextmanager
+def _with_hints(config: Any, words: Sequence[str]) -> Iterator[None]:
+    """Where the parser refuses a flag, names the one that may be meant."""
+    try:
+        yield
+    except SystemExit as stopped:
+        flags = _flags(config) if stopped.code else []
+        for word in words:
+            flag = word.partition("=")[0].removeprefix("--").replace("_", "-")
+            if not word.startswith("--") or flag in flags:
+                continue
+            same = [known for known in flags if known.split(".")[-1] == flag]
+            alias = [known for known in [ALIASES.get(flag)] if known in flags]
+            if meant := alias or same:
+                names = " or ".join(f"--{known}" for known in meant)
+                print(f"There is no --{flag}. Did you mean {names}?", file=sys.stderr)
+        raise
+
+
+def _flags(config: type, prefix: str = "") -> list[str]:
+    """The flags of a configuration and of those in it, without their dashes."""
+    flags = []
+    hints = typing.get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
+        kind = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        if not dataclasses.is_dataclass(kind):
+            flags.append(name)
+        elif kind is hint:
+            flags += _flags(kind, f"{name}.")
+        else:  # as `commands.Flat` declares it
+            flags += _flags(kind, prefix)
+    return flags
+
+
+# What a path that cannot be written, or read, is refused by.
+_PATHS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+)  # fmt: skip
+
+
+def _of_system(error: OSError) -> str:
+    """A sentence about what the operating system refused."""
+    reason = error.strerror or str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    advice = "If it was to be written, give --out a directory that you may write to."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "Make room, or give --out a directory on another disk."
+    elif error.errno not in _PATHS:
+        advice = ""
+    return f"{where}{reason.rstrip('.')}. {advice}".rstrip()
 
 
 def _refuse(message: str) -> int:

@@ -110,7 +110,8 @@ class Sweep(Checked):
     For accelerators, which one small network leaves idle. The metrics are those of the
     same runs under `train`, to float32 rounding. λ and γ are chosen by validation
     accuracy at the last epoch, the mean over the seeds; test accuracy is shown only for
-    the chosen ones. Writes to the output directory:
+    the chosen ones. Images are augmented on the device (`data.augment_on`), whatever
+    the preset says. Writes to the output directory:
 
       grid.json     what all trainings share
       table.md      one row for every λ and γ
@@ -178,7 +179,8 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 class Evaluate:
     """Evaluates the newest checkpoint of a run, on validation and test examples.
 
-    Prints the numbers and writes them to evaluation.json in the run directory.
+    Prints the numbers and writes them to evaluation.json in the run directory, if it
+    can be written to.
 
     Attributes:
       dir: run directory.
@@ -258,6 +260,33 @@ class Report:
     out: pathlib.Path | None = None
     features: bool = False
     data_dir: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspects:
+    """Lists the training examples whose labels are most likely wrong.
+
+    The trained network classifies its training set once, not augmented. Writes to the
+    run directory:
+
+      suspects.csv  one row an example, the most suspect first
+      suspects.npz  labels and predicted probabilities, as cleanlab takes them
+
+    What the columns mean, and how often the list is right: docs/wrong_labels.md.
+
+    Attributes:
+      dir: run directory.
+      out: where the two files go; None for the run directory.
+      show: examples that are printed.
+      data_dir: where the data sets are; None for where they were in training.
+      devices: number of devices; None for all there are.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    out: pathlib.Path | None = None
+    show: Count = 10
+    data_dir: pathlib.Path | None = None
+    devices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -596,6 +625,11 @@ COMMANDS = {
         Report,
         "DIR...: tables and figures, next to the paper's numbers",
         "experiments.report.command",
+    ),
+    "suspects": Command(
+        Suspects,
+        "DIR: the training examples whose labels are most likely wrong",
+        "experiments.report.suspects",
     ),
     "demo": Command(Demo, "SGD against ABSGD on embedded data; a minute or two"),
     "recipes": Command(Recipes, "the demo with other switching epochs, γ and λ"),

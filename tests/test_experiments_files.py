@@ -321,6 +321,17 @@ def test_worker_processes_end_with_a_training_that_is_left(photos):
     assert multiprocessing.active_children() == []
 
 
+def test_no_shared_memory_is_left_to_a_thread_that_ends_before(photos):
+    """Python warns of it when a process ends that has used all batches."""
+    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+    with contextlib.closing(
+        _photo_training(photos, epochs=range(3), workers=1)
+    ) as all_:
+        assert sum(int(batch.present.sum()) for batch in all_) == 30
+    assert SharedMemoryArray._del_thread_pool is None
+
+
 def test_a_worker_ends_with_a_parent_that_is_killed_and_leaves_interrupts_to_it(
     tmp_path,
 ):

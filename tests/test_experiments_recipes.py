@@ -28,6 +28,7 @@ def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
     }
     table = (tmp_path / grid.TABLE).read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
+    assert "over 1 seed." in table
     for name, title in (("long-tail", "Long-tailed"), ("label-noise", "Balanced")):
         (variant,) = (n for n in by_name if n.startswith(f"{name} "))
         (row,) = (line for line in table.splitlines() if f"| {title}" in line)

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from experiments import cli, commands, configs
 from experiments.data import packed
 from experiments.data.task import load_task
 from experiments.data.types import MissingData
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import reproduce, reproduce_report, untuned, untuned_report
 from experiments.studies.reproduce import LAMS, Cell
 from experiments.train import loop, sharding, steps
@@ -161,7 +162,8 @@ def test_processes_share_a_campaign(folder, tmp_path):
     # Of a process that was killed; its number is one that no process can have.
     claimed = tmp_path / f"{Cell(SETTING, 'SGD (CE)', math.inf, 0, 'test').name}"
     claimed.mkdir()
-    (claimed / "claimed").write_text(str(2**22 + 1), encoding="utf-8")
+    owner = f"{2**22 + 1} {socket.gethostname()}\n"
+    (claimed / run_dir.LOCK).write_text(owner, encoding="utf-8")
     command = [sys.executable, "-m", "experiments", *arguments]
     with subprocess.Popen(command, cwd=ROOT) as other:
         assert cli.main(arguments) == 0

@@ -296,7 +296,6 @@ def test_a_diverged_setting_is_not_chosen():
         (("--vmapped", "0"), "vmapped must be at least 1, got 0"),
         (("--devices", "2"), "one process, on one device"),
         (("--data.validation-per-class", "0"), "give --data.validation-per-class"),
-        (("--data.augment-on", "host"), "--data.augment-on device"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, capsys):

@@ -23,6 +23,8 @@ class Task(NamedTuple):
     # Of your own data: from inputs as stored to those of the network, by statistics of
     # the training set before subsampling; None where they are the same.
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    # int64 [train examples]: index of each in the data set's training split
+    rows: np.ndarray | None = None
 
 
 def load_task(
@@ -63,10 +65,15 @@ def load_task(
         [seed if fixed is None else fixed, 0]
     ).spawn(3)
     loaded = datasets.load(data, data_dir, download=download)
-    train, test, validation = (
-        None if part is None else _first_of_each_class(part, data.examples_per_class)
-        for part in loaded[:3]
-    )
+    rows = np.arange(len(loaded.train.labels))
+    train, test, validation = loaded[:3]
+    if (most := data.examples_per_class) is not None:
+        rows = _first_of_each_class(train.labels, most)
+        train = train.take(rows)
+        test, validation = (
+            None if part is None else part.take(_first_of_each_class(part.labels, most))
+            for part in (test, validation)
+        )
     meta = None
     if test is None or data.validation_per_class or data.meta_per_class:
         parts = split.stratified(
@@ -82,12 +89,13 @@ def load_task(
             validation = train.take(parts.validation)
         if data.meta_per_class:
             meta = train.take(parts.meta)
-        train = train.take(parts.train)
+        train, rows = train.take(parts.train), rows[parts.train]
     if data.info.own and validation is None and data.validation_share:
         held = split.shares(
             train.labels, data.validation_share, data.class_names, split_rng
         )
         train, validation = train.take(held.train), train.take(held.held_out)
+        rows = rows[held.train]
     prepare = None
     if loaded.fit is not None:
         prepare = loaded.fit(train.inputs)
@@ -96,7 +104,8 @@ def load_task(
             for part in (train, validation, test, meta)
         )
     if data.imbalance_ratio > 1.0 and not data.info.files:
-        train = train.take(imbalance.subsample(train.labels, data, tail_rng))
+        kept = imbalance.subsample(train.labels, data, tail_rng)
+        train, rows = train.take(kept), rows[kept]
     mislabelled = np.zeros(len(train.labels), bool)
     if data.noise_rate > 0.0:
         flip = label_noise.rule(data, noise_rng)
@@ -105,13 +114,19 @@ def load_task(
         if validation is not None:
             validation = validation._replace(labels=flip(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, meta, prepare)
+    return Task(
+        train,
+        validation,
+        test,
+        mislabelled,
+        class_counts,
+        meta,
+        prepare,
+        rows,
+    )
 
 
-def _first_of_each_class(examples: Examples, most: int | None) -> Examples:
-    """The first examples of each class, at most so many, in their order."""
-    if most is None:
-        return examples
-    labels = examples.labels
+def _first_of_each_class(labels: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the first examples of each class, at most so many, in order."""
     kept = [np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]
-    return examples.take(np.sort(np.concatenate(kept)))
+    return np.sort(np.concatenate(kept))

@@ -1,10 +1,13 @@
 """The command `report`: tables and figures from the logs of runs."""
 
 import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
 
 from experiments import commands, configs
 from experiments.report import calibration, confusion, curves, markdown, weights
-from experiments.results import aggregate
+from experiments.results import aggregate, run_dir
 from experiments.results.aggregate import Group
 
 REPORT = "report.md"
@@ -17,26 +20,59 @@ def main(config: commands.Report) -> int:
       config: run directories and output directory.
 
     Returns:
-      Exit status 0.
+      Exit status 0, also if the report could not be saved next to the runs: it is
+      printed in any case.
 
     Raises:
-      BadConfiguration: no directory is given, one holds no run, or two the same one.
+      BadConfiguration: no directory is given, none holds a run, or two the same one.
+      OSError: `out` is given and cannot be written to.
     """
     if not config.dirs:
         raise configs.BadConfiguration("Name at least one run directory.")
-    groups = aggregate.grouped(aggregate.read(path) for path in config.dirs)
-    single = len(config.dirs) == 1
-    out = config.out or (config.dirs[0] if single else config.dirs[0].parent)
-    out.mkdir(parents=True, exist_ok=True)
-    drawn = draw(groups, out)
-    if config.features:
-        _draw_features(groups, config.data_dir, out / "features.png")
-        drawn.append("features.png")
-    report = text(groups, drawn)
-    (out / REPORT).write_text(report, encoding="utf-8")
+    dirs = _of_runs(config.dirs)
+    groups = aggregate.grouped(aggregate.read(path) for path in dirs)
+    out = config.out or (dirs[0] if len(config.dirs) == 1 else dirs[0].parent)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = draw(groups, out)
+        if config.features:
+            _draw_features(groups, config.data_dir, out / "features.png")
+            drawn.append("features.png")
+        report = text(groups, drawn)
+        (out / REPORT).write_text(report, encoding="utf-8")
+    except OSError as error:
+        if config.out is not None:
+            raise
+        print(text(groups, []))
+        print(
+            f"The report could not be saved ({error}). Give --out another directory.",
+            file=sys.stderr,
+        )
+        return 0
     print(report)
     print(f"Report and figures: {out}")
     return 0
+
+
+def _of_runs(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Those that hold a run; of several, as `runs/*` has them, others are skipped."""
+    if len(paths) == 1 and not (paths[0] / run_dir.TRAININGS).is_dir():
+        return [*paths]
+    found = []
+    for path in paths:
+        if not path.exists() or (path / run_dir.CONFIG).exists():
+            found.append(path)  # what is not there is refused, as a slip of the pen
+            continue
+        within = shlex.quote(str(path / run_dir.TRAININGS))
+        trials = f" Its own runs: report {within}/*"
+        print(
+            f"{path} is skipped: it is not the directory of a run."
+            + (trials if (path / run_dir.TRAININGS).is_dir() else ""),
+            file=sys.stderr,
+        )
+    if not found:
+        raise configs.BadConfiguration("None of these is the directory of a run.")
+    return found
 
 
 def draw(groups: list[Group], out: pathlib.Path) -> list[str]:

@@ -50,13 +50,13 @@ def comparison(groups: list[Group]) -> list[str]:
         "Percent, mean ± standard deviation over the seeds. To be chosen from by the "
         "accuracy on validation examples, not on the test set."
     )
-    unfinished = [
-        group.title
-        for group in groups
-        if not all(result.finished for result in group.results)
-    ]
-    if unfinished:
-        lines.append(f"Not finished: {'; '.join(unfinished)}.")
+    for word, of in (
+        ("Diverged", lambda result: result.diverged),
+        ("Not finished", lambda r: not r.finished and not r.diverged),
+    ):
+        titles = [group.title for group in groups if any(map(of, group.results))]
+        if titles:
+            lines.append(f"{word}: {'; '.join(titles)}.")
     return lines
 
 
@@ -66,7 +66,9 @@ def section(group: Group) -> list[str]:
     progress = _progress(group)
     lines += [*progress, ""] if progress else []
     if group.last() is None:
-        lines += ["No epoch has been tested yet.", ""]
+        over = all(result.diverged for result in group.results)
+        tested = "was tested." if over else "has been tested yet."
+        lines += [f"No epoch {tested}", ""]
     else:
         lines += [*formatting.markdown(_accuracy(group)), "", *_notes(group), ""]
     paper = _paper(group)
@@ -136,13 +138,13 @@ def _progress(group: Group) -> list[str]:
     notes = []
     going_on = [result for result in group.results if not result.finished]
     for result in going_on:
-        notes.append(f"{_named(result)} is not finished: {result.progress}.")
-    if len({result.progress for result in going_on}) > 1:
+        notes.append(_unfinished(result))
+    if len({len(result.epochs) for result in going_on}) > 1:
         notes.append(
             "The last epoch is the last one that all of these seeds were tested after."
         )
     for result in group.left_out:
-        notes.append(f"{_named(result)} is left out: {result.progress}, not finished.")
+        notes.append(f"Left out: {_unfinished(result)}")
     for result in (*group.results, *group.left_out):
         if result.resumed:
             times = "once" if result.resumed == 1 else f"{result.resumed} times"
@@ -159,6 +161,17 @@ def _progress(group: Group) -> list[str]:
                 f"of {run_dir.RECORDS} passed over."
             )
     return [f"* {note}" for note in notes]
+
+
+def _unfinished(result: Result) -> str:
+    """A note on a run that has not come to its end."""
+    if result.diverged is None:
+        return f"{_named(result)} is not finished: {result.progress}."
+    whole = formatting.count(len(result.epochs), "whole epoch")
+    return (
+        f"{_named(result)} diverged after {whole} of {result.run.epochs}. "
+        f"{result.diverged} {aggregate.remedy(result.run)}"
+    )
 
 
 def _accuracy(group: Group) -> list[list[str]]:

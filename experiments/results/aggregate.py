@@ -1,6 +1,7 @@
 """Reads run directories and groups the seeds of a run."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -181,6 +182,21 @@ def read(directory: pathlib.Path) -> Result:
         failed_saves=failed_saves,
         unreadable=unreadable,
     )
+
+
+def remedy(run: configs.Run) -> str:
+    """A sentence on what to try after a run that diverged."""
+    method = run.method
+    ways = [f"a smaller learning rate (it is {run.optimizer.learning_rate:g})"]
+    if method.attends and math.isfinite(method.lam):
+        ways += [
+            f"a larger |λ| (it is {abs(method.lam):g})",
+            "a radius in place of λ "
+            f"(--method.rho 0.1 --method.lam={'-inf' if method.lam < 0 else 'inf'})",
+        ]
+    elif method.rho is not None:
+        ways.append(f"a smaller radius --method.rho (it is {method.rho:g})")
+    return f"Try {', or '.join(ways)}."
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:

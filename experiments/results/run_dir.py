@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,8 +14,14 @@ import pydantic
 from experiments import configs
 from experiments.train.session import Session
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 CONFIG, RECORDS, CHECKPOINTS = "config.json", "records.jsonl", "checkpoints"
-TENSORBOARD, EVALUATION = "tensorboard", "evaluation.json"
+TENSORBOARD, EVALUATION, LOCK = "tensorboard", "evaluation.json", "lock"
+TRAININGS = "runs"  # in the directory of a grid: the run directories of its trials
 
 
 class Kept(NamedTuple):
@@ -94,33 +101,103 @@ def parse(run: dict[str, Any]) -> configs.Run:
     return pydantic.TypeAdapter(configs.Run).validate_python(run)
 
 
+class Locked(configs.BadConfiguration):
+    """Another process works in a directory; the message names its host and id."""
+
+
 @contextlib.contextmanager
-def claim(out: pathlib.Path) -> Iterator[bool]:
-    """Locks a directory against other processes of this machine.
+def lock(out: pathlib.Path) -> Iterator[None]:
+    """Locks a directory against other processes, for as long as this one lives.
+
+    The kernel releases the lock of a process that ends, however it does, on this host
+    and through NFS on others. Where the file system has no such locks, what counts is
+    the process that the file `LOCK` names: on this host whether it lives. Windows locks
+    nothing.
 
     Args:
-      out: the directory, which is made if it is not there.
+      out: the directory. It is made if it is not there, and what was made is removed
+        again if nothing was put into it.
 
-    Yields:
-      Whether this process holds the lock. It is released at the end; that of a process
-      that has died counts for nothing.
+    Raises:
+      Locked: another process holds the lock.
+      OSError: the directory cannot be made or written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "claimed"
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        owner = int(path.read_text(encoding="utf-8"))
-        if not _lives(owner):
-            path.unlink()
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-    except FileExistsError:
-        yield False
+    if fcntl is None:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
         return
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    path = out / LOCK
+    file = _open_locked(path)
     try:
-        yield True
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        yield
     finally:
         path.unlink(missing_ok=True)
+        os.close(file)
+        with contextlib.suppress(OSError):  # something is in it
+            for folder in made:
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def claim(out: pathlib.Path) -> Iterator[bool]:
+    """Locks a directory as `lock` does, if it is free; yields whether it was."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(out))
+        except Locked:
+            yield False
+            return
+        yield True
+
+
+def _open_locked(path: pathlib.Path) -> int:
+    """Opens and locks the file; raises `Locked` if another process has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # its last owner has removed the directory
+            continue
+        try:
+            owner = os.read(file, 1000).decode(errors="replace").split()
+            if not _try_lock(file, owner):
+                raise Locked(_in_use(path, owner))
+            # Its last owner may have removed it since it was opened.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.stat()):
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _try_lock(file: int, owner: list[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks on this file system
+        pass
+    match owner:
+        case [process, host] if process.isdigit() and host == socket.gethostname():
+            return int(process) != os.getpid() and not _lives(int(process))
+        case [_, _]:
+            return False
+    return True
+
+
+def _in_use(path: pathlib.Path, owner: list[str]) -> str:
+    process, host = owner if len(owner) == 2 else ("unknown", "unknown")
+    return (
+        f"{path.parent} is in use: process {process} on host {host} trains there. Wait "
+        f"until it has ended, stop it, or give another --out. If it is gone, remove "
+        f"{path}."
+    )
 
 
 def _lives(process: int) -> bool:

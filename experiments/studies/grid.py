@@ -24,7 +24,7 @@ from experiments.results.aggregate import Measure, Result
 from experiments.train import loop, runs, sharding, vmapped
 from experiments.train.session import Session
 
-GRID, TABLE, TRAININGS = "grid.json", "table.md", "runs"
+GRID, TABLE, TRAININGS = "grid.json", "table.md", run_dir.TRAININGS
 
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
@@ -153,11 +153,11 @@ def main(
       Exit status: 0, or 130 if it was interrupted; the same command then continues.
 
     Raises:
-      BadConfiguration: the directory holds another grid; there is no validation data;
-        or the trials cannot be vmapped.
+      BadConfiguration: the directory holds another grid, or another process trains
+        there; there is no validation data; or the trials cannot be vmapped.
     """
     status = 0
-    with datasets.remembering():
+    with run_dir.lock(grid.out), datasets.remembering():
         tasks = _check(grid)
         run_log.save(grid.out / GRID, _described(grid))
         try:
@@ -167,8 +167,8 @@ def main(
             message = f"Interrupted; the same command goes on from {grid.out}."
             print(message, file=sys.stderr)
             status = 130
-    text = report()
-    (grid.out / TABLE).write_text(text, encoding="utf-8")
+        text = report()
+        (grid.out / TABLE).write_text(text, encoding="utf-8")
     print(text)
     print(f"All of it: {grid.out}")
     return status
@@ -311,6 +311,7 @@ def _train(
         recorders: list[run_log.Recorder] = []
         for trial, task in zip(group, of_run, strict=False):
             own = _session(grid, trial)
+            stack.enter_context(run_dir.lock(trial.out))
             runs.write_config(trial.out, grid.preset, trial.run, own, task)
             recorder = run_log.Recorder(trial.out / run_dir.RECORDS)
             recorders.append(stack.enter_context(recorder))

@@ -73,6 +73,7 @@ def table(config: commands.Recipes, outcomes: dict[str, Outcome]) -> str:
         )
     note = (
         "Test set, points, mean ± standard error of the paired difference over "
-        f"{seeds} seeds. To be read, not chosen from: λ is chosen on validation data."
+        f"{formatting.count(seeds, 'seed')}. To be read, not chosen from: λ is chosen "
+        "on validation data."
     )
     return "\n".join([*formatting.markdown(rows), "", note, ""])

@@ -2,9 +2,10 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping
 
-from experiments import commands
+from experiments import commands, configs
 from experiments.report import formatting
 from experiments.results import run_log
 from experiments.studies import grid
@@ -28,6 +29,15 @@ def main(preset: str, config: commands.Sweep) -> int:
       BadConfiguration: the directory holds another grid; there is no validation data;
         or the runs cannot be vmapped.
     """
+    data = config.run.data
+    if data.augment_on == "host" and (data.crop_padding or data.flip or data.rotation):
+        print(
+            "Images are augmented on the device, as vmapped runs need it: their "
+            "numbers are those of `train` with --data.augment-on device.",
+            file=sys.stderr,
+        )
+        run = configs.replace(config.run, {"data.augment_on": "device"})
+        config = dataclasses.replace(config, run=run)
     out = config.session.out or pathlib.Path(f"runs/sweep-{preset}")
     name = "{0.name}-lam{0.lam}-gamma{0.gamma}".format
     trials = [

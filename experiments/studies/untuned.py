@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import pathlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -89,7 +90,8 @@ def _head(data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
     path = data_dir.expanduser() / f"{HEAD}.npz"
     if not path.exists():
         raise MissingData(
-            f"{path} is not there: python -m experiments reproduce --features {path}"
+            f"{path} is not there: python -m experiments reproduce --features "
+            f"{shlex.quote(str(path))}"
         )
     with np.load(path) as file:
         found = {name: file[name][list(seeds)] for name in file.files}

@@ -122,6 +122,11 @@ class Checkpoints:
         if jax.process_count() > 1:  # seconds that they wait for one that failed
             self._context.async_options.timeout_secs = 300
 
+    @property
+    def newest_saved(self) -> bool:
+        """Whether the step that was last asked for, if any, was not a failure."""
+        return not self.failures or self.failures[-1].step != self._newest
+
     def steps(self) -> list[int]:
         """The steps that there are checkpoints of, whole or damaged, in order."""
         try:

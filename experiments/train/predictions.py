@@ -5,6 +5,7 @@ import io
 import pathlib
 import sys
 
+import jax
 import numpy as np
 
 from experiments import commands, configs
@@ -68,8 +69,8 @@ def probabilities(
     """Probabilities of examples, in order, float32 `[n, classes]`."""
     program = steps.program(run, layout)
     batches = loop.in_order(examples, run, layout, Session())
-    parts = [np.asarray(program.probabilities(state, batch)) for batch in batches]
-    return np.concatenate(parts)[: len(examples.labels)]
+    parts = [jax.nn.softmax(program.logits(state, batch)) for batch in batches]
+    return np.concatenate(jax.device_get(parts))[: len(examples.labels)]
 
 
 def _paths(examples: Examples) -> list[str] | None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shlex
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from experiments.train.session import Session
 # Seconds after which a host that is lost, and one that failed, stops the others; JAX's
 # own are minutes. See docs/hosts.md.
 HEARTBEAT, SHUTDOWN = 10, 60
+JOIN = 300  # seconds to wait for hosts that are not there yet
 
 _LISTED = 20  # classes; of more, recall is not printed class by class
 
@@ -56,8 +58,10 @@ def main(
       Exit status: 0, or 130 if it was interrupted, after a checkpoint.
 
     Raises:
-      BadConfiguration: the directory holds another run; names the differing fields.
-      FloatingPointError: a loss was not finite.
+      BadConfiguration: the directory holds another run, and the differing fields are
+        named; or another process trains there.
+      FloatingPointError: a loss was not finite; says what to try.
+      NotSaved: the last checkpoint could not be written.
     """
     if session.distributed:
         _join(session)
@@ -73,13 +77,14 @@ def main(
         extended = there.extended
     extended = tuple(extended or ())
     tell = _say if first_host and not quiet else lambda message: None
-    tell(f"Reading {run.data.source}.")
-    task = task_of(run, session)
-    tell(f"Building {run.model.title}.")
-    models.check(run.model, run.data)
-    total = run.epochs * loop.steps_per_epoch(run, task)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(out, first_host))
+        tell(f"Reading {run.data.source}.")
+        task = task_of(run, session)
+        tell(f"Building {run.model.title}.")
+        models.check(run.model, run.data)
+        total = run.epochs * loop.steps_per_epoch(run, task)
         saver = stack.enter_context(
             checkpoint.Checkpoints(
                 out / run_dir.CHECKPOINTS, keep=session.checkpoints, log=_say
@@ -109,7 +114,8 @@ def main(
                 total=total,
                 initial=step,
                 unit="step",
-                desc=f"{preset}, {run.method.title}",
+                # The name of a trial's directory tells it from the others of its grid.
+                desc=out.name if quiet else f"{preset}, {run.method.title}",
                 # None: no bar where standard error is not a terminal.
                 disable=None if first_host else True,
                 leave=not quiet,
@@ -122,16 +128,15 @@ def main(
         try:
             logger.fit(task, layout, start)
         except KeyboardInterrupt:
+            lost = "" if logger.saved else " The last steps could not be saved."
             _say(
                 f"Interrupted; the same command goes on from {out}, or: "
-                f"python -m experiments resume {out}"
+                f"python -m experiments resume {shlex.quote(str(out))}{lost}"
             )
             return 130
     if first_host and not quiet:
-        _say(
-            f"Finished{_reached(out)}. In {out}; its report: "
-            f"python -m experiments report {out}"
-        )
+        report = f"python -m experiments report {shlex.quote(str(out))}"
+        _say(f"Finished{_reached(out)}. In {out}; its report: {report}")
     return 0
 
 
@@ -206,6 +211,10 @@ class Interrupted(KeyboardInterrupt):
     """A training was stopped after a checkpoint."""
 
 
+class NotSaved(OSError):
+    """A training came to its end, and its last checkpoint could not be written."""
+
+
 class RunLogger:
     """Trains a run, and logs it: events, progress and checkpoints.
 
@@ -251,6 +260,7 @@ class RunLogger:
         Raises:
           Interrupted: it was interrupted, and the state is saved.
           FloatingPointError: a loss is not finite; the log has the message.
+          NotSaved: the checkpoint of the end could not be written.
         """
         began = time.monotonic()
         lines = progress.EpochLines(self._run, self._tell) if self._tell else None
@@ -267,14 +277,30 @@ class RunLogger:
             )
         except FloatingPointError as error:
             self._recorder.write(event="diverged", error=str(error))
-            raise
+            raise FloatingPointError(
+                f"{error} {aggregate.remedy(self._run)}"
+            ) from error
         finally:
             self._saver.wait()
             self._note_failures()
         step = (until or self._run.epochs) * loop.steps_per_epoch(self._run, task)
         seconds = time.monotonic() - began
         self._recorder.write(event="finished", step=step, seconds=seconds)
+        if not self.saved:
+            there = self._saver.steps()
+            raise NotSaved(
+                "The training came to its end, but its last checkpoint could not be "
+                f"saved ({self._saver.failures[-1].reason}). Make room: the same "
+                "command then "
+                + (f"goes on from step {there[-1]}." if there else "starts over.")
+            )
         return state
+
+    @property
+    def saved(self) -> bool:
+        """Whether the last checkpoint that was asked for is on the disk."""
+        self._saver.wait()
+        return self._saver.newest_saved
 
     def _stepped(self, step: int, shown: dict[str, float]) -> None:
         if self._progress is not None:
@@ -352,9 +378,9 @@ def evaluate(config: commands.Evaluate) -> int:
       config: which.
 
     Returns:
-      Exit status 0.
+      Exit status 0, also if they could not be saved: they are printed in any case.
     """
-    kept, task, layout, step, state = _reopen(
+    kept, task, layout, step, state = reopen(
         config.dir, config.data_dir, config.devices
     )
     session = Session()
@@ -388,8 +414,14 @@ def evaluate(config: commands.Evaluate) -> int:
             f"The positive class of AUROC, average precision and F1 is {names[1]!r}. "
             "The threshold on its probability is that of the highest F1 on validation."
         )
-    run_log.save(config.dir / run_dir.EVALUATION, found)
-    print(f"Step {step}. All of it: {config.dir / run_dir.EVALUATION}")
+    path = config.dir / run_dir.EVALUATION
+    try:
+        run_log.save(path, found)
+    except OSError as error:
+        print(f"Step {step}.")
+        print(f"{path} could not be saved ({error}).", file=sys.stderr)
+    else:
+        print(f"Step {step}. All of it: {path}")
     return 0
 
 
@@ -420,7 +452,7 @@ def features(
     Returns:
       By split features, float32, and labels as the training has them; and the head.
     """
-    kept, task, layout, _, state = _reopen(out, data_dir, devices=1)
+    kept, task, layout, _, state = reopen(out, data_dir, devices=1)
     if kept.run.model.custom is not None:
         raise configs.BadConfiguration(
             f"The features of {kept.run.model.custom}, before its last layer, are not "
@@ -448,10 +480,35 @@ def features_of(
     session: Session | None = None,
 ) -> np.ndarray:
     """What enters the head, of examples in order, float32 `[n, features]`."""
-    program = steps.program(run, layout)
+    return _outputs(
+        steps.program(run, layout).features, state, examples, run, layout, session
+    )
+
+
+def logits_of(
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    layout: sharding.Layout,
+    session: Session | None = None,
+) -> np.ndarray:
+    """The logits of examples in order, not augmented, float32 `[n, classes]`."""
+    return _outputs(
+        steps.program(run, layout).logits, state, examples, run, layout, session
+    )
+
+
+def _outputs(
+    step: Callable[..., jax.Array],
+    state: steps.TrainState,
+    examples: Examples,
+    run: configs.Run,
+    layout: sharding.Layout,
+    session: Session | None,
+) -> np.ndarray:
     batches = loop.in_order(examples, run, layout, session or Session())
-    # Padding is only at the end. Every host has all features, though not all examples.
-    parts = [np.asarray(program.features(state, batch)) for batch in batches]
+    # Padding is only at the end. Every host has all outputs, though not all examples.
+    parts = [np.asarray(step(state, batch)) for batch in batches]
     return np.concatenate(parts)[: len(examples.labels)]
 
 
@@ -465,10 +522,22 @@ def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
     }
 
 
-def _reopen(
+def reopen(
     out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
 ) -> tuple[run_dir.Kept, Task, sharding.Layout, int, steps.TrainState]:
-    """Restores a trained network with its data set, for evaluation."""
+    """Restores a trained network with its data set, for evaluation.
+
+    Args:
+      out: run directory.
+      data_dir: where the data sets are; None for where they were in training.
+      devices: number of devices; None for all there are.
+
+    Returns:
+      Configuration, task, devices, step and state of the newest checkpoint.
+
+    Raises:
+      BadConfiguration: it is not the directory of a run, or has no checkpoint.
+    """
     kept = run_dir.load(out)
     task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
     layout = layout_of(devices)
@@ -476,18 +545,52 @@ def _reopen(
     return kept, task, layout, step, state
 
 
+@contextlib.contextmanager
+def _locked(out: pathlib.Path, first_host: bool) -> Iterator[None]:
+    """Locks a run directory: the first host does, and all are refused if it is."""
+    with contextlib.ExitStack() as stack:
+        problem: Exception | None = None
+        if first_host:
+            try:
+                stack.enter_context(run_dir.lock(out))
+            except (configs.BadConfiguration, OSError) as error:
+                problem = error
+        refused = multihost_utils.broadcast_one_to_all(np.array(problem is not None))
+        if refused and problem is None:
+            problem = configs.BadConfiguration(
+                f"The first host cannot train in {out}; see what it says."
+            )
+        if problem is not None:
+            raise problem
+        yield
+
+
 def _join(session: Session) -> None:
     """Connects this process to the others of a distributed training."""
+    own, count = session.process, session.processes
+    waits, others = "This process waits", "the others of the cluster"
+    if own is not None and count is not None:
+        waits = f"Process {own} of {count} waits"
+        numbers = [str(other) for other in range(count) if other != own]
+        others = f"process{'es' * (count > 2)} {', '.join(numbers)}"
+    where = f" at {session.coordinator}" if session.coordinator else ""
+    _say(f"{waits} for {others}{where}; after {JOIN} s it stops.")
     try:
         jax.distributed.initialize(
             session.coordinator,
             session.processes,
             session.process,
+            initialization_timeout=JOIN,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
         )
     except ValueError as error:  # it lacks what no cluster tells
         raise configs.BadConfiguration(str(error)) from error
+    _say(
+        f"Process {jax.process_index()} of {jax.process_count()} begins. If a host is "
+        "lost, the others stop too; start the same commands again on all hosts, and "
+        "they go on from the last checkpoint."
+    )
 
 
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
@@ -726,7 +829,7 @@ def _interruptible() -> Iterator[threading.Event]:
     """Lets the loop finish its step on a signal; a second signal stops it at once.
 
     Of several hosts all stop when one is interrupted: by SIGTERM, which JAX waits for
-    and passes on.
+    and passes on. SIGHUP, of a terminal that was closed, is ignored under `nohup`.
     """
     stop, interrupted = threading.Event(), threading.Event()
     several = jax.process_count() > 1
@@ -740,7 +843,9 @@ def _interruptible() -> Iterator[threading.Event]:
         else:
             stop.set()
 
-    numbers = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
+    if (hangup := getattr(signal, "SIGHUP", None)) is not None:  # not on Windows
+        numbers += [hangup] * (signal.getsignal(hangup) is not signal.SIG_IGN)
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield stop

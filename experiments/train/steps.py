@@ -81,7 +81,7 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, Batch], metrics.Counts]
     prune: Callable[[TrainState, Batch], TrainState]
     features: Callable[[TrainState, Batch], jax.Array]
-    probabilities: Callable[[TrainState, Batch], jax.Array]
+    logits: Callable[[TrainState, Batch], jax.Array]
 
 
 def prepare(data: configs.Data, inputs: jax.Array) -> jax.Array:
@@ -411,7 +411,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
     one_program = not switches(run)
     # The axis has a name only inside `pmap`, where evaluation does not run.
-    evaluate, features, probabilities = _evaluation_of(_untrained(run), layout)
+    evaluate, features, logits = _evaluation_of(_untrained(run), layout)
     return Program(
         functools.partial(_init, run, layout),
         lambda hyperparams: compiled(one_program or bool(hyperparams.on)),
@@ -423,7 +423,7 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
             donate_argnums=0,
         ),
         features,
-        probabilities,
+        logits,
     )
 
 
@@ -453,7 +453,7 @@ def _evaluation_of(run: configs.Run, layout: Layout) -> list[Callable[..., Any]]
         rest = {"step": None, "key": None, "optimizer": None, "kept": None}
         return lambda state, batch: compiled(state._replace(**rest), batch)
 
-    return [evaluation_of(step) for step in (eval_step, feature_step, probability_step)]
+    return [evaluation_of(step) for step in (eval_step, feature_step, logits_step)]
 
 
 def feature_step(
@@ -465,13 +465,11 @@ def feature_step(
     )
 
 
-def probability_step(
+def logits_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> jax.Array:
-    """Probabilities of the classes, float32 `[batch, classes]`."""
-    return jax.nn.softmax(
-        _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
-    )
+    """Logits, float `[batch, classes]`."""
+    return _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
 
 
 def probabilities_of(

@@ -1,0 +1,352 @@
+"""What goes wrong for a user of the command line, and what it says."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from experiments import cli, terminal
+from experiments.results import run_dir
+from experiments.train import runs
+from tests import compiling
+from tests.programs import Programs, events, newest, resumed
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = ("--model.widths", "2", "--data.examples-per-class", "80")
+TRAIN = ("train", "digits_label_noise", *SMALL, "--epochs", "2", "--no-tensorboard")
+NOBODY = 65534  # a user that may write nowhere
+ABSENT = 2**22 + 1  # no process has this number
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command line here: exit status, standard output and error."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            status = cli.main([str(word) for word in arguments])
+        except SystemExit as stopped:  # of the parser
+            status = stopped.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "a run"
+    assert cli.main([*TRAIN, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def read_only(finished):
+    """A copy of the run that this process, which is not root for the time, may read."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.pyplot  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        out = shutil.copytree(finished, pathlib.Path(folder) / "run")
+        for path in (out, *out.rglob("*")):
+            path.chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        try:
+            yield out
+        finally:
+            if root:
+                os.seteuid(0)
+            for path in (out, *out.rglob("*")):
+                path.chmod(0o755)
+
+
+def experiments(*arguments, first="pass", **options):
+    """Starts a process, which runs some other statements before the command line."""
+    main = f"import runpy; {first}; runpy.run_module('experiments', None, '__main__')"
+    return subprocess.Popen(
+        [sys.executable, "-c", main, *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+# Two processes.
+
+
+@pytest.mark.parametrize("command", [TRAIN, ("demo", "--seeds", "1", "--epochs", "1")])
+def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_path):
+    out = tmp_path / "run"
+    script = (
+        "import pathlib, sys\n"
+        "from experiments.results import run_dir\n"
+        "with run_dir.lock(pathlib.Path(sys.argv[1])):\n"
+        "    print(flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], cwd=ROOT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        other.stdout.readline()
+        status, _, said = run(*command, "--out", out)
+        assert status == 2
+        who = f"process {other.pid} on host {socket.gethostname()}"
+        assert f"{out} is in use: {who} trains there." in said
+        assert [path.name for path in out.iterdir()] == [run_dir.LOCK]
+        other.stdin.close()
+    assert not out.exists()  # nothing was put into it
+
+
+def _not_supported(*_):
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+@pytest.mark.parametrize("kernel_locks", [True, False])
+def test_the_lock_of_a_dead_process_counts_for_nothing(
+    kernel_locks, tmp_path, monkeypatch
+):
+    if not kernel_locks:
+        monkeypatch.setattr(run_dir.fcntl, "flock", _not_supported)
+    (tmp_path / run_dir.LOCK).write_text(f"{ABSENT} {socket.gethostname()}\n")
+    with run_dir.lock(tmp_path):
+        owner = (tmp_path / run_dir.LOCK).read_text()
+        assert owner == f"{os.getpid()} {socket.gethostname()}\n"
+        with pytest.raises(run_dir.Locked), run_dir.lock(tmp_path):
+            pass
+        with run_dir.claim(tmp_path) as claimed:
+            assert not claimed
+    assert not (tmp_path / run_dir.LOCK).exists()
+
+
+def test_where_the_kernel_has_no_locks_another_host_is_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_dir.fcntl, "flock", _not_supported)
+    (tmp_path / run_dir.LOCK).write_text(f"{ABSENT} elsewhere\n")
+    elsewhere = pytest.raises(run_dir.Locked, match="on host elsewhere")
+    with elsewhere, run_dir.lock(tmp_path):
+        pass
+
+
+# Disks and paths.
+
+
+def test_a_last_checkpoint_that_cannot_be_saved_fails(run, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "checkpoints").write_text("in the way")
+    status, _, said = run(*TRAIN, "--out", out)
+    assert status == 1
+    assert "its last checkpoint could not be saved" in said
+    assert said.endswith("the same command then starts over.\n")
+    assert "Traceback" not in said
+    assert len(events(out, "save_failed")) == 2
+    assert len(events(out, "finished")) == 1  # its numbers are known
+
+
+def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path):
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    with experiments("demo", "--out", tmp_path / "run", first=full) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert said.count("\n") == 1, said
+    assert "File too large" in said
+
+
+def test_a_directory_that_cannot_be_is_one_sentence(run, finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        for command in (TRAIN, ("demo",), ("report", finished)):
+            status, _, said = run(*command, "--out", out)
+            assert status == 1, said
+            assert said.startswith(f"{tmp_path / 'file'}")
+            assert said.endswith("give --out a directory that you may write to.\n")
+            assert said.count("\n") == 1
+
+
+def test_a_read_only_run_is_evaluated_and_reported(run, read_only):
+    status, printed, said = run("evaluate", read_only)
+    assert status == 0
+    assert "test: accuracy " in printed or "test: " in printed
+    assert "evaluation.json could not be saved" in said
+    status, printed, said = run("report", read_only)
+    assert status == 0
+    assert "# digits_label_noise" in printed
+    assert "The report could not be saved" in said
+    status, _, said = run(*TRAIN, "--out", read_only / "below")
+    assert status == 1
+    assert "that you may write to." in said
+    assert "Permission denied" in said
+
+
+# Reports.
+
+
+def test_reports_skip_what_is_no_run(run, finished, tmp_path):
+    first = shutil.copytree(finished, tmp_path / "runs" / "a")
+    other = shutil.copytree(finished, tmp_path / "runs" / "b")
+    config = json.loads((other / run_dir.CONFIG).read_text())
+    config["run"]["seed"] = 1
+    (other / run_dir.CONFIG).write_text(json.dumps(config))
+    (tmp_path / "runs" / "my grid" / run_dir.TRAININGS).mkdir(parents=True)
+    for _ in range(2):  # the second time it meets the first report and its figures
+        paths = sorted((tmp_path / "runs").iterdir())
+        status, printed, said = run("report", *paths)
+        assert status == 0, said
+        assert "over 2 seeds" in printed
+        skipped = said.count(" is skipped: it is not the directory of a run.")
+        assert skipped == len(paths) - 2
+        within = tmp_path / "runs" / "my grid" / "runs"
+        assert f"Its own runs: report '{within}'/*\n" in said
+    assert skipped > 1
+    status, _, said = run("report", first, tmp_path / "runs" / "c")
+    assert (status, "There is no directory" in said) == (2, True)
+    status, _, said = run("report", tmp_path / "runs" / "my grid")
+    assert (status, "None of these is the directory of a run." in said) == (2, True)
+
+
+def test_a_diverged_run_is_reported_with_what_to_try(run, tmp_path):
+    large = ("--optimizer.learning-rate", "1e30")
+    status, _, said = run(*TRAIN, *large, "--out", tmp_path)
+    advice = "Try a smaller learning rate (it is 1e+30), or a larger |λ| (it is 1), or"
+    assert status == 4
+    assert advice in said
+    status, printed, _ = run("report", tmp_path)
+    assert status == 0
+    assert "diverged after 0 whole epochs of 2. A loss is not finite at step" in printed
+    assert f"{advice} a radius in place of λ (--method.rho 0.1" in printed
+    assert "not finished" not in printed
+    assert "No epoch was tested." in printed
+
+
+# Terminals and signals.
+
+
+def test_a_reader_that_leaves_ends_the_help_quietly():
+    with experiments("train", "cifar10_lt100", "--help") as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=300) == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_other_terminals_get_greek_spelled_out(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with monkeypatch.context() as patched, contextlib.suppress(SystemExit):
+        patched.setattr(sys, "stdout", stream)
+        assert cli.main(["train", "digits_label_noise", "--help"]) == 0
+    text = stream.buffer.getvalue().decode(encoding)
+    assert "lambda = -1" in text
+    stream.write("ρ ∞ ± 语\udcff")
+    stream.flush()
+    shown = stream.buffer.getvalue().decode(encoding).removeprefix(text)
+    assert shown == {"ascii": "rho inf +- ??", "cp1252": "rho inf ± ??"}[encoding]
+
+
+def test_an_interrupt_during_imports_is_quiet(tmp_path):
+    """Sent by a module that takes the place of one that is imported."""
+    (tmp_path / "tyro.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    path = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    usual = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    with experiments("list", first=usual, env=path) as process:
+        assert process.communicate(timeout=300) == ("", "")
+    assert process.returncode == 130
+
+
+def test_after_the_imports_an_interrupt_is_an_exception(interruptible):
+    terminal.quiet_interrupts()
+    assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    terminal.usual_interrupts()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_closed_terminal_saves_as_sigterm_does(run, tmp_path):
+    out = tmp_path / "run"
+    arguments = (*TRAIN[:-3], "--epochs", "2000", "--no-tensorboard", "--out", out)
+    programs = Programs(tmp_path / "compiled", XLA_FLAGS=compiling.FLAGS)
+    with contextlib.closing(programs):
+        process = programs.start(*arguments)
+        programs.wait_for(lambda: newest(out) > 0)
+        # And until then the directory is its own.
+        status, _, said = run(*arguments)
+        assert (status, f"in use: process {process} on host" in said) == (2, True)
+        assert programs.end(signal.SIGHUP) == 130, programs.said
+        assert "Interrupted; the same command goes on from" in programs.said
+    assert not resumed(out)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with runs._interruptible():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# Flags and suggestions.
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--lr", "--optimizer.learning-rate"),
+        ("--lam", "--method.lam"),
+        ("--lambda", "--method.lam"),
+        ("--weight_decay=1", "--optimizer.weight-decay"),
+        ("--batch", "--batch-size"),
+        ("--output-dir", "--out"),
+    ],
+)
+def test_a_flag_of_other_programs_is_answered_with_ours(flag, meant, run):
+    status, _, said = run("train", "digits_label_noise", flag, "0.1")
+    assert status == 2
+    assert f"Did you mean {meant}?" in said
+
+
+def test_a_suggested_command_can_be_pasted(run, finished):
+    status, _, said = run(*TRAIN, "--seed", "0", "--out", finished)
+    assert (status, "is finished" in said) == (0, True)
+    out = finished.parent / "two words"
+    status, _, said = run(*TRAIN, "--out", out)
+    assert (
+        said == f"Finished: {out}. Its report: python -m experiments report '{out}'\n"
+    )
+
+
+def test_a_sweep_augments_on_the_device_by_itself(run, tmp_path):
+    small = (*SMALL, "--epochs", "1", "--lams=-1", "--seeds", "1")
+    status, _, said = run("sweep", "digits_label_noise", *small, "--out", tmp_path)
+    assert status == 0, said
+    assert "--data.augment-on device" in said
+    (trial,) = (tmp_path / run_dir.TRAININGS).iterdir()
+    assert run_dir.load(trial).run.data.augment_on == "device"
+
+
+def test_the_bar_of_a_trial_has_its_name(run, tmp_path, monkeypatch):
+    shown = []
+
+    class Bar(runs.tqdm):
+        def __init__(self, *args, desc=None, **kwargs):
+            shown.append(desc)
+            super().__init__(*args, desc=desc, **kwargs)
+
+    monkeypatch.setattr(runs, "tqdm", Bar)
+    small = (*SMALL, "--epochs", "1", "--seeds", "1", "--no-measure")
+    arguments = ("compare", "digits_label_noise", "--methods", "absgd", *small)
+    assert run(*arguments, "--out", tmp_path)[0] == 0
+    assert shown == [
+        json.loads(path.read_text())["session"]["out"].rpartition("/")[2]
+        for path in sorted(
+            (tmp_path / "runs").glob("*/config.json"), key=lambda p: p.stat().st_mtime
+        )
+    ]
