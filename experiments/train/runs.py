@@ -167,7 +167,7 @@ def resume(config: commands.Resume) -> int:
         raise configs.BadConfiguration(
             f"{out} has no checkpoint to go on from: runs of a comparison or a sweep "
             f"keep none. Train it anew: python -m experiments train --config "
-            f"{out / run_dir.CONFIG} --out DIR"
+            f"{shlex.quote(str(out / run_dir.CONFIG))} --out DIR"
         )
     if config.epochs not in (None, run.epochs):
         if config.epochs <= done:
