@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import os
+import pathlib
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ import tyro
 
 from experiments import configs, terminal
 from experiments.commands import COMMANDS
+from experiments.train.session import Session
 
 PROGRAM = "python -m experiments"
 DESCRIPTION = "The experiments of the ABSGD paper (arXiv 2012.06951)."
@@ -56,6 +58,9 @@ def _command(words: list[str]) -> int:
         print(_usage())
         return 0 if words else BAD_CONFIGURATION
     name, *rest = words
+    if name == "--version":
+        print(_versions())
+        return 0
     if name not in COMMANDS:
         return _refuse(f"There is no command {name!r}.{_meant(name, COMMANDS)}")
     config = COMMANDS[name].config
@@ -70,9 +75,17 @@ def _with_preset(command: str, arguments: list[str]) -> int:
     """Parses a preset's name, then the fields that override it."""
     from experiments import presets
 
+    try:
+        arguments, config_file = _config_file(arguments)
+        if config_file is not None:
+            return _as_configured(command, config_file, arguments)
+    except configs.BadConfiguration as error:
+        return _refuse(str(error))
     if not arguments or arguments[0].startswith("-"):
         print(
-            f"usage: {PROGRAM} {command} PRESET [--field value ...]\n\n"
+            f"usage: {PROGRAM} {command} PRESET [--field value ...]\n"
+            f"       {PROGRAM} {command} --config DIR/config.json [--field value ...]"
+            "\n\n"
             f"The presets: {PROGRAM} list. "
             f"The fields: {PROGRAM} {command} PRESET --help."
         )
@@ -82,16 +95,9 @@ def _with_preset(command: str, arguments: list[str]) -> int:
         preset = presets.get(name)
     except presets.UnknownPreset as error:
         return _refuse(str(error))
-    kind = COMMANDS[command].config
+    description = preset.doc if command == "train" else None
     try:
-        with _with_hints(kind, rest):
-            config = tyro.cli(
-                kind,
-                default=kind(preset.run),
-                prog=f"{PROGRAM} {command} {name}",
-                description=preset.doc if command == "train" else None,
-                args=rest,
-            )
+        config = _overridden(command, preset.run, Session(), name, rest, description)
     except ValueError as error:  # fields that do not go together
         return _refuse(str(error))
 
@@ -103,11 +109,74 @@ def _with_preset(command: str, arguments: list[str]) -> int:
     return _run(command, name, config)
 
 
+def _overridden(
+    command: str,
+    run: configs.Run,
+    session: Session,
+    source: str,
+    arguments: list[str],
+    description: str | None = None,
+) -> Any:
+    """The configuration of a command: a run and a session, and flags over them."""
+    kind = COMMANDS[command].config
+    with _with_hints(kind, arguments):
+        return tyro.cli(
+            kind,
+            default=kind(run, session=session),
+            prog=f"{PROGRAM} {command} {source}",
+            description=description,
+            args=arguments,
+        )
+
+
+def _config_file(arguments: list[str]) -> tuple[list[str], pathlib.Path | None]:
+    """Takes `--config FILE` out of the arguments, where no preset comes first."""
+    at = [i for i, word in enumerate(arguments) if word.split("=")[0] == "--config"]
+    if not at:
+        return arguments, None
+    first, *rest = arguments[at[0] :]
+    _, _, path = first.partition("=")
+    if not path:
+        path, *rest = rest or [""]
+    if not path or path.startswith("-"):
+        raise configs.BadConfiguration("--config takes the config.json of a run.")
+    if arguments[:1] and not arguments[0].startswith("-"):
+        raise configs.BadConfiguration(
+            f"Give a preset or --config, not both, got {arguments[0]} and {path}."
+        )
+    return [*arguments[: at[0]], *rest], pathlib.Path(path)
+
+
+def _as_configured(command: str, path: pathlib.Path, arguments: list[str]) -> int:
+    """Runs a command on the run of a config.json, with the fields that override it."""
+    from experiments.results import run_dir
+
+    kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
+    try:
+        source = f"--config {path}"
+        config = _overridden(command, kept.run, kept.session, source, arguments)
+    except ValueError as error:  # fields that do not go together
+        return _refuse(str(error))
+    return _run(command, kept.preset or kept.run.data.source, config)
+
+
+def _versions() -> str:
+    """Versions of the library and of what its numbers depend on."""
+    import absgd_jax
+    from experiments.results import run_log
+
+    found = run_log.versions()
+    others = (f"{name} {found[name]}" for name in ("jax", "flax", "optax", "python"))
+    return f"absgd-jax {absgd_jax.__version__} ({', '.join(others)})"
+
+
 def _run(name: str, *arguments: Any) -> int:
     """Runs a command, and maps each kind of failure to its exit status."""
     from experiments.data.types import DamagedData, MissingData
 
     command = COMMANDS[name]
+    if command.module.startswith("experiments.train."):  # a sign of life
+        print("Starting JAX.", file=sys.stderr, flush=True)
     study = f"experiments.studies.{name.replace('-', '_')}"
     try:
         module = importlib.import_module(command.module or study)
@@ -143,7 +212,7 @@ def _usage() -> str:
     lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items()]
     usage, more = (
         f"usage: {PROGRAM} COMMAND ...",
-        f"{PROGRAM} COMMAND --help lists the flags of a command.",
+        f"{PROGRAM} COMMAND --help lists the flags of a command; --version, versions.",
     )
     return "\n".join([usage, "", DESCRIPTION, "", *lines, "", more])
 

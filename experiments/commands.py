@@ -44,6 +44,29 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Resume(Checked):
+    """Goes on with a run as its config.json says; a finished one with more epochs.
+
+    Schedule points are fractions of the epochs, so more epochs move those that are not
+    reached yet, and may take the run back before one: the command says what holds from
+    which epoch on. config.json then has the new number of epochs, and in `extended`
+    those before it.
+
+    Attributes:
+      dir: run directory.
+      epochs: epochs in all, those that are trained already included; None for those of
+        config.json.
+      data_dir: where the data sets are; None for where they were.
+      devices: number of devices; None for as many as were asked for in training.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    epochs: Size | None = None
+    data_dir: pathlib.Path | None = None
+    devices: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Compare(Checked):
     """Trains many methods on one preset's data, network and budget, and tabulates them.
 
@@ -168,6 +191,54 @@ class Evaluate:
     dir: tyro.conf.Positional[pathlib.Path]
     data_dir: pathlib.Path | None = None
     devices: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Classifies examples with the newest checkpoint of a run; writes CSV.
+
+    A row for each example: its path or index, the predicted class, and the probability
+    of each class. They are prepared as the run prepares its test examples.
+
+    Attributes:
+      dir: run directory.
+      input: a folder of images (or one image); or an .npy or .npz file of examples as
+        the data set stores them, `[n, ...]`: images of bytes, or of numbers in [0, 1],
+        or token ids. Of your own data what they are made of, labels or not: CSV; .txt,
+        a text in each line, or a folder of them; arrays of any numbers. None, or -, for
+        the run's own test set, which also has labels.
+      out: CSV file to write; None for standard output.
+      data_dir: where the data sets are, for the test set; None for where they were in
+        training.
+      devices: number of devices; None for all there are.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    input: tyro.conf.Positional[pathlib.Path | None] = None
+    out: pathlib.Path | None = None
+    data_dir: pathlib.Path | None = None
+    devices: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes the network of a run for use without this programme.
+
+    To the output directory:
+
+      network.stablehlo    from examples, of any number, to probabilities: what
+                           `jax.export.deserialize` reads, for CPU, CUDA and TPU
+      weights.safetensors  parameters and BatchNorm's statistics by name
+      export.json          shapes, dtypes, classes and versions
+      README.txt           how to use them
+
+    Attributes:
+      dir: run directory.
+      out: output directory; None for DIR/export.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    out: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -517,9 +588,16 @@ COMMANDS = {
     ),
     "train": Command(
         Train,
-        "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume",
+        "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume; or "
+        "--config DIR/config.json in place of PRESET",
         "experiments.train.runs",
         "train",
+    ),
+    "resume": Command(
+        Resume,
+        "DIR [--epochs N]: go on with a run, or train a finished one for more epochs",
+        "experiments.train.runs",
+        "resume",
     ),
     "compare": Command(
         Compare, "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table"
@@ -532,6 +610,16 @@ COMMANDS = {
         "DIR: the newest checkpoint on validation and test examples",
         "experiments.train.runs",
         "evaluate",
+    ),
+    "predict": Command(
+        Predict,
+        "DIR [INPUT] [--out FILE]: probabilities of images or arrays, as CSV",
+        "experiments.train.predictions",
+    ),
+    "export": Command(
+        Export,
+        "DIR [--out FOLDER]: the network for use without this programme",
+        "experiments.train.export",
     ),
     "report": Command(
         Report,

@@ -10,6 +10,7 @@ so that a schedule keeps its shape when the number of epochs changes.
 import dataclasses
 import math
 import pathlib
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -284,6 +285,16 @@ class Data(Checked):
         return self.info.classes
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example as the network gets it, in evaluation."""
+        if self.info.inputs == "text":
+            return (self.length,)
+        if self.info.files:
+            assert self.image_size is not None
+            return (self.image_size, self.image_size, self.channels)
+        return self.info.shape
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """A name for each class, its number where it has no name."""
         return self.info.class_names or tuple(map(str, range(self.classes)))
@@ -316,6 +327,10 @@ class Model(Checked):
         case. `bfloat16` is for accelerators that compute in it.
       pretrained: file of weights to start from, `.safetensors` or `.npz`, named as
         torchvision names them.
+      custom: a network of your own, `module:function`, in place of `name`: the function
+        takes (classes, shape, rngs) and returns a module of flax.nnx from inputs to
+        logits; see docs/your_network.md. `widths`, `blocks`, `statistics_momentum` and
+        `dropout` are then not used, and `norm` says whether it mixes examples.
     """
 
     name: Literal[
@@ -338,14 +353,34 @@ class Model(Checked):
     dropout: BelowOne = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     pretrained: Host[pathlib.Path | None] = None
+    custom: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.custom is not None:
+            refuse(
+                re.fullmatch(r"[\w.]+:[\w.]+", self.custom) is None,
+                f"custom must be module:function, such as my_networks:small, got "
+                f"{self.custom!r}.",
+            )
+            of_named = ("head", "dtype", "pretrained")
+            asked = [n for n in of_named if getattr(self, n) != getattr(Model, n)]
+            refuse(
+                bool(asked),
+                f"{', '.join(asked)} are for the networks of this package, got "
+                f"{self.custom}.",
+            )
+            return
         refuse(
             self.dtype == "bfloat16" and self.name == "bilstm",
             "dtype 'bfloat16' is for networks that read images: an LSTM adds up its "
             "states over the words, got bilstm.",
         )
+
+    @property
+    def title(self) -> str:
+        """Its name in texts."""
+        return self.custom or self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -624,17 +659,29 @@ class Run(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         data, model, loss, method = self.data, self.model, self.loss, self.method
+        if model.custom is not None:
+            for asked, what in (
+                (loss.name in ("ldam", "oltr", "range"), f"The {loss.name} loss"),
+                (self.trainable != "all", f"trainable {self.trainable!r}"),
+                (self.new_head, "new_head"),
+            ):
+                refuse(
+                    asked,
+                    f"{what} needs the head of a network of this package, got "
+                    f"{model.custom}.",
+                )
         reads = {"bilstm": "text", "mlp": "table"}.get(model.name, "images")
         fitting = {"text": "bilstm", "table": "mlp"}.get(data.info.inputs, "convnet")
         of_shape = f", of the shape {data.info.shape}" if data.contents else ""
         refuse(
-            data.info.inputs not in ("", reads),
+            model.custom is None and data.info.inputs not in ("", reads),
             f"bilstm reads text, mlp tables, the other networks images, got "
             f"{model.name} for {data.source}{of_shape}: set model.name to {fitting!r}.",
         )
         refuse(
             (method.route == "dense" or method.microbatch_size is not None)
-            and (model.norm == "batch" and model.name not in ("bilstm", "mlp")),
+            and model.norm == "batch"
+            and (model.name not in ("bilstm", "mlp") or model.custom is not None),
             "Under BatchNorm the gradient of an example depends on the others of its "
             "batch, so neither the dense route nor microbatches give the gradient of "
             "the batch: take the pullback route, or GroupNorm (--model.norm group).",

@@ -27,6 +27,7 @@ class DatasetInfo(NamedTuple):
       validation_per_class: examples of each class that `compare` holds out where there
         is no validation split.
       meta_per_class: examples of each class that `compare` holds out as the meta set.
+      dtype: of an example as it is stored.
       own: whether it is the user's own data, read from `--data.path`.
       class_names: of each class; () where they are numbered, or known once read.
     """
@@ -41,6 +42,7 @@ class DatasetInfo(NamedTuple):
     has_test: bool = True
     validation_per_class: int = 0
     meta_per_class: int = 10
+    dtype: Literal["uint8", "float32", "int32"] = "uint8"
     own: bool = False
     class_names: tuple[str, ...] = ()
 
@@ -62,7 +64,13 @@ _CIFAR10 = (
 
 DATASETS = {
     "digits": DatasetInfo(
-        "digits", 10, _DIGITS, shape=(8, 8, 1), has_test=False, meta_per_class=5
+        "digits",
+        10,
+        _DIGITS,
+        shape=(8, 8, 1),
+        has_test=False,
+        meta_per_class=5,
+        dtype="float32",
     ),
     "cifar10": DatasetInfo(
         "cifar", 10, (5000,) * 10, "cifar10", shape=_COLOUR, validation_per_class=100
@@ -71,8 +79,15 @@ DATASETS = {
         "cifar", 100, (500,) * 100, "cifar100", shape=_COLOUR, validation_per_class=10
     ),
     "imdb": DatasetInfo(
-        "imdb", 2, (12_500,) * 2, "imdb_reviews", "text", validation_per_class=250
-    )._replace(class_names=("negative", "positive")),
+        "imdb",
+        2,
+        (12_500,) * 2,
+        "imdb_reviews",
+        "text",
+        validation_per_class=250,
+        dtype="int32",
+        class_names=("negative", "positive"),
+    ),
     "imagenet_lt": _files("image_lists", 1000, 115_846, "imagenet_lt"),
     "places_lt": _files("image_lists", 365, 62_500, "places_lt"),
     "inaturalist18": _files("image_lists", 8142, 437_513, "inaturalist18"),

@@ -1,6 +1,7 @@
 """Your own data: the page's commands on small real files, and what can be wrong."""
 
 import csv
+import itertools
 import json
 import pathlib
 import re
@@ -339,9 +340,55 @@ def test_an_image_that_is_none_is_named(here, tmp_path, capsys):
 
 def test_presets_of_your_own_data_are_listed_first_and_need_a_path(capsys):
     lines = presets.listing().splitlines()
-    assert lines[2].startswith("Your own data")
+    families = [after for line, after in itertools.pairwise(lines) if not line]
+    assert families[1].startswith("Your own data")  # after what a newcomer wants
     assert "--data.path PATH" in presets.get("own_images").command
     with pytest.raises(presets.UnknownPreset, match="Did you mean own_table"):
         presets.get("own_tabel")
     with pytest.raises(ValueError, match=r"For your own data only.*path"):
         configs.Data(test_per_class=1, path="x.csv")
+
+
+# Predictions of other files.
+
+
+def _predicted(capsys, *arguments):
+    capsys.readouterr()
+    assert cli.main(["predict", *map(str, arguments)]) == 0
+    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
+    return head, np.array([row[-2:] for row in rows], float)
+
+
+def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
+    here, tmp_path, capsys
+):
+    arguments = ("own_table", "--data.path", "patients.csv", "--data.drop", "id")
+    label = ("--data.label", "diagnosis", "--epochs", "1")
+    out = tmp_path / "run"
+    assert cli.main(["train", *arguments, *label, "--out", str(out)]) == 0
+    head, expected = _predicted(capsys, out)
+    assert head == ["index", "label", "predicted", "benign", "malignant"]
+    with (here / "patients.csv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    # No label and no id, and the columns in another order.
+    other = _write(tmp_path / "other.csv", [row[:1:-1] for row in rows])
+    head, found = _predicted(capsys, out, other)
+    assert head == ["index", "predicted", "benign", "malignant"]
+    assert len(found) == len(rows) - 1
+    assert {*map(tuple, expected)} <= {*map(tuple, found)}
+
+
+def test_texts_are_predicted_from_lines_files_and_columns(here, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ("own_text", "--data.path", "reviews.csv", "--model.widths", "4")
+    assert cli.main(["train", *arguments, "--epochs", "1", "--out", str(out)]) == 0
+    (tmp_path / "lines.txt").write_text("\n".join(GOOD), encoding="utf-8")
+    for index, text in enumerate(GOOD):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / f"{index}.txt").write_text(text, encoding="utf-8")
+    column = _write(tmp_path / "column.csv", [("text",), *((text,) for text in GOOD)])
+    head, of_lines = _predicted(capsys, out, tmp_path / "lines.txt")
+    assert head == ["index", "predicted", "bad", "good"]
+    assert of_lines.shape == (4, 2)
+    for source in (tmp_path / "files", column):
+        np.testing.assert_array_equal(_predicted(capsys, out, source)[1], of_lines)

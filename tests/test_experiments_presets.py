@@ -229,9 +229,14 @@ def test_the_listing_has_all_of_them_and_fits_a_terminal():
     lines = presets.listing().splitlines()
     assert max(map(len, lines)) <= 110
     first_words = [line.split()[0] for line in lines if line]
-    assert [name for name in first_words if name in {p.name for p in EVERY}] == [
-        preset.name for preset in EVERY
-    ]
+    listed = [name for name in first_words if name in {p.name for p in EVERY}]
+    begin = listed[: -len(EVERY)]
+    assert listed[len(begin) :] == [preset.name for preset in EVERY]
+    # Those that a newcomer wants, and what needs no download before the others.
+    sources = [presets.get(name).run.data.source for name in begin]
+    assert sources == ["digits", "digits", "cifar10", "cifar10"]
+    cost = re.compile(r" in ~?[\d.]+ (s|min|h|days|years)$")
+    assert sum(bool(cost.search(line)) for line in lines) == len(listed)
     assert "_smoke" in presets.listing("imdb")
     assert "places_lt" not in presets.listing("imdb")
     # Every family is in one piece.

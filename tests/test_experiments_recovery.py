@@ -38,9 +38,10 @@ def uninterrupted(programs, tmp_path_factory):
     """A run that nothing happened to, with no checkpoint but at the ends of epochs."""
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert programs.run(*TRAIN, "--out", out) == 0, programs.said
-    assert programs.said == (
-        f"Finished: {out}. Its report: python -m experiments report {out}\n"
-    )
+    *_, last, finished = programs.said.splitlines()
+    assert last.startswith(f"epoch {EPOCHS}/{EPOCHS}  loss ")
+    assert finished.startswith("Finished: test accuracy ")
+    assert finished.endswith(f"python -m experiments report {out}")
     assert saved(out) == [(EPOCHS - 1) * STEPS, EPOCHS * STEPS]
     return out
 
@@ -137,16 +138,16 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     for number in (signal.SIGTERM, signal.SIGINT):
         assert programs.end(number) == 130, programs.said
         assert programs.said.endswith(
-            f"Interrupted; the same command goes on from {out}.\n"
+            f"Interrupted; the same command goes on from {out}, or: "
+            f"python -m experiments resume {out}\n"
         )
         assert resumed(out) == stops
         stops.append(newest(out))
         programs.start(*TRAIN, "--out", out)
         programs.wait_for(lambda: len(resumed(out)) == len(stops))
     assert programs.end() == 0, programs.said
-    assert programs.said.startswith(
-        f"Resuming {out} at step {stops[-1]} of {EPOCHS * STEPS} (epoch "
-    )
+    resuming = f"Resuming {out} at step {stops[-1]} of {EPOCHS * STEPS} (epoch "
+    assert resuming in programs.said
     # Within an epoch nothing else saves.
     assert any(step % STEPS for step in stops), stops
     assert len(set(stops)) == len(stops)  # each of them went on
@@ -184,8 +185,10 @@ def damage(out, step):
 
 def test_a_finished_run_is_left_as_it_is(train, out):
     before = everything(out)
-    said = f"{out} is finished: {EPOCHS} epochs, {EPOCHS * STEPS} steps.\n"
-    assert train("--out", out) == (0, said)
+    status, said = train("--out", out)
+    reached = f"{out} is finished: {EPOCHS} epochs, {EPOCHS * STEPS} steps: test acc"
+    assert status == 0
+    assert reached in said
     assert everything(out) == before
 
 
@@ -204,8 +207,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, uninterrupted, 
     damage(out, last)
     status, said = train("--out", out)
     assert status == 0, said
-    said = said.splitlines()
-    assert said[0].startswith(f"Checkpoint {last} is damaged: ")
+    began = f"Checkpoint {last} is damaged: "
+    said = (began + said.partition(began)[2]).splitlines()
     assert said[0].endswith("is not as it was written.")
     assert said[1:3] == [
         f"Going on from checkpoint {first}.",

@@ -146,10 +146,19 @@ def image(
     Raises:
       DamagedData: the image cannot be read or decoded; names the file.
     """
+    return np.asarray(_to_size(decode(files, index), data, rng))
+
+
+def decode(files: Files, index: int) -> PIL.Image.Image:
+    """Decodes one image, of its own size, to three channels of a byte each.
+
+    Raises:
+      DamagedData: the image cannot be read or decoded; names the file.
+    """
     encoded = files.read(index)
     try:
         with PIL.Image.open(io.BytesIO(encoded)) as opened:
-            picture = _rgb(opened)
+            return _rgb(opened)
     except PIL.UnidentifiedImageError as error:
         message = f"{files.where(index)}: no image, or of no format that Pillow reads."
         raise DamagedData(message) from error
@@ -157,7 +166,6 @@ def image(
     except Exception as error:
         message = f"{files.where(index)} cannot be decoded: {error}."
         raise DamagedData(message) from error
-    return np.asarray(_to_size(picture, data, rng))
 
 
 def _rgb(opened: PIL.Image.Image) -> PIL.Image.Image:

@@ -75,11 +75,7 @@ def load(
     tables = {name: read(path) for name, path in files(data).items()}
     train = tables["train"]
     label = label_of(train, data.label)
-    dropped = {train.column(name) for name in data.drop} | {label}
-    used = [n for i, n in enumerate(train.names) if n and i not in dropped]
-    if not used:
-        raise DamagedData(f"{train.path} has no column but the label.")
-    categories = {name: _categories(train, name) for name in used}
+    categories = _used(train, data, label)
     parts = {
         name: own.Part(
             _stored(table, categories),
@@ -92,6 +88,23 @@ def load(
     width = sum(count or 1 for count in counts)
     fit = lambda inputs: _fit(inputs, counts)
     return own.dataset(parts, data, "table", (width,), fit)
+
+
+def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
+    """The rows of another file as `load` stores those of `data`; of labels no need."""
+    train = read(files(data)["train"])
+    return _stored(read(path), _used(train, data, label_of(train, data.label)))
+
+
+def _used(
+    train: Table, data: configs.Data, label: int
+) -> dict[str, dict[str, int] | None]:
+    """The categories of the columns that are used, by name; None for numeric ones."""
+    dropped = {train.column(name) for name in data.drop} | {label}
+    used = [n for i, n in enumerate(train.names) if n and i not in dropped]
+    if not used:
+        raise DamagedData(f"{train.path} has no column but the label.")
+    return {name: _categories(train, name) for name in used}
 
 
 def files(data: configs.Data) -> dict[str, pathlib.Path]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import configs
 from experiments.data import own, own_folder, own_table, text
-from experiments.data.types import DamagedData, Dataset
+from experiments.data.types import DamagedData, Dataset, MissingData
 
 _TEXTS = ("text", "sentence", "review", "comment", "message", "content")
 
@@ -41,6 +41,28 @@ def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Pa
         texts = [_read(file) for file, _ in kept]
         parts[split] = own.Part(_array(texts), [label for _, label in kept], where)
     return parts
+
+
+def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
+    """Other texts: .txt files of a folder, lines of one, or the column of a CSV."""
+    if path.is_dir():
+        found = sorted(path.rglob("*.txt"))
+        if not found:
+            raise MissingData(f"{path} has no .txt file, nor have its subfolders.")
+        return _array([_read(file) for file in found])
+    if path.suffix.lower() == ".txt":
+        lines = [line for line in _read(path).splitlines() if line.strip()]
+        if not lines:
+            raise DamagedData(f"{path} has no text.")
+        return _array(lines)
+    table, name, of_training = own_table.read(path), data.text, own.path_of(data)
+    if name is None and (
+        of_training.is_file() or any(of_training.glob("train*.[ctp]*"))
+    ):
+        train = own_table.read(own_table.files(data)["train"])
+        name = train.names[_text_of(train, None, own_table.label_of(train, data.label))]
+    column = _text_of(table, name, -1)
+    return _array([row[column] for row in table.rows])
 
 
 def _from_tables(data: configs.Data) -> dict[str, own.Part]:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments import configs
 from experiments.data import text
-from experiments.models import norm, pretrained, resnet
+from experiments.models import custom, norm, pretrained, resnet
 from experiments.models.attention import Attention
 from experiments.models.bilstm import BiLstm
 from experiments.models.convnet import ConvNet
@@ -18,7 +18,7 @@ from experiments.models.mlp import Mlp
 from experiments.models.network import ImageNetwork, Network, compute_in_bfloat16
 from experiments.models.sce_cnn import SceCnn
 
-__all__ = ["Network", "build", "count", "pretrained", "trained"]
+__all__ = ["Network", "build", "check", "count", "pretrained", "trained"]
 
 
 def build(
@@ -42,8 +42,10 @@ def build(
 
     Raises:
       configs.BadConfiguration: `model.blocks`, `model.widths` or `model.head` does not
-        suit the network; it quotes them.
+        suit the network; it quotes them. Or there is no network `model.custom`.
     """
+    if model.custom is not None:
+        return custom.build(model, data, rngs)
     network = _plain(model, data, rngs, axis_name)
     if model.head == "memory":
         if not isinstance(network, ImageNetwork):
@@ -55,6 +57,17 @@ def build(
     if model.dtype == "bfloat16":
         compute_in_bfloat16(network)
     return network
+
+
+def check(model: configs.Model, data: configs.Data) -> None:
+    """Checks that a network of one's own makes logits of these classes.
+
+    Raises:
+      configs.BadConfiguration: it does not; quotes the shapes.
+    """
+    if model.custom is not None:
+        network = nnx.eval_shape(lambda: build(model, data, rngs=nnx.Rngs(0)))
+        custom.check(network, model, data)
 
 
 def _maps(model: configs.Model, data: configs.Data) -> jax.ShapeDtypeStruct:

@@ -70,7 +70,7 @@ class BiLstm(Network):
         lengths = jnp.sum(is_word, axis=1)
         x = self.embedding(words)
         for layer, width in zip(self.blocks, self.widths, strict=True):
-            zeros = jnp.zeros_like(x, shape=(len(x), width))
+            zeros = jnp.zeros_like(x, shape=(x.shape[0], width))
             x = layer(
                 x, initial_carry=((zeros, zeros), (zeros, zeros)), seq_lengths=lengths
             )

@@ -110,5 +110,5 @@ class SceCnn(Network):
         x = inputs
         for block in self.blocks:
             x = block(x, present)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         return nnx.relu(self.hidden_norm(self.hidden(x), present))

@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 _SMOKE = "_smoke"
+# What a newcomer wants: what runs at once, and the paper's two kinds of data.
+_FIRST = ("digits_long_tail", "digits_label_noise", "cifar10_lt100", "cifar10_sym40")
 
 
 class UnknownPreset(configs.BadConfiguration, LookupError):
@@ -119,7 +121,7 @@ def listing(pattern: str | None = None) -> str:
             f"No preset has {pattern!r} in its name. `python -m experiments list` has "
             "them all."
         )
-    return table(chosen)
+    return table(chosen, () if pattern else [get(name) for name in _FIRST])
 
 
 def main(config: commands.List) -> int:

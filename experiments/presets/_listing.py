@@ -7,11 +7,13 @@ from experiments import configs
 from experiments.presets import _cost
 from experiments.presets._preset import Preset
 
-_HEADINGS = ("preset", "data", "model", "schedule", "cost")
+_HEADINGS = ("preset", "data", "model", "schedule", "steps and cost")
+_START = "To begin with: digits come with scikit-learn, nothing is downloaded"
 _LEGEND = (
     "schedule  epochs x batch; λ 1@160: λ = 1 from epoch 160 on, plain SGD until then",
     "2*        starts from a finished run of a first stage",
-    "cost      of training on two CPU cores; - needs a GPU or was not measured",
+    "cost      on two CPU cores; ~ estimated, no step was measured: what takes days",
+    "          there needs a GPU",
     "",
     "NAME_smoke is NAME made small: three epochs on a few examples, in seconds.",
     "`python -m experiments train NAME --help` says what NAME is, and what the paper "
@@ -19,16 +21,19 @@ _LEGEND = (
 )
 
 
-def table(presets: Sequence[Preset]) -> str:
+def table(presets: Sequence[Preset], first: Sequence[Preset] = ()) -> str:
     """The presets, family by family.
 
     Args:
       presets: at least one; those of a family one after the other.
+      first: those that a newcomer wants, above all families, in which they stand again.
 
     Returns:
       Lines with columns.
     """
-    rows = [_row(preset) for preset in presets]
+    start = [(preset, _START) for preset in first]
+    listed = [*start, *((preset, preset.family) for preset in presets)]
+    rows = [_row(preset) for preset, _ in listed]
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -37,9 +42,9 @@ def table(presets: Sequence[Preset]) -> str:
 
     lines = [line(_HEADINGS)]
     family = None
-    for preset, row in zip(presets, rows, strict=True):
-        if preset.family != family:
-            family = preset.family
+    for (_, own), row in zip(listed, rows, strict=True):
+        if own != family:
+            family = own
             lines += ["", family]
         lines.append(line(row))
     return "\n".join([*lines, "", *_LEGEND])
@@ -49,11 +54,10 @@ def _row(preset: Preset) -> tuple[str, ...]:
     run = preset.run
     cost = "by your data"
     if run.data.known:
-        seconds = _cost.seconds(run)
+        measured = _cost.seconds(run)
+        time = _cost.duration(_cost.estimate(run) if measured is None else measured)
         steps = run.epochs * _cost.steps_per_epoch(run)
-        cost = f"{steps:,} steps, " + (
-            "-" if seconds is None else _cost.duration(seconds)
-        )
+        cost = f"{steps:,} in {'~' if measured is None else ''}{time}"
     return (
         preset.name,
         _data(run.data),

@@ -84,7 +84,7 @@ def describe(group: Group) -> str:
     """A paragraph that describes the run."""
     run = group.run
     data, method = run.data, run.method
-    words = [f"{run.model.name} on {data.source}"]
+    words = [f"{run.model.title} on {data.source}"]
     if data.path is not None:
         words[0] += f" {pathlib.PurePath(data.path).name}"
     if data.imbalance_ratio > 1.0:

@@ -85,7 +85,17 @@ def every(run: configs.Run) -> dict[str, MethodGrid]:
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
     found = [method for make in makers for method in make(run)]
-    return {method.name: method for method in found}
+    return {method.name: method for method in found if _fits(method, run)}
+
+
+def _fits(method: MethodGrid, run: configs.Run) -> bool:
+    """Whether the network has what a method needs: one's own has no head to change."""
+    changes_head = (
+        method.stage == 2
+        or "model.head" in method.changes
+        or method.changes.get("loss.name") == "range"
+    )
+    return run.model.custom is None or not changes_head
 
 
 def choose(run: configs.Run, names: str) -> list[MethodGrid]:
@@ -109,7 +119,7 @@ def choose(run: configs.Run, names: str) -> list[MethodGrid]:
         if base not in known:
             raise configs.BadConfiguration(
                 f"There is no method {name!r} for {run.data.source} and "
-                f"{run.model.name}; there are {', '.join(known)}, and each with "
+                f"{run.model.title}; there are {', '.join(known)}, and each with "
                 f"{NORMALISED} at its end."
             )
         method = known[base]

@@ -459,10 +459,8 @@ def _log_step(
         step,
         {
             "loss": float(step_metrics.loss) / examples,
-            "F": float(step_metrics.tilted_loss),
             "effective": float(step_metrics.effective),
             "largest": float(step_metrics.largest),
-            "total": float(step_metrics.weight) / examples,
         },
     )
     return None

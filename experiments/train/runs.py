@@ -19,12 +19,12 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from experiments import commands, configs, models
+from experiments import commands, configs, methods, models
 from experiments.data.task import Task, load_task
 from experiments.data.types import DamagedData, Examples
 from experiments.models import posthoc_classifiers
 from experiments.results import aggregate, run_dir, run_log
-from experiments.train import checkpoint, device_loop, loop, sharding, steps
+from experiments.train import checkpoint, device_loop, loop, progress, sharding, steps
 from experiments.train.session import Session
 
 # Seconds after which a host that is lost, and one that failed, stops the others; JAX's
@@ -36,7 +36,12 @@ _LISTED = 20  # classes; of more, recall is not printed class by class
 
 
 def main(
-    preset: str, run: configs.Run, session: Session, *, quiet: bool = False
+    preset: str,
+    run: configs.Run,
+    session: Session,
+    *,
+    quiet: bool = False,
+    extended: Sequence[int] | None = None,
 ) -> int:
     """Trains a run, or resumes it from the newest checkpoint of its directory.
 
@@ -44,8 +49,10 @@ def main(
       preset: its name.
       run: what to train.
       session: directories, devices and loaders.
-      quiet: whether to remove the progress bar at the end and to print no summary; for
-        one of many runs, whose caller shows their progress.
+      quiet: whether to remove the progress bar at the end and to print nothing of the
+        progress; for one of many runs, whose caller shows it.
+      extended: epochs that the run was to have before, if it is trained for more, for
+        config.json; None for those that are there.
 
     Returns:
       Exit status: 0, or 130 if it was interrupted, after a checkpoint.
@@ -64,28 +71,36 @@ def main(
     _require_jit(run, session)
     if session.steps_per_dispatch > 1:
         device_loop.require(run)
-    if (out / run_dir.CONFIG).is_file():
-        require_same(f"{out} holds a run", run_dir.load(out).run, run)
+    if extended is None and (out / run_dir.CONFIG).is_file():
+        there = run_dir.load(out)
+        require_same(f"{out} holds a run", there.run, run)
+        extended = there.extended
+    extended = tuple(extended or ())
+    tell = _say if first_host and not quiet else lambda message: None
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_locked(out, first_host))
+        tell(f"Reading {run.data.source}.")
         task = task_of(run, session)
+        tell(f"Building {run.model.title}.")
+        models.check(run.model, run.data)
         total = run.epochs * loop.steps_per_epoch(run, task)
         saver = stack.enter_context(
             checkpoint.Checkpoints(
                 out / run_dir.CHECKPOINTS, keep=session.checkpoints, log=_say
             )
         )
-        start, step = _start(run, task, layout, session, saver)
+        start, step = _start(run, task, layout, session, saver, extended)
         if start.position.epoch == run.epochs:
             if first_host and not aggregate.read(out).finished:  # stopped just before
                 with _recorder(out, step, session, first_host) as recorder:
                     recorder.write(event="finished", step=step, seconds=0.0)
-            _say(f"{out} is finished: {run.epochs} epochs, {step} steps.")
+            reached = f"{out} is finished: {run.epochs} epochs, {step} steps"
+            _say(f"{reached}{_reached(out)}.")
             return 0
         # Only now, so that a directory that is refused is left as it is.
         if first_host:
-            write_config(out, preset, run, session, task)
+            write_config(out, preset, run, session, task, extended)
         interrupted = stack.enter_context(_interruptible())
         recorder = stack.enter_context(_recorder(out, step, session, first_host))
         if step:
@@ -94,7 +109,7 @@ def main(
                 f"(epoch {start.position.epoch + 1} of {run.epochs})."
             )
             recorder.write(event="resumed", step=step)
-        progress = stack.enter_context(
+        updates = stack.enter_context(
             tqdm(
                 total=total,
                 initial=step,
@@ -106,22 +121,90 @@ def main(
                 leave=not quiet,
             )
         )
-        logger = RunLogger(run, session, recorder, saver, interrupted.is_set, progress)
+        logger = RunLogger(
+            run, session, recorder, saver, interrupted.is_set, updates, tell=tell
+        )
+        tell("Compiling the step; the first update comes after it.")
         try:
             logger.fit(task, layout, start)
         except KeyboardInterrupt:
             lost = "" if logger.saved else " The last steps could not be saved."
-            _say(f"Interrupted; the same command goes on from {out}.{lost}")
+            _say(
+                f"Interrupted; the same command goes on from {out}, or: "
+                f"python -m experiments resume {shlex.quote(str(out))}{lost}"
+            )
             return 130
     if first_host and not quiet:
         report = f"python -m experiments report {shlex.quote(str(out))}"
-        _say(f"Finished: {out}. Its report: {report}")
+        _say(f"Finished{_reached(out)}. In {out}; its report: {report}")
     return 0
+
+
+def _reached(out: pathlib.Path) -> str:
+    """The accuracies of the last epoch, in words."""
+    epochs = aggregate.read(out).epochs
+    return progress.accuracies(epochs[-1] if epochs else None)
 
 
 def train(preset: str, config: commands.Train) -> int:
     """Trains a run as the command line asks; see `main`."""
     return main(preset, config.run, config.session)
+
+
+def resume(config: commands.Resume) -> int:
+    """Goes on with a run as its directory says, perhaps for more epochs; see `main`."""
+    out, kept = config.dir, run_dir.load(config.dir)
+    run, extended = kept.run, kept.extended
+    session = dataclasses.replace(
+        kept.session,
+        out=out,
+        data_dir=config.data_dir or kept.data_dir,
+        devices=config.devices or kept.session.devices,
+    )
+    result = aggregate.read(out)
+    done = result.epochs[-1]["epoch"] if result.epochs else 0
+    if done and not (out / run_dir.CHECKPOINTS).is_dir():
+        raise configs.BadConfiguration(
+            f"{out} has no checkpoint to go on from: runs of a comparison or a sweep "
+            f"keep none. Train it anew: python -m experiments train --config "
+            f"{shlex.quote(str(out / run_dir.CONFIG))} --out DIR"
+        )
+    if config.epochs not in (None, run.epochs):
+        if config.epochs <= done:
+            raise configs.BadConfiguration(
+                f"{out} is trained for {done} epochs already. --epochs counts them "
+                f"too, and must be more, got {config.epochs}."
+            )
+        run = dataclasses.replace(run, epochs=config.epochs)
+        _say(_change(kept.run, run, done))
+        extended = (*extended, kept.run.epochs)
+    preset = kept.preset or run.data.source
+    return main(preset, run, session, extended=extended)
+
+
+def _change(before: configs.Run, after: configs.Run, done: int) -> str:
+    """What another number of epochs does to the schedule, in words."""
+
+    def at(run: configs.Run, epoch: int) -> str:
+        hyperparams = methods.step_hyperparams(run, 1, epoch)
+        fixed = run.method.attends and run.method.rho is None  # else λ adapts
+        lam = f" and λ = {hyperparams.lam:g}" if fixed else ""
+        return f"a learning rate of {hyperparams.learning_rate:.3g}{lam}"
+
+    said = (
+        f"Now of {after.epochs} epochs, not {before.epochs}. Schedule points are "
+        f"fractions of the epochs, so they move: epoch {done + 1} trains with "
+        f"{at(after, done)}"
+    )
+    said += f" (epoch {done} had {at(before, done - 1)})." if done else "."
+    if after.method.weights and after.method.start_at:
+        begins = after.epoch_at(after.method.start_at) + 1
+        said += f" {after.method.info.title} weights examples from epoch {begins} on"
+        said += f" (before: {before.epoch_at(before.method.start_at) + 1})."
+    if after.optimizer.decay == "drops" and after.optimizer.drop_at:
+        drops = [str(after.epoch_at(share)) for share in after.optimizer.drop_at]
+        said += f" The learning rate drops at the end of epoch {' and '.join(drops)}."
+    return said
 
 
 class Interrupted(KeyboardInterrupt):
@@ -143,6 +226,7 @@ class RunLogger:
       interrupted: asked after every dispatch whether to save a checkpoint and stop.
       progress: bar of updates; None for none.
       save_at: the epochs, from 1, that end with a checkpoint; None for all.
+      tell: takes a line after every epoch; None for no lines.
     """
 
     def __init__(
@@ -154,10 +238,11 @@ class RunLogger:
         interrupted: Callable[[], bool],
         progress: Any = None,
         save_at: Collection[int | None] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self._run, self._session = run, session
         self._recorder, self._saver, self._progress = recorder, saver, progress
-        self._interrupted, self._save_at = interrupted, save_at
+        self._interrupted, self._save_at, self._tell = interrupted, save_at, tell
         self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
@@ -178,9 +263,14 @@ class RunLogger:
           NotSaved: the checkpoint of the end could not be written.
         """
         began = time.monotonic()
-        callbacks = loop.Callbacks(
-            self._recorder.write, self._stepped, self._due, self._save
-        )
+        lines = progress.EpochLines(self._run, self._tell) if self._tell else None
+
+        def write(**event: Any) -> None:
+            self._recorder.write(**event)
+            if lines is not None:
+                lines(event)
+
+        callbacks = loop.Callbacks(write, self._stepped, self._due, self._save)
         try:
             state = loop.fit(
                 self._run, task, layout, self._session, start, callbacks, until=until
@@ -214,9 +304,7 @@ class RunLogger:
 
     def _stepped(self, step: int, shown: dict[str, float]) -> None:
         if self._progress is not None:
-            self._progress.set_postfix(
-                {name: f"{value:.3g}" for name, value in shown.items()}, refresh=False
-            )
+            self._progress.set_postfix(progress.bar(self._run, shown), refresh=False)
             self._progress.update()
 
     def _due(self, step: int) -> bool:
@@ -277,7 +365,7 @@ def restore(
         steps.init_network(run, run.seed), run.seed, sum(kept.class_counts)
     )
     with checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, log=_say) as saver:
-        found = _restore(saver, like, run)
+        found = _restore(saver, like, run, kept.extended)
     if found is None:
         raise configs.BadConfiguration(f"{out} has no checkpoint yet.")
     return found[0], found[1]
@@ -365,6 +453,11 @@ def features(
       By split features, float32, and labels as the training has them; and the head.
     """
     kept, task, layout, _, state = reopen(out, data_dir, devices=1)
+    if kept.run.model.custom is not None:
+        raise configs.BadConfiguration(
+            f"The features of {kept.run.model.custom}, before its last layer, are not "
+            "known: only networks of this package have them."
+        )
     found = {}
     for name in splits:
         part = getattr(task, name)
@@ -447,7 +540,7 @@ def reopen(
     """
     kept = run_dir.load(out)
     task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
-    layout = sharding.layout(devices)
+    layout = layout_of(devices)
     step, state = restore(out, kept, layout)
     return kept, task, layout, step, state
 
@@ -505,12 +598,17 @@ def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
 
 
-def _layout(run: configs.Run, session: Session) -> sharding.Layout:
-    """The devices; the batch size must be a multiple of their number."""
+def layout_of(devices: int | None) -> sharding.Layout:
+    """So many devices, or all; more than there are is a BadConfiguration."""
     try:
-        layout = sharding.layout(session.devices)
+        return sharding.layout(devices)
     except ValueError as error:
         raise configs.BadConfiguration(str(error)) from error
+
+
+def _layout(run: configs.Run, session: Session) -> sharding.Layout:
+    """The devices; the batch size must be a multiple of their number."""
+    layout = layout_of(session.devices)
     if run.batch_size % layout.devices:
         raise configs.BadConfiguration(
             f"batch_size must be a multiple of the {layout.devices} devices, got "
@@ -520,11 +618,10 @@ def _layout(run: configs.Run, session: Session) -> sharding.Layout:
 
 
 def _require_jit(run: configs.Run, session: Session) -> None:
-    """Refuses `pmap` for methods whose rule takes the whole batch."""
-    if run.method.baseline and session.parallel == "pmap":
-        raise configs.BadConfiguration(
-            f"{run.method.title} runs under --parallel jit, got pmap."
-        )
+    """Refuses `pmap` for rules and networks that take the whole batch."""
+    whole = run.method.title if run.method.baseline else run.model.custom
+    if whole and session.parallel == "pmap":
+        raise configs.BadConfiguration(f"{whole} runs under --parallel jit, got pmap.")
 
 
 def task_of(run: configs.Run, session: Session) -> Task:
@@ -574,10 +671,11 @@ def _start(
     layout: sharding.Layout,
     session: Session,
     saver: checkpoint.Checkpoints,
+    extended: Collection[int] = (),
 ) -> tuple[loop.Start, int]:
     """From the newest checkpoint, or from the first step."""
     drawn = loop.begin(run, task, layout, session)
-    found = _restore(saver, drawn.state, run)
+    found = _restore(saver, drawn.state, run, extended)
     if found is None:  # else what it started from is needed no more
         network = _network(run, task, layout, session)
         return loop.begin(run, task, layout, session, network), 0
@@ -586,9 +684,15 @@ def _start(
 
 
 def _restore(
-    saver: checkpoint.Checkpoints, like: steps.TrainState, run: configs.Run
+    saver: checkpoint.Checkpoints,
+    like: steps.TrainState,
+    run: configs.Run,
+    extended: Collection[int] = (),
 ) -> tuple[int, steps.TrainState, dict[str, Any]] | None:
-    """The newest intact checkpoint; errors become those of the command line."""
+    """The newest intact checkpoint; errors become those of the command line.
+
+    `extended` has the other numbers of epochs that it may have been of.
+    """
     try:
         found = saver.restore(like)
     except checkpoint.OtherConfiguration as error:
@@ -597,6 +701,8 @@ def _restore(
         raise DamagedData(str(error)) from error
     if found is not None:
         there = run_dir.parse(found[2]["run"])
+        if there.epochs in extended:
+            there = dataclasses.replace(there, epochs=run.epochs)
         require_same(f"Checkpoint {found[0]} holds a run", there, run)
     return found
 
@@ -677,6 +783,7 @@ def write_config(
     run: configs.Run,
     session: Session,
     task: Task,
+    extended: Sequence[int] = (),
 ) -> None:
     """Writes the resolved configuration, devices and versions as config.json.
 
@@ -686,6 +793,7 @@ def write_config(
       run: what is trained.
       session: directories, devices and loaders.
       task: the examples.
+      extended: epochs that the run was to have before, if it is trained for more.
     """
     data_dir = session.data_dir and session.data_dir.resolve()
     resolved = {
@@ -698,6 +806,8 @@ def write_config(
         "devices": [str(device) for device in jax.devices()],
         "versions": run_log.versions(),
     }
+    if extended:
+        resolved["extended"] = list(extended)
     # Whole or not at all: another host may be reading it.
     run_log.save(out / run_dir.CONFIG, resolved)
 

@@ -472,6 +472,19 @@ def logits_step(
     return _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
 
 
+def probabilities_of(
+    run: configs.Run, state: TrainState
+) -> Callable[[jax.Array], jax.Array]:
+    """The trained network as a function, from examples as stored to probabilities."""
+    graph = _graph(_untrained(run))
+
+    def probabilities(inputs: jax.Array) -> jax.Array:
+        network = _network(graph, state)  # made where it is traced
+        return jax.nn.softmax(network(prepare(run.data, inputs)))
+
+    return probabilities
+
+
 def init_network(run: configs.Run, seed: int) -> Any:
     """Initialises a network.
 
@@ -482,7 +495,8 @@ def init_network(run: configs.Run, seed: int) -> Any:
     Returns:
       The network, as `models.build` makes it.
     """
-    data = fields.only(run.data, "source", "image_size", "vocabulary", "contents")
+    known = "source", "image_size", "vocabulary", "length", "contents"
+    data = fields.only(run.data, *known)
     return nnx.merge(*_init_network(run.model, data)(seed))
 
 
@@ -514,7 +528,14 @@ def _init(
     """The state before the first step."""
     # Copies, since a step donates the buffers of its state.
     state = _first_state(run, network, seed, examples)
-    return layout.replicate(jax.tree.map(np.array, state))
+    return layout.replicate(jax.tree.map(_copied, state))
+
+
+def _copied(leaf: Any) -> Any:
+    """A copy; of a random key, which a network of one's own may have, too."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.clone(leaf)
+    return np.array(leaf)
 
 
 def abstract_state(run: configs.Run, layout: Layout, examples: int) -> TrainState:

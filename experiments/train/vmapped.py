@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import configs, fields, methods
@@ -278,7 +279,11 @@ def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Count
 
 def _stacked(trees: Sequence[Any]) -> Any:
     """Stacks the arrays of trees along a new first axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+    def stack(*leaves: Any) -> Any:  # random keys are no arrays of NumPy
+        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
+
+    return jax.tree.map(stack, *trees)
 
 
 def _to_device(

@@ -1,0 +1,149 @@
+"""Examples without labels, for a trained network: images in a folder, or arrays."""
+
+import importlib
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import configs
+from experiments.data import images, text
+from experiments.data.types import DamagedData, Examples, Files, MissingData
+
+# Names under which an array of examples is looked for in an .npz file of several.
+NAMES = ("inputs", "images", "x", "x_test", "X")
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class Inputs(NamedTuple):
+    """Examples to be classified."""
+
+    examples: Examples  # labels are zeros
+    paths: list[str] | None  # of image files, as given; None for arrays
+
+
+def load(
+    source: pathlib.Path,
+    data: configs.Data,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Inputs:
+    """Loads examples as a data set stores its own.
+
+    Args:
+      source: a folder, searched with its subfolders, an image, or a .npy or .npz file.
+      data: what the network was trained on.
+      prepare: that of its task.
+
+    Returns:
+      Examples; those of a folder are sorted by their path.
+
+    Raises:
+      MissingData: there is nothing to classify; says what was expected.
+      DamagedData: shape, dtype or range are not those of the data set; quotes them.
+    """
+    if not source.exists():
+        raise MissingData(f"There is no {source}: give a folder of images, or arrays.")
+    if data.source in ("table", "text"):
+        module = importlib.import_module(f"experiments.data.{data.info.module}")
+        stored = module.unlabelled(source, data)
+        return Inputs(_unlabelled(prepare(stored) if prepare else stored), None)
+    if prepare is not None:  # arrays of any numbers, which are standardised
+        stored = _array(source)
+        if stored.shape[1:] != data.shape or stored.dtype.kind not in "uifb":
+            raise DamagedData(
+                f"{source} must hold numbers [n, {', '.join(map(str, data.shape))}], "
+                f"got {stored.dtype} {list(stored.shape)}."
+            )
+        return Inputs(_unlabelled(prepare(stored.astype(np.float32))), None)
+    if source.suffix.lower() in (".npy", ".npz"):
+        return Inputs(_unlabelled(_checked(_array(source), source, data)), None)
+    if data.info.inputs != "images":
+        raise DamagedData(
+            f"{data.source} is text: give its token ids in a .npy file, got {source}."
+        )
+    if source.is_dir():
+        found = sorted(
+            path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES
+        )
+        if not found:
+            raise MissingData(
+                f"{source} has no image (*{', *'.join(_SUFFIXES)}), nor have its "
+                "subfolders."
+            )
+    else:
+        found = [source]
+    root = source if source.is_dir() else source.parent
+    relative = [path.relative_to(root).as_posix() for path in found]
+    files = Files(root, np.array(relative, np.dtypes.StringDType()))
+    inputs = files if data.info.files else _decoded(files, data)
+    return Inputs(_unlabelled(inputs), [str(path) for path in found])
+
+
+def _unlabelled(inputs: np.ndarray | Files) -> Examples:
+    return Examples(inputs, np.zeros(len(inputs), np.int32))
+
+
+def _decoded(files: Files, data: configs.Data) -> np.ndarray:
+    """Images of a data set held in memory: of its size, which nothing resizes."""
+    height, width, channels = data.shape
+    decoded = np.empty((len(files), *data.shape), np.uint8)
+    for index, image in enumerate(decoded):
+        picture = images.decode(files, index)
+        if picture.size != (width, height):
+            raise DamagedData(
+                f"{files.path(index)} has {picture.width} × {picture.height} pixels, "
+                f"and {data.source} has {width} × {height}: resize it first."
+            )
+        grey = picture.convert("L") if channels == 1 else picture
+        image[...] = np.asarray(grey).reshape(data.shape)
+    return decoded
+
+
+def _array(source: pathlib.Path) -> np.ndarray:
+    """The array of a file, or the one of several that has a known name."""
+    try:
+        loaded = np.load(source, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = loaded.files
+            known = [name for name in NAMES if name in names] or names
+            if len(names) > 1 and known == names:
+                raise DamagedData(
+                    f"{source} has the arrays {', '.join(names)}: name the one that is "
+                    f"to be classified {NAMES[0]!r}."
+                )
+            return loaded[known[0]]
+    except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
+        raise DamagedData(f"{source} cannot be read as arrays: {error}") from error
+
+
+def _checked(
+    inputs: np.ndarray, source: pathlib.Path, data: configs.Data
+) -> np.ndarray:
+    """The examples in a dtype of the data set, if they may be its own."""
+    if inputs.ndim == len(data.shape) and data.shape[-1] == 1:
+        inputs = inputs[..., np.newaxis]  # grey images without an axis of channels
+    if inputs.shape[1:] != data.shape or not inputs.size:
+        shape = ", ".join(map(str, data.shape))
+        raise DamagedData(
+            f"{source} must hold examples of {data.source}, [n, {shape}], got "
+            f"{list(inputs.shape)}."
+        )
+    low, high = float(inputs.min()), float(inputs.max())
+    got = f"got {inputs.dtype} from {low:g} to {high:g}."
+    integers = np.issubdtype(inputs.dtype, np.integer)
+    if data.info.inputs == "text":
+        words = data.vocabulary + text.FIRST_WORD
+        if not (integers and low >= 0 and high < words):
+            raise DamagedData(f"{source}: token ids are integers below {words}, {got}")
+        return inputs.astype(np.int32)
+    if integers and low >= 0 and high <= 255:
+        return inputs.astype(np.uint8)
+    if np.issubdtype(inputs.dtype, np.floating) and low >= 0.0 and high <= 1.0:
+        return inputs.astype(np.float32)
+    raise DamagedData(
+        f"{source}: images are integers from 0 to 255, or floating in [0, 1], {got}"
+    )

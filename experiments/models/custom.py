@@ -1,0 +1,178 @@
+"""A network of one's own, from `module:function`; see docs/your_network.md."""
+
+import importlib
+import inspect
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments import configs
+from experiments.models.network import Network
+
+
+class Custom(Network):
+    """Any module that maps inputs to logits, with the interface of `Network`.
+
+    Its logits stand for features, and there is no head after them.
+
+    Padding would be in the moments of its BatchNorm. So padding rows are given to it as
+    copies of the examples of their batch, in order: moments are those of real examples
+    only, some of which count twice in the last batch of an epoch. Losses, weights and
+    metrics leave the copies out. A module whose `__call__` has a parameter `present`
+    gets the batch as it is and that mask.
+
+    Attributes:
+      module: the module.
+    """
+
+    def __init__(self, module: nnx.Module) -> None:
+        self.module = module
+        self.blocks = nnx.List([])
+        self.head = _Logits()
+        self.dropout = 0.0
+        self.masks = "present" in inspect.signature(type(module).__call__).parameters
+
+    def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
+        """Logits `[batch, classes]`."""
+        if self.masks:
+            return self.module(inputs, present=present)
+        if present is not None:
+            whole = jnp.all(present)
+            inputs = jax.lax.cond(whole, lambda x, _: x, _filled, inputs, present)
+        return self.module(inputs)
+
+
+class _Logits(nnx.Module):
+    """The head of a network whose features are its logits."""
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return features
+
+
+def _filled(inputs: jax.Array, present: jax.Array) -> jax.Array:
+    """The batch with copies of its examples, in order, in the place of padding."""
+    rows = jnp.arange(len(present))
+    examples = jnp.argsort(~present)  # those that are present come first, in order
+    copied = examples[rows % jnp.maximum(jnp.sum(present), 1)]
+    return inputs[jnp.where(present, rows, copied)]
+
+
+def build(model: configs.Model, data: configs.Data, rngs: nnx.Rngs) -> Network:
+    """Calls the function of `model.custom`.
+
+    Args:
+      model: with `custom`.
+      data: number of classes, and shape of an example.
+      rngs: given to the function.
+
+    Returns:
+      What it returns, if that is a `Network`; otherwise within `Custom`.
+
+    Raises:
+      configs.BadConfiguration: there is no such function, it fails, or it returns no
+        module of `flax.nnx`.
+    """
+    function = _function(model.custom)
+    shape = data.shape
+    module = _called(model.custom, lambda: function(data.classes, shape, rngs))
+    if not isinstance(module, nnx.Module):
+        raise configs.BadConfiguration(
+            f"{model.custom} must return a module of flax.nnx, got "
+            f"{type(module).__name__}."
+        )
+    if model.norm == "group" and any(
+        isinstance(part, nnx.BatchNorm) for _, part in nnx.iter_modules(module)
+    ):
+        raise configs.BadConfiguration(
+            f"--model.norm group says that {model.custom} does not mix examples, but "
+            "it has a BatchNorm."
+        )
+    return module if isinstance(module, Network) else Custom(module)
+
+
+def check(network: Network, model: configs.Model, data: configs.Data) -> None:
+    """Checks the logits of a network of one's own; nothing is computed.
+
+    Args:
+      network: abstract, as `nnx.eval_shape` makes it.
+      model: its configuration.
+      data: number of classes, and shape of an example.
+
+    Raises:
+      configs.BadConfiguration: it fails, or its logits have another shape.
+    """
+    graph, state = nnx.split(network)
+    batch = 2
+    dtype = jnp.int32 if data.info.inputs == "text" else jnp.float32
+    inputs = jax.ShapeDtypeStruct((batch, *data.shape), dtype)
+
+    def logits(state: Any, inputs: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(inputs, jnp.ones(batch, bool))
+
+    found = _called(model.custom, lambda: jax.eval_shape(logits, state, inputs))
+    if found.shape != (batch, data.classes):
+        raise configs.BadConfiguration(
+            f"{model.custom} must map inputs [batch, {_sizes(data.shape)}] to logits "
+            f"[batch, {data.classes}]: of a batch of {batch} it makes "
+            f"[{_sizes(found.shape)}]."
+        )
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The function of `module:function`."""
+    module_name, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise configs.BadConfiguration(
+                f"{module_name} cannot be imported: {error}."
+            ) from error
+        raise configs.BadConfiguration(
+            f"There is no module {module_name} to take {path} from. It is looked for "
+            f"in this directory ({pathlib.Path.cwd()}), and in PYTHONPATH."
+        ) from error
+    except Exception as error:
+        raise configs.BadConfiguration(
+            f"{module_name} cannot be imported: {_described(error)}."
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise configs.BadConfiguration(f"{module_name} has no {path}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise configs.BadConfiguration(
+            f"{name} must be a function (classes, shape, rngs), got "
+            f"{type(found).__name__}."
+        )
+    return found
+
+
+def _called(name: str, call: Callable[[], Any]) -> Any:
+    """Calls code that is not ours; its errors say where they come from."""
+    try:
+        return call()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+        own = [frame for frame in frames if frame.filename == file]
+        where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+        raise configs.BadConfiguration(
+            f"{name} failed: {_described(error)}{where}"
+        ) from error
+
+
+def _described(error: Exception) -> str:
+    """Kind and first line of an error."""
+    message = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *message[:1]])

@@ -1,0 +1,400 @@
+"""What can be done with a run after its training, on a tiny one of the digits."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+from safetensors.numpy import load_file
+
+from experiments import configs, presets
+from experiments.cli import main
+from experiments.data import images, inputs, loader
+from experiments.data.task import load_task
+from experiments.data.types import DamagedData
+from experiments.results import run_dir, run_log
+from experiments.train import export, progress, runs, sharding, steps
+from tests.programs import epochs
+
+TINY = (
+    "--model.widths", "4", "8", "--data.examples-per-class", "110",
+    "--batch-size", "32",
+    "--data.noise-rate", "0.1", "--epochs", "2", "--no-tensorboard",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "digits_label_noise", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy, which a test may change."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def _config(out):
+    return json.loads((out / run_dir.CONFIG).read_text())
+
+
+# Going on.
+
+
+def test_a_finished_run_is_trained_for_more_epochs(run, capsys):
+    before = epochs(run)
+    assert main(["resume", str(run)]) == 0
+    assert "is finished: 2 epochs" in capsys.readouterr().err
+    assert main(["resume", str(run), "--epochs", "10"]) == 0
+    said = capsys.readouterr().err
+    # λ from a fifth of the epochs on: the third of ten is the first of them.
+    assert "Now of 10 epochs, not 2." in said
+    assert "epoch 3 trains with a learning rate of 0.1 and λ = -1" in said
+    assert "ABSGD weights examples from epoch 3 on" in said
+    config = _config(run)
+    assert config["run"]["epochs"] == 10
+    assert config["extended"] == [2]
+    assert epochs(run)[:2] == before
+    assert [event["epoch"] for event in epochs(run)] == list(range(1, 11))
+    accuracies = [event["test"]["accuracy"] for event in epochs(run)]
+    assert accuracies[-1] > 0.15 > accuracies[1]  # a tenth is chance
+    # What is there is one run of ten epochs, for every other command.
+    assert main(["evaluate", str(run)]) == 0
+    arguments = ["train", "digits_label_noise", *TINY, "--out", str(run)]
+    assert main(arguments) == 2
+    assert "epochs: 10 there, 2 here" in capsys.readouterr().err
+    assert main([*arguments, "--epochs", "10"]) == 0
+
+
+def test_a_run_that_was_stopped_while_it_had_more_epochs_goes_on(run, capsys):
+    config = _config(run)
+    config["run"]["epochs"], config["extended"] = 3, [2]
+    (run / run_dir.CONFIG).write_text(json.dumps(config))
+    assert main(["evaluate", str(run)]) == 0  # of the checkpoint of two epochs
+    assert main(["resume", str(run)]) == 0
+    assert len(epochs(run)) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--epochs", "1"], "is trained for 2 epochs already. --epochs counts"),
+        (["--devices", "99"], "devices must be at most"),
+    ],
+)
+def test_what_cannot_be_resumed_is_left_as_it_is(run, more, said, capsys):
+    before = (run / run_dir.CONFIG).read_text()
+    assert main(["resume", str(run), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert (run / run_dir.CONFIG).read_text() == before
+
+
+def test_a_run_without_checkpoints_is_not_begun_anew(run, capsys):
+    shutil.rmtree(run / run_dir.CHECKPOINTS)
+    assert main(["resume", str(run), "--epochs", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "has no checkpoint to go on from" in said
+    assert f"train --config {run / run_dir.CONFIG}" in said
+    assert len(epochs(run)) == 2
+
+
+# As another run is configured.
+
+
+def test_a_run_is_trained_as_another_one_is_configured(trained, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    config = ["train", "--config", str(trained / run_dir.CONFIG)]
+    assert main([*config, "--out", str(again)]) == 0
+    assert epochs(again) == epochs(trained)
+    changed = ["--method.name", "sgd", "--epochs", "1", "--out", str(other)]
+    assert main([*config, *changed]) == 0
+    found, expected = run_dir.load(other), run_dir.load(trained)
+    assert found.preset == expected.preset
+    assert found.run.model == expected.run.model
+    assert not found.session.tensorboard
+    assert (found.run.method.name, found.run.epochs) == ("sgd", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config"], "--config takes the config.json of a run"),
+        (["--config", "no/such.json"], "no/such.json cannot be read: No such file"),
+        (["--config", "pyproject.toml"], "is not the config of a run"),
+        (["digits_long_tail", "--config", "a.json"], "a preset or --config, not both"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(arguments, said, capsys):
+    assert main(["train", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+# What is happening.
+
+
+def test_a_run_says_what_it_does(trained, tmp_path, capsys):
+    out = tmp_path / "run"
+    config = ["train", "--config", str(trained), "--out", str(out)]
+    assert main([*config, "--eval-every", "2"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:4] == [
+        "Starting JAX.",
+        "Reading digits.",
+        "Building convnet.",
+        "Compiling the step; the first update comes after it.",
+    ]
+    last = epochs(out)[-1]
+    percent = {name: f"{last[name]['accuracy']:.1%}" for name in ("validation", "test")}
+    first, second = lines[4:6]
+    assert re.fullmatch(
+        r"epoch 1/2  loss \d\.\d{3}  val –  test –  λ -1  effective sample \d+%  "
+        r"\d+\.\d s  ETA \d\d:\d\d",
+        first,
+    )
+    assert second.startswith(
+        f"epoch 2/2  loss {last['loss']:.3f}  val {percent['validation']}  "
+        f"test {percent['test']}  λ -1  effective sample "
+    )
+    assert second.endswith("ETA 00:00")
+    assert lines[6].startswith(
+        f"Finished: test accuracy {percent['test']}, validation accuracy "
+        f"{percent['validation']}. In {out}"
+    )
+    assert len(lines) == 7
+
+
+def test_the_bar_has_only_what_a_method_has():
+    shown = {"loss": 0.5123, "effective": 0.714, "largest": 2.0}
+    absgd, sgd = (configs.Run(method=configs.Method(name)) for name in ("absgd", "sgd"))
+    assert progress.bar(sgd, shown) == {"loss": "0.512"}
+    assert progress.bar(absgd, shown) == {
+        "loss": "0.512",
+        "effective sample": "71%",
+        "largest weight": "2",
+    }
+
+
+def test_the_time_left_leaves_out_the_epoch_that_compiles(monkeypatch):
+    moments, lines = iter([0.0, 60.0, 70.0, 80.0]), []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(moments))
+    tell = progress.EpochLines(configs.Run(epochs=400), lines.append)
+    for epoch in (1, 2, 3):
+        event = {"epoch": epoch, "loss": 0.5, "lam": 1.0, "effective_sample_size": 1.0}
+        tell({"event": "epoch", "validation": None, "test": {"accuracy": 0.9}, **event})
+    assert [line.split("  ")[-2:] for line in lines] == [
+        ["60.0 s", "ETA 6:39:00"],
+        ["10.0 s", "ETA 1:06:20"],
+        ["10.0 s", "ETA 1:06:10"],
+    ]
+    assert "val –  test 90.0%" in lines[0]
+
+
+def test_versions_are_those_that_a_run_notes(trained, capsys):
+    assert main(["--version"]) == 0
+    said = capsys.readouterr().out
+    noted = _config(trained)["versions"]
+    assert noted == run_log.versions()
+    for name in ("jax", "flax", "optax", "python"):
+        assert f"{name} {noted[name]}" in said
+
+
+# Predictions.
+
+
+def _rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _test_set(out):
+    kept = run_dir.load(out)
+    return load_task(kept.run.data, kept.run.seed).test
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, tmp_path_factory):
+    """The rows of the run's own test set."""
+    out = tmp_path_factory.mktemp("predicted") / "new" / "test.csv"
+    assert main(["predict", str(trained), "--out", str(out)]) == 0
+    return _rows(out.read_text())
+
+
+def _probabilities(rows):
+    return np.array([[float(row[str(label)]) for label in range(10)] for row in rows])
+
+
+def test_predictions_of_the_test_set_have_its_accuracy(trained, predicted, capsys):
+    labels = _test_set(trained).labels
+    assert [int(row["label"]) for row in predicted] == labels.tolist()
+    assert [int(row["index"]) for row in predicted] == list(range(len(labels)))
+    found = np.array([int(row["predicted"]) for row in predicted])
+    accuracy = epochs(trained)[-1]["test"]["accuracy"]
+    assert np.mean(found == labels) == pytest.approx(accuracy)
+    probabilities = _probabilities(predicted)
+    np.testing.assert_array_equal(probabilities.argmax(axis=1), found)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
+
+
+def test_arrays_are_predicted_as_the_test_set_is(trained, predicted, tmp_path, capsys):
+    images = _test_set(trained).inputs[:7]
+    expected = _probabilities(predicted)[:7]
+    np.save(tmp_path / "images.npy", images[..., 0].astype(float))
+    np.savez(tmp_path / "images.npz", images=images, other=np.zeros(3))
+    for name in ("images.npy", "images.npz"):
+        assert main(["predict", str(trained), str(tmp_path / name)]) == 0
+        rows = _rows(capsys.readouterr().out)
+        assert list(rows[0]) == ["index", "predicted", *map(str, range(10))]
+        np.testing.assert_allclose(_probabilities(rows), expected, atol=2e-6)
+
+
+def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, capsys):
+    images = np.rint(255 * _test_set(trained).inputs[:3]).astype(np.uint8)
+    names = ["a.png", "b/a.png", "b/c.png"]
+    for name, image in zip(names, images, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(image[..., 0]).save(tmp_path / name)
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert main(["predict", str(trained), str(tmp_path)]) == 0
+    of_files = _rows(capsys.readouterr().out)
+    assert [row["path"] for row in of_files] == [str(tmp_path / name) for name in names]
+    assert main(["predict", str(trained), str(tmp_path / "images.npy")]) == 0
+    of_arrays = _rows(capsys.readouterr().out)
+    np.testing.assert_array_equal(_probabilities(of_files), _probabilities(of_arrays))
+    # One image, and one that is of another size.
+    PIL.Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "large.png")
+    assert main(["predict", str(trained), str(tmp_path / "a.png")]) == 0
+    assert _rows(capsys.readouterr().out) == of_files[:1]
+    assert main(["predict", str(trained), str(tmp_path / "large.png")]) == 3
+    said = capsys.readouterr().err
+    assert "large.png has 8 × 9 pixels, and digits has 8 × 8: resize it" in said
+
+
+@pytest.mark.parametrize(
+    ("saved", "status", "said"),
+    [
+        (None, 3, "There is no "),
+        (np.zeros((2, 9, 9)), 3, "[n, 8, 8, 1], got [2, 9, 9, 1]"),
+        (np.full((2, 8, 8, 1), 16.0), 3, "or floating in [0, 1], got float64 from 16"),
+        (np.full((2, 8, 8, 1), np.nan), 3, "got float64 from nan to nan"),
+        (np.array([{"a": 1}]), 3, "cannot be read as arrays"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, 3, "has the arrays a, b: name the one"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(
+    trained, saved, status, said, tmp_path, capsys
+):
+    source = tmp_path / "saved.npz"
+    if isinstance(saved, dict):
+        np.savez(source, **saved)
+    elif saved is not None:
+        source = tmp_path / "saved.npy"
+        np.save(source, saved, allow_pickle=True)
+    assert main(["predict", str(trained), str(source)]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
+    assert main(["predict", str(trained), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+    for command in ("predict", "evaluate"):
+        assert main([command, str(trained), "--devices", "99"]) == 2
+        assert "devices must be at most" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "none")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(trained), str(tmp_path / "empty")]) == 3
+    assert "has no image" in capsys.readouterr().err
+
+
+def test_image_files_are_prepared_as_those_of_the_data_set(tmp_path):
+    data = configs.Data("places_lt", image_size=8)
+    rng = np.random.default_rng(0)
+    for name, size in (("b.jpg", (30, 20, 3)), ("a.PNG", (9, 16, 3))):
+        PIL.Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(tmp_path / name)
+    found = inputs.load(tmp_path, data)
+    assert found.paths == [str(tmp_path / name) for name in ("a.PNG", "b.jpg")]
+    (batch,) = loader.batches(found.examples, data, 3)
+    for row in range(2):
+        expected = images.image(found.examples.files, row, data, None)
+        np.testing.assert_array_equal(batch.inputs[row], expected)
+    assert batch.present.tolist() == [True, True, False]
+
+
+def test_texts_are_token_ids(tmp_path):
+    data = configs.Data("imdb", vocabulary=20, length=6)
+    np.save(tmp_path / "ids.npy", np.arange(12).reshape(2, 6))
+    found = inputs.load(tmp_path / "ids.npy", data).examples.inputs
+    assert found.dtype == np.int32
+    np.save(tmp_path / "ids.npy", np.arange(12, 24).reshape(2, 6))
+    with pytest.raises(DamagedData, match="integers below 22, got int64 from 12 to 23"):
+        inputs.load(tmp_path / "ids.npy", data)
+    with pytest.raises(DamagedData, match="imdb is text: give its token ids"):
+        inputs.load(tmp_path, data)
+
+
+# Exports.
+
+RELOADED = """
+import pathlib, sys
+import jax, numpy as np
+network = jax.export.deserialize(pathlib.Path(sys.argv[1]).read_bytes())
+np.save(sys.argv[3], network.call(np.load(sys.argv[2])))
+assert network.platforms == ("cpu", "cuda", "tpu")
+assert not {"experiments", "absgd_jax", "flax"} & set(sys.modules)
+"""
+
+
+def test_an_exported_network_needs_none_of_this(trained, predicted, tmp_path):
+    pytest.importorskip("flatbuffers")
+    out = tmp_path / "exported"
+    assert main(["export", str(trained), "--out", str(out)]) == 0
+    np.save(tmp_path / "images.npy", _test_set(trained).inputs[:5])
+    arguments = [out / "network.stablehlo", tmp_path / "images.npy", tmp_path / "found"]
+    subprocess.run([sys.executable, "-c", RELOADED, *arguments], cwd=out, check=True)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "found.npy"), _probabilities(predicted)[:5], atol=2e-6
+    )
+    described = json.loads((out / "export.json").read_text())
+    assert described["input"] == {"dtype": "float32", "shape": ["batch", 8, 8, 1]}
+    assert described["classes"] == [str(label) for label in range(10)]
+    weights = load_file(out / "weights.safetensors")
+    assert weights["head.kernel"].shape == (8, 10)
+    assert weights["blocks.1.norm.var"].shape == (8,)
+    assert "float32 [n, 8, 8, 1]" in (out / "README.txt").read_text()
+
+
+def test_an_export_takes_any_number_of_examples(trained, predicted):
+    kept = run_dir.load(trained)
+    _, state = runs.restore(trained, kept, sharding.layout(1))
+    network = export.exported_of(kept.run, state)
+    images = _test_set(trained).inputs
+    for n in (1, 300):
+        found = network.call(images[:n])
+        np.testing.assert_allclose(found, _probabilities(predicted)[:n], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["imdb", "cifar10_sym20"])
+def test_networks_of_every_kind_are_exported(name):
+    run = presets.get(f"{name}_smoke").run
+    layout = sharding.layout(1)
+    state = steps.program(run, layout).init(steps.init_network(run, 0), 0, 10)
+    network = export.exported_of(run, state)
+    rng = np.random.default_rng(0)
+    examples = rng.integers(0, 9, (3, *run.data.shape)).astype(run.data.info.dtype)
+    found = np.asarray(network.call(examples))
+    assert found.shape == (3, run.data.classes)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_an_export_names_the_package_that_it_lacks(trained, monkeypatch, capsys):
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    assert main(["export", str(trained)]) == 2
+    assert "pip install flatbuffers" in capsys.readouterr().err
+    assert not (trained / "export").exists()
