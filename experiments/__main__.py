@@ -7,6 +7,7 @@ from experiments import terminal
 
 # What each requirement of the extra `experiments` is imported as.
 MODULES = {
+    "flatbuffers": "flatbuffers",
     "flax": "flax",
     "grain": "grain",
     "importlib_resources": "importlib_resources",

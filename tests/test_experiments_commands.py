@@ -352,7 +352,6 @@ assert not {"experiments", "absgd_jax", "flax"} & set(sys.modules)
 
 
 def test_an_exported_network_needs_none_of_this(trained, predicted, tmp_path):
-    pytest.importorskip("flatbuffers")
     out = tmp_path / "exported"
     assert main(["export", str(trained), "--out", str(out)]) == 0
     np.save(tmp_path / "images.npy", _test_set(trained).inputs[:5])
@@ -391,10 +390,3 @@ def test_networks_of_every_kind_are_exported(name):
     found = np.asarray(network.call(examples))
     assert found.shape == (3, run.data.classes)
     np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
-
-
-def test_an_export_names_the_package_that_it_lacks(trained, monkeypatch, capsys):
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    assert main(["export", str(trained)]) == 2
-    assert "pip install flatbuffers" in capsys.readouterr().err
-    assert not (trained / "export").exists()

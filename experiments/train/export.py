@@ -1,6 +1,5 @@
 """A trained network for use without this programme; `python -m experiments export`."""
 
-import importlib.util
 from typing import Any
 
 import jax
@@ -55,11 +54,6 @@ def main(config: commands.Export) -> int:
       BadConfiguration: there is no such run, or the output cannot be written.
     """
     kept = run_dir.load(config.dir)
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise configs.BadConfiguration(
-            "jax.export writes with a package that is not installed: pip install "
-            "flatbuffers"
-        )
     run, data = kept.run, kept.run.data
     step, state = runs.restore(config.dir, kept, sharding.layout(1))
     state = jax.device_get(state)
