@@ -1,5 +1,6 @@
 """Settings for the whole suite."""
 
+import gc
 import os
 import signal
 
@@ -17,6 +18,10 @@ _flags = os.environ.get("XLA_FLAGS", "")
 collect_ignore = [] if "device_count=8" in _flags else ["eight_devices"]
 if compiling.FLAGS not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} {compiling.FLAGS}"
+
+# Tracing makes so many objects that live on that looking for garbage takes a tenth of the
+# time at Python's own thresholds.
+gc.set_threshold(200_000, 50, 1000)
 
 # Compilation makes first calls slow, and a failure must be the same one tomorrow.
 settings.register_profile("jax", deadline=None, derandomize=True, max_examples=60)
