@@ -19,7 +19,7 @@ collect_ignore = [] if "device_count=8" in _flags else ["eight_devices"]
 if compiling.FLAGS not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} {compiling.FLAGS}"
 
-# Tracing makes so many objects that live on that looking for garbage takes a tenth of the
+# Tracing makes so many lasting objects that looking for garbage takes a tenth of the
 # time at Python's own thresholds.
 gc.set_threshold(200_000, 50, 1000)
 
