@@ -273,7 +273,7 @@ def test_a_page_holds_the_whole_report_and_loads_nothing(tmp_path, capsys):
 
 
 def test_a_page_shows_names_as_they_are(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"image")
+    (tmp_path / "a.png").write_bytes(bytes(24))
     name = "*a* <b>|</b> `c` [d](e) &amp;"
     rows = formatting.markdown([["class", "recall"], [name, "1"]])
     text = "\n".join([f"# {name}", "", *rows, "", "![What is <seen>](a.png)", ""])

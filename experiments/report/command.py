@@ -15,7 +15,7 @@ REPORT = "report.md"
 CAPTIONS = {
     "curves": "Training loss and accuracy over the epochs. F̂ is the objective: of "
     "ABSGD the running estimate of λ log(mean of exp(loss/λ)), of other methods what "
-    "they minimise.",
+    "they minimise. Bands on a logarithmic axis are deviations of the logarithms.",
     "calibration": "Calibration on the test set: accuracy against confidence, and the "
     "share of examples by confidence.",
     "confusion": "Confusion matrix on the test set: labels in rows, predictions in "

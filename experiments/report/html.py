@@ -3,6 +3,7 @@
 import base64
 import html
 import pathlib
+import struct
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -24,27 +25,33 @@ _HEAD = """<!DOCTYPE html>
   :root {{ --line: #454b54; --soft: #23272e; --small: #a8b0bb; }}
 }}
 body {{
-  max-width: 62rem; margin: 0 auto; padding: 1rem 1rem 4rem;
+  max-width: 70rem; margin: 0 auto; padding: 1rem 1rem 4rem;
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word;
 }}
 h1 {{ font-size: 1.5rem; line-height: 1.25; margin: 2.5rem 0 0.75rem; }}
 h2 {{ font-size: 1.15rem; margin: 2rem 0 0.5rem; }}
 nav {{ padding: 0.25rem 1rem; background: var(--soft); border-radius: 0.4rem; }}
 .table {{ overflow-x: auto; margin: 1rem 0; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+table {{
+  border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums;
+}}
 th, td {{
-  padding: 0.3rem 0.75rem; border-bottom: 1px solid var(--line);
+  padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line);
   text-align: right; white-space: nowrap;
 }}
 th {{ vertical-align: bottom; white-space: normal; background: var(--soft); }}
 th:first-child, td:first-child {{
-  text-align: left; white-space: normal; min-width: 8rem;
+  position: sticky; left: 0; min-width: min(12rem, 30vw); max-width: 18rem;
+  text-align: left; white-space: normal;
 }}
+td:first-child {{ background: Canvas; }}
 ul {{ padding-left: 1.2rem; }}
 li, figcaption {{ color: var(--small); font-size: 0.9rem; }}
 nav li {{ list-style: none; }}
 figure {{ margin: 1.5rem 0; }}
-img {{ max-width: 100%; height: auto; background: white; border-radius: 0.4rem; }}
+.image {{ overflow-x: auto; }}
+img {{ max-width: 100%; max-height: 34rem; background: white; border-radius: 0.4rem; }}
+@media (max-width: 40rem) {{ .wide img {{ max-width: none; width: 45rem; }} }}
 </style>
 </head>
 <body>
@@ -77,8 +84,11 @@ def page(report: str, folder: pathlib.Path) -> str:
         data = (folder / str(image.attrs["src"])).read_bytes()
         source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
         text = html.escape(image.content)
+        width, height = struct.unpack(">II", data[16:24])  # as every PNG begins
+        # On a telephone, panels side by side would be too small to read.
+        kind = "image wide" if width > 1.6 * height else "image"
         return (
-            f'<figure><img src="{source}" alt="{text}">\n'
+            f'<figure><div class="{kind}"><img src="{source}" alt="{text}"></div>\n'
             f"<figcaption>{text}</figcaption></figure>\n"
         )
 
