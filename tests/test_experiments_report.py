@@ -1,6 +1,7 @@
 """Reports of training runs, from the records that such runs leave."""
 
 import base64
+import csv
 import dataclasses
 import html
 import html.parser
@@ -21,6 +22,7 @@ from experiments.report import (
     formatting,
     markdown,
     paper_results,
+    tables,
     weights,
 )
 from experiments.report import html as html_page
@@ -270,6 +272,33 @@ def test_a_page_holds_the_whole_report_and_loads_nothing(tmp_path, capsys):
         assert "png" not in "".join(found.captions)
         assert all(link.startswith(("data:image/png", "#")) for link in found.links)
         assert "http" not in re.sub('base64,[^"]*', "", page)
+
+
+def test_tables_are_written_as_csv_and_json(tmp_path):
+    absgd = list(_three_seeds(tmp_path / "a"))
+    plain = configs.replace(TEN, {"method.name": "sgd"})
+    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
+    (tmp_path / "tables").mkdir()
+    for name in ("99-old.csv", "mine.csv"):
+        (tmp_path / "tables" / name).write_text("old")
+    config = commands.Report(dirs=(*absgd, *sgd), out=tmp_path, tables=True)
+    assert command.main(config) == 0
+    text = (tmp_path / command.REPORT).read_text(encoding="utf-8")
+    saved = json.loads((tmp_path / tables.JSON).read_text())["tables"]
+    paths = sorted((tmp_path / tables.FOLDER).glob("[0-9]*.csv"))
+    assert "99-old.csv" not in [path.name for path in paths]
+    assert (tmp_path / "tables" / "mine.csv").exists()
+    assert len(saved) == len(paths) == text.count("\n|--")
+    for table, path in zip(saved, paths, strict=True):
+        with path.open(encoding="utf-8", newline="") as file:
+            assert [*csv.reader(file)] == table["rows"]
+    first = dict(zip(*saved[0]["rows"][:2], strict=True))
+    cells = _row(text, "cifar10_lt100, ABSGD, λ = 1")
+    assert saved[0]["title"] == "Comparison, Test set, last epoch"
+    for name in ("accuracy", "validation accuracy", "balanced"):
+        assert f"{first[name]} ± {first[f'{name} ±']}" == cells[name]
+    by_class = next(t for t in saved if t["title"].endswith("Recall of each class"))
+    assert by_class["rows"][1][:2] == ["airplane", "5000"]
 
 
 def test_a_page_shows_names_as_they_are(tmp_path):

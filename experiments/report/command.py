@@ -6,7 +6,15 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from experiments import commands, configs
-from experiments.report import calibration, confusion, curves, html, markdown, weights
+from experiments.report import (
+    calibration,
+    confusion,
+    curves,
+    html,
+    markdown,
+    tables,
+    weights,
+)
 from experiments.results import aggregate, run_dir
 from experiments.results.aggregate import Group
 
@@ -55,6 +63,8 @@ def main(config: commands.Report) -> int:
         (out / REPORT).write_text(report, encoding="utf-8")
         if config.html:
             (out / html.PAGE).write_text(html.page(report, out), encoding="utf-8")
+        if config.tables:
+            tables.write(report, out)
     except OSError as error:
         if config.out is not None:
             raise

@@ -58,6 +58,17 @@ img {{ max-width: 100%; max-height: 34rem; background: white; border-radius: 0.4
 """
 
 
+def parser() -> MarkdownIt:
+    """Of the Markdown of reports.
+
+    Only what they consist of: a class that is called *a* or <b> stays what it is.
+
+    Returns:
+      The parser, which also renders HTML.
+    """
+    return MarkdownIt("zero").enable(["heading", "image", "list", "table"])
+
+
 def page(report: str, folder: pathlib.Path) -> str:
     """Renders a report, with its figures and its style inside.
 
@@ -68,9 +79,8 @@ def page(report: str, folder: pathlib.Path) -> str:
     Returns:
       HTML that loads nothing from anywhere.
     """
-    # Only what reports consist of: a class that is called *a* or <b> stays what it is.
-    parser = MarkdownIt("zero").enable(["heading", "image", "list", "table"])
-    tokens = parser.parse(report)
+    renderer = parser()
+    tokens = renderer.parse(report)
     headings = []
     for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if [child.type for child in token.children or ()] == ["image"]:
@@ -92,13 +102,13 @@ def page(report: str, folder: pathlib.Path) -> str:
             f"<figcaption>{text}</figcaption></figure>\n"
         )
 
-    parser.renderer.rules |= {
+    renderer.renderer.rules |= {
         "image": figure,
         # A table that is wider than a telephone scrolls by itself.
         "table_open": lambda *_: '<div class="table"><table>\n',
         "table_close": lambda *_: "</table></div>\n",
     }
-    body = parser.renderer.render(tokens, parser.options, {})
+    body = renderer.renderer.render(tokens, renderer.options, {})
     titles = [html.escape(heading) for heading in headings]
     return (
         _HEAD.format(title=titles[0])
