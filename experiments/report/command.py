@@ -28,8 +28,8 @@ CAPTIONS = {
     "share of examples by confidence.",
     "confusion": "Confusion matrix on the test set: labels in rows, predictions in "
     "columns, percent of each label's examples.",
-    "weights": "Mean attentional weight of classes over the epochs; 1 is the mean of "
-    "all examples.",
+    "weights": "Mean attentional weight of classes over the epochs, 1 being the mean "
+    "of all examples; and the effective sample size of a batch.",
     "features": "Penultimate features of training and test examples, by t-SNE.",
 }
 
