@@ -12,6 +12,7 @@ MODULES = {
     "grain": "grain",
     "importlib_resources": "importlib_resources",
     "jax": "jax",
+    "markdown-it-py": "markdown_it",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "optax": "optax",

@@ -251,6 +251,10 @@ class Report:
       dirs: run directories.
       out: where report.md and the figures go; None for the run directory, of several
         the first one's parent.
+      html: whether to write report.html too: the whole report with its figures in one
+        page, which can be sent and opened anywhere.
+      tables: whether to write every table as CSV too, in tables/, and all of them to
+        report.json.
       features: whether to draw the penultimate features by t-SNE.
       data_dir: where the data sets are, for the features; None for where they were in
         training.
@@ -258,6 +262,8 @@ class Report:
 
     dirs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
     out: pathlib.Path | None = None
+    html: bool = False
+    tables: bool = False
     features: bool = False
     data_dir: pathlib.Path | None = None
 

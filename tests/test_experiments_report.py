@@ -1,8 +1,13 @@
 """Reports of training runs, from the records that such runs leave."""
 
+import base64
+import csv
 import dataclasses
+import html
+import html.parser
 import json
 import math
+import re
 import statistics
 
 import numpy as np
@@ -17,8 +22,10 @@ from experiments.report import (
     formatting,
     markdown,
     paper_results,
+    tables,
     weights,
 )
+from experiments.report import html as html_page
 from experiments.results import aggregate, metrics, run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
 
@@ -133,8 +140,8 @@ def _percent(values):
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def _report(*dirs, out=None):
-    return command.main(commands.Report(dirs=dirs, out=out))
+def _report(*dirs, out=None, html=False):
+    return command.main(commands.Report(dirs=dirs, out=out, html=html))
 
 
 def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, capsys):
@@ -168,6 +175,8 @@ def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, 
         assert cells["epoch"] == str(place + 1)
         for key, name in names.items():
             assert cells[name] == _percent(e[place]["test"][key] for e in events)
+        of_validation = _percent(e[place]["validation"]["accuracy"] for e in events)
+        assert cells[markdown.VALIDATION] == of_validation
         assert "few" not in cells  # of the ten classes none has so few
     best = [max(e["test"]["accuracy"] for e in of[:10]) for of in events]
     assert _row(text, markdown.ON_TEST)["accuracy"] == _percent(best)
@@ -210,6 +219,186 @@ def test_several_runs_are_compared_and_an_old_report_replaced(tmp_path):
         for split, column in (("test", ""), ("validation", "validation ")):
             expected = _percent(e[split]["accuracy"] for e in last)
             assert cells[f"{column}accuracy"] == expected
+
+
+class _Page(html.parser.HTMLParser):
+    """The cells of an HTML page, row by row, the images, and what it refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.images, self.captions, self.links = [], [], [], []
+        self.inside = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found, self.inside = dict(attrs), tag
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "img":
+            self.images.append(base64.b64decode(found["src"].partition(",")[2]))
+        if tag == "figcaption":
+            self.captions.append("")
+        self.links += [found[name] for name in ("src", "href") if name in found]
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside in ("td", "th"):
+            self.rows[-1][-1] += data
+        if self.inside == "figcaption":
+            self.captions[-1] += data
+
+
+def test_a_page_holds_the_whole_report_and_loads_nothing(tmp_path, capsys):
+    absgd = list(_three_seeds(tmp_path / "a"))
+    plain = configs.replace(TEN, {"method.name": "sgd"})
+    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
+    for dirs in (absgd[:1], [*absgd, *sgd]):
+        out = tmp_path / f"out{len(dirs)}"
+        assert _report(*dirs, out=out, html=True) == 0
+        assert str(out / html_page.PAGE) in capsys.readouterr().out
+        text = (out / command.REPORT).read_text(encoding="utf-8")
+        page = (out / html_page.PAGE).read_text(encoding="utf-8")
+        found = _Page(page)
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert found.rows == [_cells(line) for line in lines if line[1] != "-"]
+        names = re.findall(r"^!\[.*]\((.*)\)$", text, re.MULTILINE)
+        assert {path.name for path in out.glob("*.png")} == set(names)
+        assert found.images == [(out / name).read_bytes() for name in names]
+        assert found.captions == re.findall(r"^!\[(.*)]\(", text, re.MULTILINE)
+        assert "png" not in "".join(found.captions)
+        assert all(link.startswith(("data:image/png", "#")) for link in found.links)
+        assert "http" not in re.sub('base64,[^"]*', "", page)
+
+
+def test_tables_are_written_as_csv_and_json(tmp_path):
+    absgd = list(_three_seeds(tmp_path / "a"))
+    plain = configs.replace(TEN, {"method.name": "sgd"})
+    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
+    (tmp_path / "tables").mkdir()
+    for name in ("99-old.csv", "mine.csv"):
+        (tmp_path / "tables" / name).write_text("old")
+    config = commands.Report(dirs=(*absgd, *sgd), out=tmp_path, tables=True)
+    assert command.main(config) == 0
+    text = (tmp_path / command.REPORT).read_text(encoding="utf-8")
+    saved = json.loads((tmp_path / tables.JSON).read_text())["tables"]
+    paths = sorted((tmp_path / tables.FOLDER).glob("[0-9]*.csv"))
+    assert "99-old.csv" not in [path.name for path in paths]
+    assert (tmp_path / "tables" / "mine.csv").exists()
+    assert len(saved) == len(paths) == text.count("\n|--")
+    for table, path in zip(saved, paths, strict=True):
+        with path.open(encoding="utf-8", newline="") as file:
+            assert [*csv.reader(file)] == table["rows"]
+    first = dict(zip(*saved[0]["rows"][:2], strict=True))
+    cells = _row(text, "cifar10_lt100, ABSGD, λ = 1")
+    assert saved[0]["title"] == "Comparison, Test set, last epoch"
+    for name in ("accuracy", "validation accuracy", "balanced"):
+        assert f"{first[name]} ± {first[f'{name} ±']}" == cells[name]
+    by_class = next(t for t in saved if t["title"].endswith("Recall of each class"))
+    assert by_class["rows"][1][:2] == ["airplane", "5000"]
+
+
+def test_a_page_shows_names_as_they_are(tmp_path):
+    (tmp_path / "a.png").write_bytes(bytes(24))
+    name = "*a* <b>|</b> `c` [d](e) &amp;"
+    rows = formatting.markdown([["class", "recall"], [name, "1"]])
+    text = "\n".join([f"# {name}", "", *rows, "", "![What is <seen>](a.png)", ""])
+    page = html_page.page(text, tmp_path)
+    assert _Page(page).rows == [["class", "recall"], [name, "1"]]
+    assert _Page(page).captions == ["What is <seen>"]
+    assert f"<title>{html.escape(name)}</title>" in page
+
+
+def test_differences_are_paired_by_seed_against_what_does_not_weight(tmp_path):
+    absgd = list(_three_seeds(tmp_path / "a"))
+    plain = configs.replace(TEN, {"method.name": "sgd"})
+    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
+    noisy = list(
+        _three_seeds(tmp_path / "c", configs.replace(TEN, {"data.noise_rate": 0.4}))
+    )
+    groups = aggregate.grouped(map(aggregate.read, [*absgd, *sgd[1:], *noisy]))
+    text = command.text(groups, [])
+    _, _, differences = text.partition("## Differences, paired by seed")
+    differences, _, _ = differences.partition("\n# ")
+    (row,) = [line for line in differences.splitlines() if line.startswith("| c")]
+    last = [
+        [
+            float(run_log.read(path / run_dir.RECORDS)[9]["test"]["accuracy"])
+            for path in of
+        ]
+        for of in (absgd[1:], sgd[1:])
+    ]
+    found = 100.0 * np.subtract(*last)
+    error = found.std(ddof=1) / math.sqrt(2)
+    assert _cells(row)[:3] == [
+        "cifar10_lt100, ABSGD, λ = 1, data.noise_rate 0",
+        "2",
+        f"{found.mean():+.1f} ± {error:.1f}",
+    ]
+
+
+def test_settings_that_differ_from_the_preset_are_listed(tmp_path):
+    run = configs.replace(
+        TEN, {"optimizer.drop_at": (0.5,), "method.lam": -2.0, "data.flip": False}
+    )
+    usual = presets.get("cifar10_lt100").run
+    counts = _long_tail(10, 5000)
+    path = _write(tmp_path / "run", run, [], counts, "cifar10_lt100")
+    text = "\n".join(markdown.section(*aggregate.grouped([aggregate.read(path)])))
+    _, _, settings = text.partition("## Settings that differ from the preset")
+    settings, _, _ = settings.partition("\n## ")
+    rows = [_cells(line) for line in settings.splitlines() if line.startswith("| ")]
+    drops = ", ".join(f"{share:g}" for share in usual.optimizer.drop_at)
+    assert rows == [
+        ["setting", "this run", "preset cifar10_lt100"],
+        ["data.flip", "no", "yes"],
+        ["method.lam", "−2", f"{usual.method.lam:g}"],
+        ["optimizer.drop_at", "0.5", drops],
+        ["epochs", "10", str(usual.epochs)],
+    ]
+    plain = _write(tmp_path / "own", configs.Run(epochs=7), [], counts)
+    text = "\n".join(markdown.section(*aggregate.grouped([aggregate.read(plain)])))
+    assert "## Settings that differ from the defaults" in text
+    assert _row(text, "epochs")["this run"] == "7"
+
+
+def test_bands_stay_on_a_logarithmic_axis_and_weights_of_one_are_not_drawn(
+    figures, tmp_path
+):
+    dirs, counts = [], np.full(10, 500)
+    for seed, loss in enumerate((0.01, 0.01, 1.0)):  # the deviation is above the mean
+        run = dataclasses.replace(TEN, seed=seed)
+        events = list(_events(run, counts, [0.5] * 10))
+        for event in events:
+            event |= {
+                "loss": loss / event["epoch"],
+                "tilted_loss": loss,
+                "seconds": 122.0,
+                "weight_by_class": np.ones(10),
+                "weight_clean": 1.0,
+                "effective_sample_size": 1.0,
+            }
+        dirs.append(
+            _write(tmp_path / str(seed), run, [*events, _finished(run)], counts)
+        )
+    assert _report(*dirs) == 0
+    text = (tmp_path / command.REPORT).read_text(encoding="utf-8")
+    assert _row(text, "2", column="waited for input")["a step"] == "1.22 s"
+    assert "weights.png" not in text
+    assert not (tmp_path / "weights.png").exists()
+    loss, _ = figures["curves.png"].axes
+    assert loss.get_yscale() == "log"
+    band, _ = (
+        collection.get_paths()[0].vertices[:, 1] for collection in loss.collections
+    )
+    logs = np.log([0.01, 0.01, 1.0])
+    np.testing.assert_allclose(
+        [band.min() * 10, band.max()],
+        (1.02 / 3) * np.exp([-logs.std(ddof=1), logs.std(ddof=1)]),
+    )
 
 
 def test_extremes_are_reported_and_drawn(figures, tmp_path):

@@ -77,6 +77,9 @@ def line(
 ) -> None:
     """Draws the mean over the seeds, with a band of their standard deviation.
 
+    On a logarithmic axis the deviation is that of the logarithms: the mean less the
+    usual one may be negative, and the band would fall to the floor.
+
     Args:
       panel: to draw on.
       epochs: `[epochs]`.
@@ -97,11 +100,18 @@ def line(
         label=label,
     )
     if len(found) > 1:
-        deviation = found.std(axis=0, ddof=1)
+        if panel.get_yscale() == "log":
+            logs = np.full(found.shape, np.nan)
+            np.log(found, out=logs, where=np.isfinite(found) & (found > 0.0))
+            factor = np.exp(logs.std(axis=0, ddof=1))
+            low, high = middle / factor, middle * factor
+        else:
+            deviation = found.std(axis=0, ddof=1)
+            low, high = middle - deviation, middle + deviation
         panel.fill_between(
             epochs,
-            middle - deviation,
-            middle + deviation,
+            low,
+            high,
             color=color,
             alpha=0.2,
             linewidth=0,

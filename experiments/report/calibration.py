@@ -46,7 +46,7 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
             color=plot_style.GREY,
             linewidth=1,
             linestyle=":",
-            label="as sure as right",
+            label="perfect calibration",
         )
         edges = np.linspace(0.0, 100.0, metrics.BINS + 1)
         for title, color, found in drawn:

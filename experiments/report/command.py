@@ -3,18 +3,39 @@
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments import commands, configs
-from experiments.report import calibration, confusion, curves, markdown, weights
+from experiments.report import (
+    calibration,
+    confusion,
+    curves,
+    html,
+    markdown,
+    tables,
+    weights,
+)
 from experiments.results import aggregate, run_dir
 from experiments.results.aggregate import Group
 
 REPORT = "report.md"
 
+CAPTIONS = {
+    "curves": "Training loss and accuracy over the epochs. F̂ is the objective: of "
+    "ABSGD the running estimate of λ log(mean of exp(loss/λ)), of other methods what "
+    "they minimise. Bands on a logarithmic axis are deviations of the logarithms.",
+    "calibration": "Calibration on the test set: accuracy against confidence, and the "
+    "share of examples by confidence.",
+    "confusion": "Confusion matrix on the test set: labels in rows, predictions in "
+    "columns, percent of each label's examples.",
+    "weights": "Mean attentional weight of classes over the epochs, 1 being the mean "
+    "of all examples; and the effective sample size of a batch.",
+    "features": "Penultimate features of training and test examples, by t-SNE.",
+}
+
 
 def main(config: commands.Report) -> int:
-    """Reads run directories, writes report.md and the figures, and prints the report.
+    """Reads run directories, writes the report and its figures, and prints it.
 
     Args:
       config: run directories and output directory.
@@ -40,6 +61,10 @@ def main(config: commands.Report) -> int:
             drawn.append("features.png")
         report = text(groups, drawn)
         (out / REPORT).write_text(report, encoding="utf-8")
+        if config.html:
+            (out / html.PAGE).write_text(html.page(report, out), encoding="utf-8")
+        if config.tables:
+            tables.write(report, out)
     except OSError as error:
         if config.out is not None:
             raise
@@ -50,7 +75,7 @@ def main(config: commands.Report) -> int:
         )
         return 0
     print(report)
-    print(f"Report and figures: {out}")
+    print(f"Report and figures: {out / html.PAGE if config.html else out}")
     return 0
 
 
@@ -114,15 +139,24 @@ def text(groups: list[Group], drawn: list[str]) -> str:
     Returns:
       Markdown.
     """
-    lines = []
-    if len(groups) > 1:
-        lines += ["# Comparison", "", *markdown.comparison(groups), ""]
+    if len(groups) == 1:
+        section = markdown.section(groups[0], _figures(drawn))
+        return "\n".join([f"# {groups[0].title}", "", *section])
+    of_all = [name for name in drawn if "-" not in name]
+    lines = ["# Comparison", "", *markdown.comparison(groups), "", *_figures(of_all)]
     for index, group in enumerate(groups, start=1):
-        count = f"{index}. " if len(groups) > 1 else ""
-        lines += [f"# {count}{group.title}", "", *markdown.section(group)]
-    if drawn:
-        lines += ["# Figures", "", *(f"![{name}]({name})" for name in drawn), ""]
+        own = _figures(name for name in drawn if name.endswith(f"-{index}.png"))
+        lines += [f"# {index}. {group.title}", "", *markdown.section(group, own)]
     return "\n".join(lines)
+
+
+def _figures(names: Iterable[str]) -> list[str]:
+    """Each figure as a paragraph: what it shows, and the file."""
+    lines = []
+    for name in names:
+        kind = pathlib.PurePath(name).stem.partition("-")[0]
+        lines += [f"![{CAPTIONS[kind]}]({name})", ""]
+    return lines
 
 
 def _draw_features(

@@ -12,6 +12,8 @@ from experiments.results.aggregate import Group
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LOSSES = ("loss", "tilted_loss")  # of an epoch: the mean, and the objective at its end
+
 
 def draw(groups: list[Group], path: pathlib.Path) -> bool:
     """Draws all groups in one figure.
@@ -29,14 +31,15 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
     colors = plot_style.colors(len(groups))
     with plot_style.saved(path, (11.0, 4.8 + 0.25 * len(groups))) as sheet:
         loss, accuracy = sheet.subplots(1, 2)
-        positive = True
+        logarithmic = _positive(groups)
+        if logarithmic:
+            loss.set_yscale("log")  # before a band is drawn
         for group, color in zip(groups, colors, strict=True):
             # A single group can have a colour for each of its two lines.
             pair = plot_style.COLORS[:2] if single else (color, color)
             solid, dashed = zip(pair, ("-", "--"), strict=True)
-            for key, look in (("loss", solid), ("tilted_loss", dashed)):
-                found = axes.course(loss, group, lambda e, key=key: e[key], *look)
-                positive &= bool(np.all(found[np.isfinite(found)] > 0.0))
+            for key, look in zip(LOSSES, (solid, dashed), strict=True):
+                axes.course(loss, group, lambda e, key=key: e[key], *look)
             for key, look in (("test", solid), ("validation", dashed)):
                 axes.course(
                     accuracy,
@@ -44,12 +47,12 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
                     lambda e, key=key: 100.0 * float(e[key]["accuracy"]),
                     *look,
                 )
-        if positive:
+        if logarithmic:
             axes.logarithmic(loss)
         axes.over_epochs(loss, "Training loss", "loss", groups)
         axes.over_epochs(accuracy, "Accuracy", "accuracy, %", groups)
         styles = plot_style.COLORS[:2] if single else (plot_style.GREY, plot_style.GREY)
-        _style_legend(loss, styles, "mean over the epoch", "F̂ at its end")
+        _style_legend(loss, styles, "mean over the epoch", "objective F̂ at its end")
         _style_legend(accuracy, styles, "test", "validation")
         handles = [
             *_group_handles(groups, colors),
@@ -65,6 +68,17 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
         if single:
             plot_style.caption(sheet, groups[0].title)
     return True
+
+
+def _positive(groups: list[Group]) -> bool:
+    """Whether all losses that are finite are positive."""
+    found = [
+        group.course(lambda e, key=key: e[key])[1].ravel()
+        for group in groups
+        for key in LOSSES
+    ]
+    values = np.concatenate(found)
+    return bool(np.all(values[np.isfinite(values)] > 0.0))
 
 
 def _group_handles(groups: list[Group], colors: list[Any]) -> list[Any]:

@@ -73,6 +73,7 @@ def standard_error(values: np.ndarray) -> np.ndarray:
 
 def markdown(rows: list[list[str]]) -> list[str]:
     """A table with its columns aligned; the first row is its head."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| "

@@ -1,19 +1,27 @@
 """The sections of a report on training runs, in Markdown."""
 
+import dataclasses
 import math
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from experiments import configs, presets
 from experiments.report import formatting, paper_results
 from experiments.report.formatting import number
-from experiments.results import aggregate, run_dir
+from experiments.results import aggregate, run_dir, run_log
 from experiments.results.aggregate import Event, Group, Result
 
 LISTED = 20  # classes; of more, recall is not listed class by class
 
 LAST, ON_VALIDATION = "last epoch", "best epoch on validation"
 ON_TEST = "best epoch on test (the authors' practice, not comparable)"
+
+VALIDATION = "validation accuracy"  # all other columns are of the test set
+
+UNWEIGHTED = ("SGD", "Adam")  # what other methods are compared to
 
 # Of an evaluation, in the order of the columns.
 MEASURES = {
@@ -43,7 +51,7 @@ def comparison(groups: list[Group]) -> list[str]:
             if events is not None
         ]
         if rows:
-            head = ["", "seeds", "validation accuracy", *MEASURES.values()]
+            head = ["", "seeds", VALIDATION, *MEASURES.values()]
             table = _without_empty([head, *rows])
             lines += [f"Test set, {name}:", "", *formatting.markdown(table), ""]
     lines.append(
@@ -56,12 +64,15 @@ def comparison(groups: list[Group]) -> list[str]:
     ):
         titles = [group.title for group in groups if any(map(of, group.results))]
         if titles:
-            lines.append(f"{word}: {'; '.join(titles)}.")
+            lines += ["", f"{word}: {'; '.join(titles)}."]
+    differences = _differences(groups)
+    if differences:
+        lines += ["", "## Differences, paired by seed", "", *differences]
     return lines
 
 
-def section(group: Group) -> list[str]:
-    """The section of one run and its seeds."""
+def section(group: Group, figures: Sequence[str] = ()) -> list[str]:
+    """The section of one run and its seeds, with the lines of its figures."""
     lines = [describe(group), ""]
     progress = _progress(group)
     lines += [*progress, ""] if progress else []
@@ -71,6 +82,7 @@ def section(group: Group) -> list[str]:
         lines += [f"No epoch {tested}", ""]
     else:
         lines += [*formatting.markdown(_accuracy(group)), "", *_notes(group), ""]
+    lines += [*figures, *_settings(group)]
     paper = _paper(group)
     lines += ["## What the paper prints", "", *paper, ""] if paper else []
     if group.last() is not None and len(group.class_counts) <= LISTED:
@@ -133,6 +145,94 @@ def chosen(group: Group) -> dict[str, list[Event]]:
     return {name: events for name, events in found.items() if events is not None}
 
 
+def _differences(groups: list[Group]) -> list[str]:
+    """Of the groups on the same data, each against one that does not weight."""
+    families: dict[configs.Data, list[Group]] = {}
+    for group in groups:
+        if group.last() is not None:
+            # How the training examples are sampled is a part of the method.
+            data = dataclasses.replace(
+                group.run.data, sampling="shuffled", sampling_beta=0.9999
+            )
+            families.setdefault(data, []).append(group)
+    lines = []
+    for members in families.values():
+        base = next(
+            (g for g in members if g.run.method.title in UNWEIGHTED), members[0]
+        )
+        rows = [
+            [group.title, str(len(shared)), *_paired(group, base)]
+            for group in members
+            if group is not base
+            and len(shared := _seeds(group) & _seeds(base)) > 1  # else no error
+        ]
+        if rows:
+            table = _without_empty([["", "seeds", *MEASURES.values()], *rows])
+            lines += [f"Test set, {LAST}, against {base.title}:", ""]
+            lines += [*formatting.markdown(table), ""]
+    if lines:
+        lines.append(
+            "Points, mean ± standard error of the differences over the seeds that both "
+            "have, on the same data."
+        )
+    return lines
+
+
+def _seeds(group: Group) -> set[int]:
+    return {result.run.seed for result in group.results}
+
+
+def _paired(group: Group, base: Group) -> list[str]:
+    """One cell for each measure at the last epoch; empty where one has it not."""
+    cells = []
+    for key in MEASURES:
+        ours, theirs = _by_seed(group, key), _by_seed(base, key)
+        cells.append(formatting.paired(ours, theirs) if ours and theirs else "")
+    return cells
+
+
+def _by_seed(group: Group, key: str) -> dict[int, float]:
+    """A measure at the last epoch; of no seed if one of them has it not."""
+    values = _test(group.last(), key)
+    if values is None or np.isnan(values).any():
+        return {}
+    seeds = [result.run.seed for result in group.results]
+    return dict(zip(seeds, values, strict=True))
+
+
+def _settings(group: Group) -> list[str]:
+    """What is set otherwise than in the preset; without one, than by default."""
+    name = group.results[0].preset
+    try:
+        base, of = presets.get(name or "").run, f"the preset {name}"
+    except LookupError:
+        base, of = configs.Run(), "the defaults"
+    own, usual = (run_log.flat(dataclasses.asdict(run)) for run in (group.run, base))
+    rows = [
+        [key, _setting(value), _setting(usual.get(key))]
+        for key, value in own.items()
+        # The seeds are named above; the contents are those of the data.
+        if value != usual.get(key) and not key.startswith(("seed", "data.contents"))
+    ]
+    if not rows:
+        return []
+    table = formatting.markdown(
+        [["setting", "this run", of.removeprefix("the ")], *rows]
+    )
+    return [f"## Settings that differ from {of}", "", *table, ""]
+
+
+def _setting(value: Any) -> str:
+    """A value of a configuration, in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_setting, value)) or "none"
+    return "none" if value is None else str(value)
+
+
 def _progress(group: Group) -> list[str]:
     """Notes on unfinished, resumed and failed runs."""
     notes = []
@@ -176,11 +276,11 @@ def _unfinished(result: Result) -> str:
 
 def _accuracy(group: Group) -> list[list[str]]:
     """Test metrics of the chosen epochs; below them the paper's of the same run."""
-    table = [["test set", "epoch", *MEASURES.values()]]
+    table = [["test set", "epoch", VALIDATION, *MEASURES.values()]]
     for name, events in chosen(group).items():
         epochs = sorted({event["epoch"] for event in events})
         shown = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        table.append([name, shown, *_measured(events)])
+        table.append([name, shown, _validation(events), *_measured(events)])
     for row, same in paper_results.rows(group.results[0].preset, group.run):
         if same:
             key = {"top1": "accuracy", "top5": "top5"}[row.metric]
@@ -188,7 +288,7 @@ def _accuracy(group: Group) -> list[list[str]]:
                 paper_results.accuracy(row) if measure == key else ""
                 for measure in MEASURES
             ]
-            table.append([f"the paper, {_table(row)}", "", *cells])
+            table.append([f"the paper, {_table(row)}", "", "", *cells])
     return _without_empty(table)
 
 
@@ -297,7 +397,7 @@ def _time(group: Group) -> list[str]:
                     str(result.run.seed),
                     str(len(seconds)),
                     _duration(seconds.sum()),
-                    f"{1000.0 * np.median(seconds) / steps:.3g} ms",
+                    _step_time(np.median(seconds) / steps),
                     formatting.percent(waited / seconds.sum()) + "%",
                 ]
             )
@@ -329,6 +429,13 @@ def _without_empty(table: list[list[str]]) -> list[list[str]]:
     """The columns that have a cell below their head."""
     columns = [list(column) for column in zip(*table, strict=True)]
     return [list(row) for row in zip(*(c for c in columns if any(c[1:])), strict=True)]
+
+
+def _step_time(seconds: float) -> str:
+    """A duration of three digits, in milliseconds below a second."""
+    if seconds < 0.9995:  # what rounds to 1000 ms is a second
+        return f"{1000.0 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
 
 
 def _duration(seconds: float) -> str:

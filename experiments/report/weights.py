@@ -33,10 +33,10 @@ def draw(group: Group, path: pathlib.Path) -> bool:
       path: of the image, PNG.
 
     Returns:
-      Whether there was something to draw.
+      Whether there was something to draw: not where all weights are one, as SGD's.
     """
     epochs, found = group.course(lambda e: e["weight_by_class"])
-    if not len(epochs):
+    if not len(epochs) or _all_one(group, found):
         return False
     drawers: list[Callable[[Axes], None]] = []
     if found.shape[2] <= SINGLY:
@@ -128,10 +128,18 @@ def mean_weight(
     return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0.0)
 
 
+def _all_one(group: Group, weights: np.ndarray) -> bool:
+    """Whether no class, and within a class no example, weighs more than another."""
+    _, effective = group.course(lambda e: e["effective_sample_size"])
+    values = np.concatenate([weights.ravel(), effective.ravel()])
+    return bool(np.allclose(values[np.isfinite(values)], 1.0, atol=1e-3))
+
+
 def _by_class(
     group: Group, epochs: np.ndarray, found: np.ndarray, panel: "Axes"
 ) -> None:
     """A line for each class, the mean over the seeds."""
+    panel.set_yscale("log")
     weights = axes.mean(found)
     classes = weights.shape[1]
     palette = plot_style.colors(classes) if classes <= 3 else plot_style.shades(classes)
@@ -164,6 +172,7 @@ def _by_part(
     panel: "Axes",
 ) -> None:
     """A line for each group of classes: the mean weight of their examples."""
+    panel.set_yscale("log")
     lines = []
     palette = plot_style.colors(len(parts))
     for (name, inside), color in zip(parts.items(), palette, strict=True):
@@ -213,6 +222,7 @@ def _as_map(epochs: np.ndarray, found: np.ndarray, panel: "Axes") -> None:
 
 def _of_mislabelled(group: Group, panel: "Axes") -> None:
     """Clean examples against mislabelled ones."""
+    panel.set_yscale("log")
     drawn = []
     for (key, name), color in zip(
         (("weight_clean", "clean"), ("weight_mislabelled", "mislabelled")),
