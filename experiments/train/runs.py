@@ -166,7 +166,7 @@ def resume(config: commands.Resume) -> int:
     if done and not (out / run_dir.CHECKPOINTS).is_dir():
         raise configs.BadConfiguration(
             f"{out} has no checkpoint to go on from: runs of a comparison or a sweep "
-            f"keep none. Train it anew: python -m experiments train --config "
+            f"keep none. Train it again: python -m experiments train --config "
             f"{shlex.quote(str(out / run_dir.CONFIG))} --out DIR"
         )
     if config.epochs not in (None, run.epochs):
