@@ -1,5 +1,5 @@
-# make demo | test | test-quick | test-library | test-oldest | check | format | clean. Each
-# makes its own environment: in .venv, or in .venv-oldest for test-oldest.
+# make demo | test | test-quick | test-library | test-oldest | check | format | release-check
+# | clean. Each makes its own environment: in .venv, or in .venv-oldest for test-oldest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ OLDEST ?= .venv-oldest
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-library test-oldest check format clean
+.PHONY: demo test test-quick test-library test-oldest check format release-check clean
 .DEFAULT_GOAL := test
 
 # XLA compiles most tests with fewer optimizations, see tests/compiling.py. These are
@@ -82,6 +82,15 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Builds both artefacts, checks them, and installs each in an environment of its own. With
+# TAG=v0.1.0 the version and the changelog must be those of the tag.
+release-check: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python tests/release_check.py $(TAG)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
