@@ -47,7 +47,7 @@ class AttentionState(NamedTuple):
 
     @property
     def discount(self) -> jax.Array:
-        """d_t, shape `[]`: the share that s_0 still has in s_t."""
+        """The share d_t that s_0 still has in s_t, shape `[]`."""
         return jnp.exp(self.log_discount)
 
 

@@ -62,6 +62,7 @@ html_title = "absgd_jax"
 html_baseurl = ""
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_css_files = ["site.css"]
 html_theme_options = {
     "repository_url": HOME,
@@ -97,7 +98,13 @@ ENTRIES = {name: f"absgd_jax.{name}" for name in absgd_jax.__all__} | {
     if not name.startswith("_")
 }
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?![`_\w])(\)? {3,})?")
-SOURCE = re.compile(r"\[`(?P<name>\w+)`\]\(\.\./(?P<path>[\w/]+\.py)\)")
+# [`function`](../file.py), or [file](../file.py "test").
+SOURCE = re.compile(
+    r"\[(`(?P<name>\w+)`|\w+)\]"
+    r"\(\.\./(?P<path>[\w/]+\.py)( \"(?P<test>\w+)\")?\)"
+)
+# The blank line that ends the output of an example, for `doctest`.
+EXAMPLE = re.compile(r"(```pycon\n(?:.*\n)*?)\n```")
 
 
 def link_names(app, what, name, obj, options, lines) -> None:
@@ -129,20 +136,23 @@ def link_repository(app, docname, source) -> None:
     """Points links out of `docs/` at the repository, those of names at their line."""
 
     def line(found: re.Match[str]) -> str:
+        name = found["test"] or found["name"]
+        if name is None:
+            return found[0]
         code = (ROOT / found["path"]).read_text(encoding="utf-8").splitlines()
-        starts = (
-            f"def {found['name']}(",
-            f"class {found['name']}(",
-            found["name"] + " =",
-        )
+        starts = (f"def {name}(", f"class {name}(", f"{name} =")
         (number,) = [n for n, text in enumerate(code, 1) if text.startswith(starts)]
-        return f"[`{found['name']}`]({HOME}/blob/main/{found['path']}#L{number})"
+        path = found["path"]
+        return found[0].replace(path, f"{path}#L{number}")
 
+    text = source[0].replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    text = EXAMPLE.sub(r"\1```", text)
     if docname == "recipes/README":
-        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
+        text += "\n```{toctree}\n:hidden:\n:glob:\n\n*\n```\n"
     if "/" not in docname:
-        source[0] = SOURCE.sub(line, source[0])
-        source[0] = source[0].replace("](../", f"]({HOME}/blob/main/")
+        text = SOURCE.sub(line, text)
+        text = text.replace("](../", f"]({HOME}/blob/main/")
+    source[0] = text
 
 
 def setup(app) -> None:

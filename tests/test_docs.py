@@ -44,10 +44,11 @@ def test_what_a_page_links_outside_of_docs_exists_and_defines_the_name():
     checked = 0
     for page in PAGES:
         text = page.read_text("utf-8")
-        for label, target in re.findall(r"\[([^\]]+)\]\((\.\./[^)#]+)", text):
+        links = re.findall(r"\[([^\]]+)\]\((\.\./[^)# ]+)( \"\w+\")?", text)
+        for label, target, title in links:
             path = (page.parent / target).resolve()
             assert path.exists(), (page.name, target)
-            name = re.fullmatch(r"`(\w+)`", label)
+            name = re.fullmatch(r"`(\w+)`", label) or re.fullmatch(r' "(\w+)"', title)
             if name and path.suffix == ".py":
                 definition = rf"^(def|class) {name[1]}\(|^{name[1]}\b.* = "
                 code = path.read_text("utf-8")
