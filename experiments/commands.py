@@ -150,6 +150,10 @@ class Sweep(Checked):
             or self.session.devices not in (None, 1),
             "A sweep runs in one process, on one device, under --parallel jit.",
         )
+        refuse(
+            self.session.record_losses,
+            "A sweep records no losses of single examples: train the run by itself.",
+        )
         self.settings()  # refuses what they refuse
 
     def settings(self) -> list[Run]:
@@ -275,14 +279,17 @@ class Suspects:
     The trained network classifies its training set once, not augmented. Writes to the
     run directory:
 
-      suspects.csv  one row an example, the most suspect first
-      suspects.npz  labels and predicted probabilities, as cleanlab takes them
+      suspects.csv         one row an example, the most suspect first
+      suspects.npz         labels and predicted probabilities, as cleanlab takes them
+      suspects_epochs.csv  loss and weight after every epoch, of those that are printed,
+                           if the run was trained with --record-losses
 
-    What the columns mean, and how often the list is right: docs/wrong_labels.md.
+    `report` shows the first of them. What the columns mean, and how often the list is
+    right: docs/wrong_labels.md.
 
     Attributes:
       dir: run directory.
-      out: where the two files go; None for the run directory.
+      out: where the files go; None for the run directory.
       show: examples that are printed.
       data_dir: where the data sets are; None for where they were in training.
       devices: number of devices; None for all there are.

@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
 CONFIG, RECORDS, CHECKPOINTS = "config.json", "records.jsonl", "checkpoints"
 TENSORBOARD, EVALUATION, LOCK = "tensorboard", "evaluation.json", "lock"
+SUSPECTS, SUSPECTS_ARRAYS = "suspects.csv", "suspects.npz"  # of the command `suspects`
 TRAININGS = "runs"  # in the directory of a grid: the run directories of its trials
 
 

@@ -23,7 +23,7 @@ from experiments import commands, configs, methods, models
 from experiments.data.task import Task, load_task
 from experiments.data.types import DamagedData, Examples
 from experiments.models import posthoc_classifiers
-from experiments.results import aggregate, run_dir, run_log
+from experiments.results import aggregate, example_losses, run_dir, run_log
 from experiments.train import checkpoint, device_loop, loop, progress, sharding, steps
 from experiments.train.session import Session
 
@@ -122,7 +122,14 @@ def main(
             )
         )
         logger = RunLogger(
-            run, session, recorder, saver, interrupted.is_set, updates, tell=tell
+            run,
+            session,
+            recorder,
+            saver,
+            interrupted.is_set,
+            updates,
+            tell=tell,
+            losses_in=out if session.record_losses else None,
         )
         tell("Compiling the step; the first update comes after it.")
         try:
@@ -227,6 +234,8 @@ class RunLogger:
       progress: bar of updates; None for none.
       save_at: the epochs, from 1, that end with a checkpoint; None for all.
       tell: takes a line after every epoch; None for no lines.
+      losses_in: run directory in which the losses of the training examples are kept
+        after every epoch; None keeps none.
     """
 
     def __init__(
@@ -239,8 +248,9 @@ class RunLogger:
         progress: Any = None,
         save_at: Collection[int | None] | None = None,
         tell: Callable[[str], None] | None = None,
+        losses_in: pathlib.Path | None = None,
     ) -> None:
-        self._run, self._session = run, session
+        self._run, self._session, self._losses_in = run, session, losses_in
         self._recorder, self._saver, self._progress = recorder, saver, progress
         self._interrupted, self._save_at, self._tell = interrupted, save_at, tell
         self._stops = False
@@ -270,7 +280,14 @@ class RunLogger:
             if lines is not None:
                 lines(event)
 
-        callbacks = loop.Callbacks(write, self._stepped, self._due, self._save)
+        def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
+            if (out := self._losses_in) is not None and position.batch == 0:
+                logits = logits_of(state, task.train, self._run, layout, self._session)
+                if jax.process_index() == 0:
+                    _keep_losses(out, position.epoch, logits, task.train.labels)
+            self._save(step, state, position)
+
+        callbacks = loop.Callbacks(write, self._stepped, self._due, save)
         try:
             state = loop.fit(
                 self._run, task, layout, self._session, start, callbacks, until=until
@@ -341,6 +358,17 @@ class RunLogger:
         for step, reason in self._saver.failures[self._failures :]:
             self._recorder.write(event="save_failed", step=step, error=reason)
         self._failures = len(self._saver.failures)
+
+
+def _keep_losses(
+    out: pathlib.Path, epoch: int, logits: np.ndarray, labels: np.ndarray
+) -> None:
+    """Keeps the losses of the training examples, unless the disk refuses them."""
+    try:
+        losses = example_losses.cross_entropy(logits, labels)
+        example_losses.write(out, epoch, losses)
+    except OSError as error:
+        _say(f"The losses after epoch {epoch} could not be kept: {error}")
 
 
 def restore(

@@ -34,6 +34,9 @@ class Session(Checked):
         also ends with one.
       checkpoints: number of checkpoints that are kept.
       tensorboard: whether metrics are written for TensorBoard too.
+      record_losses: whether the loss of every training example, not augmented, is kept
+        after each epoch, for `suspects`; takes a forward pass over them, and two bytes
+        for each in the run directory.
     """
 
     out: pathlib.Path | None = None
@@ -51,6 +54,7 @@ class Session(Checked):
     checkpoint_seconds: NotNegative = 300.0
     checkpoints: AtLeastTwo = 2
     tensorboard: bool = True
+    record_losses: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
