@@ -13,13 +13,14 @@ import PIL.Image
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import configs, presets
+from experiments import configs, presets, registry
 from experiments.cli import main
 from experiments.data import images, inputs, loader
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import run_dir, run_log
 from experiments.train import export, progress, runs, sharding, steps
+from tests import trees
 from tests.programs import epochs
 
 TINY = (
@@ -337,6 +338,38 @@ def test_texts_are_token_ids(tmp_path):
         inputs.load(tmp_path / "ids.npy", data)
     with pytest.raises(DamagedData, match="imdb is text: give its token ids"):
         inputs.load(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("source", "preset", "names"),
+    [
+        ("covid_lt", "covid_lt10_smoke", ("other findings", "COVID-19")),
+        ("cifar100", "cifar100_lt10_smoke", ("apple", "worm")),
+    ],
+)
+def test_classes_have_the_names_of_their_data_set(
+    source, preset, names, tmp_path, capsys
+):
+    data_dir, out = trees.build(source, tmp_path / "data"), tmp_path / "run"
+    small = ("--model.name", "convnet", "--model.widths", "4", "--model.blocks")
+    flags = (*small, "--epochs", "1", "--no-tensorboard", "--data-dir", str(data_dir))
+    assert main(["train", preset, *flags, "--out", str(out)]) == 0
+    known = registry.DATASETS[source].class_names
+    assert len({*known}) == registry.DATASETS[source].classes
+    assert (known[0], known[-1]) == names
+    assert _config(out)["class_names"] == [*known]
+    capsys.readouterr()
+    assert main(["predict", str(out)]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert [*rows[0]][-len(known) :] == [*known]
+    assert {row["label"] for row in rows} == {*known}
+    assert main(["suspects", str(out)]) == 0
+    assert main(["report", str(out), "--tables"]) == 0
+    (path,) = (out / "tables").glob("*-most-likely-wrong.csv")
+    shown = _rows(path.read_text())
+    assert {row["label"] for row in shown} <= {*known}
+    recall = "| COVID-19 " in (out / "report.md").read_text()
+    assert recall == (source == "covid_lt")  # of a hundred classes it is not listed
 
 
 # Exports.
