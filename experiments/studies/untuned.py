@@ -27,7 +27,7 @@ from experiments import commands
 from experiments.data import imbalance, label_noise
 from experiments.data.digits import digits
 from experiments.data.types import MissingData
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import untuned_report
 from experiments.studies.untuned_report import DATA, HEAD, RATES, RUNS, Setting
 
@@ -406,9 +406,9 @@ def _short(key: str, value: np.floating) -> float | None:
 def main(config: commands.Untuned) -> int:
     """Trains, records, and writes the page next to the records; returns 0."""
     names = config.data or tuple(name for name in DATA if name != HEAD)
-    seeds = range(config.seeds)
-    run(config.out, config.data_dir, names, seeds, untuned_report.SETTINGS)
-    config.out.with_suffix(".md").write_text(
-        untuned_report.page(run_log.read(config.out)), encoding="utf-8"
-    )
+    seeds, out = range(config.seeds), config.out
+    with run_dir.lock(out.parent, out.name):
+        run(out, config.data_dir, names, seeds, untuned_report.SETTINGS)
+        page = untuned_report.page(run_log.read(out))
+        out.with_suffix(".md").write_text(page, encoding="utf-8")
     return 0
