@@ -208,12 +208,13 @@ class Predict:
       dir: run directory.
       input: a folder of images (or one image); or an .npy or .npz file of examples as
         the data set stores them, `[n, ...]`: images of bytes, or of numbers in [0, 1],
-        or token ids. Of your own data what they are made of, labels or not: CSV; .txt,
-        a text in each line, or a folder of them; arrays of any numbers. None, or -, for
-        the run's own test set, which also has labels.
+        or token ids. Texts: .txt, one in each line, or a folder of .txt files, or the
+        column of a CSV. Of your own data what they are made of, labels or not: CSV;
+        arrays of any numbers. None, or -, for the run's own test set, which also has
+        labels.
       out: CSV file to write; None for standard output.
-      data_dir: where the data sets are, for the test set; None for where they were in
-        training.
+      data_dir: where the data sets are, for the test set and the vocabulary; None for
+        where they were in training.
       devices: number of devices; None for all there are.
     """
 
@@ -626,7 +627,7 @@ COMMANDS = {
     ),
     "predict": Command(
         Predict,
-        "DIR [INPUT] [--out FILE]: probabilities of images or arrays, as CSV",
+        "DIR [INPUT] [--out FILE]: probabilities of images, texts, rows..., as CSV",
         "experiments.train.predictions",
     ),
     "export": Command(

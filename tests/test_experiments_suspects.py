@@ -73,6 +73,7 @@ def test_the_columns_agree_and_are_in_cleanlabs_form(trained, task, rows):
     np.testing.assert_allclose(weight, expected / expected.mean(), rtol=1e-4)
     with np.load(trained / suspects.ARRAYS) as arrays:
         labels, probabilities = arrays["labels"], arrays["pred_probs"]
+        np.testing.assert_array_equal(arrays["index"], task.rows)
     np.testing.assert_array_equal(labels, task.train.labels)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
     place = {row: at for at, row in enumerate(task.rows.tolist())}

@@ -58,7 +58,12 @@ def main(config: commands.Suspects) -> int:
         f"\nStep {step}: {differing:,} of {len(found.given):,} training examples are "
         "predicted to be of another class than their label says."
     )
-    arrays = {"labels": found.given, "pred_probs": found.probabilities, "step": step}
+    arrays = {
+        "index": _index(found, task.rows),
+        "labels": found.given,
+        "pred_probs": found.probabilities,
+        "step": step,
+    }
     tables = {LIST: rows}
     if course := course_of(config.dir, kept.run, len(found.given)):
         first = found.order[: config.show]
@@ -177,9 +182,8 @@ def _rows(
     found: Suspicion, examples: Examples, rows: np.ndarray | None
 ) -> list[list[str]]:
     """The list, its head first; image files also have their paths."""
-    index = np.arange(len(found.given)) if rows is None else rows
     columns: dict[str, np.ndarray] = {
-        "index": index,
+        "index": _index(found, rows),
         "is_label_issue": found.predicted != found.given,
         "label_quality": np.exp(-found.losses),
         "given_label": found.given,
@@ -191,6 +195,11 @@ def _rows(
         columns["file"] = examples.inputs.paths
     values = [column[found.order].tolist() for column in columns.values()]
     return [[*columns], *([*map(_shown, row)] for row in zip(*values, strict=True))]
+
+
+def _index(found: Suspicion, rows: np.ndarray | None) -> np.ndarray:
+    """Of each example in the data set's training split."""
+    return np.arange(len(found.given)) if rows is None else rows
 
 
 def _shown(value: Any) -> str:
