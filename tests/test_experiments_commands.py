@@ -370,6 +370,52 @@ def test_classes_have_the_names_of_their_data_set(
     assert recall == (source == "covid_lt")  # of a hundred classes it is not listed
 
 
+def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, capsys):
+    data_dir, out = tmp_path / "data", tmp_path / "run"
+    truth = trees.tfds_imdb(data_dir)
+    flags = ("--model.widths", "4", "--epochs", "1", "--no-tensorboard")
+    here = ("--data-dir", str(data_dir), "--out", str(out))
+    assert main(["train", "imdb_smoke", *flags, *here]) == 0
+
+    def predicted(*arguments):
+        capsys.readouterr()
+        assert main(["predict", *map(str, (out, *arguments))]) == 0
+        return _rows(capsys.readouterr().out)
+
+    expected = predicted()
+    texts, _ = truth["test"]
+    kept = load_task(run_dir.load(out).run.data, 0, data_dir).test
+    assert len(expected) == len(kept.labels) <= len(texts)
+    (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    (tmp_path / "files").mkdir()
+    for index, text in enumerate(texts):
+        path = tmp_path / "files" / f"{index:03}.txt"
+        path.write_text(text, encoding="utf-8")
+    with (tmp_path / "column.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = [("id", "review"), *enumerate(texts)]
+        csv.writer(file).writerows(rows)
+    shown = [(row["negative"], row["positive"]) for row in predicted("-")]
+    for source in ("lines.txt", "files", "column.csv"):
+        found = predicted(tmp_path / source)
+        of_source = [(row["negative"], row["positive"]) for row in found]
+        assert len(found) == len(texts)
+        assert {*shown} <= {*of_source}
+        first = "path" if source == "files" else "index"
+        assert list(found[0]) == [first, "predicted", "negative", "positive"]
+    assert predicted(tmp_path / "files" / "000.txt")[0]["index"] == "0"
+    # Elsewhere the vocabulary is not known, and token ids need none.
+    data_dir.rename(tmp_path / "moved")
+    assert main(["predict", str(out), str(tmp_path / "lines.txt")]) == 3
+    said = capsys.readouterr().err
+    assert f"vocabulary of IMDB's training reviews, which are not in {data_dir}" in said
+    assert "--data-dir, the one that holds aclImdb/ or imdb_reviews/" in said
+    np.save(tmp_path / "ids.npy", kept.inputs)
+    assert predicted(tmp_path / "ids.npy")[0]["positive"] == expected[0]["positive"]
+    assert predicted(tmp_path / "lines.txt", "--data-dir", tmp_path / "moved")
+    assert main(["predict", str(out), str(tmp_path / "nothing.txt")]) == 3
+    assert "There is no " in capsys.readouterr().err
+
+
 # Exports.
 
 RELOADED = """

@@ -48,13 +48,13 @@ def tokenizer(
     """
     try:
         if data_dir is None:
-            raise MissingData("Give --data-dir, where they are.")
+            raise MissingData
         (texts, _), _ = _texts(data, data_dir.expanduser(), download=False)
     except MissingData as error:
         raise MissingData(
-            "Texts need the vocabulary of the training, which is that of IMDB's "
-            "training reviews, and these were not found (a .npy file of token ids "
-            f"needs none). {error}"
+            "Texts need the vocabulary of IMDB's training reviews, which are not in "
+            f"{data_dir or 'any known directory'}: give --data-dir, the one that holds "
+            f"{_FOLDER}/ or imdb_reviews/; or give token ids in a .npy file."
         ) from error
     as_ids = _tokenizer(texts, data)
     return lambda stored: as_ids(stored.tolist())

@@ -42,11 +42,9 @@ def load(
       Examples; those of a folder are sorted by their path.
 
     Raises:
-      MissingData: there is nothing to classify; says what was expected.
+      MissingData: a folder has nothing to classify; says what was expected.
       DamagedData: shape, dtype or range are not those of the data set; quotes them.
     """
-    if not source.exists():
-        raise MissingData(f"There is no {source}: give a folder of images, or arrays.")
     if of_texts(source, data):
         assert prepare is not None
         texts, paths = own_text.unlabelled(source, data)
@@ -82,6 +80,15 @@ def load(
     files = Files(root, np.array(relative, np.dtypes.StringDType()))
     inputs = files if data.info.files else _decoded(files, data)
     return Inputs(_unlabelled(inputs), [str(path) for path in found])
+
+
+def require(source: pathlib.Path) -> None:
+    """Raises MissingData if there is no such file or folder."""
+    if not source.exists():
+        raise MissingData(
+            f"There is no {source}: give a folder of images, a file of texts, rows or "
+            "arrays."
+        )
 
 
 def of_texts(source: pathlib.Path, data: configs.Data) -> bool:

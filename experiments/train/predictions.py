@@ -34,6 +34,8 @@ def main(config: commands.Predict) -> int:
     own = config.input is None or str(config.input) == "-"
     data, data_dir = kept.run.data, config.data_dir or kept.data_dir
     task = prepare = None
+    if not own:
+        inputs.require(config.input)
     if own or (data.info.own and not data.info.files):  # those are prepared by it
         task = runs.task_of(kept.run, Session(data_dir=data_dir))
         prepare = task.prepare
