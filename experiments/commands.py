@@ -234,6 +234,7 @@ class Export:
       network.stablehlo    from examples, of any number, to probabilities: what
                            `jax.export.deserialize` reads, for CPU, CUDA and TPU
       weights.safetensors  parameters and BatchNorm's statistics by name
+      prepare.json         of your own tables and arrays: how raw values are prepared
       export.json          shapes, dtypes, classes and versions
       README.txt           how to use them
 
