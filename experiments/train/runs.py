@@ -131,6 +131,8 @@ def main(
             tell=tell,
             losses_in=out if session.record_losses else None,
         )
+        if jax.process_count() > 1:
+            stack.enter_context(_bounded_wait(logger, session.silence_seconds))
         tell("Compiling the step; the first update comes after it.")
         try:
             logger.fit(task, layout, start)
@@ -256,7 +258,7 @@ class RunLogger:
         self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
-        self._steps = 0  # since the start of this process
+        self.dispatches = 0  # of several hosts, since the start of this process
 
     def fit(
         self,
@@ -329,8 +331,9 @@ class RunLogger:
             # Hosts save at the ends of epochs, which needs no agreement. Stopping
             # does: all stop at the same step, whichever host got the signal and when.
             # JAX takes the first step that it is asked about for 1.
-            self._steps += 1
-            self._stops |= multihost_utils.reached_preemption_sync_point(self._steps)
+            self.dispatches += 1
+            reached = multihost_utils.reached_preemption_sync_point
+            self._stops |= reached(self.dispatches)
             return self._stops
         return self._interrupted() or self._late()
 
@@ -619,6 +622,36 @@ def _join(session: Session) -> None:
         "lost, the others stop too; start the same commands again on all hosts, and "
         "they go on from the last checkpoint."
     )
+
+
+@contextlib.contextmanager
+def _bounded_wait(logger: RunLogger, seconds: float) -> Iterator[None]:
+    """Ends this process if it has waited so long for an update of all hosts.
+
+    No exception would do: the main thread waits in a collective.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        seen, since = -1, time.monotonic()
+        while not over.wait(1.0):
+            if logger.dispatches != seen:
+                seen, since = logger.dispatches, time.monotonic()
+            elif time.monotonic() - since > seconds:
+                _say(
+                    f"Process {jax.process_index()} of {jax.process_count()} stops: no "
+                    f"update for {seconds:g} s (--silence-seconds). Another process "
+                    "hangs, perhaps in reading its data, or is slow to evaluate. Start "
+                    "the same commands again on all hosts, and they go on from the "
+                    "last checkpoint."
+                )
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
