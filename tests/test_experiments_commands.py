@@ -362,6 +362,8 @@ def test_classes_have_the_names_of_their_data_set(
     assert [*rows[0]][-len(known) :] == [*known]
     assert {row["label"] for row in rows} == {*known}
     assert main(["suspects", str(out)]) == 0
+    first = capsys.readouterr().out.splitlines()[2].split("|")
+    assert {first[4].strip(), first[5].strip()} <= {*known}
     assert main(["report", str(out), "--tables"]) == 0
     (path,) = (out / "tables").glob("*-most-likely-wrong.csv")
     shown = _rows(path.read_text())

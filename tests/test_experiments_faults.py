@@ -124,6 +124,8 @@ def test_a_file_of_records_in_use_is_refused_and_its_neighbour_is_not(run, tmp_p
         # Another file next to it is free; for it the data are missing.
         status, _, said = run(*command, tmp_path, "--out", out.with_name("b.jsonl"))
         assert (status, "no phoneme.csv in it" in said) == (3, True)
+        status, _, said = run("untuned", "--data", "phonemes")
+        assert (status, "no data set 'phonemes': there are" in said) == (2, True)
         other.kill()
     # The lock of a process that was killed counts for nothing.
     status, _, said = run("after-first-stage", "--data-dir", tmp_path, "--out", out)

@@ -52,7 +52,7 @@ def main(config: commands.Suspects) -> int:
     logits = runs.logits_of(state, task.train, kept.run, layout)
     found = suspicion(logits, task.train.labels, lam_of(kept.run, state))
     rows = _rows(found, task.train, task.rows)
-    print("\n".join(formatting.markdown(rows[: 1 + config.show])))
+    print("\n".join(formatting.markdown(_named(rows, kept.run, config.show))))
     differing = int((found.predicted != found.given).sum())
     print(
         f"\nStep {step}: {differing:,} of {len(found.given):,} training examples are "
@@ -195,6 +195,16 @@ def _rows(
         columns["file"] = examples.inputs.paths
     values = [column[found.order].tolist() for column in columns.values()]
     return [[*columns], *([*map(_shown, row)] for row in zip(*values, strict=True))]
+
+
+def _named(rows: list[list[str]], run: configs.Run, show: int) -> list[list[str]]:
+    """The first rows of the list, with names in the place of numbers of classes."""
+    head, names = rows[0], run.data.class_names
+    labels = head.index("given_label"), head.index("predicted_label")
+    return [head] + [
+        [names[int(c)] if i in labels else c for i, c in enumerate(row)]
+        for row in rows[1 : 1 + show]
+    ]
 
 
 def _index(found: Suspicion, rows: np.ndarray | None) -> np.ndarray:
