@@ -77,7 +77,7 @@ test-oldest: $(OLDEST)/.installed
 	$(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
 
 # The site, with warnings as errors, and what can only be tested once it is built.
-SITE ?= docs/_build
+SITE ?= docs/_build/html
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -E -W -n docs $(SITE)
 	ABSGD_SITE=$(SITE) $(BIN)/python -m pytest -q tests/test_docs.py
