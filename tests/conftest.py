@@ -18,6 +18,7 @@ _flags = os.environ.get("XLA_FLAGS", "")
 collect_ignore = [] if "device_count=8" in _flags else ["eight_devices"]
 if compiling.FLAGS not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} {compiling.FLAGS}"
+compiling.share()
 
 # Tracing makes so many lasting objects that looking for garbage takes a tenth of the
 # time at Python's own thresholds.
