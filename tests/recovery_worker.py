@@ -19,6 +19,8 @@ import sklearn.datasets  # noqa: F401
 import tensorboardX.event_file_writer
 import tensorboardX.summary  # noqa: F401
 
+import experiments.presets
+import experiments.train.runs  # noqa: F401
 from experiments import cli
 
 END = "-- the run is over"
