@@ -16,8 +16,7 @@ from tests import compiling
 
 
 @pytest.mark.parametrize(
-    ("blocks", "size"),
-    [((3, 4, 6, 3), 25_557_032), ((3, 8, 36, 3), 60_192_808)],
+    ("blocks", "size"), [((3, 4, 6, 3), 25_557_032), ((3, 8, 36, 3), 60_192_808)]
 )
 def test_number_of_parameters(blocks, size):
     _, params, _ = scaling.network(scaling.Scaling(blocks=blocks))

@@ -24,8 +24,7 @@ def losses_of(recipe, dtype, x, y):
 
 # float16 keeps eleven bits; the oracle's Jacobian is rounded to them as well.
 @pytest.mark.parametrize(
-    ("dtype", "rtol", "atol"),
-    [(jnp.float32, 1e-5, 2e-6), (jnp.float16, 2e-3, 2e-4)],
+    ("dtype", "rtol", "atol"), [(jnp.float32, 1e-5, 2e-6), (jnp.float16, 2e-3, 2e-4)]
 )
 def test_updates_are_those_of_the_oracle_and_dropped_steps_leave_no_trace(
     dtype, rtol, atol
