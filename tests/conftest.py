@@ -40,7 +40,8 @@ FIRST = (
 # take the rest of its lines together: what traces programs runs a quarter longer then.
 COVERED = (
     "absgd_jax/", "refuse", "test_alias", "test_diagnostics", "test_gradient",
-    "test_messages", "test_routes", "test_weights", "radius_begins", "traced",
+    "test_messages", "test_microbatches", "test_routes", "test_weights",
+    "equals_the_formula", "radius_begins", "traced",
 )  # fmt: skip
 
 
