@@ -229,40 +229,21 @@ def test_symmetric_cross_entropy_is_bounded(name):
 # took over from the re-implementation of SCE makes of them. It does not clip inside CE;
 # inside RCE it clips at 1e-7, which adds to a loss at most 9 * 1e-7 * 9.22 beta.
 # fmt: off
-PUBLISHED_LOGITS = np.array(
-    [
-        [
-            -21.52588650974729, 34.89517722783357, 74.19435268302304,
-            -40.03088135687182, 22.708366723692993, -0.026630134378114012,
-            -6.080452882031052, 6.81392815330051, -1.5920712176517704,
-            -7.328873946562521,
-        ],
-        [
-            -33.44964157298234, 38.51682451475094, -11.947274468632445,
-            0.31402541334738926, 36.80138851401012, -7.89012701871651,
-            -13.595443934764496, -25.40727395310784, -47.16519916710732,
-            5.295855775666958,
-        ],
-        [
-            19.07509527676656, 34.017952872451545, 29.546861069563825,
-            -24.249174630309263, -23.12970386386434, -1.7588138991883098,
-            9.227967042454782, -16.981849886553142, -0.8884144942646421,
-            -2.85100055263925,
-        ],
-        [
-            8.084338413994999, 25.801407546550987, 0.33537570501024766,
-            -6.228771518313639, 22.567627565695858, 4.592720590048999,
-            7.131642603946299, -69.2956090608499, 15.613026958892194,
-            1.8761637761047707,
-        ],
-        [
-            24.030210806117672, -1.036437245606066, 30.09207311524213,
-            -31.660058246061134, 20.009535274298038, 8.411850697512968,
-            -7.777021963384109, -8.780501285776603, -9.359144603362537,
-            71.77831377375337,
-        ],
-    ]
-)
+PUBLISHED_LOGITS = np.array([
+    -21.52588650974729, 34.89517722783357, 74.19435268302304, -40.03088135687182,
+    22.708366723692993, -0.026630134378114012, -6.080452882031052, 6.81392815330051,
+    -1.5920712176517704, -7.328873946562521, -33.44964157298234, 38.51682451475094,
+    -11.947274468632445, 0.31402541334738926, 36.80138851401012, -7.89012701871651,
+    -13.595443934764496, -25.40727395310784, -47.16519916710732, 5.295855775666958,
+    19.07509527676656, 34.017952872451545, 29.546861069563825, -24.249174630309263,
+    -23.12970386386434, -1.7588138991883098, 9.227967042454782, -16.981849886553142,
+    -0.8884144942646421, -2.85100055263925, 8.084338413994999, 25.801407546550987,
+    0.33537570501024766, -6.228771518313639, 22.567627565695858, 4.592720590048999,
+    7.131642603946299, -69.2956090608499, 15.613026958892194, 1.8761637761047707,
+    24.030210806117672, -1.036437245606066, 30.09207311524213, -31.660058246061134,
+    20.009535274298038, 8.411850697512968, -7.777021963384109, -8.780501285776603,
+    -9.359144603362537, 71.77831377375337,
+]).reshape(5, 10)
 PUBLISHED_LABELS = np.array([2, 1, 2, 0, 3])
 PUBLISHED_LOSSES = {
     (0.1, 1.0): [
@@ -885,44 +866,25 @@ F, Y = np.zeros((8, CLASSES), np.float32), np.zeros(8, np.int32)
 @pytest.mark.parametrize(
     ("logits", "labels", "error", "message"),
     [
-        (
-            F,
-            F,
-            TypeError,
-            r"labels must be integers.*got float32\[8,5\]\. For one-hot labels take "
-            r"labels.argmax\(-1\). For soft labels .* optax.softmax_cross_entropy\(",
-        ),
-        (
-            Y,
-            F,
-            TypeError,
-            r"logits come first .*got int32\[8\] for .*float32\[8,5\].*Swap",
-        ),
+        (F, F, TypeError, r"labels must be integers.*got float32\[8,5\]\. For one-hot "
+         r"labels take labels.argmax\(-1\). For soft .* optax.softmax_cross_entropy\("),
+        (Y, F, TypeError, r"logits come first .*got int32\[8\] for .*\[8,5\].*Swap"),
         (Y.astype(np.float32), F, TypeError, r"logits come first and labels second"),
         (F.astype(int), F, TypeError, r"logits come first and labels second"),
-        (
-            F,
-            Y.astype(np.float32),
-            TypeError,
-            r"labels must be .*got float32\[8\]\. Cast them: labels.astype\(int\)",
-        ),
+        (F, Y.astype(np.float32), TypeError,
+         r"labels must be .*got float32\[8\]\. Cast them: labels.astype\(int\)"),
         (F, Y.astype(bool), TypeError, r"labels must be integers.*got bool\[8\]"),
         (F.astype(int), Y, TypeError, r"logits must be floating.*got int32\[8,5\]"),
         (F.astype(bool), Y, TypeError, r"logits must be floating.*got bool\[8,5\]"),
         (F.astype("complex64"), Y, TypeError, r"logits must be floating.*complex64"),
-        (
-            F,
-            F.astype(int),
-            ValueError,
-            r"without the last axis, \(8,\); got int32\[8,5\] with float32\[8,5\]. For "
-            r"one-hot labels take labels.argmax\(-1\)",
-        ),
+        (F, F.astype(int), ValueError, r"without the last axis, \(8,\); got int32\[8,5"
+         r"\] with float32\[8,5\]. For one-hot labels take labels.argmax\(-1\)"),
         (F, Y[:7], ValueError, r"\(8,\); got int32\[7\] with float32\[8,5\]"),
         (F, Y[0], ValueError, r"\(8,\); got int32\[\] with float32\[8,5\]"),
         (F[0, 0], Y[0], ValueError, r"at least two classes; got float32\[\]"),
         (F[:, :1], Y, ValueError, r"at least two classes; got float32\[8,1\]"),
     ],
-)
+)  # fmt: skip
 def test_refuses_logits_and_labels(name, logits, labels, error, message):
     loss, _, _ = CASES[name]
     with pytest.raises(error, match=message):
@@ -951,15 +913,9 @@ def test_refuses_class_weights(name, class_weights, message):
 @pytest.mark.parametrize(
     ("class_weights", "message"),
     [
-        (
-            "balanced",
-            r"must be numbers, one per class; got 'balanced'. class_balanced_weights\(",
-        ),
+        ("balanced", r"one per class; got 'balanced'. class_balanced_weights\("),
         (["1"] * 5, r"class_weights must be numbers, one per class; got \['1'"),
-        (
-            [[1.0], [1.0, 2.0]],
-            r"class_weights must be numbers, one per class; got \[\[",
-        ),
+        ([[1.0], [1.0, 2.0]], r"class_weights must be numbers, one per .*; got \[\["),
         (dict.fromkeys(range(5), 1.0), r"got a dict.*\[class_weights\[c\] for c in "),
     ],
 )
@@ -984,22 +940,16 @@ takes_counts = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (
-            [5, 4, 0, 2, 1],
-            r"at least 1; got 0 for class 2. A class without a training example has "
-            r"no margin, weight or prior: leave it out .*numpy.maximum\(class_counts, ",
-        ),
+        ([5, 4, 0, 2, 1], r"at least 1; got 0 for class 2. A class without a training "
+         r"example has .*: leave it out .*numpy.maximum\(class_counts, "),
         ([5, 4, 3, 2, -1], r"class_counts must be .* at least 1; got -1 for class 4$"),
-        (
-            [0.2] * 5,
-            r"at least 1; got 0.2 for class 0. Give numbers of examples, not shares$",
-        ),
+        ([0.2] * 5, r"got 0.2 for class 0. Give numbers of examples, not shares$"),
         ([5, np.nan, 3, 2, 1], r"class_counts must be finite .* got nan for class 1"),
         (7, r"class_counts must have .*; got shape \(\)"),
         (np.ones((5, 2)), r"class_counts must have .*; got shape \(5, 2\)"),
         ([], r"class_counts must have .*; got shape \(0,\)"),
     ],
-)
+)  # fmt: skip
 def test_refuses_class_counts(function, counts, message):
     with pytest.raises(ValueError, match=message):
         function(counts)
@@ -1009,17 +959,14 @@ def test_refuses_class_counts(function, counts, message):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (
-            collections.Counter(a=5, b=4),
-            r"one value per class in the order of the labels; got a Counter. "
-            r"Make one: \[class_counts\[c\] for c in range\((5|classes)\)\]$",
-        ),
+        (collections.Counter(a=5, b=4), r"one value per class in the order of the label"
+         r"s; got a Counter. .*\[class_counts\[c\] for c in range\((5|classes)\)\]$"),
         ({0: 5, 1: 4}, r"class_counts must be a vector.*got a dict"),
         ("balanced", r"must be numbers, one per class; got 'balanced'.*bincount"),
         ("5", r"class_counts must be numbers, one per class; got '5'"),
         (None, r"class_counts must be numbers, one per class; got None"),
     ],
-)
+)  # fmt: skip
 def test_refuses_class_counts_that_are_not_a_vector(function, counts, message):
     with pytest.raises(TypeError, match=message):
         function(counts)
