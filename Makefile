@@ -1,5 +1,6 @@
-# make demo | test | test-quick | test-library | test-oldest | check | format | clean. Each
-# makes its own environment: in .venv, or in .venv-oldest for test-oldest.
+# make demo | test | test-quick | test-library | test-oldest | docs | check | format |
+# release-check | clean. Each makes its own environment: in .venv, or in .venv-oldest for
+# test-oldest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,8 @@ OLDEST ?= .venv-oldest
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-library test-oldest check format clean
+.PHONY: demo test test-quick test-library test-oldest docs check format \
+  release-check clean
 .DEFAULT_GOAL := test
 
 # XLA compiles most tests with fewer optimizations, see tests/compiling.py. These are
@@ -21,8 +23,8 @@ EIGHT_BY_DEFAULT := $(patsubst %,tests/eight_devices/test_%.py,communication cos
   one_update)
 
 # The library's tests, without those that need the packages of the experiments.
-LIBRARY := absgd_jax README.md $(patsubst %,tests/test_%.py,accelerators algorithm1 alias \
-  attention buffers composition debug_flags diagnostics gradient losses messages package \
+LIBRARY := absgd_jax README.md $(wildcard docs/*.md) $(patsubst %,tests/test_%.py,accelerators algorithm1 alias \
+  attention buffers composition debug_flags diagnostics docs gradient losses messages package \
   radius stationary transform weights)
 LIBRARY_EIGHT := $(patsubst %,tests/eight_devices/test_%.py,communication layouts \
   microbatches routes synchronised_norm)
@@ -74,6 +76,12 @@ test-oldest: $(OLDEST)/.installed
 	$(QUICK) $(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT)
 	$(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
 
+# The site, with warnings as errors, and what can only be tested once it is built.
+SITE ?= docs/_build
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -q -E -W -n docs $(SITE)
+	ABSGD_SITE=$(SITE) $(BIN)/python -m pytest -q tests/test_docs.py
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -83,5 +91,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Builds both artefacts, checks them, and installs each in an environment of its own. With
+# TAG=v0.1.0 the version and the changelog must be those of the tag.
+release-check: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/python tests/release_check.py $(TAG)
+
 clean:
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .ruff_cache .hypothesis *.egg-info build dist docs/_build

@@ -21,13 +21,20 @@ _RELATIVE_ERROR = 1e-9
 
 
 class WeightStatistics(NamedTuple):
-    """How the weights of a batch are spread; see `weight_statistics`."""
+    """How the weights of a batch are spread; see `weight_statistics`.
 
-    mean: jax.Array  # []: mean weight; far from one it acts as a learning rate
-    largest: jax.Array  # []: the largest weight
-    kl: jax.Array  # []: divergence of the normalised weights from uniform, in nats
-    effective_fraction: jax.Array  # []: exp(−KL), the share of examples that counts
-    group_shares: jax.Array | None = None  # [groups]: share of the total weight
+    Examples:
+      >>> import absgd_jax, jax.numpy as jnp
+      >>> of = absgd_jax.weight_statistics(jnp.array([2.0, 2.0, 0.0, 0.0]))
+      >>> float(of.mean), float(of.largest), round(float(of.effective_fraction), 3)
+      (1.0, 2.0, 0.5)
+    """
+
+    mean: jax.Array  #: []: mean weight; far from one it acts as a learning rate
+    largest: jax.Array  #: []: the largest weight
+    kl: jax.Array  #: []: divergence of the normalised weights from uniform, in nats
+    effective_fraction: jax.Array  #: []: exp(−KL), the share of examples that counts
+    group_shares: jax.Array | None = None  #: [groups]: share of the total weight
 
 
 def weight_statistics(
@@ -116,7 +123,7 @@ def suggest_lam(
       fractions: effective fractions in (0, 1).
 
     Returns:
-      Fraction to λ, for the fractions that weights of these losses can have: not below
+      Fraction to λ, for the fractions that weights of these losses can have, none below
       the share of examples that tie for the largest (smallest) loss.
 
     Raises:

@@ -121,15 +121,24 @@ def attentional_weights(
 
 
 class TiltedValue(NamedTuple):
-    """The value that `tilted_value_and_grad` returns, for `update(..., value=)`."""
+    """The value that `tilted_value_and_grad` returns, for `update(..., value=)`.
 
-    tilted_loss: jax.Array  # float32 []: T_λ of the whole batch; NaN if all is masked
-    mean_loss: jax.Array  # float32 []: Σ v_i L_i / Σ v_i, for the log
-    kl: jax.Array  # float32 []: divergence of the batch's own weights from uniform
-    high: jax.Array  # float32 []: largest loss
-    low: jax.Array  # float32 []: smallest loss
-    max_weight: jax.Array | None = None  # float32 []: the bound that was kept, if any
-    # float32 []: T_λ without the bound, which a radius with a bound follows.
+    Examples:
+      >>> import absgd_jax, jax.numpy as jnp
+      >>> x = jnp.array([0.0, 1.0, 5.0])
+      >>> losses_of = lambda w: (w - x) ** 2
+      >>> value, grad = absgd_jax.tilted_value_and_grad(losses_of, 10.0)(1.0)
+      >>> bool(value.low < value.mean_loss < value.tilted_loss < value.high)
+      True
+    """
+
+    tilted_loss: jax.Array  #: float32 []: T_λ of the whole batch; NaN if all is masked
+    mean_loss: jax.Array  #: float32 []: Σ v_i L_i / Σ v_i, for the log
+    kl: jax.Array  #: float32 []: divergence of the batch's own weights from uniform
+    high: jax.Array  #: float32 []: largest loss
+    low: jax.Array  #: float32 []: smallest loss
+    max_weight: jax.Array | None = None  #: float32 []: the bound that was kept, if any
+    #: float32 []: T_λ without the bound, which a radius with a bound follows.
     unbounded: jax.Array | None = None
 
 

@@ -26,8 +26,8 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
       first: λ before, nonzero scalar; ±inf is plain SGD.
 
     Returns:
-      A schedule: step -> λ, float32 `[]`; or a radius that begins at `switch_step`. For
-      a gradual change see `anneal`.
+      A schedule of the step, λ float32 `[]`; or a radius that begins at `switch_step`.
+      For a gradual change see `anneal`.
 
     Raises:
       ValueError: a λ is 0 or NaN, `switch_step` is negative, or a radius comes after a
@@ -75,7 +75,7 @@ def anneal(
       first: λ up to `begin_step`, nonzero scalar; ±inf is plain SGD.
 
     Returns:
-      A schedule: step -> λ, float32 `[]`.
+      A schedule of the step, λ float32 `[]`.
 
     Raises:
       ValueError: a λ is 0 or NaN, or not 0 <= `begin_step` < `end_step`.

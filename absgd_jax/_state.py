@@ -24,18 +24,30 @@ class AttentionState(NamedTuple):
     The floats are float32, or float64 for float64 parameters; they are set by `init`
     and keep their dtype. Every leaf has a buffer of its own, so that the state can be
     donated to a compiled step.
+
+    Examples:
+      >>> import absgd_jax, jax.numpy as jnp
+      >>> attention = absgd_jax.attention(lam=2.0, gamma=0.5)
+      >>> _, state = attention.weigh(jnp.array([1.0, 1.0]), attention.init())
+      >>> int(state.count), float(state.tilted_loss), float(state.lam)
+      (1, 1.0, 2.0)
+
+      Half of s_0 is left in s after one step with γ = 0.5:
+
+      >>> float(state.discount)
+      0.5
     """
 
+    #: int32 []: updates so far, the step of every schedule
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    # int32 []: updates so far, the step of every schedule
-    tilted_loss: jax.Array  # float32 []: F_t, running robust loss, in units of loss
-    log_discount: jax.Array  # float32 []: log d_t, the share that s_0 still has in s_t
-    lam: jax.Array  # float32 []: λ of the next update
-    bound: WeightBound | None = None  # without `max_weight` it holds no arrays
+    tilted_loss: jax.Array  #: float32 []: F_t, running robust loss, in units of loss
+    log_discount: jax.Array  #: float32 []: log d_t, the share that s_0 still has in s_t
+    lam: jax.Array  #: float32 []: λ of the next update
+    bound: WeightBound | None = None  #: without `max_weight` it holds no arrays
 
     @property
     def discount(self) -> jax.Array:
-        """d_t, shape `[]`: the share that s_0 still has in s_t."""
+        """The share d_t that s_0 still has in s_t, shape `[]`."""
         return jnp.exp(self.log_discount)
 
 

@@ -294,9 +294,19 @@ def step(settings: Settings, state: AttentionState, batch: Batch) -> Step:
 
 
 class Attention(NamedTuple):
-    """A pair of pure functions, as an `optax.GradientTransformation` is."""
+    """A pair of pure functions, as an `optax.GradientTransformation` is.
 
+    Examples:
+      >>> import absgd_jax, jax.numpy as jnp
+      >>> init, weigh = absgd_jax.attention(lam=jnp.inf)
+      >>> weights, state = weigh(jnp.array([0.1, 3.0]), init())
+      >>> weights.tolist()
+      [1.0, 1.0]
+    """
+
+    #: `init() -> state`
     init: Callable[[], AttentionState]
+    #: `weigh(losses, state, *, where=None, sample_weights=None) -> (weights, state)`
     weigh: Callable[..., tuple[jax.Array, AttentionState]]
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import errno
 import importlib
+import itertools
 import os
 import pathlib
 import sys
@@ -119,6 +120,7 @@ def _overridden(
 ) -> Any:
     """The configuration of a command: a run and a session, and flags over them."""
     kind = COMMANDS[command].config
+    arguments = _own_network(arguments)
     with _with_hints(kind, arguments):
         return tyro.cli(
             kind,
@@ -127,6 +129,16 @@ def _overridden(
             description=description,
             args=arguments,
         )
+
+
+def _own_network(arguments: list[str]) -> list[str]:
+    """The flags with `--model.custom` for a `--model.name` that is module:function."""
+    flag, found = "--model.name", list(arguments)
+    for at, (word, value) in enumerate(itertools.zip_longest(found, found[1:])):
+        name, _, joined = word.partition("=")
+        if name == flag and ":" in (joined or value or ""):
+            found[at] = word.replace(flag, "--model.custom", 1)
+    return found
 
 
 def _config_file(arguments: list[str]) -> tuple[list[str], pathlib.Path | None]:

@@ -150,6 +150,10 @@ class Sweep(Checked):
             or self.session.devices not in (None, 1),
             "A sweep runs in one process, on one device, under --parallel jit.",
         )
+        refuse(
+            self.session.record_losses,
+            "A sweep records no losses of single examples: train the run by itself.",
+        )
         self.settings()  # refuses what they refuse
 
     def settings(self) -> list[Run]:
@@ -204,12 +208,13 @@ class Predict:
       dir: run directory.
       input: a folder of images (or one image); or an .npy or .npz file of examples as
         the data set stores them, `[n, ...]`: images of bytes, or of numbers in [0, 1],
-        or token ids. Of your own data what they are made of, labels or not: CSV; .txt,
-        a text in each line, or a folder of them; arrays of any numbers. None, or -, for
-        the run's own test set, which also has labels.
+        or token ids. Texts: .txt, one in each line, or a folder of .txt files, or the
+        column of a CSV. Of your own data what they are made of, labels or not: CSV;
+        arrays of any numbers. None, or -, for the run's own test set, which also has
+        labels.
       out: CSV file to write; None for standard output.
-      data_dir: where the data sets are, for the test set; None for where they were in
-        training.
+      data_dir: where the data sets are, for the test set and the vocabulary; None for
+        where they were in training.
       devices: number of devices; None for all there are.
     """
 
@@ -229,6 +234,7 @@ class Export:
       network.stablehlo    from examples, of any number, to probabilities: what
                            `jax.export.deserialize` reads, for CPU, CUDA and TPU
       weights.safetensors  parameters and BatchNorm's statistics by name
+      prepare.json         of your own tables and arrays: how raw values are prepared
       export.json          shapes, dtypes, classes and versions
       README.txt           how to use them
 
@@ -275,14 +281,17 @@ class Suspects:
     The trained network classifies its training set once, not augmented. Writes to the
     run directory:
 
-      suspects.csv  one row an example, the most suspect first
-      suspects.npz  labels and predicted probabilities, as cleanlab takes them
+      suspects.csv         one row an example, the most suspect first
+      suspects.npz         labels and predicted probabilities, as cleanlab takes them
+      suspects_epochs.csv  loss and weight after every epoch, of those that are printed,
+                           if the run was trained with --record-losses
 
-    What the columns mean, and how often the list is right: docs/wrong_labels.md.
+    `report` shows the first of them. What the columns mean, and how often the list is
+    right: docs/wrong_labels.md.
 
     Attributes:
       dir: run directory.
-      out: where the two files go; None for the run directory.
+      out: where the files go; None for the run directory.
       show: examples that are printed.
       data_dir: where the data sets are; None for where they were in training.
       devices: number of devices; None for all there are.
@@ -619,7 +628,7 @@ COMMANDS = {
     ),
     "predict": Command(
         Predict,
-        "DIR [INPUT] [--out FILE]: probabilities of images or arrays, as CSV",
+        "DIR [INPUT] [--out FILE]: probabilities of images, texts, rows..., as CSV",
         "experiments.train.predictions",
     ),
     "export": Command(

@@ -327,10 +327,11 @@ class Model(Checked):
         case. `bfloat16` is for accelerators that compute in it.
       pretrained: file of weights to start from, `.safetensors` or `.npz`, named as
         torchvision names them.
-      custom: a network of your own, `module:function`, in place of `name`: the function
-        takes (classes, shape, rngs) and returns a module of flax.nnx from inputs to
-        logits; see docs/your_network.md. `widths`, `blocks`, `statistics_momentum` and
-        `dropout` are then not used, and `norm` says whether it mixes examples.
+      custom: a network of your own, `module:function`, in place of `name`, to which the
+        command line also lets you give it: the function takes (classes, shape, rngs)
+        and returns a module of flax.nnx from inputs to logits; see
+        docs/your_network.md. `widths`, `blocks`, `statistics_momentum` and `dropout`
+        are then not used, and `norm` says whether it mixes examples.
     """
 
     name: Literal[

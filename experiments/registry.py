@@ -61,6 +61,26 @@ _CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
     "truck",
 )  # fmt: skip
+_CIFAR100 = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle",
+    "bicycle", "bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can",
+    "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud",
+    "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant",
+    "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard",
+    "lamp", "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree",
+    "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid",
+    "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate",
+    "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket",
+    "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake",
+    "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle",
+    "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm",
+)  # fmt: skip
+_COVID = ("other findings", "normal", "pneumonia", "COVID-19")
+_CLOTHING1M = (
+    "T-shirt", "shirt", "knitwear", "chiffon", "sweater", "hoodie", "windbreaker",
+    "jacket", "down coat", "suit", "shawl", "dress", "vest", "underwear",
+)  # fmt: skip
 
 DATASETS = {
     "digits": DatasetInfo(
@@ -77,7 +97,7 @@ DATASETS = {
     )._replace(class_names=_CIFAR10),
     "cifar100": DatasetInfo(
         "cifar", 100, (500,) * 100, "cifar100", shape=_COLOUR, validation_per_class=10
-    ),
+    )._replace(class_names=_CIFAR100),
     "imdb": DatasetInfo(
         "imdb",
         2,
@@ -92,9 +112,11 @@ DATASETS = {
     "places_lt": _files("image_lists", 365, 62_500, "places_lt"),
     "inaturalist18": _files("image_lists", 8142, 437_513, "inaturalist18"),
     "covid_lt": _files("covid", 4, 48_075, "covid_lt")._replace(
-        validation_per_class=20
+        validation_per_class=20, class_names=_COVID
     ),
-    "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m"),
+    "clothing1m": _files("clothing1m", 14, 1_000_000, "clothing1m")._replace(
+        class_names=_CLOTHING1M
+    ),
     "table": _own("own_table", "table"),
     "arrays": _own("own_arrays", ""),
     "folder": _own("own_folder", "images")._replace(files=True),

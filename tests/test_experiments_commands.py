@@ -13,13 +13,14 @@ import PIL.Image
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import configs, presets
+from experiments import configs, presets, registry
 from experiments.cli import main
 from experiments.data import images, inputs, loader
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import run_dir, run_log
 from experiments.train import export, progress, runs, sharding, steps
+from tests import trees
 from tests.programs import epochs
 
 TINY = (
@@ -335,8 +336,86 @@ def test_texts_are_token_ids(tmp_path):
     np.save(tmp_path / "ids.npy", np.arange(12, 24).reshape(2, 6))
     with pytest.raises(DamagedData, match="integers below 22, got int64 from 12 to 23"):
         inputs.load(tmp_path / "ids.npy", data)
-    with pytest.raises(DamagedData, match="imdb is text: give its token ids"):
-        inputs.load(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("source", "preset", "names"),
+    [
+        ("covid_lt", "covid_lt10_smoke", ("other findings", "COVID-19")),
+        ("cifar100", "cifar100_lt10_smoke", ("apple", "worm")),
+    ],
+)
+def test_classes_have_the_names_of_their_data_set(
+    source, preset, names, tmp_path, capsys
+):
+    data_dir, out = trees.build(source, tmp_path / "data"), tmp_path / "run"
+    small = ("--model.name", "convnet", "--model.widths", "4", "--model.blocks")
+    flags = (*small, "--epochs", "1", "--no-tensorboard", "--data-dir", str(data_dir))
+    assert main(["train", preset, *flags, "--out", str(out)]) == 0
+    known = registry.DATASETS[source].class_names
+    assert len({*known}) == registry.DATASETS[source].classes
+    assert (known[0], known[-1]) == names
+    assert _config(out)["class_names"] == [*known]
+    capsys.readouterr()
+    assert main(["predict", str(out)]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert [*rows[0]][-len(known) :] == [*known]
+    assert {row["label"] for row in rows} == {*known}
+    assert main(["suspects", str(out)]) == 0
+    first = capsys.readouterr().out.splitlines()[2].split("|")
+    assert {first[4].strip(), first[5].strip()} <= {*known}
+    assert main(["report", str(out), "--tables"]) == 0
+    (path,) = (out / "tables").glob("*-most-likely-wrong.csv")
+    shown = _rows(path.read_text())
+    assert {row["label"] for row in shown} <= {*known}
+    recall = "| COVID-19 " in (out / "report.md").read_text()
+    assert recall == (source == "covid_lt")  # of a hundred classes it is not listed
+
+
+def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, capsys):
+    data_dir, out = tmp_path / "data", tmp_path / "run"
+    truth = trees.tfds_imdb(data_dir)
+    flags = ("--model.widths", "4", "--epochs", "1", "--no-tensorboard")
+    here = ("--data-dir", str(data_dir), "--out", str(out))
+    assert main(["train", "imdb_smoke", *flags, *here]) == 0
+
+    def predicted(*arguments):
+        capsys.readouterr()
+        assert main(["predict", *map(str, (out, *arguments))]) == 0
+        return _rows(capsys.readouterr().out)
+
+    expected = predicted()
+    texts, _ = truth["test"]
+    kept = load_task(run_dir.load(out).run.data, 0, data_dir).test
+    assert len(expected) == len(kept.labels) <= len(texts)
+    (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    (tmp_path / "files").mkdir()
+    for index, text in enumerate(texts):
+        path = tmp_path / "files" / f"{index:03}.txt"
+        path.write_text(text, encoding="utf-8")
+    with (tmp_path / "column.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = [("id", "review"), *enumerate(texts)]
+        csv.writer(file).writerows(rows)
+    shown = [(row["negative"], row["positive"]) for row in predicted("-")]
+    for source in ("lines.txt", "files", "column.csv"):
+        found = predicted(tmp_path / source)
+        of_source = [(row["negative"], row["positive"]) for row in found]
+        assert len(found) == len(texts)
+        assert {*shown} <= {*of_source}
+        first = "path" if source == "files" else "index"
+        assert list(found[0]) == [first, "predicted", "negative", "positive"]
+    assert predicted(tmp_path / "files" / "000.txt")[0]["index"] == "0"
+    # Elsewhere the vocabulary is not known, and token ids need none.
+    data_dir.rename(tmp_path / "moved")
+    assert main(["predict", str(out), str(tmp_path / "lines.txt")]) == 3
+    said = capsys.readouterr().err
+    assert f"vocabulary of IMDB's training reviews, which are not in {data_dir}" in said
+    assert "--data-dir, the one that holds aclImdb/ or imdb_reviews/" in said
+    np.save(tmp_path / "ids.npy", kept.inputs)
+    assert predicted(tmp_path / "ids.npy")[0]["positive"] == expected[0]["positive"]
+    assert predicted(tmp_path / "lines.txt", "--data-dir", tmp_path / "moved")
+    assert main(["predict", str(out), str(tmp_path / "nothing.txt")]) == 3
+    assert "There is no " in capsys.readouterr().err
 
 
 # Exports.

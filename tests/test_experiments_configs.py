@@ -77,6 +77,11 @@ def test_configs_and_the_command_line_import_no_jax():
         (lambda: Session(devices=0), "devices .* got 0"),
         (lambda: Session(distributed=True, parallel="pmap"), "pmap runs on one host"),
         (lambda: Session(coordinator="a:1"), "coordinator needs --distributed"),
+        (
+            lambda: commands.Sweep(_run(), session=Session(record_losses=True)),
+            "A sweep records no losses of single examples",
+        ),
+        (lambda: Session(silence_seconds=0.0), "silence_seconds .* got 0.0"),
         (lambda: commands.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: commands.Demo(seeds=0), "seeds .* got 0"),
         (lambda: commands.Demo(epochs=0), "epochs .* got 0"),

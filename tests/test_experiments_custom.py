@@ -51,6 +51,17 @@ def test_the_example_of_the_page_learns_as_its_command_says(trained):
     assert epochs(trained)[-1]["test"]["accuracy"] > 0.35  # a tenth is chance
 
 
+@pytest.mark.parametrize("flags", [("--model.name", "{}"), ("--model.name={}",)])
+def test_its_function_may_be_given_as_the_name(flags, module, tmp_path, capsys):
+    flags = [flag.format("my_networks:small") for flag in flags]
+    command = ["train", "digits_label_noise", *TINY, "--epochs", "1", *flags]
+    assert main([*command, "--data.noise-rate", "0", "--out", str(tmp_path)]) == 0
+    assert run_dir.load(tmp_path).run.model.custom == "my_networks:small"
+    command[-1] = flags[-1].replace("my_networks", "no_networks")
+    assert main([*command, "--out", str(tmp_path / "none")]) == 2
+    assert "There is no module no_networks" in capsys.readouterr().err
+
+
 def test_statistics_and_dropout_go_on_where_they_were(trained, module, tmp_path):
     """Without schedule points, more epochs are those of a run that has had them."""
     out = tmp_path / "run"

@@ -18,7 +18,7 @@ import pytest
 from experiments import cli, terminal
 from experiments.results import run_dir
 from experiments.train import runs
-from tests.programs import Programs, events, newest, resumed
+from tests.programs import Programs, events, newest, resumed, wait_until
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ("--model.widths", "2", "--data.examples-per-class", "80")
@@ -106,6 +106,30 @@ def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_p
         assert [path.name for path in out.iterdir()] == [run_dir.LOCK]
         other.stdin.close()
     assert not out.exists()  # nothing was put into it
+
+
+def test_a_file_of_records_in_use_is_refused_and_its_neighbour_is_not(run, tmp_path):
+    """The other process waits for its data, which come through a pipe."""
+    data_dir, out = tmp_path / "data", tmp_path / "out" / "a.jsonl"
+    data_dir.mkdir()
+    os.mkfifo(data_dir / "phoneme.csv")
+    command = ("untuned", "--data", "phoneme", "--data-dir")
+    lock = out.with_name("a.jsonl.lock")
+    with experiments(*command, data_dir, "--out", out) as other:
+        wait_until(lambda: lock.exists() and lock.read_text())
+        status, _, said = run(*command, data_dir, "--out", out)
+        who = f"process {other.pid} on host {socket.gethostname()}"
+        assert (status, f"{out} is in use: {who}" in said) == (2, True)
+        # Another file next to it is free; for it the data are missing.
+        status, _, said = run(*command, tmp_path, "--out", out.with_name("b.jsonl"))
+        assert (status, "no phoneme.csv in it" in said) == (3, True)
+        status, _, said = run("untuned", "--data", "phonemes")
+        assert (status, "no data set 'phonemes': there are" in said) == (2, True)
+        other.kill()
+    # The lock of a process that was killed counts for nothing.
+    status, _, said = run("after-first-stage", "--data-dir", tmp_path, "--out", out)
+    assert (status, "in use" in said) == (3, False)
+    assert not lock.exists()
 
 
 def _not_supported(*_):

@@ -1,6 +1,7 @@
 """The command line on several devices and hosts: the curve of one device."""
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -8,6 +9,7 @@ import socket
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import compiling
 from tests.programs import Programs, epochs, newest, resumed, saved, state
@@ -93,7 +95,7 @@ def hosts():
 
 @pytest.fixture
 def command(hosts):
-    """A function that starts both processes on a run directory."""
+    """A function that starts both processes on a run directory, by default `TRAIN`."""
     with socket.socket() as reserved:
         # Bound without listening, and shared as gRPC shares its ports: the coordinator
         # can have this port and nobody else gets it before it does.
@@ -101,10 +103,10 @@ def command(hosts):
         reserved.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
 
-        def start(out):
+        def start(out, train=TRAIN):
             for i, host in enumerate(hosts):
                 host.start(
-                    *TRAIN, "--distributed", "--coordinator", address, "--processes",
+                    *train, "--distributed", "--coordinator", address, "--processes",
                     "2", "--process", i, "--out", out,
                 )  # fmt: skip
 
@@ -154,3 +156,28 @@ def test_two_hosts_that_are_killed_and_interrupted_train_as_one(
     assert epochs(out) == epochs(whole)
     for name, leaf in state(whole)[0].items():
         assert state(out)[0][name].tobytes() == leaf.tobytes()
+
+
+def test_a_host_that_hangs_ends_both_after_a_while(hosts, command, tmp_path):
+    """One waits for an image that does not come, and sends its heartbeats."""
+    rng = np.random.default_rng(0)
+    for label in ("dark", "light"):
+        for index in range(16):
+            path = tmp_path / "images" / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            low = 0 if label == "dark" else 128
+            pixels = rng.integers(low, low + 128, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(path)
+    path.unlink()
+    os.mkfifo(path)
+    train = (
+        "train", "own_images", "--data.path", tmp_path / "images", "--data.image-size",
+        "8", "--model.name", "convnet", "--model.widths", "4", "--batch-size", "8",
+        "--data.validation-share", "0", "--workers", "0", "--no-tensorboard",
+        "--silence-seconds", "15",
+    )  # fmt: skip
+    command(tmp_path / "run", train)
+    statuses = [host.end() for host in hosts]
+    assert all(status not in (0, 130) for status in statuses)
+    stops = re.compile(r"Process \d of 2 stops: no update for 15 s")
+    assert any(stops.search(host.said) for host in hosts), [h.said for h in hosts]

@@ -6,6 +6,9 @@ import json
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -352,6 +355,67 @@ def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
     assert head == ["index", "predicted", "benign", "malignant"]
     assert len(found) == len(rows) - 1
     assert {*map(tuple, expected)} <= {*map(tuple, found)}
+
+
+def _by_the_readme(run, raw, read):
+    """Probabilities of raw values, by the code of README.txt in a fresh process."""
+    assert cli.main(["export", str(run)]) == 0
+    readme = (run / "export" / "README.txt").read_text(encoding="utf-8")
+    (code,) = re.findall(r"TPU:\n\n((?:    .*\n|\n)+)", readme)
+    code = (
+        f"import csv, sys\nimport numpy as np\n{read}\n{textwrap.dedent(code)}\n"
+        "np.save('found.npy', probabilities)\n"
+        "assert not {'experiments', 'absgd_jax', 'flax'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(raw)]
+    subprocess.run(command, cwd=run / "export", check=True, timeout=300)
+    return np.load(run / "export" / "found.npy")
+
+
+def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
+    """Missing numbers, unknown categories, and some that were only held out."""
+    with (here / "patients.csv").open(encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    wards = [f"ward {i if i % 9 == 0 else i % 4}" for i in range(len(rows))]
+    own = [[*row, ward] for row, ward in zip(rows, wards, strict=True)]
+    own = _write(tmp_path / "patients.csv", [[*head, "ward"], *own])
+    out = tmp_path / "run"
+    flags = ("--data.drop", "id", "--data.label", "diagnosis", "--epochs", "2")
+    arguments = ("own_table", "--data.path", str(own), *flags, "--out", str(out))
+    assert cli.main(["train", *arguments]) == 0
+    kept = json.loads((out / run_dir.CONFIG).read_text(encoding="utf-8"))
+    with own.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows += [row | {"shape": "square", "ward": "?", "area": "NA"} for row in rows[:2]]
+    names = [name for name in rows[0] if name != "diagnosis"][::-1]
+    raw = [[row[name] for name in names] for row in rows]
+    raw = _write(tmp_path / "raw.csv", [names, *raw])
+    read = (
+        "with open(sys.argv[1], encoding='utf-8', newline='') as file:\n"
+        "    rows = list(csv.DictReader(file))"
+    )
+    found = _by_the_readme(out, raw, read)
+    np.testing.assert_allclose(found, _predicted(capsys, out, raw)[1], atol=2e-6)
+    prepare = json.loads((out / "export" / "prepare.json").read_text("utf-8"))
+    columns = {column["name"]: column for column in prepare["columns"]}
+    of_ward = columns["ward"]["categories"]
+    assert None in of_ward  # held out
+    assert "ward 1" in of_ward
+    assert kept["run"]["data"]["contents"]["shape"] == [3 + 2 + len(of_ward)]
+
+
+def test_exported_vectors_are_prepared_by_the_readme(here, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ("own_arrays", "--data.path", "vectors.npz", "--model.name", "mlp")
+    small = ("--model.widths", "8", "--epochs", "1", "--out", str(out))
+    assert cli.main(["train", *arguments, *small]) == 0
+    with np.load(here / "vectors.npz") as arrays:
+        np.save(tmp_path / "raw.npy", arrays["x"][:50])
+    found = _by_the_readme(out, tmp_path / "raw.npy", "examples = np.load(sys.argv[1])")
+    assert cli.main(["predict", str(out), str(tmp_path / "raw.npy")]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()[-51:]))
+    expected = [[float(row[str(k)]) for k in range(10)] for row in rows]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 def test_texts_are_predicted_from_lines_files_and_columns(here, tmp_path, capsys):

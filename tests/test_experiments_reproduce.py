@@ -1,5 +1,6 @@
 """The campaign over the paper's tables: cells, their order, resuming, and the page."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -68,8 +69,27 @@ def test_packed_examples_are_those_of_the_data_set(folder):
 
 def test_packed_examples_of_another_configuration_are_missing(folder):
     data = configs.Data(source="cifar10", imbalance_ratio=3.0)
-    with pytest.raises(MissingData, match=r"imbalance_ratio=3\.0"):
+    with pytest.raises(MissingData) as raised:
         packed.read(folder / "pack", data)
+    assert str(raised.value) == (
+        f"{folder / 'pack'} has no examples of this configuration: source=cifar10, "
+        "imbalance_ratio=3.0. Pack them: python -m experiments reproduce --pack."
+    )
+
+
+def test_a_field_that_is_new_to_the_configuration_keeps_what_was_packed(folder):
+    """The fields of another build: one more, and the values of all others."""
+    newer = dataclasses.make_dataclass(
+        "Data", [("newer", int, 3)], bases=(configs.Data,), frozen=True
+    )
+    data = reproduce.run_of(CELL._replace(seed=0), smoke=True).data
+    of_newer = newer(
+        **{f.name: getattr(data, f.name) for f in dataclasses.fields(data)}
+    )
+    read, expected = (packed.read(folder / "pack", one) for one in (of_newer, data))
+    np.testing.assert_array_equal(read.train.inputs, expected.train.inputs)
+    with pytest.raises(MissingData, match=r", newer=4\."):
+        packed.read(folder / "pack", dataclasses.replace(of_newer, newer=4))
 
 
 def found(lams, best=None, **more):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from experiments import cli
 from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.report import suspects
-from experiments.results import run_dir
+from experiments.results import aggregate, example_losses, run_dir
 
-TRAIN = ("train", "digits_label_noise", "--epochs", "8", "--no-tensorboard")
+EPOCHS = 8
+TRAIN = (
+    "train", "digits_label_noise", "--epochs", str(EPOCHS), "--no-tensorboard",
+    "--record-losses",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,7 @@ def test_the_columns_agree_and_are_in_cleanlabs_form(trained, task, rows):
     np.testing.assert_allclose(weight, expected / expected.mean(), rtol=1e-4)
     with np.load(trained / suspects.ARRAYS) as arrays:
         labels, probabilities = arrays["labels"], arrays["pred_probs"]
+        np.testing.assert_array_equal(arrays["index"], task.rows)
     np.testing.assert_array_equal(labels, task.train.labels)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
     place = {row: at for at, row in enumerate(task.rows.tolist())}
@@ -85,7 +91,7 @@ def test_the_first_rows_are_printed_and_files_go_where_they_are_to(
     out = tmp_path / "lists"
     assert cli.main(["suspects", str(trained), "--out", str(out), "--show", "3"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| ") for line in printed) == 1 + 3
+    assert sum(line.startswith("| ") for line in printed) == 2 * (1 + 3)
     for name in (suspects.LIST, suspects.ARRAYS):
         assert (out / name).is_file()
     assert (out / suspects.LIST).read_bytes() == (trained / suspects.LIST).read_bytes()
@@ -93,6 +99,94 @@ def test_the_first_rows_are_printed_and_files_go_where_they_are_to(
     there = str(tmp_path / "file")
     assert cli.main(["suspects", str(trained), "--out", there]) == 1
     assert "give --out a directory" in capsys.readouterr().err
+
+
+def test_losses_and_weights_over_the_epochs(trained, task, rows):
+    with np.load(trained / suspects.ARRAYS) as arrays:
+        epochs, losses, weights = (
+            arrays[name] for name in ("epochs", "losses", "weights")
+        )
+    assert epochs.tolist() == list(range(1, EPOCHS + 1))
+    assert losses.shape == weights.shape == (EPOCHS, len(task.rows))
+    lams = [float(event["lam"]) for event in aggregate.read(trained).epochs]
+    assert lams[0] == math.inf
+    assert lams[-1] == -1.0
+    for lam, loss, weight in zip(lams, losses, weights, strict=True):
+        expected = np.exp(loss.astype(float) / lam)
+        np.testing.assert_allclose(weight, expected / expected.mean(), rtol=1e-4)
+    # After the last epoch they are those of the list, to the digits of float16.
+    place = {row: at for at, row in enumerate(task.rows.tolist())}
+    at = [place[int(row["index"])] for row in rows]
+    listed = [float(row["loss"]) for row in rows]
+    np.testing.assert_allclose(losses[-1][at], listed, rtol=1e-3, atol=1e-6)
+    # The network learns the right labels first: losses of wrong ones go up.
+    assert losses[-1][task.mislabelled].mean() > 2 * losses[0][task.mislabelled].mean()
+    with (trained / suspects.EPOCHS).open(encoding="utf-8", newline="") as file:
+        long = list(csv.DictReader(file))
+    names = [row["index"] for row in rows[:10]]
+    assert [(row["index"], row["epoch"]) for row in long] == [
+        (name, str(epoch)) for name in names for epoch in epochs
+    ]
+    for row in long:
+        example = place[int(row["index"])]
+        loss = losses[int(row["epoch"]) - 1, example]
+        np.testing.assert_allclose(float(row["loss"]), loss, rtol=1e-4)
+
+
+def test_what_was_recorded_goes_on_with_the_run(trained, tmp_path, capsys):
+    out = shutil.copytree(trained, tmp_path / "run")
+    assert cli.main(["resume", str(out), "--epochs", str(EPOCHS + 1)]) == 0
+    (out / example_losses.FOLDER / "00003.npy").write_bytes(b"damaged")
+    stale = ("report", str(out), "--out", str(tmp_path / "report"), "--tables")
+    assert cli.main([*stale]) == 0
+    assert "the training is at step" in capsys.readouterr().out
+    assert cli.main(["suspects", str(out)]) == 0
+    assert f" epoch {EPOCHS + 1} " in capsys.readouterr().out
+    with np.load(out / suspects.ARRAYS) as arrays:
+        assert arrays["epochs"].tolist() == [1, 2, *range(4, EPOCHS + 2)]
+
+
+def test_a_report_shows_the_head_of_the_list(trained, rows, tmp_path, capsys):
+    assert cli.main(["report", str(trained), "--out", str(tmp_path), "--tables"]) == 0
+    printed = capsys.readouterr().out
+    assert "## Labels that are most likely wrong" in printed
+    assert "the first 10 of 1,097 in suspects.csv" in printed
+    assert "the training is at step" not in printed
+    (path,) = (tmp_path / "tables").glob("*-most-likely-wrong.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        shown = list(csv.DictReader(file))
+    assert [(row["index"], row["label"], row["prediction"]) for row in shown] == [
+        (row["index"], row["given_label"], row["predicted_label"]) for row in rows[:10]
+    ]
+
+
+def test_a_run_without_recorded_losses_has_a_list_all_the_same(trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(out / example_losses.FOLDER)
+    for path in out.glob("suspects*"):
+        path.unlink()
+    assert cli.main(["report", str(out)]) == 0
+    assert "most likely wrong" not in (out / "report.md").read_text(encoding="utf-8")
+    assert cli.main(["suspects", str(out)]) == 0
+    assert not (out / suspects.EPOCHS).exists()
+    listed = (out / suspects.LIST).read_bytes()
+    assert listed == (trained / suspects.LIST).read_bytes()
+    with np.load(out / suspects.ARRAYS) as arrays:
+        assert "losses" not in arrays
+
+
+def test_losses_are_finite_and_those_of_cross_entropy():
+    logits = np.array([[2.0, 0.0], [0.0, 9e4], [0.0, 1.0]])
+    losses = example_losses.cross_entropy(logits, np.array([0, 0, 1]))
+    near = math.log1p(math.exp(-2)), 9e4, math.log1p(math.exp(-1))
+    np.testing.assert_allclose(losses, near)
+
+
+def test_a_loss_beyond_float16_is_its_largest_number(tmp_path):
+    example_losses.write(tmp_path, 1, np.array([9e4, 1.0]))
+    (kept,) = example_losses.read(tmp_path, 2).values()
+    assert kept.tolist() == [65504.0, 1.0]
+    assert example_losses.read(tmp_path, 3) == {}
 
 
 def test_without_attention_all_weigh_one():

@@ -15,8 +15,10 @@ import venv
 import zipfile
 
 import pytest
+import yaml
 
 import absgd_jax
+from tests import release_check
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,7 +54,7 @@ def with_the_wheel_alone(artefacts, tmp_path_factory):
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install"]
     install = [*pip, "--no-deps", "--no-index", artefacts[1]]
-    subprocess.run(install, check=True, capture_output=True, text=True)
+    run(*install, cwd=folder)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = pathlib.Path(run(python, "-c", where, cwd=folder).stdout.strip())
     for distribution in _required(importlib.metadata.requires("absgd-jax")):
@@ -187,17 +189,57 @@ def test_requirements_are_jax_and_optax_alone():
     assert sorted(r.split(">=")[0] for r in core) == ["jax", "optax"]
 
 
-def test_every_public_function_has_an_example_that_is_run():
-    functions = inspect.getmembers(absgd_jax, inspect.isfunction)
-    functions += inspect.getmembers(absgd_jax.losses, inspect.isfunction)
-    public = [(name, thing) for name, thing in functions if not name.startswith("_")]
-    assert {name for name, _ in public} >= {
-        name for name in absgd_jax.__all__ if name.islower() and name != "losses"
-    }
+def test_every_public_name_has_an_example_that_is_run():
+    names = set(absgd_jax.__all__) - {"losses"}
+    public = [(name, getattr(absgd_jax, name)) for name in sorted(names)]
+    functions = inspect.getmembers(absgd_jax.losses, inspect.isfunction)
+    public += [(name, thing) for name, thing in functions if not name.startswith("_")]
     parser = doctest.DocTestParser()
-    for name, function in public:
-        assert parser.get_examples(function.__doc__), name
+    for name, thing in public:
+        assert parser.get_examples(thing.__doc__), name
 
 
 def test_the_version_has_one_source():
     assert importlib.metadata.version("absgd-jax") == absgd_jax.__version__
+
+
+def test_a_release_is_refused_unless_all_places_name_its_version(tmp_path):
+    own = absgd_jax.__version__
+    assert release_check.version() == own
+    for name in ("pyproject.toml", "CHANGELOG.md", "absgd_jax", "conda"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (wrong,) = release_check.faults("v9.9.9", tmp_path)[:1]
+    assert wrong == f"The tag is v9.9.9, and the version of the package is {own}."
+    changes = tmp_path / "CHANGELOG.md"
+    text = changes.read_text()
+    changes.write_text(text.replace("## Unreleased", f"## {own}", 1))
+    assert release_check.faults(f"v{own}", tmp_path) == [
+        f'CHANGELOG.md has no section "## {own} (YYYY-MM-DD)".'
+    ]
+    changes.write_text(text.replace("## Unreleased", f"## {own} (2027-01-31)", 1))
+    assert release_check.faults(f"v{own}", tmp_path) == []
+
+
+def test_workflows_call_targets_that_exist_and_test_every_python():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    pythons = set()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            pythons |= {*job.get("strategy", {}).get("matrix", {}).get("python", [])}
+            for step in job["steps"]:
+                words = step.get("run", "").split()
+                assert not words or (words[0] == "make" and words[1] in targets), words
+    names = " ".join(PROJECT["classifiers"])
+    assert pythons == set(re.findall(r"Python :: (3\.\d+)", names))
+
+
+def test_the_recipe_and_the_policy_name_the_oldest_versions():
+    """Those that pyproject.toml declares, of Python, JAX and Optax."""
+    lowest = [f"python {PROJECT['requires-python']}", *PROJECT["dependencies"]]
+    pairs = [re.match(r"(\w+) ?>=(.+)", one).groups() for one in lowest]
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    assert recipe["requirements"]["run"] == [f"{n} >={v}" for n, v in pairs]
+    policy = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (Python|JAX|Optax) \| (\S+) \|", policy, re.MULTILINE)
+    assert [(name.lower(), version) for name, version in rows] == pairs

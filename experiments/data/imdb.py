@@ -7,13 +7,13 @@ order in which TFDS stored them. Class 0 is negative, 1 positive.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from experiments import configs
 from experiments.data import own_text, text, tfds
-from experiments.data.types import DamagedData, Dataset, Examples
+from experiments.data.types import DamagedData, Dataset, Examples, MissingData
 
 _NAME = "imdb_reviews/plain_text"
 _FOLDER = "aclImdb"
@@ -28,17 +28,53 @@ def load(
     The vocabulary is that of the whole training split, before it is subsampled: it does
     not use labels or the test split. Takes some ten seconds.
     """
-    if (data_dir / _FOLDER).is_dir():
-        train, test = _from_folders(data_dir / _FOLDER, data)
-    else:
-        directory = tfds.find(_NAME, data_dir, download=download)
-        train, test = (_split(directory, split, data) for split in ("train", "test"))
-    known = text.vocabulary(train[0], data.vocabulary)
-    splits = [
-        Examples(text.ids(texts, known, data.length), labels)
-        for texts, labels in (train, test)
-    ]
+    train, test = _texts(data, data_dir, download)
+    as_ids = _tokenizer(train[0], data)
+    splits = [Examples(as_ids(texts), labels) for texts, labels in (train, test)]
     return Dataset(splits[0], splits[1], None)
+
+
+def tokenizer(
+    data: configs.Data, data_dir: pathlib.Path | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from other texts, `StringDType` `[n]`, to token ids like `load`'s.
+
+    Args:
+      data: vocabulary and length.
+      data_dir: where the reviews are, whose training split has the vocabulary.
+
+    Raises:
+      MissingData: they are not there, so that the vocabulary is not known.
+    """
+    try:
+        if data_dir is None:
+            raise MissingData
+        (texts, _), _ = _texts(data, data_dir.expanduser(), download=False)
+    except MissingData as error:
+        raise MissingData(
+            "Texts need the vocabulary of IMDB's training reviews, which are not in "
+            f"{data_dir or 'any known directory'}: give --data-dir, the one that holds "
+            f"{_FOLDER}/ or imdb_reviews/; or give token ids in a .npy file."
+        ) from error
+    as_ids = _tokenizer(texts, data)
+    return lambda stored: as_ids(stored.tolist())
+
+
+def _tokenizer(
+    train: Sequence[str], data: configs.Data
+) -> Callable[[Sequence[str]], np.ndarray]:
+    known = text.vocabulary(train, data.vocabulary)
+    return lambda texts: text.ids(texts, known, data.length)
+
+
+def _texts(
+    data: configs.Data, data_dir: pathlib.Path, download: bool
+) -> list[tuple[list[str], np.ndarray]]:
+    """The texts and labels of both splits."""
+    if (data_dir / _FOLDER).is_dir():
+        return _from_folders(data_dir / _FOLDER, data)
+    directory = tfds.find(_NAME, data_dir, download=download)
+    return [_split(directory, split, data) for split in ("train", "test")]
 
 
 def _from_folders(

@@ -1,6 +1,5 @@
-"""Examples without labels, for a trained network: images in a folder, or arrays."""
+"""Examples without labels, for a trained network: images, texts, rows or arrays."""
 
-import importlib
 import pathlib
 import zipfile
 from collections.abc import Callable
@@ -9,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
-from experiments.data import images, text
+from experiments.data import images, own_table, own_text, text
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Names under which an array of examples is looked for in an .npz file of several.
 NAMES = ("inputs", "images", "x", "x_test", "X")
+_ARRAYS = (".npy", ".npz")
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -32,24 +32,29 @@ def load(
     """Loads examples as a data set stores its own.
 
     Args:
-      source: a folder, searched with its subfolders, an image, or a .npy or .npz file.
+      source: a folder, searched with its subfolders, an image, or a .npy or .npz file;
+        of tables and texts what their formats are, or token ids in a .npy or .npz file.
       data: what the network was trained on.
-      prepare: that of its task.
+      prepare: from what is stored to the network's inputs; that of the task, or for
+        texts a tokenizer. None where they are the same.
 
     Returns:
       Examples; those of a folder are sorted by their path.
 
     Raises:
-      MissingData: there is nothing to classify; says what was expected.
+      MissingData: a folder has nothing to classify; says what was expected.
       DamagedData: shape, dtype or range are not those of the data set; quotes them.
     """
-    if not source.exists():
-        raise MissingData(f"There is no {source}: give a folder of images, or arrays.")
-    if data.source in ("table", "text"):
-        module = importlib.import_module(f"experiments.data.{data.info.module}")
-        stored = module.unlabelled(source, data)
-        return Inputs(_unlabelled(prepare(stored) if prepare else stored), None)
-    if prepare is not None:  # arrays of any numbers, which are standardised
+    if of_texts(source, data):
+        assert prepare is not None
+        texts, paths = own_text.unlabelled(source, data)
+        return Inputs(_unlabelled(prepare(texts)), paths)
+    if data.source == "table":
+        assert prepare is not None
+        return Inputs(_unlabelled(prepare(own_table.unlabelled(source, data))), None)
+    if (
+        prepare is not None and data.info.inputs != "text"
+    ):  # arrays of any numbers, which are standardised
         stored = _array(source)
         if stored.shape[1:] != data.shape or stored.dtype.kind not in "uifb":
             raise DamagedData(
@@ -57,12 +62,8 @@ def load(
                 f"got {stored.dtype} {list(stored.shape)}."
             )
         return Inputs(_unlabelled(prepare(stored.astype(np.float32))), None)
-    if source.suffix.lower() in (".npy", ".npz"):
+    if source.suffix.lower() in _ARRAYS:
         return Inputs(_unlabelled(_checked(_array(source), source, data)), None)
-    if data.info.inputs != "images":
-        raise DamagedData(
-            f"{data.source} is text: give its token ids in a .npy file, got {source}."
-        )
     if source.is_dir():
         found = sorted(
             path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES
@@ -79,6 +80,20 @@ def load(
     files = Files(root, np.array(relative, np.dtypes.StringDType()))
     inputs = files if data.info.files else _decoded(files, data)
     return Inputs(_unlabelled(inputs), [str(path) for path in found])
+
+
+def require(source: pathlib.Path) -> None:
+    """Raises MissingData if there is no such file or folder."""
+    if not source.exists():
+        raise MissingData(
+            f"There is no {source}: give a folder of images, a file of texts, rows or "
+            "arrays."
+        )
+
+
+def of_texts(source: pathlib.Path, data: configs.Data) -> bool:
+    """Whether a file or a folder has texts, which must be made token ids first."""
+    return data.info.inputs == "text" and source.suffix.lower() not in _ARRAYS
 
 
 def _unlabelled(inputs: np.ndarray | Files) -> Examples:

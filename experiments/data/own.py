@@ -5,9 +5,10 @@ set of them with `dataset`. Inputs are kept as they were stored where statistics
 training examples are needed, and `Dataset.fit` is called once these are known.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -112,7 +113,31 @@ def dataset(
     return Dataset(train, test, splits.get("validation"), contents, fit, rows)
 
 
-def standardise(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Standardised:
+    """Imputes and scales columns, or channels, as in training; called with arrays.
+
+    Attributes:
+      median: of each column, for what is missing, float64 `[columns]`.
+      mean: of each column, likewise.
+      std: standard deviation of each column, likewise.
+    """
+
+    median: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, stored: np.ndarray) -> np.ndarray:
+        """From float `[n, ..., columns]`, NaN where missing, to float32."""
+        full = np.where(np.isnan(stored), self.median, stored)
+        return ((full - self.mean) / self.std).astype(np.float32)
+
+    def described(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+def standardise(train: np.ndarray) -> Standardised:
     """Imputes the training median, and scales to mean 0 and deviation 1 in training.
 
     Args:
@@ -130,12 +155,7 @@ def standardise(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     columns = np.where(np.isnan(columns), median, columns)
     mean, std = columns.mean(axis=0), columns.std(axis=0)
     std[std <= 1e-12 * np.abs(mean)] = 1.0
-
-    def apply(stored: np.ndarray) -> np.ndarray:
-        full = np.where(np.isnan(stored), median, stored)
-        return ((full - mean) / std).astype(np.float32)
-
-    return apply
+    return Standardised(median, mean, std)
 
 
 def _rank(label: str | int) -> tuple[int, float, str]:

@@ -14,7 +14,8 @@ training example has.
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -84,9 +85,8 @@ def load(
         )
         for name, table in tables.items()
     }
-    counts = [len(each or ()) for each in categories.values()]
-    width = sum(count or 1 for count in counts)
-    fit = lambda inputs: _fit(inputs, counts)
+    width = sum(1 if each is None else len(each) for each in categories.values())
+    fit = lambda inputs: _fit(inputs, categories)
     return own.dataset(parts, data, "table", (width,), fit)
 
 
@@ -244,29 +244,60 @@ def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.nd
     return stored
 
 
-def _fit(
-    train: np.ndarray, counts: Sequence[int]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Standardised numbers, and 0 or 1 for each category that is in training.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Standardised numbers, then 0 or 1 for each category; called with stored columns.
 
-    `counts` has the number of categories of each column, 0 for a numeric one.
+    Attributes:
+      scaled: of the numeric columns; None without any.
+      numeric: their names.
+      categories: of each other column, by name, in the order of their numbers; None for
+        one that no training example has, and whose column is always 0.
+      names: of all columns, as they are stored.
     """
-    numeric = np.array(counts) == 0
-    scaled = own.standardise(train[:, numeric]) if numeric.any() else None
-    seen = [
-        np.isin(np.arange(count), column)
-        for count, column in zip(counts, train.T, strict=True)
-    ]
 
-    def apply(stored: np.ndarray) -> np.ndarray:
-        parts = [] if scaled is None else [scaled(stored[:, numeric])]
-        for count, column, known in zip(counts, stored.T, seen, strict=True):
-            if count:
-                hot = (column[:, None] == np.arange(count)) & known
-                parts.append(hot.astype(np.float32))
+    scaled: own.Standardised | None
+    numeric: list[str]
+    categories: dict[str, list[str | None]]
+    names: list[str]
+
+    def __call__(self, stored: np.ndarray) -> np.ndarray:
+        """From what `_stored` makes to float32 `[rows, inputs]`."""
+        is_numeric = [name in self.numeric for name in self.names]
+        parts = [] if self.scaled is None else [self.scaled(stored[:, is_numeric])]
+        for name, known in self.categories.items():
+            column = stored[:, self.names.index(name)]
+            seen = [one is not None for one in known]
+            hot = (column[:, None] == np.arange(len(known))) & seen
+            parts.append(hot.astype(np.float32))
         return np.concatenate(parts, axis=1)
 
-    return apply
+    def described(self) -> dict[str, Any]:
+        """For JSON: the columns in the order of the inputs, and what counts as missing.
+
+        A numeric column has a median, mean and std, any other its categories.
+        """
+        numbers = dataclasses.asdict(self.scaled) if self.scaled else {}
+        columns: list[dict[str, Any]] = [
+            {"name": name} | {key: values[i] for key, values in numbers.items()}
+            for i, name in enumerate(self.numeric)
+        ]
+        for name, known in self.categories.items():
+            columns.append({"name": name, "categories": known})
+        return {"columns": columns, "missing": sorted(own.MISSING)}
+
+
+def _fit(train: np.ndarray, categories: Mapping[str, dict[str, int] | None]) -> Encoded:
+    """Standardised numbers, and 0 or 1 for each category that is in training."""
+    numeric = [name for name, known in categories.items() if known is None]
+    of_numbers = train[:, [known is None for known in categories.values()]]
+    seen = {
+        name: [one if number in column else None for one, number in known.items()]
+        for (name, known), column in zip(categories.items(), train.T, strict=True)
+        if known is not None
+    }
+    scaled = own.standardise(of_numbers) if numeric else None
+    return Encoded(scaled, numeric, seen, [*categories])
 
 
 def _is_number(cell: str) -> bool:

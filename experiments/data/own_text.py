@@ -43,26 +43,35 @@ def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Pa
     return parts
 
 
-def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
-    """Other texts: .txt files of a folder, lines of one, or the column of a CSV."""
+def unlabelled(
+    path: pathlib.Path, data: configs.Data
+) -> tuple[np.ndarray, list[str] | None]:
+    """Other texts: .txt files of a folder, lines of one, or the column of a CSV.
+
+    Returns:
+      The texts, `StringDType` `[n]`, and the paths of the files of a folder, else None.
+    """
     if path.is_dir():
         found = sorted(path.rglob("*.txt"))
         if not found:
             raise MissingData(f"{path} has no .txt file, nor have its subfolders.")
-        return _array([_read(file) for file in found])
+        return _array([_read(file) for file in found]), [*map(str, found)]
     if path.suffix.lower() == ".txt":
         lines = [line for line in _read(path).splitlines() if line.strip()]
         if not lines:
             raise DamagedData(f"{path} has no text.")
-        return _array(lines)
-    table, name, of_training = own_table.read(path), data.text, own.path_of(data)
-    if name is None and (
-        of_training.is_file() or any(of_training.glob("train*.[ctp]*"))
+        return _array(lines), None
+    table, name = own_table.read(path), data.text
+    of_training = own.path_of(data) if data.info.own else None
+    if (
+        name is None
+        and of_training is not None
+        and (of_training.is_file() or any(of_training.glob("train*.[ctp]*")))
     ):
         train = own_table.read(own_table.files(data)["train"])
         name = train.names[_text_of(train, None, own_table.label_of(train, data.label))]
     column = _text_of(table, name, -1)
-    return _array([row[column] for row in table.rows])
+    return _array([row[column] for row in table.rows]), None
 
 
 def _from_tables(data: configs.Data) -> dict[str, own.Part]:

@@ -4,13 +4,16 @@
     <key>.npz     of a task: index of each image among the tiles, and label, by split
 
 It is for machines to which the whole data set is too large to send. The key is a digest
-of the data's configuration.
+of what the data's configuration sets otherwise than by default: a field that is new to
+a version of this programme changes no key.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -56,7 +59,11 @@ def read(folder: pathlib.Path, data: configs.Data) -> Task:
     """A task as it was written; MissingData if the folder does not have it."""
     path = folder / f"{_key(data)}.npz"
     if not path.is_file():
-        raise MissingData(f"{folder} has no examples of this configuration: {data}.")
+        changed = ", ".join(f"{name}={value}" for name, value in _changed(data).items())
+        raise MissingData(
+            f"{folder} has no examples of this configuration: {changed or 'defaults'}. "
+            "Pack them: python -m experiments reproduce --pack."
+        )
     tiles = _tiles(folder)
     with np.load(path) as arrays:
         parts = {
@@ -87,5 +94,14 @@ def _tiles(folder: pathlib.Path) -> np.ndarray:
 
 
 def _key(data: configs.Data) -> str:
-    text = json.dumps(run_log.plain(data), sort_keys=True)
+    text = json.dumps(run_log.plain(_changed(data)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _changed(data: configs.Data) -> dict[str, Any]:
+    """The fields that are not as by default."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(data)
+        if (value := getattr(data, field.name)) != field.default
+    }

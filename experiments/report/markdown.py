@@ -1,8 +1,11 @@
 """The sections of a report on training runs, in Markdown."""
 
+import csv
 import dataclasses
+import itertools
 import math
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +17,7 @@ from experiments.report.formatting import number
 from experiments.results import aggregate, run_dir, run_log
 from experiments.results.aggregate import Event, Group, Result
 
+SUSPECTS = 10  # examples whose labels are most likely wrong
 LISTED = 20  # classes; of more, recall is not listed class by class
 
 LAST, ON_VALIDATION = "last epoch", "best epoch on validation"
@@ -87,6 +91,8 @@ def section(group: Group, figures: Sequence[str] = ()) -> list[str]:
     lines += ["## What the paper prints", "", *paper, ""] if paper else []
     if group.last() is not None and len(group.class_counts) <= LISTED:
         lines += ["## Recall of each class", "", *_recall(group), ""]
+    if suspects := _suspects(group):
+        lines += ["## Labels that are most likely wrong", "", *suspects, ""]
     if any(result.epochs for result in group.results):
         lines += ["## Time", "", *_time(group), ""]
     return lines
@@ -382,6 +388,39 @@ def _recall(group: Group) -> list[str]:
         ]
         rows.append([names[label], f"{count:,.0f}", *cells])
     return formatting.markdown(rows)
+
+
+def _suspects(group: Group) -> list[str]:
+    """The head of the list of the first seed for which `suspects` has written one."""
+    for result in group.results:
+        try:
+            with np.load(result.directory / run_dir.SUSPECTS_ARRAYS) as arrays:
+                step, examples = int(arrays["step"]), len(arrays["labels"])
+            path = result.directory / run_dir.SUSPECTS
+            with path.open(encoding="utf-8", newline="") as file:
+                head = list(itertools.islice(csv.DictReader(file), SUSPECTS))
+            return _suspects_of(result, head, step, examples)
+        except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+            continue  # there is none, or it is damaged
+    return []
+
+
+def _suspects_of(
+    result: Result, head: list[dict[str, str]], step: int, examples: int
+) -> list[str]:
+    names, last = result.run.data.class_names, result.epochs[-1:]
+    rows = [["index", "label", "prediction", "loss", "weight"]]
+    for row in head:
+        classes = (names[int(row[k])] for k in ("given_label", "predicted_label"))
+        values = (f"{float(row[k]):.3g}" for k in ("loss", "weight"))
+        rows.append([row["index"], *classes, *values])
+    note = (
+        f"{_named(result)}: the first {len(head)} of {examples:,} in "
+        f"{run_dir.SUSPECTS}, by the network at step {step}"
+    )
+    if last and last[0]["step"] != step:
+        note += f"; the training is at step {last[0]['step']} now: list them again"
+    return [*formatting.markdown(rows), "", f"{note}."]
 
 
 def _time(group: Group) -> list[str]:

@@ -1,7 +1,9 @@
 """The command `suspects`: training examples whose labels are most likely wrong."""
 
 import csv
+import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +11,12 @@ import numpy as np
 from experiments import commands, configs
 from experiments.data.types import Examples, Files
 from experiments.report import formatting
+from experiments.results import aggregate, example_losses, run_dir
 from experiments.train import runs, steps
 
-LIST, ARRAYS = "suspects.csv", "suspects.npz"
+LIST, ARRAYS = run_dir.SUSPECTS, run_dir.SUSPECTS_ARRAYS
+EPOCHS = "suspects_epochs.csv"
+_SHOWN = 6  # epochs that are printed
 
 
 class Suspicion(NamedTuple):
@@ -47,20 +52,35 @@ def main(config: commands.Suspects) -> int:
     logits = runs.outputs_of("logits", state, task.train, kept.run, layout)
     found = suspicion(logits, task.train.labels, lam_of(kept.run, state))
     rows = _rows(found, task.train, task.rows)
-    print("\n".join(formatting.markdown(rows[: 1 + config.show])))
+    print("\n".join(formatting.markdown(_named(rows, kept.run, config.show))))
     differing = int((found.predicted != found.given).sum())
     print(
         f"\nStep {step}: {differing:,} of {len(found.given):,} training examples are "
         "predicted to be of another class than their label says."
     )
+    arrays = {
+        "index": _index(found, task.rows),
+        "labels": found.given,
+        "pred_probs": found.probabilities,
+        "step": step,
+    }
+    tables = {LIST: rows}
+    if course := course_of(config.dir, kept.run, len(found.given)):
+        first = found.order[: config.show]
+        names = [row[0] for row in rows[1 : 1 + config.show]]
+        print("\n".join(["", *_printed(course, first, names)]))
+        tables[EPOCHS] = _long(course, first, names)
+        arrays["epochs"] = np.array([*course])
+        arrays["losses"], arrays["weights"] = (
+            np.stack(each) for each in zip(*course.values(), strict=True)
+        )
     out = config.out or config.dir
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / LIST).open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(rows)
-        np.savez_compressed(
-            out / ARRAYS, labels=found.given, pred_probs=found.probabilities
-        )
+        for name, table in tables.items():
+            with (out / name).open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(table)
+        np.savez_compressed(out / ARRAYS, **arrays)
     except OSError as error:
         if config.out is not None:
             raise
@@ -69,7 +89,9 @@ def main(config: commands.Suspects) -> int:
             file=sys.stderr,
         )
         return 0
-    print(f"All of them: {out / LIST}. For cleanlab: {out / ARRAYS}")
+    print(f"\nAll of them: {out / LIST}. For cleanlab: {out / ARRAYS}")
+    if course:
+        print(f"Those above over all epochs: {out / EPOCHS}")
     return 0
 
 
@@ -84,16 +106,14 @@ def suspicion(logits: np.ndarray, labels: np.ndarray, lam: float) -> Suspicion:
     Returns:
       Probabilities, losses, weights exp(L/λ) over their mean, and the ranking.
     """
+    losses = example_losses.cross_entropy(logits, labels)
     logs = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
-    losses = -logs[np.arange(len(labels)), labels]
-    tilted = losses / lam
-    weights = np.exp(tilted - tilted.max())
+    exps = np.exp(logs)
     return Suspicion(
         labels,
-        np.exp(logs).astype(np.float32),
+        (exps / exps.sum(axis=1, keepdims=True)).astype(np.float32),
         losses,
-        weights / weights.mean(),
+        example_losses.attention(losses, lam),
         np.argsort(-losses, kind="stable"),
     )
 
@@ -107,13 +127,63 @@ def lam_of(run: configs.Run, state: steps.TrainState) -> float:
     return run.method.lam
 
 
+_Course = Mapping[int, tuple[np.ndarray, np.ndarray]]
+
+
+def course_of(directory: pathlib.Path, run: configs.Run, examples: int) -> _Course:
+    """Losses and weights of the training examples over the epochs.
+
+    Args:
+      directory: of a run that was trained with `record_losses`.
+      run: what was trained.
+      examples: number of training examples.
+
+    Returns:
+      By epoch, in order, the losses, float16 `[examples]`, and the weights exp(L/λ)
+      over their mean, with the λ of that epoch, float32 `[examples]`; {} without any.
+    """
+    kept = example_losses.read(directory, examples)
+    lams = {
+        event["epoch"]: float(event["lam"]) if run.method.attends else np.inf
+        for event in aggregate.read(directory).epochs
+    }
+    return {
+        epoch: (
+            losses,
+            example_losses.attention(losses, lams[epoch]).astype(np.float32),
+        )
+        for epoch, losses in kept.items()
+        if epoch in lams  # not what an interrupted training has left
+    }
+
+
+def _printed(course: _Course, first: np.ndarray, names: list[str]) -> list[str]:
+    """Loss and weight of some examples at a few epochs, as a table of Markdown."""
+    at = np.linspace(0, len(course) - 1, min(_SHOWN, len(course))).round().astype(int)
+    epochs = np.array([*course])[at].tolist()
+    rows = [["index", *(f"epoch {epoch}" for epoch in epochs)]]
+    for name, example in zip(names, first, strict=True):
+        pairs = ((part[example] for part in course[epoch]) for epoch in epochs)
+        rows.append([name, *(f"{loss:.3g} ({weight:.2g})" for loss, weight in pairs)])
+    return [*formatting.markdown(rows), "", "Loss (weight) after these epochs."]
+
+
+def _long(course: _Course, first: np.ndarray, names: list[str]) -> list[list[str]]:
+    """Loss and weight of some examples after every epoch, a row for each."""
+    rows = [["index", "epoch", "loss", "weight"]]
+    for name, example in zip(names, first, strict=True):
+        for epoch, parts in course.items():
+            values = (_shown(float(part[example])) for part in parts)
+            rows.append([name, str(epoch), *values])
+    return rows
+
+
 def _rows(
     found: Suspicion, examples: Examples, rows: np.ndarray | None
 ) -> list[list[str]]:
     """The list, its head first; image files also have their paths."""
-    index = np.arange(len(found.given)) if rows is None else rows
     columns: dict[str, np.ndarray] = {
-        "index": index,
+        "index": _index(found, rows),
         "is_label_issue": found.predicted != found.given,
         "label_quality": np.exp(-found.losses),
         "given_label": found.given,
@@ -125,6 +195,21 @@ def _rows(
         columns["file"] = examples.inputs.paths
     values = [column[found.order].tolist() for column in columns.values()]
     return [[*columns], *([*map(_shown, row)] for row in zip(*values, strict=True))]
+
+
+def _named(rows: list[list[str]], run: configs.Run, show: int) -> list[list[str]]:
+    """The first rows of the list, with names in the place of numbers of classes."""
+    head, names = rows[0], run.data.class_names
+    labels = head.index("given_label"), head.index("predicted_label")
+    return [head] + [
+        [names[int(c)] if i in labels else c for i, c in enumerate(row)]
+        for row in rows[1 : 1 + show]
+    ]
+
+
+def _index(found: Suspicion, rows: np.ndarray | None) -> np.ndarray:
+    """Of each example in the data set's training split."""
+    return np.arange(len(found.given)) if rows is None else rows
 
 
 def _shown(value: Any) -> str:

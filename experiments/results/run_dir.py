@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
 CONFIG, RECORDS, CHECKPOINTS = "config.json", "records.jsonl", "checkpoints"
 TENSORBOARD, EVALUATION, LOCK = "tensorboard", "evaluation.json", "lock"
+SUSPECTS, SUSPECTS_ARRAYS = "suspects.csv", "suspects.npz"  # of the command `suspects`
 TRAININGS = "runs"  # in the directory of a grid: the run directories of its trials
 
 
@@ -106,8 +107,8 @@ class Locked(configs.BadConfiguration):
 
 
 @contextlib.contextmanager
-def lock(out: pathlib.Path) -> Iterator[None]:
-    """Locks a directory against other processes, for as long as this one lives.
+def lock(out: pathlib.Path, name: str | None = None) -> Iterator[None]:
+    """Locks a directory, or a file, against other processes, as long as this one lives.
 
     The kernel releases the lock of a process that ends, however it does, on this host
     and through NFS on others. Where the file system has no such locks, what counts is
@@ -117,6 +118,8 @@ def lock(out: pathlib.Path) -> Iterator[None]:
     Args:
       out: the directory. It is made if it is not there, and what was made is removed
         again if nothing was put into it.
+      name: of a file in it, which need not be there: only that is locked. None locks
+        the directory.
 
     Raises:
       Locked: another process holds the lock.
@@ -127,7 +130,7 @@ def lock(out: pathlib.Path) -> Iterator[None]:
         yield
         return
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    path = out / LOCK
+    path = out / (LOCK if name is None else f"{name}.{LOCK}")
     file = _open_locked(path)
     try:
         os.ftruncate(file, 0)
@@ -193,8 +196,9 @@ def _try_lock(file: int, owner: list[str]) -> bool:
 
 def _in_use(path: pathlib.Path, owner: list[str]) -> str:
     process, host = owner if len(owner) == 2 else ("unknown", "unknown")
+    locked = path.parent if path.name == LOCK else path.with_suffix("")
     return (
-        f"{path.parent} is in use: process {process} on host {host} trains there. Wait "
+        f"{locked} is in use: process {process} on host {host} trains there. Wait "
         f"until it has ended, stop it, or give another --out. If it is gone, remove "
         f"{path}."
     )

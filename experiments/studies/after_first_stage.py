@@ -17,7 +17,7 @@ from sklearn.datasets import make_classification
 
 from experiments import commands
 from experiments.report import formatting
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import untuned
 from experiments.studies.untuned_report import SGD, Setting
 
@@ -116,15 +116,16 @@ def measure(
 
 def main(config: commands.AfterFirstStage) -> int:
     """Trains the runs that are not recorded, and writes the page; returns 0."""
-    known = {line["data"] for line in run_log.events(config.out)[0]}
-    for name in names():
-        if name not in known:
-            lines = measure(name, config.data_dir, range(config.seeds), untuned.STAGE)
-            run_log.append(config.out, lines)
-            print(name, flush=True)
-    config.out.with_suffix(".md").write_text(
-        page(run_log.read(config.out)), encoding="utf-8"
-    )
+    out, seeds = config.out, range(config.seeds)
+    with run_dir.lock(out.parent, out.name):
+        known = {line["data"] for line in run_log.events(out)[0]}
+        for name in names():
+            if name not in known:
+                lines = measure(name, config.data_dir, seeds, untuned.STAGE)
+                run_log.append(out, lines)
+                print(name, flush=True)
+        report = page(run_log.read(out))
+        out.with_suffix(".md").write_text(report, encoding="utf-8")
     return 0
 
 

@@ -23,11 +23,11 @@ from sklearn.model_selection import train_test_split
 
 import absgd_jax
 from absgd_jax import _radius, _weights
-from experiments import commands
+from experiments import commands, configs
 from experiments.data import imbalance, label_noise
 from experiments.data.digits import digits
 from experiments.data.types import MissingData
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import untuned_report
 from experiments.studies.untuned_report import DATA, HEAD, RATES, RUNS, Setting
 
@@ -406,9 +406,15 @@ def _short(key: str, value: np.floating) -> float | None:
 def main(config: commands.Untuned) -> int:
     """Trains, records, and writes the page next to the records; returns 0."""
     names = config.data or tuple(name for name in DATA if name != HEAD)
-    seeds = range(config.seeds)
-    run(config.out, config.data_dir, names, seeds, untuned_report.SETTINGS)
-    config.out.with_suffix(".md").write_text(
-        untuned_report.page(run_log.read(config.out)), encoding="utf-8"
-    )
+    seeds, out = range(config.seeds), config.out
+    if unknown := [name for name in names if name not in DATA]:
+        raise configs.BadConfiguration(
+            f"There is no data set {unknown[0]!r}: there are {', '.join(DATA)}."
+        )
+    with run_dir.lock(out.parent, out.name):
+        for name in names:
+            task(name, config.data_dir, seeds)  # what is missing is said at once
+        run(out, config.data_dir, names, seeds, untuned_report.SETTINGS)
+        page = untuned_report.page(run_log.read(out))
+        out.with_suffix(".md").write_text(page, encoding="utf-8")
     return 0

@@ -1,5 +1,6 @@
 """A trained network for use without this programme; `python -m experiments export`."""
 
+import textwrap
 from typing import Any
 
 import jax
@@ -9,36 +10,79 @@ from jax import export
 from safetensors.numpy import save
 
 from experiments import commands, configs
+from experiments.data import own, own_table
 from experiments.results import run_dir, run_log
 from experiments.train import runs, sharding, steps
 from experiments.train.session import Session
 
 NETWORK, WEIGHTS = "network.stablehlo", "weights.safetensors"
+PREPARE = "prepare.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
+_ABOUT = (
+    "A trained network: from {examples}, {dtype} [n, {shape}] for any n, to the "
+    "probabilities of {classes} classes, float32 [n, {classes}]. {prepared}"
+)
 _README = """\
-A trained network: examples as {source} stores them, {dtype} [n, {shape}] for any n, to
-the probabilities of {classes} classes, float32 [n, {classes}]. It prepares them itself:
-{prepared}
+{about}
 
 Needs jax and flatbuffers, on a CPU, a CUDA device or a TPU:
 
-    import pathlib
-    import jax
-    network = jax.export.deserialize(pathlib.Path("{network}").read_bytes())
-    probabilities = network.call(examples)
-
+{code}
 {weights} has the parameters and BatchNorm's running statistics by name, as
 safetensors.numpy.load_file reads them; export.json the shapes, classes and versions.
 """
 _PREPARED = {
-    "uint8": "bytes are divided by 255, then normalised as in training.",
-    "float32": "numbers in [0, 1] are normalised as in training.",
-    "int32": "token ids are taken as they are.",
+    "uint8": "It prepares them itself: bytes are divided by 255, then normalised as in "
+    "training.",
+    "float32": "It prepares them itself: numbers in [0, 1] are normalised as in "
+    "training.",
+    "int32": "Token ids are taken as they are.",
 }
-_OF_OWN = """\
-not quite: columns and channels are to be given as training had them, missing numbers
-filled in, standardised, categories as 0 and 1. `predict` does all of it."""
+_SCALED = (
+    f"{PREPARE} has what they are prepared with: the medians of the training set, for "
+    "missing numbers (NaN), its means and standard deviations, of each column or "
+    "channel."
+)
+_ENCODED = (
+    f"{PREPARE} has what rows are prepared with, column by column: of numbers the "
+    "median of the training set, for missing ones, its mean and standard deviation; "
+    "the others have a 0 or 1 for each category. Without a header columns are called "
+    "1, 2, and so on."
+)
+_CODE = f"""\
+    import json, pathlib
+    import jax, numpy as np
+
+    network = jax.export.deserialize(pathlib.Path("{NETWORK}").read_bytes())
+"""
+_CODE_SCALED = """\
+    prepare = json.loads(pathlib.Path("prepare.json").read_text(encoding="utf-8"))
+
+    def prepared(examples):
+        full = np.where(np.isnan(examples), prepare["median"], examples)
+        return ((full - prepare["mean"]) / prepare["std"]).astype(np.float32)
+
+    probabilities = network.call(prepared(examples))
+"""
+_CODE_ENCODED = """\
+    prepare = json.loads(pathlib.Path("prepare.json").read_text(encoding="utf-8"))
+
+    def prepared(rows):  # dicts of raw values by column, as csv.DictReader has them
+        inputs = []
+        for column in prepare["columns"]:
+            cells = [str(row[column["name"]]).strip() for row in rows]
+            if "categories" in column:
+                known = column["categories"]
+                inputs += [[cell == one for cell in cells] for one in known]
+                continue
+            missing = [cell.lower() in prepare["missing"] for cell in cells]
+            full = [column["median"] if m else c for m, c in zip(missing, cells)]
+            inputs.append((np.array(full, float) - column["mean"]) / column["std"])
+        return np.array(inputs, np.float32).T
+
+    probabilities = network.call(prepared(rows))
+"""
 
 
 def main(config: commands.Export) -> int:
@@ -58,9 +102,10 @@ def main(config: commands.Export) -> int:
     step, state = runs.restore(config.dir, kept, sharding.layout(1))
     state = jax.device_get(state)
     dtype = data.info.dtype
+    prepare = None
     if data.info.own and not data.info.files:
         task = runs.task_of(run, Session(data_dir=kept.data_dir))
-        dtype = str(task.train.inputs.dtype)
+        dtype, prepare = str(task.train.inputs.dtype), task.prepare
     exported = exported_of(run, state, dtype)
     described: dict[str, Any] = {
         "preset": kept.preset,
@@ -72,20 +117,29 @@ def main(config: commands.Export) -> int:
         "platforms": PLATFORMS,
         "versions": run_log.versions(),
     }
-    readme = _README.format(
-        source=data.source,
+    if isinstance(prepare, own_table.Encoded):
+        examples, prepared, code = "prepared rows", _ENCODED, _CODE_ENCODED
+    elif isinstance(prepare, own.Standardised):
+        examples, prepared, code = "prepared examples", _SCALED, _CODE_SCALED
+    else:
+        examples, prepared = f"examples as {data.source} stores them", _PREPARED[dtype]
+        code = "    probabilities = network.call(examples)\n"
+    about = _ABOUT.format(
+        examples=examples,
         dtype=dtype,
         shape=", ".join(map(str, data.shape)),
         classes=data.classes,
-        prepared=_OF_OWN if data.info.own and dtype == "float32" else _PREPARED[dtype],
-        network=NETWORK,
-        weights=WEIGHTS,
+        prepared=prepared,
     )
+    about = textwrap.fill(about, 88, break_on_hyphens=False)
+    readme = _README.format(about=about, code=_CODE + code, weights=WEIGHTS)
     out = config.out or config.dir / "export"
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / NETWORK).write_bytes(exported.serialize())
         (out / WEIGHTS).write_bytes(save(weights(state)))
+        if isinstance(prepare, own.Standardised | own_table.Encoded):
+            run_log.save(out / PREPARE, prepare.described())
         run_log.save(out / "export.json", described)
         (out / "README.txt").write_text(readme, encoding="utf-8")
     except OSError as error:

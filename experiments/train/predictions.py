@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import commands, configs
-from experiments.data import inputs
+from experiments.data import imdb, inputs
 from experiments.data.types import Examples, Files
 from experiments.results import run_dir
 from experiments.train import loop, runs, sharding, steps
@@ -32,14 +32,19 @@ def main(config: commands.Predict) -> int:
     """
     kept = run_dir.load(config.dir)
     own = config.input is None or str(config.input) == "-"
-    data, task = kept.run.data, None
+    data, data_dir = kept.run.data, config.data_dir or kept.data_dir
+    task = prepare = None
+    if not own:
+        inputs.require(config.input)
     if own or (data.info.own and not data.info.files):  # those are prepared by it
-        session = Session(data_dir=config.data_dir or kept.data_dir)
-        task = runs.task_of(kept.run, session)
+        task = runs.task_of(kept.run, Session(data_dir=data_dir))
+        prepare = task.prepare
+    elif inputs.of_texts(config.input, data):
+        prepare = imdb.tokenizer(data, data_dir)
     if own:
         examples, paths = task.test, _paths(task.test)
     else:
-        examples, paths = inputs.load(config.input, data, task and task.prepare)
+        examples, paths = inputs.load(config.input, data, prepare)
     layout = runs.layout_of(config.devices)
     step, state = runs.restore(config.dir, kept, layout)
     found = probabilities(state, examples, kept.run, layout)

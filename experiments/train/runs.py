@@ -23,7 +23,7 @@ from experiments import commands, configs, methods, models
 from experiments.data.task import Task, load_task
 from experiments.data.types import DamagedData, Examples
 from experiments.models import posthoc_classifiers
-from experiments.results import aggregate, run_dir, run_log
+from experiments.results import aggregate, example_losses, run_dir, run_log
 from experiments.train import checkpoint, device_loop, loop, progress, sharding, steps
 from experiments.train.session import Session
 
@@ -122,8 +122,17 @@ def main(
             )
         )
         logger = RunLogger(
-            run, session, recorder, saver, interrupted.is_set, updates, tell=tell
+            run,
+            session,
+            recorder,
+            saver,
+            interrupted.is_set,
+            updates,
+            tell=tell,
+            losses_in=out if session.record_losses else None,
         )
+        if jax.process_count() > 1:
+            stack.enter_context(_bounded_wait(logger, session.silence_seconds))
         tell("Compiling the step; the first update comes after it.")
         try:
             logger.fit(task, layout, start)
@@ -227,6 +236,8 @@ class RunLogger:
       progress: bar of updates; None for none.
       save_at: the epochs, from 1, that end with a checkpoint; None for all.
       tell: takes a line after every epoch; None for no lines.
+      losses_in: run directory in which the losses of the training examples are kept
+        after every epoch; None keeps none.
     """
 
     def __init__(
@@ -239,14 +250,15 @@ class RunLogger:
         progress: Any = None,
         save_at: Collection[int | None] | None = None,
         tell: Callable[[str], None] | None = None,
+        losses_in: pathlib.Path | None = None,
     ) -> None:
-        self._run, self._session = run, session
+        self._run, self._session, self._losses_in = run, session, losses_in
         self._recorder, self._saver, self._progress = recorder, saver, progress
         self._interrupted, self._save_at, self._tell = interrupted, save_at, tell
         self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
-        self._steps = 0  # since the start of this process
+        self.dispatches = 0  # of several hosts, since the start of this process
 
     def fit(
         self,
@@ -270,7 +282,16 @@ class RunLogger:
             if lines is not None:
                 lines(event)
 
-        callbacks = loop.Callbacks(write, self._stepped, self._due, self._save)
+        def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
+            if (out := self._losses_in) is not None and position.batch == 0:
+                logits = outputs_of(
+                    "logits", state, task.train, self._run, layout, self._session
+                )
+                if jax.process_index() == 0:
+                    _keep_losses(out, position.epoch, logits, task.train.labels)
+            self._save(step, state, position)
+
+        callbacks = loop.Callbacks(write, self._stepped, self._due, save)
         try:
             state = loop.fit(
                 self._run, task, layout, self._session, start, callbacks, until=until
@@ -312,8 +333,9 @@ class RunLogger:
             # Hosts save at the ends of epochs, which needs no agreement. Stopping
             # does: all stop at the same step, whichever host got the signal and when.
             # JAX takes the first step that it is asked about for 1.
-            self._steps += 1
-            self._stops |= multihost_utils.reached_preemption_sync_point(self._steps)
+            self.dispatches += 1
+            reached = multihost_utils.reached_preemption_sync_point
+            self._stops |= reached(self.dispatches)
             return self._stops
         return self._interrupted() or self._late()
 
@@ -341,6 +363,17 @@ class RunLogger:
         for step, reason in self._saver.failures[self._failures :]:
             self._recorder.write(event="save_failed", step=step, error=reason)
         self._failures = len(self._saver.failures)
+
+
+def _keep_losses(
+    out: pathlib.Path, epoch: int, logits: np.ndarray, labels: np.ndarray
+) -> None:
+    """Keeps the losses of the training examples, unless the disk refuses them."""
+    try:
+        losses = example_losses.cross_entropy(logits, labels)
+        example_losses.write(out, epoch, losses)
+    except OSError as error:
+        _say(f"The losses after epoch {epoch} could not be kept: {error}")
 
 
 def restore(
@@ -572,6 +605,36 @@ def _join(session: Session) -> None:
         "lost, the others stop too; start the same commands again on all hosts, and "
         "they go on from the last checkpoint."
     )
+
+
+@contextlib.contextmanager
+def _bounded_wait(logger: RunLogger, seconds: float) -> Iterator[None]:
+    """Ends this process if it has waited so long for an update of all hosts.
+
+    No exception would do: the main thread waits in a collective.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        seen, since = -1, time.monotonic()
+        while not over.wait(1.0):
+            if logger.dispatches != seen:
+                seen, since = logger.dispatches, time.monotonic()
+            elif time.monotonic() - since > seconds:
+                _say(
+                    f"Process {jax.process_index()} of {jax.process_count()} stops: no "
+                    f"update for {seconds:g} s (--silence-seconds). Another process "
+                    "hangs, perhaps in reading its data, or is slow to evaluate. Start "
+                    "the same commands again on all hosts, and they go on from the "
+                    "last checkpoint."
+                )
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:

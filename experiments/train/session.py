@@ -4,7 +4,15 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from experiments.fields import AtLeastTwo, Checked, Count, NotNegative, Size, refuse
+from experiments.fields import (
+    AtLeastTwo,
+    Checked,
+    Count,
+    NotNegative,
+    Positive,
+    Size,
+    refuse,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +30,9 @@ class Session(Checked):
       coordinator: address of the first process, `host:port`; None to ask the cluster.
       processes: number of processes; None to ask the cluster.
       process: index of this process, from 0; None to ask the cluster.
+      silence_seconds: seconds without an update, compiling and evaluating included,
+        after which a process of several ends, because another one hangs; inf waits for
+        ever. A host that is lost ends the others after some ten seconds in any case.
       workers: processes that decode image files; as many more for the meta set, if the
         method uses it.
       prefetch: batches that are loaded ahead of the device.
@@ -34,6 +45,9 @@ class Session(Checked):
         also ends with one.
       checkpoints: number of checkpoints that are kept.
       tensorboard: whether metrics are written for TensorBoard too.
+      record_losses: whether the loss of every training example, not augmented, is kept
+        after each epoch, for `suspects`; takes a forward pass over them, and two bytes
+        for each in the run directory.
     """
 
     out: pathlib.Path | None = None
@@ -45,12 +59,14 @@ class Session(Checked):
     coordinator: str | None = None
     processes: Size | None = None
     process: Count | None = None
+    silence_seconds: Positive = 3600.0
     workers: Count = 2
     prefetch: Size = 2
     steps_per_dispatch: Size = 1
     checkpoint_seconds: NotNegative = 300.0
     checkpoints: AtLeastTwo = 2
     tensorboard: bool = True
+    record_losses: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

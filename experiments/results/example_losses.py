@@ -1,0 +1,56 @@
+"""The loss of every training example after each epoch, in `DIR/losses/<epoch>.npy`."""
+
+import contextlib
+import pathlib
+
+import numpy as np
+
+FOLDER = "losses"
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each example, float64 `[n]`.
+
+    Args:
+      logits: float `[n, classes]`.
+      labels: int `[n]`.
+    """
+    logs = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.log(np.exp(logs).sum(axis=1)) - logs[np.arange(len(labels)), labels]
+
+
+def attention(losses: np.ndarray, lam: float) -> np.ndarray:
+    """Weights exp(L/λ) over their mean, float64 `[n]`; ones at λ = ±inf."""
+    tilted = losses.astype(np.float64) / lam
+    weights = np.exp(tilted - tilted.max())
+    return weights / weights.mean()
+
+
+def write(out: pathlib.Path, epoch: int, losses: np.ndarray) -> None:
+    """Writes the losses after an epoch, from 1, as float16, by one rename.
+
+    Args:
+      out: run directory.
+      epoch: which; what there is of it already is replaced.
+      losses: float `[n]`, in the order of the training set.
+    """
+    path = out / FOLDER / f"{epoch:05}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, np.minimum(losses, np.finfo(np.float16).max).astype(np.float16))
+    temporary.replace(path)
+
+
+def read(out: pathlib.Path, examples: int) -> dict[int, np.ndarray]:
+    """The losses of a run by epoch, in order, float16 `[examples]`; {} without any.
+
+    A file that is damaged, or of another number of examples, is passed over.
+    """
+    found = {}
+    for path in sorted((out / FOLDER).glob("[0-9]*.npy")):
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            losses = np.load(path, allow_pickle=False)
+            if losses.shape == (examples,):
+                found[int(path.stem)] = losses
+    return found
