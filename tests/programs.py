@@ -14,6 +14,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from experiments.results import run_log
+from tests import compiling
 from tests.recovery_worker import END
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -24,31 +25,16 @@ class Programs:
     """Runs one command line after the other; see `recovery_worker`.
 
     Args:
-      compiled: directory of what is compiled, so that it is compiled once. It must not
-        change a bit.
       environment: variables for all of them.
     """
 
-    def __init__(self, compiled, **environment):
-        # A proxy would be asked for 127.0.0.1 too.
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("JAX_", "XLA_"))
-            and not name.lower().endswith("_proxy")
-        }
+    def __init__(self, **environment):
         self._server = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.recovery_worker"],
             cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=clean | {
-                "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(compiled),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-                # A process that has threads must not be forked.
-                "OPENBLAS_NUM_THREADS": "1",
-            } | environment,
+            # A process that has threads must not be forked.
+            env=compiling.environment(OPENBLAS_NUM_THREADS="1", **environment),
         )  # fmt: skip
         self._lines = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -19,6 +19,8 @@ import sklearn.datasets  # noqa: F401
 import tensorboardX.event_file_writer
 import tensorboardX.summary  # noqa: F401
 
+import experiments.presets
+import experiments.train.runs  # noqa: F401
 from experiments import cli
 
 END = "-- the run is over"
@@ -44,8 +46,10 @@ def main():
             die_with_parent()
             os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-            # A shell's background jobs ignore SIGINT, and their children inherit that.
+            # A shell's background jobs ignore SIGINT, what nohup runs SIGHUP, and
+            # their children inherit that.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             return cli.main(arguments)
         print(process, flush=True)
         # Reaped by the next one, so that until then its id is nobody else's.

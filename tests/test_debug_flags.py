@@ -75,12 +75,7 @@ MASKS = np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
 
 @pytest.mark.parametrize(
     ("lam", "kwargs"),
-    [
-        (0.3, {}),
-        (-0.3, {}),
-        (0.3, {"max_weight": 1.0}),
-        (-0.3, {"max_weight": 3.0}),
-    ],
+    [(0.3, {}), (-0.3, {}), (0.3, {"max_weight": 1.0}), (-0.3, {"max_weight": 3.0})],
 )
 def test_weights_make_no_nan_or_infinity(lam, kwargs):
     attention = absgd_jax.attention(lam, 0.1, **kwargs)

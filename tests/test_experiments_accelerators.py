@@ -10,7 +10,7 @@ from experiments.data.types import Examples
 from experiments.train import device_loop, steps
 from tests import training_problem as problem
 from tests.accelerators import exported
-from tests.resident_problem import LAYOUT
+from tests.digits_problem import LAYOUT
 
 # With all that is drawn on a device: dropout, and how images are moved.
 RUN = configs.replace(

@@ -9,15 +9,7 @@ import jax
 import pytest
 from flax import nnx
 
-from benchmarks import (
-    command,
-    flax_resnet,
-    interleave,
-    mlp,
-    step_cost,
-    summary,
-    worker,
-)
+from benchmarks import command, flax_resnet, interleave, mlp, step_cost, summary, worker
 from benchmarks import figures as suite_figures
 from benchmarks.interleave import Child
 from benchmarks.suites import peers

@@ -19,6 +19,7 @@ import pytest
 from flax import nnx
 
 from experiments.train import checkpoint
+from tests import compiling
 from tests.checkpoint_worker import SIZE, add_one, assert_same, checkpoints, numbers
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -398,16 +399,11 @@ def test_hosts_save_together_and_go_on_from_the_same_step(tmp_path):
 
 def command(what, *arguments, **environment):
     """What runs a function of the worker, as `subprocess` takes it."""
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("JAX_", "XLA_")) and not name.lower().endswith("_proxy")
-    }
     module = "tests.checkpoint_worker"
     return {
         "args": [sys.executable, "-W", "error", "-m", module, what, *arguments],
         "cwd": ROOT,
-        "env": clean | {"JAX_PLATFORMS": "cpu"} | environment,
+        "env": compiling.environment(**environment),
         "stdin": subprocess.DEVNULL,
     }
 

@@ -112,9 +112,7 @@ def test_validation_chooses_whatever_the_test_set_says():
 def test_what_diverged_is_not_chosen_and_is_shown():
     sgd = _compared("SGD", ([0.5, 0.5], map(_summary, [0.5, 0.7])))
     once = _compared(
-        "once",
-        ([0.9], [_summary(0.9)], [1]),
-        ([0.1, 0.1], map(_summary, [0.6, 0.9])),
+        "once", ([0.9], [_summary(0.9)], [1]), ([0.1, 0.1], map(_summary, [0.6, 0.9]))
     )
     always = _compared("always", ([], [], [0, 1]))
     assert grid.choose(once.outcomes) == "1"

@@ -75,10 +75,7 @@ def test_configs_and_the_command_line_import_no_jax():
             "BatchNorm .* depends on the others",
         ),
         (lambda: Session(devices=0), "devices .* got 0"),
-        (
-            lambda: Session(distributed=True, parallel="pmap"),
-            "pmap runs on one host",
-        ),
+        (lambda: Session(distributed=True, parallel="pmap"), "pmap runs on one host"),
         (lambda: Session(coordinator="a:1"), "coordinator needs --distributed"),
         (
             lambda: commands.Sweep(_run(), session=Session(record_losses=True)),

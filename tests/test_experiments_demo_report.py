@@ -20,11 +20,7 @@ def _outcome(validation, test, diverged=()):
         "weight_mislabelled": 0.1,
         "step": 594,
         "validation": {"accuracy": validation},
-        "test": {
-            "accuracy": score,
-            "recall": [score] * 10,
-            "tail_recall": score / 2.0,
-        },
+        "test": {"accuracy": score, "recall": [score] * 10, "tail_recall": score / 2.0},
     }
     return outcome(
         {seed: [of_seed(score)] * 2 for seed, score in test.items()}, diverged

@@ -24,15 +24,22 @@ SMOKE = [presets.get(f"{preset.name}_smoke") for preset in presets.every()]
 
 
 def _settings(run):
-    """Every field with its value, of a number whether it is 0 or 1, by format."""
+    """Every field with its value: of a number whether it is 0 or 1, a list's length.
+
+    By format those of data and networks; losses and methods see logits alone.
+    """
     source = run.data.source
     form = "files" if run.data.info.files else source.rstrip("01")  # one CIFAR
 
     def flat(name, value):
         if isinstance(value, dict):
             return set().union(*(flat(f"{name}.{k}", v) for k, v in value.items()))
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return {(form, name, value in (0, 1) if number else str(value))}
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = value in (0, 1)
+        elif isinstance(value, list):
+            value = len(value)
+        by_format = name.startswith(("run.data", "run.model"))
+        return {(form if by_format else "any", name, str(value))}
 
     return flat("run", run_log.plain(run) | {"seed": 0})
 

@@ -18,7 +18,6 @@ import pytest
 from experiments import cli, terminal
 from experiments.results import run_dir
 from experiments.train import runs
-from tests import compiling
 from tests.programs import Programs, events, newest, resumed, wait_until
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -300,7 +299,7 @@ def test_after_the_imports_an_interrupt_is_an_exception(interruptible):
 def test_a_closed_terminal_saves_as_sigterm_does(run, tmp_path):
     out = tmp_path / "run"
     arguments = (*TRAIN[:-3], "--epochs", "2000", "--no-tensorboard", "--out", out)
-    programs = Programs(tmp_path / "compiled", XLA_FLAGS=compiling.FLAGS)
+    programs = Programs()
     with contextlib.closing(programs):
         process = programs.start(*arguments)
         programs.wait_for(lambda: newest(out) > 0)

@@ -28,14 +28,9 @@ EIGHT = "--xla_force_host_platform_device_count=8"
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def programs(compiled):
+def programs():
     flags = f"{EIGHT} {compiling.FLAGS}"
-    with contextlib.closing(Programs(compiled, XLA_FLAGS=flags)) as programs:
+    with contextlib.closing(Programs(XLA_FLAGS=flags)) as programs:
         yield programs
 
 
@@ -90,14 +85,12 @@ def test_four_devices_go_on_as_one(programs, on_one, tmp_path, parallel):
 
 
 @pytest.fixture(scope="module")
-def hosts(compiled):
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                contextlib.closing(Programs(compiled, XLA_FLAGS=compiling.FLAGS))
-            )
-            for _ in "01"
-        ]
+def hosts():
+    with (
+        contextlib.closing(Programs()) as first,
+        contextlib.closing(Programs()) as second,
+    ):
+        yield first, second
 
 
 @pytest.fixture

@@ -258,45 +258,21 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn():
 
 ROWS = [["a", "b", "y"], *([i, "uv"[i % 2], i % 2] for i in range(20))]
 X, Y = np.zeros((9, 3)), np.arange(9) % 3
-BROKEN = {
-    "a path": ("own_table", None, 2, "give --data.path"),
-    "the file": ("own_table", "nowhere.csv", 3, "There is no .*nowhere.csv"),
-    "a cell": ("own_table", [*ROWS, [1, "u"]], 3, r"line 22: expected 3 cells, got 2"),
-    "a label": ("own_table", [*ROWS, [1, "u", ""]], 3, "line 22: the label.*missing"),
-    "a class": ("own_table", ROWS[:2], 3, "two classes or more, got '0'"),
-    "examples": ("own_table", [*ROWS, [1, "u", 2]], 2, "Class '2' has 1 example left"),
-    "a number": (
-        "own_table",
-        [*ROWS, ["inf", "u", 1]],
-        3,
-        "line 22: expected a finite",
-    ),
-    "labels": (
-        "own_arrays",
-        {"x": X, "y": Y / 3},
-        3,
-        "example 1: a label must be a wh",
-    ),
-    "not NaN": (
-        "own_arrays",
-        {"x": X, "y": Y * np.nan},
-        3,
-        "example 0: the label is n",
-    ),
-    "names": (
-        "own_arrays",
-        {"a": X},
-        3,
-        "must have arrays x_train and y_train.* got a",
-    ),
-    "lengths": (
-        "own_arrays",
-        {"x": X, "y": Y[1:]},
-        3,
-        r"\(9, 3\) of inputs and \(8,\)",
-    ),
-    "images": ("own_arrays", {"x": X, "y": Y}, 2, "set model.name to 'mlp'"),
-    "npz": ("own_arrays", ROWS, 3, "is no .npz or .npy file"),
+TABLE, ARRAYS = "own_table", "own_arrays"
+BROKEN = {  # preset, data, exit status, and what is said
+    "a path": (TABLE, None, 2, "give --data.path"),
+    "the file": (TABLE, "nowhere.csv", 3, "There is no .*nowhere.csv"),
+    "a cell": (TABLE, [*ROWS, [1, "u"]], 3, "line 22: expected 3 cells, got 2"),
+    "a label": (TABLE, [*ROWS, [1, "u", ""]], 3, "line 22: the label.*missing"),
+    "a class": (TABLE, ROWS[:2], 3, "two classes or more, got '0'"),
+    "examples": (TABLE, [*ROWS, [1, "u", 2]], 2, "Class '2' has 1 example left"),
+    "a number": (TABLE, [*ROWS, ["inf", "u", 1]], 3, "line 22: expected a finite"),
+    "labels": (ARRAYS, {"x": X, "y": Y / 3}, 3, "example 1: a label must be a wh"),
+    "not NaN": (ARRAYS, {"x": X, "y": Y * np.nan}, 3, "example 0: the label is n"),
+    "names": (ARRAYS, {"a": X}, 3, "must have arrays x_train and y_train.* got a"),
+    "lengths": (ARRAYS, {"x": X, "y": Y[1:]}, 3, r"\(9, 3\) of inputs and \(8,\)"),
+    "images": (ARRAYS, {"x": X, "y": Y}, 2, "set model.name to 'mlp'"),
+    "npz": (ARRAYS, ROWS, 3, "is no .npz or .npy file"),
     "classes": ("own_images", "pictures/digit 0", 3, "must have a subfolder for each"),
     "function": ("own_python", "my_data:nothing", 3, "has no attribute 'nothing'"),
     "colon": ("own_python", "my_data.py", 3, "must be module:function"),

@@ -34,10 +34,7 @@ def _same(first, second):
 
 def _split(labels, seed):
     return split.stratified(
-        labels,
-        np.random.default_rng(seed),
-        validation_per_class=20,
-        test_per_class=50,
+        labels, np.random.default_rng(seed), validation_per_class=20, test_per_class=50
     )
 
 
@@ -192,10 +189,7 @@ def test_label_noise_of_the_digits():
 @pytest.mark.parametrize(
     ("study", "digest"),
     [
-        (
-            LONG_TAIL,
-            "c30b5bc80f860270de47550c840193ad84e94e268f8e90d9f035fbe725789c6a",
-        ),
+        (LONG_TAIL, "c30b5bc80f860270de47550c840193ad84e94e268f8e90d9f035fbe725789c6a"),
         (
             LABEL_NOISE,
             "b6b41460975dd8efad74d1e4d0b922c2157ab569dded7fa91657f2d371a6a1f3",
@@ -471,10 +465,7 @@ def test_batches_of_another_seed_or_epoch_are_moved_otherwise(colours):
 
 def test_what_is_not_moved_here(colours):
     on_device = configs.replace(MOVED, {"augment_on": "device"})
-    for batch in (
-        *_train(colours, on_device),
-        *loader.batches(colours, MOVED, 32),
-    ):
+    for batch in (*_train(colours, on_device), *loader.batches(colours, MOVED, 32)):
         here = batch.present
         np.testing.assert_array_equal(
             batch.inputs[here], colours.inputs[batch.index[here]]

@@ -12,16 +12,10 @@ from experiments.models import norm
 from experiments.train import loop, steps
 from experiments.train.session import Session
 from tests import training_problem as problem
-from tests.resident_problem import LAYOUT, RUN, compiled_quickly
+from tests.digits_problem import LAYOUT, RUN
 
 TINY = {"model.blocks": (1,), "model.widths": (4,)}
 FLOAT32 = jnp.dtype("float32")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with compiled_quickly():
-        yield
 
 
 def _dtypes(tree):

@@ -214,10 +214,7 @@ def _whole():
         ({"bn1.bias": np.array([np.nan, 0.0])}, r"not finite: bn1\.bias"),
         ({"check.images": np.zeros((1, 8, 8, 3))}, "must be there together"),
         (
-            {
-                "check.images": np.zeros((1, 8, 8, 3)),
-                "check.logits": np.zeros((1, 4)),
-            },
+            {"check.images": np.zeros((1, 8, 8, 3)), "check.logits": np.zeros((1, 4))},
             r"check\.logits \(1, 4\) do not fit 3 channels and 365 classes",
         ),
     ],

@@ -199,11 +199,7 @@ def test_losses_with_class_weights_are_the_published_ones(
 
 def _symmetric(loss, logits):
     return per_example_losses(
-        loss,
-        logits,
-        LABELS,
-        class_counts=jnp.ones(10),
-        class_weights=jnp.ones(10),
+        loss, logits, LABELS, class_counts=jnp.ones(10), class_weights=jnp.ones(10)
     )
 
 

@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, damaged, and that find the disk full."""
 
+import contextlib
 import resource
 import shutil
 import signal
@@ -11,7 +12,6 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from experiments.cli import main
-from tests import compiling
 from tests.programs import Programs, epochs, events, newest, resumed, saved, state
 
 # Whatever a checkpoint has to carry: BatchNorm's statistics, momentum, the attention's
@@ -27,10 +27,9 @@ EVERY_STEP = ("--checkpoint-seconds", "0")
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    programs = Programs(tmp_path_factory.mktemp("compiled"), XLA_FLAGS=compiling.FLAGS)
-    yield programs
-    programs.close()
+def programs():
+    with contextlib.closing(Programs()) as programs:
+        yield programs
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,10 @@ from experiments.results import run_log
 from experiments.train import device_loop, loop
 from experiments.train.session import Session
 from tests import training_problem as problem
-from tests.resident_problem import EXAMPLES, LAYOUT, PER_EPOCH, RUN, compiled_quickly
+from tests.digits_problem import EXAMPLES, LAYOUT, PER_EPOCH, RUN
 
 # Seven updates an epoch are a dispatch of four and one of three.
 SESSIONS = {k: Session(steps_per_dispatch=k) for k in (1, 4)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with compiled_quickly():
-        yield
 
 
 @pytest.fixture(scope="module")

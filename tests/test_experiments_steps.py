@@ -50,11 +50,7 @@ def test_every_route_keeps_the_same_bound(by_bounded_pullback, route, microbatch
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_every_route_follows_a_radius_from_the_switch_on(sign):
-    radius = {
-        "method.rho": 0.1,
-        "method.lam": sign * math.inf,
-        "method.init_s": None,
-    }
+    radius = {"method.rho": 0.1, "method.lam": sign * math.inf, "method.init_s": None}
     run = configs.replace(RUN, radius)  # on from the third update
     state, seen = problem.train(run, updates=5)
     assert [float(one.weight) for one in seen[:2]] == [problem.SIZE] * 2
@@ -219,10 +215,7 @@ def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
 def test_class_weights_are_off_until_their_time():
     run = configs.replace(
         problem.RUN,
-        {
-            "epochs": 4,
-            "loss": configs.Loss(class_weights=True, class_weights_from=0.5),
-        },
+        {"epochs": 4, "loss": configs.Loss(class_weights=True, class_weights_from=0.5)},
     )
     np.testing.assert_array_equal(class_weights(run, problem.COUNTS, 1), 1.0)
     weights = class_weights(run, problem.COUNTS, 2)

@@ -18,16 +18,10 @@ from experiments.studies import grid, sweep
 from experiments.train import loop, steps, vmapped
 from experiments.train.session import Session
 from tests import training_problem as problem
+from tests.digits_problem import LAYOUT, PRESET, RUN, TINY
 from tests.outcomes import scored
-from tests.resident_problem import LAYOUT, PRESET, RUN, TINY, compiled_quickly
 
 SETTINGS = [(0, -1.0, 0.5), (1, -1.0, 0.5), (1, math.inf, 0.5), (0, 2.0, 0.1)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly():
-    with compiled_quickly():
-        yield
 
 
 def _member(seed, lam, gamma):
@@ -103,11 +97,9 @@ def test_the_step_maps_over_runs_of_a_residual_network_too():
             "data.flip": True,
         },
     )
-    # Optimized further, the same numbers would come out, some seconds later.
-    quick = {"xla_backend_optimization_level": 0}
     update = steps.updates_of(run)
-    step = jax.jit(update, compiler_options=quick)
-    many = jax.jit(jax.vmap(update, in_axes=(0, 0, None, None)), compiler_options=quick)
+    step = jax.jit(update)
+    many = jax.jit(jax.vmap(update, in_axes=(0, 0, None, None)))
     program = steps.program(run, LAYOUT)
     given, hyperparams = problem.given(LAYOUT), methods.step_hyperparams(run, 2, 3)
     begun = [

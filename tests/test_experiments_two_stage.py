@@ -235,7 +235,7 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     np.testing.assert_array_equal(network.head.recalls.bias[...], seen.bias)
     program = steps.program(run, layout)
     start = program.init(network, run.seed, len(labels))
-    found = runs.features_of(start, task.test, run, layout)
+    found = runs.outputs_of("features", start, task.test, run, layout)
     np.testing.assert_allclose(found, seen.splits["test"][0], rtol=1e-5, atol=1e-6)
 
     before, after = _flat(start.params), _flat(_state(out).params)

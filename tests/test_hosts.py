@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import pathlib
 import re
 import signal
@@ -43,19 +42,11 @@ class Host(NamedTuple):
 @contextlib.contextmanager
 def started(folder, what, hosts, devices=1, *, heartbeat=60, shutdown=60, **options):
     """Runs the hosts; none of them outlives the block, however it is left."""
-    # Nothing of this process's settings may reach the workers. A proxy would be asked
-    # for 127.0.0.1 too.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("JAX_", "XLA_")) and not name.lower().endswith("_proxy")
-    } | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "XLA_FLAGS": compiling.FLAGS,
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = compiling.environment(
+        JAX_NUM_CPU_DEVICES=str(devices),
+        JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+        PYTHONPATH=str(ROOT),
+    )
     with socket.socket() as reserved, contextlib.ExitStack() as cleanup:
         # Bound without listening, and shared as gRPC shares its ports: the coordinator
         # can have this port and nobody else gets it before it does.

@@ -13,6 +13,17 @@ import pytest
 
 from absgd_jax import losses
 
+CE, FOCAL, LDAM = (
+    losses.softmax_cross_entropy_with_integer_labels,
+    losses.softmax_focal_loss,
+    losses.ldam_loss,
+)  # fmt: skip
+SCE, GCE, TCE, ADJUSTED = (
+    losses.symmetric_cross_entropy,
+    losses.generalized_cross_entropy,
+    losses.truncated_generalized_cross_entropy,
+    losses.logit_adjusted_cross_entropy,
+)  # fmt: skip
 COUNTS = [500, 100, 40, 9, 2]
 CLASSES = len(COUNTS)
 WEIGHTS = np.array([0.2, 0.5, 1.0, 1.3, 2.0])
@@ -71,58 +82,38 @@ KEEP = np.arange(64) % 3 > 0
 
 # name: (function, formula, |d loss / d f_y| as p_y -> 0)
 CASES = {
-    "ce": (losses.softmax_cross_entropy_with_integer_labels, ce, 1),
-    "focal": (losses.softmax_focal_loss, partial(focal, g=1.0), 1),
-    "focal_0.3": (
-        partial(losses.softmax_focal_loss, focusing=0.3),
-        partial(focal, g=0.3),
-        1,
-    ),
-    "focal_2": (partial(losses.softmax_focal_loss, focusing=2), partial(focal, g=2), 1),
+    "ce": (CE, ce, 1),
+    "focal": (FOCAL, partial(focal, g=1.0), 1),
+    "focal_0.3": (partial(FOCAL, focusing=0.3), partial(focal, g=0.3), 1),
+    "focal_2": (partial(FOCAL, focusing=2), partial(focal, g=2), 1),
     "ldam": (
-        partial(losses.ldam_loss, class_counts=COUNTS),
+        partial(LDAM, class_counts=COUNTS),
         partial(ldam, s=30, max_margin=0.5),
         30,
     ),
     "ldam_3": (
-        partial(losses.ldam_loss, class_counts=COUNTS, scale=3, max_margin=0.3),
+        partial(LDAM, class_counts=COUNTS, scale=3, max_margin=0.3),
         partial(ldam, s=3, max_margin=0.3),
         3,
     ),
-    "sce": (losses.symmetric_cross_entropy, partial(sce, a=0.1, b=1.0), 0),
-    "sce_cifar100": (
-        partial(losses.symmetric_cross_entropy, alpha=6, beta=0.1),
-        partial(sce, a=6, b=0.1),
-        0,
-    ),
+    "sce": (SCE, partial(sce, a=0.1, b=1.0), 0),
+    "sce_cifar100": (partial(SCE, alpha=6, beta=0.1), partial(sce, a=6, b=0.1), 0),
     "sce_unclipped": (
-        partial(losses.symmetric_cross_entropy, smallest_probability=0),
+        partial(SCE, smallest_probability=0),
         partial(sce, a=0.1, b=1.0, smallest=0),
         0.1,
     ),
-    "gce": (losses.generalized_cross_entropy, partial(gce, q=0.7), 0),
-    "gce_1": (
-        partial(losses.generalized_cross_entropy, q=1),
-        partial(gce, q=1),
-        0,
-    ),
-    "tce": (
-        losses.truncated_generalized_cross_entropy,
-        partial(tce, q=0.7, k=0.5),
-        0,
-    ),
-    "tce_0.2": (
-        partial(losses.truncated_generalized_cross_entropy, q=0.4, k=0.2),
-        partial(tce, q=0.4, k=0.2),
-        0,
-    ),
+    "gce": (GCE, partial(gce, q=0.7), 0),
+    "gce_1": (partial(GCE, q=1), partial(gce, q=1), 0),
+    "tce": (TCE, partial(tce, q=0.7, k=0.5), 0),
+    "tce_0.2": (partial(TCE, q=0.4, k=0.2), partial(tce, q=0.4, k=0.2), 0),
     "logit_adjusted": (
-        partial(losses.logit_adjusted_cross_entropy, class_counts=COUNTS),
+        partial(ADJUSTED, class_counts=COUNTS),
         partial(logit_adjusted, tau=1.0),
         1,
     ),
     "logit_adjusted_1.5": (
-        partial(losses.logit_adjusted_cross_entropy, class_counts=COUNTS, tau=1.5),
+        partial(ADJUSTED, class_counts=COUNTS, tau=1.5),
         partial(logit_adjusted, tau=1.5),
         1,
     ),
@@ -203,16 +194,14 @@ def test_truncation_follows_the_flags_it_is_given():
     expected = tce(logits, labels, 0.7, 0.5, KEEP)
     for dtype in (bool, np.int32, np.float32):
         keep = KEEP.astype(dtype)
-        got = losses.truncated_generalized_cross_entropy(logits, labels, keep=keep)
+        got = TCE(logits, labels, keep=keep)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
     logits, labels = batch(3)
-    tce = partial(losses.truncated_generalized_cross_entropy, logits, labels)
-    keep = (
-        jnp.exp(-losses.softmax_cross_entropy_with_integer_labels(logits, labels)) > 0.5
-    )
+    tce = partial(TCE, logits, labels)
+    keep = jnp.exp(-CE(logits, labels)) > 0.5
     assert 0 < keep.sum() < keep.size
     kept, pruned = tce(keep=jnp.ones(64)), tce(keep=jnp.zeros(64))
     np.testing.assert_array_equal(tce(), jnp.minimum(kept, pruned))
@@ -222,9 +211,9 @@ def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
 
 def test_a_pruned_example_has_no_gradient():
     logits, labels = batch(4)
-    grads = jax.grad(
-        lambda f: losses.truncated_generalized_cross_entropy(f, labels, keep=KEEP).sum()
-    )(jnp.asarray(logits, jnp.float32))
+    grads = jax.grad(lambda f: TCE(f, labels, keep=KEEP).sum())(
+        jnp.asarray(logits, jnp.float32)
+    )
     np.testing.assert_array_equal(jnp.any(grads != 0, axis=-1), KEEP)
 
 
@@ -240,40 +229,21 @@ def test_symmetric_cross_entropy_is_bounded(name):
 # took over from the re-implementation of SCE makes of them. It does not clip inside CE;
 # inside RCE it clips at 1e-7, which adds to a loss at most 9 * 1e-7 * 9.22 beta.
 # fmt: off
-PUBLISHED_LOGITS = np.array(
-    [
-        [
-            -21.52588650974729, 34.89517722783357, 74.19435268302304,
-            -40.03088135687182, 22.708366723692993, -0.026630134378114012,
-            -6.080452882031052, 6.81392815330051, -1.5920712176517704,
-            -7.328873946562521,
-        ],
-        [
-            -33.44964157298234, 38.51682451475094, -11.947274468632445,
-            0.31402541334738926, 36.80138851401012, -7.89012701871651,
-            -13.595443934764496, -25.40727395310784, -47.16519916710732,
-            5.295855775666958,
-        ],
-        [
-            19.07509527676656, 34.017952872451545, 29.546861069563825,
-            -24.249174630309263, -23.12970386386434, -1.7588138991883098,
-            9.227967042454782, -16.981849886553142, -0.8884144942646421,
-            -2.85100055263925,
-        ],
-        [
-            8.084338413994999, 25.801407546550987, 0.33537570501024766,
-            -6.228771518313639, 22.567627565695858, 4.592720590048999,
-            7.131642603946299, -69.2956090608499, 15.613026958892194,
-            1.8761637761047707,
-        ],
-        [
-            24.030210806117672, -1.036437245606066, 30.09207311524213,
-            -31.660058246061134, 20.009535274298038, 8.411850697512968,
-            -7.777021963384109, -8.780501285776603, -9.359144603362537,
-            71.77831377375337,
-        ],
-    ]
-)
+PUBLISHED_LOGITS = np.array([
+    -21.52588650974729, 34.89517722783357, 74.19435268302304, -40.03088135687182,
+    22.708366723692993, -0.026630134378114012, -6.080452882031052, 6.81392815330051,
+    -1.5920712176517704, -7.328873946562521, -33.44964157298234, 38.51682451475094,
+    -11.947274468632445, 0.31402541334738926, 36.80138851401012, -7.89012701871651,
+    -13.595443934764496, -25.40727395310784, -47.16519916710732, 5.295855775666958,
+    19.07509527676656, 34.017952872451545, 29.546861069563825, -24.249174630309263,
+    -23.12970386386434, -1.7588138991883098, 9.227967042454782, -16.981849886553142,
+    -0.8884144942646421, -2.85100055263925, 8.084338413994999, 25.801407546550987,
+    0.33537570501024766, -6.228771518313639, 22.567627565695858, 4.592720590048999,
+    7.131642603946299, -69.2956090608499, 15.613026958892194, 1.8761637761047707,
+    24.030210806117672, -1.036437245606066, 30.09207311524213, -31.660058246061134,
+    20.009535274298038, 8.411850697512968, -7.777021963384109, -8.780501285776603,
+    -9.359144603362537, 71.77831377375337,
+]).reshape(5, 10)
 PUBLISHED_LABELS = np.array([2, 1, 2, 0, 3])
 PUBLISHED_LOSSES = {
     (0.1, 1.0): [
@@ -303,7 +273,7 @@ def test_symmetric_cross_entropy_without_clipping_equals_published_code(alpha, b
     expected = PUBLISHED_LOSSES[alpha, beta]
     with jax.enable_x64(True):
         loss = partial(
-            losses.symmetric_cross_entropy, alpha=alpha, beta=beta,
+            SCE, alpha=alpha, beta=beta,
             smallest_probability=0.0,
         )  # fmt: skip
         got, grads = compiled(loss)(PUBLISHED_LOGITS, PUBLISHED_LABELS, None)
@@ -318,7 +288,7 @@ def test_symmetric_cross_entropy_without_clipping_equals_published_code(alpha, b
 
 def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
     logits, labels = batch(17, scale=8.0)
-    sce_of = partial(losses.symmetric_cross_entropy, alpha=2.0)
+    sce_of = partial(SCE, alpha=2.0)
 
     @jax.jit
     def traced(logits, p):
@@ -327,7 +297,7 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
         return values, *pullback(jnp.ones_like(values))
 
     _, unclipped = evaluate64(partial(sce_of, smallest_probability=0.0), logits, labels)
-    reverse_alone = partial(losses.symmetric_cross_entropy, alpha=0.0)
+    reverse_alone = partial(SCE, alpha=0.0)
     _, reverse = evaluate64(reverse_alone, logits, labels)
     for smallest in (0.0, 1e-7, 1e-3, 0.5):
         clipped = p_of(logits, labels) < smallest
@@ -350,40 +320,26 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
 @pytest.mark.parametrize(
     ("loss", "rtol"),
     [
-        (partial(losses.softmax_focal_loss, focusing=0.0), 0),
-        (partial(losses.generalized_cross_entropy, q=1e-9), 1e-6),
-        (partial(losses.symmetric_cross_entropy, alpha=1.0, beta=0.0), 0),
+        (partial(FOCAL, focusing=0.0), 0),
+        (partial(GCE, q=1e-9), 1e-6),
+        (partial(SCE, alpha=1.0, beta=0.0), 0),
+        (partial(LDAM, class_counts=COUNTS, max_margin=0.0, scale=1.0), 0),
+        (partial(LDAM, class_counts=[7] * 5, max_margin=0.0, scale=1), 0),
+        (partial(ADJUSTED, class_counts=COUNTS, tau=0.0), 0),
+        (partial(ADJUSTED, class_counts=[7] * 5), 2e-5),
         (
-            partial(losses.ldam_loss, class_counts=COUNTS, max_margin=0.0, scale=1.0),
-            0,
-        ),
-        (partial(losses.ldam_loss, class_counts=[7] * 5, max_margin=0.0, scale=1), 0),
-        (
-            partial(losses.logit_adjusted_cross_entropy, class_counts=COUNTS, tau=0.0),
-            0,
-        ),
-        (
-            partial(losses.logit_adjusted_cross_entropy, class_counts=[7] * 5),
-            2e-5,
-        ),
-        (
-            lambda f, y: losses.softmax_cross_entropy_with_integer_labels(
+            lambda f, y: CE(
                 f, y, class_weights=losses.class_balanced_weights(COUNTS, beta=0.0)
             ),
             0,
         ),
-        (
-            partial(
-                losses.truncated_generalized_cross_entropy, q=1e-9, keep=np.ones(64)
-            ),
-            1e-6,
-        ),
+        (partial(TCE, q=1e-9, keep=np.ones(64)), 1e-6),
     ],
 )
 def test_limits_are_cross_entropy(loss, rtol):
     logits, labels = batch(5)
     logits = jnp.asarray(logits, jnp.float32)
-    expected = losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    expected = CE(logits, labels)
     np.testing.assert_allclose(loss(logits, labels), expected, rtol=rtol)
 
 
@@ -403,8 +359,7 @@ def test_gradient_equals_finite_differences(name, class_weights):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "names"),
-    [("float32", CASES), ("bfloat16", LOSSES), ("float16", LOSSES)],
+    ("dtype", "names"), [("float32", CASES), ("bfloat16", LOSSES), ("float16", LOSSES)]
 )
 @pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["plain", "weighted"])
 def test_value_and_gradient_are_right_at_the_extremes(dtype, names, class_weights):
@@ -448,11 +403,7 @@ def test_float32_keeps_its_relative_precision_in_the_tails():
             -(rest**1.3) - 0.3 * p * rest**0.3 * ce,
         ),
         (CASES["gce"][0], -np.expm1(-0.7 * ce) / 0.7, -rest * p**0.7),
-        (
-            partial(losses.symmetric_cross_entropy, alpha=0.0),
-            math.log(1e4) * rest,
-            -math.log(1e4) * p * rest,
-        ),
+        (partial(SCE, alpha=0.0), math.log(1e4) * rest, -math.log(1e4) * p * rest),
     ]:
         values, grads = evaluate(loss, logits, 0)
         np.testing.assert_allclose(values, value, rtol=1e-5, atol=1e-37)
@@ -461,7 +412,7 @@ def test_float32_keeps_its_relative_precision_in_the_tails():
 
 
 def test_zero_class_weight_gives_zero_focal_loss_and_gradient():
-    loss = partial(losses.softmax_focal_loss, focusing=0.5)
+    loss = partial(FOCAL, focusing=0.5)
     value, grads = evaluate(loss, [1.0, 0, 0, 0, 0], 0, [0.0, 1, 1, 1, 1])
     assert value == 0
     np.testing.assert_array_equal(grads, 0.0)
@@ -469,9 +420,7 @@ def test_zero_class_weight_gives_zero_focal_loss_and_gradient():
 
 def test_gradient_reaches_traced_class_weights():
     logits, labels = batch(7)
-    total = lambda w: losses.softmax_cross_entropy_with_integer_labels(
-        logits, labels, class_weights=w
-    ).sum()
+    total = lambda w: CE(logits, labels, class_weights=w).sum()
     expected = np.bincount(labels, weights=ce(logits, labels), minlength=CLASSES)
     grads = jax.grad(total)(jnp.asarray(WEIGHTS, jnp.float32))
     np.testing.assert_allclose(grads, expected, rtol=1e-5)
@@ -596,7 +545,7 @@ def test_the_second_derivative_of_focal_keeps_its_precision():
         jax.vmap(
             jax.grad(
                 jax.grad(
-                    lambda m, g: losses.softmax_focal_loss(
+                    lambda m, g: FOCAL(
                         jnp.stack([m, 0.0 * m]), jnp.array(0), focusing=g
                     )
                 )
@@ -615,20 +564,17 @@ def test_the_second_derivative_of_focal_keeps_its_precision():
 @pytest.mark.parametrize(
     ("loss", "hyperparameters"),
     [
-        (losses.softmax_focal_loss, {"focusing": 0.4}),
-        (losses.ldam_loss, {"max_margin": 0.4, "scale": 10.0}),
-        (
-            losses.symmetric_cross_entropy,
-            {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7},
-        ),
-        (losses.generalized_cross_entropy, {"q": 0.4}),
-        (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.3}),
-        (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.0}),
-        (losses.logit_adjusted_cross_entropy, {"tau": 0.7}),
+        (FOCAL, {"focusing": 0.4}),
+        (LDAM, {"max_margin": 0.4, "scale": 10.0}),
+        (SCE, {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7}),
+        (GCE, {"q": 0.4}),
+        (TCE, {"q": 0.4, "k": 0.3}),
+        (TCE, {"q": 0.4, "k": 0.0}),
+        (ADJUSTED, {"tau": 0.7}),
     ],
 )
 def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters):
-    if loss in (losses.ldam_loss, losses.logit_adjusted_cross_entropy):
+    if loss in (LDAM, ADJUSTED):
         loss = partial(loss, class_counts=COUNTS)
     masks = ["one", "all but the label", "the label"]
     rows = jnp.array([MASKED[mask] for mask in masks])
@@ -651,11 +597,9 @@ def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters)
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_factor_of_zero_removes_an_infinite_loss(weighted):
-    loss = losses.softmax_cross_entropy_with_integer_labels
+    loss = CE
     if not weighted:
-        loss = partial(
-            losses.symmetric_cross_entropy, alpha=0, beta=0, smallest_probability=0
-        )
+        loss = partial(SCE, alpha=0, beta=0, smallest_probability=0)
     weights = [0, 1, 1, 1, 1] if weighted else None
     value, grads = evaluate(loss, MASKED["the label"], 0, weights)
     assert value == 0.0
@@ -678,10 +622,10 @@ def test_finite_logits_pass_the_checks_of_debug_nans_and_debug_infs(name):
 @pytest.mark.parametrize(
     "loss",
     [
-        partial(losses.truncated_generalized_cross_entropy, k=0.0),
-        partial(losses.symmetric_cross_entropy, smallest_probability=0.0),
-        partial(losses.softmax_focal_loss, focusing=0.0),
-        partial(losses.softmax_focal_loss, focusing=0.5, class_weights=[0.0] * CLASSES),
+        partial(TCE, k=0.0),
+        partial(SCE, smallest_probability=0.0),
+        partial(FOCAL, focusing=0.0),
+        partial(FOCAL, focusing=0.5, class_weights=[0.0] * CLASSES),
     ],
 )
 def test_hyperparameters_at_their_ends_pass_the_checks_too(loss):
@@ -778,7 +722,7 @@ def test_no_dtype_or_rank_is_promoted_implicitly(name):
 
 def test_labels_of_any_integer_type_are_not_wrapped_around():
     logits = jnp.zeros((2, 300)).at[:, 256].set(5.0)  # 256 = 0 in uint8
-    of = jax.jit(losses.softmax_cross_entropy_with_integer_labels)
+    of = jax.jit(CE)
     for dtype in ("int8", "uint8", "int16", "uint32", "int32"):
         got = of(logits, np.array([0, 1], dtype))
         np.testing.assert_allclose(got, math.log(299 + math.exp(5)), rtol=1e-6)
@@ -810,7 +754,7 @@ def test_an_example_without_a_right_label_has_a_loss_of_nan_and_no_gradient(name
 
 
 def test_pruning_does_not_hide_a_label_out_of_range():
-    loss = jax.jit(losses.truncated_generalized_cross_entropy)
+    loss = jax.jit(TCE)
     assert jnp.isnan(loss(jnp.zeros(3), jnp.array(3), keep=jnp.array(False)))
 
 
@@ -825,17 +769,14 @@ def test_nan_logits_are_not_hidden(name):
 @pytest.mark.parametrize(
     ("loss", "hyperparameters"),
     [
-        (losses.softmax_focal_loss, {"focusing": 0.4}),
-        (losses.ldam_loss, {"class_counts": COUNTS, "max_margin": 0.4, "scale": 10.0}),
-        (losses.symmetric_cross_entropy, {"alpha": 0.3, "beta": 0.6}),
-        (losses.symmetric_cross_entropy, {"smallest_probability": 0.0}),
-        (losses.generalized_cross_entropy, {"q": 0.4}),
-        (losses.truncated_generalized_cross_entropy, {"q": 0.4, "k": 0.3}),
-        (losses.logit_adjusted_cross_entropy, {"class_counts": COUNTS, "tau": 0.7}),
-        (
-            losses.softmax_cross_entropy_with_integer_labels,
-            {"class_weights": list(WEIGHTS)},
-        ),
+        (FOCAL, {"focusing": 0.4}),
+        (LDAM, {"class_counts": COUNTS, "max_margin": 0.4, "scale": 10.0}),
+        (SCE, {"alpha": 0.3, "beta": 0.6}),
+        (SCE, {"smallest_probability": 0.0}),
+        (GCE, {"q": 0.4}),
+        (TCE, {"q": 0.4, "k": 0.3}),
+        (ADJUSTED, {"class_counts": COUNTS, "tau": 0.7}),
+        (CE, {"class_weights": list(WEIGHTS)}),
     ],
 )
 def test_traced_hyperparameters_give_the_losses_of_static_ones(loss, hyperparameters):
@@ -925,44 +866,25 @@ F, Y = np.zeros((8, CLASSES), np.float32), np.zeros(8, np.int32)
 @pytest.mark.parametrize(
     ("logits", "labels", "error", "message"),
     [
-        (
-            F,
-            F,
-            TypeError,
-            r"labels must be integers.*got float32\[8,5\]\. For one-hot labels take "
-            r"labels.argmax\(-1\). For soft labels .* optax.softmax_cross_entropy\(",
-        ),
-        (
-            Y,
-            F,
-            TypeError,
-            r"logits come first .*got int32\[8\] for .*float32\[8,5\].*Swap",
-        ),
+        (F, F, TypeError, r"labels must be integers.*got float32\[8,5\]\. For one-hot "
+         r"labels take labels.argmax\(-1\). For soft .* optax.softmax_cross_entropy\("),
+        (Y, F, TypeError, r"logits come first .*got int32\[8\] for .*\[8,5\].*Swap"),
         (Y.astype(np.float32), F, TypeError, r"logits come first and labels second"),
         (F.astype(int), F, TypeError, r"logits come first and labels second"),
-        (
-            F,
-            Y.astype(np.float32),
-            TypeError,
-            r"labels must be .*got float32\[8\]\. Cast them: labels.astype\(int\)",
-        ),
+        (F, Y.astype(np.float32), TypeError,
+         r"labels must be .*got float32\[8\]\. Cast them: labels.astype\(int\)"),
         (F, Y.astype(bool), TypeError, r"labels must be integers.*got bool\[8\]"),
         (F.astype(int), Y, TypeError, r"logits must be floating.*got int32\[8,5\]"),
         (F.astype(bool), Y, TypeError, r"logits must be floating.*got bool\[8,5\]"),
         (F.astype("complex64"), Y, TypeError, r"logits must be floating.*complex64"),
-        (
-            F,
-            F.astype(int),
-            ValueError,
-            r"without the last axis, \(8,\); got int32\[8,5\] with float32\[8,5\]. For "
-            r"one-hot labels take labels.argmax\(-1\)",
-        ),
+        (F, F.astype(int), ValueError, r"without the last axis, \(8,\); got int32\[8,5"
+         r"\] with float32\[8,5\]. For one-hot labels take labels.argmax\(-1\)"),
         (F, Y[:7], ValueError, r"\(8,\); got int32\[7\] with float32\[8,5\]"),
         (F, Y[0], ValueError, r"\(8,\); got int32\[\] with float32\[8,5\]"),
         (F[0, 0], Y[0], ValueError, r"at least two classes; got float32\[\]"),
         (F[:, :1], Y, ValueError, r"at least two classes; got float32\[8,1\]"),
     ],
-)
+)  # fmt: skip
 def test_refuses_logits_and_labels(name, logits, labels, error, message):
     loss, _, _ = CASES[name]
     with pytest.raises(error, match=message):
@@ -991,30 +913,22 @@ def test_refuses_class_weights(name, class_weights, message):
 @pytest.mark.parametrize(
     ("class_weights", "message"),
     [
-        (
-            "balanced",
-            r"must be numbers, one per class; got 'balanced'. class_balanced_weights\(",
-        ),
+        ("balanced", r"one per class; got 'balanced'. class_balanced_weights\("),
         (["1"] * 5, r"class_weights must be numbers, one per class; got \['1'"),
-        (
-            [[1.0], [1.0, 2.0]],
-            r"class_weights must be numbers, one per class; got \[\[",
-        ),
+        ([[1.0], [1.0, 2.0]], r"class_weights must be numbers, one per .*; got \[\["),
         (dict.fromkeys(range(5), 1.0), r"got a dict.*\[class_weights\[c\] for c in "),
     ],
 )
 def test_refuses_class_weights_that_are_not_a_vector_of_numbers(class_weights, message):
     with pytest.raises(TypeError, match=message):
-        losses.softmax_cross_entropy_with_integer_labels(
-            F, Y, class_weights=class_weights
-        )
+        CE(F, Y, class_weights=class_weights)
 
 
 takes_counts = pytest.mark.parametrize(
     "function",
     [
-        lambda counts: losses.ldam_loss(F, Y, class_counts=counts),
-        lambda counts: losses.logit_adjusted_cross_entropy(F, Y, class_counts=counts),
+        lambda counts: LDAM(F, Y, class_counts=counts),
+        lambda counts: ADJUSTED(F, Y, class_counts=counts),
         losses.class_balanced_weights,
         losses.ldam_margins,
     ],
@@ -1026,22 +940,16 @@ takes_counts = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (
-            [5, 4, 0, 2, 1],
-            r"at least 1; got 0 for class 2. A class without a training example has "
-            r"no margin, weight or prior: leave it out .*numpy.maximum\(class_counts, ",
-        ),
+        ([5, 4, 0, 2, 1], r"at least 1; got 0 for class 2. A class without a training "
+         r"example has .*: leave it out .*numpy.maximum\(class_counts, "),
         ([5, 4, 3, 2, -1], r"class_counts must be .* at least 1; got -1 for class 4$"),
-        (
-            [0.2] * 5,
-            r"at least 1; got 0.2 for class 0. Give numbers of examples, not shares$",
-        ),
+        ([0.2] * 5, r"got 0.2 for class 0. Give numbers of examples, not shares$"),
         ([5, np.nan, 3, 2, 1], r"class_counts must be finite .* got nan for class 1"),
         (7, r"class_counts must have .*; got shape \(\)"),
         (np.ones((5, 2)), r"class_counts must have .*; got shape \(5, 2\)"),
         ([], r"class_counts must have .*; got shape \(0,\)"),
     ],
-)
+)  # fmt: skip
 def test_refuses_class_counts(function, counts, message):
     with pytest.raises(ValueError, match=message):
         function(counts)
@@ -1051,17 +959,14 @@ def test_refuses_class_counts(function, counts, message):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        (
-            collections.Counter(a=5, b=4),
-            r"one value per class in the order of the labels; got a Counter. "
-            r"Make one: \[class_counts\[c\] for c in range\((5|classes)\)\]$",
-        ),
+        (collections.Counter(a=5, b=4), r"one value per class in the order of the label"
+         r"s; got a Counter. .*\[class_counts\[c\] for c in range\((5|classes)\)\]$"),
         ({0: 5, 1: 4}, r"class_counts must be a vector.*got a dict"),
         ("balanced", r"must be numbers, one per class; got 'balanced'.*bincount"),
         ("5", r"class_counts must be numbers, one per class; got '5'"),
         (None, r"class_counts must be numbers, one per class; got None"),
     ],
-)
+)  # fmt: skip
 def test_refuses_class_counts_that_are_not_a_vector(function, counts, message):
     with pytest.raises(TypeError, match=message):
         function(counts)
@@ -1069,19 +974,13 @@ def test_refuses_class_counts_that_are_not_a_vector(function, counts, message):
 
 @pytest.mark.parametrize("value", ["1", None, [], (lambda step: 0.7), 1j])
 def test_refuses_hyperparameters_that_are_not_numbers(value):
-    for name, function in (
-        ("focusing", losses.softmax_focal_loss),
-        ("alpha", losses.symmetric_cross_entropy),
-        ("q", losses.generalized_cross_entropy),
-    ):
+    for name, function in (("focusing", FOCAL), ("alpha", SCE), ("q", GCE)):
         message = rf"{name} must be a (number in .0, .*; got|scalar; got shape)"
         with pytest.raises((TypeError, ValueError), match=message):
             function(F, Y, **{name: value})
 
 
-@pytest.mark.parametrize(
-    "loss", [losses.ldam_loss, losses.logit_adjusted_cross_entropy]
-)
+@pytest.mark.parametrize("loss", [LDAM, ADJUSTED])
 def test_refuses_another_number_of_class_counts(loss):
     message = (
         r"class_counts must have shape \(5,\); got shape \(3,\)\. "
@@ -1095,22 +994,22 @@ def test_refuses_another_number_of_class_counts(loss):
 
 def test_refuses_flags_of_another_shape():
     with pytest.raises(ValueError, match=r"shape of labels, \(8,\); got \(7,\)"):
-        losses.truncated_generalized_cross_entropy(F, Y, keep=np.ones(7))
+        TCE(F, Y, keep=np.ones(7))
 
 
 @pytest.mark.parametrize(
     ("loss", "name", "interval", "refused"),
     [
-        (losses.softmax_focal_loss, "focusing", "[0, inf)", [-1, math.inf]),
-        (losses.ldam_loss, "max_margin", "[0, inf)", [-0.1, math.inf]),
-        (losses.ldam_loss, "scale", "(0, inf)", [0.0, -30, math.inf]),
-        (losses.symmetric_cross_entropy, "alpha", "[0, inf)", [-0.1, math.inf]),
-        (losses.symmetric_cross_entropy, "beta", "[0, inf)", [-0.1, math.inf]),
-        (losses.symmetric_cross_entropy, "smallest_probability", "[0, 1)", [-1e-7, 1]),
-        (losses.generalized_cross_entropy, "q", "(0, 1]", [0.0, -0.7, 1.1]),
-        (losses.truncated_generalized_cross_entropy, "q", "(0, 1]", [0, -0.7, 1.1]),
-        (losses.truncated_generalized_cross_entropy, "k", "[0, 1)", [-0.1, 1.0]),
-        (losses.logit_adjusted_cross_entropy, "tau", "[0, inf)", [-1.0, math.inf]),
+        (FOCAL, "focusing", "[0, inf)", [-1, math.inf]),
+        (LDAM, "max_margin", "[0, inf)", [-0.1, math.inf]),
+        (LDAM, "scale", "(0, inf)", [0.0, -30, math.inf]),
+        (SCE, "alpha", "[0, inf)", [-0.1, math.inf]),
+        (SCE, "beta", "[0, inf)", [-0.1, math.inf]),
+        (SCE, "smallest_probability", "[0, 1)", [-1e-7, 1]),
+        (GCE, "q", "(0, 1]", [0.0, -0.7, 1.1]),
+        (TCE, "q", "(0, 1]", [0, -0.7, 1.1]),
+        (TCE, "k", "[0, 1)", [-0.1, 1.0]),
+        (ADJUSTED, "tau", "[0, inf)", [-1.0, math.inf]),
         (losses.class_balanced_weights, "beta", "[0, 1)", [-0.1, 1.0, 1.1]),
         (losses.ldam_margins, "max_margin", "[0, inf)", [-0.1, math.inf]),
     ],
@@ -1118,7 +1017,7 @@ def test_refuses_flags_of_another_shape():
 def test_refuses_hyperparameters(loss, name, interval, refused):
     if loss in (losses.class_balanced_weights, losses.ldam_margins):
         function = partial(loss, COUNTS)
-    elif loss in (losses.ldam_loss, losses.logit_adjusted_cross_entropy):
+    elif loss in (LDAM, ADJUSTED):
         function = partial(loss, F, Y, class_counts=COUNTS)
     else:
         function = partial(loss, F, Y)

@@ -1,7 +1,6 @@
 """The deep networks' shapes, and what steps cost beyond SGD on eight devices."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -13,11 +12,11 @@ from flax import nnx
 
 from benchmarks import collectives, scaling, step_cost
 from experiments.models import resnet
+from tests import compiling
 
 
 @pytest.mark.parametrize(
-    ("blocks", "size"),
-    [((3, 4, 6, 3), 25_557_032), ((3, 8, 36, 3), 60_192_808)],
+    ("blocks", "size"), [((3, 4, 6, 3), 25_557_032), ((3, 8, 36, 3), 60_192_808)]
 )
 def test_number_of_parameters(blocks, size):
     _, params, _ = scaling.network(scaling.Scaling(blocks=blocks))
@@ -68,7 +67,9 @@ def record(tmp_path_factory):
         capture_output=True,
         check=False,
         encoding="utf-8",
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        env=compiling.environment(
+            XLA_FLAGS=f"{compiling.FLAGS} --xla_force_host_platform_device_count=2"
+        ),
     )
     assert done.returncode == 0, done.stderr
     (path,) = out.iterdir()

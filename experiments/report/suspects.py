@@ -49,7 +49,7 @@ def main(config: commands.Suspects) -> int:
     kept, task, layout, step, state = runs.reopen(
         config.dir, config.data_dir, config.devices
     )
-    logits = runs.logits_of(state, task.train, kept.run, layout)
+    logits = runs.outputs_of("logits", state, task.train, kept.run, layout)
     found = suspicion(logits, task.train.labels, lam_of(kept.run, state))
     rows = _rows(found, task.train, task.rows)
     print("\n".join(formatting.markdown(_named(rows, kept.run, config.show))))

@@ -64,7 +64,7 @@ def _of_network(
     return {
         "train": train,
         "train_labels": train_labels,
-        "test": runs.features_of(state, task.test, run, layout, session),
+        "test": runs.outputs_of("features", state, task.test, run, layout, session),
         "test_labels": task.test.labels,
         "kernel": head[("kernel",)],
         "bias": head[("bias",)],

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -284,7 +284,9 @@ class RunLogger:
 
         def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
             if (out := self._losses_in) is not None and position.batch == 0:
-                logits = logits_of(state, task.train, self._run, layout, self._session)
+                logits = outputs_of(
+                    "logits", state, task.train, self._run, layout, self._session
+                )
                 if jax.process_index() == 0:
                     _keep_losses(out, position.epoch, logits, task.train.labels)
             self._save(step, state, position)
@@ -498,45 +500,26 @@ def features(
             count = len(part.labels)
             rng = np.random.default_rng(0)
             part = part.take(rng.choice(count, min(examples, count), replace=False))
-        found[name] = features_of(state, part, kept.run, layout), part.labels
+        outputs = outputs_of("features", state, part, kept.run, layout)
+        found[name] = outputs, part.labels
     last_layer = head(state)
     return HeadInputs(found, last_layer[("kernel",)], last_layer.get(("bias",)))
 
 
-def features_of(
+def outputs_of(
+    what: Literal["features", "logits"],
     state: steps.TrainState,
     examples: Examples,
     run: configs.Run,
     layout: sharding.Layout,
     session: Session | None = None,
 ) -> np.ndarray:
-    """What enters the head, of examples in order, float32 `[n, features]`."""
-    return _outputs(
-        steps.program(run, layout).features, state, examples, run, layout, session
-    )
+    """What enters the head, or the logits, of examples in order and not augmented.
 
-
-def logits_of(
-    state: steps.TrainState,
-    examples: Examples,
-    run: configs.Run,
-    layout: sharding.Layout,
-    session: Session | None = None,
-) -> np.ndarray:
-    """The logits of examples in order, not augmented, float32 `[n, classes]`."""
-    return _outputs(
-        steps.program(run, layout).logits, state, examples, run, layout, session
-    )
-
-
-def _outputs(
-    step: Callable[..., jax.Array],
-    state: steps.TrainState,
-    examples: Examples,
-    run: configs.Run,
-    layout: sharding.Layout,
-    session: Session | None,
-) -> np.ndarray:
+    Returns:
+      float32 `[n, features]`, or `[n, classes]`.
+    """
+    step = getattr(steps.program(run, layout), what)
     batches = loop.in_order(examples, run, layout, session or Session())
     # Padding is only at the end. Every host has all outputs, though not all examples.
     parts = [np.asarray(step(state, batch)) for batch in batches]
@@ -712,7 +695,7 @@ def require_same(holder: str, there: Any, here: Any) -> None:
     Args:
       holder: what holds it, such as `runs/a holds a run`.
       there: a configuration, or its JSON.
-      here: likewise.
+      here: the other configuration, or its JSON.
 
     Raises:
       BadConfiguration: they differ; names the fields.
@@ -819,7 +802,7 @@ def _remember(
     Centroids are the class means of its features of the training examples as they are,
     and what recalls them is its head, if that is linear, as in OLTR's code.
     """
-    features = features_of(state, task.train, first, layout, session)
+    features = outputs_of("features", state, task.train, first, layout, session)
     means = posthoc_classifiers.class_means(
         features, task.train.labels, first.data.classes
     )

@@ -52,9 +52,7 @@ def program(route, tx, mesh, spec, *, mapped=False, **kwargs):
     def spread(tree, spec):
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
-                x.shape,
-                x.dtype,
-                sharding=NamedSharding(mesh, spec if x.ndim else P()),
+                x.shape, x.dtype, sharding=NamedSharding(mesh, spec if x.ndim else P())
             ),
             tree,
         )

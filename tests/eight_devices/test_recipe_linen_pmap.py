@@ -8,8 +8,7 @@ import optax
 from flax import jax_utils
 
 import absgd_jax
-from tests import oracle
-from tests.recipes import checks, numpy_steps, program
+from tests.recipes import checks, program
 
 BATCHES = list(program.load("linen_pmap").batches(4, batch_size=32))
 DECAY = 1e-4
@@ -28,44 +27,45 @@ def network(params, stats, x):
     return logits, {"BatchNorm_0": stats["batch_stats"]}
 
 
-def test_updates_are_those_of_the_oracle_over_the_whole_batch():
+class Decayed(checks.Sgd):
+    """SGD whose kernels decay."""
+
+    def __call__(self, direction, params):
+        decay = jax.tree.map(lambda w: DECAY * w * (w.ndim > 1), params)
+        return super().__call__(direction + checks.flat(decay), params)
+
+
+def one(state):
+    """The state of the first device, which is that of the last."""
+    first, last = (jax.tree.map(lambda leaf, d=d: leaf[d], state) for d in (0, 7))
+    chex.assert_trees_all_close(first, last, rtol=1e-6)
+    return jax.device_get(first)
+
+
+def test_updates_are_those_of_algorithm_1_over_the_whole_batch():
     assert jax.device_count() == 8
     recipe = program.load("linen_pmap", lam=0.5)
-    state = recipe.create_state()
-    attention = oracle.Attention(lam=0.5)
-    sgd = numpy_steps.MomentumSGD(state.params, 0.1)
-    stats = state.batch_stats
-    state = jax_utils.replicate(state)
-    for x, y in BATCHES:
-        whole_x, whole_y = x.reshape(-1, x.shape[-1]), y.reshape(-1)
 
-        def losses_of(params, stats=stats, x=whole_x, y=whole_y):
-            logits, _ = network(params, stats, x)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    def losses_of(params, state, x, y):
+        x = x.reshape(-1, x.shape[-1])
+        logits, _ = network(params, one(state).batch_stats, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y.reshape(-1))
 
-        before = numpy_steps.tree32(sgd.params)
-        gradient = numpy_steps.direction(attention, losses_of, sgd.params)
-        sgd.step(
-            jax.tree.map(
-                lambda g, w: g + DECAY * w if w.ndim > 1 else g, gradient, sgd.params
-            )
+    def step(state, x, y):
+        before = one(state)
+        _, stats = network(
+            before.params, before.batch_stats, x.reshape(-1, x.shape[-1])
         )
-        _, stats = network(before, stats, whole_x)
         state, _ = recipe.train_step(state, x, y)
-        for device in (0, 7):
-            one = jax.device_get(jax.tree.map(lambda a, d=device: a[d], state))
-            chex.assert_trees_all_close(
-                numpy_steps.tree64(one.params), sgd.params, rtol=1e-5, atol=2e-6
-            )
-            chex.assert_trees_all_close(
-                numpy_steps.tree64(one.batch_stats),
-                numpy_steps.tree64(stats),
-                rtol=1e-5,
-                atol=2e-6,
-            )
-    np.testing.assert_allclose(
-        absgd_jax.normalizer(one), attention.s / (1 - attention.share), rtol=1e-5
-    )
+        chex.assert_trees_all_close(one(state).batch_stats, stats, rtol=1e-5, atol=2e-6)
+        return state
+
+    checks.follows_algorithm_1(
+        step, losses_of, lambda state: one(state).params,
+        jax_utils.replicate(recipe.create_state()), BATCHES, lam=0.5, x64=False,
+        optimizer=Decayed(), rtol=2e-5,
+        s_of=lambda state: absgd_jax.normalizer(one(state)),
+    )  # fmt: skip
 
 
 def run(module):

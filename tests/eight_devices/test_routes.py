@@ -101,8 +101,7 @@ def local_tilt(tx, cast):
 
 
 @pytest.mark.parametrize(
-    ("lam", "name"),
-    [(0.5, "shard_map"), (-0.5, "shard_map, unchecked"), (0.5, "pmap")],
+    ("lam", "name"), [(0.5, "shard_map"), (-0.5, "shard_map, unchecked"), (0.5, "pmap")]
 )
 def test_local_tilt_rescaled_afterwards_is_the_same_update(lam, name):
     tx = meshes.optimizer("value", lam, 0.3, "data")

@@ -8,6 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_digits
 
+import absgd_jax
 from tests.oracle import Attention
 from tests.recipes import program
 
@@ -82,6 +83,7 @@ def _wide(tree):
 def follows_algorithm_1(
     step, losses_of, params_of, carry, batches, *,
     lam=LAM, optimizer=None, weights_of=lambda *batch: None, x64=True, rtol=1e-5,
+    s_of=absgd_jax.normalizer,
 ):  # fmt: skip
     """Every update is the optimizer's on Eq. (2)'s direction, s carried along.
 
@@ -97,6 +99,7 @@ def follows_algorithm_1(
       x64: whether the Jacobian is taken in float64, or in the recipe's own float32
         (random keys give other numbers in float64).
       rtol: of the largest entry of an update.
+      s_of: from what a step carries to Algorithm 1's s; None where it is hard to find.
     """
     attention, optimizer = Attention(lam), Sgd() if optimizer is None else optimizer
     for batch in batches:
@@ -115,6 +118,9 @@ def follows_algorithm_1(
         # Of parameters about one in float32, and of an update that sums up to them.
         atol = rtol * np.abs(expected).max() + 2e-7
         np.testing.assert_allclose(update, expected, rtol=0, atol=atol)
+        if s_of is not None:
+            s = attention.s / (1 - attention.share)
+            np.testing.assert_allclose(s_of(carry), s, rtol=rtol)
     return carry
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests import oracle
-from tests.recipes import numpy_steps, program
+from tests.recipes import checks, program
 
 # The recipe chooses the backend before it imports Keras.
 RECIPE = program.load("keras_jax", lam=0.5)
@@ -18,26 +17,21 @@ def values(variables):
     return [np.asarray(v.value) for v in variables]
 
 
-def test_updates_are_those_of_the_oracle():
-    model = RECIPE.create()
-    attention = oracle.Attention(lam=0.5)
-    sgd = numpy_steps.MomentumSGD(values(model.trainable_variables), 0.1)
-    for x, y in BATCHES:
+def test_updates_are_those_of_algorithm_1():
+    def losses_of(params, model, x, y):
+        """At this step's statistics and seed."""
         state = values(model.non_trainable_variables)
+        logits, _ = model.stateless_call(params, state, x, training=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
-        def losses_of(params, state=state, x=x, y=y):
-            """At this step's statistics and seed."""
-            logits, _ = model.stateless_call(params, state, x, training=True)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y)
-
-        sgd.step(numpy_steps.direction(attention, losses_of, sgd.params))
+    def step(model, x, y):
         model.train_on_batch(x, y)
-        chex.assert_trees_all_close(
-            numpy_steps.tree64(values(model.trainable_variables)),
-            sgd.params,
-            rtol=1e-5,
-            atol=2e-6,
-        )
+        return model
+
+    checks.follows_algorithm_1(
+        step, losses_of, lambda model: values(model.trainable_variables),
+        RECIPE.create(), BATCHES, lam=0.5, x64=False, rtol=2e-5, s_of=None,
+    )  # fmt: skip
 
 
 def run(module):

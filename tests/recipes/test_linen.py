@@ -5,37 +5,26 @@ import numpy as np
 import optax
 import pytest
 
-import absgd_jax
-from tests import oracle
-from tests.recipes import numpy_steps, program
+from tests.recipes import checks, program
 
 BATCHES = list(program.load("linen").batches(4, batch_size=32))
 
 
-def test_updates_are_those_of_the_oracle():
+def test_updates_are_those_of_algorithm_1():
     recipe = program.load("linen", lam=0.5)
-    state = recipe.create_state()
-    attention = oracle.Attention(lam=0.5)
-    sgd = numpy_steps.MomentumSGD(state.params, 0.1)
-    for x, y in BATCHES:
 
-        def losses_of(params, stats=state.batch_stats, x=x, y=y):
-            logits, _ = recipe.Network().apply(
-                {"params": params, "batch_stats": stats},
-                x,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y)
-
-        sgd.step(numpy_steps.direction(attention, losses_of, sgd.params))
-        state, _ = recipe.train_step(state, x, y)
-        chex.assert_trees_all_close(
-            numpy_steps.tree64(state.params), sgd.params, rtol=1e-5, atol=2e-6
+    def losses_of(params, state, x, y):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, _ = recipe.Network().apply(
+            variables, x, train=True, mutable=["batch_stats"]
         )
-    np.testing.assert_allclose(
-        absgd_jax.normalizer(state), attention.s / (1 - attention.share), rtol=1e-5
-    )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+    checks.follows_algorithm_1(
+        lambda state, x, y: recipe.train_step(state, x, y)[0],
+        losses_of, lambda state: state.params, recipe.create_state(), BATCHES,
+        lam=0.5, x64=False, rtol=2e-5,
+    )  # fmt: skip
 
 
 def run(module):

@@ -7,34 +7,31 @@ import pytest
 from flax import nnx
 
 import absgd_jax
-from tests import oracle
-from tests.recipes import numpy_steps, program
+from tests.recipes import checks, program
 
 BATCHES = list(program.load("nnx").batches(4, batch_size=32))
 
 
-def test_updates_are_those_of_the_oracle():
+def test_updates_are_those_of_algorithm_1():
     recipe = program.load("nnx", lam=0.5)
-    model, optimizer = recipe.create()
-    attention = oracle.Attention(lam=0.5)
-    sgd = numpy_steps.MomentumSGD(nnx.to_pure_dict(nnx.state(model, nnx.Param)), 0.1)
-    for x, y in BATCHES:
-        graph, params, rest = nnx.split(model, nnx.Param, ...)
 
-        def losses_of(pure, graph=graph, params=params, rest=rest, x=x, y=y):
-            """At this step's statistics and dropout key."""
-            params = nnx.clone(params)
-            nnx.replace_by_pure_dict(params, pure)
-            return recipe.loss_fn(nnx.merge(graph, params, rest, copy=True), x, y)
+    def losses_of(pure, carry, x, y):
+        """At this step's statistics and dropout key."""
+        graph, params, rest = nnx.split(carry[0], nnx.Param, ...)
+        params = nnx.clone(params)
+        nnx.replace_by_pure_dict(params, pure)
+        return recipe.loss_fn(nnx.merge(graph, params, rest, copy=True), x, y)
 
-        sgd.step(numpy_steps.direction(attention, losses_of, sgd.params))
-        recipe.train_step(model, optimizer, x, y)
-        chex.assert_trees_all_close(
-            numpy_steps.tree64(nnx.to_pure_dict(nnx.state(model, nnx.Param))),
-            sgd.params,
-            rtol=1e-5,
-            atol=2e-6,
-        )
+    def step(carry, x, y):
+        recipe.train_step(*carry, x, y)
+        return carry
+
+    checks.follows_algorithm_1(
+        step, losses_of,
+        lambda carry: nnx.to_pure_dict(nnx.state(carry[0], nnx.Param)),
+        recipe.create(), BATCHES, lam=0.5, x64=False, rtol=2e-5,
+        s_of=lambda carry: absgd_jax.normalizer(carry[1].opt_state),
+    )  # fmt: skip
 
 
 def run(module):

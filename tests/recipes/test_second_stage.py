@@ -1,15 +1,12 @@
 """From a checkpoint of SGD into the second stage."""
 
 import chex
-import jax
 import numpy as np
 import pytest
 
-from tests import oracle
-from tests.recipes import numpy_steps, program
+from tests.recipes import checks, program
 
 BATCHES = list(program.load("second_stage").batches(4, batch_size=32, seed=5))
-LOWER_RATE = 0.1 * 0.05
 
 
 @pytest.fixture(scope="module")
@@ -19,23 +16,20 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def test_updates_are_those_of_the_oracle(checkpoint):
+def test_updates_are_those_of_algorithm_1(checkpoint):
     """Momentum is the first stage's, the rate is that of the restored step."""
     recipe = program.load("second_stage", lam=0.5)
-    params, opt_state, step = recipe.restore(checkpoint)
+    *carry, step = recipe.restore(checkpoint)
     assert step == recipe.FIRST_STAGE
-    momentum = opt_state[1][0].trace
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(momentum))
-    attention = oracle.Attention(lam=0.5)
-    sgd = numpy_steps.MomentumSGD(params, LOWER_RATE)
-    sgd.v = numpy_steps.tree64(momentum)
-    for x, y in BATCHES:
-        losses_of = lambda params, x=x, y=y: recipe.per_example_losses(params, x, y)
-        sgd.step(numpy_steps.direction(attention, losses_of, sgd.params))
-        params, opt_state = recipe.train_step(params, opt_state, x, y)
-        chex.assert_trees_all_close(
-            numpy_steps.tree64(params), sgd.params, rtol=1e-5, atol=2e-6
-        )
+    sgd = checks.Sgd(0.1 * 0.05)
+    sgd.trace = checks.flat(carry[1][1][0].trace)
+    assert sgd.trace.any()
+    checks.follows_algorithm_1(
+        lambda carry, x, y: recipe.train_step(*carry, x, y),
+        lambda params, carry, x, y: recipe.per_example_losses(params, x, y),
+        lambda carry: carry[0], carry, BATCHES, lam=0.5, optimizer=sgd, x64=False,
+        rtol=2e-5,
+    )  # fmt: skip
 
 
 def run(module, checkpoint):

@@ -3,11 +3,6 @@
 As a command line and as a run. They share compiled programs, as do the tests' files.
 """
 
-import contextlib
-from collections.abc import Iterator
-
-import jax
-
 from experiments import configs, presets
 from experiments.train import sharding
 
@@ -33,13 +28,3 @@ RUN = configs.replace(
         "data.augment_on": "device",
     },
 )
-
-
-@contextlib.contextmanager
-def compiled_quickly() -> Iterator[None]:
-    """Spares the compiler a third of its time; the numbers stay, to rounding."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,314 @@
+"""Recipes of JAX and Optax alone: Algorithm 1's updates, and what each adds to them."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import absgd_jax
+from tests.oracle import Attention
+from tests.recipes import checks, program
+
+
+def batches(module):
+    """Of whatever the recipe trains on."""
+    if hasattr(module, "sequences"):
+        rng = np.random.default_rng(5)
+        return [module.sequences(rng, 24) for _ in range(checks.STEPS)]
+    if hasattr(module, "digits"):  # with several labels
+        images, labels = module.digits()
+        places = np.split(np.arange(24 * checks.STEPS), checks.STEPS)
+        return [(images[each], labels[each]) for each in places]
+    if "accumulation" in module.__name__:  # of four an update
+        return checks.digits(12)
+    return checks.digits(batch=40 if "microbatches" in module.__name__ else 24)
+
+
+def start(module):
+    """What the first step is given."""
+    sizes = (64, 4) if hasattr(module, "digits") else ()
+    params = module.init(jax.random.key(1), *sizes)
+    average = (params,) if "ema" in module.__name__ else ()
+    state = (module.attention.init(),) if hasattr(module, "attention") else ()
+    return params, *average, module.tx.init(params), *state
+
+
+def step_of(module):
+    return lambda carry, *batch: module.train_step(*carry, *batch)[: len(carry)]
+
+
+def train(module):
+    """The parameters, and their average where there is one."""
+    carry = start(module)
+    for batch in batches(module):
+        carry = step_of(module)(carry, *batch)
+    return carry[:2] if "ema" in module.__name__ else carry[0]
+
+
+# Losses of the recipes' networks, written again.
+
+
+def linear(params, carry, images, labels):
+    logits = images @ params["w"] + params["b"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def two_layers(params, carry, images, labels):
+    logits = jax.nn.relu(images @ params["features"]) @ params["head"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def of_pairs(params, carry, images, labels):
+    logits = images @ params["w"] + params["b"]
+    return jax.nn.softplus(jnp.where(labels == 1, -logits, logits))
+
+
+def of_images(*args):
+    return of_pairs(*args).mean(axis=1)
+
+
+def of_tokens(params, carry, inputs, targets, mask):
+    """Cross-entropy to 0.9 of the target and 0.1 of the mean over the vocabulary."""
+    log_p = jax.nn.log_softmax(params["embed"][inputs] @ params["head"])
+    of_target = jnp.take_along_axis(log_p, jnp.asarray(targets)[..., None], -1)[..., 0]
+    return -0.9 * of_target - 0.1 * log_p.mean(axis=-1)
+
+
+def of_sequences(params, carry, inputs, targets, mask):
+    losses = of_tokens(params, carry, inputs, targets, mask)
+    return (losses * mask).sum(axis=1) / mask.sum(axis=1)
+
+
+# And their optimizers.
+
+
+class MultiSteps(checks.Sgd):
+    """SGD on the mean of four directions; none of the first three moves a parameter."""
+
+    def __init__(self):
+        super().__init__(rate=0.2)
+        self.directions = []
+
+    def __call__(self, direction, params):
+        self.directions.append(direction)
+        if len(self.directions) < 4:
+            return np.zeros_like(direction)
+        mean, self.directions = np.mean(self.directions, axis=0), []
+        return super().__call__(mean, params)
+
+
+class Penalized(checks.Sgd):
+    """SGD whose gradient has that of the penalty too, and not weighted."""
+
+    def __call__(self, direction, params):
+        penalty = {"b": np.zeros(10), "w": 1e-3 * np.sign(params["w"])}
+        return super().__call__(direction + checks.flat(penalty), params)
+
+
+class Clipped(checks.Sgd):
+    """SGD of the head, on a direction whose norm is at most a half."""
+
+    clipped = 0
+
+    def __call__(self, direction, params):
+        norm = np.linalg.norm(direction)  # of all layers, as `optax` takes it
+        self.clipped += norm > 0.5
+        update = super().__call__(direction * min(1.0, 0.5 / norm), params)
+        update[: params["features"].size] = 0.0
+        return update
+
+
+moderate, fast = partial(checks.Sgd, 0.2), partial(checks.Sgd, 0.3)
+# Each recipe, and some in a second reading too, which is that of their prose.
+RECIPES = {
+    # With the microbatch for Algorithm 1's batch.
+    "accumulation": {"losses_of": linear, "optimizer": MultiSteps},
+    "microbatches": {"losses_of": linear, "optimizer": moderate},
+    "bfloat16": {"losses_of": two_layers, "lam": 0.3},
+    "penalty": {"losses_of": linear, "optimizer": partial(Penalized, 0.2)},
+    "clip_ema_freeze": {"losses_of": two_layers, "optimizer": partial(Clipped, 0.3)},
+    "multi_label": {"losses_of": of_pairs, "lam": 0.2, "optimizer": fast},
+    "multi_label, by image": {
+        "losses_of": of_images, "lam": 0.2, "optimizer": fast
+    },
+    "tokens": {
+        "losses_of": of_tokens, "optimizer": fast,
+        "weights_of": lambda inputs, targets, mask: mask,
+    },
+    "tokens, by sequence": {
+        "losses_of": of_sequences, "optimizer": fast,
+        "weights_of": lambda inputs, targets, mask: mask.sum(axis=1),
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=RECIPES)
+def recipe(request, monkeypatch):
+    """The name of a recipe, and the reading in place."""
+    name, _, second = request.param.partition(", ")
+    if second:
+        ordinary, source = program.ordinary(name), checks.alternative(name)
+        monkeypatch.setattr(program, "ordinary", lambda name: ordinary)
+        monkeypatch.setattr(program, "_source", lambda name: source)
+    return name, RECIPES[request.param]
+
+
+def test_updates_are_those_of_algorithm_1(recipe):
+    name, settings = recipe
+    module = program.load(name, lam=settings.get("lam", checks.LAM))
+    if name == "bfloat16":
+        module.DTYPE = jnp.float32
+    optimizer = settings.get("optimizer", checks.Sgd)()
+    averages, average = [], start(module)[1]
+
+    def step(carry, *batch):
+        carry = step_of(module)(carry, *batch)
+        averages.append((carry[0], carry[1]))
+        return carry
+
+    checks.follows_algorithm_1(
+        step, carry=start(module), batches=batches(module),
+        params_of=lambda carry: carry[0], **settings | {"optimizer": optimizer},
+    )  # fmt: skip
+    if name == "clip_ema_freeze":
+        assert optimizer.clipped
+        for params, got in averages:
+            average = jax.tree.map(lambda a, w: 0.9 * a + 0.1 * w, average, params)
+            chex.assert_trees_all_close(got, average, rtol=0, atol=1e-6)
+
+
+def test_with_infinite_lam_it_is_the_ordinary_program(recipe):
+    checks.is_the_ordinary_program(recipe[0], train)
+
+
+# bfloat16: what is rounded to eight bits, and what is not.
+
+
+def test_in_bfloat16_s_is_that_of_the_programs_own_losses():
+    """And updates are Algorithm 1's, as far as bfloat16 goes."""
+    module, attention, sgd = (
+        program.load("bfloat16", lam=0.3),
+        Attention(0.3),
+        checks.Sgd(),
+    )
+    carry = start(module)
+    for batch in checks.digits():
+        params, opt_state = carry
+        of = lambda params, batch=batch: module.example_losses(params, *batch)
+        losses, jacobian = checks.losses_and_jacobian(of, params, x64=False)
+        expected = sgd(attention.direction(losses, jacobian), params)
+        *carry, _ = module.train_step(params, opt_state, *batch)
+        s = absgd_jax.normalizer(carry[1])
+        assert float(s) == pytest.approx(attention.s / (1 - attention.share), rel=1e-3)
+        # Parameters and gradients are rounded by up to 1/256 of themselves.
+        error = checks.flat(carry[0]) - checks.flat(params) - expected
+        assert np.linalg.norm(error) < 0.1 * np.linalg.norm(expected)
+
+
+def test_lam_and_the_momentum_keep_their_dtypes():
+    module = program.load("bfloat16", lam=0.3)
+    carry = start(module)
+    dtypes = lambda carry: jax.tree.map(lambda leaf: leaf.dtype, carry)
+    *after, _ = module.train_step(*carry, *checks.digits()[0])
+    assert dtypes(tuple(after)) == dtypes(carry)
+    assert after[0]["head"].dtype == jnp.bfloat16
+    state = absgd_jax.attention_state(after[1])
+    assert state.lam == jnp.float32(0.3)
+    assert state.tilted_loss.dtype == jnp.float32
+
+
+def test_without_hyperparam_dtype_lam_is_rounded():
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    state = optax.inject_hyperparams(absgd_jax.absgd)(0.1, lam=0.3).init(params)
+    assert float(absgd_jax.attention_state(state).lam) == 0.30078125
+
+
+def test_without_static_args_the_momentum_turns_to_float32():
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    inject = optax.inject_hyperparams(absgd_jax.absgd, hyperparam_dtype=jnp.float32)
+    tx = inject(0.1, lam=0.3)
+    before = tx.init(params)
+    _, after = tx.update(params, before, params, value=jnp.float32(1.0))
+    trace = lambda state: jax.tree.leaves(state)[-1].dtype
+    assert (trace(before), trace(after)) == (jnp.bfloat16, jnp.float32)
+
+
+# Clipping and frozen layers.
+
+
+def test_attention_inside_the_partition_is_refused():
+    module = program.load("clip_ema_freeze")
+    tx = optax.partition(
+        {"trained": absgd_jax.absgd(0.1, 0.7), "frozen": optax.set_to_zero()},
+        {"features": "frozen", "head": "trained"},
+    )
+    params, *_ = start(module)
+    grads = jax.tree.map(lambda p: np.ones((2, *p.shape), np.float32), params)
+    with pytest.raises(ValueError, match="masked leaves"):
+        tx.update(grads, tx.init(params), params, losses=np.ones(2, np.float32))
+
+
+def smooth_losses(params, images, labels):
+    """A pullback of these holds floating-point arrays alone."""
+    logits = jax.nn.gelu(images @ params["features"]) @ params["head"]
+    return optax.softmax_cross_entropy(logits, np.eye(10, dtype=np.float32)[labels])
+
+
+CLIPS = {
+    "clip": (optax.clip(1e-2), "indices must have an integer type"),
+    "norm": (optax.clip_by_global_norm(1e-2), "lax.select requires arguments to have"),
+}
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_clipping_in_front_of_a_pullback_is_wrong_or_an_error(clip):
+    params, *_ = start(program.load("clip_ema_freeze"))
+    attention, (clip, message) = absgd_jax.attentional_aggregate(0.7), CLIPS[clip]
+
+    def aggregate(losses_of, *order):
+        of = lambda params: losses_of(params, *checks.digits()[0])
+        losses, pullback = jax.vjp(of, params)
+        tx = optax.chain(*order)
+        return checks.flat(
+            tx.update(pullback, tx.init(params), params, losses=losses)[0]
+        )
+
+    right = aggregate(smooth_losses, attention, clip)
+    wrong = aggregate(smooth_losses, clip, attention)
+    assert np.linalg.norm(wrong) < 0.1 * np.linalg.norm(right)
+    of_labels = lambda params, *batch: two_layers(params, None, *batch)
+    with pytest.raises((TypeError, ValueError), match=message):
+        aggregate(of_labels, clip, attention)
+
+
+# Tokens.
+
+
+def test_losses_at_padding_may_be_anything():
+    module = program.load("tokens", lam=checks.LAM)
+    carry = start(module)
+    inputs, targets, mask = batches(module)[0]
+    expected = step_of(module)(carry, inputs, targets, mask)[0]
+    losses = module.token_losses
+    module = program.load("tokens", lam=checks.LAM)
+    module.token_losses = lambda params, inputs, targets: jnp.where(
+        mask, losses(params, inputs, targets), jnp.nan
+    )
+    got = step_of(module)(carry, inputs, targets, mask)[0]
+    np.testing.assert_allclose(checks.flat(got), checks.flat(expected), rtol=1e-6)
+
+
+def test_a_floor_under_the_losses_changes_no_update():
+    """As label smoothing is one, for all tokens the same."""
+    carry = start(program.load("tokens"))
+    updates = []
+    for floor in (0.0, 1.0):
+        module = program.load("tokens", lam=checks.LAM)
+        losses = module.token_losses
+        module.token_losses = lambda *a, losses=losses, floor=floor: losses(*a) + floor
+        updates.append(checks.flat(step_of(module)(carry, *batches(module)[0])[0]))
+    np.testing.assert_allclose(*updates, rtol=0, atol=1e-6)
