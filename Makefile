@@ -79,7 +79,7 @@ test-oldest: $(OLDEST)/.installed
 # The site, with warnings as errors, and what can only be tested once it is built.
 SITE ?= docs/_build/html
 docs: $(VENV)/.installed-docs
-	$(BIN)/python -m sphinx -q -E -W -n docs $(SITE)
+	$(BIN)/python -m sphinx -q -j 16 -E -W -n docs $(SITE)
 	ABSGD_SITE=$(SITE) $(BIN)/python -m pytest -q tests/test_docs.py
 
 check: $(VENV)/.installed-dev

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -44,6 +45,8 @@ nb_execution_mode = "force"
 nb_execution_excludepatterns = ["recipes/*"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 60
+# Compiling is most of what the notebooks cost, and their programs run for a second.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 nb_ipywidgets_js = {}  # they would come from elsewhere
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
