@@ -26,7 +26,13 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "upstream", "conf.py", "percent.py", "**/.ipynb_checkpoints"]
+exclude_patterns = [
+    "_build",
+    "upstream",
+    "conf.py",
+    "percent.py",
+    "**/.ipynb_checkpoints",
+]
 nitpicky = True
 # Types of JAX, Optax, NumPy and Python, whose pages are not read: the build needs no
 # network.
