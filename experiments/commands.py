@@ -482,10 +482,13 @@ class Results:
     Attributes:
       records: JSON lines of `reproduce`.
       out: Markdown file to write.
+      html: file to write the same page to as HTML, with its figures and style inside;
+        None for none.
     """
 
     records: pathlib.Path = pathlib.Path("results/reproduce.jsonl")
     out: pathlib.Path = pathlib.Path("docs/results.md")
+    html: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)

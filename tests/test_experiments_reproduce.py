@@ -177,6 +177,36 @@ def test_the_page_is_what_the_records_make():
     assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()
 
 
+def test_a_diverged_seed_is_counted_and_the_others_are_shown():
+    row = reproduce.ROWS[0].name
+    done = {"recall": [0.5] * 10, "last_lam": "inf", "total_weight": 1.0}
+    place = {"device": "a", "jax": "0", "seconds": 1.0, "split": "test", "lam": "inf"}
+    records = [
+        {"setting": SETTING, "row": row, "seed": seed, "accuracy": accuracy}
+        | place
+        | (done if accuracy else {})
+        for seed, accuracy in enumerate((None, 0.60, 0.64))
+    ]
+    page = reproduce_report.page(records, "a.jsonl").splitlines()
+    own = [line for line in page if line.startswith(f"| {row}")]
+    assert len(own) == 2  # accuracy, and recall of each class
+    assert all("| 2; 1 of 3 diverged |" in line for line in own)
+    assert "| 62.0 ± 2.8 |" in own[0]
+
+
+def test_the_page_is_written_as_html_too(tmp_path):
+    out, page = tmp_path / "results.md", tmp_path / "results.html"
+    records = str(ROOT / "results" / "reproduce.jsonl")
+    command = ["results", "--records", records, "--out", str(out), "--html", str(page)]
+    assert cli.main(command) == 0
+    text = page.read_text(encoding="utf-8")
+    rows = [line for line in out.read_text().splitlines() if line.startswith("| ")]
+    assert text.count("<tr>") == len(rows)
+    assert text.count("<h2") == text.count('href="#section-')
+    assert "<code>reproduce.jsonl</code>" in text
+    assert "http" not in text
+
+
 def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
     file = tmp_path / f"{untuned_report.HEAD}.npz"
     more = ("--seeds", "2", "--features", str(file))
