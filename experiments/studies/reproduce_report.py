@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import commands, configs
-from experiments.report import formatting, html
-from experiments.results import paper, run_log
+from experiments.report import formatting
+from experiments.results import paper
 from experiments.studies import reproduce
 from experiments.studies.reproduce import ROWS
 
@@ -40,34 +39,16 @@ all of its rows share, and each row, λ and seed 40 more;
 `python -m experiments reproduce --list` names them."""
 
 
-def main(config: commands.Results) -> int:
-    """Writes the page, as HTML too if it is asked for; returns 0."""
-    found, torn = run_log.events(config.records)
-    if torn or not found:
-        raise configs.BadConfiguration(
-            f"{config.records} has {len(found)} records and {torn} lines that are none."
-        )
-    text = page(found, config.records.name)
-    config.out.write_text(text, encoding="utf-8")
-    print(config.out)
-    if config.html is not None:
-        rendered = html.page(text, config.out.parent, "backticks")
-        config.html.write_text(rendered, encoding="utf-8")
-        print(config.html)
-    return 0
-
-
-def page(found: Sequence[Record], file: str) -> str:
-    """The page, as Markdown.
+def sections(found: Sequence[Record], file: str) -> list[str]:
+    """The page of the paper's tables, as lines of Markdown, without what is not run.
 
     Args:
       found: records of `reproduce`.
       file: where they are from.
     """
-    settings = [s for s in reproduce.SETTINGS if any(r["setting"] == s for r in found)]
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
     lines = INTRODUCTION.format(file=file, lams=lams).splitlines()
-    for setting in settings:
+    for setting in _settings(found):
         own = [r for r in found if r["setting"] == setting]
         lines += ["", f"## {_title(setting)}", ""]
         lines += formatting.markdown(_table(own, setting))
@@ -77,8 +58,11 @@ def page(found: Sequence[Record], file: str) -> str:
             lines += formatting.markdown(_choices(own, setting))
         lines += ["", "Recall of each class, most frequent first:", ""]
         lines += formatting.markdown(_recalls(own, setting))
-    lines += ["", "## Not run", "", *_not_run(found, settings)]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _settings(found: Sequence[Record]) -> list[str]:
+    return [s for s in reproduce.SETTINGS if any(r["setting"] == s for r in found)]
 
 
 def _title(setting: str) -> str:
@@ -226,9 +210,9 @@ def _devices(found: Sequence[Record]) -> list[str]:
     ]
 
 
-def _not_run(found: Sequence[Record], settings: Sequence[str]) -> list[str]:
+def not_run(found: Sequence[Record]) -> list[str]:
     """What of the campaign is left, with its cost in epochs."""
-    lines = []
+    settings, lines = _settings(found), []
     for setting in reproduce.SETTINGS:
         if setting not in settings:
             lines.append(f"* {_title(setting)}: none of its rows yet.")
