@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -202,6 +203,7 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
 
 def test_the_page_is_written_as_html_too(tmp_path):
     out, page = tmp_path / "results.md", tmp_path / "results.html"
+    shutil.copytree(ROOT / "docs" / "figures", tmp_path / "figures")
     records = str(ROOT / "results")
     command = ["results", "--records", records, "--out", str(out), "--html", str(page)]
     assert cli.main(command) == 0
