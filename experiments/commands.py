@@ -514,11 +514,13 @@ class Results:
       out: Markdown file to write.
       html: file to write the same page to as HTML, with its figures and style inside;
         None for none.
+      measure: whether to time first what a training that is not run would cost.
     """
 
     records: pathlib.Path = pathlib.Path("results")
     out: pathlib.Path = pathlib.Path("docs/results.md")
     html: pathlib.Path | None = None
+    measure: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

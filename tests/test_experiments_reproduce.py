@@ -201,6 +201,15 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
     assert "| 62.0 ± 2.8 |" in own[0]
 
 
+def test_what_is_not_run_has_its_cost_by_the_step_that_was_timed():
+    cost = {"preset": "cifar10_sym40", "seconds": 0.5, "device": "cpu", "cores": 2}
+    text = results_page.not_run({**cost, "load": 1.0})
+    assert "72 trainings" in text
+    assert "takes 6.5 h" in text  # 120 epochs of 391 steps
+    (recorded,) = run_log.read(ROOT / "results" / results_page.COSTS)
+    assert {*cost, "load"} <= {*recorded}
+
+
 def test_the_page_is_written_as_html_too(tmp_path):
     out, page = tmp_path / "results.md", tmp_path / "results.html"
     shutil.copytree(ROOT / "docs" / "figures", tmp_path / "figures")
