@@ -1,6 +1,7 @@
 """The sections of `equal_grids`' records in the page of results."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ FRACTIONS = (0.95, 0.9, 0.75, 0.5, 0.0)  # lower ends of ranges of effective fra
 
 _EACH = """Each method has {settings} settings: three values of its
 hyperparameter at three learning rates, or {settings} learning rates over the same range
-where it has none."""
+where it has none. What is chosen at an end of its range may not be the best there
+is."""
 
 _LAST_LAYER = """## The last layer of trained networks
 
@@ -54,7 +56,8 @@ the best by accuracy on one half of the test images, since no training image is 
 these networks, over {choosing} seeds of each network; the other half is shown. Percent,
 mean ± standard deviation over {networks} networks and {seeds} seeds of the order of the
 examples. Differences are paired by network and seed; ± is the standard error over the
-{networks} networks. All weights begin at the first step of this stage, before which
+{networks} networks. TERM and RECOVER have no momentum, and rates ten times as
+high. All weights begin at the first step of this stage, before which
 accuracy is {before}.
 """
 
@@ -226,7 +229,13 @@ def last_layer(found: Sequence[Record]) -> list[str]:
         before=formatting.spread(np.array([*before.values()])),
     )
     table = _table(own, HEAD, OF_LAST_LAYER, ["accuracy"])
-    return [*introduction.splitlines(), "", *table]
+    return [*_wrapped(introduction), "", *table]
+
+
+def _wrapped(text: str) -> list[str]:
+    """A heading and a paragraph, whose lines are filled anew."""
+    heading, paragraph = text.split("\n\n")
+    return [heading, "", *textwrap.wrap(paragraph, 88)]
 
 
 def tables(found: Sequence[Record]) -> list[str]:
@@ -235,12 +244,13 @@ def tables(found: Sequence[Record]) -> list[str]:
     if not own:
         return []
     run = presets.get("own_table").run
-    lines = _TABLES.format(
+    introduction = _TABLES.format(
         each=_EACH.format(settings=SETTINGS),
         seeds=formatting.count(len({r["seed"] for r in own}), "seed").capitalize(),
         epochs=run.epochs,
         batch=run.batch_size,
-    ).splitlines()
+    )
+    lines = _wrapped(introduction)
     known = [name for name in TABLES if any(r["data"] == name for r in own)]
     for name in known:
         lines += ["", f"### {name}", ""]
