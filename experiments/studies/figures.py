@@ -22,6 +22,7 @@ from experiments.data.task import load_task
 from experiments.report import formatting
 from experiments.results import run_log
 from experiments.studies import figures_report as report
+from experiments.studies import toy
 from experiments.studies.digits import LONG_TAIL
 from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
 from experiments.train import loop, sharding, vmapped
@@ -194,6 +195,8 @@ def main(config: commands.Figures) -> int:
             print(name, flush=True)
     found = run_log.read(config.records)
     config.out.mkdir(parents=True, exist_ok=True)
+    shown = commands.Toy()
+    toy.figure(*toy.take(shown.seed, shown.lam), config.out / toy.FIGURE)
     for path in report.draw(found, config.out):
         print(path)
     return 0

@@ -24,6 +24,9 @@ GAMMAS = (0.05, 0.1, 0.2, 0.5, 0.7, 0.9, 1.0)
 MOMENTA = (0.0, 0.5, 0.9, 0.95)
 
 CAPTIONS = {
+    "toy": "One step from the same line on 16 points of two unequal classes, as "
+    "`python -m experiments toy` takes it: the line before, and after a step of each "
+    "method.",
     "norms": "‖∇F_λ‖² over all {examples} examples, its mean in windows of steps, of "
     "ABSGD with batches of {batch}, η = 0.5/√t and no momentum on a small non-convex "
     "network. Bands are the standard deviation over {seeds} seeds. In grey 1/√t, the "
