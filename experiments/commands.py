@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import tyro
 
 from experiments.configs import Run, replace
-from experiments.fields import Checked, Count, Nonzero, PositiveFinite, Size, T, refuse
+from experiments.fields import (
+    AtLeastTwo,
+    Checked,
+    Count,
+    Nonzero,
+    PositiveFinite,
+    Size,
+    T,
+    refuse,
+)
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, Study
 from experiments.train.session import Session
 
@@ -446,6 +455,27 @@ class AfterFirstStage(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class EqualGrids(Checked):
+    """Methods at nine settings each, the learning rate among them.
+
+    On imbalanced tables, and on the last layer of CIFAR networks. What came out is a
+    part of docs/results.md, which the command `results` writes.
+
+    Attributes:
+      data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
+        last; or of cifar10-lt100-head.npz, which `reproduce --features` writes.
+      seeds: number of seeds, from 0.
+      out: JSON lines, one per run; runs that it has are not repeated.
+      data: some of the data sets; the tables if none is given.
+    """
+
+    data_dir: pathlib.Path = pathlib.Path("data")
+    seeds: Size = 10
+    out: pathlib.Path = pathlib.Path("results/equal_grids.jsonl")
+    data: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Reproduce(Checked):
     """Trains the cells of the paper's tables on CIFAR at the full protocol.
 
@@ -486,15 +516,35 @@ class Reproduce(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Writes the page of the results of `reproduce`, next to the paper's numbers.
+    """Writes the page of all results, next to the paper's numbers.
 
     Attributes:
-      records: JSON lines of `reproduce`.
+      records: folder of the JSON lines of `reproduce`, `equal-grids` and `figures`.
       out: Markdown file to write.
+      html: file to write the same page to as HTML, with its figures and style inside;
+        None for none.
+      measure: whether to time first what a training that is not run would cost.
     """
 
-    records: pathlib.Path = pathlib.Path("results/reproduce.jsonl")
+    records: pathlib.Path = pathlib.Path("results")
     out: pathlib.Path = pathlib.Path("docs/results.md")
+    html: pathlib.Path | None = None
+    measure: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures(Checked):
+    """Trains small problems and draws the figures of the page of results.
+
+    Attributes:
+      records: JSON lines; figures that it has are drawn, and their runs not repeated.
+      out: folder of the figures.
+      seeds: number of seeds, from 0.
+    """
+
+    records: pathlib.Path = pathlib.Path("results/figures.jsonl")
+    out: pathlib.Path = pathlib.Path("docs/figures")
+    seeds: AtLeastTwo = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -654,15 +704,20 @@ COMMANDS = {
     "after-first-stage": Command(
         AfterFirstStage, "--data-dir DIR: do the losses predict that a fixed λ harms"
     ),
+    "equal-grids": Command(
+        EqualGrids,
+        "--data-dir DIR: methods on tables, each at nine settings, rates among them",
+    ),
     "reproduce": Command(
         Reproduce,
         "--minutes N: the paper's tables on CIFAR in full, over many sittings",
     ),
     "results": Command(
         Results,
-        "the page of what reproduce recorded, next to the paper's numbers",
-        "experiments.studies.reproduce_report",
+        "the page of what was recorded in results/, next to the paper's numbers",
+        "experiments.studies.results_page",
     ),
+    "figures": Command(Figures, "the figures of the page of results"),
     "toy": Command(Toy, "the paper's toy figure"),
     "bench": Command(
         Bench,

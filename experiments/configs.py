@@ -417,6 +417,10 @@ class Loss(Checked):
         examples, or the sum of their class weights (`weights`, as PyTorch's weighted
         mean). Published baselines divide cross-entropy and LDAM by the weights, and the
         focal loss, which has them inside, by the examples.
+      class_weights_in: what class weights are under attention: factors of the losses,
+        to which it then attends (`loss`), or base weights of the examples (`base`): it
+        attends to unweighted losses, and the gradient is divided by the sum of the base
+        weights.
       logit_norm: exponent of the logits' norm by which logits are divided in training;
         0 for no normalisation.
     """
@@ -450,6 +454,7 @@ class Loss(Checked):
     effective_beta: Host[BelowOne] = 0.9999
     class_weights_from: Host[Share] = 0.0
     class_weights_norm: Literal["examples", "weights"] = "examples"
+    class_weights_in: Literal["loss", "base"] = "loss"
     logit_norm: NotNegative = 0.0
 
 
@@ -701,6 +706,18 @@ class Run(Checked):
             loss.name in ("oltr", "range") and method.route != "pullback",
             f"The {loss.name} loss of an example depends on the others of its batch: "
             f"take the pullback route, got {method.route!r}.",
+        )
+        in_base = loss.class_weights_in == "base"
+        refuse(
+            in_base
+            and not (
+                method.info.module == "attention"
+                and method.route == "pullback"
+                and loss.class_weights_norm == "examples"
+            ),
+            "Base weights are of SGD, ABSGD, Adam and ABAdam on the pullback route, "
+            "and divide the gradient already (class_weights_norm 'examples'), got "
+            f"{method.name}, {method.route} and {loss.class_weights_norm}.",
         )
         refuse(
             method.uses_meta_set and not data.meta_per_class,

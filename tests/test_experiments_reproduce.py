@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +18,13 @@ from experiments.data import packed
 from experiments.data.task import load_task
 from experiments.data.types import MissingData
 from experiments.results import run_dir, run_log
-from experiments.studies import reproduce, reproduce_report, untuned, untuned_report
+from experiments.studies import (
+    reproduce,
+    reproduce_report,
+    results_page,
+    untuned,
+    untuned_report,
+)
 from experiments.studies.reproduce import LAMS, Cell
 from experiments.train import loop, sharding, steps
 from experiments.train.session import Session
@@ -192,9 +200,48 @@ def test_processes_share_a_campaign(folder, tmp_path):
 
 
 def test_the_page_is_what_the_records_make():
-    records = run_log.read(ROOT / "results" / "reproduce.jsonl")
-    page = reproduce_report.page(records, "reproduce.jsonl")
+    page = results_page.page(ROOT / "results")
     assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()
+
+
+def test_a_diverged_seed_is_counted_and_the_others_are_shown():
+    row = reproduce.ROWS[0].name
+    done = {"recall": [0.5] * 10, "last_lam": "inf", "total_weight": 1.0}
+    place = {"device": "a", "jax": "0", "seconds": 1.0, "split": "test", "lam": "inf"}
+    records = [
+        {"setting": SETTING, "row": row, "seed": seed, "accuracy": accuracy}
+        | place
+        | (done if accuracy else {})
+        for seed, accuracy in enumerate((None, 0.60, 0.64))
+    ]
+    page = reproduce_report.sections(records, "a.jsonl")
+    own = [line for line in page if line.startswith(f"| {row}")]
+    assert len(own) == 2  # accuracy, and recall of each class
+    assert all("| 2; 1 of 3 diverged |" in line for line in own)
+    assert "| 62.0 ± 2.8 |" in own[0]
+
+
+def test_what_is_not_run_has_its_cost_by_the_step_that_was_timed():
+    cost = {"preset": "cifar10_sym40", "seconds": 0.5, "device": "cpu", "cores": 2}
+    text = results_page.not_run({**cost, "load": 1.0})
+    assert "72 trainings" in text
+    assert "takes 6.5 h" in text  # 120 epochs of 391 steps
+    (recorded,) = run_log.read(ROOT / "results" / results_page.COSTS)
+    assert {*cost, "load"} <= {*recorded}
+
+
+def test_the_page_is_written_as_html_too(tmp_path):
+    out, page = tmp_path / "results.md", tmp_path / "results.html"
+    shutil.copytree(ROOT / "docs" / "figures", tmp_path / "figures")
+    records = str(ROOT / "results")
+    command = ["results", "--records", records, "--out", str(out), "--html", str(page)]
+    assert cli.main(command) == 0
+    text = page.read_text(encoding="utf-8")
+    rows = [line for line in out.read_text().splitlines() if line.startswith("| ")]
+    assert text.count("<tr>") == len(rows)
+    assert text.count("<h2") == text.count('href="#section-')
+    assert "<code>reproduce.jsonl</code>" in text
+    assert "http" not in re.sub('base64,[^"]*', "", text)
 
 
 def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):

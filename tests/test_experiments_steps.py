@@ -105,6 +105,37 @@ def test_the_weighted_mean_divides_by_the_weights_of_the_batch():
     problem.same(one.params, other.params)
 
 
+def test_base_weights_are_those_of_the_library():
+    """Without attention the weighted mean; with it, attention to unweighted losses."""
+    base = configs.replace(RUN, {"loss.class_weights_in": "base"})
+    weights = np.linspace(0.5, 2.0, 10)
+    sgd = {"method.name": "sgd"}
+    mean = configs.replace(RUN, sgd | {"loss.class_weights_norm": "weights"})
+    one, _ = problem.train(configs.replace(base, sgd), 2, weights=weights)
+    problem.same(one.params, problem.train(mean, 2, weights=weights)[0].params)
+    at_once = {"method.start_at": 0.0, "method.gamma": 1.0, "method.init_s": None}
+    attends = configs.replace(base, at_once)
+    _, (weighted,) = problem.train(attends, 1, weights=weights)
+    _, (plain,) = problem.train(attends, 1)
+    expected = weights * plain.weight_of_class  # v_i exp(L_i/λ), the same losses
+    expected *= problem.SIZE / expected.sum()
+    np.testing.assert_allclose(weighted.weight_of_class, expected, rtol=1e-4)
+    np.testing.assert_allclose(weighted.loss, plain.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method.name": "eg", "method.init_s": None},
+        {"method.route": "value"},
+        {"loss.class_weights_norm": "weights"},
+    ],
+)
+def test_base_weights_are_refused_where_there_are_none(changes):
+    with pytest.raises(ValueError, match="Base weights are of SGD, ABSGD"):
+        configs.replace(RUN, {"loss.class_weights_in": "base"} | changes)
+
+
 def test_the_sums_are_those_of_the_losses(by_pullback):
     """Σp over the batch and Algorithm 1's normaliser agree after the switch."""
     _, seen = by_pullback

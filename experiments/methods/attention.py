@@ -43,8 +43,12 @@ def _pullback(
     run: configs.Run, weighting_input: WeightingInput, state: Any
 ) -> tuple[Any, ...]:
     """Result by one backward pass, whose cotangent is the weights."""
+    losses_of = weighting_input.losses_of
+    if run.loss.class_weights_in == "base":  # and not in the losses
+        ones = jnp.ones_like(weighting_input.class_weights)
+        losses_of = weighting_input._replace(class_weights=ones).losses_of
     losses, pullback, statistics = jax.vjp(
-        weighting_input.losses_of, weighting_input.params, has_aux=True
+        losses_of, weighting_input.params, has_aux=True
     )
     weights, after = _weigh(run, weighting_input, state, losses)
     (direction,) = pullback(weights / weights.size)  # ∇ of the weighted losses' mean
@@ -90,8 +94,11 @@ def _weigh(
     present if the method is `uniform`.
     """
     hyperparams, present = weighting_input.hyperparams, weighting_input.present
+    base = None
+    if run.loss.class_weights_in == "base":
+        base = weighting_input.class_weights[weighting_input.labels]
     weights, after = attention(run, hyperparams, weighting_input.axis_name).weigh(
-        losses, state, where=present
+        losses, state, where=present, sample_weights=base
     )
     added = hyperparams.uniform * present / _share_present(weighting_input)
     return weights * hyperparams.scale + added, after

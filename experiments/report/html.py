@@ -58,34 +58,42 @@ img {{ max-width: 100%; max-height: 34rem; background: white; border-radius: 0.4
 """
 
 
-def parser() -> MarkdownIt:
+def parser(*more: str) -> MarkdownIt:
     """Of the Markdown of reports.
 
     Only what they consist of: a class that is called *a* or <b> stays what it is.
 
+    Args:
+      more: rules of markdown-it that are enabled too, such as `backticks`.
+
     Returns:
       The parser, which also renders HTML.
     """
-    return MarkdownIt("zero").enable(["heading", "image", "list", "table"])
+    return MarkdownIt("zero").enable(["heading", "image", "list", "table", *more])
 
 
-def page(report: str, folder: pathlib.Path) -> str:
+def page(report: str, folder: pathlib.Path, *more: str) -> str:
     """Renders a report, with its figures and its style inside.
 
     Args:
       report: Markdown, as `report.command.text` makes it.
       folder: where its figures are.
+      more: rules of its Markdown beyond those of `parser`.
 
     Returns:
       HTML that loads nothing from anywhere.
     """
-    renderer = parser()
+    renderer = parser(*more)
     tokens = renderer.parse(report)
-    headings = []
+    levels = [token.tag for token in tokens if token.type == "heading_open"]
+    sections = "h1" if levels.count("h1") > 1 else "h2"
+    title, headings = "", []
     for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if [child.type for child in token.children or ()] == ["image"]:
             before.hidden = after.hidden = True  # a figure does not go into a paragraph
         if before.type == "heading_open" and before.tag == "h1":
+            title = title or token.content
+        if before.type == "heading_open" and before.tag == sections:
             headings.append(token.content)
             before.attrSet("id", f"section-{len(headings)}")
 
@@ -111,7 +119,7 @@ def page(report: str, folder: pathlib.Path) -> str:
     body = renderer.renderer.render(tokens, renderer.options, {})
     titles = [html.escape(heading) for heading in headings]
     return (
-        _HEAD.format(title=titles[0])
+        _HEAD.format(title=html.escape(title))
         + (_contents(titles) if len(titles) > 1 else "")
         + f"{body}</body>\n</html>\n"
     )

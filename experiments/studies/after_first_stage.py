@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import scipy.special
 from sklearn.datasets import make_classification
 
 from experiments import commands
 from experiments.report import formatting
 from experiments.results import run_dir, run_log
 from experiments.studies import untuned
+from experiments.studies.equal_grids_report import by_fraction
 from experiments.studies.untuned_report import SGD, Setting
 
 RATES, LAMS = (0.05, 0.01), (0.5, 1.0, 2.0, 5.0)
@@ -48,6 +50,10 @@ cross-entropy after the first stage is above log 2, so that the network gives th
 label less than one half. The other columns are points of balanced accuracy against SGD
 after a second stage with that λ and rate, the mean over the validation and test parts.
 """
+
+_FRACTIONS = """The effective fraction exp(−KL) of the weights exp(L/λ) over the losses
+after the first stage, from which `suggest_lam` has its λ, in the mean over seeds, and
+what that λ did: each data set and λ."""
 
 
 def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +92,24 @@ def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> untuned.Tas
     return untuned.stacked(splits)
 
 
-def measure(
-    name: str, data_dir: pathlib.Path, seeds: Sequence[int], steps: int
+def effective_fraction(losses: np.ndarray, lam: float) -> float:
+    """exp(−KL) of the weights exp(L/λ) from equal ones, as `suggest_lam` has it.
+
+    Args:
+      losses: float `[examples]`.
+      lam: λ > 0.
+
+    Returns:
+      In (0, 1].
+    """
+    log_p = scipy.special.log_softmax(np.asarray(losses, np.float64) / lam)
+    return float(np.exp(-np.sum(np.exp(log_p) * (log_p + np.log(len(losses))))))
+
+
+def first_stage(
+    name: str, data: untuned.Task, seeds: Sequence[int], steps: int
 ) -> list[dict[str, Any]]:
-    """A record for each seed."""
-    data = task(name, data_dir, seeds)
+    """What the losses say after plain training: a record for each seed."""
     first = [(0.05, SGD, seed) for seed in seeds]
     params, _ = untuned.train(data, "first stage", 1, first, seeds, steps)
     x, y = data.train
@@ -98,11 +117,20 @@ def measure(
         untuned.logits(params, x), y
     )
     losses = np.asarray(jax.vmap(of_seed)(params, x, y))
-    lines = [
+    return [
         {"data": name, "seed": seed, "wrong": float(np.mean(own > math.log(2.0)))}
         | {"mean_loss": float(f"{own.mean():.3g}")}
+        | {f"effective {lam:g}": round(effective_fraction(own, lam), 4) for lam in LAMS}
         for seed, own in zip(seeds, losses, strict=True)
     ]
+
+
+def measure(
+    name: str, data_dir: pathlib.Path, seeds: Sequence[int], steps: int
+) -> list[dict[str, Any]]:
+    """A record for each seed, with what each λ then did."""
+    data = task(name, data_dir, seeds)
+    lines = first_stage(name, data, seeds, steps)
     settings = [SGD, *(Setting(lam=lam, gamma=0.5) for lam in LAMS)]
     for rate in RATES:
         jobs = [(rate, s, seed) for s in settings for seed in seeds]
@@ -154,7 +182,17 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         *formatting.markdown(rows),
         "",
         *_verdicts(order, wrong, mean, columns),
+        "",
+        *_FRACTIONS.splitlines(),
     ]
+    for rate in RATES:
+        pairs = [
+            (mean(name, f"effective {lam:g}"), mean(name, f"λ {lam:g}, {rate:g}"))
+            for name in order
+            for lam in LAMS
+        ]
+        lines += ["", f"At a rate of {rate:g}:", ""]
+        lines += formatting.markdown(by_fraction(pairs, HARM))
     return "\n".join(lines) + "\n"
 
 

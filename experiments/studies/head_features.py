@@ -13,19 +13,19 @@ from experiments import commands, configs
 from experiments.data import loader
 from experiments.data.task import Task
 from experiments.studies import reproduce
+from experiments.studies.equal_grids_report import PASSES
 from experiments.studies.reproduce import ROWS, Cell, Worker
 from experiments.train import runs, steps
-
-PASSES = 4  # over the training set, each augmented differently
 
 
 def write(config: commands.Reproduce, setting: str) -> None:
     """Writes the features of a setting's networks, one a seed, to `config.features`.
 
     The file has, with S seeds: `train` [S, n, features] and `train_labels` [S, n], of
-    `PASSES` augmented passes; `test` and `test_labels`, of the same form, are of the
-    images without augmentation; and the last layer's `kernel` [S, features, classes]
-    and `bias` [S, classes]. Networks that are not trained yet are trained first.
+    `PASSES` passes, each augmented differently; `test` and `test_labels`, of the same
+    form, are of the images without augmentation; and the last layer's `kernel` [S,
+    features, classes] and `bias` [S, classes]. Networks that are not trained yet are
+    trained first.
     """
     found: list[dict[str, np.ndarray]] = []
     own = reproduce.worker(config)

@@ -226,6 +226,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
     focal = weighted | {"loss.name": "focal"}
     absgd = _of(run, "absgd", gamma=run.method.gamma, init_s=run.method.init_s)
     attended = absgd | weighted | deferral
+    base = {"loss.class_weights_in": "base"}
     betas = _over("β", (0.9999, 0.999, 0.99), "loss.effective_beta")
     focusing = _over("focusing", (1.0, 0.5, 2.0), "loss.focusing")
     margins = _over("margin", (0.5, 0.3, 0.7), "loss.max_margin")
@@ -250,6 +251,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
         MethodGrid(
             "absgd_cb_mean", "ABSGD (CB-CE), weighted mean", attended | mean, *lams
         ),
+        MethodGrid("absgd_cb_base", "ABSGD (CB base weights)", attended | base, *lams),
     ]
 
 

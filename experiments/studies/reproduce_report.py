@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import commands, configs
 from experiments.report import formatting
-from experiments.results import paper, run_log
+from experiments.results import paper
 from experiments.studies import reproduce
 from experiments.studies.reproduce import ROWS
 
@@ -23,7 +22,8 @@ records.
 All of it is the full protocol: the published images, ResNet-32, batches of 128, SGD
 with momentum 0.9, 200 epochs, η = 0.1 divided by 100 at epochs 160 and 180. Accuracy is
 that of the last epoch on the test set, in percent, mean ± standard deviation over
-seeds. Differences are paired by seed, ± standard error. A fixed λ is the best of
+seeds; a seed whose loss was not finite is counted as diverged, and the mean is of the
+others. Differences are paired by seed, ± standard error. A fixed λ is the best of
 {lams} by accuracy on a balanced part of the training set (100 images of each class of
 CIFAR-10, 10 of CIFAR-100) that is held out in trainings only for that purpose, with
 seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen. λ and class
@@ -39,29 +39,16 @@ all of its rows share, and each row, λ and seed 40 more;
 `python -m experiments reproduce --list` names them."""
 
 
-def main(config: commands.Results) -> int:
-    """Writes the page; returns 0."""
-    found, torn = run_log.events(config.records)
-    if torn or not found:
-        raise configs.BadConfiguration(
-            f"{config.records} has {len(found)} records and {torn} lines that are none."
-        )
-    config.out.write_text(page(found, config.records.name), encoding="utf-8")
-    print(config.out)
-    return 0
-
-
-def page(found: Sequence[Record], file: str) -> str:
-    """The page, as Markdown.
+def sections(found: Sequence[Record], file: str) -> list[str]:
+    """The page of the paper's tables, as lines of Markdown, without what is not run.
 
     Args:
       found: records of `reproduce`.
       file: where they are from.
     """
-    settings = [s for s in reproduce.SETTINGS if any(r["setting"] == s for r in found)]
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
     lines = INTRODUCTION.format(file=file, lams=lams).splitlines()
-    for setting in settings:
+    for setting in _settings(found):
         own = [r for r in found if r["setting"] == setting]
         lines += ["", f"## {_title(setting)}", ""]
         lines += formatting.markdown(_table(own, setting))
@@ -71,8 +58,11 @@ def page(found: Sequence[Record], file: str) -> str:
             lines += formatting.markdown(_choices(own, setting))
         lines += ["", "Recall of each class, most frequent first:", ""]
         lines += formatting.markdown(_recalls(own, setting))
-    lines += ["", "## Not run", "", *_not_run(found, settings)]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _settings(found: Sequence[Record]) -> list[str]:
+    return [s for s in reproduce.SETTINGS if any(r["setting"] == s for r in found)]
 
 
 def _title(setting: str) -> str:
@@ -113,13 +103,13 @@ def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
     head += ["mean weight", *(f"paper, {name}" for name in paper.VERSIONS.values())]
     lines, plain = [head], {}
     for row, tested in _rows(found, setting):
-        accuracy = {seed: r["accuracy"] for seed, r in sorted(tested.items())}
-        diverged = [*accuracy.values()].count(None)
-        if diverged:
-            lines.append([row.name, f"diverged ({diverged})", *["–"] * 7])
+        finished = _finished(tested)
+        if not finished:
+            lines.append([row.name, *["–"] * 3, _seeds(tested), *["–"] * 4])
             continue
-        of = lambda measure, tested=tested: np.array(
-            [measure(r) for _, r in sorted(tested.items())]
+        accuracy = {seed: r["accuracy"] for seed, r in finished.items()}
+        of = lambda measure, finished=finished: np.array(
+            [measure(r) for r in finished.values()]
         )
         lams = of(lambda r: float(r["last_lam"]))
         lines.append(
@@ -128,7 +118,7 @@ def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
                 formatting.spread(np.array([*accuracy.values()])),
                 formatting.paired(accuracy, plain),
                 formatting.spread(of(lambda r: np.mean(r["recall"][-3:]))),
-                str(len(tested)),
+                _seeds(tested),
                 formatting.number(float(f"{lams.mean():.2g}")),
                 f"{of(lambda r: r['total_weight']).mean():.2f}",
                 *(_printed(setting, row.name, version) for version in paper.VERSIONS),
@@ -137,6 +127,19 @@ def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
         if row is ROWS[0]:
             plain = accuracy
     return lines
+
+
+def _finished(tested: Mapping[int, Record]) -> dict[int, Record]:
+    """The records of the seeds whose loss stayed finite."""
+    return {seed: r for seed, r in sorted(tested.items()) if r["accuracy"] is not None}
+
+
+def _seeds(tested: Mapping[int, Record]) -> str:
+    """How many seeds a mean is of, and how many of them all diverged."""
+    finished = len(_finished(tested))
+    if finished == len(tested):
+        return f"{finished}"
+    return f"{finished}; {len(tested) - finished} of {len(tested)} diverged"
 
 
 def _printed(setting: str, row: str, version: str) -> str:
@@ -180,20 +183,20 @@ def _choices(found: Sequence[Record], setting: str) -> list[list[str]]:
 
 def _recalls(found: Sequence[Record], setting: str) -> list[list[str]]:
     rows = [
-        (row, [r for r in tested.values() if r["accuracy"] is not None])
+        (row.name, _seeds(tested), [*_finished(tested).values()])
         for row, tested in _rows(found, setting)
+        if _finished(tested)
     ]
-    rows = [(row, tested) for row, tested in rows if tested]
-    classes = len(rows[0][1][0]["recall"])
+    classes = len(rows[0][2][0]["recall"])
     parts = np.array_split(np.arange(classes), 10)
     name = lambda part: (
         f"{part[0] + 1}" if len(part) == 1 else f"{part[0] + 1} to {part[-1] + 1}"
     )
-    lines = [["method", *map(name, parts)]]
-    for row, tested in rows:
-        recall = np.mean([r["recall"] for r in tested], axis=0)
+    lines = [["method", "seeds", *map(name, parts)]]
+    for row, seeds, finished in rows:
+        recall = np.mean([r["recall"] for r in finished], axis=0)
         lines.append(
-            [row.name, *(formatting.percent(recall[part].mean()) for part in parts)]
+            [row, seeds, *(formatting.percent(recall[part].mean()) for part in parts)]
         )
     return lines
 
@@ -207,9 +210,9 @@ def _devices(found: Sequence[Record]) -> list[str]:
     ]
 
 
-def _not_run(found: Sequence[Record], settings: Sequence[str]) -> list[str]:
+def not_run(found: Sequence[Record]) -> list[str]:
     """What of the campaign is left, with its cost in epochs."""
-    lines = []
+    settings, lines = _settings(found), []
     for setting in reproduce.SETTINGS:
         if setting not in settings:
             lines.append(f"* {_title(setting)}: none of its rows yet.")

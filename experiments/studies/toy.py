@@ -52,16 +52,7 @@ def main(config: commands.Toy) -> int:
     Returns:
       Exit status 0.
     """
-    everything = points(config.seed)
-    chosen = batch(config.seed)
-    examples = Points(everything.inputs[chosen], everything.labels[chosen])
-    steps = {
-        "SGD": step(examples, math.inf),
-        f"SGD, class weights (β = {EFFECTIVE_BETA:g})": step(
-            examples, math.inf, by_class=True
-        ),
-        f"ABSGD, λ = {formatting.number(config.lam)}": step(examples, config.lam),
-    }
+    everything, examples, steps = take(config.seed, config.lam)
     config.out.mkdir(parents=True, exist_ok=True)
     text = table(everything, examples, steps)
     (config.out / TABLE).write_text(text, encoding="utf-8")
@@ -69,6 +60,20 @@ def main(config: commands.Toy) -> int:
     print(text)
     print(f"Figure: {config.out / FIGURE}")
     return 0
+
+
+def take(seed: int, lam: float) -> tuple[Points, Points, dict[str, Step]]:
+    """All points, those of the batch, and each method's step on it by its title."""
+    everything = points(seed)
+    chosen = batch(seed)
+    examples = Points(everything.inputs[chosen], everything.labels[chosen])
+    weighted = f"SGD, class weights (β = {EFFECTIVE_BETA:g})"
+    steps = {
+        "SGD": step(examples, math.inf),
+        weighted: step(examples, math.inf, by_class=True),
+        f"ABSGD, λ = {formatting.number(lam)}": step(examples, lam),
+    }
+    return everything, examples, steps
 
 
 def points(seed: int) -> Points:

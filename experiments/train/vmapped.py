@@ -190,15 +190,8 @@ class VmappedRuns:
         columns = (np.stack(column) for column in zip(*found, strict=True))
         return methods.StepHyperparams(*(column[self._which] for column in columns))
 
-    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """Evaluates all runs on a split.
-
-        Args:
-          name: the split.
-
-        Returns:
-          The metrics of `metrics.summary` for each run; None without such a split.
-        """
+    def counts(self, name: str) -> metrics.Counts | None:
+        """Counts all runs on a split, each `[runs, ...]`; None without such a split."""
         examples = self._splits[name]
         if examples is None:
             return None
@@ -213,7 +206,20 @@ class VmappedRuns:
             present = indices < count
             found = look(state, examples, np.where(present, indices, 0), present)
             total = found if total is None else metrics.add(total, found)
-        total = jax.device_get(total)
+        return jax.device_get(total)
+
+    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
+        """Evaluates all runs on a split.
+
+        Args:
+          name: the split.
+
+        Returns:
+          The metrics of `metrics.summary` for each run; None without such a split.
+        """
+        total = self.counts(name)
+        if total is None:
+            return None
         validates = name == "validation"
         found = [
             metrics.summary(

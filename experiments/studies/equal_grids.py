@@ -1,0 +1,350 @@
+"""Methods on tables and on the last layer of a CIFAR network, tuned alike.
+
+`compare` gives each method three values of one hyperparameter, at one learning rate.
+Here each has nine settings: three values at three learning rates, or nine learning
+rates where it has no hyperparameter of its own. The setting is chosen on validation
+examples. All runs of one method are vmapped, and each is logged as one JSON line.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from experiments import commands, configs, fields, presets
+from experiments.data.task import Task
+from experiments.data.types import Examples, MissingData
+from experiments.results import run_log
+from experiments.studies import equal_grids_report as report
+from experiments.studies import method_grid, untuned
+from experiments.studies.after_first_stage import effective_fraction
+from experiments.studies.equal_grids_report import (
+    CHOOSING,
+    EPOCHS,
+    OF_LAST_LAYER,
+    OF_TABLES,
+    PASSES,
+    SETTINGS,
+    TABLES,
+)
+from experiments.studies.method_grid import MethodGrid
+from experiments.studies.untuned_report import HEAD
+from experiments.train import loop, sharding, vmapped
+
+START = 0.6  # fraction of the epochs after which λ or deferred weights begin
+LAMS = (5.0, 2.0, 1.0)  # as in the method grid
+RUN = ("data", "method", "value", "rate", "network", "seed")  # what a record is of
+
+
+class Setting(NamedTuple):
+    """A method with a value of its hyperparameter, at a learning rate."""
+
+    method: str
+    value: str  # "" where the method has no hyperparameter of its own
+    rate: float
+    run: configs.Run
+
+
+class Study(NamedTuple):
+    """A data set and how it is trained on.
+
+    Attributes:
+      name: of the data set.
+      run: plain training, at the middle learning rate.
+      factors: smallest, middle and largest learning rate over that of `run`.
+      methods: by name.
+      networks: number of trained networks whose last layer is trained; 1 for tables.
+      task: the task of a network and a seed.
+      begin: the state in which runs of these networks begin, of a fresh one.
+    """
+
+    name: str
+    run: configs.Run
+    factors: tuple[float, float, float]
+    methods: Mapping[str, MethodGrid]
+    networks: int
+    task: Callable[[int, int], Task]
+    begin: Callable[[Sequence[int], Any], Any] | None = None
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The metrics that are recorded."""
+        return tuple(OF_LAST_LAYER if self.name == HEAD else OF_TABLES)
+
+    def settings(self, method: str) -> list[Setting]:
+        """The nine settings of a method."""
+        one = self.methods[method]
+        base = one.changes.get(_RATE, self.run.optimizer.learning_rate)
+        own = one.hyperparameter != "η"
+        factors = self.factors if own else _spread(self.factors)
+        values = one.grid if own else (("", {}),)
+        found = []
+        for (value, changes), factor in itertools.product(values, factors):
+            rate = float(f"{base * factor:.3g}")
+            more = {**one.changes, **changes, _RATE: rate}
+            found.append(Setting(method, value, rate, configs.replace(self.run, more)))
+        return found
+
+
+_RATE = "optimizer.learning_rate"
+
+
+def _spread(factors: tuple[float, float, float]) -> list[float]:
+    """As many factors as there are settings, from the smallest to the largest."""
+    return np.geomspace(min(factors), max(factors), SETTINGS).tolist()
+
+
+_OF_LAST_LAYER = (
+    "sgd,absgd,eg,eg_examples,term,term_stochastic,recover,group_dro,cvar,joint,"
+    "resampling,cb_ce,focal,cb_focal,ldam,ldam_drw,logit_adjusted,absgd_cb,"
+    "absgd_cb_mean,absgd_cb_base"
+)
+
+
+def _automatic(
+    sgd: MethodGrid, name: str, changes: Mapping[str, Any] | None = None
+) -> MethodGrid:
+    """The library's default, from the first step."""
+    method = configs.Method("absgd", rho=0.4, max_weight=2.0, gamma=0.1)
+    return sgd._replace(name=name, changes={"method": method, **(changes or {})})
+
+
+def _data(width: int, classes: int) -> configs.Data:
+    """Vectors that are in memory already."""
+    names = tuple(map(str, range(classes)))
+    return configs.Data("table", contents=configs.Contents("table", (width,), names))
+
+
+def tables(name: str, data_dir: pathlib.Path) -> Study:
+    """A table, with the network and the optimizer of the preset `own_table`.
+
+    The splits are those of `untuned`: 60% to train, 20% each for validation and test,
+    others for each seed. λ and deferred class weights begin at `START`; all other
+    weights at once.
+    """
+    inputs, labels = untuned.load(name, data_dir)
+    preset = presets.get("own_table").run
+    data = _data(inputs.shape[1], int(labels.max()) + 1)
+    method = configs.Method("absgd", start_at=START)
+    run = dataclasses.replace(preset, data=data, method=method)
+    plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
+    found = {
+        one.name: one
+        for one in method_grid.choose(
+            run, "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal"
+        )
+    }
+    at_once = {"method": configs.Method("absgd")}
+    found["absgd_first"] = found["absgd"]._replace(name="absgd_first", changes=at_once)
+    found["automatic"] = _automatic(found["sgd"], "automatic")
+
+    def task(network: int, seed: int) -> Task:
+        del network
+        parts = untuned.split(inputs, labels, seed, tail=1.0, noise=0.0)
+        examples = {part: Examples(*both) for part, both in parts.items()}
+        train = examples["train"].labels
+        return Task(
+            examples["train"],
+            examples["val"],
+            examples["test"],
+            np.zeros(len(train), bool),
+            np.bincount(train),
+        )
+
+    return Study(name, plain, (0.25, 1.0, 4.0), found, 1, task)
+
+
+def last_layer(data_dir: pathlib.Path) -> Study:
+    """The last layer of trained networks, on what enters it.
+
+    Of the test images one half is for choosing and the other is reported, since no
+    training image is new to these networks.
+    """
+    path = data_dir.expanduser() / f"{HEAD}.npz"
+    if not path.exists():
+        raise MissingData(f"There is no {path}: see `reproduce --features`.")
+    with np.load(path) as file:
+        kept = {name: file[name] for name in file.files}
+    networks, _, width = kept["train"].shape
+    classes = kept["kernel"].shape[-1]
+    run = configs.Run(
+        data=_data(width, classes),
+        # Its hidden layer is made the identity, and is not trained.
+        model=configs.Model("mlp", widths=(width,)),
+        optimizer=configs.Optimizer(
+            learning_rate=0.01, decay="cosine", weight_decay=5e-4
+        ),
+        trainable="head",
+        epochs=EPOCHS,
+    )
+    plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
+    found = {one.name: one for one in method_grid.choose(run, _OF_LAST_LAYER)}
+    base = {"loss.class_weights": True, "loss.class_weights_in": "base"}
+    for name, changes in (("automatic", {}), ("automatic_cb_base", base)):
+        found[name] = _automatic(found["sgd"], name, changes)
+
+    def task(network: int, seed: int) -> Task:
+        del seed
+        of = lambda part: (kept[part][network], kept[f"{part}_labels"][network])
+        images, labels = of("test")
+        counts = np.bincount(of("train")[1], minlength=classes)
+        return Task(
+            Examples(*of("train")),
+            Examples(images[::2], labels[::2]),
+            Examples(images[1::2], labels[1::2]),
+            np.zeros(len(of("train")[1]), bool),
+            counts // PASSES,  # of images
+        )
+
+    def begin(networks: Sequence[int], state: Any) -> Any:
+        identity = np.broadcast_to(np.eye(width), (len(networks), width, width))
+        layers = {
+            ("blocks", 0, "kernel"): identity,
+            ("blocks", 0, "bias"): np.zeros((len(networks), width)),
+            ("head", "kernel"): kept["kernel"][networks],
+            ("head", "bias"): kept["bias"][networks],
+        }
+        return with_values(state, layers)
+
+    return Study(HEAD, plain, (0.1, 1.0, 10.0), found, networks, task, begin)
+
+
+def with_values(state: Any, values: Mapping[tuple[Any, ...], np.ndarray]) -> Any:
+    """A training state with some parameters replaced, by their paths."""
+
+    def part(found: Any) -> Any:
+        flat = [
+            (path, leaf.replace(np.float32(values[path])) if path in values else leaf)
+            for path, leaf in nnx.to_flat_state(found)
+        ]
+        return nnx.from_flat_state(flat)
+
+    return state._replace(params=part(state.params), frozen=part(state.frozen))
+
+
+def study(name: str, data_dir: pathlib.Path) -> Study:
+    """The study of a data set."""
+    return last_layer(data_dir) if name == HEAD else tables(name, data_dir)
+
+
+class Job(NamedTuple):
+    """One training."""
+
+    setting: Setting
+    network: int
+    seed: int
+
+
+def pending(
+    found: Sequence[Mapping[str, Any]], study: Study, method: str, seeds: int
+) -> list[Job]:
+    """The trainings of a method that are missing: first those that choose."""
+    known = {tuple(r[name] for name in RUN) for r in found}
+    choosing = min(seeds, CHOOSING) if study.name == HEAD else seeds
+
+    def missing(settings: Iterable[Setting], seeds: int) -> list[Job]:
+        return [
+            Job(s, network, seed)
+            for s in settings
+            for network in range(study.networks)
+            for seed in range(seeds)
+            if (study.name, method, s.value, s.rate, network, seed) not in known
+        ]
+
+    jobs = missing(study.settings(method), choosing)
+    best = None if jobs else report.best(found, study.name, method)
+    settings = [s for s in study.settings(method) if (s.value, s.rate) == best]
+    return jobs or missing(settings, seeds)
+
+
+def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Trains jobs of one compiled program, all at once; a record of each."""
+    runs = [dataclasses.replace(job.setting.run, seed=job.seed) for job in jobs]
+    # The order depends on the seed, and of tables the examples too.
+    which = [(j.network, 0 if study.begin else j.seed) for j in jobs]
+    tasks = {key: study.task(*key) for key in dict.fromkeys(which)}
+    events: list[dict[str, Any]] = [{} for _ in jobs]
+    together = vmapped.VmappedRuns(
+        runs, [tasks[key] for key in which], sharding.layout(1), most=50
+    )
+    if study.begin is not None:
+        begin = study.begin
+        together.state = begin([job.network for job in jobs], together.state)
+    callbacks = [loop.Callbacks(lambda own=own, **e: own.update(e)) for own in events]
+    plainly = jobs[0].setting.method == "sgd"
+    before = together.evaluate("test") if plainly and study.begin else None
+    failures = loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
+    ended = together.counts("train") if plainly and not study.begin else None
+    lines = []
+    for index, (job, event, failure) in enumerate(
+        zip(jobs, events, failures, strict=True)
+    ):
+        line: dict[str, Any] = {
+            "data": study.name,
+            "method": job.setting.method,
+            "value": job.setting.value,
+            "rate": job.setting.rate,
+            "network": job.network,
+            "seed": job.seed,
+        }
+        for split in ("validation", "test"):
+            line[split] = None if failure else _short(study, event[split])
+        if before is not None:
+            line["before"] = round(before[index]["accuracy"], 5)
+        if ended is not None and not failure:
+            odds = np.concatenate([part[index] for part in ended.log_odds])
+            line |= losses_after(odds, tasks[which[index]].train.labels)
+        lines.append(line)
+    return lines
+
+
+def losses_after(log_odds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What the losses of plain training say beforehand.
+
+    Args:
+      log_odds: of class 1, of the training examples in order, then padding.
+      labels: of the examples.
+
+    Returns:
+      `wrong`, the share of the losses above log 2; and `effective`, the effective
+      fraction of the weights of each λ.
+    """
+    odds = log_odds[: len(labels)].astype(np.float64)
+    losses = np.logaddexp(0.0, np.where(labels == 1, -odds, odds))
+    wrong = losses > np.log(2.0)
+    effective = {f"{lam:g}": round(effective_fraction(losses, lam), 4) for lam in LAMS}
+    return {
+        "wrong": round(float(wrong.mean()), 5),
+        "effective": effective,
+    }
+
+
+def _short(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:
+    tail = np.mean(summary["recall"][-3:])
+    known = {**summary, "tail": tail}
+    return {name: round(float(known[name]), 5) for name in study.measures}
+
+
+def main(config: commands.EqualGrids) -> int:
+    """Trains the runs that are not recorded; returns 0."""
+    for name in config.data or TABLES:
+        one = study(name, config.data_dir)
+        for method in one.methods:
+            while jobs := pending(
+                run_log.events(config.out)[0], one, method, config.seeds
+            ):
+                began, count = time.monotonic(), len(jobs)
+                groups: dict[Any, list[Job]] = {}
+                for job in jobs:
+                    shape = fields.compiled(job.setting.run)
+                    groups.setdefault(shape, []).append(job)
+                for group in groups.values():
+                    run_log.append(config.out, train(one, group))
+                seconds = time.monotonic() - began
+                print(f"{name}, {method}: {count} runs, {seconds:.0f} s", flush=True)
+    return 0

@@ -1,0 +1,322 @@
+"""The sections of `equal_grids`' records in the page of results."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from absgd_jax._diagnostics import WRONG_SHARE
+from experiments import configs, presets
+from experiments.report import formatting
+from experiments.studies import grid, method_grid
+from experiments.studies.untuned_report import HEAD
+
+Record = Mapping[str, Any]
+Key = tuple[int, int]  # network and seed
+
+TABLES = ("mammography", "oil-spill", "phoneme")
+SETTINGS = 9  # of each method
+EPOCHS, PASSES = 3, 4  # of the last layer: epochs, and augmented passes in each
+CHOOSING = 2  # seeds by which a setting of the last layer is chosen; all for tables
+# What the method grid of `compare` does not have, or names otherwise.
+TITLES = {
+    "absgd": "ABSGD in the second stage",
+    "absgd_first": "ABSGD from the first step",
+    "automatic": "ABSGD, automatic λ",
+    "automatic_cb_base": "ABSGD (CB base weights), automatic λ",
+}
+# What is recorded; the first one chooses the setting.
+OF_TABLES = {
+    "average_precision": "average precision",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "balanced_at_threshold": "balanced accuracy",
+}
+OF_LAST_LAYER = {
+    "accuracy": "accuracy",
+    "tail": "three rarest",
+    "calibration_error": "calibration error",
+}
+HARM = 0.01  # of average precision
+FRACTIONS = (0.95, 0.9, 0.75, 0.5, 0.0)  # lower ends of ranges of effective fractions
+
+_EACH = """Each method has {settings} settings: three values of its
+hyperparameter at three learning rates, or {settings} learning rates over the same range
+where it has none. What is chosen at an end of its range may not be the best there
+is."""
+
+_LAST_LAYER = """## The last layer of trained networks
+
+The last layer alone is trained further, for {epochs} epochs of {passes} augmented
+passes each, on what enters it in {networks} ResNet-32 after 160 epochs of plain
+training on the long tail of CIFAR-10 of ratio 100. {each} The setting is
+the best by accuracy on one half of the test images, since no training image is new to
+these networks, over {choosing} seeds of each network; the other half is shown. Percent,
+mean ± standard deviation over {networks} networks and {seeds} seeds of the order of the
+examples. Differences are paired by network and seed; ± is the standard error over the
+{networks} networks. TERM and RECOVER have no momentum, and rates ten times as
+high. All weights begin at the first step of this stage, before which
+accuracy is {before}.
+"""
+
+_TABLES = """## Overlapping classes: three imbalanced tables
+
+The network and the optimizer of `own_table`: an MLP 128-64, {epochs} epochs, batches of
+{batch}. {seeds}, each with splits of its own: 60% to train, 20% each for
+validation and test. {each} The setting is the best by average precision on validation
+examples, over all seeds; F1 and balanced accuracy are at the threshold of the highest
+F1 on validation examples. λ in the second stage and deferred class weights begin after
+60% of the epochs, all other weights at the first step. Percent on the test part, mean ±
+standard deviation; differences are paired by seed, ± standard error.
+"""
+
+_CHECK = """### Whether the losses tell beforehand
+
+"Wrong" is the share of the training examples that the network gives less than one half
+to after plain training at SGD's chosen learning rate: their loss is above log 2.
+`suggest_lam` warns where it is {share:g}% or more. The effective fraction is exp(−KL)
+of the weights exp(L/λ) over those losses, from which `suggest_lam` has its λ. The
+points are of average precision against SGD, of ABSGD in the second stage with that λ
+at the learning rate that is best for it on validation examples.
+"""
+
+_VERDICTS = """Each data set, λ and seed by its effective fraction; harmed means by more
+than {harm:g} point, gained likewise.
+"""
+
+
+class _Method(NamedTuple):
+    """The records of a method at its chosen setting."""
+
+    name: str
+    records: list[Record]  # those that diverged among them
+
+    def of(self, measure: str, split: str = "test") -> dict[Key, float]:
+        """A metric by network and seed."""
+        return {
+            (r["network"], r["seed"]): r[split][measure]
+            for r in self.records
+            if r[split] is not None
+        }
+
+
+def best(
+    found: Iterable[Record], data: str, method: str, value: str | None = None
+) -> tuple[str, float] | None:
+    """The setting of the best mean validation metric, the first of equals.
+
+    Args:
+      found: records, in the order of the settings.
+      data: the data set.
+      method: by name.
+      value: of its hyperparameter, to choose only the rate; None to choose both.
+
+    Returns:
+      Value and rate, among those that never diverged; None if there are none.
+    """
+    measure = next(iter(OF_LAST_LAYER if data == HEAD else OF_TABLES))
+    scores: dict[tuple[str, float], list[float | None]] = {}
+    for r in found:
+        fits = (r["data"], r["method"]) == (data, method)
+        if (
+            fits
+            and value in (None, r["value"])
+            and (data != HEAD or r["seed"] < CHOOSING)
+        ):
+            score = None if r["validation"] is None else r["validation"][measure]
+            scores.setdefault((r["value"], r["rate"]), []).append(score)
+    return grid.best(
+        {
+            setting: None if None in own else float(np.mean(own))
+            for setting, own in scores.items()
+        }
+    )
+
+
+def _chosen(
+    found: Sequence[Record], data: str, method: str, value: str | None = None
+) -> _Method:
+    setting = best(found, data, method, value)
+    key = (data, method, *(setting or ()))
+    own = [r for r in found if (r["data"], r["method"], r["value"], r["rate"]) == key]
+    return _Method(method, own)
+
+
+def _methods(found: Iterable[Record], data: str) -> list[str]:
+    return list(dict.fromkeys(r["method"] for r in found if r["data"] == data))
+
+
+def titles() -> dict[str, tuple[str, str]]:
+    """Title and name of the hyperparameter of each method, by its name."""
+    contents = configs.Contents("table", (2,), ("0", "1"))
+    run = configs.Run(
+        data=configs.Data("table", contents=contents), model=configs.Model("mlp")
+    )
+    found = {
+        m.name: (m.title, m.hyperparameter) for m in method_grid.every(run).values()
+    }
+    return found | {
+        name: (title, found.get(name, ("", "λ"))[1]) for name, title in TITLES.items()
+    }
+
+
+def _table(
+    found: Sequence[Record],
+    data: str,
+    measures: Mapping[str, str],
+    gains: Sequence[str],
+) -> list[str]:
+    """A row a method, in the order of the first metric; SGD first."""
+    known = titles()
+    head = ["method", "chosen", *measures.values()]
+    head += [f"{measures[gain]} against SGD" for gain in gains]
+    methods = [_chosen(found, data, name) for name in _methods(found, data)]
+    plain = next(one for one in methods if one.name == "sgd")
+    first = next(iter(measures))
+    level = lambda one: -np.mean([*one.of(first).values()]) if one.records else np.inf
+    rows = []
+    for one in [plain, *sorted((m for m in methods if m is not plain), key=level)]:
+        title, hyperparameter = known[one.name]
+        if data == HEAD and one.name == "absgd":
+            title = "ABSGD"
+        if not one.records:
+            rows.append([title, "diverged", *["–"] * (len(head) - 2)])
+            continue
+        ((value, rate),) = {(r["value"], r["rate"]) for r in one.records}
+        own = f"{hyperparameter} = {value}, ".replace("-", "−") if value else ""
+        bad = sum(r["test"] is None for r in one.records)
+        if bad:
+            title += f" ({bad} of {len(one.records)} diverged)"
+        spreads = [
+            formatting.spread(np.array([*one.of(measure).values()]))
+            for measure in measures
+        ]
+        differences = [
+            "–" if one is plain else _difference(one.of(gain), plain.of(gain), data)
+            for gain in gains
+        ]
+        rows.append([title, f"{own}η = {rate:g}", *spreads, *differences])
+    return formatting.markdown([head, *rows])
+
+
+def _difference(
+    ours: Mapping[Key, float], theirs: Mapping[Key, float], data: str
+) -> str:
+    """Paired; of a last layer the mean over seeds of each network."""
+    both = sorted(ours.keys() & theirs.keys())
+    gaps = np.array([ours[key] - theirs[key] for key in both])
+    if data == HEAD:
+        networks = np.array([network for network, _ in both])
+        gaps = np.array([gaps[networks == n].mean() for n in np.unique(networks)])
+    return formatting.difference(gaps)
+
+
+def last_layer(found: Sequence[Record]) -> list[str]:
+    """The section of the last layer; nothing if there are no records of it."""
+    own = [r for r in found if r["data"] == HEAD]
+    if not own:
+        return []
+    before = {r["network"]: r["before"] for r in own if "before" in r}
+    introduction = _LAST_LAYER.format(
+        each=_EACH.format(settings=SETTINGS),
+        epochs=EPOCHS,
+        passes=PASSES,
+        networks=len(before),
+        seeds=len({r["seed"] for r in own}),
+        choosing=CHOOSING,
+        before=formatting.spread(np.array([*before.values()])),
+    )
+    table = _table(own, HEAD, OF_LAST_LAYER, ["accuracy"])
+    return [*_wrapped(introduction), "", *table]
+
+
+def _wrapped(text: str) -> list[str]:
+    """A heading and a paragraph, whose lines are filled anew."""
+    heading, paragraph = text.split("\n\n")
+    return [heading, "", *textwrap.wrap(paragraph, 88)]
+
+
+def tables(found: Sequence[Record]) -> list[str]:
+    """The section of the tables, with the check on losses."""
+    own = [r for r in found if r["data"] != HEAD]
+    if not own:
+        return []
+    run = presets.get("own_table").run
+    introduction = _TABLES.format(
+        each=_EACH.format(settings=SETTINGS),
+        seeds=formatting.count(len({r["seed"] for r in own}), "seed").capitalize(),
+        epochs=run.epochs,
+        batch=run.batch_size,
+    )
+    lines = _wrapped(introduction)
+    known = [name for name in TABLES if any(r["data"] == name for r in own)]
+    for name in known:
+        lines += ["", f"### {name}", ""]
+        gains = ["average_precision", "balanced_at_threshold"]
+        lines += _table(own, name, OF_TABLES, gains)
+    return [*lines, "", *_check(own, known)]
+
+
+def _check(found: Sequence[Record], known: Sequence[str]) -> list[str]:
+    """What the losses after plain training say, and what λ then did."""
+    lams = list(dict.fromkeys(r["value"] for r in found if r["method"] == "absgd"))
+    rows = [["data", "wrong", "warned", "λ", "effective fraction", "points"]]
+    pairs: list[tuple[float, float]] = []  # effective fraction and gain
+    for name in known:
+        plain = _chosen(found, name, "sgd")
+        ended = {r["seed"]: r for r in plain.records if "wrong" in r}
+        warned = sum(r["wrong"] >= WRONG_SHARE for r in ended.values())
+        wrong = formatting.spread(np.array([r["wrong"] for r in ended.values()]))
+        theirs = plain.of("average_precision")
+        for lam in lams:
+            own = _chosen(found, name, "absgd", lam).of("average_precision")
+            effective = {seed: r["effective"][lam] for seed, r in ended.items()}
+            rows.append(
+                [
+                    name,
+                    f"{wrong}%",
+                    f"{warned} of {len(ended)}",
+                    lam,
+                    f"{np.mean([*effective.values()]):.2f}",
+                    _difference(own, theirs, name) if own else "diverged",
+                ]
+            )
+            both = own.keys() & theirs.keys()
+            pairs += [(effective[key[1]], own[key] - theirs[key]) for key in both]
+    verdicts = by_fraction(pairs, HARM)
+    return [
+        *_CHECK.format(share=100 * WRONG_SHARE).splitlines(),
+        "",
+        *formatting.markdown(rows),
+        "",
+        *_VERDICTS.format(harm=100 * HARM).splitlines(),
+        "",
+        *formatting.markdown(verdicts),
+    ]
+
+
+def by_fraction(pairs: Sequence[tuple[float, float]], least: float) -> list[list[str]]:
+    """Rows of a table: what λ did, by the effective fraction that it leaves.
+
+    Args:
+      pairs: effective fraction, and the difference from SGD.
+      least: difference from which on a run is harmed, or gained.
+
+    Returns:
+      The head, and a row for each range of fractions.
+    """
+    rows = [["effective fraction", "harmed", "gained", "mean"]]
+    for low, high in zip(FRACTIONS, (np.inf, *FRACTIONS), strict=False):
+        own = np.array([gain for share, gain in pairs if low <= share < high])
+        name = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
+        rows.append(
+            [
+                name,
+                f"{np.sum(own < -least)} of {len(own)}",
+                f"{np.sum(own > least)} of {len(own)}",
+                formatting.difference(own) if len(own) else "–",
+            ]
+        )
+    return rows

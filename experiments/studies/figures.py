@@ -1,0 +1,202 @@
+"""The figures of the page of results, from runs on small problems.
+
+Four of them: the norm of ∇F_λ over the steps, where F_λ is exact; and on handwritten
+digits with a long tail the accuracy over γ, the accuracy over momentum, and the mean
+weight of each class over the epochs. Every run is logged as one JSON line.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import absgd_jax
+from experiments import commands, configs
+from experiments.data.task import load_task
+from experiments.report import formatting
+from experiments.results import run_log
+from experiments.studies import figures_report as report
+from experiments.studies import toy
+from experiments.studies.digits import LONG_TAIL
+from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
+from experiments.train import loop, sharding, vmapped
+
+EXAMPLES, BATCH, HIDDEN, STEPS = 200, 8, 8, 50_000
+WINDOWS = 40  # of steps, whose ends are spaced evenly on a logarithmic axis
+
+
+def problem() -> tuple[jax.Array, jax.Array]:
+    """Inputs `[n, 3]`, a one for the bias among them, and labels of ±1.
+
+    Two classes that a curve separates, a tenth of the labels flipped.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(EXAMPLES, 2))
+    y = np.where(x[:, 0] > np.sin(2.0 * x[:, 1]), 1.0, -1.0)
+    y = np.where(rng.random(EXAMPLES) < 0.1, -y, y)
+    inputs = np.concatenate([x, np.ones((EXAMPLES, 1))], axis=1)
+    return jnp.asarray(inputs, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+def losses_of(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Logistic losses of a network with one hidden layer of tanh, `[batch]`."""
+    return jax.nn.softplus(-y * (jnp.tanh(x @ params["in"]) @ params["out"]))
+
+
+def initial(key: jax.Array) -> dict[str, jax.Array]:
+    """The network's initial parameters."""
+    of_in, of_out = jax.random.split(key)
+    return {
+        "in": jax.random.normal(of_in, (3, HIDDEN)),
+        "out": 0.5 * jax.random.normal(of_out, (HIDDEN,)),
+    }
+
+
+def gradient_norms(lam: float, gamma: float | None, seeds: Sequence[int]) -> np.ndarray:
+    """‖∇F_λ(w)‖² of all examples before each step of ABSGD without momentum.
+
+    Args:
+      lam: λ.
+      gamma: γ; None for 1/√t, as η is in proportion to 1/√t in any case.
+      seeds: of the initial parameters and the batches.
+
+    Returns:
+      Float `[seeds, STEPS]`.
+    """
+    x, y = problem()
+    decreasing = lambda count: 1.0 / jnp.sqrt(count + 1.0)
+    tx = absgd_jax.absgd(
+        lambda count: 0.5 * decreasing(count),
+        lam,
+        decreasing if gamma is None else gamma,
+        momentum=None,
+    )
+    exact = jax.grad(lambda params: absgd_jax.tilted_loss(losses_of(params, x, y), lam))
+
+    def one(seed: jax.Array) -> jax.Array:
+        key = jax.random.key(seed)
+        params = initial(key)
+
+        def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            params, state = carry
+            norm = optax.tree.norm(exact(params), squared=True)
+            chosen = jax.random.randint(key, (BATCH,), 0, EXAMPLES)
+            losses, pullback = jax.vjp(
+                lambda params: losses_of(params, x[chosen], y[chosen]), params
+            )
+            updates, state = tx.update(pullback, state, params, losses=losses)
+            return (optax.apply_updates(params, updates), state), norm
+
+        keys = jax.random.split(jax.random.fold_in(key, 1), STEPS)
+        return jax.lax.scan(step, (params, tx.init(params)), keys)[1]
+
+    return np.asarray(jax.jit(jax.vmap(one))(jnp.array(seeds)))
+
+
+def _norms(seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A record for each λ, γ and seed: the mean of ‖∇F_λ‖² in each window."""
+    ends = np.unique(np.geomspace(1, STEPS, WINDOWS).round().astype(int))
+    lines = []
+    for lam in LAMS:
+        for gamma in NORM_GAMMAS:
+            found = gradient_norms(lam, gamma, seeds)
+            parts = np.split(found, ends[:-1], axis=1)
+            means = np.stack([part.mean(1) for part in parts], axis=1)
+            lines += [
+                {"figure": "norms", "lam": lam, "gamma": gamma, "seed": seed}
+                | {"steps": ends, "values": [float(f"{v:.4g}") for v in own]}
+                for seed, own in zip(seeds, means, strict=True)
+            ]
+    return lines
+
+
+def _trained(figure: str, runs: Mapping[Any, configs.Run], seeds: Sequence[int]) -> Any:
+    """Vmapped runs on digits; a record for each name and seed."""
+    jobs = [(name, seed) for name in runs for seed in seeds]
+    tasks = {seed: load_task(LONG_TAIL.run.data, seed) for seed in seeds}
+    members = [dataclasses.replace(runs[name], seed=seed) for name, seed in jobs]
+    events: list[list[dict[str, Any]]] = [[] for _ in jobs]
+    failures = vmapped.fit(
+        members,
+        [tasks[seed] for _, seed in jobs],
+        sharding.layout(1),
+        [loop.Callbacks(lambda own=own, **e: own.append(e)) for own in events],
+    )
+    for (name, seed), own, failure in zip(jobs, events, failures, strict=True):
+        line = {"figure": figure, **dict(name), "seed": seed, "test": None}
+        if failure is None:
+            line["test"] = round(own[-1]["test"]["accuracy"], 5)
+            if figure == "weights":
+                line["weights"] = [
+                    [float(f"{w:.4g}") for w in event["weight_by_class"]]
+                    for event in own
+                ]
+        yield line
+
+
+def _runs(changes: Sequence[Mapping[str, Any]]) -> list[configs.Run]:
+    last = {"eval_every": LONG_TAIL.run.epochs, "data.augment_on": "device"}
+    return [configs.replace(LONG_TAIL.run, {**last, **own}) for own in changes]
+
+
+def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The records of a figure on digits."""
+    absgd = {"method.lam": report.DIGITS_LAM}
+    sgd = {"method.lam": math.inf}
+    found: list[dict[str, Any]] = []
+    if figure == "gamma":
+        named = {(("gamma", None),): sgd} | {
+            (("gamma", gamma),): {**absgd, "method.gamma": gamma} for gamma in GAMMAS
+        }
+        groups = [named]
+    elif figure == "momentum":
+        # Steps as long at every β; β is compiled in, so each has a program.
+        rate = LONG_TAIL.run.optimizer.learning_rate
+        groups = []
+        for beta in MOMENTA:
+            own = {
+                "optimizer.momentum": beta,
+                "optimizer.learning_rate": rate * (1.0 - beta) / 0.1,
+            }
+            groups.append(
+                {
+                    (("momentum", beta), ("lam", lam["method.lam"])): {**own, **lam}
+                    for lam in (sgd, absgd)
+                }
+            )
+    else:
+        automatic = {"method.lam": math.inf, "method.rho": 0.4, "method.gamma": 0.1}
+        automatic |= {"method.max_weight": 2.0}
+        groups = [
+            {(("rule", f"λ = {formatting.number(report.DIGITS_LAM)}"),): absgd},
+            {(("rule", "automatic λ"),): automatic},
+        ]
+    for named in groups:
+        runs = dict(zip(named, _runs([*named.values()]), strict=True))
+        found += _trained(figure, runs, seeds)
+    return found
+
+
+def main(config: commands.Figures) -> int:
+    """Trains the runs of figures that are not recorded, and draws all; returns 0."""
+    makers = {"norms": _norms} | {
+        name: functools.partial(_digits, name)
+        for name in ("gamma", "momentum", "weights")
+    }
+    for name, make in makers.items():
+        if name not in {r["figure"] for r in run_log.events(config.records)[0]}:
+            run_log.append(config.records, make(range(config.seeds)))
+            print(name, flush=True)
+    found = run_log.read(config.records)
+    config.out.mkdir(parents=True, exist_ok=True)
+    shown = commands.Toy()
+    toy.figure(*toy.take(shown.seed, shown.lam), config.out / toy.FIGURE)
+    for path in report.draw(found, config.out):
+        print(path)
+    return 0

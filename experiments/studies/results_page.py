@@ -1,0 +1,106 @@
+"""The page of all records in `results/`, in Markdown and HTML."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import trainer_step
+from experiments import commands, configs, presets
+from experiments.presets import _cost
+from experiments.report import html
+from experiments.results import run_log
+from experiments.studies import equal_grids_report, figures_report, reproduce_report
+
+REPRODUCE, EQUAL_GRIDS = "reproduce.jsonl", "equal_grids.jsonl"
+FIGURES, COSTS = "figures.jsonl", "costs.jsonl"
+
+# By preset, whose step is timed: what is not run, and its number of trainings.
+NOT_RUN = {
+    "cifar10_sym40": (
+        "Wrong labels on CIFAR-10, 40% symmetric and asymmetric: CE, SCE, GCE, EG, "
+        "ABSGD (CE) and ABSGD (SCE), each with and without normalised logits, 3 seeds",
+        2 * 6 * 2 * 3,
+    ),
+}
+TIMED = 20  # steps
+
+
+def main(config: commands.Results) -> int:
+    """Writes the page, as HTML too if it is asked for; returns 0."""
+    if config.measure:
+        run_log.append(config.records / COSTS, map(measure, NOT_RUN))
+    text = page(config.records)
+    config.out.write_text(text, encoding="utf-8")
+    print(config.out)
+    if config.html is not None:
+        rendered = html.page(text, config.out.parent, "backticks")
+        config.html.write_text(rendered, encoding="utf-8")
+        print(config.html)
+    return 0
+
+
+def page(folder: pathlib.Path) -> str:
+    """The page, as Markdown.
+
+    Args:
+      folder: of the records.
+
+    Raises:
+      BadConfiguration: there are no records of `reproduce`, or a line is none.
+    """
+    names = (REPRODUCE, EQUAL_GRIDS, FIGURES, COSTS)
+    read = [run_log.events(folder / name) for name in names]
+    (found, grids, figures, costs), torn = zip(*read, strict=True)
+    if any(torn) or not found:
+        raise configs.BadConfiguration(
+            f"{folder} has {len(found)} records of reproduce, and {sum(torn)} lines "
+            "that are none."
+        )
+    lines = [
+        *reproduce_report.sections(found, REPRODUCE),
+        *_apart(equal_grids_report.last_layer(grids)),
+        *_apart(equal_grids_report.tables(grids)),
+        *_apart(figures_report.section(figures)),
+        "",
+        "## Not run",
+        "",
+        *reproduce_report.not_run(found),
+        *(line for cost in costs for line in ("", not_run(cost))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def measure(preset: str) -> dict[str, Any]:
+    """Times a training step of a preset, of plain SGD on random images."""
+    ready = trainer_step.build(preset=preset)
+    run_steps = ready.start()
+    run_steps(2)
+    seconds = [run_steps(1) for _ in range(TIMED)]
+    return {"preset": preset, "seconds": round(float(np.median(seconds)), 4)} | {
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "jax": jax.__version__,
+    }
+
+
+def not_run(cost: Mapping[str, Any]) -> str:
+    """What is not run, with its cost by the step that was timed."""
+    what, trainings = NOT_RUN[cost["preset"]]
+    run = presets.get(cost["preset"]).run
+    steps = run.epochs * presets.steps_per_epoch(run)
+    one = _cost.duration(steps * cost["seconds"])
+    return (
+        f"* {what}: {trainings} trainings. A step of one took {cost['seconds']:.2g} s "
+        f"(median of {TIMED}, {cost['device']}, {cost['cores']} cores under a load of "
+        f"{cost['load']:g}), so that a training of {run.epochs} epochs takes {one}."
+    )
+
+
+def _apart(section: list[str]) -> list[str]:
+    """A section after an empty line, if there is one."""
+    return ["", *section] if section else []

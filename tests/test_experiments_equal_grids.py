@@ -1,0 +1,137 @@
+"""Methods at nine settings each: the settings, the last layer, and what is chosen."""
+
+import numpy as np
+import pytest
+
+import absgd_jax
+from experiments import configs
+from experiments.studies import after_first_stage, equal_grids
+from experiments.studies import equal_grids_report as report
+from experiments.studies.equal_grids import Job
+
+NETWORKS, WIDTH, CLASSES = 2, 5, 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small table and the features of two small networks."""
+    path, rng = tmp_path_factory.mktemp("grids"), np.random.default_rng(0)
+    labels = np.arange(60) % 3 == 0
+    rows = rng.normal(size=(60, 4)) + labels[:, None]
+    lines = [
+        ",".join([*map(str, row), str(int(label))])
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    (path / "oil-spill.csv").write_text("\n".join(lines) + "\n")
+    of = lambda n: rng.exponential(size=(NETWORKS, n, WIDTH)).astype(np.float32)
+    labels = lambda n: rng.integers(0, CLASSES, (NETWORKS, n)).astype(np.int32)
+    np.savez(
+        path / f"{report.HEAD}.npz",
+        **{"train": of(90), "train_labels": labels(90)},
+        **{"test": of(40), "test_labels": labels(40)},
+        kernel=rng.normal(size=(NETWORKS, WIDTH, CLASSES)).astype(np.float32),
+        bias=rng.normal(size=(NETWORKS, CLASSES)).astype(np.float32),
+    )
+    return path
+
+
+def short(study):
+    return study._replace(run=configs.replace(study.run, {"epochs": 1}))
+
+
+@pytest.mark.parametrize("name", ["oil-spill", report.HEAD])
+def test_every_method_has_nine_settings_over_the_same_rates(folder, name):
+    study = equal_grids.study(name, folder)
+    low, _, high = study.factors
+    for method, one in study.methods.items():
+        settings = study.settings(method)
+        rates = sorted({s.rate for s in settings})
+        assert len(settings) == len(set(settings)) == report.SETTINGS
+        assert rates[-1] / rates[0] == pytest.approx(high / low, rel=0.01)
+        assert len(rates) == (9 if one.hyperparameter == "η" else 3)
+        assert all(s.run.optimizer.learning_rate == s.rate for s in settings)
+    assert set(study.methods) <= set(report.titles())
+
+
+def test_the_last_layer_begins_as_that_of_its_network(folder):
+    study = short(equal_grids.study(report.HEAD, folder))
+    (setting, *_) = study.settings("sgd")
+    with np.load(folder / f"{report.HEAD}.npz") as kept:
+        logits = kept["test"] @ kept["kernel"] + kept["bias"][:, None]
+        right = logits.argmax(-1) == kept["test_labels"]
+    jobs = [Job(setting, network, 0) for network in range(NETWORKS)]
+    for line, expected in zip(equal_grids.train(study, jobs), right, strict=True):
+        assert line["before"] == pytest.approx(expected[1::2].mean())
+
+
+def test_training_the_last_layer_is_softmax_regression(folder):
+    """The hidden layer stays the identity: one full batch of SGD by hand."""
+    study = short(equal_grids.study(report.HEAD, folder))
+    setting = study.settings("sgd")[-1]
+    plain = {"batch_size": 90, "optimizer.weight_decay": 0.0}
+    setting = setting._replace(run=configs.replace(setting.run, plain))
+    with np.load(folder / f"{report.HEAD}.npz") as kept:
+        x, y = kept["train"][1], np.eye(CLASSES)[kept["train_labels"][1]]
+        logits = x @ kept["kernel"][1] + kept["bias"][1]
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        kernel = kept["kernel"][1] - setting.rate * x.T @ (p - y) / len(x)
+        bias = kept["bias"][1] - setting.rate * (p - y).mean(0)
+        seen = kept["test"][1] @ kernel + bias
+        right = seen.argmax(-1) == kept["test_labels"][1]
+    (line,) = equal_grids.train(study, [Job(setting, 1, 0)])
+    assert line["test"]["accuracy"] == pytest.approx(right[1::2].mean())
+
+
+def test_jobs_end_with_all_seeds_of_the_setting_that_validation_chose(folder):
+    study = equal_grids.study(report.HEAD, folder)
+    found, settings = [], study.settings("absgd")
+
+    def finish(jobs, score):
+        for setting, network, seed in jobs:
+            own = {"accuracy": score(setting)}
+            other = {"accuracy": 1.0 - score(setting)}
+            found.append(
+                {"data": study.name, "method": "absgd", "value": setting.value}
+                | {"rate": setting.rate, "network": network, "seed": seed}
+                | {"validation": own, "test": other}
+            )
+
+    first = equal_grids.pending(found, study, "absgd", 5)
+    assert len(first) == report.SETTINGS * NETWORKS * report.CHOOSING
+    finish(first, lambda setting: float(setting == settings[4]))
+    then = equal_grids.pending(found, study, "absgd", 5)
+    assert {job.setting for job in then} == {settings[4]}
+    assert len(then) == NETWORKS * (5 - report.CHOOSING)
+    finish(then, lambda setting: 0.0)
+    assert equal_grids.pending(found, study, "absgd", 5) == []
+    found[0]["validation"] = found[0]["test"] = None  # settings[0] diverged once
+    chosen = settings[4].value, settings[4].rate
+    assert report.best(found, study.name, "absgd") == chosen
+    own = next(r for r in found if (r["value"], r["rate"]) == chosen)
+    own["validation"] = None  # a setting that diverged once is not chosen
+    assert report.best(found, study.name, "absgd") != chosen
+
+
+def test_a_table_is_split_anew_for_each_seed_and_plain_losses_are_counted(folder):
+    study = short(equal_grids.study("oil-spill", folder))
+    tasks = [study.task(0, seed) for seed in (0, 1)]
+    assert not np.array_equal(tasks[0].test.inputs, tasks[1].test.inputs)
+    (setting, *_) = study.settings("sgd")
+    (line,) = equal_grids.train(study, [Job(setting, 0, 0)])
+    assert 0.0 < line["wrong"] < 1.0
+    assert set(line["test"]) == set(report.OF_TABLES)
+
+
+def test_what_losses_say_is_what_suggest_lam_has():
+    labels = np.arange(500) % 2
+    odds = np.random.default_rng(0).normal(1.0, 2.0, 500) * np.where(labels, 1, -1)
+    padded = np.append(odds, [100.0, -100.0])
+    found = equal_grids.losses_after(padded, labels)
+    losses = np.log1p(np.exp(-odds * np.where(labels, 1, -1)))
+    assert found["wrong"] == np.mean(losses > np.log(2.0))
+    with pytest.warns(UserWarning, match="above log 2"):
+        lams = absgd_jax.suggest_lam(losses)
+    for fraction, lam in lams.items():
+        own = after_first_stage.effective_fraction(losses, lam)
+        assert own == pytest.approx(fraction, rel=1e-6)
+    assert sorted(found["effective"].values())[::-1] == [*found["effective"].values()]
