@@ -198,3 +198,10 @@ def test_without_attention_all_weigh_one():
     away = suspects.suspicion(logits, np.array([0, 0, 0]), -0.5)
     assert np.argsort(away.weights).tolist() == [1, 2, 0]
     assert np.isfinite(away.weights).all()
+
+
+def test_weights_keep_to_the_bound_of_the_training():
+    logits = np.array([[2.0, 0.0], [0.0, 9.0], [0.0, 1.0], [1.0, 0.0]])
+    found = suspects.suspicion(logits, np.array([0, 0, 0, 0]), 0.5, 2.0)
+    np.testing.assert_allclose(found.weights.max(), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(found.weights.mean(), 1.0, rtol=1e-6)

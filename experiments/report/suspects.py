@@ -25,7 +25,7 @@ class Suspicion(NamedTuple):
     given: np.ndarray  # int [n], labels as the training has them
     probabilities: np.ndarray  # float32 [n, classes]
     losses: np.ndarray  # float64 [n], cross-entropy with the given label
-    weights: np.ndarray  # float64 [n], by attention, of mean 1
+    weights: np.ndarray  # float32 [n], by attention, of mean 1
     order: np.ndarray  # int [n], the most suspect first
 
     @property
@@ -50,7 +50,8 @@ def main(config: commands.Suspects) -> int:
         config.dir, config.data_dir, config.devices
     )
     logits = runs.outputs_of("logits", state, task.train, kept.run, layout)
-    found = suspicion(logits, task.train.labels, lam_of(kept.run, state))
+    lam, most = lam_of(kept.run, state), kept.run.method.max_weight
+    found = suspicion(logits, task.train.labels, lam, most)
     rows = _rows(found, task.train, task.rows)
     print("\n".join(formatting.markdown(_named(rows, kept.run, config.show))))
     differing = int((found.predicted != found.given).sum())
@@ -95,13 +96,16 @@ def main(config: commands.Suspects) -> int:
     return 0
 
 
-def suspicion(logits: np.ndarray, labels: np.ndarray, lam: float) -> Suspicion:
+def suspicion(
+    logits: np.ndarray, labels: np.ndarray, lam: float, max_weight: float | None = None
+) -> Suspicion:
     """Ranks examples by the probability of their label, the lowest first.
 
     Args:
       logits: float `[n, classes]`.
       labels: int `[n]`, as given.
       lam: λ, in units of loss; ±inf for equal weights.
+      max_weight: upper bound on each weight; None for none.
 
     Returns:
       Probabilities, losses, weights exp(L/λ) over their mean, and the ranking.
@@ -113,7 +117,7 @@ def suspicion(logits: np.ndarray, labels: np.ndarray, lam: float) -> Suspicion:
         labels,
         (exps / exps.sum(axis=1, keepdims=True)).astype(np.float32),
         losses,
-        example_losses.attention(losses, lam),
+        example_losses.attention(losses, lam, max_weight),
         np.argsort(-losses, kind="stable"),
     )
 
@@ -150,7 +154,7 @@ def course_of(directory: pathlib.Path, run: configs.Run, examples: int) -> _Cour
     return {
         epoch: (
             losses,
-            example_losses.attention(losses, lams[epoch]).astype(np.float32),
+            example_losses.attention(losses, lams[epoch], run.method.max_weight),
         )
         for epoch, losses in kept.items()
         if epoch in lams  # not what an interrupted training has left

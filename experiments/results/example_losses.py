@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 
+import absgd_jax
+
 FOLDER = "losses"
 
 
@@ -19,11 +21,19 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.log(np.exp(logs).sum(axis=1)) - logs[np.arange(len(labels)), labels]
 
 
-def attention(losses: np.ndarray, lam: float) -> np.ndarray:
-    """Weights exp(L/λ) over their mean, float64 `[n]`; ones at λ = ±inf."""
-    tilted = losses.astype(np.float64) / lam
-    weights = np.exp(tilted - tilted.max())
-    return weights / weights.mean()
+def attention(
+    losses: np.ndarray, lam: float, max_weight: float | None = None
+) -> np.ndarray:
+    """Weights of examples as one batch, exp(L/λ) over their mean, float32 `[n]`.
+
+    Args:
+      losses: float `[n]`.
+      lam: λ, in units of loss; ±inf for equal weights.
+      max_weight: upper bound on each weight, as in the training; None for none.
+    """
+    rule = absgd_jax.attention(lam, gamma=1.0, max_weight=max_weight)
+    weights, _ = rule.weigh(losses.astype(np.float32), rule.init())
+    return np.asarray(weights)
 
 
 def write(out: pathlib.Path, epoch: int, losses: np.ndarray) -> None:
