@@ -34,10 +34,17 @@ def test_the_norm_is_that_of_the_exact_gradient(lam, monkeypatch):
     assert found[1] < found[0]
 
 
-def test_records_of_digits_have_weights_of_each_class(monkeypatch):
+@pytest.fixture
+def four_epochs(monkeypatch):
+    """Runs on digits of four epochs."""
     short = configs.replace(figures.LONG_TAIL.run, {"epochs": 4})
     study = dataclasses.replace(figures.LONG_TAIL, run=short)
     monkeypatch.setattr(figures, "LONG_TAIL", study)
+    return short
+
+
+@pytest.mark.usefixtures("four_epochs")
+def test_records_of_digits_have_weights_of_each_class():
     lines = figures._digits("weights", [0])
     assert [line["rule"] for line in lines] == ["λ = 0.5", "automatic λ"]
     for line in lines:
@@ -45,6 +52,72 @@ def test_records_of_digits_have_weights_of_each_class(monkeypatch):
         assert weights.shape == (4, 10)
         np.testing.assert_allclose(weights[0], 1.0, rtol=1e-5)  # before the switch
         assert np.nanstd(weights[-1]) > 1e-4
+
+
+def test_strategies_set_lam_by_their_schedules(four_epochs, monkeypatch):
+    monkeypatch.setattr(figures_report, "STRATEGY_LAMS", (0.5, 2.0))
+    lines = figures._digits("strategies", [0])
+    inverse = {
+        (line["strategy"], line["lam"]): 1.0 / np.array(line["lams"]) for line in lines
+    }
+    switch = four_epochs.epoch_at(four_epochs.method.start_at)
+    steps = -(-sum(figures_report._counts()) // four_epochs.batch_size)
+    epochs = np.arange(1, 5)
+    # λ is that of an epoch's last step, before which one less than all are done.
+    share = np.minimum((epochs * steps - 1) / (switch * steps), 1.0)
+    for lam in (0.5, 2.0):
+        for name, expected in {
+            "from the first step": np.ones(4),
+            "two stages": epochs > switch,
+            "annealed": share,
+        }.items():
+            assert inverse[name, lam] == pytest.approx(expected / lam, rel=1e-3), name
+    assert not inverse["SGD", math.inf].any()
+    radius = inverse["radius from the first step", math.inf]
+    assert np.isfinite(radius).all()
+    assert (radius > 0.0).all()
+    assert len(set(radius)) == 4  # it follows the losses
+
+
+@pytest.mark.usefixtures("four_epochs")
+def test_embedded_features_of_a_class_are_near_one_another():
+    lines = figures._digits("tsne", [0])
+    assert [line["strategy"] for line in lines] == ["from the first step", "two stages"]
+    for line in lines:
+        points, labels = np.array(line["points"]), np.array(line["labels"])
+        distances = np.linalg.norm(points[:, None] - points, axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        assert np.bincount(labels).tolist() == [50] * 10
+        assert np.mean(labels[distances.argmin(1)] == labels) > 0.5
+    assert lines[0]["points"].tolist() != lines[1]["points"].tolist()
+
+
+@pytest.fixture
+def panels():
+    """Two empty panels."""
+    from matplotlib import figure
+
+    return figure.Figure().subplots(1, 2)
+
+
+def test_the_distributions_are_the_published_ones(panels):
+    figures_report._distributions([], *panels)
+    totals = [{sum(line.get_ydata()) for line in panel.lines} for panel in panels]
+    assert totals[0] == {20431, 12406, 27500, 25250}
+    assert totals[1] == {19573, 10847, 27500, 25250}
+
+
+def test_the_legend_names_the_class_of_each_line(panels):
+    found = run_log.read(ROOT / "results" / "figures.jsonl")
+    own = [r for r in found if r["figure"] == "weights"]
+    figures_report._weights(own, *panels)
+    rule = own[-1]["rule"]
+    last = np.mean([r["weights"][-1] for r in own if r["rule"] == rule], axis=0)
+    shown = {line.get_label(): line.get_ydata()[-1] for line in panels[-1].lines}
+    assert shown["9  (2)"] == pytest.approx(last[9])
+    assert shown["0  (104)"] == pytest.approx(last[0])
+    texts = [text.get_text() for text in panels[-1].get_legend().texts]
+    assert sorted(shown) == sorted(texts)
 
 
 def test_every_figure_is_drawn_from_the_records(tmp_path):

@@ -10,7 +10,6 @@ from experiments.report import plot_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Features = tuple[np.ndarray, np.ndarray]  # float [n, features], labels int [n]
 
@@ -67,7 +66,7 @@ def figure(
                     fontsize=9.5,
                 )
             counts = (class_counts or {}).get(title)
-            _legend(sheet, row[-1], classes, counts)
+            legend(row[-1], classes, counts)
         if rows == 1:
             plot_style.caption(sheet, next(iter(features_by_run)))
 
@@ -137,7 +136,20 @@ def _draw(
 ) -> None:
     """The points of one split."""
     chosen = spread(labels, points, seed)
-    embedded, labels = embed(features[chosen], seed), labels[chosen]
+    scatter(panel, embed(features[chosen], seed), labels[chosen], classes)
+
+
+def scatter(
+    panel: "Axes", embedded: np.ndarray, labels: np.ndarray, classes: int
+) -> None:
+    """Draws embedded features, coloured by class.
+
+    Args:
+      panel: to draw on.
+      embedded: float `[n, 2]`.
+      labels: int `[n]`.
+      classes: number of classes.
+    """
     if classes > NAMED:
         panel.scatter(
             *embedded.T, c=labels, cmap="viridis_r", vmin=0, vmax=classes - 1, s=7, lw=0
@@ -158,15 +170,19 @@ def _color(label: int) -> str:
     return plot_style.COLORS[label % len(plot_style.COLORS)]
 
 
-def _legend(
-    sheet: "Figure", panel: "Axes", classes: int, counts: np.ndarray | None
-) -> None:
-    """The legend of the classes."""
+def legend(panel: "Axes", classes: int, counts: np.ndarray | None) -> None:
+    """Draws the legend of the classes to the right of a panel.
+
+    Args:
+      panel: the last of a row.
+      classes: number of classes.
+      counts: training examples of each class, `[classes]`; None leaves them out.
+    """
     from matplotlib import cm, colors, lines
 
     if classes > NAMED:
         scale = cm.ScalarMappable(colors.Normalize(0, classes - 1), "viridis_r")
-        bar = sheet.colorbar(scale, ax=panel, label="class")
+        bar = panel.figure.colorbar(scale, ax=panel, label="class")
         bar.outline.set_visible(False)
         return
     handles = [

@@ -1,13 +1,15 @@
 """The figures of the page of results, from runs on small problems.
 
-Four of them: the norm of ∇F_λ over the steps, where F_λ is exact; and on handwritten
-digits with a long tail the accuracy over γ, the accuracy over momentum, and the mean
-weight of each class over the epochs. Every run is logged as one JSON line.
+The norm of ∇F_λ over the steps, where F_λ is exact; and on handwritten digits with a
+long tail the accuracy over γ, over momentum and over λ by the time at which λ begins,
+the mean weight of each class over the epochs, and what enters the last layer. Every run
+is logged as one JSON line.
 """
 
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,15 +19,16 @@ import numpy as np
 import optax
 
 import absgd_jax
-from experiments import commands, configs
+from experiments import commands, configs, methods
 from experiments.data.task import load_task
-from experiments.report import formatting
+from experiments.report import formatting, tsne
 from experiments.results import run_log
 from experiments.studies import figures_report as report
 from experiments.studies import toy
 from experiments.studies.digits import LONG_TAIL
 from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
 from experiments.train import loop, sharding, vmapped
+from experiments.train.runs import outputs_of
 
 EXAMPLES, BATCH, HIDDEN, STEPS = 200, 8, 8, 50_000
 WINDOWS = 40  # of steps, whose ends are spaced evenly on a logarithmic axis
@@ -116,18 +119,32 @@ def _norms(seeds: Sequence[int]) -> list[dict[str, Any]]:
     return lines
 
 
-def _trained(figure: str, runs: Mapping[Any, configs.Run], seeds: Sequence[int]) -> Any:
+class _Annealed(vmapped.VmappedRuns):
+    """Vmapped runs whose 1/λ rises evenly from 0 until the other runs switch."""
+
+    def _hyperparams(self, step: int) -> methods.StepHyperparams:
+        found = super()._hyperparams(step)
+        end = self._runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
+        # From ∞ an annealed λ is in proportion to the last.
+        factor = np.asarray(absgd_jax.anneal(1.0, 0, end)(step))
+        return found._replace(lam=found.lam * factor)
+
+
+def _trained(
+    figure: str,
+    runs: Mapping[Any, configs.Run],
+    seeds: Sequence[int],
+    build: type[vmapped.VmappedRuns] = vmapped.VmappedRuns,
+) -> Any:
     """Vmapped runs on digits; a record for each name and seed."""
     jobs = [(name, seed) for name in runs for seed in seeds]
     tasks = {seed: load_task(LONG_TAIL.run.data, seed) for seed in seeds}
     members = [dataclasses.replace(runs[name], seed=seed) for name, seed in jobs]
     events: list[list[dict[str, Any]]] = [[] for _ in jobs]
-    failures = vmapped.fit(
-        members,
-        [tasks[seed] for _, seed in jobs],
-        sharding.layout(1),
-        [loop.Callbacks(lambda own=own, **e: own.append(e)) for own in events],
-    )
+    layout = sharding.layout(1)
+    together = build(members, [tasks[seed] for _, seed in jobs], layout)
+    callbacks = [loop.Callbacks(lambda own=own, **e: own.append(e)) for own in events]
+    failures = loop.fit_all(together, members, loop.Position(0, 0, {}), callbacks)
     for (name, seed), own, failure in zip(jobs, events, failures, strict=True):
         line = {"figure": figure, **dict(name), "seed": seed, "test": None}
         if failure is None:
@@ -137,6 +154,14 @@ def _trained(figure: str, runs: Mapping[Any, configs.Run], seeds: Sequence[int])
                     [float(f"{w:.4g}") for w in event["weight_by_class"]]
                     for event in own
                 ]
+            elif figure == "strategies":
+                line["lams"] = [float(f"{event['lam']:.4g}") for event in own]
+            elif figure == "tsne":
+                index, test = jobs.index((name, seed)), tasks[seed].test
+                state = jax.tree.map(operator.itemgetter(index), together.state)
+                features = outputs_of("features", state, test, members[index], layout)
+                line["labels"] = test.labels
+                line["points"] = np.round(np.float64(tsne.embed(features)), 1)
         yield line
 
 
@@ -149,6 +174,8 @@ def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The records of a figure on digits."""
     absgd = {"method.lam": report.DIGITS_LAM}
     sgd = {"method.lam": math.inf}
+    automatic = {"method.lam": math.inf, "method.rho": 0.4, "method.gamma": 0.1}
+    automatic |= {"method.max_weight": 2.0}
     found: list[dict[str, Any]] = []
     if figure == "gamma":
         named = {(("gamma", None),): sgd} | {
@@ -170,16 +197,38 @@ def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
                     for lam in (sgd, absgd)
                 }
             )
+    elif figure == "tsne":
+        groups = [
+            {(("strategy", name),): {**absgd, "method.start_at": start}}
+            for name, start in report.STRATEGIES.items()
+            if name != report.ANNEALED
+        ]
+    elif figure == "strategies":
+        groups = [
+            {
+                (("strategy", name), ("lam", lam)): {
+                    "method.lam": lam,
+                    "method.start_at": start,
+                }
+                for lam in report.STRATEGY_LAMS
+            }
+            for name, start in report.STRATEGIES.items()
+        ]
+        radius = automatic | {"method.start_at": 0.0}
+        groups += [
+            {(("strategy", report.SGD), ("lam", math.inf)): sgd},
+            {(("strategy", report.RADIUS), ("lam", math.inf)): radius},
+        ]
     else:
-        automatic = {"method.lam": math.inf, "method.rho": 0.4, "method.gamma": 0.1}
-        automatic |= {"method.max_weight": 2.0}
         groups = [
             {(("rule", f"λ = {formatting.number(report.DIGITS_LAM)}"),): absgd},
             {(("rule", "automatic λ"),): automatic},
         ]
     for named in groups:
         runs = dict(zip(named, _runs([*named.values()]), strict=True))
-        found += _trained(figure, runs, seeds)
+        annealed = any(("strategy", report.ANNEALED) in name for name in named)
+        build = _Annealed if annealed else vmapped.VmappedRuns
+        found += _trained(figure, runs, seeds, build)
     return found
 
 
@@ -187,8 +236,9 @@ def main(config: commands.Figures) -> int:
     """Trains the runs of figures that are not recorded, and draws all; returns 0."""
     makers = {"norms": _norms} | {
         name: functools.partial(_digits, name)
-        for name in ("gamma", "momentum", "weights")
+        for name in ("gamma", "momentum", "weights", "strategies")
     }
+    makers["tsne"] = lambda seeds: _digits("tsne", seeds[:1])
     for name, make in makers.items():
         if name not in {r["figure"] for r in run_log.events(config.records)[0]}:
             run_log.append(config.records, make(range(config.seeds)))

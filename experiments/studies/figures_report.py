@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.report import formatting, plot_style
+from experiments.data import imbalance
+from experiments.data.task import load_task
+from experiments.report import formatting, plot_style, tsne
 from experiments.report.formatting import number
 from experiments.studies.digits import LONG_TAIL
 
@@ -22,11 +24,20 @@ NORM_GAMMAS = (1.0, 0.1, 0.01, None)  # None is 1/√t
 DIGITS_LAM = 0.5
 GAMMAS = (0.05, 0.1, 0.2, 0.5, 0.7, 0.9, 1.0)
 MOMENTA = (0.0, 0.5, 0.9, 0.95)
+SGD, RADIUS, ANNEALED = "SGD", "radius from the first step", "annealed"
+STRATEGIES = {  # of a fixed λ: the fraction of the epochs after which it begins
+    "from the first step": 0.0,
+    ANNEALED: 0.0,
+    "two stages": LONG_TAIL.run.method.start_at,
+}
+STRATEGY_LAMS = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 CAPTIONS = {
     "toy": "One step from the same line on 16 points of two unequal classes, as "
     "`python -m experiments toy` takes it: the line before, and after a step of each "
     "method.",
+    "distributions": "Training images of each class of the long tails and steps of "
+    "CIFAR; in brackets their sum.",
     "norms": "‖∇F_λ‖² over all {examples} examples, its mean in windows of steps, of "
     "ABSGD with batches of {batch}, η = 0.5/√t and no momentum on a small non-convex "
     "network. Bands are the standard deviation over {seeds} seeds. In grey 1/√t, the "
@@ -40,22 +51,39 @@ CAPTIONS = {
     "1 − β so that steps are as long. At β = 0.9 these are the runs of the figure "
     "before in another program, which rounds otherwise.",
     "weights": "Mean weight of each class over the epochs, mean over {seeds} seeds, at "
-    "that λ and with the automatic λ (ρ = 0.4, c = 2). The lighter a line, the "
-    "more frequent the class.",
+    "that λ and with the automatic λ (ρ = 0.4, c = 2).",
+    "strategies": "When λ begins: at the first step, after {start:.0%} of the epochs, "
+    "or gradually until then, 1/λ rising evenly from 0 (`absgd_jax.anneal`). On the "
+    "left accuracy as in the figures before, over the λ reached, at γ = {gamma:g}; the "
+    "radius, which has no λ to choose, is ρ = 0.4 with c = 2 and γ = 0.1. On the right "
+    "1/λ at the end of each epoch for λ = {lam}; of the radius the median and the "
+    "range over seeds. At η = {rate:g}, chosen for SGD, a small λ harms before η "
+    "falls, whether it is fixed or annealed; in two stages it does not.",
+    "tsne": "t-SNE of what enters the last layer, of the test images, after training "
+    "with λ = {lam} from the first step and in two stages; seed 0. Above each its "
+    "accuracy. Distances between clusters have no meaning.",
 }
 
 
 def draw(found: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws the figures, each a PNG; returns their paths."""
-    drawers = {"norms": _norms, "gamma": _gamma, "momentum": _momentum}
-    drawers["weights"] = _weights
+    drawers = {
+        "distributions": _distributions,
+        "norms": _norms,
+        "gamma": _gamma,
+        "momentum": _momentum,
+        "weights": _weights,
+        "strategies": _strategies,
+        "tsne": _tsne,
+    }
     paths = []
     for name, drawer in drawers.items():
         own = [r for r in found if r["figure"] == name]
-        two = name in ("norms", "weights")
+        one = name in ("gamma", "momentum")
         path = folder / f"{name}.png"
-        with plot_style.saved(path, (10.0 if two else 6.0, 4.2)) as sheet:
-            panels = np.ravel(sheet.subplots(1, 2 if two else 1, sharey=two))
+        with plot_style.saved(path, (6.0 if one else 10.0, 4.2)) as sheet:
+            share = name in ("distributions", "norms", "weights")
+            panels = np.ravel(sheet.subplots(1, 1 if one else 2, sharey=share))
             drawer(own, *panels)
         paths.append(path)
     return paths
@@ -75,6 +103,7 @@ def section(found: Sequence[Record]) -> list[str]:
         "lam": number(DIGITS_LAM),
         "start": LONG_TAIL.run.method.start_at,
         "gamma": LONG_TAIL.run.method.gamma,
+        "rate": LONG_TAIL.run.optimizer.learning_rate,
     }
     lines = ["## Figures"]
     for name, caption in CAPTIONS.items():
@@ -85,6 +114,50 @@ def section(found: Sequence[Record]) -> list[str]:
 def _by_seed(found: Iterable[Record], key: str) -> np.ndarray:
     """A value of each record, float `[seeds, ...]`, without what diverged."""
     return np.array([r[key] for r in found if r[key] is not None], float)
+
+
+def _accuracies(found: Iterable[Record], **facts: Any) -> np.ndarray:
+    """Accuracies in percent of the records with these facts, `[seeds]`."""
+    own = (r for r in found if all(r[key] == fact for key, fact in facts.items()))
+    return 100.0 * _by_seed(own, "test")
+
+
+def _errorbar(
+    panel: "Axes",
+    positions: Sequence[float],
+    values: Sequence[np.ndarray],
+    **style: Any,
+) -> None:
+    """Means of values at positions, with their standard errors."""
+    means = [own.mean() for own in values]
+    errors = [float(formatting.standard_error(own)) for own in values]
+    panel.errorbar(positions, means, errors, marker="o", capsize=3, **style)
+
+
+def _level(panel: "Axes", values: np.ndarray, color: str, **style: Any) -> float:
+    """A mean as a horizontal line, with a band of its standard error."""
+    mean, error = values.mean(), float(formatting.standard_error(values))
+    panel.axhline(mean, color=color, **style)
+    panel.axhspan(mean - error, mean + error, color=color, alpha=0.15)
+    return mean + error
+
+
+def _counts() -> list[int]:
+    """Training images of each class of the digits' long tail."""
+    return load_task(LONG_TAIL.run.data, 0).class_counts.tolist()
+
+
+def _distributions(_: Sequence[Record], *panels: "Axes") -> None:
+    rules = {"long tail": imbalance.long_tail_counts, "step": imbalance.step_counts}
+    for panel, (classes, most) in zip(panels, ((10, 5000), (100, 500)), strict=True):
+        for ratio, color in zip((10, 100), plot_style.COLORS, strict=False):
+            for (name, rule), style in zip(rules.items(), ("-", "--"), strict=True):
+                counts = rule(most, classes, ratio)
+                label = f"{name}, ratio {ratio} ({sum(counts):,})"
+                panel.plot(counts, style, c=color, label=label, drawstyle="steps-mid")
+        panel.set(yscale="log", xlabel="class", title=f"CIFAR-{classes}")
+        panel.legend(fontsize=9.5)
+    panels[0].set_ylabel("training images")
 
 
 def _norms(found: Sequence[Record], *panels: "Axes") -> None:
@@ -114,18 +187,10 @@ def _norms(found: Sequence[Record], *panels: "Axes") -> None:
 
 def _gamma(found: Sequence[Record], panel: "Axes") -> None:
     sgd, absgd = plot_style.COLORS[:2]
-    of = lambda gamma: (
-        100.0 * _by_seed((r for r in found if r["gamma"] == gamma), "test")
-    )
-    values = [of(gamma) for gamma in GAMMAS]
-    means = [own.mean() for own in values]
-    errors = [float(formatting.standard_error(own)) for own in values]
-    panel.errorbar(GAMMAS, means, errors, color=absgd, marker="o", capsize=3)
-    plain = of(None)
-    error = float(formatting.standard_error(plain))
-    panel.axhline(plain.mean(), color=sgd)
-    panel.axhspan(plain.mean() - error, plain.mean() + error, color=sgd, alpha=0.15)
-    panel.text(GAMMAS[0], plain.mean() + error, "SGD", color=sgd, va="bottom")
+    values = [_accuracies(found, gamma=gamma) for gamma in GAMMAS]
+    _errorbar(panel, GAMMAS, values, color=absgd)
+    top = _level(panel, _accuracies(found, gamma=None), sgd)
+    panel.text(GAMMAS[0], top, "SGD", color=sgd, va="bottom")
     panel.set(xlabel="γ", ylabel="accuracy, %", title=f"ABSGD, λ = {DIGITS_LAM:g}")
 
 
@@ -133,19 +198,9 @@ def _momentum(found: Sequence[Record], panel: "Axes") -> None:
     names = ("SGD", f"ABSGD, λ = {DIGITS_LAM:g}")
     lams = (math.inf, DIGITS_LAM)
     for lam, color, name in zip(lams, plot_style.colors(2), names, strict=True):
-        values = [
-            100.0
-            * _by_seed(
-                (r for r in found if r["momentum"] == beta and float(r["lam"]) == lam),
-                "test",
-            )
-            for beta in MOMENTA
-        ]
-        means = [own.mean() for own in values]
-        errors = [float(formatting.standard_error(own)) for own in values]
-        panel.errorbar(
-            MOMENTA, means, errors, color=color, marker="o", capsize=3, label=name
-        )
+        own = [r for r in found if float(r["lam"]) == lam]
+        values = [_accuracies(own, momentum=beta) for beta in MOMENTA]
+        _errorbar(panel, MOMENTA, values, color=color, label=name)
     panel.set(xlabel="momentum β", ylabel="accuracy, %", title="Momentum")
     panel.legend()
 
@@ -156,8 +211,49 @@ def _weights(found: Sequence[Record], *panels: "Axes") -> None:
         own = [r for r in found if r["rule"] == rule and r["test"] is not None]
         weights = np.nanmean(_by_seed(own, "weights"), axis=0)  # [epochs, classes]
         epochs = np.arange(1, len(weights) + 1)
-        shades = plot_style.shades(weights.shape[1])
-        for index, color in enumerate(shades):
-            panel.plot(epochs, weights[:, index], color=color)
+        counts = _counts()
+        shades = plot_style.shades(len(counts))
+        for index, color in reversed([*enumerate(shades)]):
+            label = f"{index}  ({counts[index]})"
+            panel.plot(epochs, weights[:, index], color=color, label=label)
         panel.set(xlabel="epoch", title=f"ABSGD, {rule}")
     panels[0].set_ylabel("mean weight of a class")
+    panels[-1].legend(
+        title="class (training\nimages)", loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )
+
+
+def _strategies(found: Sequence[Record], *panels: "Axes") -> None:
+    accuracy, lams = panels
+    sgd, *others, of_radius = plot_style.colors(2 + len(STRATEGIES))
+    for name, color in zip(STRATEGIES, others, strict=True):
+        own = [r for r in found if r["strategy"] == name]
+        values = [_accuracies(own, lam=lam) for lam in STRATEGY_LAMS]
+        _errorbar(accuracy, STRATEGY_LAMS, values, color=color)
+        shown = next(r for r in own if r["lam"] == DIGITS_LAM)
+        inverse = 1.0 / np.array(shown["lams"], float)
+        lams.plot(np.arange(1, 1 + len(inverse)), inverse, color=color, label=name)
+    for name, color in ((RADIUS, of_radius), (SGD, sgd)):
+        own = [r for r in found if r["strategy"] == name]
+        _level(accuracy, _accuracies(own), color)
+        inverse = 1.0 / _by_seed(own, "lams")
+        epochs = np.arange(1, 1 + inverse.shape[1])
+        lams.plot(epochs, np.median(inverse, axis=0), color=color, label=name)
+        lams.fill_between(
+            epochs, inverse.min(0), inverse.max(0), color=color, alpha=0.15
+        )
+    accuracy.set(xscale="log", xlabel="λ", ylabel="accuracy, %", title="Accuracy")
+    accuracy.set_xticks(STRATEGY_LAMS, [number(lam) for lam in STRATEGY_LAMS])
+    accuracy.minorticks_off()
+    lams.set(xlabel="epoch", ylabel="1/λ", title="1/λ of every epoch")
+    lams.legend()
+
+
+def _tsne(found: Sequence[Record], *panels: "Axes") -> None:
+    counts = _counts()
+    for panel, run in zip(panels, found, strict=True):
+        points, labels = np.array(run["points"]), np.array(run["labels"])
+        tsne.scatter(panel, points, labels, len(counts))
+        panel.set_axis_off()
+        panel.set_title(f"{run['strategy']}: {100.0 * run['test']:.1f}%")
+    tsne.legend(panels[-1], len(counts), np.array(counts))
