@@ -230,11 +230,13 @@ def test_what_is_not_run_has_its_cost_by_the_step_that_was_timed():
     assert {*cost, "load"} <= {*recorded}
 
 
-def test_the_page_is_written_as_html_too(tmp_path):
+def test_the_page_is_written_as_html_too(tmp_path, capsys):
     out, page = tmp_path / "results.md", tmp_path / "results.html"
-    shutil.copytree(ROOT / "docs" / "figures", tmp_path / "figures")
     records = str(ROOT / "results")
     command = ["results", "--records", records, "--out", str(out), "--html", str(page)]
+    assert cli.main(command) != 0
+    assert f"figures --out {tmp_path / 'figures'}` draws" in capsys.readouterr().err
+    shutil.copytree(ROOT / "docs" / "figures", tmp_path / "figures")
     assert cli.main(command) == 0
     text = page.read_text(encoding="utf-8")
     rows = [line for line in out.read_text().splitlines() if line.startswith("| ")]

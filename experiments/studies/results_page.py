@@ -37,7 +37,14 @@ def main(config: commands.Results) -> int:
     config.out.write_text(text, encoding="utf-8")
     print(config.out)
     if config.html is not None:
-        rendered = html.page(text, config.out.parent, "backticks")
+        folder = config.out.parent
+        try:
+            rendered = html.page(text, folder, "backticks")
+        except FileNotFoundError as error:
+            raise configs.BadConfiguration(
+                f"{error.filename} is not there: the page shows figures, which "
+                f"`python -m experiments figures --out {folder / 'figures'}` draws."
+            ) from None
         config.html.write_text(rendered, encoding="utf-8")
         print(config.html)
     return 0
