@@ -23,11 +23,11 @@ The tables of CIFAR are of the full protocol: published images, ResNet-32, batch
 128, SGD with momentum 0.9, 200 epochs, η = 0.1 divided by 100 at epochs 160 and 180.
 Accuracy is that of the last epoch on the test set, in percent, mean ± standard
 deviation over seeds; a seed whose loss was not finite is counted as diverged, and the
-mean is of the others. Differences are paired by seed, ± standard error. A fixed λ is the best of
-{lams} by accuracy on a balanced part of the training set (100 images of each class of
-CIFAR-10, 10 of CIFAR-100) that is held out in trainings only for that purpose, with
-seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen. λ and class
-weights begin at epoch 160, unless a row says otherwise.
+mean is of the others. Differences are paired by seed, ± standard error. A fixed λ is
+the best of {lams} by accuracy on a balanced part of the training set (100 images of
+each class of CIFAR-10, 10 of CIFAR-100) that is held out in trainings only for that
+purpose, with seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen. λ
+and class weights begin at epoch 160, unless a row says otherwise.
 
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
