@@ -119,8 +119,8 @@ class Standardised:
 
     Attributes:
       median: of each column, for what is missing, float64 `[columns]`.
-      mean: of each column, likewise.
-      std: standard deviation of each column, likewise.
+      mean: of each column of the training set, float64 `[columns]`.
+      std: standard deviation of the same, float64 `[columns]`.
     """
 
     median: np.ndarray

@@ -82,8 +82,8 @@ points are of average precision against SGD, of ABSGD in the second stage with t
 at the learning rate that is best for it on validation examples.
 """
 
-_VERDICTS = """Each data set, λ and seed by its effective fraction; harmed means by more
-than {harm:g} point, gained likewise.
+_VERDICTS = """Each data set, λ and seed by its effective fraction; harmed means a loss
+of more than {harm:g} point, gained a gain of as much.
 """
 
 
