@@ -5,13 +5,16 @@ import resource
 import shutil
 import signal
 import struct
+import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 from experiments.cli import main
+from experiments.train import runs
 from tests.programs import Programs, epochs, events, newest, resumed, saved, state
 
 # Whatever a checkpoint has to carry: BatchNorm's statistics, momentum, the attention's
@@ -246,6 +249,18 @@ def test_more_than_the_data_have_is_refused(train, tmp_path):
     assert status == 2
     assert "Traceback" not in said
     assert not out.exists()
+
+
+# Messages.
+
+
+def test_no_line_of_another_thread_ends_up_within_a_message(monkeypatch):
+    """What is written in two pieces, and is buffered, can be parted by another line."""
+    pieces = []
+    stream = mock.Mock(write=pieces.append)
+    monkeypatch.setattr(sys, "stderr", stream)
+    runs._say("Step 3 could not be saved.")
+    assert [piece for piece in pieces if piece] == ["Step 3 could not be saved.\n"]
 
 
 # Disks.

@@ -900,4 +900,5 @@ def _interruptible() -> Iterator[threading.Event]:
 
 def _say(message: str) -> None:
     with contextlib.suppress(OSError):  # a log on a disk that is full
-        tqdm.write(message, file=sys.stderr)
+        # In one piece: a line that another thread logs must not end up within it.
+        tqdm.write(message + "\n", file=sys.stderr, end="")
