@@ -1,11 +1,13 @@
 """Shared parts of figures: lines over epochs, and marks where a schedule changes."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments import configs
 from experiments.report import plot_style
+from experiments.report.formatting import number
+from experiments.results import metrics
 from experiments.results.aggregate import Group, Measure
 
 if TYPE_CHECKING:
@@ -34,37 +36,45 @@ def marks(group: Group) -> Marks:
     )
 
 
-def mark_switch(
-    panel: "Axes", switch: int | None, color: Any = plot_style.GREY
-) -> None:
-    """A broad line between the last epoch before λ is switched and the first after."""
-    if switch is not None:
-        panel.axvline(switch + 0.5, color=color, alpha=0.3, linewidth=5, zorder=0)
+def mark(
+    panels: Sequence["Axes"], groups: list[Group], colors: Sequence[Any]
+) -> list[Any]:
+    """Marks where λ is switched and the learning rate drops; returns legend handles.
 
-
-def mark_drops(
-    panel: "Axes", drops: tuple[int, ...], color: Any = plot_style.GREY
-) -> None:
-    """A dotted line at every drop of the learning rate."""
-    for drop in drops:
-        panel.axvline(drop + 0.5, color=color, linewidth=1, linestyle=":", zorder=0.5)
-
-
-def switch_handle(label: str) -> Any:
-    """For a legend."""
+    A broad line stands between the last epoch before the switch and the first after
+    it, and a dotted one at every drop: in grey where the groups share it, else in the
+    colour of each.
+    """
     from matplotlib import lines
 
-    return lines.Line2D([], [], color=plot_style.GREY, alpha=0.3, lw=5, label=label)
+    found = [(marks(group), color) for group, color in zip(groups, colors, strict=True)]
+    switches = [(own.switch, color) for own, color in found if own.switch is not None]
+    drops = [(own.drops, color) for own, color in found]
+    broad: dict[str, Any] = {"alpha": 0.3, "linewidth": 5}
+    dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 1}
+    for panel in panels:
+        for switch, color in _once(switches):
+            panel.axvline(switch + 0.5, color=color, zorder=0, **broad)
+        for epochs, color in _once(drops):
+            for epoch in epochs:
+                panel.axvline(epoch + 0.5, color=color, zorder=0.5, **dotted)
+    run, alone, handles = groups[0].run, len(groups) == 1, []
+    handle = lambda label, look: handles.append(
+        lines.Line2D([], [], color=plot_style.GREY, label=label, **look)
+    )
+    if switches:
+        lams = f"λ: {number(run.method.first_lam)} to {number(run.method.lam)}"
+        handle(lams if alone else "λ is switched", broad)
+    if any(epochs for epochs, _ in drops):
+        divided = f"learning rate divided by {run.optimizer.drop_factor:g}"
+        handle(divided if alone else "learning rate drops", dotted)
+    return handles
 
 
-def drops_handle(run: configs.Run | None = None) -> Any:
-    """For a legend; of one run it says by how much."""
-    from matplotlib import lines
-
-    label = "learning rate drops"
-    if run is not None:
-        label = f"learning rate divided by {run.optimizer.drop_factor:g}"
-    return lines.Line2D([], [], color=plot_style.GREY, lw=1, ls=":", label=label)
+def _once(marked: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Each mark with its colour; a single one in grey where all are the same."""
+    same = {at for at, _ in marked}
+    return [(at, plot_style.GREY) for at in same] if len(same) == 1 else marked
 
 
 def line(
@@ -75,18 +85,10 @@ def line(
     style: str = "-",
     label: str | None = None,
 ) -> None:
-    """Draws the mean over the seeds, with a band of their standard deviation.
+    """Draws the mean of values `[runs, epochs]`, with a band of their deviation.
 
     On a logarithmic axis the deviation is that of the logarithms: the mean less the
     usual one may be negative, and the band would fall to the floor.
-
-    Args:
-      panel: to draw on.
-      epochs: `[epochs]`.
-      found: values, `[runs, epochs]`.
-      color: of both.
-      style: of the line.
-      label: in the legend.
     """
     middle = mean(found)
     panel.plot(
@@ -108,14 +110,7 @@ def line(
         else:
             deviation = found.std(axis=0, ddof=1)
             low, high = middle - deviation, middle + deviation
-        panel.fill_between(
-            epochs,
-            low,
-            high,
-            color=color,
-            alpha=0.2,
-            linewidth=0,
-        )
+        panel.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def course(
@@ -151,13 +146,11 @@ def logarithmic(panel: "Axes") -> None:
 
     panel.set_yscale("log")
     low, high = panel.get_ylim()
-    steps = (
-        (1.0,) if high / low > 300.0 else (1.0, 2.0, 5.0) if high / low > 4.0 else None
-    )
-    if steps is None:
-        panel.yaxis.set_major_locator(ticker.MaxNLocator(nbins=7))
-    else:
+    if high / low > 4.0:
+        steps = (1.0,) if high / low > 300.0 else (1.0, 2.0, 5.0)
         panel.yaxis.set_major_locator(ticker.LogLocator(subs=steps))
+    else:
+        panel.yaxis.set_major_locator(ticker.MaxNLocator(nbins=7))
     panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     panel.yaxis.set_minor_locator(ticker.NullLocator())
 
@@ -171,6 +164,4 @@ def last_epoch(groups: list[Group]) -> int:
 def mean(values: np.ndarray) -> np.ndarray:
     """Over the runs, the first axis, of what is finite there; NaN of nothing."""
     known = np.isfinite(values)
-    sums = np.where(known, values, 0.0).sum(axis=0)
-    counts = known.sum(axis=0)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return metrics.ratio(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))

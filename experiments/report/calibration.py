@@ -22,12 +22,7 @@ class Bins(NamedTuple):
 def draw(groups: list[Group], path: pathlib.Path) -> bool:
     """Draws accuracy against confidence on the test set at the last evaluated epoch.
 
-    Args:
-      groups: of the report.
-      path: of the image, PNG.
-
-    Returns:
-      Whether there was something to draw.
+    Returns whether there was something to draw.
     """
     drawn = [
         (group.title, color, found)
@@ -40,18 +35,13 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
         diagram, share = sheet.subplots(
             2, 1, sharex=True, gridspec_kw={"height_ratios": (3.2, 1.0)}
         )
-        diagram.plot(
-            (0, 100),
-            (0, 100),
-            color=plot_style.GREY,
-            linewidth=1,
-            linestyle=":",
-            label="perfect calibration",
-        )
+        grey = {"color": plot_style.GREY, "linewidth": 1, "linestyle": ":"}
+        diagram.plot((0, 100), (0, 100), label="perfect calibration", **grey)
         edges = np.linspace(0.0, 100.0, metrics.BINS + 1)
         for title, color, found in drawn:
             some = found.examples > 0
             name = f"{title}: " if len(drawn) > 1 else ""
+            name += f"calibration error {100.0 * found.error:.1f}"
             diagram.plot(
                 100.0 * found.confidence[some],
                 100.0 * found.accuracy[some],
@@ -59,16 +49,10 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
                 marker="o",
                 markersize=5,
                 linewidth=1.8,
-                label=plot_style.wrapped(
-                    f"{name}calibration error {100.0 * found.error:.1f}", inches=4.6
-                ),
+                label=plot_style.wrapped(name, inches=4.6),
             )
-            share.stairs(
-                100.0 * found.examples / found.examples.sum(),
-                edges,
-                color=color,
-                linewidth=1.8,
-            )
+            shares = 100.0 * found.examples / found.examples.sum()
+            share.stairs(shares, edges, color=color, linewidth=1.8)
         diagram.set_title("Calibration on the test set")
         diagram.set_ylabel("accuracy of the bin, %")
         diagram.set_xlim(0, 101)
@@ -76,21 +60,14 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
         share.set_xlabel("confidence, %")
         share.set_ylabel("examples, %")
         share.set_ylim(bottom=0)
-        sheet.legend(loc="outside lower left", fontsize=9.5)
+        plot_style.legend_below(sheet)
         if len(groups) == 1:
             plot_style.caption(sheet, groups[0].title)
     return True
 
 
 def bins(group: Group) -> Bins | None:
-    """Pools the bins of all seeds.
-
-    Args:
-      group: runs.
-
-    Returns:
-      The bins; None if no epoch was tested.
-    """
+    """Pools the bins of all seeds; None if no epoch was tested."""
     last = group.last()
     if last is None:
         return None
@@ -103,10 +80,7 @@ def bins(group: Group) -> Bins | None:
         return None
     totals = examples.sum(axis=0)
 
-    def pooled(means: np.ndarray) -> np.ndarray:
-        sums = np.where(examples > 0, examples * means, 0.0).sum(axis=0)
-        return np.divide(
-            sums, totals, out=np.full(sums.shape, np.nan), where=totals > 0
-        )
-
+    pooled = lambda means: metrics.ratio(
+        np.where(examples > 0, examples * means, 0.0).sum(axis=0), totals
+    )
     return Bins(totals, pooled(confidence), pooled(accuracy), float(error.mean()))

@@ -37,16 +37,9 @@ CAPTIONS = {
 def main(config: commands.Report) -> int:
     """Reads run directories, writes the report and its figures, and prints it.
 
-    Args:
-      config: run directories and output directory.
-
-    Returns:
-      Exit status 0, also if the report could not be saved next to the runs: it is
-      printed in any case.
-
-    Raises:
-      BadConfiguration: no directory is given, none holds a run, or two the same one.
-      OSError: `out` is given and cannot be written to.
+    Returns 0, also if the report could not be saved next to the runs: it is printed in
+    any case. Raises BadConfiguration where no directory is given, none holds a run, or
+    two hold the same one; and OSError where `out` is given and cannot be written to.
     """
     if not config.dirs:
         raise configs.BadConfiguration("Name at least one run directory.")
@@ -57,8 +50,8 @@ def main(config: commands.Report) -> int:
         out.mkdir(parents=True, exist_ok=True)
         drawn = draw(groups, out)
         if config.features:
-            _draw_features(groups, config.data_dir, out / "features.png")
             drawn.append("features.png")
+            _draw_features(groups, config.data_dir, out / drawn[-1])
         report = text(groups, drawn)
         (out / REPORT).write_text(report, encoding="utf-8")
         if config.html:
@@ -88,28 +81,21 @@ def _of_runs(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
         if not path.exists() or (path / run_dir.CONFIG).exists():
             found.append(path)  # what is not there is refused, as a slip of the pen
             continue
-        within = shlex.quote(str(path / run_dir.TRAININGS))
-        trials = f" Its own runs: report {within}/*"
-        print(
-            f"{path} is skipped: it is not the directory of a run."
-            + (trials if (path / run_dir.TRAININGS).is_dir() else ""),
-            file=sys.stderr,
-        )
+        message = f"{path} is skipped: it is not the directory of a run."
+        if (path / run_dir.TRAININGS).is_dir():
+            within = shlex.quote(str(path / run_dir.TRAININGS))
+            message += f" Its own runs: report {within}/*"
+        print(message, file=sys.stderr)
     if not found:
         raise configs.BadConfiguration("None of these is the directory of a run.")
     return found
 
 
 def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
-    """Draws the figures, replacing those of an earlier report.
+    """Draws the figures, replacing those of an earlier report; returns their names.
 
-    Args:
-      groups: of the report. Of several, a figure that shows one has its number in the
-        name.
-      out: directory.
-
-    Returns:
-      Names of the figures, in the order of the report.
+    Of several groups, a figure that shows one has its number in the name. The names are
+    in the order of the report.
     """
     together = {"curves": curves, "calibration": calibration}
     singly = {"confusion": confusion, "weights": weights}
@@ -130,15 +116,7 @@ def draw(groups: list[Group], out: pathlib.Path) -> list[str]:
 
 
 def text(groups: list[Group], drawn: list[str]) -> str:
-    """The report, in Markdown that also reads well in a terminal.
-
-    Args:
-      groups: of the report.
-      drawn: file names of the figures, in the report's directory.
-
-    Returns:
-      Markdown.
-    """
+    """The report with these figures, in Markdown that also reads well in a terminal."""
     if len(groups) == 1:
         section = markdown.section(groups[0], _figures(drawn))
         return "\n".join([f"# {groups[0].title}", "", *section])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.report import plot_style
-from experiments.results import aggregate
+from experiments.results import aggregate, metrics
 from experiments.results.aggregate import Group
 
 if TYPE_CHECKING:
@@ -19,12 +19,7 @@ NUMBERED = 20  # classes; of more, cells are too small for a number
 def draw(group: Group, path: pathlib.Path) -> bool:
     """Draws the confusion matrix at the last evaluated epoch, summed over seeds.
 
-    Args:
-      group: runs.
-      path: of the image, PNG.
-
-    Returns:
-      Whether there was something to draw.
+    Returns whether there was something to draw.
     """
     last = group.last()
     counts = last and aggregate.values(last, lambda e: e["test"]["confusion"])
@@ -60,9 +55,7 @@ def draw(group: Group, path: pathlib.Path) -> bool:
 
 def shares_of(counts: np.ndarray) -> np.ndarray:
     """Each row of `[label, prediction]` over its sum; NaN where that is 0."""
-    totals = counts.sum(axis=1, keepdims=True)
-    unknown = np.full(counts.shape, np.nan)
-    return np.divide(counts, totals, out=unknown, where=totals > 0)
+    return metrics.ratio(counts, counts.sum(axis=1, keepdims=True))
 
 
 def _number(

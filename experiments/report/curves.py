@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.report import axes, plot_style
-from experiments.report.formatting import number
 from experiments.results.aggregate import Group
 
 if TYPE_CHECKING:
@@ -16,15 +15,7 @@ LOSSES = ("loss", "tilted_loss")  # of an epoch: the mean, and the objective at 
 
 
 def draw(groups: list[Group], path: pathlib.Path) -> bool:
-    """Draws all groups in one figure.
-
-    Args:
-      groups: of the report.
-      path: of the image, PNG.
-
-    Returns:
-      Whether there was something to draw.
-    """
+    """Draws all groups in one PNG; returns whether there was something to draw."""
     if not any(len(group.course(lambda e: e["loss"])[0]) for group in groups):
         return False
     single = len(groups) == 1
@@ -54,17 +45,11 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
         styles = plot_style.COLORS[:2] if single else (plot_style.GREY, plot_style.GREY)
         _style_legend(loss, styles, "mean over the epoch", "objective F̂ at its end")
         _style_legend(accuracy, styles, "test", "validation")
-        handles = [
-            *_group_handles(groups, colors),
-            *_mark((loss, accuracy), groups, colors),
-        ]
+        handles = _group_handles(groups, colors)
+        handles += axes.mark((loss, accuracy), groups, colors)
         if handles:
-            sheet.legend(
-                handles=handles,
-                loc="outside lower left",
-                fontsize=9.5,
-                ncols=len(handles) if single else 1,
-            )
+            columns = len(handles) if single else 1
+            plot_style.legend_below(sheet, handles=handles, ncols=columns)
         if single:
             plot_style.caption(sheet, groups[0].title)
     return True
@@ -72,12 +57,8 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
 
 def _positive(groups: list[Group]) -> bool:
     """Whether all losses that are finite are positive."""
-    found = [
-        group.course(lambda e, key=key: e[key])[1].ravel()
-        for group in groups
-        for key in LOSSES
-    ]
-    values = np.concatenate(found)
+    courses = (g.course(lambda e, key=key: e[key]) for g in groups for key in LOSSES)
+    values = np.concatenate([losses.ravel() for _, losses in courses])
     return bool(np.all(values[np.isfinite(values)] > 0.0))
 
 
@@ -90,45 +71,11 @@ def _group_handles(groups: list[Group], colors: list[Any]) -> list[Any]:
         seeds = len(group.results)
         band = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
         if len(groups) > 1:
-            name = plot_style.wrapped(
-                group.title + (f" ({band})" if band else ""), inches=9.5
-            )
+            name = group.title + (f" ({band})" if band else "")
+            name = plot_style.wrapped(name, inches=9.5)
             handles.append(lines.Line2D([], [], color=color, lw=1.8, label=name))
         elif band:
             handles.append(patches.Patch(color=plot_style.GREY, alpha=0.3, label=band))
-    return handles
-
-
-def _mark(
-    panels: tuple["Axes", ...], groups: list[Group], colors: list[Any]
-) -> list[Any]:
-    """Marks the schedules: in grey what the groups share, else in their colours.
-
-    Returns:
-      What the legend shows of it.
-    """
-    found = [axes.marks(group) for group in groups]
-    handles = []
-    switches = {mark.switch for mark in found} - {None}
-    for panel in panels:
-        if len(switches) == 1:
-            axes.mark_switch(panel, *switches)
-        else:
-            for mark, color in zip(found, colors, strict=True):
-                axes.mark_switch(panel, mark.switch, color)
-        if len({mark.drops for mark in found}) == 1:
-            axes.mark_drops(panel, found[0].drops)
-        else:
-            for mark, color in zip(found, colors, strict=True):
-                axes.mark_drops(panel, mark.drops, color)
-    if switches:
-        method = groups[0].run.method
-        label = f"λ: {number(method.first_lam)} to {number(method.lam)}"
-        handles.append(
-            axes.switch_handle(label if len(groups) == 1 else "λ is switched")
-        )
-    if any(mark.drops for mark in found):
-        handles.append(axes.drops_handle(groups[0].run if len(groups) == 1 else None))
     return handles
 
 
@@ -139,23 +86,9 @@ def _style_legend(
     from matplotlib import lines
 
     drawn = {line.get_linestyle(): line.get_marker() for line in panel.get_lines()}
-    panel.legend(
-        handles=[
-            lines.Line2D(
-                [],
-                [],
-                color=color,
-                lw=1.8,
-                ls=style,
-                marker=drawn[style],
-                markersize=4,
-                label=name,
-            )
-            for style, color, name in zip(
-                ("-", "--"), colors, (solid, dashed), strict=True
-            )
-            if style in drawn
-        ],
-        fontsize=9.5,
-        loc="best",
-    )
+    handles = []
+    for style, color, name in zip(("-", "--"), colors, (solid, dashed), strict=True):
+        if style in drawn:
+            look = {"lw": 1.8, "ls": style, "marker": drawn[style], "markersize": 4}
+            handles.append(lines.Line2D([], [], color=color, label=name, **look))
+    panel.legend(handles=handles, fontsize=9.5, loc="best")

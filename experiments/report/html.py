@@ -59,29 +59,18 @@ img {{ max-width: 100%; max-height: 34rem; background: white; border-radius: 0.4
 
 
 def parser(*more: str) -> MarkdownIt:
-    """Of the Markdown of reports.
+    """A parser and HTML renderer of the Markdown of reports.
 
-    Only what they consist of: a class that is called *a* or <b> stays what it is.
-
-    Args:
-      more: rules of markdown-it that are enabled too, such as `backticks`.
-
-    Returns:
-      The parser, which also renders HTML.
+    It knows only what they consist of: a class that is called *a* or <b> stays what it
+    is. `more` names rules of markdown-it that are enabled too, such as `backticks`.
     """
     return MarkdownIt("zero").enable(["heading", "image", "list", "table", *more])
 
 
 def page(report: str, folder: pathlib.Path, *more: str) -> str:
-    """Renders a report, with its figures and its style inside.
+    """Renders a report, with its figures and style inside: HTML that loads nothing.
 
-    Args:
-      report: Markdown, as `report.command.text` makes it.
-      folder: where its figures are.
-      more: rules of its Markdown beyond those of `parser`.
-
-    Returns:
-      HTML that loads nothing from anywhere.
+    Its figures are in `folder`; `more` is as in `parser`.
     """
     renderer = parser(*more)
     tokens = renderer.parse(report)

@@ -26,6 +26,7 @@ ON_TEST = "best epoch on test (the authors' practice, not comparable)"
 VALIDATION = "validation accuracy"  # all other columns are of the test set
 
 UNWEIGHTED = ("SGD", "Adam")  # what other methods are compared to
+METRICS = {"top1": "accuracy", "top5": "top5"}  # of the paper's tables, as measures
 
 # Of an evaluation, in the order of the columns.
 MEASURES = {
@@ -48,16 +49,14 @@ def comparison(groups: list[Group]) -> list[str]:
     """All groups below one another, at the last epoch and at the one validated."""
     lines = []
     for name in (LAST, ON_VALIDATION):
-        found = {group.title: chosen(group).get(name) for group in groups}
         rows = [
-            [title, str(len(events)), _validation(events), *_measured(events)]
-            for title, events in found.items()
-            if events is not None
+            [group.title, str(len(events)), _validation(events), *_measured(events)]
+            for group in groups
+            if (events := chosen(group).get(name)) is not None
         ]
         if rows:
             head = ["", "seeds", VALIDATION, *MEASURES.values()]
-            table = _without_empty([head, *rows])
-            lines += [f"Test set, {name}:", "", *formatting.markdown(table), ""]
+            lines += [f"Test set, {name}:", "", *_table([head, *rows]), ""]
     lines.append(
         "Percent, mean ± standard deviation over the seeds. To be chosen from by the "
         "accuracy on validation examples, not on the test set."
@@ -69,8 +68,7 @@ def comparison(groups: list[Group]) -> list[str]:
         titles = [group.title for group in groups if any(map(of, group.results))]
         if titles:
             lines += ["", f"{word}: {'; '.join(titles)}."]
-    differences = _differences(groups)
-    if differences:
+    if differences := _differences(groups):
         lines += ["", "## Differences, paired by seed", "", *differences]
     return lines
 
@@ -78,23 +76,24 @@ def comparison(groups: list[Group]) -> list[str]:
 def section(group: Group, figures: Sequence[str] = ()) -> list[str]:
     """The section of one run and its seeds, with the lines of its figures."""
     lines = [describe(group), ""]
-    progress = _progress(group)
-    lines += [*progress, ""] if progress else []
-    if group.last() is None:
-        over = all(result.diverged for result in group.results)
-        tested = "was tested." if over else "has been tested yet."
-        lines += [f"No epoch {tested}", ""]
+    if progress := _progress(group):
+        lines += [*progress, ""]
+    tested = group.last() is not None
+    if tested:
+        lines += [*_accuracy(group), "", *_notes(group), ""]
     else:
-        lines += [*formatting.markdown(_accuracy(group)), "", *_notes(group), ""]
+        over = all(result.diverged for result in group.results)
+        lines += [f"No epoch {'was tested' if over else 'has been tested yet'}.", ""]
     lines += [*figures, *_settings(group)]
-    paper = _paper(group)
-    lines += ["## What the paper prints", "", *paper, ""] if paper else []
-    if group.last() is not None and len(group.class_counts) <= LISTED:
-        lines += ["## Recall of each class", "", *_recall(group), ""]
-    if suspects := _suspects(group):
-        lines += ["## Labels that are most likely wrong", "", *suspects, ""]
-    if any(result.epochs for result in group.results):
-        lines += ["## Time", "", *_time(group), ""]
+    recall = _recall(group) if tested and len(group.class_counts) <= LISTED else []
+    for heading, own in {
+        "What the paper prints": _paper(group),
+        "Recall of each class": recall,
+        "Labels that are most likely wrong": _suspects(group),
+        "Time": _time(group) if any(result.epochs for result in group.results) else [],
+    }.items():
+        if own:
+            lines += [f"## {heading}", "", *own, ""]
     return lines
 
 
@@ -113,11 +112,6 @@ def describe(group: Group) -> str:
     if data.sampling != "shuffled":
         words.append(f"{data.sampling.replace('_', '-')} sampling")
     counts = group.class_counts
-    what = (
-        f"{', '.join(words)}: {counts.sum():,.0f} training examples, "
-        f"{counts.max():,.0f} of the largest class and {counts.min():,.0f} of the "
-        "smallest."
-    )
     rule = formatting.method(method)
     if method.attends and not math.isinf(method.lam):
         switch = run.epoch_at(method.start_at)
@@ -132,9 +126,11 @@ def describe(group: Group) -> str:
         "head": " Only the head is trained.",
         "scale": " Only the factors on the logits are trained.",
     }[run.trainable]
-    seeds = [str(result.run.seed) for result in group.results]
+    seeds = [*map(str, group.seeds)]
     return (
-        f"{what} {rule}; {loss} loss{weighted}, learning rate "
+        f"{', '.join(words)}: {counts.sum():,.0f} training examples, "
+        f"{counts.max():,.0f} of the largest class and {counts.min():,.0f} of the "
+        f"smallest. {rule}; {loss} loss{weighted}, learning rate "
         f"{number(run.optimizer.learning_rate)}, {run.epochs} epochs in batches of "
         f"{run.batch_size}.{trained} "
         f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(seeds)}."
@@ -163,29 +159,23 @@ def _differences(groups: list[Group]) -> list[str]:
             families.setdefault(data, []).append(group)
     lines = []
     for members in families.values():
-        base = next(
-            (g for g in members if g.run.method.title in UNWEIGHTED), members[0]
-        )
+        plain = [g for g in members if g.run.method.title in UNWEIGHTED]
+        base = (plain or members)[0]
         rows = [
             [group.title, str(len(shared)), *_paired(group, base)]
             for group in members
             if group is not base
-            and len(shared := _seeds(group) & _seeds(base)) > 1  # else no error
+            and len(shared := {*group.seeds} & {*base.seeds}) > 1  # else no error
         ]
         if rows:
-            table = _without_empty([["", "seeds", *MEASURES.values()], *rows])
-            lines += [f"Test set, {LAST}, against {base.title}:", ""]
-            lines += [*formatting.markdown(table), ""]
+            table = _table([["", "seeds", *MEASURES.values()], *rows])
+            lines += [f"Test set, {LAST}, against {base.title}:", "", *table, ""]
     if lines:
         lines.append(
             "Points, mean ± standard error of the differences over the seeds that both "
             "have, on the same data."
         )
     return lines
-
-
-def _seeds(group: Group) -> set[int]:
-    return {result.run.seed for result in group.results}
 
 
 def _paired(group: Group, base: Group) -> list[str]:
@@ -202,8 +192,7 @@ def _by_seed(group: Group, key: str) -> dict[int, float]:
     values = _test(group.last(), key)
     if values is None or np.isnan(values).any():
         return {}
-    seeds = [result.run.seed for result in group.results]
-    return dict(zip(seeds, values, strict=True))
+    return dict(zip(group.seeds, values, strict=True))
 
 
 def _settings(group: Group) -> list[str]:
@@ -222,9 +211,8 @@ def _settings(group: Group) -> list[str]:
     ]
     if not rows:
         return []
-    table = formatting.markdown(
-        [["setting", "this run", of.removeprefix("the ")], *rows]
-    )
+    head = ["setting", "this run", of.removeprefix("the ")]
+    table = formatting.markdown([head, *rows])
     return [f"## Settings that differ from {of}", "", *table, ""]
 
 
@@ -241,31 +229,24 @@ def _setting(value: Any) -> str:
 
 def _progress(group: Group) -> list[str]:
     """Notes on unfinished, resumed and failed runs."""
-    notes = []
     going_on = [result for result in group.results if not result.finished]
-    for result in going_on:
-        notes.append(_unfinished(result))
+    notes = [_unfinished(result) for result in going_on]
     if len({len(result.epochs) for result in going_on}) > 1:
         notes.append(
             "The last epoch is the last one that all of these seeds were tested after."
         )
-    for result in group.left_out:
-        notes.append(f"Left out: {_unfinished(result)}")
+    notes += [f"Left out: {_unfinished(result)}" for result in group.left_out]
     for result in (*group.results, *group.left_out):
+        name = _named(result)
         if result.resumed:
             times = "once" if result.resumed == 1 else f"{result.resumed} times"
-            notes.append(f"{_named(result)} was interrupted and resumed {times}.")
+            notes.append(f"{name} was interrupted and resumed {times}.")
         if result.failed_saves:
-            notes.append(
-                f"{_named(result)}: "
-                f"{formatting.count(result.failed_saves, 'checkpoint')} could not be "
-                "written."
-            )
+            saves = formatting.count(result.failed_saves, "checkpoint")
+            notes.append(f"{name}: {saves} could not be written.")
         if result.unreadable:
-            notes.append(
-                f"{_named(result)}: {formatting.count(result.unreadable, 'torn line')} "
-                f"of {run_dir.RECORDS} passed over."
-            )
+            torn = formatting.count(result.unreadable, "torn line")
+            notes.append(f"{name}: {torn} of {run_dir.RECORDS} passed over.")
     return [f"* {note}" for note in notes]
 
 
@@ -280,35 +261,31 @@ def _unfinished(result: Result) -> str:
     )
 
 
-def _accuracy(group: Group) -> list[list[str]]:
+def _accuracy(group: Group) -> list[str]:
     """Test metrics of the chosen epochs; below them the paper's of the same run."""
-    table = [["test set", "epoch", VALIDATION, *MEASURES.values()]]
+    rows = [["test set", "epoch", VALIDATION, *MEASURES.values()]]
     for name, events in chosen(group).items():
         epochs = sorted({event["epoch"] for event in events})
         shown = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        table.append([name, shown, _validation(events), *_measured(events)])
+        rows.append([name, shown, _validation(events), *_measured(events)])
     for row, same in paper_results.rows(group.results[0].preset, group.run):
         if same:
-            key = {"top1": "accuracy", "top5": "top5"}[row.metric]
-            cells = [
-                paper_results.accuracy(row) if measure == key else ""
-                for measure in MEASURES
-            ]
-            table.append([f"the paper, {_table(row)}", "", "", *cells])
-    return _without_empty(table)
+            cells = dict.fromkeys(MEASURES, "")
+            cells[METRICS[row.metric]] = paper_results.accuracy(row)
+            rows.append([f"the paper, {_source(row)}", "", "", *cells.values()])
+    return _table(rows)
 
 
 def _notes(group: Group) -> list[str]:
     """Notes on how to read the table."""
     found = chosen(group)
     last = found[LAST]
-    seeds = len(last)
-    notes = [
-        f"Percent, mean ± standard deviation over {seeds} seeds"
-        if seeds > 1
-        else "Percent, of one seed, which says nothing of the spread",
-    ]
-    notes[0] += f"; {last[0]['test']['examples']:,} test examples."
+    of_seeds = (
+        f"mean ± standard deviation over {len(last)} seeds"
+        if len(last) > 1
+        else "of one seed, which says nothing of the spread"
+    )
+    examples = f"{last[0]['test']['examples']:,} test examples"
     has = {key for key in MEASURES if _test(last, key) is not None}
     shots = "Balanced: mean recall of all classes."
     if has & {"many", "medium", "few"}:
@@ -325,7 +302,7 @@ def _notes(group: Group) -> list[str]:
             "its probability, of F1 and of the last column, is that of the highest F1 "
             "on validation examples, or 0.5 without any."
         )
-    notes.append(shots)
+    notes = [f"Percent, {of_seeds}; {examples}.", shots]
     if ON_VALIDATION in found:
         noisy = group.run.data.noise_rate > 0.0
         notes.append(
@@ -350,16 +327,9 @@ def _paper(group: Group) -> list[str]:
         return []
     table = [["table", "method", "metric", "percent", "runs", "this run"]]
     for row, same in found:
-        table.append(
-            [
-                _table(row),
-                row.method,
-                {"top1": "accuracy", "top5": "top 5"}[row.metric],
-                paper_results.accuracy(row),
-                str(row.runs or ""),
-                "yes" if same else "",
-            ]
-        )
+        metric, percent = MEASURES[METRICS[row.metric]], paper_results.accuracy(row)
+        own = [str(row.runs or ""), "yes" if same else ""]
+        table.append([_source(row), row.method, metric, percent, *own])
     note = (
         "This run: the same but for the seed, λ and γ. "
         if any(same for _, same in found)
@@ -399,28 +369,23 @@ def _suspects(group: Group) -> list[str]:
             path = result.directory / run_dir.SUSPECTS
             with path.open(encoding="utf-8", newline="") as file:
                 head = list(itertools.islice(csv.DictReader(file), SUSPECTS))
-            return _suspects_of(result, head, step, examples)
+            names = result.run.data.class_names
+            rows = [["index", "label", "prediction", "loss", "weight"]]
+            for row in head:
+                labels = (names[int(row[f"{k}_label"])] for k in ("given", "predicted"))
+                values = (f"{float(row[k]):.3g}" for k in ("loss", "weight"))
+                rows.append([row["index"], *labels, *values])
         except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
             continue  # there is none, or it is damaged
+        note = (
+            f"{_named(result)}: the first {len(head)} of {examples:,} in "
+            f"{run_dir.SUSPECTS}, by the network at step {step}"
+        )
+        now = result.epochs[-1]["step"] if result.epochs else step
+        if now != step:
+            note += f"; the training is at step {now} now: list them again"
+        return [*formatting.markdown(rows), "", f"{note}."]
     return []
-
-
-def _suspects_of(
-    result: Result, head: list[dict[str, str]], step: int, examples: int
-) -> list[str]:
-    names, last = result.run.data.class_names, result.epochs[-1:]
-    rows = [["index", "label", "prediction", "loss", "weight"]]
-    for row in head:
-        classes = (names[int(row[k])] for k in ("given_label", "predicted_label"))
-        values = (f"{float(row[k]):.3g}" for k in ("loss", "weight"))
-        rows.append([row["index"], *classes, *values])
-    note = (
-        f"{_named(result)}: the first {len(head)} of {examples:,} in "
-        f"{run_dir.SUSPECTS}, by the network at step {step}"
-    )
-    if last and last[0]["step"] != step:
-        note += f"; the training is at step {last[0]['step']} now: list them again"
-    return [*formatting.markdown(rows), "", f"{note}."]
 
 
 def _time(group: Group) -> list[str]:
@@ -429,17 +394,12 @@ def _time(group: Group) -> list[str]:
     for result in group.results:
         if result.epochs:
             seconds = np.array([event["seconds"] for event in result.epochs], float)
-            waited = sum(float(event["waited"]) for event in result.epochs)
+            whole = seconds.sum()
+            waited = sum(float(event["waited"]) for event in result.epochs) / whole
             steps = result.epochs[0]["step"] / result.epochs[0]["epoch"]
-            rows.append(
-                [
-                    str(result.run.seed),
-                    str(len(seconds)),
-                    _duration(seconds.sum()),
-                    _step_time(np.median(seconds) / steps),
-                    formatting.percent(waited / seconds.sum()) + "%",
-                ]
-            )
+            shown = [_duration(whole), _step_time(np.median(seconds) / steps)]
+            shown.append(f"{formatting.percent(waited)}%")
+            rows.append([str(result.run.seed), str(len(seconds)), *shown])
     note = (
         "Without evaluation. A step: the mean within an epoch, of which the median, so "
         "that compilation does not count."
@@ -464,10 +424,10 @@ def _test(events: list[Event], key: str) -> np.ndarray | None:
     return aggregate.values(events, lambda event: event["test"][key])
 
 
-def _without_empty(table: list[list[str]]) -> list[list[str]]:
-    """The columns that have a cell below their head."""
-    columns = [list(column) for column in zip(*table, strict=True)]
-    return [list(row) for row in zip(*(c for c in columns if any(c[1:])), strict=True)]
+def _table(rows: list[list[str]]) -> list[str]:
+    """A table of the columns that have a cell below their head."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    return formatting.markdown([list(row) for row in zip(*columns, strict=True)])
 
 
 def _step_time(seconds: float) -> str:
@@ -487,7 +447,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _table(row: paper_results.paper.Row) -> str:
+def _source(row: paper_results.paper.Row) -> str:
     return f"{paper_results.paper.VERSIONS[row.version]}, Table {row.table}"
 
 

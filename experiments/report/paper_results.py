@@ -7,15 +7,10 @@ from experiments.results import paper
 
 
 def rows(preset: str | None, run: configs.Run) -> list[tuple[paper.Row, bool]]:
-    """The paper's results for a preset.
+    """The paper's results for a preset; one that is not known has none.
 
-    Args:
-      preset: its name; one that is not known has no results.
-      run: what was trained, which may be changed from the preset's.
-
-    Returns:
-      Each result, and whether it is of this very run but for the seed, λ and γ, which
-      are there to be chosen, and the files that it starts from.
+    Each is with whether it is of this very run but for the seed, λ and γ, which are
+    there to be chosen, and the files that it starts from.
     """
     try:
         known = presets.get(preset or "")

@@ -13,6 +13,9 @@ GREY = "#777777"
 # Okabe and Ito's colours, which colour-blind readers distinguish, without their yellow,
 # which is too light for a line. The first two are SGD's and ABSGD's in the demo.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# A legend with a title, in small print; and one of the classes.
+LEGEND: dict[str, Any] = {"fontsize": 9.5, "title_fontsize": 9.5, "alignment": "left"}
+OF_CLASSES = LEGEND | {"labelspacing": 0.25, "loc": "upper left"}
 
 _STYLE = {
     "font.size": 11,
@@ -34,12 +37,7 @@ _STYLE = {
 def saved(path: pathlib.Path, size: tuple[float, float]) -> Iterator["Figure"]:
     """An empty figure; saved as a PNG when the context ends without an error.
 
-    Args:
-      path: of the image.
-      size: width and height, inches; there are 150 dots in one.
-
-    Yields:
-      The figure.
+    `size` is width and height in inches, of 150 dots each.
     """
     import matplotlib
 
@@ -74,6 +72,11 @@ def caption(sheet: "Figure", text: str) -> None:
     """A small line above everything: which run this is."""
     text = wrapped(text, inches=sheet.get_figwidth() - 0.4)
     sheet.suptitle(text, x=0.008, ha="left", fontsize=9.5, color="#555555")
+
+
+def legend_below(sheet: "Figure", *args: Any, **kwargs: Any) -> None:
+    """A legend in small print below everything; arguments of `Figure.legend`."""
+    sheet.legend(*args, loc="outside lower left", fontsize=9.5, **kwargs)
 
 
 def wrapped(text: str, inches: float) -> str:

@@ -37,14 +37,8 @@ class Suspicion(NamedTuple):
 def main(config: commands.Suspects) -> int:
     """Classifies the training set, writes the two files and prints the first rows.
 
-    Args:
-      config: run directory, and where to write.
-
-    Returns:
-      Exit status 0, also if the list could not be saved in the run directory.
-
-    Raises:
-      OSError: `out` is given and cannot be written to.
+    Returns 0, also if the list could not be saved in the run directory. Raises OSError
+    where `out` is given and cannot be written to.
     """
     kept, task, layout, step, state = runs.reopen(
         config.dir, config.data_dir, config.devices
@@ -101,18 +95,11 @@ def suspicion(
 ) -> Suspicion:
     """Ranks examples by the probability of their label, the lowest first.
 
-    Args:
-      logits: float `[n, classes]`.
-      labels: int `[n]`, as given.
-      lam: λ, in units of loss; ±inf for equal weights.
-      max_weight: upper bound on each weight; None for none.
-
-    Returns:
-      Probabilities, losses, weights exp(L/λ) over their mean, and the ranking.
+    Logits are `[n, classes]`, λ and the bound on each weight as in
+    `example_losses.attention`.
     """
     losses = example_losses.cross_entropy(logits, labels)
-    logs = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exps = np.exp(logs)
+    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return Suspicion(
         labels,
         (exps / exps.sum(axis=1, keepdims=True)).astype(np.float32),
@@ -135,27 +122,22 @@ _Course = Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
 def course_of(directory: pathlib.Path, run: configs.Run, examples: int) -> _Course:
-    """Losses and weights of the training examples over the epochs.
+    """Losses and weights of the training examples by epoch, in order.
 
-    Args:
-      directory: of a run that was trained with `record_losses`.
-      run: what was trained.
-      examples: number of training examples.
-
-    Returns:
-      By epoch, in order, the losses, float16 `[examples]`, and the weights exp(L/λ)
-      over their mean, with the λ of that epoch, float32 `[examples]`; {} without any.
+    Of a run that was trained with `record_losses`: the losses, float16 `[examples]`,
+    and the weights exp(L/λ) over their mean, with the λ of that epoch, float32
+    `[examples]`. {} without any.
     """
     kept = example_losses.read(directory, examples)
     lams = {
         event["epoch"]: float(event["lam"]) if run.method.attends else np.inf
         for event in aggregate.read(directory).epochs
     }
+    weights_of = lambda losses, epoch: example_losses.attention(
+        losses, lams[epoch], run.method.max_weight
+    )
     return {
-        epoch: (
-            losses,
-            example_losses.attention(losses, lams[epoch], run.method.max_weight),
-        )
+        epoch: (losses, weights_of(losses, epoch))
         for epoch, losses in kept.items()
         if epoch in lams  # not what an interrupted training has left
     }

@@ -21,12 +21,7 @@ class Table(NamedTuple):
 
 
 def write(report: str, out: pathlib.Path) -> None:
-    """Writes tables/NN-TITLE.csv and report.json, replacing an earlier report's.
-
-    Args:
-      report: Markdown, as `report.command.text` makes it.
-      out: directory.
-    """
+    """Writes tables/NN-TITLE.csv and report.json, replacing an earlier report's."""
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9][0-9]-*.csv"):
@@ -41,13 +36,9 @@ def write(report: str, out: pathlib.Path) -> None:
 
 
 def tables_of(report: str) -> list[Table]:
-    r"""Reads the tables out of a report.
+    r"""Reads the tables out of a report, as Markdown, in order.
 
-    Args:
-      report: Markdown.
-
-    Returns:
-      The tables in order. A column of means ± deviations or errors becomes two.
+    A column of means ± deviations or errors becomes two.
 
     Examples:
       >>> rows = ["| run | accuracy |", "|--|--|", "| a | −0.5 ± 0.1 |"]

@@ -24,23 +24,15 @@ def figure(
     *,
     class_counts: Mapping[str, np.ndarray] | None = None,
     points: int = POINTS,
-    seed: int = 0,
 ) -> None:
     """Draws a panel for every run and split, a run per row.
 
     Each panel is an embedding of its own, in which near points had near features; the
-    positions of clusters, and distances between them, have no meaning.
-
-    Args:
-      features_by_run: by title of the run and name of the split: features and labels.
-      path: of the image, PNG.
-      class_counts: by title: training examples of each class, for the legend.
-      points: at most so many of a split are drawn, spread over the classes as evenly as
-        there are examples, so that scarce classes are seen.
-      seed: of the choice of points, and of t-SNE.
-
-    Raises:
-      ValueError: nothing to draw, or a split with fewer than four examples.
+    positions of clusters, and distances between them, have no meaning. The features and
+    labels are by title of the run and name of the split, the training examples of each
+    class, for the legend, by title. At most `points` of a split are drawn, spread over
+    the classes as evenly as there are examples, so that scarce classes are seen. Raises
+    ValueError where there is nothing to draw, or a split has fewer than four examples.
     """
     splits = list(dict.fromkeys(s for run in features_by_run.values() for s in run))
     if not splits:
@@ -54,35 +46,24 @@ def figure(
             for panel, split in zip(row, splits, strict=True):
                 panel.set_axis_off()
                 if split in of_run:
-                    _draw(panel, *of_run[split], classes, points, seed)
+                    features, labels = of_run[split]
+                    kept = spread(labels, points)
+                    scatter(panel, embed(features[kept]), labels[kept], classes)
                     panel.set_title(split)
             if rows > 1:
-                row[0].text(
-                    0.0,
-                    1.09,
-                    plot_style.wrapped(title, 4.6 * len(splits)),
-                    transform=row[0].transAxes,
-                    color="#555555",
-                    fontsize=9.5,
-                )
-            counts = (class_counts or {}).get(title)
-            legend(row[-1], classes, counts)
+                name = plot_style.wrapped(title, 4.6 * len(splits))
+                small = {"color": "#555555", "fontsize": 9.5}
+                row[0].text(0.0, 1.09, name, transform=row[0].transAxes, **small)
+            legend(row[-1], classes, (class_counts or {}).get(title))
         if rows == 1:
             plot_style.caption(sheet, next(iter(features_by_run)))
 
 
 def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Embeds features in the plane by t-SNE.
+    """Embeds features `[n, features]`, n at least 4, in the plane by t-SNE, `[n, 2]`.
 
-    Args:
-      features: float `[n, features]`, n at least 4.
-      seed: of t-SNE.
-
-    Returns:
-      float `[n, 2]`; the same for the same arguments on the same machine.
-
-    Raises:
-      ValueError: there are fewer than four.
+    The same arguments give the same points on the same machine. Raises ValueError for
+    fewer than four examples.
     """
     import threadpoolctl
     from sklearn import decomposition, manifold
@@ -105,15 +86,9 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def spread(labels: np.ndarray, points: int, seed: int = 0) -> np.ndarray:
-    """Subsamples examples, as evenly over the classes as possible.
+    """Subsamples at most `points` examples, as evenly over the classes as possible.
 
-    Args:
-      labels: int `[n]`.
-      points: at most so many.
-      seed: of the choice within a class.
-
-    Returns:
-      Indices of the chosen, int, ascending.
+    The seed is of the choice within a class. Returns indices, ascending.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels[order]
@@ -126,57 +101,31 @@ def spread(labels: np.ndarray, points: int, seed: int = 0) -> np.ndarray:
     return np.sort(order[np.argsort(turn, kind="stable")[:points]])
 
 
-def _draw(
-    panel: "Axes",
-    features: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    points: int,
-    seed: int,
-) -> None:
-    """The points of one split."""
-    chosen = spread(labels, points, seed)
-    scatter(panel, embed(features[chosen], seed), labels[chosen], classes)
-
-
 def scatter(
     panel: "Axes", embedded: np.ndarray, labels: np.ndarray, classes: int
 ) -> None:
-    """Draws embedded features, coloured by class.
-
-    Args:
-      panel: to draw on.
-      embedded: float `[n, 2]`.
-      labels: int `[n]`.
-      classes: number of classes.
-    """
+    """Draws embedded features `[n, 2]`, coloured by class."""
     if classes > NAMED:
         panel.scatter(
             *embedded.T, c=labels, cmap="viridis_r", vmin=0, vmax=classes - 1, s=7, lw=0
         )
     else:
         for label in range(classes):
-            panel.scatter(
-                *embedded[labels == label].T,
-                color=_color(label),
-                marker=_MARKERS[label // len(plot_style.COLORS)],
-                s=9,
-                lw=0,
-            )
+            points = embedded[labels == label].T
+            panel.scatter(*points, s=9, lw=0, **_look(label))
     panel.set_aspect("equal", adjustable="datalim")
 
 
-def _color(label: int) -> str:
-    return plot_style.COLORS[label % len(plot_style.COLORS)]
+def _look(label: int) -> dict[str, str]:
+    """Colour and marker of a class."""
+    marker, color = divmod(label, len(plot_style.COLORS))
+    return {"color": plot_style.COLORS[color], "marker": _MARKERS[marker]}
 
 
 def legend(panel: "Axes", classes: int, counts: np.ndarray | None) -> None:
-    """Draws the legend of the classes to the right of a panel.
+    """Draws the legend of the classes to the right of the last panel of a row.
 
-    Args:
-      panel: the last of a row.
-      classes: number of classes.
-      counts: training examples of each class, `[classes]`; None leaves them out.
+    It has the training examples of each class, `[classes]`, unless they are None.
     """
     from matplotlib import cm, colors, lines
 
@@ -185,27 +134,18 @@ def legend(panel: "Axes", classes: int, counts: np.ndarray | None) -> None:
         bar = panel.figure.colorbar(scale, ax=panel, label="class")
         bar.outline.set_visible(False)
         return
+    names = map(str, range(classes))
+    if counts is not None:
+        names = (f"{label}  ({count:,.0f})" for label, count in enumerate(counts))
     handles = [
-        lines.Line2D(
-            [],
-            [],
-            color=_color(label),
-            marker=_MARKERS[label // len(plot_style.COLORS)],
-            markersize=5,
-            linestyle="",
-            label=str(label) if counts is None else f"{label}  ({counts[label]:,.0f})",
-        )
-        for label in range(classes)
+        lines.Line2D([], [], markersize=5, linestyle="", label=name, **_look(label))
+        for label, name in enumerate(names)
     ]
     panel.legend(
         handles=handles,
         title="class" if counts is None else "class (training\nexamples)",
-        alignment="left",
-        fontsize=9.5,
-        title_fontsize=9.5,
-        labelspacing=0.25,
         handletextpad=0.2,
-        loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
         borderaxespad=0.0,
+        **plot_style.OF_CLASSES,
     )

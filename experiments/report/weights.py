@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.report import axes, plot_style
-from experiments.report.formatting import number
 from experiments.results import metrics
 from experiments.results.aggregate import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SINGLY = 20  # classes that are drawn one by one; of more, by groups of classes
 
@@ -26,35 +24,30 @@ def draw(group: Group, path: pathlib.Path) -> bool:
     """Draws the mean attentional weight of classes, or of groups of classes.
 
     Further panels have the weights of clean and of mislabelled examples, if there are
-    such, and the effective sample size.
-
-    Args:
-      group: runs.
-      path: of the image, PNG.
-
-    Returns:
-      Whether there was something to draw: not where all weights are one, as SGD's.
+    such, and the effective sample size. Returns whether there was something to draw:
+    not where all weights are one, as SGD's.
     """
     epochs, found = group.course(lambda e: e["weight_by_class"])
     if not len(epochs) or _all_one(group, found):
         return False
     drawers: list[Callable[[Axes], None]] = []
     if found.shape[2] <= SINGLY:
-        drawers.append(functools.partial(_by_class, group, epochs, found))
+        drawers.append(lambda panel: _by_class(panel, group, epochs, found))
     else:
+        by_part = functools.partial(_by_part, group=group, epochs=epochs, found=found)
         for parts, title in (
             (halves(group.class_counts), "Weight by half of the classes"),
             (shots(group.class_counts), "Weight by size of the class"),
         ):
             if len(parts) > 1:
-                drawers.append(
-                    functools.partial(_by_part, group, epochs, found, parts, title)
-                )
-        drawers.append(functools.partial(_as_map, epochs, found))
-    if len(group.course(lambda e: e["weight_mislabelled"])[0]):
-        drawers.append(functools.partial(_of_mislabelled, group))
-    if len(group.course(lambda e: e["effective_sample_size"])[0]):
-        drawers.append(functools.partial(_effective, group))
+                drawers.append(functools.partial(by_part, parts=parts, title=title))
+        drawers.append(lambda panel: _as_map(panel, epochs, found))
+    for key, draw_more in {
+        "weight_mislabelled": _of_mislabelled,
+        "effective_sample_size": _effective,
+    }.items():
+        if len(group.course(lambda e, key=key: e[key])[0]):
+            drawers.append(functools.partial(draw_more, group=group))
 
     columns = 2 if len(drawers) == 4 else min(len(drawers), 3)
     rows = math.ceil(len(drawers) / columns)
@@ -64,20 +57,17 @@ def draw(group: Group, path: pathlib.Path) -> bool:
             drawer(panel)
         for panel in panels[len(drawers) :]:
             panel.set_axis_off()
-        _legend(sheet, group)
+        if handles := axes.mark((), [group], [plot_style.GREY]):
+            plot_style.legend_below(sheet, handles=handles, ncols=len(handles))
         plot_style.caption(sheet, group.title)
     return True
 
 
 def halves(class_counts: np.ndarray) -> Parts:
-    """The classes of the lower and of the upper half of the labels.
+    """The classes of the lower and of the upper half of the labels, by name.
 
-    Args:
-      class_counts: training examples, `[classes]`.
-
-    Returns:
-      By name. The half with more training examples is the majority; none is, and there
-      are no halves, if both have as many.
+    The half with more training examples is the majority; none is, and there are no
+    halves, if both have as many.
     """
     classes = len(class_counts)
     lower = np.arange(classes) < classes // 2
@@ -92,14 +82,7 @@ def halves(class_counts: np.ndarray) -> Parts:
 
 
 def shots(class_counts: np.ndarray) -> Parts:
-    """The classes with many, medium and few training examples.
-
-    Args:
-      class_counts: training examples, `[classes]`.
-
-    Returns:
-      By name, where there are such.
-    """
+    """The classes with many, medium and few training examples, where there are such."""
     many, few = class_counts > metrics.MANY, class_counts < metrics.FEW
     found = {
         f"many, > {metrics.MANY} each": many,
@@ -112,20 +95,14 @@ def shots(class_counts: np.ndarray) -> Parts:
 def mean_weight(
     weights: np.ndarray, class_counts: np.ndarray, inside: np.ndarray
 ) -> np.ndarray:
-    """The mean weight of the examples of some classes.
+    """The mean weight `[...]` of the examples of some classes, bool `[classes]`.
 
-    Args:
-      weights: mean of each class, `[..., classes]`; NaN where it has no example.
-      class_counts: training examples, `[classes]`.
-      inside: which classes, bool `[classes]`.
-
-    Returns:
-      `[...]`; NaN if none of the classes has an example.
+    `weights` has the mean of each class, `[..., classes]`, NaN where it has no example;
+    so has the result if none of the classes has one.
     """
     counts = np.where(np.isfinite(weights) & inside, class_counts, 0.0)
-    total = counts.sum(axis=-1)
     sums = (counts * np.where(counts > 0.0, weights, 0.0)).sum(axis=-1)
-    return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0.0)
+    return metrics.ratio(sums, counts.sum(axis=-1))
 
 
 def _all_one(group: Group, weights: np.ndarray) -> bool:
@@ -136,7 +113,7 @@ def _all_one(group: Group, weights: np.ndarray) -> bool:
 
 
 def _by_class(
-    group: Group, epochs: np.ndarray, found: np.ndarray, panel: "Axes"
+    panel: "Axes", group: Group, epochs: np.ndarray, found: np.ndarray
 ) -> None:
     """A line for each class, the mean over the seeds."""
     panel.set_yscale("log")
@@ -149,27 +126,23 @@ def _by_class(
         axes.line(panel, epochs, weights[None, :, label], palette[label], label=name)
     panel.legend(
         title="class (training examples)",
-        alignment="left",
-        fontsize=9.5,
-        title_fontsize=9.5,
-        labelspacing=0.25,
         handlelength=1.2,
-        loc="upper left",
         bbox_to_anchor=(1.02, 1.02),
         borderaxespad=0.0,
         ncols=1 if classes <= 14 else 2,
         columnspacing=1.0,
+        **plot_style.OF_CLASSES,
     )
     _axis(panel, group, weights, "Weight by class")
 
 
 def _by_part(
+    panel: "Axes",
     group: Group,
     epochs: np.ndarray,
     found: np.ndarray,
     parts: Parts,
     title: str,
-    panel: "Axes",
 ) -> None:
     """A line for each group of classes: the mean weight of their examples."""
     panel.set_yscale("log")
@@ -180,17 +153,12 @@ def _by_part(
         count = group.class_counts[inside].sum()
         axes.line(panel, epochs, of_part, color, label=f"{name}  ({count:,.0f})")
         lines.append(axes.mean(of_part))
-    panel.legend(
-        title="classes (training examples)",
-        alignment="left",
-        fontsize=9.5,
-        title_fontsize=9.5,
-        loc="best",
-    )
+    name = "classes (training examples)"
+    panel.legend(title=name, loc="best", **plot_style.LEGEND)
     _axis(panel, group, np.array(lines), title)
 
 
-def _as_map(epochs: np.ndarray, found: np.ndarray, panel: "Axes") -> None:
+def _as_map(panel: "Axes", epochs: np.ndarray, found: np.ndarray) -> None:
     """A heat map of weights, classes by epochs; white is a weight of one."""
     from matplotlib import ticker
 
@@ -220,16 +188,12 @@ def _as_map(epochs: np.ndarray, found: np.ndarray, panel: "Axes") -> None:
     bar.outline.set_visible(False)
 
 
-def _of_mislabelled(group: Group, panel: "Axes") -> None:
+def _of_mislabelled(panel: "Axes", group: Group) -> None:
     """Clean examples against mislabelled ones."""
     panel.set_yscale("log")
     drawn = []
-    for (key, name), color in zip(
-        (("weight_clean", "clean"), ("weight_mislabelled", "mislabelled")),
-        plot_style.COLORS[:2],
-        strict=True,
-    ):
-        epochs, found = group.course(lambda e, key=key: e[key])
+    for name, color in zip(("clean", "mislabelled"), plot_style.COLORS, strict=False):
+        epochs, found = group.course(lambda e, key=f"weight_{name}": e[key])
         if len(epochs):
             axes.line(panel, epochs, found, color, label=name)
             drawn.append(found.ravel())
@@ -238,15 +202,14 @@ def _of_mislabelled(group: Group, panel: "Axes") -> None:
     _axis(panel, group, np.concatenate(drawn), title)
 
 
-def _effective(group: Group, panel: "Axes") -> None:
+def _effective(panel: "Axes", group: Group) -> None:
     """The effective sample size of a batch."""
     measure = lambda e: 100.0 * float(e["effective_sample_size"])
     axes.course(panel, group, measure, plot_style.COLORS[2])
     panel.set_ylim(0, 104)
-    _mark(panel, group)
-    axes.over_epochs(
-        panel, "Effective sample size", "(Σp)²/Σp², % of the batch", [group]
-    )
+    axes.mark([panel], [group], [plot_style.GREY])
+    label = "(Σp)²/Σp², % of the batch"
+    axes.over_epochs(panel, "Effective sample size", label, [group])
 
 
 def _axis(panel: "Axes", group: Group, weights: np.ndarray, title: str) -> None:
@@ -255,29 +218,5 @@ def _axis(panel: "Axes", group: Group, weights: np.ndarray, title: str) -> None:
     smallest, largest = (seen.min(), seen.max()) if seen.size else (1.0, 1.0)
     panel.set_ylim(min(0.4, max(0.8 * smallest, 1e-3)), max(2.5, 1.25 * largest))
     axes.logarithmic(panel)
-    _mark(panel, group)
+    axes.mark([panel], [group], [plot_style.GREY])
     axes.over_epochs(panel, title, "mean attentional weight", [group])
-
-
-def _mark(panel: "Axes", group: Group) -> None:
-    marks = axes.marks(group)
-    axes.mark_switch(panel, marks.switch)
-    axes.mark_drops(panel, marks.drops)
-
-
-def _legend(sheet: "Figure", group: Group) -> None:
-    """The legend of the marks."""
-    marks, method = axes.marks(group), group.run.method
-    handles = []
-    if marks.switch is not None:
-        label = f"λ: {number(method.first_lam)} to {number(method.lam)}"
-        handles.append(axes.switch_handle(label))
-    if marks.drops:
-        handles.append(axes.drops_handle(group.run))
-    if handles:
-        sheet.legend(
-            handles=handles,
-            loc="outside lower left",
-            ncols=len(handles),
-            fontsize=9.5,
-        )

@@ -1,5 +1,6 @@
 """Reads run directories and groups the seeds of a run."""
 
+import collections
 import dataclasses
 import math
 import pathlib
@@ -59,11 +60,7 @@ class Result:
     def best(self, split: str) -> Event | None:
         """The first epoch of the highest accuracy on a split, of those with a test.
 
-        Args:
-          split: `validation` or `test`.
-
-        Returns:
-          Its event; None where the split was never evaluated together with the test.
+        None where the split was never evaluated together with the test.
         """
         both = [event for event in self.evaluated(split) if event.get("test")]
         known = [e for e in both if float(e[split]["accuracy"]) >= 0.0]  # NaN is not
@@ -93,6 +90,11 @@ class Group:
         return self.results[0].run
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds of the runs that are averaged."""
+        return [result.run.seed for result in self.results]
+
+    @property
     def class_counts(self) -> np.ndarray:
         """Training examples of each class, the mean over the seeds, `[classes]`."""
         return np.mean([result.class_counts for result in self.results], axis=0)
@@ -100,11 +102,7 @@ class Group:
     def course(self, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
         """A metric over the epochs in which all runs have it.
 
-        Args:
-          measure: metric of an event; None, or a missing key, where it was not taken.
-
-        Returns:
-          Those epochs, `[epochs]`, and the values, float `[runs, epochs, ...]`.
+        Returns those epochs, `[epochs]`, and the values, float `[runs, epochs, ...]`.
         """
         found = [_measured(result.epochs, measure) for result in self.results]
         epochs = sorted(set.intersection(*(set(values) for values in found)))
@@ -115,8 +113,7 @@ class Group:
     def last(self) -> list[Event] | None:
         """The event of each run at the last epoch that all of them were tested after.
 
-        Returns:
-          One for each run; None if there is no such epoch.
+        None if there is no such epoch.
         """
         tested = [{e["epoch"]: e for e in r.evaluated()} for r in self.results]
         common = set.intersection(*(set(events) for events in tested))
@@ -140,36 +137,25 @@ def read(directory: pathlib.Path) -> Result:
     """Reads the log and configuration of a run, which may be unfinished.
 
     A torn line is skipped: the run is still writing it, or was killed as it did. Where
-    a run was resumed, epochs that it repeated replace the earlier ones.
-
-    Args:
-      directory: of the run.
-
-    Returns:
-      The run's result so far.
-
-    Raises:
-      BadConfiguration: there is no such directory, or no config of a run in it.
+    a run was resumed, epochs that it repeated replace the earlier ones. Raises
+    BadConfiguration where there is no such directory, or no config of a run in it.
     """
     kept = rundir.load(directory)
     events, unreadable = run_log.events(directory / rundir.RECORDS)
     epochs: dict[int, Event] = {}
-    finished, diverged, resumed, failed_saves = False, None, 0, 0
+    finished, diverged, counts = False, None, collections.Counter()
     for event in events:
-        match event.get("event"):
-            case "epoch":
-                epochs[event["epoch"]] = event
-                finished = False
-            case "resumed":
-                resumed += 1
-                finished, diverged = False, None
-                epochs = {n: e for n, e in epochs.items() if e["step"] <= event["step"]}
-            case "save_failed":
-                failed_saves += 1
-            case "finished":
-                finished = True
-            case "diverged":
-                diverged = event["error"]
+        kind = event.get("event")
+        counts[kind] += 1
+        if kind == "epoch":
+            epochs[event["epoch"]] = event
+        elif kind == "resumed":
+            diverged = None
+            epochs = {n: e for n, e in epochs.items() if e["step"] <= event["step"]}
+        elif kind == "diverged":
+            diverged = event["error"]
+        if kind in ("epoch", "resumed", "finished"):
+            finished = kind == "finished"
     return Result(
         directory=directory,
         preset=kept.preset,
@@ -178,8 +164,8 @@ def read(directory: pathlib.Path) -> Result:
         epochs=[epochs[number] for number in sorted(epochs)],
         finished=finished,
         diverged=diverged,
-        resumed=resumed,
-        failed_saves=failed_saves,
+        resumed=counts["resumed"],
+        failed_saves=counts["save_failed"],
         unreadable=unreadable,
     )
 
@@ -200,17 +186,10 @@ def remedy(run: configs.Run) -> str:
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:
-    """Puts the seeds of a run together.
+    """Puts the seeds of a run together, in the order in which runs are first met.
 
-    Args:
-      results: in any order; a directory that is given twice counts once.
-
-    Returns:
-      The groups, in the order in which they are first met.
-
-    Raises:
-      BadConfiguration: two directories hold the same run with the same seed, so that
-        their mean would count it twice.
+    A directory that is given twice counts once. Raises BadConfiguration where two
+    directories hold the same run with the same seed, whose mean would count it twice.
     """
     together: dict[Any, dict[int, Result]] = {}
     for result in {r.directory.resolve(): r for r in results}.values():
@@ -223,16 +202,14 @@ def grouped(results: Iterable[Result]) -> list[Group]:
         seeds[seed] = result
     groups = [[seeds[seed] for seed in sorted(seeds)] for seeds in together.values()]
     titles = _titles([members[0] for members in groups])
-    return [
-        _group(title, members) for title, members in zip(titles, groups, strict=True)
-    ]
+    return [*map(_group, titles, groups)]
 
 
 def _group(title: str, members: list[Result]) -> Group:
     """Of the finished runs; of those that have begun if none is; or of all."""
-    taken = (
-        [r for r in members if r.finished] or [r for r in members if r.epochs]
-    ) or members
+    finished = [r for r in members if r.finished]
+    begun = [r for r in members if r.epochs]
+    taken = finished or begun or members
     return Group(title, taken, [r for r in members if r not in taken])
 
 
@@ -266,21 +243,19 @@ def _titles(results: list[Result]) -> list[str]:
     """The preset's name, with the differing fields where it is not unique."""
     names = [r.preset or r.run.data.source for r in results]
     settings = [run_log.flat(dataclasses.asdict(r.run)) for r in results]
-    titles = []
+    titles, of_method = [], {"method.name", "method.lam"}
     for name, own, result in zip(names, settings, results, strict=True):
         namesakes = [s for n, s in zip(names, settings, strict=True) if n == name]
         differing = {
-            key: value
+            key: formatting.number(value) if isinstance(value, float) else value
             for key, value in own.items()
             if key != "seed" and any(other[key] != value for other in namesakes)
         }
         words = [name]
-        if differing.keys() & {"method.name", "method.lam"}:
+        if differing.keys() & of_method:
             words.append(formatting.method(result.run.method))
         words += [
-            f"{key} {formatting.number(value) if isinstance(value, float) else value}"
-            for key, value in differing.items()
-            if key not in ("method.name", "method.lam")
+            f"{key} {differing[key]}" for key in differing if key not in of_method
         ]
         titles.append(", ".join(words))
     return titles

@@ -149,28 +149,28 @@ def summary(
         raise ValueError(
             f"tail_classes must lie in [0, {classes}], got {tail_classes}."
         )
-    recall = _ratio(counts.correct, counts.examples)
+    recall = ratio(counts.correct, counts.examples)
     tail = np.arange(classes) >= classes - tail_classes
     bins = {
         "examples": counts.bin_examples,
-        "confidence": _ratio(counts.bin_confidence, counts.bin_examples),
-        "accuracy": _ratio(counts.bin_correct, counts.bin_examples),
+        "confidence": ratio(counts.bin_confidence, counts.bin_examples),
+        "accuracy": ratio(counts.bin_correct, counts.bin_examples),
     }
     examples = counts.examples.sum()
     # Bin by bin n_b |accuracy − confidence| is a difference of sums.
     gaps = np.abs(counts.bin_correct - counts.bin_confidence.astype(np.float64))
     return {
         "examples": int(examples),
-        "accuracy": float(_ratio(counts.correct.sum(), examples)),
-        "top5": float(_ratio(counts.top5.sum(), examples)) if classes > 5 else None,
-        "loss": float(_ratio(counts.loss, examples)),
+        "accuracy": float(ratio(counts.correct.sum(), examples)),
+        "top5": float(ratio(counts.top5.sum(), examples)) if classes > 5 else None,
+        "loss": float(ratio(counts.loss, examples)),
         "recall": recall.tolist(),
         "balanced": _mean(recall),
         "many": _mean_or_none(recall[class_counts > MANY]),
         "medium": _mean_or_none(recall[(class_counts >= FEW) & (class_counts <= MANY)]),
         "few": _mean_or_none(recall[class_counts < FEW]),
         "tail_recall": _mean_or_none(recall[tail]),
-        "calibration_error": float(_ratio(gaps.sum(), examples)),
+        "calibration_error": float(ratio(gaps.sum(), examples)),
         "calibration": {name: values.tolist() for name, values in bins.items()},
         "confusion": counts.confusion.tolist() if counts.confusion.size else None,
         **of_two,
@@ -221,8 +221,8 @@ def binary(
     return dict(zip(names, map(float, values), strict=True))
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """float64; NaN where the denominator is 0."""
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """A share in float64; NaN where the denominator is 0."""
     numerator = np.asarray(numerator, np.float64)
     shares = np.full(numerator.shape, np.nan)
     return np.divide(numerator, denominator, out=shares, where=denominator > 0)
