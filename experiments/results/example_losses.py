@@ -11,12 +11,7 @@ FOLDER = "losses"
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each example, float64 `[n]`.
-
-    Args:
-      logits: float `[n, classes]`.
-      labels: int `[n]`.
-    """
+    """Cross-entropy of each example, float64 `[n]`, of logits `[n, classes]`."""
     logs = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.log(np.exp(logs).sum(axis=1)) - logs[np.arange(len(labels)), labels]
 
@@ -26,10 +21,8 @@ def attention(
 ) -> np.ndarray:
     """Weights of examples as one batch, exp(L/λ) over their mean, float32 `[n]`.
 
-    Args:
-      losses: float `[n]`.
-      lam: λ, in units of loss; ±inf for equal weights.
-      max_weight: upper bound on each weight, as in the training; None for none.
+    λ is in units of loss, ±inf for equal weights; `max_weight` bounds each weight, as
+    in the training.
     """
     rule = absgd_jax.attention(lam, gamma=1.0, max_weight=max_weight)
     weights, _ = rule.weigh(losses.astype(np.float32), rule.init())
@@ -37,12 +30,9 @@ def attention(
 
 
 def write(out: pathlib.Path, epoch: int, losses: np.ndarray) -> None:
-    """Writes the losses after an epoch, from 1, as float16, by one rename.
+    """Writes the losses `[n]` after an epoch, from 1, as float16, by one rename.
 
-    Args:
-      out: run directory.
-      epoch: which; what there is of it already is replaced.
-      losses: float `[n]`, in the order of the training set.
+    They are in the order of the training set, and replace what there is of the epoch.
     """
     path = out / FOLDER / f"{epoch:05}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)

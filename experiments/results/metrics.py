@@ -11,9 +11,7 @@ import absgd_jax
 
 BINS = 15  # of confidence, equally wide, as calibration is usually reported
 MANY, FEW = 100, 20  # training examples: many are more than that, few are less
-LARGEST_CONFUSION = (
-    1000  # classes; the table of more would be larger than most networks
-)
+LARGEST_CONFUSION = 1000  # classes; of more, larger than most networks
 
 
 class Counts(NamedTuple):
@@ -43,15 +41,9 @@ def count(
     logits always predicts class 0, and its top five are the first five. A logit that is
     NaN is the smallest; the loss stays NaN.
 
-    Args:
-      logits: floating `[batch, classes]`.
-      labels: int `[batch]`, in [0, classes).
-      present: bool `[batch]`, False for padding.
-      losses: of each example, `[batch]`; None for cross-entropy.
-
-    Returns:
-      The counts. The confusion counts are left out, `[0, 0]`, above
-      `LARGEST_CONFUSION` classes.
+    Logits are `[batch, classes]` and labels, in [0, classes), `[batch]`; `present` is
+    False for padding; without losses `[batch]` they are cross-entropy. The confusion
+    counts are left out, `[0, 0]`, above `LARGEST_CONFUSION` classes.
     """
     logits = logits.astype(jnp.float32)
     if losses is None:

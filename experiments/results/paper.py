@@ -50,10 +50,8 @@ class Row(NamedTuple):
     @property
     def runs(self) -> int | None:
         """Over how many runs the mean is; None where the paper does not say."""
-        return next(
-            (n for n in (3, 5) if f"{n} runs" in self.note.split("; ")),
-            None,
-        )
+        notes = self.note.split("; ")
+        return next((n for n in (3, 5) if f"{n} runs" in notes), None)
 
 
 class UnknownResult(LookupError):
@@ -62,47 +60,33 @@ class UnknownResult(LookupError):
 
 @functools.cache
 def rows() -> tuple[Row, ...]:
-    """Every row, in the order of the file.
-
-    Returns:
-      407 rows.
+    """All 407 rows, in the order of the file.
 
     Examples:
       >>> rows()[0].method, rows()[0].printed
       ('SGD (CE)', '71.75 ± 0.75')
     """
     with _FILE.open(encoding="utf-8", newline="") as lines:
-        return tuple(
-            Row(
-                version=line["seed"],
-                table=int(line["table"]),
-                dataset=line["dataset"],
-                imbalance=line["imbalance"],
-                ratio=line["ratio"],
-                method=line["method"],
-                mean=float(line["mean"]) if line["mean"] else None,
-                std=float(line["std"]) if line["std"] else None,
-                metric=line["metric"],
-                backbone=line["backbone"],
-                note=line["note"],
-                printed=" ± ".join(filter(None, (line["mean"], line["std"]))),
-            )
-            for line in csv.DictReader(lines)
-        )
+        return tuple(map(_row, csv.DictReader(lines)))
+
+
+def _row(line: dict[str, str]) -> Row:
+    mean, std = line.pop("mean"), line.pop("std")
+    return Row(
+        version=line.pop("seed"),
+        table=int(line.pop("table")),
+        mean=float(mean) if mean else None,
+        std=float(std) if std else None,
+        printed=" ± ".join(filter(None, (mean, std))),
+        **line,
+    )
 
 
 def lookup(key: Key, *methods: str) -> tuple[Row, ...]:
-    """The rows of a block.
+    """The rows of a block, of all methods or of those named as printed.
 
-    Args:
-      key: which.
-      *methods: those asked for, as printed; none for all of them.
-
-    Returns:
-      Rows in the order of the file.
-
-    Raises:
-      UnknownResult: no such block, or a method that it has no row of.
+    They are in the order of the file. Raises UnknownResult where there is no such
+    block, or a method that it has no row of.
 
     Examples:
       >>> block = Key("000", 1, "CIFAR10", "LT", "100")

@@ -39,14 +39,7 @@ class Kept(NamedTuple):
 def load(out: pathlib.Path) -> Kept:
     """Loads the configuration of a run directory.
 
-    Args:
-      out: run directory.
-
-    Returns:
-      Preset, run and data.
-
-    Raises:
-      BadConfiguration: there is no such directory, or no config of a run in it.
+    Raises BadConfiguration where there is no such directory, or no config of a run.
     """
     if not out.is_dir():
         raise configs.BadConfiguration(f"There is no directory {out}.")
@@ -58,27 +51,25 @@ def load(out: pathlib.Path) -> Kept:
 
 
 def load_file(path: pathlib.Path) -> Kept:
-    """Loads a configuration that a run has written.
+    """Loads the config.json of a run.
 
-    Args:
-      path: of its config.json.
-
-    Returns:
-      Preset, run and data.
-
-    Raises:
-      BadConfiguration: there is no such file, or it is not the config of a run.
+    Raises BadConfiguration where there is none, or it is not the config of a run.
     """
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         data_dir = kept.get("data_dir")
         session = pydantic.TypeAdapter(Session).validate_python(kept.get("session", {}))
+        # Without what holds only where and when it was given.
+        of_cluster = {"coordinator": None, "processes": None, "process": None}
+        session = dataclasses.replace(
+            session, out=None, distributed=False, **of_cluster
+        )
         return Kept(
             preset=kept.get("preset"),
             run=parse(kept["run"]),
             data_dir=pathlib.Path(data_dir) if data_dir else None,
             class_counts=[int(count) for count in kept["class_counts"]],
-            session=_anywhere(session),
+            session=session,
             extended=tuple(int(epochs) for epochs in kept.get("extended", ())),
         )
     except OSError as error:
@@ -89,12 +80,6 @@ def load_file(path: pathlib.Path) -> Kept:
         raise configs.BadConfiguration(
             f"{path} is not the config of a run: {error}"
         ) from error
-
-
-def _anywhere(session: Session) -> Session:
-    """A session without what holds only where and when it was given."""
-    of_cluster = {"coordinator": None, "processes": None, "process": None}
-    return dataclasses.replace(session, out=None, distributed=False, **of_cluster)
 
 
 def parse(run: dict[str, Any]) -> configs.Run:
@@ -115,15 +100,10 @@ def lock(out: pathlib.Path, name: str | None = None) -> Iterator[None]:
     the process that the file `LOCK` names: on this host whether it lives. Windows locks
     nothing.
 
-    Args:
-      out: the directory. It is made if it is not there, and what was made is removed
-        again if nothing was put into it.
-      name: of a file in it, which need not be there: only that is locked. None locks
-        the directory.
-
-    Raises:
-      Locked: another process holds the lock.
-      OSError: the directory cannot be made or written to.
+    The directory is made if it is not there, and what was made is removed again if
+    nothing was put into it. With the name of a file, which need not be there, only that
+    file in it is locked. Raises Locked where another process holds the lock, and
+    OSError where the directory cannot be made or written to.
     """
     if fcntl is None:
         out.mkdir(parents=True, exist_ok=True)
@@ -207,8 +187,8 @@ def _in_use(path: pathlib.Path, owner: list[str]) -> str:
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
     except PermissionError:
         return True
+    except ProcessLookupError:
+        return False
     return True

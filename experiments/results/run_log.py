@@ -17,11 +17,8 @@ from typing import Any, Self
 def plain(value: Any) -> Any:
     """Converts a value for strict JSON: a float that is not finite becomes a string.
 
-    Args:
-      value: dataclasses, mappings, sequences, arrays and scalars, however nested.
-
-    Returns:
-      Dicts, lists and scalars; `float("inf")` parses such a string.
+    Dataclasses, mappings, sequences, arrays and scalars, however nested, become dicts,
+    lists and scalars; `float("inf")` parses such a string.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
@@ -39,11 +36,9 @@ def plain(value: Any) -> Any:
 
 
 def save(path: pathlib.Path, value: Any) -> None:
-    """Writes strict JSON by one rename: a kill leaves the old file or the new one.
+    """Writes what `plain` takes as strict JSON, and makes the directory if need be.
 
-    Args:
-      path: of the file; its directory is made if need be.
-      value: what `plain` takes.
+    It is by one rename: a kill leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
@@ -131,15 +126,11 @@ class Recorder:
 
 
 class _Curves:
-    """Numbers by step, in TensorBoard's files.
+    """Numbers by step, in TensorBoard's files; those after `resume_at` are not shown.
 
     On the disk when they are written, by the writer inside tensorboardX's
     `SummaryWriter`: that one leaves it to a thread, which a kill takes with it, and
     waits for ever where the disk is full.
-
-    Args:
-      directory: of the files.
-      resume_at: step; what there is of later ones is not to be shown.
     """
 
     def __init__(self, directory: pathlib.Path, resume_at: int) -> None:
@@ -158,17 +149,13 @@ class _Curves:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 path = str(self._directory / "events")
                 self._writer = EventsWriter(path, f".{time.time_ns()}")
-                began = SessionLog(status=SessionLog.START)
-                self._writer.write_event(
-                    Event(
-                        wall_time=time.time(), step=self._purge_from, session_log=began
-                    )
-                )
+                began = {"session_log": SessionLog(status=SessionLog.START)}
+                event = Event(wall_time=time.time(), step=self._purge_from, **began)
+                self._writer.write_event(event)
             for name, number in numbers.items():
                 summary = scalar(name, number)
-                self._writer.write_event(
-                    Event(wall_time=time.time(), step=step, summary=summary)
-                )
+                event = Event(wall_time=time.time(), step=step, summary=summary)
+                self._writer.write_event(event)
             self._writer.flush()
         except OSError:
             self.close()
@@ -208,11 +195,9 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
 
 
 def append(path: pathlib.Path, records: Iterable[Any]) -> None:
-    """Appends JSON lines in one call, which other processes do not cut into.
+    """Appends JSON lines, each what `plain` takes, in one call.
 
-    Args:
-      path: of the file; it and its directory are made if need be.
-      records: one for each line; what `plain` takes.
+    Other processes do not cut into it. The file and its directory are made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(plain(one), ensure_ascii=False) + "\n" for one in records]
@@ -227,27 +212,20 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
-    """The events of a file that may still be written to, or was torn by a crash.
+    """The events of a file in order, and how many lines are not one.
 
-    Args:
-      path: of the file, which may not be there yet.
-
-    Returns:
-      The events in order, and how many lines are not one.
+    The file may not be there yet, may still be written to, or was torn by a crash.
     """
-    found, torn = [], 0
+    found = []
     lines = path.read_bytes().splitlines() if path.is_file() else []
     for line in lines:
         try:
             event = json.loads(line)
         except ValueError:  # of JSON, or of UTF-8
-            torn += 1
-            continue
+            event = None
         if isinstance(event, dict):
             found.append(event)
-        else:
-            torn += 1
-    return found, torn
+    return found, len(lines) - len(found)
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
