@@ -89,6 +89,7 @@ def _style_legend(
     handles = []
     for style, color, name in zip(("-", "--"), colors, (solid, dashed), strict=True):
         if style in drawn:
-            look = {"lw": 1.8, "ls": style, "marker": drawn[style], "markersize": 4}
-            handles.append(lines.Line2D([], [], color=color, label=name, **look))
+            look: dict[str, Any] = {"lw": 1.8, "ls": style, "color": color}
+            look |= {"marker": drawn[style], "markersize": 4}
+            handles.append(lines.Line2D([], [], label=name, **look))
     panel.legend(handles=handles, fontsize=9.5, loc="best")

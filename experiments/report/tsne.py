@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def scatter(
     panel.set_aspect("equal", adjustable="datalim")
 
 
-def _look(label: int) -> dict[str, str]:
+def _look(label: int) -> dict[str, Any]:
     """Colour and marker of a class."""
     marker, color = divmod(label, len(plot_style.COLORS))
     return {"color": plot_style.COLORS[color], "marker": _MARKERS[marker]}

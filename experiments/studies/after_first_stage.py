@@ -93,14 +93,9 @@ def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> untuned.Tas
 
 
 def effective_fraction(losses: np.ndarray, lam: float) -> float:
-    """exp(−KL) of the weights exp(L/λ) from equal ones, as `suggest_lam` has it.
+    """exp(−KL), in (0, 1], of the weights exp(L/λ) from equal ones, λ > 0.
 
-    Args:
-      losses: float `[examples]`.
-      lam: λ > 0.
-
-    Returns:
-      In (0, 1].
+    It is as `suggest_lam` has it, of losses `[examples]`.
     """
     log_p = scipy.special.log_softmax(np.asarray(losses, np.float64) / lam)
     return float(np.exp(-np.sum(np.exp(log_p) * (log_p + np.log(len(losses))))))
@@ -163,32 +158,27 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for line in records:
         by_name.setdefault(line["data"], []).append(line)
-    wrong = {n: float(np.mean([r["wrong"] for r in own])) for n, own in by_name.items()}
-    mean = lambda name, column: float(np.mean([r[column] for r in by_name[name]]))
-    order = sorted(by_name, key=lambda name: -wrong[name])
+    of_seeds = lambda name, column: np.array([r[column] for r in by_name[name]])
+    known = ["wrong", *columns, *(f"effective {lam:g}" for lam in LAMS)]
+    means = {
+        name: {key: float(of_seeds(name, key).mean()) for key in known}
+        for name in by_name
+    }
+    order = sorted(by_name, key=lambda name: -means[name]["wrong"])
     rows = [["data", "wrong", *columns]]
     for name in order:
-        gains = [
-            formatting.difference(np.array([r[column] for r in by_name[name]]))
-            for column in columns
-        ]
-        rows.append([name, f"{100 * wrong[name]:.2f}%", *gains])
+        gains = [formatting.difference(of_seeds(name, column)) for column in columns]
+        rows.append([name, f"{100 * means[name]['wrong']:.2f}%", *gains])
     lines = INTRODUCTION.format(
         sets=formatting.count(len(by_name), "data set"),
         seeds=formatting.count(max(map(len, by_name.values())), "seed"),
     ).splitlines()
-    lines += [
-        "",
-        *formatting.markdown(rows),
-        "",
-        *_verdicts(order, wrong, mean, columns),
-        "",
-        *_FRACTIONS.splitlines(),
-    ]
+    lines += ["", *formatting.markdown(rows), "", *_verdicts(means, columns)]
+    lines += ["", *_FRACTIONS.splitlines()]
     for rate in RATES:
         pairs = [
-            (mean(name, f"effective {lam:g}"), mean(name, f"λ {lam:g}, {rate:g}"))
-            for name in order
+            (own[f"effective {lam:g}"], own[f"λ {lam:g}, {rate:g}"])
+            for own in (means[name] for name in order)
             for lam in LAMS
         ]
         lines += ["", f"At a rate of {rate:g}:", ""]
@@ -197,27 +187,21 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _verdicts(
-    order: Sequence[str],
-    wrong: Mapping[str, float],
-    mean: Any,
-    columns: Iterable[str],
+    means: Mapping[str, Mapping[str, float]], columns: Iterable[str]
 ) -> list[str]:
     """How often a λ cost more than `HARM`, on either side of the rule."""
     from absgd_jax._diagnostics import WRONG_SHARE
 
+    warned = [own for own in means.values() if own["wrong"] >= WRONG_SHARE]
+    others = [own for own in means.values() if own["wrong"] < WRONG_SHARE]
     rows = [["λ, rate", "warned: harmed", "not warned: harmed", "gained, of all"]]
     for column in columns:
-        sides = [
-            [name for name in order if (wrong[name] >= WRONG_SHARE) == warned]
-            for warned in (True, False)
+        harmed = [
+            f"{sum(own[column] < -HARM for own in side)} of {len(side)}"
+            for side in (warned, others)
         ]
-        harmed = [sum(mean(n, column) < -HARM for n in side) for side in sides]
-        gained = sum(mean(name, column) > HARM for name in order)
-        rows.append(
-            [column]
-            + [f"{h} of {len(s)}" for h, s in zip(harmed, sides, strict=True)]
-            + [f"{gained} of {len(order)}"]
-        )
+        gained = sum(own[column] > HARM for own in means.values())
+        rows.append([column, *harmed, f"{gained} of {len(means)}"])
     return [
         f"`suggest_lam` warns where at least {100 * WRONG_SHARE:g}% are wrong. Harmed "
         "and gained mean by",

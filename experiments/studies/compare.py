@@ -54,16 +54,9 @@ class _Setting(NamedTuple):
 def main(preset: str, config: commands.Compare) -> int:
     """Trains the runs that are missing, and tabulates the methods.
 
-    Args:
-      preset: its name.
-      config: methods, seeds and output directory.
-
-    Returns:
-      Exit status: 0, or 130 if it was interrupted; the same command then resumes.
-
-    Raises:
-      BadConfiguration: there is no such method, or no validation data; or the
-        directory holds a comparison of other runs.
+    Returns 0, or 130 if it was interrupted; the same command then resumes. Raises
+    BadConfiguration where there is no such method, or no validation data; or the
+    directory holds a comparison of other runs.
     """
     methods = method_grid.choose(config.run, config.methods)
     base = method_grid.plain(config.run)
@@ -128,25 +121,18 @@ def _compared(
     """The outcomes of a method for every value of its grid."""
     values = [value for value, _ in method.grid]
     if method.classifier is None:
-        outcomes = {value: found[method.name, value] for value in values}
-    else:
-        first = found[_first_stage(setting, method, 0).setting]
-        outcomes = {
-            value: _classified(first, f"{method.classifier} {value}")
-            for value in values
-        }
-    return Compared(method, outcomes)
-
-
-def _classified(first: Outcome, name: str) -> Outcome:
-    """The outcome of a post-hoc classifier of finished first stages."""
+        return Compared(method, {value: found[method.name, value] for value in values})
+    first, outcomes = found[_first_stage(setting, method, 0).setting], {}
     kept = {seed: _read(r.directory / CLASSIFIED) for seed, r in first.results.items()}
-    results = {
-        seed: dataclasses.replace(first.results[seed], epochs=[own[name]])
-        for seed, own in kept.items()
-        if name in own
-    }
-    return Outcome(results, first.diverged)
+    for value in values:
+        name = f"{method.classifier} {value}"
+        results = {
+            seed: dataclasses.replace(first.results[seed], epochs=[own[name]])
+            for seed, own in kept.items()
+            if name in own
+        }
+        outcomes[value] = Outcome(results, first.diverged)
+    return Compared(method, outcomes)
 
 
 def _classify(setting: _Setting, first: Trial) -> None:
@@ -157,30 +143,25 @@ def _classify(setting: _Setting, first: Trial) -> None:
     seen = runs.features(stage_one, setting.session.data_dir)
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
-    found = {}
+    found, counts = {}, np.array(kept.class_counts)
+    data = kept.run.data
     for method in method_grid.every(setting.base).values():
         for value, _ in method.grid:
             if method.classifier == "ncm":
                 classify = posthoc_classifiers.nearest_class_mean(
-                    features, labels, kept.run.data.classes, value
+                    features, labels, data.classes, value
                 )
             elif method.classifier == "tau":
                 classify = posthoc_classifiers.tau_normalised(seen.kernel, float(value))
             else:
                 continue
-            found[f"{method.classifier} {value}"] = {
-                split: metrics.summary(
-                    metrics.count(
-                        classify(seen.splits[split][0]),
-                        seen.splits[split][1],
-                        np.ones(len(seen.splits[split][1]), bool),
-                    ),
-                    np.array(kept.class_counts),
-                    tail_classes=kept.run.data.tail_classes,
-                    labels=seen.splits[split][1],
+            own = found[f"{method.classifier} {value}"] = {}
+            for split in ("validation", "test"):
+                x, y = seen.splits[split]
+                counted = metrics.count(classify(x), y, np.ones(len(y), bool))
+                own[split] = metrics.summary(
+                    counted, counts, data.tail_classes, labels=y
                 )
-                for split in ("validation", "test")
-            }
     run_log.save(stage_one / CLASSIFIED, found)
 
 
@@ -189,8 +170,9 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
     path = setting.out / COSTS
     measured = _read(path)
     missing = [one for one in chosen if one.name not in measured]
-    costs = trainer_step.relative_costs(missing, setting.base, setting.session)
-    for name, cost in costs:
+    for name, cost in trainer_step.relative_costs(
+        missing, setting.base, setting.session
+    ):
         measured[name] = cost
         run_log.save(path, measured)
 
@@ -198,21 +180,13 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
 def table(
     compared: Sequence[Compared], measured: dict[str, dict[str, Any]], seeds: int
 ) -> str:
-    """One row a method, in Markdown.
+    """One row a method, plain SGD's first, and notes on how to read it, in Markdown.
 
-    Args:
-      compared: plain SGD's first.
-      measured: results of `relative_costs` by method; may lack some.
-      seeds: number of seeds.
-
-    Returns:
-      The table and notes on how to read it.
+    `measured` has results of `relative_costs` by method, and may lack some.
     """
     measures = _measures(compared)
-    head = [
-        "method", "chosen", *measures.values(), "against SGD", "time", "memory",
-        "backward",
-    ]  # fmt: skip
+    head = ["method", "chosen", *measures.values(), "against SGD"]
+    head += ["time", "memory", "backward"]
     rows, plain = [head], {}
     for method, outcomes in compared:
         value = grid.choose(outcomes)
@@ -221,20 +195,29 @@ def table(
             continue
         chosen, cost = outcomes[value], measured.get(method.name, {})
         accuracy = chosen.by_seed(grid.accuracy)
+        costs = (cost.get(name) for name in ("time", "memory"))
         rows.append(
             [
                 method.title,
                 f"{method.hyperparameter} = {value}".replace("-", "−"),
                 *(formatting.spread(chosen.last(_of(name))) for name in measures),
                 formatting.paired(accuracy, plain),
-                _ratio(cost.get("time")),
-                _ratio(cost.get("memory")),
+                *("–" if ratio is None else f"{ratio:.2f}×" for ratio in costs),
                 str(method.backward) + ("*" if method.stage == 2 else ""),
             ]
         )
         if method is compared[0].method:
             plain = accuracy
-    return "\n".join([*formatting.markdown(rows), "", *_legend(seeds)]) + "\n"
+    legend = (
+        "Test set, percent, mean ± standard deviation over "
+        f"{formatting.count(seeds, 'seed')}, at the last epoch; the difference in "
+        "accuracy is paired by seed, ± standard error. Each hyperparameter is the best "
+        f"of {method_grid.GRID} by validation accuracy over all seeds. Time and memory "
+        "are those of a step relative to plain SGD's (median of paired steps; all that "
+        "the compiled program holds); `backward` counts backward passes a step, clean "
+        "batches included. *: after a finished plain run, which is not counted."
+    )
+    return "\n".join([*formatting.markdown(rows), "", legend, ""])
 
 
 def _measures(compared: Sequence[Compared]) -> dict[str, str]:
@@ -251,22 +234,6 @@ def _measures(compared: Sequence[Compared]) -> dict[str, str]:
 
 def _of(name: str) -> Measure:
     return lambda event: event["test"][name]
-
-
-def _legend(seeds: int) -> list[str]:
-    return [
-        "Test set, percent, mean ± standard deviation over "
-        f"{formatting.count(seeds, 'seed')}, at the last epoch; the difference in "
-        "accuracy is paired by seed, ± standard error. Each hyperparameter is the best "
-        f"of {method_grid.GRID} by validation accuracy over all seeds. Time and memory "
-        "are those of a step relative to plain SGD's (median of paired steps; all that "
-        "the compiled program holds); `backward` counts backward passes a step, clean "
-        "batches included. *: after a finished plain run, which is not counted.",
-    ]
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}×"
 
 
 def _results(

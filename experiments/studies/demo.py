@@ -12,30 +12,21 @@ FIGURE = "demo.png"
 
 
 def main(config: commands.Demo) -> int:
-    """Trains, logs and reports.
+    """Trains, logs and reports; returns 0, or 130 if interrupted.
 
-    Args:
-      config: seeds, epochs and output directory.
-
-    Returns:
-      Exit status: 0, or 130 if interrupted. The finished runs are reported in any case.
+    The finished runs are reported in any case.
     """
     began = time.monotonic()
     studies = config.studies()
+    named = lambda study, lam: ((study.name, lam), f"{study.name}-lam{lam:g}")
     # Seed by seed, so that an interrupt leaves whole seeds of both studies.
     trials = [
-        grid.trial(
-            config.out,
-            (study.name, run.method.lam),
-            f"{study.name}-lam{run.method.lam:g}",
-            run,
-        )
+        grid.trial(config.out, *named(study, run.method.lam), run)
         for seed in range(config.seeds)
         for study in studies
         for run in study.runs(seed)
     ]
     shared = {study.name: study.run for study in studies}
-    session = Session(devices=1)
 
     def report() -> str:
         found = grid.outcomes(trials)
@@ -48,6 +39,7 @@ def main(config: commands.Demo) -> int:
             demo_report.figure(comparisons, config.out / FIGURE)
         return "\n".join(tables)
 
-    status = grid.main(Grid(config.out, "demo", shared, trials, session), report)
+    whole = Grid(config.out, "demo", shared, trials, Session(devices=1))
+    status = grid.main(whole, report)
     print(f"{time.monotonic() - began:.0f} s.")
     return status

@@ -47,12 +47,8 @@ class Comparison(NamedTuple):
 def compare(study: Study, outcomes: Mapping[float, Outcome]) -> Comparison | None:
     """Chooses λ on validation accuracy; of equals the one nearer to SGD.
 
-    Args:
-      study: the study, whose grid begins with the λ nearest to SGD.
-      outcomes: by λ; SGD's is infinite.
-
-    Returns:
-      The comparison; None if no seed ended with every λ, or SGD or every λ diverged.
+    The study's grid begins with that one; SGD's λ is infinite. None if no seed ended
+    with every λ, or SGD or every λ diverged.
     """
     ended = grid.complete(outcomes)
     lam = grid.choose({lam: ended[lam] for lam in study.lams} if ended else {})
@@ -70,26 +66,24 @@ def table(study: Study, found: Comparison | None) -> str:
     if data.tail_classes:
         measures["tail recall"] = lambda e: e["test"]["tail_recall"]
     sgd, absgd = found.sgd, found.absgd
+    spreads = lambda outcome: [
+        formatting.spread(outcome.last(measure)) for measure in measures.values()
+    ]
+    gains = [
+        formatting.paired(absgd.by_seed(measure), sgd.by_seed(measure))
+        for measure in measures.values()
+    ]
     rows = [
         ["method", "λ", *measures],
-        ["SGD", number(math.inf)],
-        ["ABSGD", number(found.lam)],
-        ["difference", ""],
+        ["SGD", number(math.inf), *spreads(sgd)],
+        ["ABSGD", number(found.lam), *spreads(absgd)],
+        ["difference", "", *gains],
     ]
-    for measure in measures.values():
-        rows[1].append(formatting.spread(sgd.last(measure)))
-        rows[2].append(formatting.spread(absgd.last(measure)))
-        paired = formatting.paired(absgd.by_seed(measure), sgd.by_seed(measure))
-        rows[3].append(paired)
-    tried = ", ".join(
-        f"{'SGD' if math.isinf(lam) else f'λ = {number(lam)}'} "
-        + (
-            "diverged"
-            if outcome.diverged
-            else f"{100.0 * np.mean(outcome.last(grid.validation)):.1f}"
-        )
-        for lam, outcome in found.outcomes.items()
-    )
+    tried = []
+    for lam, outcome in found.outcomes.items():
+        mean = f"{100.0 * np.mean(outcome.last(grid.validation)):.1f}"
+        name = "SGD" if math.isinf(lam) else f"λ = {number(lam)}"
+        tried.append(f"{name} {'diverged' if outcome.diverged else mean}")
     classes = data.classes
     tail = ", ".join(map(str, range(classes - data.tail_classes, classes)))
     counts = found.class_counts
@@ -105,27 +99,14 @@ def table(study: Study, found: Comparison | None) -> str:
         + (f" Tail: classes {tail}." if data.tail_classes else ""),
         f"λ is chosen on {data.validation_per_class * classes} validation images a "
         f"seed, {_validation_labels(data)}.",
-        f"Validation accuracy: {tried}.",
+        f"Validation accuracy: {', '.join(tried)}.",
     ]
-    return "\n".join(
-        [
-            f"### {study.title}",
-            "",
-            *formatting.markdown(rows),
-            "",
-            *(f"* {n}" for n in notes),
-            "",
-        ]
-    )
+    lines = [f"### {study.title}", "", *formatting.markdown(rows), ""]
+    return "\n".join([*lines, *(f"* {note}" for note in notes), ""])
 
 
 def figure(comparisons: Mapping[str, Comparison | None], path: pathlib.Path) -> None:
-    """Draws weights and recall, in three panels.
-
-    Args:
-      comparisons: of the demo's studies, by name; None where nothing is finished.
-      path: of the image, PNG.
-    """
+    """Draws weights and recall of the studies, by name, in three panels of a PNG."""
     long_tail = comparisons[LONG_TAIL.name]
     label_noise = comparisons[LABEL_NOISE.name]
     with plot_style.saved(path, (13.5, 4.2)) as sheet:
@@ -137,9 +118,8 @@ def figure(comparisons: Mapping[str, Comparison | None], path: pathlib.Path) -> 
         ):
             if found is None:
                 panel.set_axis_off()
-                panel.text(
-                    0.5, 0.5, "no seed finished", ha="center", color=plot_style.GREY
-                )
+                message = "no seed finished"
+                panel.text(0.5, 0.5, message, ha="center", color=plot_style.GREY)
             else:
                 draw(panel, found)
         sheet.get_layout_engine().set(wspace=0.06)
@@ -153,13 +133,10 @@ def _draw_class_weights(panel: "Axes", found: Comparison) -> None:
     epochs, classes = weights.shape
     counts = found.class_counts
     palette = plot_style.shades(classes)
-    for label in range(classes):
+    for label, color in enumerate(palette):
+        name, own = f"{label}  ({counts[label]})", weights[:, label]
         panel.plot(
-            np.arange(1, epochs + 1),
-            weights[:, label],
-            color=palette[label],
-            linewidth=1.8,
-            label=f"{label}  ({counts[label]})",
+            np.arange(1, epochs + 1), own, color=color, linewidth=1.8, label=name
         )
     panel.set_yscale("log")
     panel.set_ylim(min(0.4, 0.8 * weights.min()), max(2.5, 1.25 * weights.max()))
@@ -167,17 +144,10 @@ def _draw_class_weights(panel: "Axes", found: Comparison) -> None:
     panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     panel.yaxis.set_minor_locator(ticker.NullLocator())
     _mark_switch(panel, found, height=0.05)
+    panel.set(xlabel="epoch", ylabel="mean attentional weight")
     panel.set_title("Long tail: weight by class")
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("mean attentional weight")
-    panel.legend(
-        title="class (training images)",
-        fontsize=9.5,
-        title_fontsize=9.5,
-        labelspacing=0.25,
-        handlelength=1.2,
-        loc="upper left",
-    )
+    look = plot_style.OF_CLASSES | {"alignment": "center"}
+    panel.legend(title="class (training images)", handlelength=1.2, **look)
 
 
 def _draw_recall(panel: "Axes", found: Comparison) -> None:
@@ -200,10 +170,8 @@ def _draw_recall(panel: "Axes", found: Comparison) -> None:
             label=name,
         )
     panel.set_xticks(positions, [f"{label}\n{counts[label]}" for label in positions])
-    panel.set_ylim(0, 104)
-    panel.set_title("Long tail: recall by class")
-    panel.set_xlabel("class, and its training images")
-    panel.set_ylabel("test recall, %")
+    panel.set(xlabel="class, and its training images", ylabel="test recall, %")
+    panel.set(ylim=(0, 104), title="Long tail: recall by class")
     panel.legend(
         loc="lower left",
         title=f"mean ± standard error, n = {len(found.sgd.results)}",
@@ -222,11 +190,9 @@ def _draw_clean_weights(panel: "Axes", found: Comparison) -> None:
     ):
         weights = found.absgd.course(lambda e, key=key: e[key])
         mean, error = weights.mean(axis=0), formatting.standard_error(weights)
-        epochs = np.arange(1, len(mean) + 1)
+        epochs, band = np.arange(1, len(mean) + 1), (mean - error, mean + error)
         panel.plot(epochs, mean, color=color, linewidth=2.2)
-        panel.fill_between(
-            epochs, mean - error, mean + error, color=color, alpha=0.25, linewidth=0
-        )
+        panel.fill_between(epochs, *band, color=color, alpha=0.25, linewidth=0)
         panel.annotate(
             name,
             (epochs[-1], mean[-1]),
@@ -240,8 +206,7 @@ def _draw_clean_weights(panel: "Axes", found: Comparison) -> None:
     _mark_switch(panel, found, height=0.5)
     rate = found.study.run.data.noise_rate
     panel.set_title(f"{rate:.0%} wrong labels: weight of examples")
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("mean attentional weight")
+    panel.set(xlabel="epoch", ylabel="mean attentional weight")
 
 
 def _mark_switch(panel: "Axes", found: Comparison, height: float) -> None:

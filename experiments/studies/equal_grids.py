@@ -21,7 +21,7 @@ from experiments.data.task import Task
 from experiments.data.types import Examples, MissingData
 from experiments.results import run_log
 from experiments.studies import equal_grids_report as report
-from experiments.studies import method_grid, untuned
+from experiments.studies import grid, method_grid, untuned
 from experiments.studies.after_first_stage import effective_fraction
 from experiments.studies.equal_grids_report import (
     CHOOSING,
@@ -34,7 +34,7 @@ from experiments.studies.equal_grids_report import (
 )
 from experiments.studies.method_grid import MethodGrid
 from experiments.studies.untuned_report import HEAD
-from experiments.train import loop, sharding, vmapped
+from experiments.train import sharding, vmapped
 
 START = 0.6  # fraction of the epochs after which λ or deferred weights begin
 LAMS = (5.0, 2.0, 1.0)  # as in the method grid
@@ -51,39 +51,25 @@ class Setting(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A data set and how it is trained on.
+    """A data set and how it is trained on."""
 
-    Attributes:
-      name: of the data set.
-      run: plain training, at the middle learning rate.
-      factors: smallest, middle and largest learning rate over that of `run`.
-      methods: by name.
-      networks: number of trained networks whose last layer is trained; 1 for tables.
-      task: the task of a network and a seed.
-      begin: the state in which runs of these networks begin, of a fresh one.
-    """
-
-    name: str
-    run: configs.Run
-    factors: tuple[float, float, float]
-    methods: Mapping[str, MethodGrid]
-    networks: int
-    task: Callable[[int, int], Task]
+    name: str  # of the data set
+    run: configs.Run  # plain training, at the middle learning rate
+    factors: tuple[float, float, float]  # low to high learning rate over that of `run`
+    methods: Mapping[str, MethodGrid]  # by name
+    networks: int  # trained networks whose last layer is trained; 1 for tables
+    task: Callable[[int, int], Task]  # of a network and a seed
+    # The state in which runs of these networks begin, of a fresh one.
     begin: Callable[[Sequence[int], Any], Any] | None = None
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """The metrics that are recorded."""
-        return tuple(OF_LAST_LAYER if self.name == HEAD else OF_TABLES)
 
     def settings(self, method: str) -> list[Setting]:
         """The nine settings of a method."""
         one = self.methods[method]
         base = one.changes.get(_RATE, self.run.optimizer.learning_rate)
-        own = one.hyperparameter != "η"
-        factors = self.factors if own else _spread(self.factors)
-        values = one.grid if own else (("", {}),)
-        found = []
+        values, factors, found = one.grid, self.factors, []
+        if one.hyperparameter == "η":  # as many rates as others have settings
+            values = (("", {}),)
+            factors = np.geomspace(min(factors), max(factors), SETTINGS).tolist()
         for (value, changes), factor in itertools.product(values, factors):
             rate = float(f"{base * factor:.3g}")
             more = {**one.changes, **changes, _RATE: rate}
@@ -92,11 +78,6 @@ class Study(NamedTuple):
 
 
 _RATE = "optimizer.learning_rate"
-
-
-def _spread(factors: tuple[float, float, float]) -> list[float]:
-    """As many factors as there are settings, from the smallest to the largest."""
-    return np.geomspace(min(factors), max(factors), SETTINGS).tolist()
 
 
 _OF_LAST_LAYER = (
@@ -133,12 +114,8 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
     method = configs.Method("absgd", start_at=START)
     run = dataclasses.replace(preset, data=data, method=method)
     plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
-    found = {
-        one.name: one
-        for one in method_grid.choose(
-            run, "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal"
-        )
-    }
+    methods = method_grid.choose(run, "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal")
+    found = {one.name: one for one in methods}
     at_once = {"method": configs.Method("absgd")}
     found["absgd_first"] = found["absgd"]._replace(name="absgd_first", changes=at_once)
     found["automatic"] = _automatic(found["sgd"], "automatic")
@@ -146,15 +123,9 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
     def task(network: int, seed: int) -> Task:
         del network
         parts = untuned.split(inputs, labels, seed, tail=1.0, noise=0.0)
-        examples = {part: Examples(*both) for part, both in parts.items()}
-        train = examples["train"].labels
-        return Task(
-            examples["train"],
-            examples["val"],
-            examples["test"],
-            np.zeros(len(train), bool),
-            np.bincount(train),
-        )
+        train, *others = (Examples(*parts[part]) for part in ("train", "val", "test"))
+        clean, counts = np.zeros(len(train.labels), bool), np.bincount(train.labels)
+        return Task(train, *others, clean, counts)
 
     return Study(name, plain, (0.25, 1.0, 4.0), found, 1, task)
 
@@ -191,13 +162,13 @@ def last_layer(data_dir: pathlib.Path) -> Study:
     def task(network: int, seed: int) -> Task:
         del seed
         of = lambda part: (kept[part][network], kept[f"{part}_labels"][network])
-        images, labels = of("test")
-        counts = np.bincount(of("train")[1], minlength=classes)
+        train, (images, labels) = Examples(*of("train")), of("test")
+        counts = np.bincount(train.labels, minlength=classes)
         return Task(
-            Examples(*of("train")),
+            train,
             Examples(images[::2], labels[::2]),
             Examples(images[1::2], labels[1::2]),
-            np.zeros(len(of("train")[1]), bool),
+            np.zeros(len(train.labels), bool),
             counts // PASSES,  # of images
         )
 
@@ -268,37 +239,28 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     # The order depends on the seed, and of tables the examples too.
     which = [(j.network, 0 if study.begin else j.seed) for j in jobs]
     tasks = {key: study.task(*key) for key in dict.fromkeys(which)}
-    events: list[dict[str, Any]] = [{} for _ in jobs]
-    together = vmapped.VmappedRuns(
-        runs, [tasks[key] for key in which], sharding.layout(1), most=50
-    )
+    of_jobs = [tasks[key] for key in which]
+    together = vmapped.VmappedRuns(runs, of_jobs, sharding.layout(1), most=50)
     if study.begin is not None:
-        begin = study.begin
-        together.state = begin([job.network for job in jobs], together.state)
-    callbacks = [loop.Callbacks(lambda own=own, **e: own.update(e)) for own in events]
+        networks = [job.network for job in jobs]
+        together.state = study.begin(networks, together.state)
     plainly = jobs[0].setting.method == "sgd"
     before = together.evaluate("test") if plainly and study.begin else None
-    failures = loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
+    events, failures = grid.fit_vmapped(together, runs)
     ended = together.counts("train") if plainly and not study.begin else None
     lines = []
-    for index, (job, event, failure) in enumerate(
-        zip(jobs, events, failures, strict=True)
+    for index, ((setting, network, seed), failed) in enumerate(
+        zip(jobs, failures, strict=True)
     ):
-        line: dict[str, Any] = {
-            "data": study.name,
-            "method": job.setting.method,
-            "value": job.setting.value,
-            "rate": job.setting.rate,
-            "network": job.network,
-            "seed": job.seed,
-        }
+        which_run = (study.name, *setting[:3], network, seed)
+        line: dict[str, Any] = dict(zip(RUN, which_run, strict=True))
         for split in ("validation", "test"):
-            line[split] = None if failure else _short(study, event[split])
+            line[split] = None if failed else _short(study, events[index][-1][split])
         if before is not None:
             line["before"] = round(before[index]["accuracy"], 5)
-        if ended is not None and not failure:
+        if ended is not None and not failed:
             odds = np.concatenate([part[index] for part in ended.log_odds])
-            line |= losses_after(odds, tasks[which[index]].train.labels)
+            line |= losses_after(odds, of_jobs[index].train.labels)
         lines.append(line)
     return lines
 
@@ -306,28 +268,21 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def losses_after(log_odds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """What the losses of plain training say beforehand.
 
-    Args:
-      log_odds: of class 1, of the training examples in order, then padding.
-      labels: of the examples.
-
-    Returns:
-      `wrong`, the share of the losses above log 2; and `effective`, the effective
-      fraction of the weights of each λ.
+    From the log-odds of class 1 of the training examples, then of padding: `wrong`, the
+    share of the losses above log 2; and `effective`, the effective fraction of the
+    weights of each λ.
     """
     odds = log_odds[: len(labels)].astype(np.float64)
     losses = np.logaddexp(0.0, np.where(labels == 1, -odds, odds))
     wrong = losses > np.log(2.0)
     effective = {f"{lam:g}": round(effective_fraction(losses, lam), 4) for lam in LAMS}
-    return {
-        "wrong": round(float(wrong.mean()), 5),
-        "effective": effective,
-    }
+    return {"wrong": round(float(wrong.mean()), 5), "effective": effective}
 
 
 def _short(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:
-    tail = np.mean(summary["recall"][-3:])
-    known = {**summary, "tail": tail}
-    return {name: round(float(known[name]), 5) for name in study.measures}
+    known = {**summary, "tail": np.mean(summary["recall"][-3:])}
+    measures = OF_LAST_LAYER if study.name == HEAD else OF_TABLES
+    return {name: round(float(known[name]), 5) for name in measures}
 
 
 def main(config: commands.EqualGrids) -> int:
@@ -335,14 +290,13 @@ def main(config: commands.EqualGrids) -> int:
     for name in config.data or TABLES:
         one = study(name, config.data_dir)
         for method in one.methods:
-            while jobs := pending(
-                run_log.events(config.out)[0], one, method, config.seeds
-            ):
+            recorded = lambda: run_log.events(config.out)[0]
+            while jobs := pending(recorded(), one, method, config.seeds):
                 began, count = time.monotonic(), len(jobs)
                 groups: dict[Any, list[Job]] = {}
                 for job in jobs:
-                    shape = fields.compiled(job.setting.run)
-                    groups.setdefault(shape, []).append(job)
+                    program = fields.compiled(job.setting.run)
+                    groups.setdefault(program, []).append(job)
                 for group in groups.values():
                     run_log.append(config.out, train(one, group))
                 seconds = time.monotonic() - began

@@ -105,34 +105,25 @@ class _Method(NamedTuple):
 def best(
     found: Iterable[Record], data: str, method: str, value: str | None = None
 ) -> tuple[str, float] | None:
-    """The setting of the best mean validation metric, the first of equals.
+    """Value and rate of the best mean validation metric, the first of equals.
 
-    Args:
-      found: records, in the order of the settings.
-      data: the data set.
-      method: by name.
-      value: of its hyperparameter, to choose only the rate; None to choose both.
-
-    Returns:
-      Value and rate, among those that never diverged; None if there are none.
+    Records are in the order of the settings. With a value of the hyperparameter only
+    the rate is chosen. Settings that diverged once are left out; None if there are no
+    others.
     """
     measure = next(iter(OF_LAST_LAYER if data == HEAD else OF_TABLES))
     scores: dict[tuple[str, float], list[float | None]] = {}
     for r in found:
+        chooses = data != HEAD or r["seed"] < CHOOSING
         fits = (r["data"], r["method"]) == (data, method)
-        if (
-            fits
-            and value in (None, r["value"])
-            and (data != HEAD or r["seed"] < CHOOSING)
-        ):
+        if fits and chooses and value in (None, r["value"]):
             score = None if r["validation"] is None else r["validation"][measure]
             scores.setdefault((r["value"], r["rate"]), []).append(score)
-    return grid.best(
-        {
-            setting: None if None in own else float(np.mean(own))
-            for setting, own in scores.items()
-        }
-    )
+    means = {
+        setting: None if None in own else float(np.mean(own))
+        for setting, own in scores.items()
+    }
+    return grid.best(means)
 
 
 def _chosen(
@@ -151,12 +142,9 @@ def _methods(found: Iterable[Record], data: str) -> list[str]:
 def titles() -> dict[str, tuple[str, str]]:
     """Title and name of the hyperparameter of each method, by its name."""
     contents = configs.Contents("table", (2,), ("0", "1"))
-    run = configs.Run(
-        data=configs.Data("table", contents=contents), model=configs.Model("mlp")
-    )
-    found = {
-        m.name: (m.title, m.hyperparameter) for m in method_grid.every(run).values()
-    }
+    data = configs.Data("table", contents=contents)
+    every = method_grid.every(configs.Run(data=data, model=configs.Model("mlp")))
+    found = {name: (one.title, one.hyperparameter) for name, one in every.items()}
     return found | {
         name: (title, found.get(name, ("", "λ"))[1]) for name, title in TITLES.items()
     }
@@ -189,14 +177,12 @@ def _table(
         bad = sum(r["test"] is None for r in one.records)
         if bad:
             title += f" ({bad} of {len(one.records)} diverged)"
-        spreads = [
-            formatting.spread(np.array([*one.of(measure).values()]))
-            for measure in measures
-        ]
-        differences = [
+        values = (np.array([*one.of(measure).values()]) for measure in measures)
+        differences = (
             "–" if one is plain else _difference(one.of(gain), plain.of(gain), data)
             for gain in gains
-        ]
+        )
+        spreads = map(formatting.spread, values)
         rows.append([title, f"{own}η = {rate:g}", *spreads, *differences])
     return formatting.markdown([head, *rows])
 
@@ -285,38 +271,22 @@ def _check(found: Sequence[Record], known: Sequence[str]) -> list[str]:
             )
             both = own.keys() & theirs.keys()
             pairs += [(effective[key[1]], own[key] - theirs[key]) for key in both]
-    verdicts = by_fraction(pairs, HARM)
-    return [
-        *_CHECK.format(share=100 * WRONG_SHARE).splitlines(),
-        "",
-        *formatting.markdown(rows),
-        "",
-        *_VERDICTS.format(harm=100 * HARM).splitlines(),
-        "",
-        *formatting.markdown(verdicts),
-    ]
+    lines = [*_CHECK.format(share=100 * WRONG_SHARE).splitlines(), ""]
+    lines += [*formatting.markdown(rows), ""]
+    lines += [*_VERDICTS.format(harm=100 * HARM).splitlines(), ""]
+    return lines + formatting.markdown(by_fraction(pairs, HARM))
 
 
 def by_fraction(pairs: Sequence[tuple[float, float]], least: float) -> list[list[str]]:
     """Rows of a table: what λ did, by the effective fraction that it leaves.
 
-    Args:
-      pairs: effective fraction, and the difference from SGD.
-      least: difference from which on a run is harmed, or gained.
-
-    Returns:
-      The head, and a row for each range of fractions.
+    The pairs are effective fraction and difference from SGD; `least` is the difference
+    from which on a run is harmed, or gained. The head comes first.
     """
     rows = [["effective fraction", "harmed", "gained", "mean"]]
     for low, high in zip(FRACTIONS, (np.inf, *FRACTIONS), strict=False):
         own = np.array([gain for share, gain in pairs if low <= share < high])
         name = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
-        rows.append(
-            [
-                name,
-                f"{np.sum(own < -least)} of {len(own)}",
-                f"{np.sum(own > least)} of {len(own)}",
-                formatting.difference(own) if len(own) else "–",
-            ]
-        )
+        counts = [f"{np.sum(s * own > least)} of {len(own)}" for s in (-1, 1)]
+        rows.append([name, *counts, formatting.difference(own) if len(own) else "–"])
     return rows

@@ -6,8 +6,6 @@ the mean weight of each class over the epochs, and what enters the last layer. E
 is logged as one JSON line.
 """
 
-import dataclasses
-import functools
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -24,10 +22,10 @@ from experiments.data.task import load_task
 from experiments.report import formatting, tsne
 from experiments.results import run_log
 from experiments.studies import figures_report as report
-from experiments.studies import toy
+from experiments.studies import grid, toy
 from experiments.studies.digits import LONG_TAIL
 from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
-from experiments.train import loop, sharding, vmapped
+from experiments.train import sharding, vmapped
 from experiments.train.runs import outputs_of
 
 EXAMPLES, BATCH, HIDDEN, STEPS = 200, 8, 8, 50_000
@@ -64,22 +62,14 @@ def initial(key: jax.Array) -> dict[str, jax.Array]:
 def gradient_norms(lam: float, gamma: float | None, seeds: Sequence[int]) -> np.ndarray:
     """‖∇F_λ(w)‖² of all examples before each step of ABSGD without momentum.
 
-    Args:
-      lam: λ.
-      gamma: γ; None for 1/√t, as η is in proportion to 1/√t in any case.
-      seeds: of the initial parameters and the batches.
-
-    Returns:
-      Float `[seeds, STEPS]`.
+    γ is None for 1/√t, as η is in proportion to 1/√t in any case. The seeds are of the
+    initial parameters and the batches. Float `[seeds, STEPS]`.
     """
     x, y = problem()
     decreasing = lambda count: 1.0 / jnp.sqrt(count + 1.0)
-    tx = absgd_jax.absgd(
-        lambda count: 0.5 * decreasing(count),
-        lam,
-        decreasing if gamma is None else gamma,
-        momentum=None,
-    )
+    rate = lambda count: 0.5 * decreasing(count)
+    of_step = decreasing if gamma is None else gamma
+    tx = absgd_jax.absgd(rate, lam, of_step, momentum=None)
     exact = jax.grad(lambda params: absgd_jax.tilted_loss(losses_of(params, x, y), lam))
 
     def one(seed: jax.Array) -> jax.Array:
@@ -130,118 +120,107 @@ class _Annealed(vmapped.VmappedRuns):
         return found._replace(lam=found.lam * factor)
 
 
-def _trained(
-    figure: str,
-    runs: Mapping[Any, configs.Run],
-    seeds: Sequence[int],
-    build: type[vmapped.VmappedRuns] = vmapped.VmappedRuns,
-) -> Any:
-    """Vmapped runs on digits; a record for each name and seed."""
-    jobs = [(name, seed) for name in runs for seed in seeds]
+_Group = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]  # see `_groups`
+
+
+def _groups(figure: str) -> list[_Group]:
+    """The runs of a figure on digits, in groups that share a program.
+
+    Each run is given by what its record says of it and by its changes.
+    """
+    sgd, absgd = {"method.lam": math.inf}, {"method.lam": report.DIGITS_LAM}
+    automatic = sgd | {"method.rho": 0.4, "method.gamma": 0.1, "method.max_weight": 2.0}
+    strategies = report.STRATEGIES.items()
+    match figure:
+        case "gamma":
+            over = [
+                ({"gamma": gamma}, absgd | {"method.gamma": gamma}) for gamma in GAMMAS
+            ]
+            return [[({"gamma": None}, sgd), *over]]
+        case "momentum":
+            # Steps as long at every β; β is compiled in, so each has a program.
+            rate = LONG_TAIL.run.optimizer.learning_rate
+            of_beta = lambda beta: {
+                "optimizer.momentum": beta,
+                "optimizer.learning_rate": rate * (1.0 - beta) / 0.1,
+            }
+            facts = lambda beta, lam: {"momentum": beta, "lam": lam["method.lam"]}
+            return [
+                [(facts(beta, lam), of_beta(beta) | lam) for lam in (sgd, absgd)]
+                for beta in MOMENTA
+            ]
+        case "tsne":
+            return [
+                [({"strategy": name}, absgd | {"method.start_at": start})]
+                for name, start in strategies
+                if name != report.ANNEALED
+            ]
+        case "strategies":
+            facts = lambda name, lam: {"strategy": name, "lam": lam}
+            changes = lambda lam, start: {"method.lam": lam, "method.start_at": start}
+            lams = report.STRATEGY_LAMS
+            radius = automatic | {"method.start_at": 0.0}
+            return [
+                *(
+                    [(facts(name, lam), changes(lam, start)) for lam in lams]
+                    for name, start in strategies
+                ),
+                [(facts(report.SGD, math.inf), sgd)],
+                [(facts(report.RADIUS, math.inf), radius)],
+            ]
+        case _:  # weights
+            fixed = f"λ = {formatting.number(report.DIGITS_LAM)}"
+            return [[({"rule": fixed}, absgd)], [({"rule": "automatic λ"}, automatic)]]
+
+
+def _trained(figure: str, group: _Group, seeds: Sequence[int]) -> Any:
+    """Vmapped runs on digits; a record for each and seed."""
+    last = {"eval_every": LONG_TAIL.run.epochs, "data.augment_on": "device"}
+    jobs = [
+        (facts, configs.replace(LONG_TAIL.run, {**last, **changes, "seed": seed}))
+        for facts, changes in group
+        for seed in seeds
+    ]
     tasks = {seed: load_task(LONG_TAIL.run.data, seed) for seed in seeds}
-    members = [dataclasses.replace(runs[name], seed=seed) for name, seed in jobs]
-    events: list[list[dict[str, Any]]] = [[] for _ in jobs]
-    layout = sharding.layout(1)
-    together = build(members, [tasks[seed] for _, seed in jobs], layout)
-    callbacks = [loop.Callbacks(lambda own=own, **e: own.append(e)) for own in events]
-    failures = loop.fit_all(together, members, loop.Position(0, 0, {}), callbacks)
-    for (name, seed), own, failure in zip(jobs, events, failures, strict=True):
-        line = {"figure": figure, **dict(name), "seed": seed, "test": None}
-        if failure is None:
+    runs, layout = [run for _, run in jobs], sharding.layout(1)
+    annealed = any(facts.get("strategy") == report.ANNEALED for facts, _ in group)
+    build = _Annealed if annealed else vmapped.VmappedRuns
+    together = build(runs, [tasks[run.seed] for run in runs], layout)
+    events, failures = grid.fit_vmapped(together, runs)
+    for index, (facts, run) in enumerate(jobs):
+        own = events[index]
+        line = {"figure": figure, **facts, "seed": run.seed, "test": None}
+        if failures[index] is None:
             line["test"] = round(own[-1]["test"]["accuracy"], 5)
+            short = lambda value: float(f"{value:.4g}")
             if figure == "weights":
-                line["weights"] = [
-                    [float(f"{w:.4g}") for w in event["weight_by_class"]]
-                    for event in own
-                ]
+                of_epochs = (event["weight_by_class"] for event in own)
+                line["weights"] = [[*map(short, weights)] for weights in of_epochs]
             elif figure == "strategies":
-                line["lams"] = [float(f"{event['lam']:.4g}") for event in own]
+                line["lams"] = [short(event["lam"]) for event in own]
             elif figure == "tsne":
-                index, test = jobs.index((name, seed)), tasks[seed].test
+                test = tasks[run.seed].test
                 state = jax.tree.map(operator.itemgetter(index), together.state)
-                features = outputs_of("features", state, test, members[index], layout)
+                features = outputs_of("features", state, test, run, layout)
                 line["labels"] = test.labels
                 line["points"] = np.round(np.float64(tsne.embed(features)), 1)
         yield line
 
 
-def _runs(changes: Sequence[Mapping[str, Any]]) -> list[configs.Run]:
-    last = {"eval_every": LONG_TAIL.run.epochs, "data.augment_on": "device"}
-    return [configs.replace(LONG_TAIL.run, {**last, **own}) for own in changes]
-
-
 def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The records of a figure on digits."""
-    absgd = {"method.lam": report.DIGITS_LAM}
-    sgd = {"method.lam": math.inf}
-    automatic = {"method.lam": math.inf, "method.rho": 0.4, "method.gamma": 0.1}
-    automatic |= {"method.max_weight": 2.0}
-    found: list[dict[str, Any]] = []
-    if figure == "gamma":
-        named = {(("gamma", None),): sgd} | {
-            (("gamma", gamma),): {**absgd, "method.gamma": gamma} for gamma in GAMMAS
-        }
-        groups = [named]
-    elif figure == "momentum":
-        # Steps as long at every β; β is compiled in, so each has a program.
-        rate = LONG_TAIL.run.optimizer.learning_rate
-        groups = []
-        for beta in MOMENTA:
-            own = {
-                "optimizer.momentum": beta,
-                "optimizer.learning_rate": rate * (1.0 - beta) / 0.1,
-            }
-            groups.append(
-                {
-                    (("momentum", beta), ("lam", lam["method.lam"])): {**own, **lam}
-                    for lam in (sgd, absgd)
-                }
-            )
-    elif figure == "tsne":
-        groups = [
-            {(("strategy", name),): {**absgd, "method.start_at": start}}
-            for name, start in report.STRATEGIES.items()
-            if name != report.ANNEALED
-        ]
-    elif figure == "strategies":
-        groups = [
-            {
-                (("strategy", name), ("lam", lam)): {
-                    "method.lam": lam,
-                    "method.start_at": start,
-                }
-                for lam in report.STRATEGY_LAMS
-            }
-            for name, start in report.STRATEGIES.items()
-        ]
-        radius = automatic | {"method.start_at": 0.0}
-        groups += [
-            {(("strategy", report.SGD), ("lam", math.inf)): sgd},
-            {(("strategy", report.RADIUS), ("lam", math.inf)): radius},
-        ]
-    else:
-        groups = [
-            {(("rule", f"λ = {formatting.number(report.DIGITS_LAM)}"),): absgd},
-            {(("rule", "automatic λ"),): automatic},
-        ]
-    for named in groups:
-        runs = dict(zip(named, _runs([*named.values()]), strict=True))
-        annealed = any(("strategy", report.ANNEALED) in name for name in named)
-        build = _Annealed if annealed else vmapped.VmappedRuns
-        found += _trained(figure, runs, seeds, build)
-    return found
+    return [
+        line for group in _groups(figure) for line in _trained(figure, group, seeds)
+    ]
 
 
 def main(config: commands.Figures) -> int:
     """Trains the runs of figures that are not recorded, and draws all; returns 0."""
-    makers = {"norms": _norms} | {
-        name: functools.partial(_digits, name)
-        for name in ("gamma", "momentum", "weights", "strategies")
-    }
-    makers["tsne"] = lambda seeds: _digits("tsne", seeds[:1])
-    for name, make in makers.items():
+    for name in ("norms", "gamma", "momentum", "weights", "strategies", "tsne"):
         if name not in {r["figure"] for r in run_log.events(config.records)[0]}:
-            run_log.append(config.records, make(range(config.seeds)))
+            seeds = range(1 if name == "tsne" else config.seeds)
+            lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
+            run_log.append(config.records, lines)
             print(name, flush=True)
     found = run_log.read(config.records)
     config.out.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ STRATEGIES = {  # of a fixed λ: the fraction of the epochs after which it begin
     "two stages": LONG_TAIL.run.method.start_at,
 }
 STRATEGY_LAMS = (0.25, 0.5, 1.0, 2.0, 5.0)
+SHARED_AXIS = ("distributions", "norms", "weights")  # the same y for both panels
 
 CAPTIONS = {
     "toy": "One step from the same line on 16 points of two unequal classes, as "
@@ -78,14 +79,11 @@ def draw(found: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
     }
     paths = []
     for name, drawer in drawers.items():
-        own = [r for r in found if r["figure"] == name]
-        one = name in ("gamma", "momentum")
-        path = folder / f"{name}.png"
-        with plot_style.saved(path, (6.0 if one else 10.0, 4.2)) as sheet:
-            share = name in ("distributions", "norms", "weights")
+        one, share = name in ("gamma", "momentum"), name in SHARED_AXIS
+        paths.append(folder / f"{name}.png")
+        with plot_style.saved(paths[-1], (6.0 if one else 10.0, 4.2)) as sheet:
             panels = np.ravel(sheet.subplots(1, 1 if one else 2, sharey=share))
-            drawer(own, *panels)
-        paths.append(path)
+            drawer([r for r in found if r["figure"] == name], *panels)
     return paths
 
 
@@ -95,15 +93,16 @@ def section(found: Sequence[Record]) -> list[str]:
         return []
     from experiments.studies import figures
 
+    run = LONG_TAIL.run
     facts = {
         "examples": figures.EXAMPLES,
         "batch": figures.BATCH,
         "seeds": len({r["seed"] for r in found}),
-        "ratio": LONG_TAIL.run.data.imbalance_ratio,
+        "ratio": run.data.imbalance_ratio,
         "lam": number(DIGITS_LAM),
-        "start": LONG_TAIL.run.method.start_at,
-        "gamma": LONG_TAIL.run.method.gamma,
-        "rate": LONG_TAIL.run.optimizer.learning_rate,
+        "start": run.method.start_at,
+        "gamma": run.method.gamma,
+        "rate": run.optimizer.learning_rate,
     }
     lines = ["## Figures"]
     for name, caption in CAPTIONS.items():
@@ -170,14 +169,12 @@ def _norms(found: Sequence[Record], *panels: "Axes") -> None:
             mean, std = logs.mean(0), logs.std(0, ddof=1)
             label = "γ = 1/√t" if gamma is None else f"γ = {number(gamma)}"
             panel.plot(steps, np.exp(mean), color=color, label=label)
-            panel.fill_between(
-                steps, np.exp(mean - std), np.exp(mean + std), color=color, alpha=0.15
-            )
-        reached = [r for r in found if (r["lam"], r["gamma"]) == (lam, None)]
-        third = len(reached[0]["steps"]) // 3
-        ends = np.array(reached[0]["steps"])[[third, -1]]
-        start = np.exp(np.log(_by_seed(reached, "values"))[:, third].mean())
-        rate = start * np.sqrt(ends[0] / ends)
+            band = np.exp(mean - std), np.exp(mean + std)
+            panel.fill_between(steps, *band, color=color, alpha=0.15)
+        # Of the last γ, 1/√t: the rate from a third of the windows on.
+        third = len(steps) // 3
+        ends = steps[[third, -1]]
+        rate = np.exp(mean[third]) * np.sqrt(ends[0] / ends)
         panel.plot(ends, rate, "--", color=plot_style.GREY)
         panel.text(ends[-1], 1.1 * rate[-1], "1/√t", va="bottom", ha="right")
         panel.set(xscale="log", yscale="log", xlabel="step", title=f"λ = {number(lam)}")

@@ -6,6 +6,7 @@ directory below the grid's, as `train` writes them, which `report` reads too.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -117,18 +118,14 @@ def accuracy(event: aggregate.Event) -> float:
 def choose(outcomes: Mapping[Key, Outcome]) -> Key | None:
     """The setting of the highest mean validation accuracy, the first of equals.
 
-    Args:
-      outcomes: by setting, all of the same seeds.
-
-    Returns:
-      Among those none of whose trials diverged; None if there is none.
+    Among settings of the same seeds none of whose trials diverged; None if there is
+    none.
     """
     return best(
         {
-            setting: None
-            if outcome.diverged or not outcome.results
-            else np.mean(outcome.last(validation)).round(9)
+            setting: np.mean(outcome.last(validation)).round(9)
             for setting, outcome in outcomes.items()
+            if outcome.results and not outcome.diverged
         }
     )
 
@@ -144,28 +141,21 @@ def main(
 ) -> int:
     """Trains the trials that are missing, and reports on those that are there.
 
-    Args:
-      grid: the trials.
-      report: returns the table, in Markdown; may write other files.
-      finish: called when all trials have ended.
-
-    Returns:
-      Exit status: 0, or 130 if it was interrupted; the same command then continues.
-
-    Raises:
-      BadConfiguration: the directory holds another grid, or another process trains
-        there; there is no validation data; or the trials cannot be vmapped.
+    `report` returns the table, in Markdown, and may write other files; `finish` is
+    called when all trials have ended. Returns 0, or 130 if it was interrupted; the same
+    command then continues. Raises BadConfiguration where the directory holds another
+    grid, or another process trains there; there is no validation data; or the trials
+    cannot be vmapped.
     """
     status = 0
     with run_dir.lock(grid.out), datasets.remembering():
-        tasks = _check(grid)
-        run_log.save(grid.out / GRID, _described(grid))
+        tasks = _begin(grid)
         try:
             _train_missing(grid, tasks)
             finish()
         except KeyboardInterrupt:
-            message = f"Interrupted; the same command goes on from {grid.out}."
-            print(message, file=sys.stderr)
+            note = f"Interrupted; the same command goes on from {grid.out}."
+            print(note, file=sys.stderr)
             status = 130
         text = report()
         (grid.out / TABLE).write_text(text, encoding="utf-8")
@@ -200,8 +190,7 @@ def complete(outcomes: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
 def read(trial: Trial) -> Result | None:
     """The result of a trial so far; None if it has not begun.
 
-    Raises:
-      BadConfiguration: its directory holds another run.
+    Raises BadConfiguration where its directory holds another run.
     """
     if not (trial.out / run_dir.CONFIG).is_file():
         return None
@@ -220,14 +209,9 @@ def diverged(trial: Trial) -> bool:
 
 
 def grouped(members: Sequence[T], most: int) -> list[list[T]]:
-    """Splits trials into as few groups as possible, of almost one size.
+    """Splits members into as few groups as possible, of almost one size.
 
-    Args:
-      members: at least one.
-      most: largest size of a group.
-
-    Returns:
-      The groups in order, the first one the largest.
+    They are in order, the first one the largest, of `most` members at most.
 
     Examples:
       >>> grouped("abcdefgh", 3)
@@ -237,16 +221,16 @@ def grouped(members: Sequence[T], most: int) -> list[list[T]]:
     return [[members[index] for index in part] for part in parts]
 
 
-def _described(grid: Grid) -> dict[str, Any]:
-    return run_log.plain({"preset": grid.preset, **grid.shared})
+def _begin(grid: Grid) -> dict[int, Task]:
+    """Refuses what cannot be trained, and describes what can in the directory.
 
-
-def _check(grid: Grid) -> dict[int, Task]:
-    """Refuses what cannot be trained; returns tasks by seed: all if vmapped, or one."""
+    Returns tasks by seed: all if vmapped, or one.
+    """
     path = grid.out / GRID
+    shared = run_log.plain({"preset": grid.preset, **grid.shared})
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
-        runs.require_same(f"{grid.out} holds a grid", there, _described(grid))
+        runs.require_same(f"{grid.out} holds a grid", there, shared)
     tasks: dict[int, Task] = {}
     for _, run, _ in grid.trials if grid.vmapped else grid.trials[:1]:
         if run.seed not in tasks:
@@ -259,6 +243,7 @@ def _check(grid: Grid) -> dict[int, Task]:
     if grid.vmapped:
         members = [trial.run for trial in grid.trials]
         vmapped.require(members, [tasks[run.seed] for run in members])
+    run_log.save(path, shared)
     return tasks
 
 
@@ -274,22 +259,30 @@ def _train_missing(grid: Grid, tasks: Mapping[int, Task]) -> None:
             progress.set_description(name + (f" and {more} more" if more else ""))
             if not grid.checkpoints:
                 _train(grid, group, len(groups[0]), tasks, progress.update)
-            elif not diverged(group[0]):  # as what it starts from may have
-                _train_with_checkpoints(grid, group[0])
+            elif not diverged(first := group[0]):  # as what it starts from may have
+                with contextlib.suppress(FloatingPointError):  # its records have it
+                    own = _session(grid, first)
+                    if runs.main(grid.preset, first.run, own, quiet=True):
+                        raise KeyboardInterrupt
             done += sum(trial.run.epochs for trial in group)
             progress.update(done - progress.n)
             if progress.disable and grid.checkpoints:
                 print(f"{name}: {done} of {total} epochs.", file=sys.stderr, flush=True)
 
 
+def fit_vmapped(
+    together: vmapped.VmappedRuns, members: Sequence[configs.Run]
+) -> tuple[list[list[aggregate.Event]], list[str | None]]:
+    """Trains vmapped runs; the events of each, and why it ended early or None."""
+    events: list[list[aggregate.Event]] = [[] for _ in members]
+    told = [
+        loop.Callbacks(lambda own=own, **event: own.append(event)) for own in events
+    ]
+    return events, loop.fit_all(together, members, loop.Position(0, 0, {}), told)
+
+
 def _session(grid: Grid, trial: Trial) -> Session:
     return dataclasses.replace(grid.session, out=trial.out, tensorboard=False)
-
-
-def _train_with_checkpoints(grid: Grid, trial: Trial) -> None:
-    with contextlib.suppress(FloatingPointError):  # the trial's records have it
-        if runs.main(grid.preset, trial.run, _session(grid, trial), quiet=True):
-            raise KeyboardInterrupt
 
 
 def _train(
@@ -316,14 +309,11 @@ def _train(
             recorder = run_log.Recorder(trial.out / run_dir.RECORDS)
             recorders.append(stack.enter_context(recorder))
 
-        def callbacks(recorder: run_log.Recorder) -> loop.Callbacks:
-            def write(**event: Any) -> None:
-                recorder.write(**event)
-                progressed()
+        def write(recorder: run_log.Recorder, **event: Any) -> None:
+            recorder.write(**event)
+            progressed()
 
-            return loop.Callbacks(write)
-
-        told = [callbacks(recorder) for recorder in recorders]
+        told = [loop.Callbacks(functools.partial(write, own)) for own in recorders]
         failures: list[str | None] = [None]
         if grid.vmapped:
             told += [loop.Callbacks(lambda **event: None)] * padding

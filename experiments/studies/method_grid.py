@@ -18,45 +18,30 @@ _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 
 
 class MethodGrid(NamedTuple):
-    """A method with the grid of its hyperparameter.
+    """A method with the grid of its hyperparameter."""
 
-    Attributes:
-      name: on the command line.
-      title: in tables.
-      changes: of the plain run, as in `configs.replace`.
-      hyperparameter: its name in tables.
-      grid: values as tables show them, and the changes of each.
-      backward: backward passes per update, those of meta batches included.
-      stage: 2 where it starts from a finished plain run.
-      classifier: post-hoc classifier of the features of a finished plain run: nearest
-        class means (`ncm`), or the head with its norms divided out (`tau`).
-    """
-
-    name: str
-    title: str
-    changes: Mapping[str, Any]
-    hyperparameter: str
+    name: str  # on the command line
+    title: str  # in tables
+    changes: Mapping[str, Any]  # of the plain run, as in `configs.replace`
+    hyperparameter: str  # its name in tables
+    # Values as tables show them, and the changes of each.
     grid: tuple[tuple[str, Mapping[str, Any]], ...]
-    backward: int = 1
-    stage: Literal[1, 2] = 1
+    backward: int = 1  # backward passes per update, those of meta batches included
+    stage: Literal[1, 2] = 1  # 2 where it starts from a finished plain run
+    # Post-hoc classifier of the features of a finished plain run: nearest class means,
+    # or the head with its norms divided out.
     classifier: Literal["ncm", "tau"] | None = None
 
     def runs(self, plain: configs.Run) -> list[configs.Run]:
         """The run for each value of the grid."""
-        return [
-            configs.replace(plain, {**self.changes, **changes})
-            for _, changes in self.grid
-        ]
+        each = ({**self.changes, **changes} for _, changes in self.grid)
+        return [configs.replace(plain, changes) for changes in each]
 
 
 def plain(run: configs.Run) -> configs.Run:
-    """The baseline run that all methods change: SGD on cross-entropy.
+    """The run with plain method and loss, SGD on cross-entropy, which methods change.
 
-    Args:
-      run: whose data, network, schedule and optimizer it takes.
-
-    Returns:
-      The run with plain method and loss and a validation set, evaluated at its end.
+    It has a validation set, and is evaluated at its end.
     """
     held_out = run.data.validation_per_class or run.data.info.validation_per_class
     return configs.replace(
@@ -74,14 +59,10 @@ def plain(run: configs.Run) -> configs.Run:
 
 
 def every(run: configs.Run) -> dict[str, MethodGrid]:
-    """The methods that fit a run's data and network, by name.
+    """The methods that fit the data and network of a preset's run, by name.
 
-    Args:
-      run: a preset's, with γ, the fraction of the epochs after which weights begin, and
-        whether labels are noisy.
-
-    Returns:
-      In the order of the documentation.
+    They are in the order of the documentation. γ, the fraction of the epochs after
+    which weights begin, and whether labels are noisy are the run's.
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
     found = [method for make in makers for method in make(run)]
@@ -99,17 +80,10 @@ def _fits(method: MethodGrid, run: configs.Run) -> bool:
 
 
 def choose(run: configs.Run, names: str) -> list[MethodGrid]:
-    """The methods of a comma-separated list.
+    """The methods of a comma-separated list, such as `absgd,ldam_drw`; empty for all.
 
-    Args:
-      run: a preset's.
-      names: such as `absgd,ldam_drw`; a name may end in `+norm`. Empty for all.
-
-    Returns:
-      Plain SGD first, since it is the baseline of all others.
-
-    Raises:
-      configs.BadConfiguration: there is no such method for this run.
+    A name may end in `+norm`. Plain SGD comes first, since it is the baseline of all
+    others. Raises BadConfiguration where there is no such method for this run.
     """
     known = every(run)
     chosen = [name.strip() for name in names.split(",")] if names else list(known)
@@ -190,6 +164,8 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     }
     sign = 1.0 if _noisy(run) else -1.0
     by_example = _step_sizes(0.1 * sign, 0.03 * sign, 0.3 * sign)
+    by_group = _step_sizes(0.01, 0.1, 0.001)
+    alphas = _over("α", (0.5, 0.7, 0.9), "method.cvar_alpha")
     batch, stochastic = of("term", gamma=1.0), of("term", gamma=0.2)
     recover = of("recover", gamma=0.5)
     return [
@@ -202,15 +178,8 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         MethodGrid("term", "TERM, batch", batch | still, *lams),
         MethodGrid("term_stochastic", "TERM, stochastic", stochastic | still, *lams),
         MethodGrid("recover", "RECOVER", recover | still, *lams, backward=2),
-        MethodGrid(
-            "group_dro", "Group DRO", of("group_dro"), *_step_sizes(0.01, 0.1, 0.001)
-        ),
-        MethodGrid(
-            "cvar",
-            "CVaR",
-            of("cvar"),
-            *_over("α", (0.5, 0.7, 0.9), "method.cvar_alpha"),
-        ),
+        MethodGrid("group_dro", "Group DRO", of("group_dro"), *by_group),
+        MethodGrid("cvar", "CVaR", of("cvar"), *alphas),
     ]
 
 
@@ -290,11 +259,8 @@ def _two_stage(run: configs.Run) -> list[MethodGrid]:
         after("ncm", "NCM", {}, *_over("features", ncm), classifier="ncm"),
         after("tau", "τ-normalised", {}, *_over("τ", tau), classifier="tau"),
     ]
-    if run.model.name not in (
-        "sce_cnn",
-        "bilstm",
-        "mlp",
-    ):  # which have no map to attend to
+    without_a_map = ("sce_cnn", "bilstm", "mlp")  # to attend to
+    if run.model.name not in without_a_map:
         found.append(MethodGrid("oltr", "OLTR", oltr, *_rates(rate / 10.0), stage=2))
     intra = _over("intra", (0.01, 0.001, 0.1), "loss.range_intra")
     return [*found, MethodGrid("range", "Range loss", {"loss.name": "range"}, *intra)]

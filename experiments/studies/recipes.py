@@ -13,41 +13,22 @@ from experiments.train.session import Session
 def main(config: commands.Recipes) -> int:
     """Trains every recipe, logs and reports.
 
-    Args:
-      config: seeds, epochs and output directory.
-
-    Returns:
-      Exit status: 0; 130 if interrupted, after a report on the finished runs.
+    Returns 0; 130 if interrupted, after a report on the finished runs.
     """
     recipes = config.runs()
+    of_seed = lambda run, seed: dataclasses.replace(run, seed=seed)
     trials = [
-        grid.trial(
-            config.out,
-            name,
-            name.replace(" ", "_"),
-            dataclasses.replace(run, seed=seed),
-        )
+        grid.trial(config.out, name, name.replace(" ", "_"), of_seed(run, seed))
         for seed in range(config.seeds)
         for name, run in recipes.items()
     ]
     shared = {name: run for name, run in recipes.items() if name in config.variants}
-    session = Session(devices=1)
-    return grid.main(
-        Grid(config.out, "recipes", shared, trials, session),
-        lambda: table(config, grid.outcomes(trials)),
-    )
+    whole = Grid(config.out, "recipes", shared, trials, Session(devices=1))
+    return grid.main(whole, lambda: table(config, grid.outcomes(trials)))
 
 
 def table(config: commands.Recipes, outcomes: dict[str, Outcome]) -> str:
-    """Test accuracy of every recipe less that of SGD, paired by seed.
-
-    Args:
-      config: which recipes.
-      outcomes: by recipe.
-
-    Returns:
-      Markdown.
-    """
+    """Test accuracy of every recipe less that of SGD, paired by seed, in Markdown."""
     rows = [["data", "λ from", "γ", "λ", "accuracy − SGD's", "tail recall − SGD's"]]
     seeds = 0
     for name, run in config.runs().items():
@@ -55,20 +36,18 @@ def table(config: commands.Recipes, outcomes: dict[str, Outcome]) -> str:
             continue
         ours, sgd = outcomes[name], outcomes[config.baseline(name)]
         seeds = max(seeds, len(ours.results.keys() & sgd.results.keys()))
-        differences = [
-            formatting.paired(ours.by_seed(measure), sgd.by_seed(measure))
-            for measure in (grid.accuracy, lambda e: e["test"]["tail_recall"])[
-                : 2 if run.data.tail_classes else 1
-            ]
-        ]
+        gain = lambda measure, ours=ours, sgd=sgd: formatting.paired(
+            ours.by_seed(measure), sgd.by_seed(measure)
+        )
+        tail = lambda event: event["test"]["tail_recall"]
         rows.append(
             [
                 config.study(name).title,
                 f"{100 * run.method.start_at:.0f}%",
                 f"{run.method.gamma:g}",
                 formatting.number(run.method.lam),
-                *differences,
-                *[""] * (2 - len(differences)),
+                gain(grid.accuracy),
+                gain(tail) if run.data.tail_classes else "",
             ]
         )
     note = (

@@ -42,19 +42,12 @@ _EVAL_EVERY = 20
 
 
 class Row(NamedTuple):
-    """A row of a table.
+    """A row of a table."""
 
-    Attributes:
-      name: as printed, if the paper prints it.
-      preset: what the setting's name is followed by, in the name of the row's preset.
-      changes: of the preset's run.
-      chooses: whether λ is chosen, among `LAMS`.
-    """
-
-    name: str
-    preset: str
-    changes: Mapping[str, Any]
-    chooses: bool = False
+    name: str  # as printed, if the paper prints it
+    preset: str  # what follows the setting's name in that of the row's preset
+    changes: Mapping[str, Any]  # of the preset's run
+    chooses: bool = False  # whether λ is chosen, among `LAMS`
 
 
 # With λ = ∞ and s_0 = 1 all weights are one: SGD, by the compiled program of ABSGD.
@@ -138,16 +131,10 @@ def pending(
     rows: Iterable[str] = (),
     seeds: int = SEEDS,
 ) -> list[Cell]:
-    """The cells that can be trained now, in order of importance.
+    """The cells without a record that can be trained now, in order of importance.
 
-    Args:
-      found: records.
-      settings: which tables' columns, in order.
-      rows: names of rows; all if there are none.
-      seeds: number of seeds.
-
-    Returns:
-      Cells without a record. A row whose λ is not chosen yet has those that choose it.
+    Settings are tables' columns, in order; without names of rows all are taken. A row
+    whose λ is not chosen yet has the cells that choose it.
     """
     found, names = list(found), set(rows)
     known, cells = _known(found), []
@@ -155,16 +142,11 @@ def pending(
         for row in ROWS:
             if names and row.name not in names:
                 continue
-            lams = [math.inf]
             if row.chooses:
-                lam = chosen(found, setting, row.name)
-                lams = [] if lam is None else [lam]
-                cells += [Cell(setting, row.name, one, 0, "validation") for one in LAMS]
-            cells += [
-                Cell(setting, row.name, lam, seed, "test")
-                for lam in lams
-                for seed in range(seeds)
-            ]
+                cells += [Cell(setting, row.name, lam, 0, "validation") for lam in LAMS]
+            lam = lam_of(found, setting, row)
+            if lam is not None:
+                cells += [Cell(setting, row.name, lam, s, "test") for s in range(seeds)]
     return [cell for cell in cells if tuple(cell) not in known]
 
 
@@ -188,6 +170,11 @@ def chosen(found: Iterable[Mapping[str, Any]], setting: str, row: str) -> float 
     if any(lam not in accuracies for lam in LAMS):
         return None
     return grid.best({lam: accuracies[lam] for lam in reversed(LAMS)})
+
+
+def lam_of(found: Iterable[Mapping[str, Any]], setting: str, row: Row) -> float | None:
+    """λ of a row's tests; None where it is not chosen yet."""
+    return chosen(found, setting, row.name) if row.chooses else math.inf
 
 
 class Worker(NamedTuple):
@@ -222,53 +209,45 @@ def main(config: commands.Reproduce) -> int:
     settings = config.settings or SETTINGS
     deadline = time.monotonic() + 60.0 * config.minutes
     records = config.records or config.out / RECORDS
-    if config.list:
-        _print_pending(records, settings, config)
+    if config.pack is not None and not config.list:
+        _pack(config.pack, config, settings)
         return 0
-    if config.pack is not None:
-        return _pack(config, settings)
-    if config.features is not None:
+    if config.features is not None and not config.list:
         from experiments.studies import head_features
 
         head_features.write(config, settings[0])
         return 0
-    own = worker(config, deadline)
-    while time.monotonic() < deadline:
-        cells = pending(run_log.events(records)[0], settings, config.rows, config.seeds)
+    own = None if config.list else worker(config, deadline)
+    next_cells = lambda found: pending(found, settings, config.rows, config.seeds)
+    while own is not None and time.monotonic() < deadline:
+        cells = next_cells(run_log.events(records)[0])
         if not cells:
             break
         if not any(_train_if_free(cell, own, records) for cell in cells):
             time.sleep(1.0)  # other processes train them, and may open new ones
-    _print_pending(records, settings, config)
-    return 0
-
-
-def _print_pending(
-    records: pathlib.Path, settings: Iterable[str], config: commands.Reproduce
-) -> None:
     found, _ = run_log.events(records)
-    cells = pending(found, settings, config.rows, config.seeds)
+    cells = next_cells(found)
     for cell in cells if config.list else ():
         run = run_of(cell, config.smoke)
         epochs = run.epochs - run.epoch_at(run.method.start_at)
         print(f"{cell.name}: {epochs} of {run.epochs} epochs are its own")
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
-
-
-def _pack(config: commands.Reproduce, settings: Iterable[str]) -> int:
-    """Writes the images of the settings' cells."""
-    runs_of_cells = [
-        run_of(Cell(setting, ROWS[0].name, math.inf, 0, split), config.smoke)
-        for setting in settings
-        for split in ("test", "validation")
-    ]
-    own = worker(config)
-    tasks = [(run.data, own.task(run)) for run in runs_of_cells]
-    assert config.pack is not None
-    count = packed.write(config.pack, tasks)
-    size = sum(path.stat().st_size for path in config.pack.iterdir())
-    print(f"{config.pack}: {count:,} images, {size / 2**20:.1f} MiB")
     return 0
+
+
+def _pack(
+    out: pathlib.Path, config: commands.Reproduce, settings: Iterable[str]
+) -> None:
+    """Writes the images of the settings' cells."""
+    own, tasks = worker(config), []
+    for setting in settings:
+        for split in ("test", "validation"):
+            cell = Cell(setting, ROWS[0].name, math.inf, 0, split)
+            run = run_of(cell, config.smoke)
+            tasks.append((run.data, own.task(run)))
+    count = packed.write(out, tasks)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {count:,} images, {size / 2**20:.1f} MiB")
 
 
 def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
@@ -311,15 +290,9 @@ def _start(run: configs.Run, task: Task, own: Worker) -> loop.Start | None:
 def plainly_trained(
     run: configs.Run, task: Task, own: Worker
 ) -> steps.TrainState | None:
-    """The state after plain training, trained if need be.
+    """The state of a cell's run after plain training, trained if need be.
 
-    Args:
-      run: of a cell.
-      task: its examples.
-      own: this process.
-
-    Returns:
-      The state; None while another process trains it.
+    None while another process trains it.
     """
     switch, plain = run.epoch_at(run.method.start_at), first_stage(run)
     held_out = "-held-out" if task.validation is not None else ""
@@ -343,10 +316,8 @@ def _train(
 ) -> steps.TrainState:
     """Trains from a start, or from the newest checkpoint of its directory.
 
-    Only what is trained until an epoch keeps a checkpoint of its end.
-
-    Raises:
-      Interrupted: the deadline has passed, and the state is saved.
+    Only what is trained until an epoch keeps a checkpoint of its end. Raises
+    Interrupted when the deadline has passed, and the state is saved.
     """
     runs.write_config(out, "reproduce", run, own.session, task)
     with contextlib.ExitStack() as stack:
@@ -387,10 +358,6 @@ def _append(
             "effective_sample_size": round(event["effective_sample_size"], 4),
         }
     print(f"{cell.name}: {line['accuracy']}", flush=True)
-    line |= {
-        "epochs": result.run.epochs,
-        "seconds": round(seconds, 1),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-    }
+    line |= {"epochs": result.run.epochs, "seconds": round(seconds, 1)}
+    line |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
     run_log.append(records, [line])

@@ -1,6 +1,5 @@
 """The page of `reproduce`'s records: our numbers next to the paper's."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,9 +41,7 @@ all of its rows share, and each row, λ and seed 40 more;
 def sections(found: Sequence[Record], file: str) -> list[str]:
     """The page of the paper's tables, as lines of Markdown, without what is not run.
 
-    Args:
-      found: records of `reproduce`.
-      file: where they are from.
+    It says from which file the records of `reproduce` are.
     """
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
     lines = INTRODUCTION.format(file=file, lams=lams).splitlines()
@@ -73,27 +70,15 @@ def _title(setting: str) -> str:
     )
 
 
-def _lam(found: Sequence[Record], setting: str, row: reproduce.Row) -> float | None:
-    """λ of a row's tests; None where it is not chosen yet."""
-    if not row.chooses:
-        return math.inf
-    return reproduce.chosen(found, setting, row.name)
-
-
 def _rows(
     found: Sequence[Record], setting: str
 ) -> list[tuple[reproduce.Row, dict[int, Record]]]:
     """Rows that have a test, with its records by seed."""
     rows = []
     for row in ROWS:
-        lam = _lam(found, setting, row)
-        key = (row.name, "test", lam)
-        tested = {
-            r["seed"]: r
-            for r in found
-            if (r["row"], r["split"], float(r["lam"])) == key
-        }
-        if tested:
+        key = (row.name, "test", reproduce.lam_of(found, setting, row))
+        own = (r for r in found if (r["row"], r["split"], float(r["lam"])) == key)
+        if tested := {r["seed"]: r for r in own}:
             rows.append((row, tested))
     return rows
 
@@ -108,19 +93,17 @@ def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
             lines.append([row.name, *["–"] * 3, _seeds(tested), *["–"] * 4])
             continue
         accuracy = {seed: r["accuracy"] for seed, r in finished.items()}
-        of = lambda measure, finished=finished: np.array(
-            [measure(r) for r in finished.values()]
-        )
-        lams = of(lambda r: float(r["last_lam"]))
+        of = lambda key, own=finished: np.array([r[key] for r in own.values()], float)
+        rarest = of("recall")[:, -3:].mean(axis=1)
         lines.append(
             [
                 row.name,
-                formatting.spread(np.array([*accuracy.values()])),
+                formatting.spread(of("accuracy")),
                 formatting.paired(accuracy, plain),
-                formatting.spread(of(lambda r: np.mean(r["recall"][-3:]))),
+                formatting.spread(rarest),
                 _seeds(tested),
-                formatting.number(float(f"{lams.mean():.2g}")),
-                f"{of(lambda r: r['total_weight']).mean():.2f}",
+                formatting.number(float(f"{of('last_lam').mean():.2g}")),
+                f"{of('total_weight').mean():.2f}",
                 *(_printed(setting, row.name, version) for version in paper.VERSIONS),
             ]
         )
@@ -161,23 +144,19 @@ def _printed(setting: str, row: str, version: str) -> str:
 def _choices(found: Sequence[Record], setting: str) -> list[list[str]]:
     lines = [["method", *(f"λ = {lam:g}" for lam in reproduce.LAMS), "chosen"]]
     for row in ROWS:
-        key = (row.name, "validation")
-        shown = {
-            float(r["lam"]): "diverged"
-            if r["accuracy"] is None
-            else formatting.percent(r["accuracy"])
+        accuracies = {
+            float(r["lam"]): r["accuracy"]
             for r in found
-            if (r["row"], r["split"]) == key
+            if (r["row"], r["split"]) == (row.name, "validation")
         }
-        if shown:
-            lam = _lam(found, setting, row)
-            lines.append(
-                [
-                    row.name,
-                    *(shown.get(one, "–") for one in reproduce.LAMS),
-                    "not yet" if lam is None else f"{lam:g}",
-                ]
-            )
+        if accuracies:
+            shown = {
+                lam: "diverged" if accuracy is None else formatting.percent(accuracy)
+                for lam, accuracy in accuracies.items()
+            }
+            lam = reproduce.lam_of(found, setting, row)
+            cells = (shown.get(one, "–") for one in reproduce.LAMS)
+            lines.append([row.name, *cells, "not yet" if lam is None else f"{lam:g}"])
     return lines
 
 
@@ -195,9 +174,8 @@ def _recalls(found: Sequence[Record], setting: str) -> list[list[str]]:
     lines = [["method", "seeds", *map(name, parts)]]
     for row, seeds, finished in rows:
         recall = np.mean([r["recall"] for r in finished], axis=0)
-        lines.append(
-            [row, seeds, *(formatting.percent(recall[part].mean()) for part in parts)]
-        )
+        means = (formatting.percent(recall[part].mean()) for part in parts)
+        lines.append([row, seeds, *means])
     return lines
 
 

@@ -51,13 +51,10 @@ def main(config: commands.Results) -> int:
 
 
 def page(folder: pathlib.Path) -> str:
-    """The page, as Markdown.
+    """The page of the records in a folder, as Markdown.
 
-    Args:
-      folder: of the records.
-
-    Raises:
-      BadConfiguration: there are no records of `reproduce`, or a line is none.
+    Raises BadConfiguration where there are no records of `reproduce`, or a line is
+    none.
     """
     names = (REPRODUCE, EQUAL_GRIDS, FIGURES, COSTS)
     read = [run_log.events(folder / name) for name in names]
@@ -67,18 +64,16 @@ def page(folder: pathlib.Path) -> str:
             f"{folder} has {len(found)} records of reproduce, and {sum(torn)} lines "
             "that are none."
         )
-    lines = [
-        *reproduce_report.sections(found, REPRODUCE),
-        *_apart(equal_grids_report.last_layer(grids)),
-        *_apart(equal_grids_report.tables(grids)),
-        *_apart(figures_report.section(figures)),
-        "",
-        "## Not run",
-        "",
-        *reproduce_report.not_run(found),
-        *(line for cost in costs for line in ("", not_run(cost))),
+    sections = [
+        reproduce_report.sections(found, REPRODUCE),
+        equal_grids_report.last_layer(grids),
+        equal_grids_report.tables(grids),
+        figures_report.section(figures),
+        ["## Not run"],
+        reproduce_report.not_run(found),
+        *([not_run(cost)] for cost in costs),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
 
 def measure(preset: str) -> dict[str, Any]:
@@ -106,8 +101,3 @@ def not_run(cost: Mapping[str, Any]) -> str:
         f"(median of {TIMED}, {cost['device']}, {cost['cores']} cores under a load of "
         f"{cost['load']:g}), so that a training of {run.epochs} epochs takes {one}."
     )
-
-
-def _apart(section: list[str]) -> list[str]:
-    """A section after an empty line, if there is one."""
-    return ["", *section] if section else []

@@ -17,17 +17,9 @@ RESULTS = "results.json"
 def main(preset: str, config: commands.Sweep) -> int:
     """Trains the runs that are missing, and tabulates.
 
-    Args:
-      preset: its name.
-      config: values, seeds and output directory.
-
-    Returns:
-      Exit status: 0, or 130 if it was interrupted; the same command then restarts the
-      unfinished runs.
-
-    Raises:
-      BadConfiguration: the directory holds another grid; there is no validation data;
-        or the runs cannot be vmapped.
+    Returns 0, or 130 if it was interrupted; the same command then restarts the
+    unfinished runs. Raises BadConfiguration where the directory holds another grid;
+    there is no validation data; or the runs cannot be vmapped.
     """
     data = config.run.data
     if data.augment_on == "host" and (data.crop_padding or data.flip or data.rotation):
@@ -41,14 +33,9 @@ def main(preset: str, config: commands.Sweep) -> int:
     out = config.session.out or pathlib.Path(f"runs/sweep-{preset}")
     name = "{0.name}-lam{0.lam}-gamma{0.gamma}".format
     trials = [
-        grid.trial(
-            out,
-            (run.method.lam, run.method.gamma),
-            name(run.method),
-            dataclasses.replace(run, seed=seed),
-        )
+        grid.trial(out, (run.method.lam, run.method.gamma), name(run.method), run)
         for seed in range(config.seeds)
-        for run in config.settings()
+        for run in (dataclasses.replace(s, seed=seed) for s in config.settings())
     ]
     shared = run_log.plain(config.run)
     del shared["seed"], shared["method"]["lam"], shared["method"]["gamma"]
@@ -76,14 +63,7 @@ def main(preset: str, config: commands.Sweep) -> int:
 
 
 def table(outcomes: Mapping[tuple[float, float], Outcome]) -> str:
-    """One row for every λ and γ, in Markdown.
-
-    Args:
-      outcomes: by λ and γ, all of the same seeds.
-
-    Returns:
-      The table and notes on how to read it.
-    """
+    """One row for every λ and γ, all of the same seeds, with notes, in Markdown."""
     if not outcomes:
         return "No seed was finished with every λ and γ.\n"
     chosen = grid.choose(outcomes)
@@ -102,11 +82,9 @@ def table(outcomes: Mapping[tuple[float, float], Outcome]) -> str:
         "Accuracy after the last epoch, percent, mean ± standard deviation over "
         f"{formatting.count(seeds, 'seed')}. "
     )
-    words += (
-        "Every setting diverged."
-        if chosen is None
-        else "λ = {}, γ = {} is best on validation, and was tested.".format(
-            *map(formatting.number, chosen)
-        )
-    )
+    if chosen is None:
+        words += "Every setting diverged."
+    else:
+        lam, gamma = map(formatting.number, chosen)
+        words += f"λ = {lam}, γ = {gamma} is best on validation, and was tested."
     return "\n".join([*formatting.markdown(rows), "", words]) + "\n"

@@ -7,7 +7,7 @@ and ABSGD each take one step from there on the same batch.
 
 import math
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +44,7 @@ class Step(NamedTuple):
 
 
 def main(config: commands.Toy) -> int:
-    """Takes the steps, prints a table, and writes it and the figure.
-
-    Args:
-      config: λ, seed and output directory.
-
-    Returns:
-      Exit status 0.
-    """
+    """Takes the steps, prints a table, and writes it and the figure; returns 0."""
     everything, examples, steps = take(config.seed, config.lam)
     config.out.mkdir(parents=True, exist_ok=True)
     text = table(everything, examples, steps)
@@ -77,14 +70,10 @@ def take(seed: int, lam: float) -> tuple[Points, Points, dict[str, Step]]:
 
 
 def points(seed: int) -> Points:
-    """Draws the points.
+    """Draws the majority, then the minority.
 
-    Args:
-      seed: of the draw.
-
-    Returns:
-      The majority, then the minority: Gaussian, of mean 0.4 and deviation 0.1, and of
-      mean 0.6 and deviation 0.05, in both coordinates.
+    They are Gaussian, of mean 0.4 and deviation 0.1, and of mean 0.6 and deviation
+    0.05, in both coordinates.
     """
     rng = np.random.default_rng(seed)
     coordinates = np.concatenate(
@@ -106,37 +95,20 @@ def batch(seed: int) -> np.ndarray:
 def step(examples: Points, lam: float, *, by_class: bool = False) -> Step:
     """One update from `START`.
 
-    Within one batch (γ = 1) the weights are the softmax of loss / λ, times the batch.
-
-    Args:
-      examples: the batch.
-      lam: λ; ∞ weights all alike.
-      by_class: whether examples are also weighted by the effective number of their
-        class; the update is then the weighted mean.
-
-    Returns:
-      The weights, and the line after the update.
+    Within one batch (γ = 1) the weights are the softmax of loss / λ, times the batch; λ
+    = ∞ weights all alike. With `by_class` examples are also weighted by the effective
+    number of their class, and the update is the weighted mean.
     """
     sample_weights = np.ones(len(examples.labels), np.float32)
     if by_class:
-        of_class = absgd_jax.losses.class_balanced_weights(
-            [MAJORITY, MINORITY], EFFECTIVE_BETA
-        )
+        balanced = absgd_jax.losses.class_balanced_weights
+        of_class = balanced([MAJORITY, MINORITY], EFFECTIVE_BETA)
         sample_weights = of_class[(examples.labels > 0.0).astype(int)]
     return Step(*_update(jnp.array(START), *examples, sample_weights, lam))
 
 
 def table(everything: Points, examples: Points, steps: dict[str, Step]) -> str:
-    """Tabulates the weights of each method, and how far the line moves.
-
-    Args:
-      everything: all points.
-      examples: the batch.
-      steps: by name of the method.
-
-    Returns:
-      Markdown.
-    """
+    """Tabulates the weights of each method, and how far the line moves, in Markdown."""
     head = ["method", "weight of the minority", "largest weight", "line moves by"]
     rows = [[*head, "minority on its side"]]
     minority = everything.inputs[everything.labels > 0.0]
@@ -163,19 +135,9 @@ def table(everything: Points, examples: Points, steps: dict[str, Step]) -> str:
 
 
 def figure(
-    everything: Points,
-    examples: Points,
-    steps: dict[str, Step],
-    path: pathlib.Path,
+    everything: Points, examples: Points, steps: dict[str, Step], path: pathlib.Path
 ) -> None:
-    """Draws the line before and after each step, and the weights as sizes.
-
-    Args:
-      everything: all points.
-      examples: the batch.
-      steps: by name of the method.
-      path: of the image, PNG.
-    """
+    """Draws the line before and after each step, and the weights as sizes, as a PNG."""
     with plot_style.saved(path, (4.3 * len(steps), 5.6)) as sheet:
         panels = sheet.subplots(1, len(steps), sharex=True, sharey=True)
         for panel, (name, (weights, line)) in zip(panels, steps.items(), strict=True):
@@ -185,30 +147,26 @@ def figure(
                 (START, {"color": plot_style.GREY, "linestyle": "--"}, "line before"),
                 (line, {"color": "black"}, "line after"),
             ):
-                panel.plot(
-                    ends, -(a * ends + c) / b, linewidth=1.6, label=label, **style
-                )
+                heights = -(a * ends + c) / b
+                panel.plot(ends, heights, linewidth=1.6, label=label, **style)
             panel.set_title(name)
             panel.set_xlabel(
                 f"{100.0 * _share(examples, weights):.0f}% of the weight on the "
                 f"minority,\nline moves by {_signed(_move(line))}"
             )
             low, high = everything.inputs[:, :2].min(), everything.inputs[:, :2].max()
-            panel.set_xlim(low - 0.03, high + 0.03)
-            panel.set_ylim(low - 0.03, high + 0.03)
-            panel.set_aspect("equal")
-            panel.set_xticks([0.2, 0.4, 0.6])
-            panel.set_yticks([0.2, 0.4, 0.6])
+            limits, ticks = (low - 0.03, high + 0.03), (0.2, 0.4, 0.6)
+            panel.set(xlim=limits, ylim=limits, aspect="equal")
+            panel.set(xticks=ticks, yticks=ticks)
         handles, labels = panels[0].get_legend_handles_labels()
+        title = "Rings: the batch. Filled areas: the weights. Dots: the other points"
         sheet.legend(
             handles,
             labels,
             loc="outside lower left",
             ncols=len(handles),
-            fontsize=9.5,
-            title="Rings: the batch. Filled areas: the weights. Dots: the other points",
-            title_fontsize=9.5,
-            alignment="left",
+            title=title,
+            **plot_style.LEGEND,
         )
         sheet.get_layout_engine().set(h_pad=0.12)
 
@@ -222,25 +180,15 @@ def _draw_points(
         (1.0, "minority", plot_style.COLORS[1]),
     ):
         of_class = everything.labels == sign
-        panel.scatter(
-            *everything.inputs[of_class, :2].T, s=7, color=color, alpha=0.35, lw=0
-        )
+        dots = everything.inputs[of_class, :2].T
+        panel.scatter(*dots, s=7, color=color, alpha=0.35, lw=0)
         of_class = examples.labels == sign
-        panel.scatter(
-            *examples.inputs[of_class, :2].T,
-            s=45.0 * weights[of_class],
-            color=color,
-            alpha=0.55,
-            lw=0,
-        )
-        panel.scatter(  # seen however small the weight is
-            *examples.inputs[of_class, :2].T,
-            s=45.0,
-            facecolors="none",
-            edgecolors=color,
-            lw=0.8,
-        )
-        panel.scatter([], [], s=45.0, color=color, alpha=0.55, lw=0, label=name)
+        batch, sizes = examples.inputs[of_class, :2].T, 45.0 * weights[of_class]
+        area: dict[str, Any] = {"color": color, "alpha": 0.55, "lw": 0}
+        panel.scatter(*batch, s=sizes, **area)
+        # Seen however small the weight is.
+        panel.scatter(*batch, s=45.0, facecolors="none", edgecolors=color, lw=0.8)
+        panel.scatter([], [], s=45.0, label=name, **area)
 
 
 @jax.jit

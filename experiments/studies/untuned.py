@@ -115,12 +115,8 @@ def split(
 ) -> dict[str, _Part]:
     """The parts of one seed; the training part may have a long tail and label noise.
 
-    Args:
-      inputs: `[n, d]`.
-      labels: `[n]`, in 0 ... classes − 1.
-      seed: of the split and the wrong labels.
-      tail: ratio of the long tail; 1 for none.
-      noise: fraction of each class's labels that are flipped.
+    Inputs are `[n, d]`, labels `[n]`. `tail` is the ratio of the long tail, 1 for none;
+    `noise` the fraction of each class's labels that are flipped.
     """
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed
@@ -307,14 +303,14 @@ def train(
     seeds: Sequence[int],
     steps: int,
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Trains all jobs in one program.
+    """Trains all jobs, each a learning rate, setting and seed, in one program.
 
     Args:
       data: of all seeds.
       protocol: "second stage": `steps` of SGD at the largest rate, the same for all
         jobs of a seed, then as many of the job's own. "from step 0": twice as many.
       sign: of λ.
-      jobs: learning rate, setting and seed; all of one kind.
+      jobs: all of one kind.
       seeds: those of `data`.
       steps: of one stage.
 
@@ -325,10 +321,8 @@ def train(
     rows = [
         (rate, sign * (s.lam or 1), s.rho or 1, s.gamma, s.bound) for rate, s, _ in jobs
     ]
-    numbers = np.minimum(np.array(rows), [np.inf, np.inf, *[NO_BOUND] * 3])
-    runs = Hyperparams(
-        *numbers.astype(np.float32).T, seed=np.array([seeds.index(s) for *_, s in jobs])
-    )
+    numbers = np.minimum(rows, [np.inf, np.inf, *[NO_BOUND] * 3]).astype(np.float32)
+    runs = Hyperparams(*numbers.T, seed=np.array([seeds.index(s) for *_, s in jobs]))
     x, y = data.train
     order = np.stack([batches(x.shape[1], 2 * steps, seed) for seed in seeds], 1)
     params = [initial_params(x.shape[-1], int(y.max()) + 1, seed) for seed in seeds]
@@ -343,21 +337,19 @@ def train(
         order = order[:steps]
     params = jax.tree.map(lambda leaf: leaf[runs.seed], params)
     carry, seen = _begin(params, runs, form, sign), []
-    for at in range(0, len(order), WINDOW):
-        part = order[at : at + WINDOW]
-        carry, window = _advance(carry, runs, data.train, part, form, sign)
-        seen.append(window)
+    windows = [order[at : at + WINDOW] for at in range(0, len(order), WINDOW)]
+    for window in windows:
+        carry, of_window = _advance(carry, runs, data.train, window, form, sign)
+        seen.append(of_window)
     params, _, state = carry
-    seen, last = np.array(seen), np.full(len(jobs), len(order) % WINDOW or WINDOW)
-    shares = np.array([WINDOW] * (len(seen) - 1) + [last[0]]) / len(order)
+    seen, shares = np.array(seen), np.array([*map(len, windows)]) / len(order)
     mean, divergence = np.einsum("w,wrk->kr", shares, seen)
-    found = {
-        k: np.array(_recalls(params, runs.seed, *part))
-        for k, part in data.held_out.items()
-    }
-    metrics = {k: v[:, -1] if sign < 0 else v[:, :-1].mean(1) for k, v in found.items()}
-    extras = {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
-    return params, metrics | extras | {"lam": np.array(state.lam)}
+    found = {}
+    for name, part in data.held_out.items():
+        recalls = np.array(_recalls(params, runs.seed, *part))
+        found[name] = recalls[:, -1] if sign < 0 else recalls[:, :-1].mean(1)
+    found |= {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
+    return params, found | {"lam": np.array(state.lam)}
 
 
 def run(

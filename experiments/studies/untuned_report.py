@@ -143,11 +143,10 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     seeds = len(scores.records[scores.cells[0], SGD.name])
     ran = {setting for _, setting in scores.records}
     settings = [s for s in (*FIXED, *COMPARED) if s.name in ran]
+    counts = {"seeds": formatting.count(seeds, "seed")}
+    counts["cells"] = formatting.count(len(scores.cells), "cell")
     lines = [
-        INTRODUCTION.format(
-            seeds=formatting.count(seeds, "seed"),
-            cells=formatting.count(len(scores.cells), "cell"),
-        ),
+        INTRODUCTION.format(**counts),
         "## One setting for all",
         "",
         *formatting.markdown(_summary(scores, settings)),
@@ -176,11 +175,12 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         if columns:
             lines += [f"## {title}", "", *_by_cell(scores, columns), ""]
     seen = lambda s, key: lambda c: _short(scores.seen(c, s, key))
+    keys = {"mean": "mean", "low": "low", "lam": "λ", "kl": "KL"}
     columns = [
         (f"{s.name}: {title}", seen(s, key))
         for s in (FIXED[3], DEFAULT, LOOKED_AT[-1])
         if s in settings
-        for key, title in {"mean": "mean", "low": "low", "lam": "λ", "kl": "KL"}.items()
+        for key, title in keys.items()
     ]
     lines += [
         "## Weights",
@@ -211,31 +211,28 @@ def _shortfalls(scores: _Scores, setting: Setting) -> dict[_Cell, float]:
     }
 
 
-def _clear(gain: np.ndarray) -> bool:
-    return gain.mean() < -max(LARGEST_LOSS, 2 * formatting.standard_error(gain))
-
-
 def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
     head = ["setting", "mean", "worst", "in", "cells below −1", "of them by 2 s.e."]
     head += ["most behind the best fixed λ", "in", "cells over 0.5 behind"]
     rows = [head]
     for s in settings:
-        gains = {cell: scores.gain(cell, s) for cell in scores.cells}
-        means = {cell: float(gain.mean()) for cell, gain in gains.items()}
-        behind = _shortfalls(scores, s)
-        worst = min(means, key=lambda c: means[c])
-        most = max(behind, key=lambda c: behind[c])
+        gains = [scores.gain(cell, s) for cell in scores.cells]
+        means, behind = np.mean(gains, axis=1), _shortfalls(scores, s)
+        worst, most = int(means.argmin()), max(behind, key=lambda c: behind[c])
+        below = [gain for gain in gains if gain.mean() < -LARGEST_LOSS]
+        clear = [g for g in below if g.mean() < -2 * formatting.standard_error(g)]
+        far = sum(shortfall > LARGEST_SHORTFALL for shortfall in behind.values())
         rows.append(
             [
                 s.name,
-                formatting.points(float(np.mean(list(means.values())))),
+                formatting.points(means.mean()),
                 formatting.points(means[worst]),
-                _name(worst),
-                str(sum(v < -LARGEST_LOSS for v in means.values())),
-                str(sum(map(_clear, gains.values()))),
+                _name(scores.cells[worst]),
+                str(len(below)),
+                str(len(clear)),
                 f"{100 * behind[most]:.1f}".replace("-", "−"),
                 _name(most),
-                f"{sum(v > LARGEST_SHORTFALL for v in behind.values())}/{len(behind)}",
+                f"{far}/{len(behind)}",
             ]
         )
     return rows
@@ -260,41 +257,39 @@ def _verdict(scores: _Scores, settings: Sequence[Setting]) -> list[str]:
 
 def _misses(scores: _Scores, setting: Setting) -> list[str]:
     """Every cell that one setting loses."""
-    gains = {cell: scores.gain(cell, setting) for cell in scores.cells}
     below = [
-        f"{_name(c)}: {formatting.difference(v)}"
-        for c, v in gains.items()
-        if v.mean() < -LARGEST_LOSS
+        f"{_name(cell)}: {formatting.difference(gain)}"
+        for cell in scores.cells
+        if (gain := scores.gain(cell, setting)).mean() < -LARGEST_LOSS
     ]
-    behind = [
-        f"{_name(c)}: {100 * v:.1f}"
-        for c, v in _shortfalls(scores, setting).items()
-        if v > LARGEST_SHORTFALL
-    ]
+    listed = lambda names: "; ".join(names) or "no cell"
+    far = lambda shortfalls: listed(
+        f"{_name(cell)}: {100 * shortfall:.1f}"
+        for cell, shortfall in shortfalls.items()
+        if shortfall > LARGEST_SHORTFALL
+    )
     return [
-        f"* {setting.name} is more than 1 point below SGD in "
-        f"{'; '.join(below) or 'no cell'}. "
-        "It is more than 0.5 points behind the best fixed λ in "
-        f"{'; '.join(behind) or 'no cell'}. Of a λ that is chosen on one half of the "
-        "seeds and measured on the other it is so far behind in "
-        f"{_behind_a_chosen_lam(scores, setting)}.",
+        f"* {setting.name} is more than 1 point below SGD in {listed(below)}. It is "
+        "more than 0.5 points behind the best fixed λ in "
+        f"{far(_shortfalls(scores, setting))}. Of a λ that is chosen on one half of "
+        "the seeds and measured on the other it is so far behind in "
+        f"{far(_behind_a_chosen_lam(scores, setting))}.",
     ]
 
 
-def _behind_a_chosen_lam(scores: _Scores, setting: Setting) -> str:
-    """The cells; a best λ in hindsight is partly the luck of its seeds."""
-    found = []
+def _behind_a_chosen_lam(scores: _Scores, setting: Setting) -> dict[_Cell, float]:
+    """By cell; a best λ in hindsight is partly the luck of its seeds."""
+    found = {}
     for cell in scores.cells:
         fixed = np.stack([scores.gain(cell, s) for s in FIXED])
         own, halves = scores.gain(cell, setting), []
-        for half in (0, 1):
-            if fixed[:, half::2].size and fixed[:, 1 - half :: 2].size:
-                chosen = fixed[:, half::2].mean(axis=1).argmax()
-                other = slice(1 - half, None, 2)
-                halves.append(fixed[chosen, other].mean() - own[other].mean())
-        if halves and np.mean(halves) > LARGEST_SHORTFALL:
-            found.append(f"{_name(cell)}: {100 * np.mean(halves):.1f}")
-    return "; ".join(found) or "no cell"
+        for half in (0, 1) if len(own) > 1 else ():
+            chosen = fixed[:, half::2].mean(axis=1).argmax()
+            other = slice(1 - half, None, 2)
+            halves.append(fixed[chosen, other].mean() - own[other].mean())
+        if halves:
+            found[cell] = float(np.mean(halves))
+    return found
 
 
 _Columns = Sequence[tuple[str, Callable[[_Cell], str]]]  # heading, and what is below
