@@ -11,6 +11,11 @@ from experiments.studies.grid import Outcome
 COUNTS = np.arange(100.0, 0.0, -10.0)  # training examples of each class
 
 
+def cells(line):
+    """The cells of a row of a table in Markdown."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def outcome(epochs, diverged=()):
     """Of finished runs, given the events of their epochs by seed."""
     results = {

@@ -1,10 +1,12 @@
 """Reports of training runs, from the records that such runs leave."""
 
 import base64
+import contextlib
 import csv
 import dataclasses
 import html
 import html.parser
+import io
 import json
 import math
 import re
@@ -28,6 +30,7 @@ from experiments.report import (
 from experiments.report import html as html_page
 from experiments.results import aggregate, metrics, run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
+from tests.outcomes import cells
 
 FIGURES = ("curves.png", "calibration.png", "confusion.png", "weights.png")
 
@@ -120,19 +123,14 @@ def _three_seeds(parent, run=TEN, preset="cifar10_lt100", rise=0.02):
         yield _write(parent / f"{preset}-{seed}", mine, events, counts, preset)
 
 
-def _cells(line):
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def _row(text, first, column=""):
+def _row(text, first, column=None):
     """The cells of the first row that begins so, in a table with that column."""
-    lines = text.splitlines()
-    head = next(i for i, line in enumerate(lines) if f" {column} " in line) - 1
-    at = next(
-        i for i, line in enumerate(lines) if i > head and line.startswith(f"| {first} ")
-    )
-    head = next(i for i in range(at, 0, -1) if lines[i].startswith("|--")) - 1
-    return dict(zip(_cells(lines[head]), _cells(lines[at]), strict=True))
+    for table in text.split("\n\n"):
+        head, *rows = table.splitlines()
+        own = [row for row in rows if row.startswith(f"| {first} ")]
+        if own and column in (None, *cells(head)):
+            return dict(zip(cells(head), cells(own[0]), strict=True))
+    raise LookupError(first)
 
 
 def _percent(values):
@@ -144,16 +142,45 @@ def _report(*dirs, out=None, html=False):
     return command.main(commands.Report(dirs=dirs, out=out, html=html))
 
 
-def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, capsys):
-    dirs = list(_three_seeds(tmp_path))
-    assert _report(*dirs) == 0
-    text = (tmp_path / command.REPORT).read_text(encoding="utf-8")  # beside the runs
+@pytest.fixture(scope="module")
+def absgd(tmp_path_factory):
+    """Run directories of three seeds."""
+    return list(_three_seeds(tmp_path_factory.mktemp("absgd")))
+
+
+@pytest.fixture(scope="module")
+def sgd(tmp_path_factory):
+    plain = configs.replace(TEN, {"method.name": "sgd"})
+    return list(_three_seeds(tmp_path_factory.mktemp("sgd"), plain, rise=0.01))
+
+
+@pytest.fixture(scope="module")
+def both(absgd, sgd, tmp_path_factory):
+    """The report of two runs, in a directory with files of an earlier one."""
+    out = tmp_path_factory.mktemp("both")
+    (out / tables.FOLDER).mkdir()
+    for name in ("confusion.png", "weights-3.png", "mine-1.png"):
+        (out / name).write_text("old")
+    for name in ("99-old.csv", "mine.csv"):
+        (out / tables.FOLDER / name).write_text("old")
+    config = commands.Report(dirs=(*absgd, *sgd), out=out, html=True, tables=True)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert command.main(config) == 0
+    assert str(out / html_page.PAGE) in printed.getvalue()
+    return out
+
+
+def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, absgd, capsys):
+    assert _report(*absgd, html=True) == 0
+    folder = absgd[0].parent
+    _check_page(folder)
+    text = (folder / command.REPORT).read_text(encoding="utf-8")  # beside the runs
     assert text in capsys.readouterr().out
     for name in FIGURES:
-        assert (tmp_path / name).is_file()
+        assert (folder / name).is_file()
         assert f"]({name})" in text
 
-    events = [run_log.read(path / run_dir.RECORDS) for path in dirs]
+    events = [run_log.read(path / run_dir.RECORDS) for path in absgd]
     _, accuracy = figures["curves.png"].axes
     test = next(line for line in accuracy.lines if len(line.get_xdata()) == 10)
     expected = [[100.0 * e["test"]["accuracy"] for e in of[:10]] for of in events]
@@ -162,22 +189,16 @@ def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, 
     (image,) = figures["confusion.png"].axes[0].images
     shares = confusions / confusions.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(image.get_array(), 100.0 * shares)
-    names = {
-        "accuracy": "accuracy",
-        "top5": "top 5",
-        "balanced": "balanced",
-        "many": "many",
-        "medium": "medium",
-        "calibration_error": "calibration error",
-    }
+    names = ("accuracy", "top5", "balanced", "many", "medium", "calibration_error")
     for row, place in ((markdown.LAST, 9), (markdown.ON_VALIDATION, 8)):
-        cells = _row(text, row)
-        assert cells["epoch"] == str(place + 1)
-        for key, name in names.items():
-            assert cells[name] == _percent(e[place]["test"][key] for e in events)
+        found = _row(text, row)
+        assert found["epoch"] == str(place + 1)
+        for key in names:
+            expected = _percent(e[place]["test"][key] for e in events)
+            assert found[markdown.MEASURES[key]] == expected
         of_validation = _percent(e[place]["validation"]["accuracy"] for e in events)
-        assert cells[markdown.VALIDATION] == of_validation
-        assert "few" not in cells  # of the ten classes none has so few
+        assert found[markdown.VALIDATION] == of_validation
+        assert "few" not in found  # of the ten classes none has so few
     best = [max(e["test"]["accuracy"] for e in of[:10]) for of in events]
     assert _row(text, markdown.ON_TEST)["accuracy"] == _percent(best)
 
@@ -194,31 +215,21 @@ def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, tmp_path, 
     assert time["waited for input"] == "4.5%"  # 10 s of 220
 
 
-def test_several_runs_are_compared_and_an_old_report_replaced(tmp_path):
-    absgd = list(_three_seeds(tmp_path / "a"))
-    plain = configs.replace(TEN, {"method.name": "sgd"})
-    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in ("confusion.png", "weights-3.png", "mine-1.png"):
-        (out / name).write_text("old")
-    assert _report(*absgd, *sgd, out=out) == 0
-    made = {path.name for path in out.iterdir()}
-    assert made == {
-        "report.md", "mine-1.png", "curves.png", "calibration.png", "confusion-1.png",
-        "confusion-2.png", "weights-1.png", "weights-2.png",
+def test_several_runs_are_compared_and_an_old_report_replaced(absgd, sgd, both):
+    assert {path.name for path in both.iterdir()} == {
+        "report.md", "report.html", "report.json", "tables", "mine-1.png", "curves.png",
+        "calibration.png", "confusion-1.png", "confusion-2.png", "weights-1.png",
+        "weights-2.png",
     }  # fmt: skip
-    text = (out / command.REPORT).read_text(encoding="utf-8")
-    for title, dirs in (
-        ("cifar10_lt100, ABSGD, λ = 1", absgd),
-        ("cifar10_lt100, SGD", sgd),
-    ):
+    text = (both / command.REPORT).read_text(encoding="utf-8")
+    for title, dirs in {"ABSGD, λ = 1": absgd, "SGD": sgd}.items():
         last = [run_log.read(path / run_dir.RECORDS)[9] for path in dirs]
-        cells = _row(text, title)
-        assert cells["seeds"] == "3"
+        found = _row(text, f"cifar10_lt100, {title}")
+        assert found["seeds"] == "3"
         for split, column in (("test", ""), ("validation", "validation ")):
             expected = _percent(e[split]["accuracy"] for e in last)
-            assert cells[f"{column}accuracy"] == expected
+            assert found[f"{column}accuracy"] == expected
+    _check_page(both)
 
 
 class _Page(html.parser.HTMLParser):
@@ -252,51 +263,37 @@ class _Page(html.parser.HTMLParser):
             self.captions[-1] += data
 
 
-def test_a_page_holds_the_whole_report_and_loads_nothing(tmp_path, capsys):
-    absgd = list(_three_seeds(tmp_path / "a"))
-    plain = configs.replace(TEN, {"method.name": "sgd"})
-    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
-    for dirs in (absgd[:1], [*absgd, *sgd]):
-        out = tmp_path / f"out{len(dirs)}"
-        assert _report(*dirs, out=out, html=True) == 0
-        assert str(out / html_page.PAGE) in capsys.readouterr().out
-        text = (out / command.REPORT).read_text(encoding="utf-8")
-        page = (out / html_page.PAGE).read_text(encoding="utf-8")
-        found = _Page(page)
-        lines = [line for line in text.splitlines() if line.startswith("|")]
-        assert found.rows == [_cells(line) for line in lines if line[1] != "-"]
-        names = re.findall(r"^!\[.*]\((.*)\)$", text, re.MULTILINE)
-        assert {path.name for path in out.glob("*.png")} == set(names)
-        assert found.images == [(out / name).read_bytes() for name in names]
-        assert found.captions == re.findall(r"^!\[(.*)]\(", text, re.MULTILINE)
-        assert "png" not in "".join(found.captions)
-        assert all(link.startswith(("data:image/png", "#")) for link in found.links)
-        assert "http" not in re.sub('base64,[^"]*', "", page)
+def _check_page(out):
+    """It holds the whole report and loads nothing."""
+    text = (out / command.REPORT).read_text(encoding="utf-8")
+    page = (out / html_page.PAGE).read_text(encoding="utf-8")
+    found = _Page(page)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert found.rows == [cells(line) for line in lines if line[1] != "-"]
+    names = re.findall(r"^!\[.*]\((.*)\)$", text, re.MULTILINE)
+    assert {path.name for path in out.glob("*.png")} - {"mine-1.png"} == set(names)
+    assert found.images == [(out / name).read_bytes() for name in names]
+    assert found.captions == re.findall(r"^!\[(.*)]\(", text, re.MULTILINE)
+    assert "png" not in "".join(found.captions)
+    assert all(link.startswith(("data:image/png", "#")) for link in found.links)
+    assert "http" not in re.sub('base64,[^"]*', "", page)
 
 
-def test_tables_are_written_as_csv_and_json(tmp_path):
-    absgd = list(_three_seeds(tmp_path / "a"))
-    plain = configs.replace(TEN, {"method.name": "sgd"})
-    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
-    (tmp_path / "tables").mkdir()
-    for name in ("99-old.csv", "mine.csv"):
-        (tmp_path / "tables" / name).write_text("old")
-    config = commands.Report(dirs=(*absgd, *sgd), out=tmp_path, tables=True)
-    assert command.main(config) == 0
-    text = (tmp_path / command.REPORT).read_text(encoding="utf-8")
-    saved = json.loads((tmp_path / tables.JSON).read_text())["tables"]
-    paths = sorted((tmp_path / tables.FOLDER).glob("[0-9]*.csv"))
+def test_tables_are_written_as_csv_and_json(both):
+    text = (both / command.REPORT).read_text(encoding="utf-8")
+    saved = json.loads((both / tables.JSON).read_text())["tables"]
+    paths = sorted((both / tables.FOLDER).glob("[0-9]*.csv"))
     assert "99-old.csv" not in [path.name for path in paths]
-    assert (tmp_path / "tables" / "mine.csv").exists()
+    assert (both / tables.FOLDER / "mine.csv").exists()
     assert len(saved) == len(paths) == text.count("\n|--")
     for table, path in zip(saved, paths, strict=True):
         with path.open(encoding="utf-8", newline="") as file:
             assert [*csv.reader(file)] == table["rows"]
     first = dict(zip(*saved[0]["rows"][:2], strict=True))
-    cells = _row(text, "cifar10_lt100, ABSGD, λ = 1")
+    shown = _row(text, "cifar10_lt100, ABSGD, λ = 1")
     assert saved[0]["title"] == "Comparison, Test set, last epoch"
     for name in ("accuracy", "validation accuracy", "balanced"):
-        assert f"{first[name]} ± {first[f'{name} ±']}" == cells[name]
+        assert f"{first[name]} ± {first[f'{name} ±']}" == shown[name]
     by_class = next(t for t in saved if t["title"].endswith("Recall of each class"))
     assert by_class["rows"][1][:2] == ["airplane", "5000"]
 
@@ -312,28 +309,20 @@ def test_a_page_shows_names_as_they_are(tmp_path):
     assert f"<title>{html.escape(name)}</title>" in page
 
 
-def test_differences_are_paired_by_seed_against_what_does_not_weight(tmp_path):
-    absgd = list(_three_seeds(tmp_path / "a"))
-    plain = configs.replace(TEN, {"method.name": "sgd"})
-    sgd = list(_three_seeds(tmp_path / "b", plain, rise=0.01))
-    noisy = list(
-        _three_seeds(tmp_path / "c", configs.replace(TEN, {"data.noise_rate": 0.4}))
-    )
+def test_differences_are_paired_by_seed_against_what_does_not_weight(
+    absgd, sgd, tmp_path
+):
+    of_noise = configs.replace(TEN, {"data.noise_rate": 0.4})
+    noisy = list(_three_seeds(tmp_path, of_noise))
     groups = aggregate.grouped(map(aggregate.read, [*absgd, *sgd[1:], *noisy]))
     text = command.text(groups, [])
     _, _, differences = text.partition("## Differences, paired by seed")
     differences, _, _ = differences.partition("\n# ")
     (row,) = [line for line in differences.splitlines() if line.startswith("| c")]
-    last = [
-        [
-            float(run_log.read(path / run_dir.RECORDS)[9]["test"]["accuracy"])
-            for path in of
-        ]
-        for of in (absgd[1:], sgd[1:])
-    ]
-    found = 100.0 * np.subtract(*last)
+    last = lambda path: run_log.read(path / run_dir.RECORDS)[9]["test"]["accuracy"]
+    found = 100.0 * np.subtract([*map(last, absgd[1:])], [*map(last, sgd[1:])])
     error = found.std(ddof=1) / math.sqrt(2)
-    assert _cells(row)[:3] == [
+    assert cells(row)[:3] == [
         "cifar10_lt100, ABSGD, λ = 1, data.noise_rate 0",
         "2",
         f"{found.mean():+.1f} ± {error:.1f}",
@@ -350,7 +339,7 @@ def test_settings_that_differ_from_the_preset_are_listed(tmp_path):
     text = "\n".join(markdown.section(*aggregate.grouped([aggregate.read(path)])))
     _, _, settings = text.partition("## Settings that differ from the preset")
     settings, _, _ = settings.partition("\n## ")
-    rows = [_cells(line) for line in settings.splitlines() if line.startswith("| ")]
+    rows = [cells(line) for line in settings.splitlines() if line.startswith("| ")]
     drops = ", ".join(f"{share:g}" for share in usual.optimizer.drop_at)
     assert rows == [
         ["setting", "this run", "preset cifar10_lt100"],
@@ -423,9 +412,9 @@ def test_extremes_are_reported_and_drawn(figures, tmp_path):
     assert _report(hundred) == 0
     text = (hundred / command.REPORT).read_text(encoding="utf-8")
     assert "Recall of each class" not in text
-    cells = _row(text, markdown.LAST)
-    assert cells["epoch"] == "5"
-    assert {"many", "medium", "few"} <= cells.keys()
+    found = _row(text, markdown.LAST)
+    assert found["epoch"] == "5"
+    assert {"many", "medium", "few"} <= found.keys()
     for path in (two, hundred):
         assert all((path / name).is_file() for name in FIGURES)
     (image,) = figures["confusion.png"].axes[0].images
@@ -489,17 +478,12 @@ def test_torn_lines_are_passed_over_and_counted(tmp_path):
 def test_unfinished_seeds_are_left_out_or_cut_to_what_all_have(tmp_path):
     counts = np.full(10, 5000)
     runs = [dataclasses.replace(TEN, seed=seed) for seed in range(4)]
+    accuracies = ([0.1, 0.2, None, 0.4], [0.3, 0.5, 0.6], [])
     unfinished = [
-        aggregate.read(_write(tmp_path / str(r.seed), r, list(events), counts))
-        for r, events in zip(
-            runs,
-            (
-                _events(runs[0], counts, [0.1, 0.2, None, 0.4]),
-                _events(runs[1], counts, [0.3, 0.5, 0.6]),
-                (),
-            ),
-            strict=False,
+        aggregate.read(
+            _write(tmp_path / str(run.seed), run, _events(run, counts, tests), counts)
         )
+        for run, tests in zip(runs, accuracies, strict=False)
     ]
     (group,) = aggregate.grouped(reversed(unfinished))
     assert [r.run.seed for r in group.results] == [0, 1]
@@ -539,13 +523,10 @@ def test_seeds_of_one_run_belong_together(tmp_path):
 
     # A second stage of each seed starts from the first stage of that seed.
     firsts = [written(f"first{s}", dataclasses.replace(TEN, seed=s)) for s in (0, 1)]
-    seconds = [
-        written(
-            f"second{s}",
-            dataclasses.replace(TEN, seed=s, start_from=firsts[s].directory),
-        )
-        for s in (0, 1)
-    ]
+    seconds = []
+    for s, first in enumerate(firsts):
+        run = dataclasses.replace(TEN, seed=s, start_from=first.directory)
+        seconds.append(written(f"second{s}", run))
     lam = written("lam", configs.replace(TEN, {"method.lam": 2.0}))
     rate = written("rate", configs.replace(TEN, {"optimizer.learning_rate": 0.05}))
     groups = aggregate.grouped([*firsts, *seconds, lam, rate, firsts[0]])
@@ -610,16 +591,10 @@ def test_groups_of_classes_and_their_mean_weight():
     counts = np.array([1000, 200, 101, 100, 20, 19])
     halves, shots = weights.halves(counts), weights.shots(counts)
     assert list(halves) == ["majority, 0 to 2", "minority, 3 to 5"]
-    assert list(weights.halves(counts[::-1])) == [
-        "minority, 0 to 2",
-        "majority, 3 to 5",
-    ]
+    assert [*weights.halves(counts[::-1])] == ["minority, 0 to 2", "majority, 3 to 5"]
     assert weights.halves(np.full(6, 7)) == {}
-    assert [np.flatnonzero(v).tolist() for v in shots.values()] == [
-        [0, 1, 2],
-        [3, 4],
-        [5],
-    ]
+    inside = [np.flatnonzero(part).tolist() for part in shots.values()]
+    assert inside == [[0, 1, 2], [3, 4], [5]]
     assert len(weights.shots(np.full(6, 500))) == 1
 
     of_class = np.array(
@@ -644,18 +619,14 @@ def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_p
         path = _write(tmp_path / str(epochs), run, events, counts)
         (group,) = aggregate.grouped([aggregate.read(path)])
         assert axes.marks(group) == (drops, switch)
-    plain = dataclasses.replace(group, results=[
-        dataclasses.replace(
-            group.results[0], run=configs.replace(run, {"method.name": "sgd"})
-        )
-    ])  # fmt: skip
-    assert axes.marks(plain).switch is None
+    sgd = configs.replace(run, {"method.name": "sgd"})
+    plain = dataclasses.replace(group.results[0], run=sgd)
+    assert axes.marks(dataclasses.replace(group, results=[plain])).switch is None
 
 
-def test_seeds_are_pooled_in_calibration_and_confusion(tmp_path):
-    dirs = list(_three_seeds(tmp_path))
-    (group,) = aggregate.grouped(map(aggregate.read, dirs))
-    last = [run_log.read(path / run_dir.RECORDS)[9]["test"] for path in dirs]
+def test_seeds_are_pooled_in_calibration_and_confusion(absgd):
+    (group,) = aggregate.grouped(map(aggregate.read, absgd))
+    last = [run_log.read(path / run_dir.RECORDS)[9]["test"] for path in absgd]
     found = calibration.bins(group)
     examples = np.sum([e["calibration"]["examples"] for e in last], axis=0)
     np.testing.assert_array_equal(found.examples, examples)
