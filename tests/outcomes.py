@@ -20,16 +20,12 @@ def outcome(epochs, diverged=()):
     """Of finished runs, given the events of their epochs by seed."""
     results = {
         seed: Result(
-            directory=pathlib.Path(f"seed{seed}"),
-            preset=None,
-            run=configs.Run(seed=seed),
-            class_counts=COUNTS,
-            epochs=events,
+            pathlib.Path(f"seed{seed}"),
+            None,
+            configs.Run(seed=seed),
+            COUNTS,
+            events,
             finished=True,
-            diverged=None,
-            resumed=0,
-            failed_saves=0,
-            unreadable=0,
         )
         for seed, events in epochs.items()
     }

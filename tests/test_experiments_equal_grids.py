@@ -18,11 +18,8 @@ def folder(tmp_path_factory):
     path, rng = tmp_path_factory.mktemp("grids"), np.random.default_rng(0)
     labels = np.arange(60) % 3 == 0
     rows = rng.normal(size=(60, 4)) + labels[:, None]
-    lines = [
-        ",".join([*map(str, row), str(int(label))])
-        for row, label in zip(rows, labels, strict=True)
-    ]
-    (path / "oil-spill.csv").write_text("\n".join(lines) + "\n")
+    table = np.column_stack([rows, labels])
+    np.savetxt(path / "oil-spill.csv", table, delimiter=",", fmt="%.17g")
     of = lambda n: rng.exponential(size=(NETWORKS, n, WIDTH)).astype(np.float32)
     labels = lambda n: rng.integers(0, CLASSES, (NETWORKS, n)).astype(np.int32)
     np.savez(
@@ -87,14 +84,13 @@ def test_jobs_end_with_all_seeds_of_the_setting_that_validation_chose(folder):
     found, settings = [], study.settings("absgd")
 
     def finish(jobs, score):
-        for setting, network, seed in jobs:
-            own = {"accuracy": score(setting)}
-            other = {"accuracy": 1.0 - score(setting)}
-            found.append(
-                {"data": study.name, "method": "absgd", "value": setting.value}
-                | {"rate": setting.rate, "network": network, "seed": seed}
-                | {"validation": own, "test": other}
+        for setting, *job in jobs:
+            line = dict(
+                zip(equal_grids.RUN, (study.name, *setting[:3], *job), strict=True)
             )
+            line["validation"] = {"accuracy": score(setting)}
+            line["test"] = {"accuracy": 1.0 - score(setting)}
+            found.append(line)
 
     first = equal_grids.pending(found, study, "absgd", 5)
     assert len(first) == report.SETTINGS * NETWORKS * report.CHOOSING

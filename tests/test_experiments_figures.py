@@ -36,10 +36,12 @@ def test_the_norm_is_that_of_the_exact_gradient(lam, monkeypatch):
 
 @pytest.fixture
 def four_epochs(monkeypatch):
-    """Runs on digits of four epochs."""
-    short = configs.replace(figures.LONG_TAIL.run, {"epochs": 4})
+    """Runs on digits of four epochs and few test images."""
+    changes = {"epochs": 4, "data.test_per_class": 15}
+    short = configs.replace(figures.LONG_TAIL.run, changes)
     study = dataclasses.replace(figures.LONG_TAIL, run=short)
-    monkeypatch.setattr(figures, "LONG_TAIL", study)
+    for module in (figures, figures_report):
+        monkeypatch.setattr(module, "LONG_TAIL", study)
     return short
 
 
@@ -87,7 +89,7 @@ def test_embedded_features_of_a_class_are_near_one_another():
         points, labels = np.array(line["points"]), np.array(line["labels"])
         distances = np.linalg.norm(points[:, None] - points, axis=-1)
         np.fill_diagonal(distances, np.inf)
-        assert np.bincount(labels).tolist() == [50] * 10
+        assert np.bincount(labels).tolist() == [15] * 10
         assert np.mean(labels[distances.argmin(1)] == labels) > 0.5
     assert lines[0]["points"].tolist() != lines[1]["points"].tolist()
 

@@ -20,12 +20,10 @@ def two_variants(monkeypatch):
 def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
     config = commands.Recipes(out=tmp_path, seeds=1, epochs=1)
     assert recipes.main(config) == 0
-    by_name = {
-        name: aggregate.read(
-            tmp_path / grid.TRAININGS / f"{name.replace(' ', '_')}-seed0"
-        ).epochs[-1]["test"]["accuracy"]
-        for name in config.runs()
-    }
+    folder, by_name = tmp_path / grid.TRAININGS, {}
+    for name in config.runs():
+        found = aggregate.read(folder / f"{name.replace(' ', '_')}-seed0")
+        by_name[name] = found.epochs[-1]["test"]["accuracy"]
     table = (tmp_path / grid.TABLE).read_text(encoding="utf-8")
     assert table in capsys.readouterr().out
     assert "over 1 seed." in table

@@ -40,6 +40,7 @@ TWO = configs.Run(
 )
 TEN = configs.replace(presets.get("cifar10_lt100").run, {"epochs": 10})
 HUNDRED = configs.replace(presets.get("cifar100_lt100").run, {"epochs": 5})
+EVEN = np.full(10, 5000)  # training examples of each class
 
 
 def _evaluation(accuracy, class_counts, rng):
@@ -66,7 +67,7 @@ def _evaluation(accuracy, class_counts, rng):
     return metrics.summary(counts, class_counts)
 
 
-def _events(run, class_counts, accuracies, validation=None, noise=False):
+def _events(run, accuracies, validation=None, counts=EVEN, noise=False):
     """One event for each accuracy on the test set; None for an epoch without a test."""
     rng = np.random.default_rng(run.seed)
     for epoch, accuracy in enumerate(accuracies, start=1):
@@ -81,27 +82,35 @@ def _events(run, class_counts, accuracies, validation=None, noise=False):
             "effective_sample_size": 0.5,
             "largest_weight": 3.0,
             "total_weight": 1.0,
-            "weight_by_class": np.linspace(0.5, 2.0 + rng.random(), len(class_counts)),
+            "weight_by_class": np.linspace(0.5, 2.0 + rng.random(), len(counts)),
             "weight_clean": 1.2,
             "weight_mislabelled": 0.2 if noise else None,
             "seconds": 40.0 if epoch == 1 else 20.0,
             "waited": 1.0,
             "validation": validation
-            and _evaluation(validation[epoch - 1], class_counts, rng),
-            "test": accuracy and _evaluation(accuracy, class_counts, rng),
+            and _evaluation(validation[epoch - 1], counts, rng),
+            "test": accuracy and _evaluation(accuracy, counts, rng),
         }
 
 
-def _write(path, run, events, class_counts, preset=None):
+def _write(path, run=TEN, events=(), counts=EVEN, preset=None):
     """A run directory."""
     path.mkdir(parents=True)
-    config = {"preset": preset, "run": run, "versions": {}}
-    config["class_counts"] = class_counts
+    config = {"preset": preset, "run": run, "versions": {}, "class_counts": counts}
     (path / run_dir.CONFIG).write_text(json.dumps(run_log.plain(config)))
     with run_log.Recorder(path / run_dir.RECORDS) as recorder:
         for event in events:
             recorder.write(**event)
     return path
+
+
+def _result(*args, **kwargs):
+    return aggregate.read(_write(*args, **kwargs))
+
+
+def _section(*results):
+    """The section of the one run of these seeds."""
+    return "\n".join(markdown.section(*aggregate.grouped(results)))
 
 
 def _finished(run):
@@ -119,7 +128,7 @@ def _three_seeds(parent, run=TEN, preset="cifar10_lt100", rise=0.02):
         mine = dataclasses.replace(run, seed=seed)
         test = [0.5 + rise * epoch + 0.01 * seed for epoch in range(10)]
         validation = [*test[:8], 0.9, 0.7]
-        events = [*_events(mine, counts, test, validation), _finished(mine)]
+        events = [*_events(mine, test, validation, counts), _finished(mine)]
         yield _write(parent / f"{preset}-{seed}", mine, events, counts, preset)
 
 
@@ -334,9 +343,7 @@ def test_settings_that_differ_from_the_preset_are_listed(tmp_path):
         TEN, {"optimizer.drop_at": (0.5,), "method.lam": -2.0, "data.flip": False}
     )
     usual = presets.get("cifar10_lt100").run
-    counts = _long_tail(10, 5000)
-    path = _write(tmp_path / "run", run, [], counts, "cifar10_lt100")
-    text = "\n".join(markdown.section(*aggregate.grouped([aggregate.read(path)])))
+    text = _section(_result(tmp_path / "run", run, preset="cifar10_lt100"))
     _, _, settings = text.partition("## Settings that differ from the preset")
     settings, _, _ = settings.partition("\n## ")
     rows = [cells(line) for line in settings.splitlines() if line.startswith("| ")]
@@ -348,8 +355,7 @@ def test_settings_that_differ_from_the_preset_are_listed(tmp_path):
         ["optimizer.drop_at", "0.5", drops],
         ["epochs", "10", str(usual.epochs)],
     ]
-    plain = _write(tmp_path / "own", configs.Run(epochs=7), [], counts)
-    text = "\n".join(markdown.section(*aggregate.grouped([aggregate.read(plain)])))
+    text = _section(_result(tmp_path / "own", configs.Run(epochs=7)))
     assert "## Settings that differ from the defaults" in text
     assert _row(text, "epochs")["this run"] == "7"
 
@@ -357,22 +363,15 @@ def test_settings_that_differ_from_the_preset_are_listed(tmp_path):
 def test_bands_stay_on_a_logarithmic_axis_and_weights_of_one_are_not_drawn(
     figures, tmp_path
 ):
-    dirs, counts = [], np.full(10, 500)
+    dirs = []
     for seed, loss in enumerate((0.01, 0.01, 1.0)):  # the deviation is above the mean
         run = dataclasses.replace(TEN, seed=seed)
-        events = list(_events(run, counts, [0.5] * 10))
+        events = list(_events(run, [0.5] * 10))
         for event in events:
-            event |= {
-                "loss": loss / event["epoch"],
-                "tilted_loss": loss,
-                "seconds": 122.0,
-                "weight_by_class": np.ones(10),
-                "weight_clean": 1.0,
-                "effective_sample_size": 1.0,
-            }
-        dirs.append(
-            _write(tmp_path / str(seed), run, [*events, _finished(run)], counts)
-        )
+            event |= {"loss": loss / event["epoch"], "tilted_loss": loss}
+            event |= {"weight_by_class": np.ones(10), "weight_clean": 1.0}
+            event |= {"effective_sample_size": 1.0, "seconds": 122.0}
+        dirs.append(_write(tmp_path / str(seed), run, [*events, _finished(run)]))
     assert _report(*dirs) == 0
     text = (tmp_path / command.REPORT).read_text(encoding="utf-8")
     assert _row(text, "2", column="waited for input")["a step"] == "1.22 s"
@@ -380,20 +379,15 @@ def test_bands_stay_on_a_logarithmic_axis_and_weights_of_one_are_not_drawn(
     assert not (tmp_path / "weights.png").exists()
     loss, _ = figures["curves.png"].axes
     assert loss.get_yscale() == "log"
-    band, _ = (
-        collection.get_paths()[0].vertices[:, 1] for collection in loss.collections
-    )
-    logs = np.log([0.01, 0.01, 1.0])
-    np.testing.assert_allclose(
-        [band.min() * 10, band.max()],
-        (1.02 / 3) * np.exp([-logs.std(ddof=1), logs.std(ddof=1)]),
-    )
+    band, _ = (each.get_paths()[0].vertices[:, 1] for each in loss.collections)
+    deviation = np.log([0.01, 0.01, 1.0]).std(ddof=1)
+    expected = (1.02 / 3) * np.exp([-deviation, deviation])
+    np.testing.assert_allclose([band.min() * 10, band.max()], expected)
 
 
 def test_extremes_are_reported_and_drawn(figures, tmp_path):
-    two = _write(
-        tmp_path / "two", TWO, [*_events(TWO, [900, 90], [0.7])], np.array([900, 90])
-    )
+    counts = np.array([900, 90])
+    two = _write(tmp_path / "two", TWO, _events(TWO, [0.7], counts=counts), counts)
     assert _report(two) == 0
     text = (two / command.REPORT).read_text(encoding="utf-8")
     assert "top 5" not in text
@@ -405,7 +399,7 @@ def test_extremes_are_reported_and_drawn(figures, tmp_path):
     run = configs.replace(HUNDRED, {"data.noise_rate": 0.4})
     counts = _long_tail(100, 500)
     tests = [None, 0.4, None, None, 0.5]
-    events = [*_events(run, counts, tests, noise=True), _finished(run)]
+    events = [*_events(run, tests, counts=counts, noise=True), _finished(run)]
     events[1]["weight_by_class"][3] = math.nan
     events[2]["test"] = None
     hundred = _write(tmp_path / "hundred", run, events, counts)
@@ -422,7 +416,7 @@ def test_extremes_are_reported_and_drawn(figures, tmp_path):
 
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path):
-    begun = _write(tmp_path / "begun", TEN, [], np.full(10, 5000))
+    begun = _write(tmp_path / "begun")
     (begun / run_dir.RECORDS).unlink()
     assert _report(begun) == 0
     text = (begun / command.REPORT).read_text(encoding="utf-8")
@@ -432,31 +426,26 @@ def test_a_run_that_has_just_begun_has_a_report(tmp_path):
 
 
 def test_what_was_done_again_replaces_what_it_was(tmp_path):
-    counts = np.full(10, 5000)
-    first = list(_events(TEN, counts, [0.1, 0.2, 0.3, 0.4]))
-    again = list(_events(TEN, counts, [0.1, 0.2, 0.6]))[2:]
+    again = list(_events(TEN, [0.1, 0.2, 0.6]))[2:]
     events = [
-        *first,
+        *_events(TEN, [0.1, 0.2, 0.3, 0.4]),
         {"event": "save_failed", "step": 400, "error": "disk full"},
         {"event": "resumed", "step": 250},  # in the middle of the third epoch
         *again,
     ]
-    path = _write(tmp_path / "run", TEN, events, counts)
-    found = aggregate.read(path)
+    found = _result(tmp_path / "run", TEN, events)
     assert [e["epoch"] for e in found.epochs] == [1, 2, 3]
     assert found.epochs[2] == run_log.plain(again[0])
     assert (found.resumed, found.failed_saves, found.finished) == (1, 1, False)
     assert found.progress == "epoch 3 of 10"
-    (group,) = aggregate.grouped([found])
-    text = "\n".join(markdown.section(group))
+    text = _section(found)
     assert "was interrupted and resumed once" in text
     assert "1 checkpoint could not be written" in text
     assert "is not finished: epoch 3 of 10" in text
 
 
 def test_torn_lines_are_passed_over_and_counted(tmp_path):
-    counts = np.full(10, 5000)
-    path = _write(tmp_path / "run", TEN, _events(TEN, counts, [0.1, 0.2, 0.3]), counts)
+    path = _write(tmp_path / "run", TEN, _events(TEN, [0.1, 0.2, 0.3]))
     records = path / run_dir.RECORDS
     whole = records.read_bytes()
     one, two, three = whole.splitlines(keepends=True)
@@ -471,56 +460,45 @@ def test_torn_lines_are_passed_over_and_counted(tmp_path):
         found = aggregate.read(path)
         assert [e["epoch"] for e in found.epochs] == epochs
         assert found.unreadable == (not torn.endswith(two))
-    text = "\n".join(markdown.section(aggregate.grouped([found])[0]))
-    assert "1 torn line of records.jsonl passed over" in text
+    assert "1 torn line of records.jsonl passed over" in _section(found)
 
 
 def test_unfinished_seeds_are_left_out_or_cut_to_what_all_have(tmp_path):
-    counts = np.full(10, 5000)
-    runs = [dataclasses.replace(TEN, seed=seed) for seed in range(4)]
+    *runs, last = [dataclasses.replace(TEN, seed=seed) for seed in range(4)]
     accuracies = ([0.1, 0.2, None, 0.4], [0.3, 0.5, 0.6], [])
     unfinished = [
-        aggregate.read(
-            _write(tmp_path / str(run.seed), run, _events(run, counts, tests), counts)
-        )
-        for run, tests in zip(runs, accuracies, strict=False)
+        _result(tmp_path / str(run.seed), run, _events(run, tests))
+        for run, tests in zip(runs, accuracies, strict=True)
     ]
     (group,) = aggregate.grouped(reversed(unfinished))
     assert [r.run.seed for r in group.results] == [0, 1]
     assert group.left_out == [unfinished[2]]
     assert [e["epoch"] for e in group.last()] == [2, 2]
-    text = "\n".join(markdown.section(group))
-    assert "all of these seeds were tested after" in text
+    assert "all of these seeds were tested after" in _section(*unfinished)
     epochs, losses = group.course(lambda e: e["loss"])
     np.testing.assert_array_equal(epochs, [1, 2, 3])
     np.testing.assert_allclose(losses, np.tile(2.0 / epochs, (2, 1)))
 
-    events = [*_events(runs[3], counts, [0.7] * 10), _finished(runs[3])]
-    whole = aggregate.read(_write(tmp_path / "3", runs[3], events, counts))
+    whole = _result(tmp_path / "3", last, [*_events(last, [0.7] * 10), _finished(last)])
     (group,) = aggregate.grouped([*unfinished, whole])
     assert group.results == [whole]
     assert group.left_out == unfinished
-    assert "Seed 1 (" in "\n".join(markdown.section(group))
+    assert "Seed 1 (" in _section(*unfinished, whole)
 
 
 def test_the_first_epoch_of_the_best_is_chosen_where_it_was_tested(tmp_path):
-    counts = np.full(10, 5000)
-    events = list(_events(TEN, counts, [0.1, 0.2, 0.3, 0.4, 0.5], [0.5] * 5))
+    events = list(_events(TEN, [0.1, 0.2, 0.3, 0.4, 0.5], [0.5] * 5))
     accuracies = (0.9, 0.6, 0.8, 0.8, math.nan)
     for event, accuracy in zip(events, accuracies, strict=True):
         event["validation"]["accuracy"] = accuracy
     events[0]["test"] = None
-    found = aggregate.read(_write(tmp_path / "run", TEN, events, counts))
+    found = _result(tmp_path / "run", TEN, events)
     assert found.best("validation")["epoch"] == 3
     assert found.best("test")["epoch"] == 5
 
 
 def test_seeds_of_one_run_belong_together(tmp_path):
-    counts = np.full(10, 5000)
-
-    def written(name, run):
-        return aggregate.read(_write(tmp_path / name, run, [], counts, "p"))
-
+    written = lambda name, run: _result(tmp_path / name, run, preset="p")
     # A second stage of each seed starts from the first stage of that seed.
     firsts = [written(f"first{s}", dataclasses.replace(TEN, seed=s)) for s in (0, 1)]
     seconds = []
@@ -539,9 +517,8 @@ def test_seeds_of_one_run_belong_together(tmp_path):
     assert alone.title == "p"
 
     twin = written("twin", TEN)
-    with pytest.raises(
-        configs.BadConfiguration, match="same seed, 0: name one of them"
-    ):
+    said = "same seed, 0: name one of them"
+    with pytest.raises(configs.BadConfiguration, match=said):
         aggregate.grouped([*firsts, twin])
 
 
@@ -551,7 +528,7 @@ def test_what_is_no_run_is_refused_with_the_reason(tmp_path):
     (tmp_path / "demo" / run_dir.CONFIG).write_text('{"demo": {}, "studies": []}')
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / run_dir.CONFIG).write_text('{"run": ')
-    bad = _write(tmp_path / "bad", TEN, [], np.full(10, 5))
+    bad = _write(tmp_path / "bad")
     config = json.loads((bad / run_dir.CONFIG).read_text())
     config["run"]["epochs"] = 0
     (bad / run_dir.CONFIG).write_text(json.dumps(config))
@@ -613,11 +590,9 @@ def test_groups_of_classes_and_their_mean_weight():
 
 def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_path):
     run = configs.replace(TEN, {"optimizer.drop_at": (0.5, 0.8)})
-    counts = np.full(10, 5)
     for epochs, drops, switch in ((10, (5, 8), 8), (7, (5,), None), (5, (), None)):
-        events = _events(run, counts, [None] * epochs)
-        path = _write(tmp_path / str(epochs), run, events, counts)
-        (group,) = aggregate.grouped([aggregate.read(path)])
+        events = _events(run, [None] * epochs)
+        (group,) = aggregate.grouped([_result(tmp_path / str(epochs), run, events)])
         assert axes.marks(group) == (drops, switch)
     sgd = configs.replace(run, {"method.name": "sgd"})
     plain = dataclasses.replace(group.results[0], run=sgd)

@@ -67,9 +67,8 @@ def test_packed_examples_are_those_of_the_data_set(folder):
             if getattr(task, name) is None:
                 assert getattr(read, name) is None
                 continue
-            for ours, theirs in zip(
-                getattr(read, name), getattr(task, name), strict=True
-            ):
+            both = getattr(read, name), getattr(task, name)
+            for ours, theirs in zip(*both, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(read.class_counts, task.class_counts)
         np.testing.assert_array_equal(read.mislabelled, task.mislabelled)
@@ -102,18 +101,9 @@ def test_a_field_that_is_new_to_the_configuration_keeps_what_was_packed(folder):
 
 def found(lams, best=None, **more):
     """Records that choose λ."""
-    return [
-        {
-            "setting": SETTING,
-            "row": "ABSGD (CE)",
-            "lam": lam,
-            "seed": 0,
-            "split": "validation",
-            "accuracy": 0.9 if lam == best else 0.5,
-        }
-        | more
-        for lam in lams
-    ]
+    cells = [Cell(SETTING, "ABSGD (CE)", lam, 0, "validation") for lam in lams]
+    accuracy = lambda cell: 0.9 if cell.lam == best else 0.5
+    return [cell._asdict() | {"accuracy": accuracy(cell)} | more for cell in cells]
 
 
 def test_a_row_is_tested_once_its_lam_is_chosen():
@@ -139,11 +129,9 @@ def test_what_is_recorded_is_not_pending():
 
 def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     assert cli.main(campaign(folder, tmp_path, "--rows", "ABSGD (CE)")) == 0
-    cell = next(
-        Cell(r["setting"], r["row"], r["lam"], r["seed"], r["split"])
-        for r in run_log.read(tmp_path / "records.jsonl")
-        if r["split"] == "test"
-    )
+    records = run_log.read(tmp_path / "records.jsonl")
+    tested = next(r for r in records if r["split"] == "test")
+    cell = Cell(**{name: tested[name] for name in Cell._fields})
     run = reproduce.run_of(cell, smoke=True)
     task = load_task(run.data, cell.seed, folder / "data")
     layout, session = sharding.layout(1), Session(devices=1, workers=0)
@@ -177,9 +165,8 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
         sittings += 1
         minutes = ("--minutes", str(12 / 60))
         assert cli.main(campaign(folder, tmp_path / "parts", *rows, *minutes)) == 0
-        if capsys.readouterr().out.endswith(
-            "2 cells are recorded, 0 can be trained next.\n"
-        ):
+        over = "2 cells are recorded, 0 can be trained next.\n"
+        if capsys.readouterr().out.endswith(over):
             break
     assert sittings > 2
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
@@ -260,10 +247,8 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
     task = own.task(run)
     state = reproduce.plainly_trained(run, task, own)
     program = steps.program(run, sharding.layout(1))
-    counts = [
-        program.evaluate(state, batch)
-        for batch in loop.in_order(task.test, run, own.layout, own.session)
-    ]
+    batches = loop.in_order(task.test, run, own.layout, own.session)
+    counts = [program.evaluate(state, batch) for batch in batches]
     (layer,) = data.params
     with np.load(file) as found:
         logits = found["test"][1] @ layer["w"][1] + layer["b"][1]

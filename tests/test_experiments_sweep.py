@@ -19,14 +19,17 @@ from experiments.train import loop, steps, vmapped
 from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.digits_problem import LAYOUT, PRESET, RUN, TINY
-from tests.outcomes import scored
+from tests.outcomes import cells, scored
 
-SETTINGS = [(0, -1.0, 0.5), (1, -1.0, 0.5), (1, math.inf, 0.5), (0, 2.0, 0.1)]
-
-
-def _member(seed, lam, gamma):
-    changes = {"seed": seed, "method.lam": lam, "method.gamma": gamma}
-    return configs.replace(RUN, changes)
+RUNS = [
+    configs.replace(RUN, {"seed": seed, "method.lam": lam, "method.gamma": gamma})
+    for seed, lam, gamma in (
+        (0, -1.0, 0.5),
+        (1, -1.0, 0.5),
+        (1, math.inf, 0.5),
+        (0, 2.0, 0.1),
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +38,31 @@ def tasks():
 
 
 def _vmapped(runs, tasks, most):
-    events = [[] for _ in runs]
-    callbacks = [
-        loop.Callbacks(lambda own=own, **event: own.append(run_log.plain(event)))
-        for own in events
-    ]
-    failures = vmapped.fit(
-        runs, [tasks[run.seed] for run in runs], LAYOUT, callbacks, most=most
-    )
-    return events, failures
-
-
-def _alone(run, task):
-    session, events = Session(), []
-    callbacks = loop.Callbacks(lambda **event: events.append(run_log.plain(event)))
-    loop.fit(
-        run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), callbacks
-    )
-    return events
+    of_runs = [tasks[run.seed] for run in runs]
+    together = vmapped.VmappedRuns(runs, of_runs, LAYOUT, most)
+    events, failures = grid.fit_vmapped(together, runs)
+    return run_log.plain(events), failures
 
 
 @pytest.fixture(scope="module")
 def alone(tasks):
-    runs = [_member(*setting) for setting in SETTINGS]
-    return [_alone(run, tasks[run.seed]) for run in runs]
+    session, events = Session(), [[] for _ in RUNS]
+    for run, own in zip(RUNS, events, strict=True):
+        callbacks = loop.Callbacks(lambda own=own, **event: own.append(event))
+        start = loop.begin(run, tasks[run.seed], LAYOUT, session)
+        loop.fit(run, tasks[run.seed], LAYOUT, session, start, callbacks)
+    return run_log.plain(events)
 
 
 @pytest.mark.parametrize("most", [1, 4])
 def test_each_trains_as_it_would_alone(most, tasks, alone):
-    runs = [_member(*setting) for setting in SETTINGS]
-    together, failures = _vmapped(runs, tasks, most)
+    together, failures = _vmapped(RUNS, tasks, most)
     assert failures == [None] * 4
     for ours, theirs in zip(together, alone, strict=True):
         assert len(ours) == len(theirs) == 3
         for mine, other in zip(ours, theirs, strict=True):
             assert mine.keys() == other.keys()
-            assert mine["step"] == other["step"]
-            assert mine["lam"] == other["lam"]
+            assert (mine["step"], mine["lam"]) == (other["step"], other["lam"])
             for name in ("loss", "tilted_loss", "weight_by_class", "largest_weight"):
                 np.testing.assert_allclose(mine[name], other[name], rtol=1e-4)
             for split in ("validation", "test"):
@@ -102,36 +93,26 @@ def test_the_step_maps_over_runs_of_a_residual_network_too():
     many = jax.jit(jax.vmap(update, in_axes=(0, 0, None, None)))
     program = steps.program(run, LAYOUT)
     given, hyperparams = problem.given(LAYOUT), methods.step_hyperparams(run, 2, 3)
-    begun = [
-        jax.device_get(
-            program.init(steps.init_network(run, seed), seed, problem.EXAMPLES)
-        )
-        for seed in range(2)
-    ]
-    batches = [problem.batch(seed, 10) for seed in range(2)]
-    alone = [
-        step(state, batch, given, hyperparams)
-        for state, batch in zip(begun, batches, strict=True)
-    ]
+    begun, batches, alone = [], [], []
+    for seed in range(2):
+        network = steps.init_network(run, seed)
+        begun.append(jax.device_get(program.init(network, seed, problem.EXAMPLES)))
+        batches.append(problem.batch(seed, 10))
+        alone.append(step(begun[-1], batches[-1], given, hyperparams))
     stack = lambda *trees: jax.tree.map(lambda *x: np.stack(x), *trees)
     together = many(stack(*begun), stack(*batches), given, hyperparams)
     problem.same(together, stack(*jax.device_get(alone)))
 
 
 def test_inputs_lie_on_the_device_once(tasks):
-    runs = [_member(*setting) for setting in SETTINGS]
-    together = vmapped.VmappedRuns(runs, [tasks[r.seed] for r in runs], LAYOUT)
+    together = vmapped.VmappedRuns(RUNS, [tasks[r.seed] for r in RUNS], LAYOUT)
     splits = together._splits
     everything = np.concatenate(
-        [
-            getattr(task, name).inputs
-            for task in tasks
-            for name in ("train", "validation", "test")
-        ]
+        [getattr(task, name).inputs for task in tasks for name in splits]
     )
     stored = splits["train"].inputs
     assert len(stored) == len(np.unique(everything, axis=0)) < len(everything)
-    for place, run in enumerate(runs):
+    for place, run in enumerate(RUNS):
         for name, examples in splits.items():
             there = getattr(tasks[run.seed], name)
             assert examples.inputs is stored
@@ -144,8 +125,7 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
     labels = tasks[0].train.labels.copy()
     labels[int(loader.order(0, 1, len(labels))[40])] = 10  # which has no loss
     bad = [tasks[0]._replace(train=tasks[0].train._replace(labels=labels)), tasks[1]]
-    runs = [_member(*setting) for setting in SETTINGS]
-    events, failures = _vmapped(runs, bad, 4)
+    events, failures = _vmapped(RUNS, bad, 4)
     # In whichever batch of the first epoch it comes.
     assert [failure is None for failure in failures] == [False, True, True, False]
     assert "A loss is not finite at step " in failures[0]
@@ -181,8 +161,7 @@ def test_other_sizes_and_shapes_are_refused(tasks):
 
 
 def _sweep(out, *arguments):
-    given = ["sweep", PRESET, "--out", str(out), *TINY, *arguments]
-    return main(given)
+    return main(["sweep", PRESET, "--out", str(out), *TINY, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +198,9 @@ def test_the_table_shows_the_test_of_the_best_alone(swept):
     assert found["best"]["test"].keys() == {"0", "1"}
     assert all("test" not in one for one in found["settings"])
     rows = (swept / grid.TABLE).read_text().splitlines()[2:4]
-    assert sorted("**" in row for row in rows) == [False, True]
-    assert [row.split("|")[4].strip() == "–" for row in rows] == [
-        "**" not in row for row in rows
-    ]
+    marked = ["**" in row for row in rows]
+    assert sorted(marked) == [False, True]
+    assert [cells(row)[3] != "–" for row in rows] == marked
 
 
 def test_a_finished_sweep_is_reported_again_and_another_refused(swept, capsys):
@@ -253,9 +231,8 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
     arguments = ("--lams", "1,2,3,4,5", "--seeds", "1", "--vmapped", "3")
     assert _sweep(tmp_path, *arguments) == 0
     assert seen == [[(0, 1), (0, 2), (0, 3)], [(0, 4), (0, 5), (0, 5)]]
-    (chosen,) = (
-        row for row in (tmp_path / grid.TABLE).read_text().splitlines() if "**" in row
-    )
+    rows = (tmp_path / grid.TABLE).read_text().splitlines()
+    (chosen,) = (row for row in rows if "**" in row)
     assert chosen.startswith("| 1 ")
     for path in (tmp_path / grid.TRAININGS).glob("*lam4*/*"):
         path.unlink()

@@ -9,6 +9,7 @@ from scipy import special
 from absgd_jax import losses
 from experiments import commands
 from experiments.studies import toy
+from tests.outcomes import cells
 
 
 def _examples(seed):
@@ -66,18 +67,11 @@ def test_the_figure_and_its_table(figures, tmp_path, capsys):
     assert toy.main(config) == 0
     text = (config.out / toy.TABLE).read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    assert [row[0] for row in rows[2:]] == [
-        "SGD",
-        "SGD, class weights (β = 0.999)",
-        "ABSGD, λ = 0.1",
-    ]
-    shares = [float(row[1].rstrip("%")) for row in rows[2:]]
-    moves = [float(row[3]) for row in rows[2:]]
+    rows = [cells(line) for line in text.splitlines() if line.startswith("| ")][1:]
+    names = ["SGD", "SGD, class weights (β = 0.999)", "ABSGD, λ = 0.1"]
+    assert [row[0] for row in rows] == names
+    shares = [float(row[1].rstrip("%")) for row in rows]
+    moves = [float(row[3]) for row in rows]
     assert shares[0] == pytest.approx(100 * 3 / 16, abs=0.06)
     assert shares == sorted(shares)
     assert moves == sorted(moves)
@@ -86,12 +80,11 @@ def test_the_figure_and_its_table(figures, tmp_path, capsys):
     line = np.asarray(toy.step(_examples(0), 0.1).line, np.float64)
     a, b, c = line
     panels = figures[toy.FIGURE].axes
-    titles = [panel.get_title("left") for panel in panels]
-    assert titles == [row[0] for row in rows[2:]]
+    assert [panel.get_title("left") for panel in panels] == names
     (after,) = (each for each in panels[2].lines if each.get_label() == "line after")
     x, y = after.get_data()
     np.testing.assert_allclose(a * x + b * y + c, 0.0, atol=1e-6)
     crossings = [-c / (a + b) for a, b, c in (toy.START, line)]
     assert moves[2] == pytest.approx(math.sqrt(2) * -np.diff(crossings)[0], abs=6e-5)
     minority = toy.points(0).inputs[100:]
-    assert rows[4][4] == f"{(minority @ line > 0).sum()} of 20"
+    assert rows[2][4] == f"{(minority @ line > 0).sum()} of 20"

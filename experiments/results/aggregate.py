@@ -20,31 +20,18 @@ Measure = Callable[[Event], Any]  # of an epoch; None where it was not taken
 
 @dataclasses.dataclass(frozen=True, eq=False)  # an array has no truth value
 class Result:
-    """One run, as far as it got.
-
-    Attributes:
-      directory: where it was read from.
-      preset: its name, if it had one.
-      run: what was trained.
-      class_counts: training examples of each class, `[classes]`.
-      epochs: the event of each epoch that was finished, in order, none of them twice.
-      finished: whether the training came to its end.
-      diverged: the message about a loss that was not finite, which ended the training.
-      resumed: how often it was taken up again.
-      failed_saves: how many checkpoints could not be written.
-      unreadable: lines of the records that are no JSON, as a crash leaves them.
-    """
+    """One run, as far as it got."""
 
     directory: pathlib.Path
     preset: str | None
     run: configs.Run
-    class_counts: np.ndarray
-    epochs: list[Event]
-    finished: bool
-    diverged: str | None
-    resumed: int
-    failed_saves: int
-    unreadable: int
+    class_counts: np.ndarray  # training examples of each class, [classes]
+    epochs: list[Event]  # those finished, in order, none of them twice
+    finished: bool = False
+    diverged: str | None = None  # message on a loss not finite, which ended the run
+    resumed: int = 0  # how often it was taken up again
+    failed_saves: int = 0  # checkpoints that could not be written
+    unreadable: int = 0  # lines of the records that are no JSON, as a crash leaves them
 
     @property
     def progress(self) -> str:
@@ -71,16 +58,11 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ only in the seed.
+    """Runs that differ only in the seed."""
 
-    Attributes:
-      title: distinguishes the group from the others.
-      results: the runs that are averaged, by seed: the finished ones; if there is none,
-        the unfinished ones.
-      left_out: the other runs.
-    """
-
-    title: str
+    title: str  # distinguishes the group from the others
+    # The runs that are averaged, by seed: the finished ones, or the unfinished ones if
+    # there is none; and the other runs.
     results: list[Result]
     left_out: list[Result]
 

@@ -123,8 +123,7 @@ def summary(
       example is NaN. Of two classes also what `binary` returns.
 
     Raises:
-      ValueError: `class_counts` is not of the shape `[classes]`, or the tail has more
-        classes than there are.
+      ValueError: for `class_counts` of another shape, or a tail of too many classes.
     """
     *sums, log_odds = jax.device_get(counts)
     counts = Counts(*map(np.asarray, sums))
@@ -174,16 +173,11 @@ def binary(
 ) -> dict[str, float]:
     """Metrics of two classes, of which class 1 is the positive one.
 
-    Args:
-      log_odds: of class 1, float `[examples]`.
-      labels: 0 or 1, `[examples]`.
-      threshold: probability of class 1 from which an example is predicted to be of it;
-        None for that of the highest F1 on these examples, as on a validation set.
-
-    Returns:
-      `auroc`, area under the ROC curve; `average_precision`; the `threshold`; and with
-      it `f1` and `balanced_at_threshold`, the mean recall of the classes. All are NaN
-      where only one class has an example.
+    `log_odds` are of class 1, `[examples]`. The threshold is the probability of class 1
+    from which an example is predicted to be of it; None for that of the highest F1 on
+    these examples, as on a validation set. Returns `auroc`, area under the ROC curve;
+    `average_precision`; the `threshold`; and with it `f1` and `balanced_at_threshold`,
+    the mean recall of the classes. All are NaN where only one class has an example.
 
     Examples:
       >>> found = binary(np.array([-2.0, 1.0, 3.0]), np.array([0, 0, 1]), None)

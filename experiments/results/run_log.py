@@ -52,18 +52,16 @@ class Recorder:
 
     A line goes out in one system call, so an interrupt falls between lines, not into
     one. What a full disk does not take is kept, and tried again with the next event.
+    Raises OSError when it is closed, if there still are events that could not be
+    written.
 
     Args:
       path: of the file; None writes nothing, for hosts that leave it to the first.
       resume_at: step at which the training goes on: epochs after it are dropped, for
         they are trained again. None truncates the file.
-      tensorboard: directory for the numbers of every epoch as TensorBoard reads them;
-        None for none.
+      tensorboard: directory for the numbers of every epoch as TensorBoard reads them.
       log: called with a message when an event cannot be written. None raises OSError
         instead.
-
-    Raises:
-      OSError: when it is closed, if there still are events that could not be written.
     """
 
     def __init__(

@@ -9,28 +9,18 @@ from experiments.fields import Checked, Finite, Size
 
 @dataclasses.dataclass(frozen=True)
 class Study(Checked):
-    """SGD against ABSGD on one kind of data.
+    """SGD against ABSGD on one kind of data."""
 
-    Attributes:
-      name: key in the log.
-      title: heading of its table.
-      run: repeated for every seed and λ; its own are not used.
-      lams: grid of λ, from which validation accuracy chooses.
-      seeds: number of seeds, from 0.
-    """
-
-    name: str
-    title: str
-    run: Run
-    lams: tuple[Finite, ...]
-    seeds: Size = 8
+    name: str  # key in the log
+    title: str  # heading of its table
+    run: Run  # repeated for every seed and λ; its own are not used
+    lams: tuple[Finite, ...]  # grid of λ, from which validation accuracy chooses
+    seeds: Size = 8  # number of seeds, from 0
 
     def runs(self, seed: int) -> list[Run]:
         """SGD, then ABSGD with every λ."""
-        return [
-            replace(self.run, {"method.lam": lam, "seed": seed})
-            for lam in (math.inf, *self.lams)
-        ]
+        lams = (math.inf, *self.lams)
+        return [replace(self.run, {"method.lam": lam, "seed": seed}) for lam in lams]
 
 
 # Of the learning rates 0.05, 0.1 and 0.2 the middle one gives SGD its best validation

@@ -46,40 +46,27 @@ def trial(out: pathlib.Path, setting: Hashable, name: str, run: configs.Run) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Trainings below one directory.
+    """Trainings below one directory."""
 
-    Attributes:
-      out: directory of the grid; trials lie in its subdirectory `TRAININGS`.
-      preset: its name, in the configurations of the trials.
-      shared: configuration that all trials share. A directory with another one is
-        refused; one with other settings or seeds is continued.
-      trials: in the order in which they are trained.
-      session: directories, devices and loaders.
-      vmapped: most trials in one program; None trains one after the other.
-      checkpoints: whether an interrupted trial resumes from a checkpoint; without, it
-        restarts. Checkpoints take longer than a training of seconds.
-    """
-
-    out: pathlib.Path
-    preset: str
+    out: pathlib.Path  # trials lie in its subdirectory `TRAININGS`
+    preset: str  # its name, in the configurations of the trials
+    # Configuration that all trials share. A directory with another one is refused; one
+    # with other settings or seeds is continued.
     shared: Mapping[str, Any]
-    trials: Sequence[Trial]
+    trials: Sequence[Trial]  # in the order in which they are trained
     session: Session
-    vmapped: int | None = None
+    vmapped: int | None = None  # most trials in one program; None trains one by one
+    # Whether an interrupted trial resumes from a checkpoint; without, it restarts.
+    # Checkpoints take longer than a training of seconds.
     checkpoints: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The trials of one setting.
+    """The trials of one setting."""
 
-    Attributes:
-      results: of the finished ones, by seed.
-      diverged: seeds whose loss was not finite.
-    """
-
-    results: dict[int, Result]
-    diverged: frozenset[int]
+    results: dict[int, Result]  # of the finished ones, by seed
+    diverged: frozenset[int]  # seeds whose loss was not finite
 
     @property
     def ended(self) -> set[int]:
