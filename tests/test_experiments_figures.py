@@ -127,7 +127,7 @@ def test_every_figure_is_drawn_from_the_records(tmp_path):
     paths = figures_report.draw(found, tmp_path)
     names = {path.name for path in (ROOT / "docs" / "figures").glob("*.png")}
     assert {path.name for path in paths} | {toy.FIGURE} == names
-    lines = "\n".join(figures_report.section(found))
+    lines = figures_report.section(found)
     assert all(f"({figures_report.FOLDER}/{name})" in lines for name in names)
     seeds = {r["seed"] for r in found}
     assert len(seeds) == 10

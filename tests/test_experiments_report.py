@@ -110,7 +110,7 @@ def _result(*args, **kwargs):
 
 def _section(*results):
     """The section of the one run of these seeds."""
-    return "\n".join(markdown.section(*aggregate.grouped(results)))
+    return markdown.section(*aggregate.grouped(results))
 
 
 def _finished(run):

@@ -202,7 +202,7 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
         for seed, accuracy in enumerate((None, 0.60, 0.64))
     ]
     page = reproduce_report.sections(records, "a.jsonl")
-    own = [line for line in page if line.startswith(f"| {row}")]
+    own = [line for line in page.splitlines() if line.startswith(f"| {row}")]
     assert len(own) == 2  # accuracy, and recall of each class
     assert all("| 2; 1 of 3 diverged |" in line for line in own)
     assert "| 62.0 ± 2.8 |" in own[0]

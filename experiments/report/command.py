@@ -10,6 +10,7 @@ from experiments.report import (
     calibration,
     confusion,
     curves,
+    formatting,
     html,
     markdown,
     tables,
@@ -119,22 +120,19 @@ def text(groups: list[Group], drawn: list[str]) -> str:
     """The report with these figures, in Markdown that also reads well in a terminal."""
     if len(groups) == 1:
         section = markdown.section(groups[0], _figures(drawn))
-        return "\n".join([f"# {groups[0].title}", "", *section])
-    of_all = [name for name in drawn if "-" not in name]
-    lines = ["# Comparison", "", *markdown.comparison(groups), "", *_figures(of_all)]
+        return formatting.blocks(f"# {groups[0].title}", section) + "\n"
+    of_all = _figures(name for name in drawn if "-" not in name)
+    parts = ["# Comparison", markdown.comparison(groups), *of_all]
     for index, group in enumerate(groups, start=1):
         own = _figures(name for name in drawn if name.endswith(f"-{index}.png"))
-        lines += [f"# {index}. {group.title}", "", *markdown.section(group, own)]
-    return "\n".join(lines)
+        parts += [f"# {index}. {group.title}", markdown.section(group, own)]
+    return formatting.blocks(*parts) + "\n"
 
 
 def _figures(names: Iterable[str]) -> list[str]:
     """Each figure as a paragraph: what it shows, and the file."""
-    lines = []
-    for name in names:
-        kind = pathlib.PurePath(name).stem.partition("-")[0]
-        lines += [f"![{CAPTIONS[kind]}]({name})", ""]
-    return lines
+    kind = lambda name: pathlib.PurePath(name).stem.partition("-")[0]
+    return [f"![{CAPTIONS[kind(name)]}]({name})" for name in names]
 
 
 def _draw_features(

@@ -1,7 +1,7 @@
 """Formats numbers and tables, in all reports."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,6 +69,20 @@ def standard_error(values: np.ndarray) -> np.ndarray:
     if seeds < 2:
         return np.zeros(values.shape[1:])
     return values.std(axis=0, ddof=1) / math.sqrt(seeds)
+
+
+def blocks(*parts: str | Sequence[str]) -> str:
+    """Headings, paragraphs and tables with an empty line between each.
+
+    Each is text or lines; empty ones are left out.
+    """
+    texts = (part if isinstance(part, str) else "\n".join(part) for part in parts)
+    return "\n\n".join(text.strip("\n") for text in texts if text)
+
+
+def notes(texts: Iterable[str]) -> list[str]:
+    """A list with a bullet for each text."""
+    return [f"* {text}" for text in texts]
 
 
 def markdown(rows: list[list[str]]) -> list[str]:

@@ -45,9 +45,9 @@ MEASURES = {
 }
 
 
-def comparison(groups: list[Group]) -> list[str]:
+def comparison(groups: list[Group]) -> str:
     """All groups below one another, at the last epoch and at the one validated."""
-    lines = []
+    found: list[str | list[str]] = []
     for name in (LAST, ON_VALIDATION):
         rows = [
             [group.title, str(len(events)), _validation(events), *_measured(events)]
@@ -56,8 +56,8 @@ def comparison(groups: list[Group]) -> list[str]:
         ]
         if rows:
             head = ["", "seeds", VALIDATION, *MEASURES.values()]
-            lines += [f"Test set, {name}:", "", *_table([head, *rows]), ""]
-    lines.append(
+            found += [f"Test set, {name}:", _table([head, *rows])]
+    found.append(
         "Percent, mean ± standard deviation over the seeds. To be chosen from by the "
         "accuracy on validation examples, not on the test set."
     )
@@ -67,34 +67,28 @@ def comparison(groups: list[Group]) -> list[str]:
     ):
         titles = [group.title for group in groups if any(map(of, group.results))]
         if titles:
-            lines += ["", f"{word}: {'; '.join(titles)}."]
-    if differences := _differences(groups):
-        lines += ["", "## Differences, paired by seed", "", *differences]
-    return lines
+            found.append(f"{word}: {'; '.join(titles)}.")
+    return formatting.blocks(*found, _differences(groups))
 
 
-def section(group: Group, figures: Sequence[str] = ()) -> list[str]:
-    """The section of one run and its seeds, with the lines of its figures."""
-    lines = [describe(group), ""]
-    if progress := _progress(group):
-        lines += [*progress, ""]
+def section(group: Group, figures: Sequence[str] = ()) -> str:
+    """The section of one run and its seeds, with its figures."""
     tested = group.last() is not None
-    if tested:
-        lines += [*_accuracy(group), "", *_notes(group), ""]
-    else:
-        over = all(result.diverged for result in group.results)
-        lines += [f"No epoch {'was tested' if over else 'has been tested yet'}.", ""]
-    lines += [*figures, *_settings(group)]
-    recall = _recall(group) if tested and len(group.class_counts) <= LISTED else []
-    for heading, own in {
-        "What the paper prints": _paper(group),
-        "Recall of each class": recall,
-        "Labels that are most likely wrong": _suspects(group),
-        "Time": _time(group) if any(result.epochs for result in group.results) else [],
-    }.items():
-        if own:
-            lines += [f"## {heading}", "", *own, ""]
-    return lines
+    over = all(result.diverged for result in group.results)
+    nothing = f"No epoch {'was tested' if over else 'has been tested yet'}."
+    recall = tested and len(group.class_counts) <= LISTED
+    return formatting.blocks(
+        describe(group),
+        formatting.notes(_progress(group)),
+        _accuracy(group) if tested else nothing,
+        formatting.notes(_notes(group)) if tested else "",
+        *figures,
+        _settings(group),
+        _paper(group),
+        _recall(group) if recall else "",
+        _suspects(group),
+        _time(group) if any(result.epochs for result in group.results) else "",
+    )
 
 
 def describe(group: Group) -> str:
@@ -147,7 +141,7 @@ def chosen(group: Group) -> dict[str, list[Event]]:
     return {name: events for name, events in found.items() if events is not None}
 
 
-def _differences(groups: list[Group]) -> list[str]:
+def _differences(groups: list[Group]) -> str:
     """Of the groups on the same data, each against one that does not weight."""
     families: dict[configs.Data, list[Group]] = {}
     for group in groups:
@@ -157,7 +151,7 @@ def _differences(groups: list[Group]) -> list[str]:
                 group.run.data, sampling="shuffled", sampling_beta=0.9999
             )
             families.setdefault(data, []).append(group)
-    lines = []
+    found: list[str | list[str]] = []
     for members in families.values():
         plain = [g for g in members if g.run.method.title in UNWEIGHTED]
         base = (plain or members)[0]
@@ -169,13 +163,13 @@ def _differences(groups: list[Group]) -> list[str]:
         ]
         if rows:
             table = _table([["", "seeds", *MEASURES.values()], *rows])
-            lines += [f"Test set, {LAST}, against {base.title}:", "", *table, ""]
-    if lines:
-        lines.append(
-            "Points, mean ± standard error of the differences over the seeds that both "
-            "have, on the same data."
-        )
-    return lines
+            found += [f"Test set, {LAST}, against {base.title}:", table]
+    note = (
+        "Points, mean ± standard error of the differences over the seeds that both "
+        "have, on the same data."
+    )
+    heading = "## Differences, paired by seed"
+    return formatting.blocks(heading, *found, note) if found else ""
 
 
 def _paired(group: Group, base: Group) -> list[str]:
@@ -195,7 +189,7 @@ def _by_seed(group: Group, key: str) -> dict[int, float]:
     return dict(zip(group.seeds, values, strict=True))
 
 
-def _settings(group: Group) -> list[str]:
+def _settings(group: Group) -> str:
     """What is set otherwise than in the preset; without one, than by default."""
     name = group.results[0].preset
     try:
@@ -210,10 +204,10 @@ def _settings(group: Group) -> list[str]:
         if value != usual.get(key) and not key.startswith(("seed", "data.contents"))
     ]
     if not rows:
-        return []
+        return ""
     head = ["setting", "this run", of.removeprefix("the ")]
     table = formatting.markdown([head, *rows])
-    return [f"## Settings that differ from {of}", "", *table, ""]
+    return formatting.blocks(f"## Settings that differ from {of}", table)
 
 
 def _setting(value: Any) -> str:
@@ -247,7 +241,7 @@ def _progress(group: Group) -> list[str]:
         if result.unreadable:
             torn = formatting.count(result.unreadable, "torn line")
             notes.append(f"{name}: {torn} of {run_dir.RECORDS} passed over.")
-    return [f"* {note}" for note in notes]
+    return notes
 
 
 def _unfinished(result: Result) -> str:
@@ -317,14 +311,14 @@ def _notes(group: Group) -> list[str]:
             "On test: the epoch is chosen by the number that is reported, which is "
             "therefore too high. The authors' code does so."
         )
-    return [f"* {note}" for note in notes]
+    return notes
 
 
-def _paper(group: Group) -> list[str]:
+def _paper(group: Group) -> str:
     """The paper's results for the preset."""
     found = paper_results.rows(group.results[0].preset, group.run)
     if not found:
-        return []
+        return ""
     table = [["table", "method", "metric", "percent", "runs", "this run"]]
     for row, same in found:
         metric, percent = MEASURES[METRICS[row.metric]], paper_results.accuracy(row)
@@ -339,10 +333,11 @@ def _paper(group: Group) -> list[str]:
         "The authors' code reports the epoch of highest test accuracy; the paper's "
         "numbers are likely to be of that kind."
     )
-    return [*formatting.markdown(table), "", note]
+    heading = "## What the paper prints"
+    return formatting.blocks(heading, formatting.markdown(table), note)
 
 
-def _recall(group: Group) -> list[str]:
+def _recall(group: Group) -> str:
     """Test recall of each class at the chosen epochs, but those chosen on test."""
     columns = {
         name: aggregate.values(events, lambda e: e["test"]["recall"])
@@ -357,10 +352,10 @@ def _recall(group: Group) -> list[str]:
             for values in columns.values()
         ]
         rows.append([names[label], f"{count:,.0f}", *cells])
-    return formatting.markdown(rows)
+    return formatting.blocks("## Recall of each class", formatting.markdown(rows))
 
 
-def _suspects(group: Group) -> list[str]:
+def _suspects(group: Group) -> str:
     """The head of the list of the first seed for which `suspects` has written one."""
     for result in group.results:
         try:
@@ -384,11 +379,12 @@ def _suspects(group: Group) -> list[str]:
         now = result.epochs[-1]["step"] if result.epochs else step
         if now != step:
             note += f"; the training is at step {now} now: list them again"
-        return [*formatting.markdown(rows), "", f"{note}."]
-    return []
+        heading = "## Labels that are most likely wrong"
+        return formatting.blocks(heading, formatting.markdown(rows), f"{note}.")
+    return ""
 
 
-def _time(group: Group) -> list[str]:
+def _time(group: Group) -> str:
     """Training time, without evaluation."""
     rows = [["seed", "epochs", "training", "a step", "waited for input"]]
     for result in group.results:
@@ -404,7 +400,7 @@ def _time(group: Group) -> list[str]:
         "Without evaluation. A step: the mean within an epoch, of which the median, so "
         "that compilation does not count."
     )
-    return [*formatting.markdown(rows), "", note]
+    return formatting.blocks("## Time", formatting.markdown(rows), note)
 
 
 def _measured(events: list[Event]) -> list[str]:

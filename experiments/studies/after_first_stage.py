@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import scipy.special
 from sklearn.datasets import make_classification
 
@@ -108,10 +107,7 @@ def first_stage(
     first = [(0.05, SGD, seed) for seed in seeds]
     params, _ = untuned.train(data, "first stage", 1, first, seeds, steps)
     x, y = data.train
-    of_seed = lambda params, x, y: optax.softmax_cross_entropy_with_integer_labels(
-        untuned.logits(params, x), y
-    )
-    losses = np.asarray(jax.vmap(of_seed)(params, x, y))
+    losses = np.asarray(jax.vmap(untuned.cross_entropy)(params, x, y))
     return [
         {"data": name, "seed": seed, "wrong": float(np.mean(own > math.log(2.0)))}
         | {"mean_loss": float(f"{own.mean():.3g}")}
@@ -142,11 +138,9 @@ def main(config: commands.AfterFirstStage) -> int:
     out, seeds = config.out, range(config.seeds)
     with run_dir.lock(out.parent, out.name):
         known = {line["data"] for line in run_log.events(out)[0]}
-        for name in names():
-            if name not in known:
-                lines = measure(name, config.data_dir, seeds, untuned.STAGE)
-                run_log.append(out, lines)
-                print(name, flush=True)
+        for name in (name for name in names() if name not in known):
+            run_log.append(out, measure(name, config.data_dir, seeds, untuned.STAGE))
+            print(name, flush=True)
         report = page(run_log.read(out))
         out.with_suffix(".md").write_text(report, encoding="utf-8")
     return 0
@@ -169,26 +163,26 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     for name in order:
         gains = [formatting.difference(of_seeds(name, column)) for column in columns]
         rows.append([name, f"{100 * means[name]['wrong']:.2f}%", *gains])
-    lines = INTRODUCTION.format(
+    introduction = INTRODUCTION.format(
         sets=formatting.count(len(by_name), "data set"),
         seeds=formatting.count(max(map(len, by_name.values())), "seed"),
-    ).splitlines()
-    lines += ["", *formatting.markdown(rows), "", *_verdicts(means, columns)]
-    lines += ["", *_FRACTIONS.splitlines()]
+    )
+    parts: list[Any] = [introduction, formatting.markdown(rows)]
+    parts += [*_verdicts(means, columns), _FRACTIONS]
     for rate in RATES:
         pairs = [
             (own[f"effective {lam:g}"], own[f"λ {lam:g}, {rate:g}"])
             for own in (means[name] for name in order)
             for lam in LAMS
         ]
-        lines += ["", f"At a rate of {rate:g}:", ""]
-        lines += formatting.markdown(by_fraction(pairs, HARM))
-    return "\n".join(lines) + "\n"
+        parts.append(f"At a rate of {rate:g}:")
+        parts.append(formatting.markdown(by_fraction(pairs, HARM)))
+    return formatting.blocks(*parts) + "\n"
 
 
 def _verdicts(
     means: Mapping[str, Mapping[str, float]], columns: Iterable[str]
-) -> list[str]:
+) -> list[Any]:
     """How often a λ cost more than `HARM`, on either side of the rule."""
     from absgd_jax._diagnostics import WRONG_SHARE
 
@@ -202,10 +196,8 @@ def _verdicts(
         ]
         gained = sum(own[column] > HARM for own in means.values())
         rows.append([column, *harmed, f"{gained} of {len(means)}"])
-    return [
+    rule = (
         f"`suggest_lam` warns where at least {100 * WRONG_SHARE:g}% are wrong. Harmed "
-        "and gained mean by",
-        "more than 1 point.",
-        "",
-        *formatting.markdown(rows),
-    ]
+        "and gained mean by\nmore than 1 point."
+    )
+    return [rule, formatting.markdown(rows)]

@@ -217,7 +217,7 @@ def table(
         "the compiled program holds); `backward` counts backward passes a step, clean "
         "batches included. *: after a finished plain run, which is not counted."
     )
-    return "\n".join([*formatting.markdown(rows), "", legend, ""])
+    return formatting.blocks(formatting.markdown(rows), legend) + "\n"
 
 
 def _measures(compared: Sequence[Compared]) -> dict[str, str]:

@@ -101,8 +101,8 @@ def table(study: Study, found: Comparison | None) -> str:
         f"seed, {_validation_labels(data)}.",
         f"Validation accuracy: {', '.join(tried)}.",
     ]
-    lines = [f"### {study.title}", "", *formatting.markdown(rows), ""]
-    return "\n".join([*lines, *(f"* {note}" for note in notes), ""])
+    parts = f"### {study.title}", formatting.markdown(rows), formatting.notes(notes)
+    return formatting.blocks(*parts) + "\n"
 
 
 def figure(comparisons: Mapping[str, Comparison | None], path: pathlib.Path) -> None:

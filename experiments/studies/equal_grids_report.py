@@ -199,11 +199,11 @@ def _difference(
     return formatting.difference(gaps)
 
 
-def last_layer(found: Sequence[Record]) -> list[str]:
+def last_layer(found: Sequence[Record]) -> str:
     """The section of the last layer; nothing if there are no records of it."""
     own = [r for r in found if r["data"] == HEAD]
     if not own:
-        return []
+        return ""
     before = {r["network"]: r["before"] for r in own if "before" in r}
     introduction = _LAST_LAYER.format(
         each=_EACH.format(settings=SETTINGS),
@@ -215,20 +215,20 @@ def last_layer(found: Sequence[Record]) -> list[str]:
         before=formatting.spread(np.array([*before.values()])),
     )
     table = _table(own, HEAD, OF_LAST_LAYER, ["accuracy"])
-    return [*_wrapped(introduction), "", *table]
+    return formatting.blocks(_wrapped(introduction), table)
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrapped(text: str) -> str:
     """A heading and a paragraph, whose lines are filled anew."""
     heading, paragraph = text.split("\n\n")
-    return [heading, "", *textwrap.wrap(paragraph, 88)]
+    return formatting.blocks(heading, textwrap.fill(paragraph, 88))
 
 
-def tables(found: Sequence[Record]) -> list[str]:
+def tables(found: Sequence[Record]) -> str:
     """The section of the tables, with the check on losses."""
     own = [r for r in found if r["data"] != HEAD]
     if not own:
-        return []
+        return ""
     run = presets.get("own_table").run
     introduction = _TABLES.format(
         each=_EACH.format(settings=SETTINGS),
@@ -236,16 +236,15 @@ def tables(found: Sequence[Record]) -> list[str]:
         epochs=run.epochs,
         batch=run.batch_size,
     )
-    lines = _wrapped(introduction)
+    parts: list[Any] = [_wrapped(introduction)]
     known = [name for name in TABLES if any(r["data"] == name for r in own)]
     for name in known:
-        lines += ["", f"### {name}", ""]
         gains = ["average_precision", "balanced_at_threshold"]
-        lines += _table(own, name, OF_TABLES, gains)
-    return [*lines, "", *_check(own, known)]
+        parts += [f"### {name}", _table(own, name, OF_TABLES, gains)]
+    return formatting.blocks(*parts, _check(own, known))
 
 
-def _check(found: Sequence[Record], known: Sequence[str]) -> list[str]:
+def _check(found: Sequence[Record], known: Sequence[str]) -> str:
     """What the losses after plain training say, and what λ then did."""
     lams = list(dict.fromkeys(r["value"] for r in found if r["method"] == "absgd"))
     rows = [["data", "wrong", "warned", "λ", "effective fraction", "points"]]
@@ -271,10 +270,12 @@ def _check(found: Sequence[Record], known: Sequence[str]) -> list[str]:
             )
             both = own.keys() & theirs.keys()
             pairs += [(effective[key[1]], own[key] - theirs[key]) for key in both]
-    lines = [*_CHECK.format(share=100 * WRONG_SHARE).splitlines(), ""]
-    lines += [*formatting.markdown(rows), ""]
-    lines += [*_VERDICTS.format(harm=100 * HARM).splitlines(), ""]
-    return lines + formatting.markdown(by_fraction(pairs, HARM))
+    return formatting.blocks(
+        _CHECK.format(share=100 * WRONG_SHARE),
+        formatting.markdown(rows),
+        _VERDICTS.format(harm=100 * HARM),
+        formatting.markdown(by_fraction(pairs, HARM)),
+    )
 
 
 def by_fraction(pairs: Sequence[tuple[float, float]], least: float) -> list[list[str]]:

@@ -87,10 +87,10 @@ def draw(found: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-def section(found: Sequence[Record]) -> list[str]:
+def section(found: Sequence[Record]) -> str:
     """The figures with what they show; nothing if there are no records."""
     if not found:
-        return []
+        return ""
     from experiments.studies import figures
 
     run = LONG_TAIL.run
@@ -104,10 +104,11 @@ def section(found: Sequence[Record]) -> list[str]:
         "gamma": run.method.gamma,
         "rate": run.optimizer.learning_rate,
     }
-    lines = ["## Figures"]
-    for name, caption in CAPTIONS.items():
-        lines += ["", f"![{caption.format(**facts)}]({FOLDER}/{name}.png)"]
-    return lines
+    shown = (
+        f"![{caption.format(**facts)}]({FOLDER}/{name}.png)"
+        for name, caption in CAPTIONS.items()
+    )
+    return formatting.blocks("## Figures", *shown)
 
 
 def _by_seed(found: Iterable[Record], key: str) -> np.ndarray:

@@ -55,4 +55,4 @@ def table(config: commands.Recipes, outcomes: dict[str, Outcome]) -> str:
         f"{formatting.count(seeds, 'seed')}. To be read, not chosen from: λ is chosen "
         "on validation data."
     )
-    return "\n".join([*formatting.markdown(rows), "", note, ""])
+    return formatting.blocks(formatting.markdown(rows), note) + "\n"

@@ -38,24 +38,23 @@ all of its rows share, and each row, λ and seed 40 more;
 `python -m experiments reproduce --list` names them."""
 
 
-def sections(found: Sequence[Record], file: str) -> list[str]:
-    """The page of the paper's tables, as lines of Markdown, without what is not run.
+def sections(found: Sequence[Record], file: str) -> str:
+    """The page of the paper's tables, in Markdown, without what is not run.
 
     It says from which file the records of `reproduce` are.
     """
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
-    lines = INTRODUCTION.format(file=file, lams=lams).splitlines()
+    parts: list[Any] = [INTRODUCTION.format(file=file, lams=lams)]
     for setting in _settings(found):
         own = [r for r in found if r["setting"] == setting]
-        lines += ["", f"## {_title(setting)}", ""]
-        lines += formatting.markdown(_table(own, setting))
-        lines += ["", *_devices(own)]
+        parts += [f"## {_title(setting)}", formatting.markdown(_table(own, setting))]
+        parts.append(_devices(own))
         if any(r["split"] == "validation" for r in own):
-            lines += ["", "How λ was chosen, by validation accuracy:", ""]
-            lines += formatting.markdown(_choices(own, setting))
-        lines += ["", "Recall of each class, most frequent first:", ""]
-        lines += formatting.markdown(_recalls(own, setting))
-    return lines
+            parts.append("How λ was chosen, by validation accuracy:")
+            parts.append(formatting.markdown(_choices(own, setting)))
+        parts.append("Recall of each class, most frequent first:")
+        parts.append(formatting.markdown(_recalls(own, setting)))
+    return formatting.blocks(*parts)
 
 
 def _settings(found: Sequence[Record]) -> list[str]:
@@ -179,21 +178,21 @@ def _recalls(found: Sequence[Record], setting: str) -> list[list[str]]:
     return lines
 
 
-def _devices(found: Sequence[Record]) -> list[str]:
+def _devices(found: Sequence[Record]) -> str:
     where = sorted({f"{r['device']} (JAX {r['jax']})" for r in found})
     seconds = sum(r["seconds"] for r in found)
-    return [
+    return (
         f"{len(found)} trainings on {', '.join(where)}; {seconds / 60:.0f} minutes in "
         "all, of processes that shared the device."
-    ]
+    )
 
 
-def not_run(found: Sequence[Record]) -> list[str]:
+def not_run(found: Sequence[Record]) -> str:
     """What of the campaign is left, with its cost in epochs."""
-    settings, lines = _settings(found), []
+    settings, left = _settings(found), []
     for setting in reproduce.SETTINGS:
         if setting not in settings:
-            lines.append(f"* {_title(setting)}: none of its rows yet.")
+            left.append(f"{_title(setting)}: none of its rows yet.")
             continue
         own = [r for r in found if r["setting"] == setting]
         done = {row.name: len(tested) for row, tested in _rows(own, setting)}
@@ -203,5 +202,5 @@ def not_run(found: Sequence[Record]) -> list[str]:
             if done.get(row.name, 0) < reproduce.SEEDS
         ]
         if missing:
-            lines.append(f"* {_title(setting)}: {'; '.join(missing)}.")
-    return [*lines, "", *_COST.splitlines()]
+            left.append(f"{_title(setting)}: {'; '.join(missing)}.")
+    return formatting.blocks(formatting.notes(left), _COST)

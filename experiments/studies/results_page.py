@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks import trainer_step
 from experiments import commands, configs, presets
 from experiments.presets import _cost
-from experiments.report import html
+from experiments.report import formatting, html
 from experiments.results import run_log
 from experiments.studies import equal_grids_report, figures_report, reproduce_report
 
@@ -69,11 +69,11 @@ def page(folder: pathlib.Path) -> str:
         equal_grids_report.last_layer(grids),
         equal_grids_report.tables(grids),
         figures_report.section(figures),
-        ["## Not run"],
+        "## Not run",
         reproduce_report.not_run(found),
-        *([not_run(cost)] for cost in costs),
+        *map(not_run, costs),
     ]
-    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+    return formatting.blocks(*sections) + "\n"
 
 
 def measure(preset: str) -> dict[str, Any]:

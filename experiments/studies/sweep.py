@@ -87,4 +87,4 @@ def table(outcomes: Mapping[tuple[float, float], Outcome]) -> str:
     else:
         lam, gamma = map(formatting.number, chosen)
         words += f"λ = {lam}, γ = {gamma} is best on validation, and was tested."
-    return "\n".join([*formatting.markdown(rows), "", words]) + "\n"
+    return formatting.blocks(formatting.markdown(rows), words) + "\n"

@@ -131,7 +131,8 @@ def table(everything: Points, examples: Points, steps: dict[str, Step]) -> str:
         "The line moves towards the majority, along the diagonal; the majority's "
         "deviation is 0.1.",
     ]
-    return "\n".join([*formatting.markdown(rows), "", *(f"* {n}" for n in notes), ""])
+    table = formatting.markdown(rows)
+    return formatting.blocks(table, formatting.notes(notes)) + "\n"
 
 
 def figure(

@@ -169,6 +169,11 @@ def logits(params: Any, x: jax.Array) -> jax.Array:
     return x @ last["w"] + last["b"]
 
 
+def cross_entropy(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Losses `[batch]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y)
+
+
 _Attention = tuple[Callable[[], Any], Callable[..., tuple[jax.Array, Any]]]
 
 
@@ -225,15 +230,6 @@ def _by_the_bounded_weights(run: Hyperparams, radius: Any) -> _Attention:
     return init, weigh
 
 
-@functools.partial(jax.jit, static_argnames=("form", "sign"))
-def _begin(params: Any, runs: Hyperparams, form: str, sign: int) -> Any:
-    def begin(params: Any, run: Hyperparams) -> Any:
-        opt_state = optax.sgd(run.rate, MOMENTUM).init(params)
-        return params, opt_state, _attention(run, form, sign)[0]()
-
-    return jax.vmap(begin)(params, runs)
-
-
 @functools.partial(jax.jit, static_argnames=("form", "sign"), donate_argnums=0)
 def _advance(
     carry: Any,
@@ -246,10 +242,8 @@ def _advance(
     """Makes some steps of all runs; mean weight and divergence, `[runs, 2]`."""
 
     def step(carry: Any, indices: jax.Array) -> tuple[Any, jax.Array]:
-        batch = [
-            jax.vmap(lambda part, index: part[index])(part, indices)
-            for part in examples
-        ]
+        take = jax.vmap(lambda part, index: part[index])
+        batch = [take(part, indices) for part in examples]
 
         def one(carry: Any, run: Hyperparams) -> tuple[Any, jax.Array]:
             params, opt_state, state = carry
@@ -257,9 +251,7 @@ def _advance(
             _, weigh = _attention(run, form, sign)
 
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-                losses = optax.softmax_cross_entropy_with_integer_labels(
-                    logits(params, x), y
-                )
+                losses = cross_entropy(params, x, y)
                 p, after = weigh(losses, state)
                 return jnp.mean(p * losses), (p, after)
 
@@ -336,7 +328,12 @@ def train(
     elif protocol == "first stage":
         order = order[:steps]
     params = jax.tree.map(lambda leaf: leaf[runs.seed], params)
-    carry, seen = _begin(params, runs, form, sign), []
+    begin = lambda params, run: (
+        params,
+        optax.sgd(run.rate, MOMENTUM).init(params),
+        _attention(run, form, sign)[0](),
+    )
+    carry, seen = jax.jit(jax.vmap(begin))(params, runs), []
     windows = [order[at : at + WINDOW] for at in range(0, len(order), WINDOW)]
     for window in windows:
         carry, of_window = _advance(carry, runs, data.train, window, form, sign)
@@ -366,21 +363,18 @@ def run(
         data = task(name, data_dir, seeds)
         for protocol in untuned_report.PROTOCOLS[: 1 if data.params else None]:
             for kind in dict.fromkeys(map(_kind, settings)):
+                own = [setting for setting in settings if _kind(setting) == kind]
                 jobs = [
                     (rate, s, seed)
-                    for s in settings
-                    for rate in RATES
-                    for seed in seeds
-                    if _kind(s) == kind
-                    and (name, protocol, rate, s.name, seed) not in done
+                    for s, rate, seed in itertools.product(own, RATES, seeds)
+                    if (name, protocol, rate, s.name, seed) not in done
                 ]
                 if not jobs:
                     continue
                 began = time.monotonic()
                 _, found = train(data, protocol, DATA[name], jobs, seeds, steps)
                 lines = [
-                    {"data": name, "protocol": protocol, "rate": rate}
-                    | {"setting": s.name, "seed": seed}
+                    dict(zip(RUNS, (name, protocol, rate, s.name, seed), strict=True))
                     | {k: _short(k, v[i]) for k, v in found.items()}
                     for i, (rate, s, seed) in enumerate(jobs)
                 ]

@@ -145,20 +145,14 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     settings = [s for s in (*FIXED, *COMPARED) if s.name in ran]
     counts = {"seeds": formatting.count(seeds, "seed")}
     counts["cells"] = formatting.count(len(scores.cells), "cell")
-    lines = [
+    parts: list[Any] = [
         INTRODUCTION.format(**counts),
         "## One setting for all",
-        "",
-        *formatting.markdown(_summary(scores, settings)),
-        "",
-        *_verdict(scores, settings),
-        "",
+        formatting.markdown(_summary(scores, settings)),
+        formatting.notes(_verdict(scores, settings)),
         "## SGD and fixed λ",
-        "",
         "The best and the worst of ten are chosen in hindsight, on these numbers.",
-        "",
-        *_by_cell(scores, _fixed(scores)),
-        "",
+        _by_cell(scores, _fixed(scores)),
     ]
     of_bound = lambda radii, c: [s for s in radii if s.bound == c]
     at = lambda name, radii: (
@@ -173,7 +167,7 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         gain = lambda s: lambda c: formatting.difference(scores.gain(c, s))
         columns = [(s.name, gain(s)) for s in chosen if s in settings]
         if columns:
-            lines += [f"## {title}", "", *_by_cell(scores, columns), ""]
+            parts += [f"## {title}", _by_cell(scores, columns)]
     seen = lambda s, key: lambda c: _short(scores.seen(c, s, key))
     keys = {"mean": "mean", "low": "low", "lam": "λ", "kl": "KL"}
     columns = [
@@ -182,15 +176,12 @@ def page(records: Sequence[dict[str, Any]]) -> str:
         if s in settings
         for key, title in keys.items()
     ]
-    lines += [
-        "## Weights",
-        "",
-        "Mean weight over all steps, smallest mean of 50 steps, last |λ|, and E[p log",
-        "p − p + 1] over all steps.",
-        "",
-        *_by_cell(scores, columns),
-    ]
-    return "\n".join([*lines, ""])
+    what = (
+        "Mean weight over all steps, smallest mean of 50 steps, last |λ|, and E[p log\n"
+        "p − p + 1] over all steps."
+    )
+    parts += ["## Weights", what, _by_cell(scores, columns)]
+    return formatting.blocks(*parts) + "\n"
 
 
 def _name(cell: _Cell) -> str:
@@ -248,14 +239,14 @@ def _verdict(scores: _Scores, settings: Sequence[Setting]) -> list[str]:
     ]
     names = lambda found: "; ".join(s.name for s in found) or "none"
     return [
-        f"* Never more than 1 point below SGD: {names(harmless)}.",
-        "* And within 0.5 points of the best fixed λ wherever one gains: "
+        f"Never more than 1 point below SGD: {names(harmless)}.",
+        "And within 0.5 points of the best fixed λ wherever one gains: "
         f"{names(holds)}.",
-        *itertools.chain(*(_misses(scores, s) for s in LOOKED_AT if s in settings)),
+        *(_misses(scores, s) for s in LOOKED_AT if s in settings),
     ]
 
 
-def _misses(scores: _Scores, setting: Setting) -> list[str]:
+def _misses(scores: _Scores, setting: Setting) -> str:
     """Every cell that one setting loses."""
     below = [
         f"{_name(cell)}: {formatting.difference(gain)}"
@@ -268,13 +259,13 @@ def _misses(scores: _Scores, setting: Setting) -> list[str]:
         for cell, shortfall in shortfalls.items()
         if shortfall > LARGEST_SHORTFALL
     )
-    return [
-        f"* {setting.name} is more than 1 point below SGD in {listed(below)}. It is "
+    return (
+        f"{setting.name} is more than 1 point below SGD in {listed(below)}. It is "
         "more than 0.5 points behind the best fixed λ in "
         f"{far(_shortfalls(scores, setting))}. Of a λ that is chosen on one half of "
         "the seeds and measured on the other it is so far behind in "
-        f"{far(_behind_a_chosen_lam(scores, setting))}.",
-    ]
+        f"{far(_behind_a_chosen_lam(scores, setting))}."
+    )
 
 
 def _behind_a_chosen_lam(scores: _Scores, setting: Setting) -> dict[_Cell, float]:
