@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 
 from experiments import commands, configs
 from experiments.data.types import Examples, Files
@@ -46,7 +47,8 @@ def main(config: commands.Suspects) -> int:
     logits = runs.outputs_of("logits", state, task.train, kept.run, layout)
     lam, most = lam_of(kept.run, state), kept.run.method.max_weight
     found = suspicion(logits, task.train.labels, lam, most)
-    rows = _rows(found, task.train, task.rows)
+    index = np.arange(len(found.given)) if task.rows is None else task.rows
+    rows = _rows(found, task.train, index)
     print("\n".join(formatting.markdown(_named(rows, kept.run, config.show))))
     differing = int((found.predicted != found.given).sum())
     print(
@@ -54,7 +56,7 @@ def main(config: commands.Suspects) -> int:
         "predicted to be of another class than their label says."
     )
     arrays = {
-        "index": _index(found, task.rows),
+        "index": index,  # of each example in the data set's training split
         "labels": found.given,
         "pred_probs": found.probabilities,
         "step": step,
@@ -99,10 +101,9 @@ def suspicion(
     `example_losses.attention`.
     """
     losses = example_losses.cross_entropy(logits, labels)
-    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return Suspicion(
         labels,
-        (exps / exps.sum(axis=1, keepdims=True)).astype(np.float32),
+        scipy.special.softmax(logits.astype(np.float64), axis=1).astype(np.float32),
         losses,
         example_losses.attention(losses, lam, max_weight),
         np.argsort(-losses, kind="stable"),
@@ -164,12 +165,10 @@ def _long(course: _Course, first: np.ndarray, names: list[str]) -> list[list[str
     return rows
 
 
-def _rows(
-    found: Suspicion, examples: Examples, rows: np.ndarray | None
-) -> list[list[str]]:
+def _rows(found: Suspicion, examples: Examples, index: np.ndarray) -> list[list[str]]:
     """The list, its head first; image files also have their paths."""
     columns: dict[str, np.ndarray] = {
-        "index": _index(found, rows),
+        "index": index,
         "is_label_issue": found.predicted != found.given,
         "label_quality": np.exp(-found.losses),
         "given_label": found.given,
@@ -191,11 +190,6 @@ def _named(rows: list[list[str]], run: configs.Run, show: int) -> list[list[str]
         [names[int(c)] if i in labels else c for i, c in enumerate(row)]
         for row in rows[1 : 1 + show]
     ]
-
-
-def _index(found: Suspicion, rows: np.ndarray | None) -> np.ndarray:
-    """Of each example in the data set's training split."""
-    return np.arange(len(found.given)) if rows is None else rows
 
 
 def _shown(value: Any) -> str:
