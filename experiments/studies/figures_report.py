@@ -122,16 +122,11 @@ def _accuracies(found: Iterable[Record], **facts: Any) -> np.ndarray:
     return 100.0 * _by_seed(own, "test")
 
 
-def _errorbar(
-    panel: "Axes",
-    positions: Sequence[float],
-    values: Sequence[np.ndarray],
-    **style: Any,
-) -> None:
-    """Means of values at positions, with their standard errors."""
+def _errorbar(panel: "Axes", at: Any, values: list[np.ndarray], **style: Any) -> None:
+    """Means of values, each `[seeds]`, at positions, with their standard errors."""
     means = [own.mean() for own in values]
     errors = [float(formatting.standard_error(own)) for own in values]
-    panel.errorbar(positions, means, errors, marker="o", capsize=3, **style)
+    panel.errorbar(at, means, errors, marker="o", capsize=3, **style)
 
 
 def _level(panel: "Axes", values: np.ndarray, color: str, **style: Any) -> float:
