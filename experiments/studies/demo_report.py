@@ -81,9 +81,11 @@ def table(study: Study, found: Comparison | None) -> str:
     ]
     tried = []
     for lam, outcome in found.outcomes.items():
-        mean = f"{100.0 * np.mean(outcome.last(grid.validation)):.1f}"
         name = "SGD" if math.isinf(lam) else f"λ = {number(lam)}"
-        tried.append(f"{name} {'diverged' if outcome.diverged else mean}")
+        shown = "diverged"
+        if not outcome.diverged:
+            shown = f"{100.0 * np.mean(outcome.last(grid.validation)):.1f}"
+        tried.append(f"{name} {shown}")
     classes = data.classes
     tail = ", ".join(map(str, range(classes - data.tail_classes, classes)))
     counts = found.class_counts
