@@ -208,7 +208,8 @@ def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
     rows = [head]
     for s in settings:
         gains = [scores.gain(cell, s) for cell in scores.cells]
-        means, behind = np.mean(gains, axis=1), _shortfalls(scores, s)
+        means = np.array([gain.mean() for gain in gains])
+        behind = _shortfalls(scores, s)
         worst, most = int(means.argmin()), max(behind, key=lambda c: behind[c])
         below = [gain for gain in gains if gain.mean() < -LARGEST_LOSS]
         clear = [g for g in below if g.mean() < -2 * formatting.standard_error(g)]
