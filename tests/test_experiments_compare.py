@@ -16,7 +16,7 @@ from tests.outcomes import scored
 
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
-SHORT = ("--epochs", "2", "--seeds", "2", "--model.widths", "4", "4")
+SHORT = ("--epochs", "2", "--seeds", "2", "--model.widths", "4", "4", "--rates", "1")
 
 
 def _compare(out, *arguments):
@@ -50,6 +50,36 @@ def test_every_preset_has_methods_with_grids_of_equal_size():
                 assert run.epochs <= plain.epochs, where
                 assert run.data.source == plain.data.source, where
                 assert run.model.name == plain.model.name, where
+
+
+@pytest.mark.parametrize("rates", [(1.0,), (1.0, 0.5, 2.0)])
+def test_every_method_is_tried_at_as_many_settings(rates):
+    plain = method_grid.plain(LONG_TAIL)
+    for method in method_grid.every(LONG_TAIL).values():
+        found = method_grid.at_rates(method, plain, rates)
+        assert len({value for value, _ in found.grid}) == 3 * len(rates)
+        tried = {run.optimizer.learning_rate for run in found.runs(plain)}
+        own = method.runs(plain)[0].optimizer.learning_rate
+        if method.hyperparameter == "η":
+            assert len(tried) == 3 * len(rates)
+            assert (min(tried), max(tried)) == pytest.approx(
+                (own * min(rates) / 2, own * max(rates) * 2), 1e-2
+            )
+        else:
+            assert sorted(tried) == pytest.approx([own * r for r in sorted(rates)])
+        assert found.runs(plain)[0].optimizer.learning_rate == pytest.approx(own)
+
+
+def test_classifiers_choose_among_first_stages(tmp_path):
+    arguments = ("--methods", "ncm,crt", "--rates", "1", "0.5", "--no-measure")
+    assert _compare(tmp_path, *SHORT[:-2], "--seeds", "1", *arguments) == 0
+    found = _results(tmp_path)
+    settings = [one["value"] for one in found["ncm"]["grid"]]
+    assert len(settings) == len(
+        {json.dumps(one["accuracy"]) for one in found["ncm"]["grid"]}
+    )
+    assert settings[:2] == ["centred", "centred, η = 0.05"]
+    assert len(found["crt"]["grid"]) == len(found["sgd"]["grid"]) == 6
 
 
 def test_the_plain_run_has_nothing_of_a_method():

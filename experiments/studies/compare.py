@@ -65,8 +65,11 @@ def main(preset: str, config: commands.Compare) -> int:
       BadConfiguration: there is no such method, or no validation data; or the
         directory holds a comparison of other runs.
     """
-    methods = method_grid.choose(config.run, config.methods)
     base = method_grid.plain(config.run)
+    methods = [
+        method_grid.at_rates(method, base, config.rates)
+        for method in method_grid.choose(config.run, config.methods)
+    ]
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     setting = _Setting(base, config.session, out, config.seeds)
     trials = _trials(setting, methods)
@@ -74,7 +77,8 @@ def main(preset: str, config: commands.Compare) -> int:
     def finish() -> None:
         for method in methods:
             for seed in range(config.seeds if method.classifier else 0):
-                _classify(setting, _first_stage(setting, method, seed))
+                for _, changes in method.grid:
+                    _classify(setting, _first_stage(setting, method, seed, changes))
         if config.measure:
             _measure(setting, methods)
 
@@ -96,10 +100,11 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
     for method in methods:
         found = method.runs(setting.base)
         for seed in range(setting.seeds):
-            for (value, _), run in zip(method.grid, found, strict=True):
+            for (value, changes), run in zip(method.grid, found, strict=True):
                 start_from = run.start_from
                 if method.stage == 2:
-                    trials.append(_first_stage(setting, method, seed))
+                    own = changes if method.classifier else {}
+                    trials.append(_first_stage(setting, method, seed, own))
                     start_from = trials[-1].out
                 if method.classifier is None:
                     run = dataclasses.replace(run, seed=seed, start_from=start_from)
@@ -110,31 +115,40 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
 def _trial(
     setting: _Setting, method: MethodGrid, value: str, run: configs.Run
 ) -> Trial:
-    name = f"{method.name}-{value.replace(', ', '_')}"
+    shown = value.replace(", η = ", "-rate").replace(", ", "_")
+    name = f"{method.name}-{shown}"
     return grid.trial(setting.out, (method.name, value), name, run)
 
 
-def _first_stage(setting: _Setting, method: MethodGrid, seed: int) -> Trial:
-    """Plain training at the preset's learning rate, which all second stages share."""
+def _first_stage(
+    setting: _Setting,
+    method: MethodGrid,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
+) -> Trial:
+    """Plain training, which all second stages share.
+
+    It is at the preset's learning rate, unless `changes` are those of a post-hoc
+    classifier's grid, which may have another.
+    """
     normalised = method_grid.NORMALISED * method.name.endswith(method_grid.NORMALISED)
     sgd = method_grid.choose(setting.base, f"sgd{normalised}")[-1]
-    run = dataclasses.replace(sgd.runs(setting.base)[0], seed=seed)
-    return _trial(setting, sgd, sgd.grid[0][0], run)
+    run = configs.replace(sgd.runs(setting.base)[0], {**(changes or {}), "seed": seed})
+    return _trial(setting, sgd, f"{run.optimizer.learning_rate:g}", run)
 
 
 def _compared(
     setting: _Setting, method: MethodGrid, found: Mapping[Any, Outcome]
 ) -> Compared:
     """The outcomes of a method for every value of its grid."""
-    values = [value for value, _ in method.grid]
     if method.classifier is None:
-        outcomes = {value: found[method.name, value] for value in values}
+        outcomes = {value: found[method.name, value] for value, _ in method.grid}
     else:
-        first = found[_first_stage(setting, method, 0).setting]
-        outcomes = {
-            value: _classified(first, f"{method.classifier} {value}")
-            for value in values
-        }
+        outcomes = {}
+        for value, changes in method.grid:
+            first = found[_first_stage(setting, method, 0, changes).setting]
+            own = value.partition(", η = ")[0]
+            outcomes[value] = _classified(first, f"{method.classifier} {own}")
     return Compared(method, outcomes)
 
 
@@ -257,8 +271,8 @@ def _legend(seeds: int) -> list[str]:
     return [
         "Test set, percent, mean ± standard deviation over "
         f"{formatting.count(seeds, 'seed')}, at the last epoch; the difference in "
-        "accuracy is paired by seed, ± standard error. Each hyperparameter is the best "
-        f"of {method_grid.GRID} by validation accuracy over all seeds. Time and memory "
+        "accuracy is paired by seed, ± standard error. What is chosen is the best of "
+        "the method's grid by validation accuracy over all seeds. Time and memory "
         "are those of a step relative to plain SGD's (median of paired steps; all that "
         "the compiled program holds); `backward` counts backward passes a step, clean "
         "batches included. *: after a finished plain run, which is not counted.",
