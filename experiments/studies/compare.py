@@ -87,8 +87,9 @@ def main(preset: str, config: commands.Compare) -> int:
         compared = [_compared(setting, method, found) for method in methods]
         missing = lambda outcome: len(outcome.ended) < config.seeds
         compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
-        run_log.save(out / RESULTS, _results(preset, setting, compared))
-        return table(compared, _read(out / COSTS), config.seeds)
+        results = _results(preset, setting, compared)
+        run_log.save(out / RESULTS, results)
+        return table(results, _read(out / COSTS))
 
     whole = Grid(out, preset, {"run": base}, trials, config.session, checkpoints=True)
     return grid.main(whole, report, finish)
@@ -209,46 +210,63 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
         run_log.save(path, measured)
 
 
-def table(
-    compared: Sequence[Compared], measured: dict[str, dict[str, Any]], seeds: int
-) -> str:
+def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a method, in Markdown.
 
     Args:
-      compared: plain SGD's first.
-      measured: results of `relative_costs` by method; may lack some.
-      seeds: number of seeds.
+      results: what `RESULTS` holds, plain SGD's first.
+      measured: results of `relative_costs` by method; may lack some, or all.
 
     Returns:
       The table and notes on how to read it.
     """
-    measures = _measures(compared)
-    head = [
-        "method", "chosen", *measures.values(), "against SGD", "time", "memory",
-        "backward",
-    ]  # fmt: skip
-    rows, plain = [head], {}
-    for method, outcomes in compared:
-        value = grid.choose(outcomes)
-        if value is None:
-            rows.append([method.title, "diverged", *["–"] * (len(head) - 2)])
+    methods = results["methods"]
+    known = {name for found in methods.values() for name in found["grid"][0]}
+    measures = {
+        m: head for m, head in (MEASURES | OF_TWO_CLASSES).items() if m in known
+    }
+    head = ["method", "chosen", *measures.values(), "against SGD"]
+    costs = ["time", "memory"] if measured else []
+    rows, plain = [[*head, *costs, "backward"]], {}
+    for name, found in methods.items():
+        settings = {setting["value"]: setting for setting in found["grid"]}
+        if found["chosen"] is None:
+            blank = ["–"] * (len(rows[0]) - 2)
+            rows.append([found["title"], "diverged", *blank])
             continue
-        chosen, cost = outcomes[value], measured.get(method.name, {})
-        accuracy = chosen.by_seed(grid.accuracy)
+        chosen = settings[found["chosen"]]
+        plain = plain or chosen["accuracy"]
+        means = [formatting.spread(_numbers(chosen[measure])) for measure in measures]
+        against = {} if name == "sgd" else plain
         rows.append(
             [
-                method.title,
-                f"{method.hyperparameter} = {value}".replace("-", "−"),
-                *(formatting.spread(chosen.last(_of(name))) for name in measures),
-                formatting.paired(accuracy, plain),
-                _ratio(cost.get("time")),
-                _ratio(cost.get("memory")),
-                str(method.backward) + ("*" if method.stage == 2 else ""),
+                found["title"],
+                f"{found['hyperparameter']} = {found['chosen']}".replace("-", "−"),
+                *means,
+                formatting.paired(chosen["accuracy"], against),
+                *(_ratio(measured.get(name, {}).get(cost)) for cost in costs),
+                str(found["backward"]) + ("*" if found["stage"] == 2 else ""),
             ]
         )
-        if method is compared[0].method:
-            plain = accuracy
-    return "\n".join([*formatting.markdown(rows), "", *_legend(seeds)]) + "\n"
+    return "\n".join([*formatting.markdown(rows), "", _legend(results["seeds"])]) + "\n"
+
+
+def _numbers(by_seed: Mapping[Any, float | None]) -> np.ndarray:
+    """A metric of all seeds, NaN where it is None."""
+    return np.array([*by_seed.values()], float)
+
+
+def _legend(seeds: int) -> str:
+    return (
+        "Test set, percent, mean ± standard deviation over "
+        f"{formatting.count(seeds, 'seed')}, at the last epoch; the difference in "
+        "accuracy is paired by seed, ± standard error. What is chosen is the best of "
+        "the method's grid by validation accuracy over all seeds. Time and memory, "
+        "where measured, are those of a step relative to plain SGD's (median of paired "
+        "steps; all that the compiled program holds); `backward` counts backward "
+        "passes a step, clean batches included. *: after a finished plain run, which "
+        "is not counted."
+    )
 
 
 def _measures(compared: Sequence[Compared]) -> dict[str, str]:
@@ -265,18 +283,6 @@ def _measures(compared: Sequence[Compared]) -> dict[str, str]:
 
 def _of(name: str) -> Measure:
     return lambda event: event["test"][name]
-
-
-def _legend(seeds: int) -> list[str]:
-    return [
-        "Test set, percent, mean ± standard deviation over "
-        f"{formatting.count(seeds, 'seed')}, at the last epoch; the difference in "
-        "accuracy is paired by seed, ± standard error. What is chosen is the best of "
-        "the method's grid by validation accuracy over all seeds. Time and memory "
-        "are those of a step relative to plain SGD's (median of paired steps; all that "
-        "the compiled program holds); `backward` counts backward passes a step, clean "
-        "batches included. *: after a finished plain run, which is not counted.",
-    ]
 
 
 def _ratio(value: float | None) -> str:
@@ -298,6 +304,8 @@ def _results(
             method.name: {
                 "title": method.title,
                 "hyperparameter": method.hyperparameter,
+                "backward": method.backward,
+                "stage": method.stage,
                 "chosen": grid.choose(outcomes),
                 "changes": method.changes,
                 "grid": [
