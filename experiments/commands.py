@@ -79,9 +79,10 @@ class Resume(Checked):
 class Compare(Checked):
     """Trains many methods on one preset's data, network and budget, and tabulates them.
 
-    Every method has one hyperparameter, chosen among three values by validation
-    accuracy over all seeds. Resumes from what the run directory holds, also with more
-    methods or seeds. Writes there:
+    Every method has one hyperparameter with three values, each at three learning rates,
+    or nine learning rates where it has none; validation accuracy over all seeds chooses
+    among the nine. Resumes from what the run directory holds, also with more methods or
+    seeds. Writes there:
 
       grid.json     what all trainings share
       table.md      one row a method
@@ -93,6 +94,8 @@ class Compare(Checked):
       run: data, network, schedule and optimizer; its loss and method are not used.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
         for all that fit. `+norm` divides the logits by their norm in training.
+      rates: learning rates that are tried with each value, over the method's own: with
+        1 alone each method has three settings and not nine.
       seeds: number of seeds, from 0; each trains every method on its own split.
       measure: whether the steps are timed, each in turn with a step of plain SGD.
       session: directories, devices and loaders.
@@ -100,12 +103,14 @@ class Compare(Checked):
 
     run: Flat[Run]
     methods: str = ""
+    rates: tuple[PositiveFinite, ...] = (1.0, 0.5, 2.0)
     seeds: Size = 3
     measure: bool = True
     session: Flat[Session] = _SESSION
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse(not self.rates, "rates must have one at least, got none.")
         refuse(
             self.session.distributed or self.session.parallel == "pmap",
             "A comparison runs in one process, under --parallel jit.",

@@ -15,7 +15,7 @@ from tests.outcomes import cells, scored
 
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
-SHORT = ("--epochs", "2", "--seeds", "2", "--model.widths", "4", "4")
+SHORT = ("--epochs", "2", "--seeds", "2", "--model.widths", "4", "4", "--rates", "1")
 
 
 def _compare(out, *arguments):
@@ -48,6 +48,36 @@ def test_every_preset_has_methods_with_grids_of_equal_size():
                 assert run.epochs <= plain.epochs, where
                 assert run.data.source == plain.data.source, where
                 assert run.model.name == plain.model.name, where
+
+
+@pytest.mark.parametrize("rates", [(1.0,), (1.0, 0.5, 2.0)])
+def test_every_method_is_tried_at_as_many_settings(rates):
+    plain = method_grid.plain(LONG_TAIL)
+    for method in method_grid.every(LONG_TAIL).values():
+        found = method_grid.at_rates(method, plain, rates)
+        assert len({value for value, _ in found.grid}) == 3 * len(rates)
+        tried = {run.optimizer.learning_rate for run in found.runs(plain)}
+        own = method.runs(plain)[0].optimizer.learning_rate
+        if method.hyperparameter == "η":
+            assert len(tried) == 3 * len(rates)
+            assert (min(tried), max(tried)) == pytest.approx(
+                (own * min(rates) / 2, own * max(rates) * 2), 1e-2
+            )
+        else:
+            assert sorted(tried) == pytest.approx([own * r for r in sorted(rates)])
+        assert found.runs(plain)[0].optimizer.learning_rate == pytest.approx(own)
+
+
+def test_classifiers_choose_among_first_stages(tmp_path):
+    arguments = ("--methods", "ncm,crt", "--rates", "1", "0.5", "--no-measure")
+    assert _compare(tmp_path, *SHORT[:-2], "--seeds", "1", *arguments) == 0
+    found = _results(tmp_path)
+    settings = [one["value"] for one in found["ncm"]["grid"]]
+    assert len(settings) == len(
+        {json.dumps(one["accuracy"]) for one in found["ncm"]["grid"]}
+    )
+    assert settings[:2] == ["centred", "centred, η = 0.05"]
+    assert len(found["crt"]["grid"]) == len(found["sgd"]["grid"]) == 6
 
 
 def test_the_plain_run_has_nothing_of_a_method():
@@ -90,7 +120,8 @@ def test_normalised_logits_are_an_ending_of_any_method():
 def _compared(name, *values):
     """A method with outcomes of the values 0, 1, ...; see `scored`."""
     outcomes = {str(value): scored(*each) for value, each in enumerate(values)}
-    return compare.Compared(MethodGrid(name, name, {}, "k", ()), outcomes)
+    grid = tuple((value, {}) for value in outcomes)
+    return compare.Compared(MethodGrid(name, name, {}, "k", grid), outcomes)
 
 
 def _summary(accuracy):
@@ -105,14 +136,17 @@ def test_validation_chooses_whatever_the_test_set_says():
 
 
 def test_what_diverged_is_not_chosen_and_is_shown():
-    sgd = _compared("SGD", ([0.5, 0.5], map(_summary, [0.5, 0.7])))
+    sgd = _compared("sgd", ([0.5, 0.5], map(_summary, [0.5, 0.7])))
     once = _compared(
         "once", ([0.9], [_summary(0.9)], [1]), ([0.1, 0.1], map(_summary, [0.6, 0.9]))
     )
     always = _compared("always", ([], [], [0, 1]))
     assert grid.choose(once.outcomes) == "1"
     assert grid.choose(always.outcomes) is None
-    text = compare.table([sgd, once, always], {"once": {"time": 1.5}}, 2)
+    setting = compare._Setting(LONG_TAIL, None, None, seeds=2)
+    results = compare._results("digits_long_tail", setting, [sgd, once, always])
+    text = compare.table(results, {"once": {"time": 1.5}})
+    assert "time" not in compare.table(results, {}).splitlines()[0]
     head, _, of_sgd, of_once, of_always = map(cells, text.splitlines()[:5])
     shown = dict(zip(head, of_once, strict=True))
     assert shown["chosen"] == "k = 1"

@@ -58,8 +58,11 @@ def main(preset: str, config: commands.Compare) -> int:
     BadConfiguration where there is no such method, or no validation data; or the
     directory holds a comparison of other runs.
     """
-    methods = method_grid.choose(config.run, config.methods)
     base = method_grid.plain(config.run)
+    methods = [
+        method_grid.at_rates(method, base, config.rates)
+        for method in method_grid.choose(config.run, config.methods)
+    ]
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     setting = _Setting(base, config.session, out, config.seeds)
     trials = _trials(setting, methods)
@@ -67,7 +70,8 @@ def main(preset: str, config: commands.Compare) -> int:
     def finish() -> None:
         for method in methods:
             for seed in range(config.seeds if method.classifier else 0):
-                _classify(setting, _first_stage(setting, method, seed))
+                for _, changes in method.grid:
+                    _classify(setting, _first_stage(setting, method, seed, changes))
         if config.measure:
             _measure(setting, methods)
 
@@ -76,8 +80,9 @@ def main(preset: str, config: commands.Compare) -> int:
         compared = [_compared(setting, method, found) for method in methods]
         missing = lambda outcome: len(outcome.ended) < config.seeds
         compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
-        run_log.save(out / RESULTS, _results(preset, setting, compared))
-        return table(compared, _read(out / COSTS), config.seeds)
+        results = _results(preset, setting, compared)
+        run_log.save(out / RESULTS, results)
+        return table(results, _read(out / COSTS))
 
     whole = Grid(out, preset, {"run": base}, trials, config.session, checkpoints=True)
     return grid.main(whole, report, finish)
@@ -89,10 +94,11 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
     for method in methods:
         found = method.runs(setting.base)
         for seed in range(setting.seeds):
-            for (value, _), run in zip(method.grid, found, strict=True):
+            for (value, changes), run in zip(method.grid, found, strict=True):
                 start_from = run.start_from
                 if method.stage == 2:
-                    trials.append(_first_stage(setting, method, seed))
+                    own = changes if method.classifier else {}
+                    trials.append(_first_stage(setting, method, seed, own))
                     start_from = trials[-1].out
                 if method.classifier is None:
                     run = dataclasses.replace(run, seed=seed, start_from=start_from)
@@ -103,29 +109,44 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
 def _trial(
     setting: _Setting, method: MethodGrid, value: str, run: configs.Run
 ) -> Trial:
-    name = f"{method.name}-{value.replace(', ', '_')}"
+    shown = value.replace(", η = ", "-rate").replace(", ", "_")
+    name = f"{method.name}-{shown}"
     return grid.trial(setting.out, (method.name, value), name, run)
 
 
-def _first_stage(setting: _Setting, method: MethodGrid, seed: int) -> Trial:
-    """Plain training at the preset's learning rate, which all second stages share."""
+def _first_stage(
+    setting: _Setting,
+    method: MethodGrid,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
+) -> Trial:
+    """Plain training, which all second stages share.
+
+    It is at the preset's learning rate, unless `changes` are those of a post-hoc
+    classifier's grid, which may have another.
+    """
     normalised = method_grid.NORMALISED * method.name.endswith(method_grid.NORMALISED)
     sgd = method_grid.choose(setting.base, f"sgd{normalised}")[-1]
-    run = dataclasses.replace(sgd.runs(setting.base)[0], seed=seed)
-    return _trial(setting, sgd, sgd.grid[0][0], run)
+    run = configs.replace(sgd.runs(setting.base)[0], {**(changes or {}), "seed": seed})
+    return _trial(setting, sgd, f"{run.optimizer.learning_rate:g}", run)
 
 
 def _compared(
     setting: _Setting, method: MethodGrid, found: Mapping[Any, Outcome]
 ) -> Compared:
     """The outcomes of a method for every value of its grid."""
-    values = [value for value, _ in method.grid]
     if method.classifier is None:
-        return Compared(method, {value: found[method.name, value] for value in values})
-    first, outcomes = found[_first_stage(setting, method, 0).setting], {}
-    kept = {seed: _read(r.directory / CLASSIFIED) for seed, r in first.results.items()}
-    for value in values:
-        name = f"{method.classifier} {value}"
+        return Compared(
+            method, {value: found[method.name, value] for value, _ in method.grid}
+        )
+    outcomes = {}
+    for value, changes in method.grid:
+        first = found[_first_stage(setting, method, 0, changes).setting]
+        name = f"{method.classifier} {value.partition(', η = ')[0]}"
+        kept = {
+            seed: _read(result.directory / CLASSIFIED)
+            for seed, result in first.results.items()
+        }
         results = {
             seed: dataclasses.replace(first.results[seed], epochs=[own[name]])
             for seed, own in kept.items()
@@ -177,45 +198,51 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
         run_log.save(path, measured)
 
 
-def table(
-    compared: Sequence[Compared], measured: dict[str, dict[str, Any]], seeds: int
-) -> str:
-    """One row a method, plain SGD's first, and notes on how to read it, in Markdown.
+def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a method, and notes on how to read it, in Markdown.
 
-    `measured` has results of `relative_costs` by method, and may lack some.
+    `results` is what `RESULTS` holds, plain SGD's first; `measured` has results of
+    `relative_costs` by method, and may lack some, or all.
     """
-    measures = _measures(compared)
+    methods = results["methods"]
+    known = {name for found in methods.values() for name in found["grid"][0]}
+    measures = {
+        m: head for m, head in (MEASURES | OF_TWO_CLASSES).items() if m in known
+    }
     head = ["method", "chosen", *measures.values(), "against SGD"]
-    head += ["time", "memory", "backward"]
-    rows, plain = [head], {}
-    for method, outcomes in compared:
-        value = grid.choose(outcomes)
-        if value is None:
-            rows.append([method.title, "diverged", *["–"] * (len(head) - 2)])
+    costs = ["time", "memory"] if measured else []
+    rows, plain = [[*head, *costs, "backward"]], {}
+    for name, found in methods.items():
+        if found["chosen"] is None:
+            blank = ["–"] * (len(rows[0]) - 2)
+            rows.append([found["title"], "diverged", *blank])
             continue
-        chosen, cost = outcomes[value], measured.get(method.name, {})
-        accuracy = chosen.by_seed(grid.accuracy)
-        costs = (cost.get(name) for name in ("time", "memory"))
+        settings = {setting["value"]: setting for setting in found["grid"]}
+        chosen = settings[found["chosen"]]
+        # Of each measure by seed; None, such as without rare classes, becomes NaN.
+        values = (np.array([*chosen[m].values()], float) for m in measures)
+        ratios = (measured.get(name, {}).get(cost) for cost in costs)
         rows.append(
             [
-                method.title,
-                f"{method.hyperparameter} = {value}".replace("-", "−"),
-                *(formatting.spread(chosen.last(_of(name))) for name in measures),
-                formatting.paired(accuracy, plain),
-                *("–" if ratio is None else f"{ratio:.2f}×" for ratio in costs),
-                str(method.backward) + ("*" if method.stage == 2 else ""),
+                found["title"],
+                f"{found['hyperparameter']} = {found['chosen']}".replace("-", "−"),
+                *map(formatting.spread, values),
+                formatting.paired(chosen["accuracy"], plain),
+                *("–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios),
+                str(found["backward"]) + ("*" if found["stage"] == 2 else ""),
             ]
         )
-        if method is compared[0].method:
-            plain = accuracy
+        if name == "sgd":
+            plain = chosen["accuracy"]
     legend = (
         "Test set, percent, mean ± standard deviation over "
-        f"{formatting.count(seeds, 'seed')}, at the last epoch; the difference in "
-        "accuracy is paired by seed, ± standard error. Each hyperparameter is the best "
-        f"of {method_grid.GRID} by validation accuracy over all seeds. Time and memory "
-        "are those of a step relative to plain SGD's (median of paired steps; all that "
-        "the compiled program holds); `backward` counts backward passes a step, clean "
-        "batches included. *: after a finished plain run, which is not counted."
+        f"{formatting.count(results['seeds'], 'seed')}, at the last epoch; the "
+        "difference in accuracy is paired by seed, ± standard error. What is chosen is "
+        "the best of the method's grid by validation accuracy over all seeds. Time and "
+        "memory, where measured, are those of a step relative to plain SGD's (median "
+        "of paired steps; all that the compiled program holds); `backward` counts "
+        "backward passes a step, clean batches included. *: after a finished plain "
+        "run, which is not counted."
     )
     return formatting.blocks(formatting.markdown(rows), legend) + "\n"
 
@@ -251,6 +278,8 @@ def _results(
             method.name: {
                 "title": method.title,
                 "hyperparameter": method.hyperparameter,
+                "backward": method.backward,
+                "stage": method.stage,
                 "chosen": grid.choose(outcomes),
                 "changes": method.changes,
                 "grid": [

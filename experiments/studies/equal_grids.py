@@ -1,9 +1,9 @@
 """Methods on tables and on the last layer of a CIFAR network, tuned alike.
 
-`compare` gives each method three values of one hyperparameter, at one learning rate.
-Here each has nine settings: three values at three learning rates, or nine learning
-rates where it has no hyperparameter of its own. The setting is chosen on validation
-examples. All runs of one method are vmapped, and each is logged as one JSON line.
+Each has nine settings, as in `compare`: three values at three learning rates, or nine
+learning rates where it has no hyperparameter of its own. The setting is chosen on
+validation examples. All runs of one method are vmapped, and each is logged as one JSON
+line.
 """
 
 import dataclasses

@@ -2,16 +2,20 @@
 
 A method is given by its changes of one plain run, and by a grid of values of one
 hyperparameter: its own, or the learning rate where it has none. All grids have the same
-size. Imports no JAX.
+size; `at_rates` tunes all methods' learning rates too. Imports no JAX.
 """
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from experiments import configs
 
 GRID = 3  # values that each method's hyperparameter is chosen among
+RATE = "optimizer.learning_rate"
 NORMALISED = "+norm"  # suffix: the same with logits divided by their norm
 
 _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
@@ -105,6 +109,40 @@ def choose(run: configs.Run, names: str) -> list[MethodGrid]:
     return list(found.values())
 
 
+def at_rates(
+    method: MethodGrid, run: configs.Run, factors: Sequence[float]
+) -> MethodGrid:
+    """A method whose grid has several learning rates.
+
+    Args:
+      method: with a grid at one rate.
+      run: plain training.
+      factors: the learning rates, over the method's own.
+
+    Returns:
+      The method with every value of its hyperparameter at every rate; what is shown of
+      a setting has a rate where it is not the method's own. Where there is only the
+      rate to choose, as many rates, from half of the smallest to twice the largest; its
+      own is the first, which is taken where validation is equal.
+    """
+    if tuple(factors) == (1.0,):
+        return method
+    if method.hyperparameter == "η":
+        (_, own), *_ = method.grid
+        count = GRID * len(factors)
+        spread = np.geomspace(min(factors) / 2.0, max(factors) * 2.0, count).round(6)
+        rates = [own[RATE] * f for f in sorted(spread, key=lambda f: abs(np.log(f)))]
+        _, grid = _over("η", tuple(float(f"{rate:.3g}") for rate in rates), RATE)
+        return method._replace(grid=grid)
+    rate = method.changes.get(RATE, run.optimizer.learning_rate)
+    grid = []
+    for (value, changes), factor in itertools.product(method.grid, factors):
+        scaled = float(f"{rate * factor:.3g}")
+        other = (f"{value}, η = {scaled:g}", {**changes, RATE: scaled})
+        grid.append((value, changes) if factor == 1.0 else other)
+    return method._replace(grid=tuple(grid))
+
+
 def _noisy(run: configs.Run) -> bool:
     return run.data.noise_rate > 0.0 or run.data.source == "clothing1m"
 
@@ -115,7 +153,7 @@ def _start(run: configs.Run) -> float:
 
 
 def _over(
-    hyperparameter: str, values: tuple[Any, Any, Any], *fields: str
+    hyperparameter: str, values: tuple[Any, ...], *fields: str
 ) -> tuple[str, tuple[tuple[str, Mapping[str, Any]], ...]]:
     """A hyperparameter and its grid; values of two fields are pairs."""
     grid = []
@@ -129,7 +167,7 @@ def _over(
 
 def _rates(rate: float) -> Any:
     """Learning rates; the run's own first, which a second stage starts from."""
-    return _over("η", (rate, rate / 2.0, rate * 2.0), "optimizer.learning_rate")
+    return _over("η", (rate, rate / 2.0, rate * 2.0), RATE)
 
 
 def _lams(run: configs.Run) -> Any:
@@ -155,12 +193,12 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     of = functools.partial(_of, run)
     lams, rate = _lams(run), run.optimizer.learning_rate
     attention = {"gamma": run.method.gamma, "init_s": run.method.init_s}
-    adam = {"optimizer.learning_rate": 1e-3}
+    adam = {RATE: 1e-3}
     # Steps as long as with momentum, which these do without.
     still = {
         "optimizer.momentum": 0.0,
         "optimizer.nesterov": False,
-        "optimizer.learning_rate": rate / (1.0 - run.optimizer.momentum),
+        RATE: rate / (1.0 - run.optimizer.momentum),
     }
     sign = 1.0 if _noisy(run) else -1.0
     by_example = _step_sizes(0.1 * sign, 0.03 * sign, 0.3 * sign)

@@ -1,5 +1,6 @@
 """The page of all records in `results/`, in Markdown and HTML."""
 
+import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -13,10 +14,17 @@ from experiments import commands, configs, presets
 from experiments.presets import _cost
 from experiments.report import formatting, html
 from experiments.results import run_log
-from experiments.studies import equal_grids_report, figures_report, reproduce_report
+from experiments.studies import (
+    compare,
+    equal_grids_report,
+    figures_report,
+    method_grid,
+    reproduce_report,
+)
 
 REPRODUCE, EQUAL_GRIDS = "reproduce.jsonl", "equal_grids.jsonl"
 FIGURES, COSTS = "figures.jsonl", "costs.jsonl"
+COMPARED = "compare_*.json"  # copies of what `compare` writes, results.json
 
 # By preset, whose step is timed: what is not run, and its number of trainings.
 NOT_RUN = {
@@ -68,6 +76,7 @@ def page(folder: pathlib.Path) -> str:
         reproduce_report.sections(found, REPRODUCE),
         equal_grids_report.last_layer(grids),
         equal_grids_report.tables(grids),
+        *map(_compared, sorted(folder.glob(COMPARED))),
         figures_report.section(figures),
         "## Not run",
         reproduce_report.not_run(found),
@@ -100,4 +109,21 @@ def not_run(cost: Mapping[str, Any]) -> str:
         f"* {what}: {trainings} trainings. A step of one took {cost['seconds']:.2g} s "
         f"(median of {TIMED}, {cost['device']}, {cost['cores']} cores under a load of "
         f"{cost['load']:g}), so that a training of {run.epochs} epochs takes {one}."
+    )
+
+
+def _compared(path: pathlib.Path) -> str:
+    """The section of a comparison of methods on one preset."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    preset, run = presets.get(results["preset"]), results["run"]
+    settings = len(results["methods"]["sgd"]["grid"])
+    one_rate = " --rates 1" if settings == method_grid.GRID else ""
+    return formatting.blocks(
+        f"## {preset.title}: every method",
+        f"{run['epochs']} epochs, batches of {run['batch_size']}, {settings} settings "
+        f"a method; on a CPU with JAX {results['versions']['jax']}, by",
+        f"    python -m experiments compare {preset.name}{one_rate} "
+        f"--seeds {results['seeds']} --no-measure",
+        "[Methods](methods.md) says what they are.",
+        compare.table(results, {}).strip(),
     )
