@@ -152,10 +152,10 @@ def test_a_host_that_hangs_ends_both_after_a_while(hosts, tmp_path):
         "train", "own_images", "--data.path", tmp_path / "images", "--data.image-size",
         "8", "--model.name", "convnet", "--model.widths", "4", "--batch-size", "8",
         "--data.validation-share", "0", "--workers", "0", "--no-tensorboard",
-        "--silence-seconds", "15",
+        "--silence-seconds", "8",
     )  # fmt: skip
     both = hosts(tmp_path / "run", train)
     statuses = [host.end() for host in both]
     assert all(status not in (0, 130) for status in statuses)
-    stops = re.compile(r"Process \d of 2 stops: no update for 15 s")
+    stops = re.compile(r"Process \d of 2 stops: no update for 8 s")
     assert any(stops.search(host.said) for host in both), [host.said for host in both]
