@@ -52,6 +52,7 @@ def call(module, function, arguments, environment, output):
 
 def main():
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when nobody asks any more
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # JAX aborts without its hosts
     # The imports stay: looking through them for garbage, in each process, would take as
     # long as what it runs.

@@ -263,7 +263,7 @@ def test_no_line_of_another_thread_ends_up_within_a_message(monkeypatch):
 
 def test_a_full_disk_does_not_stop_a_run(programs, uninterrupted, tmp_path):
     out = tmp_path / "run"
-    program = programs.start(*TRAIN, "--checkpoint-seconds", "0.1", "--out", out)
+    program = programs.start(*TRAIN, "--checkpoint-seconds", "0.03", "--out", out)
     program.wait_for(lambda: newest(out) >= 1)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.prlimit(program.process, resource.RLIMIT_FSIZE, (0, most))
