@@ -1,13 +1,9 @@
-"""Processes that save checkpoints. Run by `test_experiments_checkpoint.py`.
-
-They are apart from it to start with few imports, for some of them are killed soon.
-"""
+"""Processes that save checkpoints, for `test_experiments_checkpoint.py`."""
 
 import functools
 import pathlib
 import resource
 import signal
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +73,8 @@ def full(folder):
             saved.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
             print("trained", step, *saved.steps(), flush=True)
-            assert not (folder / "unfinished").exists()  # the space is given back
+            # The space is given back.
+            assert not pathlib.Path(folder, "unfinished").exists()
 
 
 SIZE = 400_000  # numbers of the state that is killed; some tens of ms to write
@@ -120,7 +117,7 @@ def spread(state):
 
 def eight_devices(folder):
     """Takes up the state of one device, overwrites its memory, and saves it."""
-    assert jax.device_count() == 8
+    jax.config.update("jax_num_cpu_devices", 8)
     with checkpoints(folder) as saved:
         expected = spread(numbers(1))
         step, state, _ = saved.restore(spread(numbers(0)))
@@ -133,10 +130,11 @@ def eight_devices(folder):
     assert not saved.failures
 
 
-def hosts(folder, host, port):
+def hosts(folder, host, address):
     """One of two hosts: saves, cannot save for once, and takes up a damaged run."""
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(host))
-    folder = folder / "run"
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(address, 2, host)
+    folder = pathlib.Path(folder)
     log = []
     with checkpoints(folder, log.append) as saved:
         assert saved.restore(spread(numbers(0))) is None
@@ -158,10 +156,3 @@ def hosts(folder, host, port):
         assert ("Going on from checkpoint 1." in log) == (jax.process_index() == 0)
         saved.save(3, spread(numbers(3)), {})
     assert len(saved.failures) == 1, log
-
-
-if __name__ == "__main__":
-    what, folder, *rest = sys.argv[1:]
-    {"full": full, "endless": endless, "eight_devices": eight_devices, "hosts": hosts}[
-        what
-    ](pathlib.Path(folder), *rest)

@@ -1,5 +1,6 @@
 """Settings for the whole suite."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -66,6 +67,22 @@ def figures(monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     return saved
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Starts programs that have all imports already, see `tests/programs.py`."""
+    from tests.programs import Programs
+
+    with contextlib.closing(Programs()) as programs:
+        yield programs
+
+
+@pytest.fixture
+def programs(server):
+    """The same; what a test leaves running is killed."""
+    yield server
+    server.stop()
 
 
 @pytest.fixture

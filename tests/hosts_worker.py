@@ -1,15 +1,10 @@
-"""One host of several. Run by `test_hosts.py`: `python -m tests.hosts_worker --help`.
+"""One host of several, for `test_hosts.py`.
 
 Each host is a process with devices of its own and reads its own rows of every batch.
 """
 
-import argparse
-import ctypes
 import itertools
 import pathlib
-import resource
-import signal
-import sys
 import time
 
 import jax
@@ -167,42 +162,33 @@ def train_on(mesh, raising):
         time.sleep(0.02)  # thousands of steps would only fill the log
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["train", "train_on"])
-    parser.add_argument("--folder", type=pathlib.Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--hosts", type=int, required=True)
-    parser.add_argument("--host", type=int, required=True)
-    parser.add_argument("--heartbeat", type=int, required=True, help="seconds")
-    parser.add_argument("--shutdown", type=int, required=True, help="seconds")
-    parser.add_argument("--raising", type=int, help="the host that will raise")
-    args = parser.parse_args()
+def main(what, folder, devices, address, host, hosts, heartbeat, shutdown, raising):
+    """Runs one of the hosts.
 
-    # JAX aborts when another host is lost: no core file of each.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        # If the tests are killed themselves, nobody is left to end this process.
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-    address = f"127.0.0.1:{args.port}"
+    Args:
+      what: `"train"`, or `"train_on"` until something stops it.
+      folder: where `train` leaves its results.
+      devices: how many this host has.
+      address: the coordinator's.
+      host: the number of this one.
+      hosts: how many there are.
+      heartbeat: seconds without one after which a host counts as lost.
+      shutdown: seconds that a host waits for the others at its end.
+      raising: the number of the host that raises, or None.
+    """
+    jax.config.update("jax_num_cpu_devices", devices)
     jax.distributed.initialize(
         coordinator_address=address,
         coordinator_bind_address=address,  # the default listens on every interface
-        num_processes=args.hosts,
-        process_id=args.host,
+        num_processes=hosts,
+        process_id=host,
         initialization_timeout=60,
-        heartbeat_timeout_seconds=args.heartbeat,
-        shutdown_timeout_seconds=args.shutdown,
+        heartbeat_timeout_seconds=heartbeat,
+        shutdown_timeout_seconds=shutdown,
     )
-    assert jax.process_count() == args.hosts
+    assert jax.process_count() == hosts
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    if args.what == "train":
-        train(mesh, args.folder)
+    if what == "train":
+        train(mesh, pathlib.Path(folder))
     else:
-        train_on(mesh, raising=args.raising == args.host)
-
-
-if __name__ == "__main__":
-    main()
+        train_on(mesh, raising=raising == host)

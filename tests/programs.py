@@ -5,94 +5,127 @@ import json
 import os
 import pathlib
 import select
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from experiments import cli
 from experiments.results import run_log
 from tests import compiling
-from tests.recovery_worker import END
 
 ROOT = pathlib.Path(__file__).parent.parent
 TIMEOUT = 300  # seconds; that a busy machine may take for anything at all
 
 
 class Programs:
-    """Runs one command line after the other; see `recovery_worker`.
+    """Starts programs, each in a process of its own; see `fork_server`."""
 
-    Args:
-      environment: variables for all of them.
-    """
-
-    def __init__(self, **environment):
+    def __init__(self):
         self._server = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.recovery_worker"],
+            [sys.executable, "-W", "error", "-m", "tests.fork_server"],
             cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            # What is a file here would be one to the streams of the programs too.
             stderr=subprocess.PIPE,
             # A process that has threads must not be forked.
-            env=compiling.environment(OPENBLAS_NUM_THREADS="1", **environment),
+            env=compiling.environment(OPENBLAS_NUM_THREADS="1"),
         )  # fmt: skip
-        self._lines = []
+        self._folder = tempfile.TemporaryDirectory()
+        self._started = []
+
+    def start(self, *words, **environment):
+        """Starts `python -m experiments`, with variables besides the usual ones."""
+        return self.call(cli.main, [str(word) for word in words], **environment)
+
+    def call(self, function, *arguments, **environment):
+        """Starts a process that calls it; its arguments go there as JSON."""
+        pipe = pathlib.Path(self._folder.name, str(len(self._started)))
+        os.mkfifo(pipe)
+        program = Program(self._ask, pipe)
+        program.process = self._ask(
+            module=function.__module__, function=function.__name__,
+            arguments=arguments, environment=compiling.environment(**environment),
+            output=str(pipe),
+        )  # fmt: skip
+        self._started.append(program)
+        return program
+
+    def run(self, *words, **environment):
+        """Starts it and waits for its end."""
+        program = self.start(*words, **environment)
+        program.end()
+        return program
+
+    def stop(self):
+        """Kills what a test has left running."""
+        for program in self._started:
+            if program.status is None:
+                program.end(9)
+
+    def close(self):
+        self.stop()
+        self._server.communicate()
+        self._folder.cleanup()
+
+    def _ask(self, **request):
+        """The number that the server answers with."""
+        self._server.stdin.write(json.dumps(request, default=str) + "\n")
+        self._server.stdin.flush()
+        ready, _, _ = select.select([self._server.stdout], [], [], TIMEOUT)
+        assert ready, [p.said for p in self._started if p.status is None]
+        return int(self._server.stdout.readline())
+
+
+class Program:
+    """A process.
+
+    Attributes:
+      process: its id.
+      status: its exit status once it has been waited for, before that None.
+    """
+
+    def __init__(self, ask, pipe):
+        self.process = self.status = None
+        self._ask, self._pipe, self._lines = ask, pipe, []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._process, self._over = None, True
-
-    def start(self, *arguments):
-        """Its process id. What ran before, if a test left it running, is killed."""
-        if not self._over:
-            self.end(9)
-        self._lines.clear()
-        self._server.stdin.write(json.dumps([str(word) for word in arguments]) + "\n")
-        self._server.stdin.flush()
-        self._process, self._over = self._answer(), False
-        return self._process
 
     def end(self, number=None):
         """Its exit status; a signal may help it to end."""
         if number is not None:
-            os.kill(self._process, number)
-        status = self._answer()
-        self._over = True
-        wait_until(lambda: END + "\n" in self._lines)
-        return status
-
-    def run(self, *arguments):
-        self.start(*arguments)
-        return self.end()
+            os.kill(self.process, number)
+        self.status = self._ask(wait=self.process)
+        self._reader.join(TIMEOUT)
+        return self.status
 
     def wait_for(self, condition):
         """Until it holds, or the program is over."""
-        wait_until(
-            lambda: condition() or select.select([self._server.stdout], [], [], 0)[0]
-        )
+        wait_until(lambda: condition() or not self._reader.is_alive())
 
     @property
     def said(self):
-        """What the program has printed since it was started."""
-        return "".join(self._lines).replace(END + "\n", "")
-
-    def close(self):
-        self._server.kill()
-        self._server.wait()
-        self._reader.join()
-        for stream in (self._server.stdin, self._server.stdout, self._server.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
+        """What it has printed until now, on standard output and error."""
+        return "".join(self._lines)
 
     def _read(self):
-        for line in self._server.stderr:
-            self._lines.append(line)
+        with self._pipe.open() as pipe:
+            for line in pipe:
+                self._lines.append(line)
 
-    def _answer(self):
-        ready, _, _ = select.select([self._server.stdout], [], [], TIMEOUT)
-        assert ready, self.said
-        line = self._server.stdout.readline()
-        assert line, self.said  # the worker has died
-        return int(line)
+
+@contextlib.contextmanager
+def reserved_address():
+    """Where a coordinator can listen, and nobody else before it does."""
+    with socket.socket() as reserved:
+        # Bound without listening, and shared as gRPC shares its ports.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{reserved.getsockname()[1]}"
 
 
 def wait_until(condition):

@@ -4,17 +4,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from experiments.cli import main
 from experiments.results import aggregate
 from experiments.studies import grid
-
-
-def _command(*arguments):
-    return [sys.executable, "-m", "experiments", *arguments]
 
 
 def test_the_demo_from_end_to_end(tmp_path, capsys):
@@ -41,29 +36,22 @@ def test_the_demo_from_end_to_end(tmp_path, capsys):
     assert (out / "mine.txt").read_text() == "kept"
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_keeps_what_is_finished(tmp_path):
-    arguments = ("demo", "--seeds", "1000", "--epochs", "1", "--out", str(tmp_path))
-    with subprocess.Popen(
-        _command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    ) as process:
-        # Until every method has finished the first seed of the first study.
-        deadline = time.monotonic() + 300.0
-        while len(finished := {*tmp_path.glob("runs/*/records.jsonl")}) < 5:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60.0)
+def test_an_interrupt_keeps_what_is_finished(programs, tmp_path):
+    program = programs.start(
+        "demo", "--seeds", "1000", "--epochs", "1", "--out", tmp_path
+    )
 
-    assert process.returncode == 130, stderr
-    assert "Interrupted" in stderr
-    assert "Traceback" not in stderr
+    def records():
+        return {*tmp_path.glob("runs/*/records.jsonl")}
+
+    # Until every method has finished the first seed of the first study.
+    program.wait_for(lambda: len(records()) >= 5)
+    finished = records()
+    assert program.end(signal.SIGINT) == 130, program.said
+    assert "Interrupted" in program.said
+    assert "Traceback" not in program.said
     assert sum(aggregate.read(path.parent).finished for path in finished) >= 4
-    assert "| ABSGD " in stdout
+    assert "| ABSGD " in program.said
     assert "| ABSGD " in (tmp_path / "table.md").read_text(encoding="utf-8")
     assert (tmp_path / "demo.png").exists()
 

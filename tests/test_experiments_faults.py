@@ -18,7 +18,7 @@ import pytest
 from experiments import cli, terminal
 from experiments.results import run_dir
 from experiments.train import runs
-from tests.programs import Programs, events, newest, resumed, wait_until
+from tests.programs import events, newest, resumed
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ("--model.widths", "2", "--data.examples-per-class", "80")
@@ -108,24 +108,26 @@ def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_p
     assert not out.exists()  # nothing was put into it
 
 
-def test_a_file_of_records_in_use_is_refused_and_its_neighbour_is_not(run, tmp_path):
+def test_a_file_of_records_in_use_is_refused_and_its_neighbour_is_not(
+    run, programs, tmp_path
+):
     """The other process waits for its data, which come through a pipe."""
     data_dir, out = tmp_path / "data", tmp_path / "out" / "a.jsonl"
     data_dir.mkdir()
     os.mkfifo(data_dir / "phoneme.csv")
     command = ("untuned", "--data", "phoneme", "--data-dir")
     lock = out.with_name("a.jsonl.lock")
-    with experiments(*command, data_dir, "--out", out) as other:
-        wait_until(lambda: lock.exists() and lock.read_text())
-        status, _, said = run(*command, data_dir, "--out", out)
-        who = f"process {other.pid} on host {socket.gethostname()}"
-        assert (status, f"{out} is in use: {who}" in said) == (2, True)
-        # Another file next to it is free; for it the data are missing.
-        status, _, said = run(*command, tmp_path, "--out", out.with_name("b.jsonl"))
-        assert (status, "no phoneme.csv in it" in said) == (3, True)
-        status, _, said = run("untuned", "--data", "phonemes")
-        assert (status, "no data set 'phonemes': there are" in said) == (2, True)
-        other.kill()
+    other = programs.start(*command, data_dir, "--out", out)
+    other.wait_for(lambda: lock.exists() and lock.read_text())
+    status, _, said = run(*command, data_dir, "--out", out)
+    who = f"process {other.process} on host {socket.gethostname()}"
+    assert (status, f"{out} is in use: {who}" in said) == (2, True)
+    # Another file next to it is free; for it the data are missing.
+    status, _, said = run(*command, tmp_path, "--out", out.with_name("b.jsonl"))
+    assert (status, "no phoneme.csv in it" in said) == (3, True)
+    status, _, said = run("untuned", "--data", "phonemes")
+    assert (status, "no data set 'phonemes': there are" in said) == (2, True)
+    assert other.end(signal.SIGKILL) == -signal.SIGKILL
     # The lock of a process that was killed counts for nothing.
     status, _, said = run("after-first-stage", "--data-dir", tmp_path, "--out", out)
     assert (status, "in use" in said) == (3, False)
@@ -296,18 +298,17 @@ def test_after_the_imports_an_interrupt_is_an_exception(interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_closed_terminal_saves_as_sigterm_does(run, tmp_path):
+def test_a_closed_terminal_saves_as_sigterm_does(run, programs, tmp_path):
     out = tmp_path / "run"
     arguments = (*TRAIN[:-3], "--epochs", "2000", "--no-tensorboard", "--out", out)
-    programs = Programs()
-    with contextlib.closing(programs):
-        process = programs.start(*arguments)
-        programs.wait_for(lambda: newest(out) > 0)
-        # And until then the directory is its own.
-        status, _, said = run(*arguments)
-        assert (status, f"in use: process {process} on host" in said) == (2, True)
-        assert programs.end(signal.SIGHUP) == 130, programs.said
-        assert "Interrupted; the same command goes on from" in programs.said
+    program = programs.start(*arguments)
+    program.wait_for(lambda: newest(out) > 0)
+    # And until then the directory is its own.
+    status, _, said = run(*arguments)
+    in_use = f"in use: process {program.process} on host"
+    assert (status, in_use in said) == (2, True)
+    assert program.end(signal.SIGHUP) == 130, program.said
+    assert "Interrupted; the same command goes on from" in program.said
     assert not resumed(out)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:

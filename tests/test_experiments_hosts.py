@@ -1,45 +1,37 @@
 """The command line on several devices and hosts: the curve of one device."""
 
-import contextlib
 import os
 import re
 import shutil
 import signal
-import socket
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import compiling
-from tests.programs import Programs, epochs, newest, resumed, saved, state
+from tests.programs import epochs, newest, reserved_address, resumed, saved, state
 
 # Layouts differ in the order of sums: BatchNorm's over the batch, the attention's, and
 # the last batch of an epoch, of which the last devices hold padding alone.
-EPOCHS, STEPS = 5, 10  # an epoch
+EPOCHS, STEPS = 5, 5  # an epoch
 TRAIN = (
     "train", "digits_label_noise", "--model.widths", "8", "--model.dropout", "0.3",
     "--method.init-s", "0", "--method.start-at", "0.4", "--data.examples-per-class",
-    "100", "--batch-size", "32", "--epochs", str(EPOCHS), "--no-tensorboard",
+    "100", "--batch-size", "64", "--epochs", str(EPOCHS), "--no-tensorboard",
     # Lower, for rounding grows with the steps.
     "--optimizer.learning-rate", "0.03",
 )  # fmt: skip
-EIGHT = "--xla_force_host_platform_device_count=8"
+EIGHT = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {compiling.FLAGS}"}
 
 
 @pytest.fixture(scope="module")
-def programs():
-    flags = f"{EIGHT} {compiling.FLAGS}"
-    with contextlib.closing(Programs(XLA_FLAGS=flags)) as programs:
-        yield programs
-
-
-@pytest.fixture(scope="module")
-def on_one(programs, tmp_path_factory):
+def on_one(server, tmp_path_factory):
     """A run on one device; the checkpoints of all epochs are kept."""
     out = tmp_path_factory.mktemp("one") / "run"
     arguments = ("--devices", "1", "--checkpoints", str(EPOCHS), "--out", out)
-    assert programs.run(*TRAIN, *arguments) == 0, programs.said
+    program = server.run(*TRAIN, *arguments, **EIGHT)
+    assert program.status == 0, program.said
     assert saved(out) == [STEPS * epoch for epoch in range(1, EPOCHS + 1)]
     return out
 
@@ -76,7 +68,8 @@ def test_four_devices_go_on_as_one(programs, on_one, tmp_path, parallel):
         if step > half:
             shutil.rmtree(out / "checkpoints" / str(step))
     arguments = ("--devices", "4", "--parallel", parallel, "--out", out)
-    assert programs.run(*TRAIN, *arguments) == 0, programs.said
+    program = programs.run(*TRAIN, *arguments, **EIGHT)
+    assert program.status == 0, program.said
     assert resumed(out) == [half]
     assert_close(out, on_one)
 
@@ -84,45 +77,30 @@ def test_four_devices_go_on_as_one(programs, on_one, tmp_path, parallel):
 # Hosts.
 
 
-@pytest.fixture(scope="module")
-def hosts():
-    with (
-        contextlib.closing(Programs()) as first,
-        contextlib.closing(Programs()) as second,
-    ):
-        yield first, second
-
-
 @pytest.fixture
-def command(hosts):
-    """A function that starts both processes on a run directory, by default `TRAIN`."""
-    with socket.socket() as reserved:
-        # Bound without listening, and shared as gRPC shares its ports: the coordinator
-        # can have this port and nobody else gets it before it does.
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+def hosts(programs):
+    """A function that starts two processes on a run directory, by default `TRAIN`."""
+    with reserved_address() as address:
 
         def start(out, train=TRAIN):
-            for i, host in enumerate(hosts):
-                host.start(
+            return [
+                programs.start(
                     *train, "--distributed", "--coordinator", address, "--processes",
-                    "2", "--process", i, "--out", out,
-                )  # fmt: skip
+                    "2", "--process", process, "--out", out,
+                )
+                for process in range(2)
+            ]  # fmt: skip
 
         yield start
 
 
 def test_two_hosts_that_are_killed_and_interrupted_train_as_one(
-    hosts, command, on_one, tmp_path
+    hosts, on_one, tmp_path
 ):
-    def said():
-        return "\n".join(host.said for host in hosts)
-
     whole, out = tmp_path / "whole", tmp_path / "out"
-    command(whole)
-    assert [host.end() for host in hosts] == [0, 0], said()
-    for own, host in enumerate(hosts):
+    both = hosts(whole)
+    assert [host.end() for host in both] == [0, 0], [host.said for host in both]
+    for own, host in enumerate(both):
         waits = f"Process {own} of 2 waits for process {1 - own} at 127.0.0.1:"
         assert waits in host.said
         assert "start the same commands again on all hosts" in host.said
@@ -130,8 +108,7 @@ def test_two_hosts_that_are_killed_and_interrupted_train_as_one(
     assert_close(whole, on_one)
 
     # One is killed: the other stops, and says why.
-    first, second = hosts
-    command(out)
+    first, second = hosts(out)
     second.wait_for(lambda: newest(out) > 0)
     assert second.end(signal.SIGKILL) == -signal.SIGKILL
     assert first.end() not in (0, 130)
@@ -144,21 +121,22 @@ def test_two_hosts_that_are_killed_and_interrupted_train_as_one(
 
     # One is told to stop: both do, after the same step.
     began = newest(out)
-    command(out)
+    first, second = both = hosts(out)
     first.wait_for(lambda: resumed(out))
-    assert [second.end(signal.SIGTERM), first.end()] == [130, 130], said()
+    statuses = [second.end(signal.SIGTERM), first.end()]
+    assert statuses == [130, 130], [host.said for host in both]
     stopped = newest(out)
     assert began < stopped
 
-    command(out)
-    assert [host.end() for host in hosts] == [0, 0], said()
+    both = hosts(out)
+    assert [host.end() for host in both] == [0, 0], [host.said for host in both]
     assert resumed(out) == [began, stopped]
     assert epochs(out) == epochs(whole)
     for name, leaf in state(whole)[0].items():
         assert state(out)[0][name].tobytes() == leaf.tobytes()
 
 
-def test_a_host_that_hangs_ends_both_after_a_while(hosts, command, tmp_path):
+def test_a_host_that_hangs_ends_both_after_a_while(hosts, tmp_path):
     """One waits for an image that does not come, and sends its heartbeats."""
     rng = np.random.default_rng(0)
     for label in ("dark", "light"):
@@ -174,10 +152,10 @@ def test_a_host_that_hangs_ends_both_after_a_while(hosts, command, tmp_path):
         "train", "own_images", "--data.path", tmp_path / "images", "--data.image-size",
         "8", "--model.name", "convnet", "--model.widths", "4", "--batch-size", "8",
         "--data.validation-share", "0", "--workers", "0", "--no-tensorboard",
-        "--silence-seconds", "15",
+        "--silence-seconds", "8",
     )  # fmt: skip
-    command(tmp_path / "run", train)
-    statuses = [host.end() for host in hosts]
+    both = hosts(tmp_path / "run", train)
+    statuses = [host.end() for host in both]
     assert all(status not in (0, 130) for status in statuses)
-    stops = re.compile(r"Process \d of 2 stops: no update for 15 s")
-    assert any(stops.search(host.said) for host in hosts), [h.said for h in hosts]
+    stops = re.compile(r"Process \d of 2 stops: no update for 8 s")
+    assert any(stops.search(host.said) for host in both), [host.said for host in both]

@@ -1,12 +1,13 @@
 """Your own data: the page's commands on small real files, and what can be wrong."""
 
+import contextlib
 import csv
+import io
 import itertools
 import json
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 import textwrap
 
@@ -78,16 +79,27 @@ def _in_it(here, monkeypatch):
     monkeypatch.syspath_prepend(str(here))
 
 
-def test_every_command_of_the_page_runs(here, capsys):
-    for command in COMMANDS:
-        words = shlex.split(command)
-        if words[0] in ("train", "compare"):
-            words += ["--epochs", "1", "--no-tensorboard"]
-            small = "--model.widths" not in words and words[1] != "own_table"
-            words += ["--model.widths", "4"] if small else []
-        assert cli.main(words) == 0, command
-    assert "malignant" in capsys.readouterr().out  # of the report and evaluation
-    runs = sorted(path.parent for path in (here / "runs").glob("*/config.json"))
+@pytest.fixture(scope="module")
+def trained(here):
+    """The directory of the runs that the page's commands make, and what they print."""
+    printed = io.StringIO()
+    with contextlib.chdir(here), contextlib.redirect_stdout(printed):
+        sys.path.insert(0, str(here))
+        for command in COMMANDS:
+            words = shlex.split(command)
+            if words[0] in ("train", "compare"):
+                words += ["--epochs", "1", "--no-tensorboard"]
+                small = "--model.widths" not in words and words[1] != "own_table"
+                words += ["--model.widths", "4"] if small else []
+            assert cli.main(words) == 0, command
+        sys.path.remove(str(here))
+    return here / "runs", printed.getvalue()
+
+
+def test_every_command_of_the_page_runs(trained):
+    folder, printed = trained
+    assert "malignant" in printed  # of the report and evaluation
+    runs = sorted(path.parent for path in folder.glob("*/config.json"))
     assert len(runs) == sum(command.startswith("train") for command in COMMANDS)
     names = {path.name: run_dir.load(path).run.data.class_names for path in runs}
     assert names["patients"] == ("benign", "malignant")
@@ -95,14 +107,14 @@ def test_every_command_of_the_page_runs(here, capsys):
     assert names["pictures"] == ("digit 0", "digit 1", "digit 2")
 
     # Of two classes the metrics are scikit-learn's, with validation's threshold.
-    patients = here / "runs" / "patients"
+    patients = folder / "patients"
     kept = json.loads((patients / "evaluation.json").read_text())
     assert kept["class_names"] == ["benign", "malignant"]
     assert kept["test"]["threshold"] == kept["validation"]["threshold"]
     (epoch,) = programs.epochs(patients)
     assert epoch["test"]["auroc"] == pytest.approx(kept["test"]["auroc"])
     assert "AUROC" in (patients / "report.md").read_text("utf-8")
-    assert "AUROC" in (here / "runs" / "compared" / "table.md").read_text("utf-8")
+    assert "AUROC" in (folder / "compared" / "table.md").read_text("utf-8")
 
 
 def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, capsys):
@@ -339,12 +351,9 @@ def _predicted(capsys, *arguments):
 
 
 def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
-    here, tmp_path, capsys
+    here, trained, tmp_path, capsys
 ):
-    arguments = ("own_table", "--data.path", "patients.csv", "--data.drop", "id")
-    label = ("--data.label", "diagnosis", "--epochs", "1")
-    out = tmp_path / "run"
-    assert cli.main(["train", *arguments, *label, "--out", str(out)]) == 0
+    out = trained[0] / "patients"
     head, expected = _predicted(capsys, out)
     assert head == ["index", "label", "predicted", "benign", "malignant"]
     with (here / "patients.csv").open(encoding="utf-8") as file:
@@ -358,18 +367,18 @@ def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
 
 
 def _by_the_readme(run, raw, read):
-    """Probabilities of raw values, by the code of README.txt in a fresh process."""
+    """Probabilities of raw values, by the code of README.txt, which imports no Flax."""
     assert cli.main(["export", str(run)]) == 0
     readme = (run / "export" / "README.txt").read_text(encoding="utf-8")
     (code,) = re.findall(r"TPU:\n\n((?:    .*\n|\n)+)", readme)
-    code = (
-        f"import csv, sys\nimport numpy as np\n{read}\n{textwrap.dedent(code)}\n"
-        "np.save('found.npy', probabilities)\n"
-        "assert not {'experiments', 'absgd_jax', 'flax'} & set(sys.modules)\n"
-    )
-    command = [sys.executable, "-c", code, str(raw)]
-    subprocess.run(command, cwd=run / "export", check=True, timeout=300)
-    return np.load(run / "export" / "found.npy")
+    names = {"csv": csv, "np": np, "raw": raw}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(run / "export")
+        for module in [*sys.modules]:
+            if module.partition(".")[0] in ("absgd_jax", "experiments", "flax"):
+                patched.setitem(sys.modules, module, None)  # cannot be imported
+        exec(f"{read}\n{textwrap.dedent(code)}", names)
+    return names["probabilities"]
 
 
 def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
@@ -391,7 +400,7 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
     raw = [[row[name] for name in names] for row in rows]
     raw = _write(tmp_path / "raw.csv", [names, *raw])
     read = (
-        "with open(sys.argv[1], encoding='utf-8', newline='') as file:\n"
+        "with open(raw, encoding='utf-8', newline='') as file:\n"
         "    rows = list(csv.DictReader(file))"
     )
     found = _by_the_readme(out, raw, read)
@@ -404,24 +413,19 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
     assert kept["run"]["data"]["contents"]["shape"] == [3 + 2 + len(of_ward)]
 
 
-def test_exported_vectors_are_prepared_by_the_readme(here, tmp_path, capsys):
-    out = tmp_path / "run"
-    arguments = ("own_arrays", "--data.path", "vectors.npz", "--model.name", "mlp")
-    small = ("--model.widths", "8", "--epochs", "1", "--out", str(out))
-    assert cli.main(["train", *arguments, *small]) == 0
+def test_exported_vectors_are_prepared_by_the_readme(here, trained, tmp_path, capsys):
+    out = trained[0] / "vectors"
     with np.load(here / "vectors.npz") as arrays:
         np.save(tmp_path / "raw.npy", arrays["x"][:50])
-    found = _by_the_readme(out, tmp_path / "raw.npy", "examples = np.load(sys.argv[1])")
+    found = _by_the_readme(out, tmp_path / "raw.npy", "examples = np.load(raw)")
     assert cli.main(["predict", str(out), str(tmp_path / "raw.npy")]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()[-51:]))
     expected = [[float(row[str(k)]) for k in range(10)] for row in rows]
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_texts_are_predicted_from_lines_files_and_columns(here, tmp_path, capsys):
-    out = tmp_path / "run"
-    arguments = ("own_text", "--data.path", "reviews.csv", "--model.widths", "4")
-    assert cli.main(["train", *arguments, "--epochs", "1", "--out", str(out)]) == 0
+def test_texts_are_predicted_from_lines_files_and_columns(trained, tmp_path, capsys):
+    out = trained[0] / "reviews"
     (tmp_path / "lines.txt").write_text("\n".join(GOOD), encoding="utf-8")
     for index, text in enumerate(GOOD):
         (tmp_path / "files").mkdir(exist_ok=True)

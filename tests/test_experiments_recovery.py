@@ -1,6 +1,5 @@
 """Runs that are killed, interrupted, damaged, and that find the disk full."""
 
-import contextlib
 import resource
 import shutil
 import signal
@@ -15,7 +14,7 @@ from tensorboardX.proto import event_pb2
 
 from experiments.cli import main
 from experiments.train import runs
-from tests.programs import Programs, epochs, events, newest, resumed, saved, state
+from tests.programs import epochs, events, newest, resumed, saved, state
 
 # Whatever a checkpoint has to carry: BatchNorm's statistics, momentum, the attention's
 # normaliser from s_0 = 0 and its switch, dropout's key, the place in an epoch, whose
@@ -30,17 +29,12 @@ EVERY_STEP = ("--checkpoint-seconds", "0")
 
 
 @pytest.fixture(scope="module")
-def programs():
-    with contextlib.closing(Programs()) as programs:
-        yield programs
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(programs, tmp_path_factory):
+def uninterrupted(server, tmp_path_factory):
     """A run that nothing happened to, with no checkpoint but at the ends of epochs."""
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert programs.run(*TRAIN, "--out", out) == 0, programs.said
-    *_, last, finished = programs.said.splitlines()
+    program = server.run(*TRAIN, "--out", out)
+    assert program.status == 0, program.said
+    *_, last, finished = program.said.splitlines()
     assert last.startswith(f"epoch {EPOCHS}/{EPOCHS}  loss ")
     assert finished.startswith("Finished: test accuracy ")
     assert finished.endswith(f"python -m experiments report {out}")
@@ -103,20 +97,21 @@ def test_kills_at_any_moment_change_nothing(programs, uninterrupted, tmp_path):
     for moment in ("begun", "saving", "resumed", "between", "saving"):
         before, resumes = newest(out), len(resumed(out))
         later = before + rng.integers(2, 6)
-        programs.start(*TRAIN, *EVERY_STEP, "--out", out)
+        program = programs.start(*TRAIN, *EVERY_STEP, "--out", out)
         reached = {
             "begun": (out / "config.json").exists,
             "resumed": lambda n=resumes: len(resumed(out)) > n,
             "saving": lambda n=before: newest(out) > n and unfinished.exists(),
             "between": lambda n=later: newest(out) >= n,
         }
-        programs.wait_for(reached[moment])
+        program.wait_for(reached[moment])
         if moment == "between":
             time.sleep(rng.uniform(0, 0.05))
-        assert programs.end(signal.SIGKILL) == -signal.SIGKILL, programs.said
+        assert program.end(signal.SIGKILL) == -signal.SIGKILL, program.said
         while_saving += unfinished.exists()
         before_any += newest(out) == before
-    assert programs.run(*TRAIN, *EVERY_STEP, "--out", out) == 0, programs.said
+    program = programs.run(*TRAIN, "--out", out)
+    assert program.status == 0, program.said
     assert while_saving
     assert before_any
     steps = resumed(out)
@@ -134,22 +129,22 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     programs, uninterrupted, tmp_path
 ):
     out = tmp_path / "run"
-    programs.start(*TRAIN, "--out", out)
-    programs.wait_for(lambda: events(out, "epoch"))
+    program = programs.start(*TRAIN, "--out", out)
+    program.wait_for(lambda: events(out, "epoch"))
     stops = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        assert programs.end(number) == 130, programs.said
-        assert programs.said.endswith(
+        assert program.end(number) == 130, program.said
+        assert program.said.endswith(
             f"Interrupted; the same command goes on from {out}, or: "
             f"python -m experiments resume {out}\n"
         )
         assert resumed(out) == stops
         stops.append(newest(out))
-        programs.start(*TRAIN, "--out", out)
-        programs.wait_for(lambda: len(resumed(out)) == len(stops))
-    assert programs.end() == 0, programs.said
+        program = programs.start(*TRAIN, "--out", out)
+        program.wait_for(lambda: len(resumed(out)) == len(stops))
+    assert program.end() == 0, program.said
     resuming = f"Resuming {out} at step {stops[-1]} of {EPOCHS * STEPS} (epoch "
-    assert resuming in programs.said
+    assert resuming in program.said
     # Within an epoch nothing else saves.
     assert any(step % STEPS for step in stops), stops
     assert len(set(stops)) == len(stops)  # each of them went on
@@ -268,20 +263,20 @@ def test_no_line_of_another_thread_ends_up_within_a_message(monkeypatch):
 
 def test_a_full_disk_does_not_stop_a_run(programs, uninterrupted, tmp_path):
     out = tmp_path / "run"
-    process = programs.start(*TRAIN, "--checkpoint-seconds", "0.1", "--out", out)
-    programs.wait_for(lambda: newest(out) >= 1)
+    program = programs.start(*TRAIN, "--checkpoint-seconds", "0.03", "--out", out)
+    program.wait_for(lambda: newest(out) >= 1)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.prlimit(process, resource.RLIMIT_FSIZE, (0, most))
+    resource.prlimit(program.process, resource.RLIMIT_FSIZE, (0, most))
     # No file can be written to: neither checkpoints nor what is told of them.
-    programs.wait_for(lambda: programs.said.count("could not be saved: ") >= 2)
-    programs.wait_for(lambda: "An event could not be written in" in programs.said)
-    resource.prlimit(process, resource.RLIMIT_FSIZE, (most, most))
-    assert programs.end() == 0, programs.said
+    program.wait_for(lambda: program.said.count("could not be saved: ") >= 2)
+    program.wait_for(lambda: "An event could not be written in" in program.said)
+    resource.prlimit(program.process, resource.RLIMIT_FSIZE, (most, most))
+    assert program.end() == 0, program.said
     failures = events(out, "save_failed")
     assert len(failures) >= 2
     for failure in failures:
         said = f"Step {failure['step']} could not be saved: {failure['error']}\n"
-        assert said in programs.said
+        assert said in program.said
         assert "File too large" in failure["error"]
-    assert len(failures) == programs.said.count("could not be saved: ")
+    assert len(failures) == program.said.count("could not be saved: ")
     assert_same(out, uninterrupted)

@@ -2,23 +2,17 @@
 
 import contextlib
 import functools
-import pathlib
+import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
-from tests import compiling, hosts_worker, problems
-
-ROOT = pathlib.Path(__file__).parent.parent
-START = 120  # seconds that hosts may take to start and compile on a busy machine
+from tests import hosts_worker, problems
+from tests.programs import reserved_address
 
 # A host counts as lost after so many seconds without a heartbeat. JAX's default is 100;
 # much less than this would take a busy machine for a dead one.
@@ -28,72 +22,28 @@ HEARTBEAT = 8
 BOUND = HEARTBEAT + 30
 
 
-class Host(NamedTuple):
-    """A worker process and the files that it writes to."""
-
-    process: subprocess.Popen
-    stdout: pathlib.Path
-    stderr: pathlib.Path
-
-    def failed(self):
-        return self.process.poll() not in (None, 0)
-
-
-@contextlib.contextmanager
-def started(folder, what, hosts, devices=1, *, heartbeat=60, shutdown=60, **options):
-    """Runs the hosts; none of them outlives the block, however it is left."""
-    environment = compiling.environment(
-        JAX_NUM_CPU_DEVICES=str(devices),
-        JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
-        PYTHONPATH=str(ROOT),
-    )
-    with socket.socket() as reserved, contextlib.ExitStack() as cleanup:
-        # Bound without listening, and shared as gRPC shares its ports: the coordinator
-        # can have this port and nobody else gets it before it does.
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(("127.0.0.1", 0))
-        options |= {
-            "folder": folder, "port": reserved.getsockname()[1], "hosts": hosts,
-            "heartbeat": heartbeat, "shutdown": shutdown,
-        }  # fmt: skip
-        flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
-        running = []
-        for host in range(hosts):
-            stdout, stderr = folder / f"{host}.out", folder / f"{host}.err"
-            # Files, not pipes: nobody has to read them for a worker to go on.
-            with stdout.open("wb") as out, stderr.open("wb") as err:
-                process = subprocess.Popen(
-                    [sys.executable, "-W", "error", "-m", "tests.hosts_worker", what,
-                     f"--host={host}", *flags],
-                    cwd=folder, env=environment, stdout=out, stderr=err,
-                    stdin=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
-            # SIGKILL: JAX catches SIGTERM, and SIGKILL ends a stopped process as well.
-            cleanup.callback(process.wait)
-            cleanup.callback(process.kill)
-            running.append(Host(process, stdout, stderr))
-        yield running
-
-
-def wait_until(condition, hosts):
-    """Waits until it holds of every host, or until one of them fails."""
-    deadline = time.monotonic() + START
-    while not all(map(condition, hosts)):
-        for i, host in enumerate(hosts):
-            assert not host.failed(), f"host {i} failed:\n{host.stderr.read_text()}"
-        assert time.monotonic() < deadline, [h.stdout.read_text() for h in hosts]
-        time.sleep(0.05)
+def start(
+    server, what, hosts, address, *, folder=None, devices=1, heartbeat=60, shutdown=60,
+    raising=None,
+):  # fmt: skip
+    """Starts hosts; see `hosts_worker.main`."""
+    rest = hosts, heartbeat, shutdown, raising
+    return [
+        server.call(hosts_worker.main, what, folder, devices, address, host, *rest)
+        for host in range(hosts)
+    ]
 
 
 # The same updates as one process.
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(server, tmp_path_factory):
     """What each of two hosts of two devices holds after training in every case."""
     folder = tmp_path_factory.mktemp("hosts")
-    with started(folder, "train", 2, 2) as hosts:
-        wait_until(lambda host: host.process.poll() == 0, hosts)
+    with reserved_address() as address:
+        hosts = start(server, "train", 2, address, folder=folder, devices=2)
+        assert [host.end() for host in hosts] == [0, 0], [host.said for host in hosts]
     results = []
     for host in range(len(hosts)):
         with np.load(folder / f"{host}.npz") as arrays:
@@ -147,17 +97,18 @@ def test_hosts_train_as_one_process_does(trained, route, spread, filling):
 # A host that is lost: the others stop, in bounded time, and say why.
 
 
-def in_the_middle_of_training(hosts):
-    wait_until(lambda host: "step 5\n" in host.stdout.read_text(), hosts)
+def wait_for_the_middle_of_training(hosts):
+    for host in hosts:
+        host.wait_for(lambda host=host: "step 5\n" in host.said)
+        assert "step 5\n" in host.said, host.said
 
 
-def stderr_of_stopped(host, since):
-    """What a host wrote before it stopped, which it must have done by itself."""
-    code = host.process.wait(timeout=max(0.0, since + BOUND - time.monotonic()))
-    assert code not in (0, -signal.SIGKILL)
-    text = host.stderr.read_text()
-    assert "another task died" in text
-    return text
+def said_by_stopped(host, since):
+    """What a host has printed when it has stopped, as it must have done by itself."""
+    assert host.end() not in (0, -signal.SIGKILL)
+    assert time.monotonic() < since + BOUND
+    assert "another task died" in host.said
+    return host.said
 
 
 # Hosts, the one that is lost, and how; the coordinator is host 0. A host that is
@@ -165,36 +116,34 @@ def stderr_of_stopped(host, since):
 LOSSES = [(4, 2, signal.SIGKILL), (2, 0, signal.SIGKILL), (2, 1, signal.SIGSTOP)]
 
 
-def test_when_a_host_is_lost_the_others_stop_and_say_so(tmp_path):
+def test_when_a_host_is_lost_the_others_stop_and_say_so(programs):
     """Each case begins while the hosts of the one before wait for a heartbeat."""
     with contextlib.ExitStack() as stack:
         left = []
-        for number, (hosts, lost, how) in enumerate(LOSSES):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            running = stack.enter_context(
-                started(folder, "train_on", hosts, heartbeat=HEARTBEAT)
-            )
-            in_the_middle_of_training(running)
-            running.pop(lost).process.send_signal(how)
+        for hosts, lost, how in LOSSES:
+            address = stack.enter_context(reserved_address())
+            running = start(programs, "train_on", hosts, address, heartbeat=HEARTBEAT)
+            wait_for_the_middle_of_training(running)
+            os.kill(running.pop(lost).process, how)
             left.append((lost, running, time.monotonic()))
         for lost, survivors, since in left:
             for survivor in survivors:
-                text = stderr_of_stopped(survivor, since)
+                said = said_by_stopped(survivor, since)
                 assert re.search(
                     r"leader task was preempted/died"
                     if lost == 0
                     else rf"Task {lost} heartbeat timeout|"
                     rf"tasks are unhealthy \(stopped sending heartbeats\):\n{lost}\n",
-                    text,
-                ), text
+                    said,
+                ), said
 
 
-def test_when_a_host_raises_the_others_stop_too(tmp_path):
+def test_when_a_host_raises_the_others_stop_too(programs):
     """Its process waits for the others at exit and its heart beats: it is not lost."""
-    with started(tmp_path, "train_on", 2, shutdown=5, raising=1) as running:
-        in_the_middle_of_training(running)
+    with reserved_address() as address:
+        running = start(programs, "train_on", 2, address, shutdown=5, raising=1)
+        wait_for_the_middle_of_training(running)
         since = time.monotonic()
-        other, raised = (stderr_of_stopped(host, since) for host in running)
+        other, raised = (said_by_stopped(host, since) for host in running)
     assert "The first task at the barrier: 1." in other
     assert "RuntimeError: the data of step 10 cannot be read" in raised
