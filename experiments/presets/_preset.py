@@ -9,6 +9,16 @@ from experiments.presets import _cost
 from experiments.results.paper import VERSIONS, Key, Row, lookup
 
 _COLUMNS = 80
+PRETRAINED = "Weights trained on ImageNet, named as torchvision's {} names them"
+# How images of 224 × 224 pixels are augmented and normalised.
+IMAGENET_INPUTS: dict[str, Any] = {
+    "image_size": 224,
+    "resized_crop": True,
+    "flip": True,
+    "jitter": 0.4,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
 
 
 class Variant(NamedTuple):
@@ -87,17 +97,7 @@ class Preset:
         )
 
     def run_of(self, method: str) -> configs.Run:
-        """The run of one of its rows.
-
-        Args:
-          method: as printed.
-
-        Returns:
-          The preset's run with the row's changes.
-
-        Raises:
-          LookupError: it has no such row, or not of its own.
-        """
+        """The run of its row of a method, as printed; LookupError if it has none."""
         own = [variant for variant in self.variants if not variant.of]
         for variant in own:
             if variant.method == method:
