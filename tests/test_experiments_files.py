@@ -1,6 +1,7 @@
 """Image files: decoded, cut, resized and coloured by oracles, here and in workers."""
 
 import contextlib
+import functools
 import itertools
 import math
 import multiprocessing
@@ -20,17 +21,11 @@ from hypothesis import strategies as st
 from experiments import configs
 from experiments.data import images, loader
 from experiments.data.types import DamagedData, Examples, Files
+from tests.batches import assert_resumed_and_shared, assert_same
 
 PHOTOS = configs.Data(
     source="places_lt", image_size=28, resized_crop=True, flip=True, jitter=0.4
 )
-
-
-def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
-    for one, other in zip(first[:4], second[:4], strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
 
 
 def _write(directory, name, image, **options):
@@ -252,15 +247,8 @@ def _photo_training(photos, **options):
 
 
 def test_image_files_resumed_and_by_rows(photos):
-    whole = list(_photo_training(photos))
-    assert len(whole) == 6
-    resumed = list(_photo_training(photos, first=4))
-    for one, other in zip(whole[4:], resumed, strict=True):
-        _same(one, other)
-    shares = [_photo_training(photos, rows=slice(r, r + 2)) for r in (0, 2)]
-    for batch, *rows in zip(whole, *shares, strict=True):
-        columns = zip(*(row[:4] for row in rows), strict=True)
-        _same(batch, [np.concatenate(column) for column in columns])
+    train = functools.partial(_photo_training, photos)
+    assert len(assert_resumed_and_shared(train, (4,), [slice(2), slice(2, 4)])) == 6
 
 
 def test_batches_passed_over_are_not_decoded(photos, tmp_path):
@@ -306,7 +294,7 @@ def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tm
     with contextlib.closing(there), contextlib.closing(here):
         for _ in range(4):
             batch = next(there)
-            _same(next(here), batch)
+            assert_same(next(here), batch)
             assert type(batch.inputs) is np.ndarray
         with pytest.raises(DamagedData, match=rf"{broken.name}: no image"):
             next(there)
@@ -315,7 +303,7 @@ def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tm
 
 def test_worker_processes_end_with_a_training_that_is_left(photos):
     batches = _photo_training(photos, epochs=range(1000), workers=1)
-    with loader.prefetch(batches, 2, lambda batch: batch) as ahead:
+    with loader.Prefetched(batches, 2, lambda batch: batch) as ahead:
         next(ahead)
         assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []

@@ -14,6 +14,7 @@ from experiments.data import loader, sampling
 from experiments.data.loader import Batch
 from experiments.data.types import Examples
 from experiments.train import steps
+from tests.batches import assert_resumed_and_shared, assert_same
 
 COUNTS = np.array([600, 60, 0, 30, 6, 1])  # of classes, one of which is not there
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), COUNTS))
@@ -108,21 +109,14 @@ def test_shuffling_is_what_it_has_always_been():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_epoch_is_drawn_alike_wherever_it_begins_and_whoever_makes_it(rule):
-    whole = _train(rule)
     per_epoch = -(-len(LABELS) // 64)
+    train = functools.partial(_train, rule)
+    firsts, halves = (per_epoch - 4, per_epoch), [slice(32), slice(32, 64)]
+    whole = assert_resumed_and_shared(train, firsts, halves)
     assert len(whole) == 2 * per_epoch
-    for batches in (
-        _train(rule, first=per_epoch - 4),
-        _train(rule, epochs=range(1, 2), first=3),
-    ):
-        for one, other in zip(whole[-len(batches) :], batches, strict=True):
-            for column, same in zip(one[:4], other[:4], strict=True):
-                np.testing.assert_array_equal(column, same)
-    shares = [_train(rule, rows=slice(r, r + 32)) for r in (0, 32)]
-    for batch, *rows in zip(whole, *shares, strict=True):
-        parts = zip(*(row[:4] for row in rows), strict=True)
-        for column, part in zip(batch[:4], parts, strict=True):
-            np.testing.assert_array_equal(column, np.concatenate(part))
+    later = _train(rule, epochs=range(1, 2), first=3)
+    for one, other in zip(whole[per_epoch + 3 :], later, strict=True):
+        assert_same(one, other)
 
     epochs = [whole[:per_epoch], whole[per_epoch:]]
     places = [np.concatenate([b.index[b.present] for b in epoch]) for epoch in epochs]

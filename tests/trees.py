@@ -42,17 +42,10 @@ def tfds_cifar(
     """
     rng = np.random.default_rng(seed)
     classes = CLASSES[name]
-    features = {
-        "id": _feature("text_feature.Text", text={}),
-        "image": _feature(
-            "image_feature.Image",
-            image={"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}},
-        ),
-        "label": _label(classes),
-    }
+    features = CIFAR10_FEATURES
     if name == "cifar100":
         train = min(train, 10)
-        features["coarse_label"] = _label(20)
+        features = features | {"label": _label(100), "coarse_label": _label(20)}
     splits, truth = {}, {}
     for split, per_class in (("train", train), ("test", test)):
         labels = rng.permutation(np.repeat(np.arange(classes), per_class))
@@ -170,6 +163,16 @@ def _label(classes):
     return _feature(
         "class_label_feature.ClassLabel", classLabel={"numClasses": str(classes)}
     )
+
+
+CIFAR10_FEATURES = {
+    "id": _feature("text_feature.Text", text={}),
+    "image": _feature(
+        "image_feature.Image",
+        image={"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}},
+    ),
+    "label": _label(10),
+}
 
 
 # --- Lists of image files ---

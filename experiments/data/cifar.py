@@ -55,9 +55,7 @@ _DIGESTS = {
 _MEANS = {"cifar100": (0.5071, 0.4865, 0.4409)}
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Reads either of them, uint8 `[n, 32, 32, 3]`; see `datasets`.
 
     Takes some five seconds. The whole is held to its counts, and to the checksum

@@ -50,9 +50,7 @@ class _Images(NamedTuple):
     lines: np.ndarray  # int64 [n]
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads both collections, subsampled to the long tail; see `datasets`.
 
     `imbalance_ratio` is that of the formula. `corruption_seed`, 0 where it is None,

@@ -30,8 +30,6 @@ def digits() -> Examples:
     return Examples(images, labels)
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads the digits, whatever the directory; see `datasets`."""
     return Dataset(digits(), test=None, validation=None)

@@ -20,9 +20,7 @@ _FOLDER = "aclImdb"
 _COUNT = 25_000  # of each split, half of them of each class
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads the reviews as token ids, int32 `[n, length]`; see `datasets`, `text.ids`.
 
     The vocabulary is that of the whole training split, before it is subsampled: it does
@@ -39,12 +37,7 @@ def tokenizer(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A function from other texts, `StringDType` `[n]`, to token ids like `load`'s.
 
-    Args:
-      data: vocabulary and length.
-      data_dir: where the reviews are, whose training split has the vocabulary.
-
-    Raises:
-      MissingData: they are not there, so that the vocabulary is not known.
+    MissingData if the reviews, whose training split has the vocabulary, are not there.
     """
     try:
         if data_dir is None:

@@ -60,22 +60,17 @@ def examples(
     paths: list[str],
     labels: list[int],
     lines: Sequence[int] | None,
-    root: pathlib.Path | None = None,
 ) -> Examples:
     """The images that a file lists, with their labels; DamagedData if it lists none.
 
-    Args:
-      file: the list.
-      paths: of the images, below `root`.
-      labels: of each.
-      lines: of each, from 1; None where the file has no lines.
-      root: the directory of the images; None for the list's.
+    The paths are below the list's directory. `lines` are those of the images, from 1;
+    None where the file has no lines.
     """
     if not paths:
         raise DamagedData(f"{file} lists no image.")
     numbers = None if lines is None else np.asarray(lines, np.int64)
     text = np.array(paths, np.dtypes.StringDType())
-    files = Files(file.parent if root is None else root, text, str(file), numbers)
+    files = Files(file.parent, text, str(file), numbers)
     return Examples(files, np.asarray(labels, np.int32))
 
 
@@ -132,9 +127,7 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
     """Looks for 1,000 of the images, the same each time, and one of every class.
 
     One that is missing but is not among them is an error when it is read, see `Files`.
-
-    Raises:
-      MissingData: some are not there; `advice` says what the directory must hold.
+    MissingData if some are not there; `advice` says what the directory must hold.
     """
     files = listed.files
     rng = np.random.default_rng(0)

@@ -174,31 +174,20 @@ _TRAINING, _META = 1, 3  # what is drawn for: the order, and after it the augmen
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The examples of every batch: a lazy sequence.
-
-    Attributes:
-      examples: number of examples.
-      batch_size: of all hosts.
-      rows: rows of the batch that this host loads.
-      seed: of order and augmentation; None for neither.
-      epochs: which.
-      first: batch of the first epoch that is the first item.
-      stream: of random numbers, and the next one.
-      sampler: draws by labels; None to shuffle.
-    """
+    """The examples of every batch: a lazy sequence."""
 
     examples: int
-    batch_size: int
-    rows: slice
-    seed: int | None = None
+    batch_size: int  # of all hosts
+    rows: slice  # of the batch that this host loads
+    seed: int | None = None  # of order and augmentation; None for neither
     epochs: range = range(1)
-    first: int = 0
-    stream: int = _TRAINING
-    sampler: Sampler | None = None
+    first: int = 0  # batch of the first epoch that is the first item
+    stream: int = _TRAINING  # of random numbers, and the next one
+    sampler: Sampler | None = None  # None to shuffle
 
     @property
     def per_epoch(self) -> int:
-        """Number of batches."""
+        """Batches of an epoch."""
         return -(-self.examples // self.batch_size)
 
     def __len__(self) -> int:
@@ -268,10 +257,21 @@ def _in_memory(
 
 
 class Prefetched(Iterator[Any]):
-    """Batches that a thread loads and moves to the devices; see `prefetch`.
+    """Batches that a thread loads and moves to the devices, while others are used.
+
+    `batches` is an iterator, which the thread owns from now on, and closes at the end,
+    if it can be; `size` is how many batches at most are ready and not yet taken, at
+    least 1. What `to_device` returns comes in the same order. An exception of `batches`
+    or `to_device` is raised in place of the batch. Close it, or use it in `with`, if it
+    may be left early.
 
     Attributes:
       waited: seconds that the consumer has waited for batches so far.
+
+    Examples:
+      >>> with Prefetched(iter([1, 2, 3]), 2, lambda number: 10 * number) as numbers:
+      ...     list(numbers)
+      [10, 20, 30]
     """
 
     def __init__(
@@ -312,30 +312,6 @@ class Prefetched(Iterator[Any]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def prefetch(
-    batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
-) -> Prefetched:
-    """Loads batches in a thread, while earlier ones are used.
-
-    Args:
-      batches: an iterator, which the thread owns from now on. It is closed at the end,
-        if it can be.
-      size: most batches that are ready and not yet taken, at least 1.
-      to_device: moves a batch to the devices.
-
-    Returns:
-      An iterator of what `to_device` returns, in the same order. An exception of
-      `batches` or `to_device` is raised in place of the batch. Close it, or use it in
-      `with`, if it may be left early.
-
-    Examples:
-      >>> with prefetch(iter([1, 2, 3]), 2, lambda number: 10 * number) as numbers:
-      ...     list(numbers)
-      [10, 20, 30]
-    """
-    return Prefetched(batches, size, to_device)
 
 
 def _produce(

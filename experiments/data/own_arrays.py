@@ -21,11 +21,8 @@ _LABELS = ("y", "labels", "label", "targets", "target")
 _CHANNELS = (1, 3, 4)
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Loads arrays; see `datasets`."""
-    del data_dir, download
     path = own.path_of(data)
     arrays = _read(path)
     names = {name.lower(): name for name in arrays}

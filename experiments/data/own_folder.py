@@ -15,11 +15,8 @@ from experiments.data.types import DamagedData, Dataset, Files
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Lists the images; see `datasets`."""
-    del data_dir, download
     path = own.path_of(data)
     parts = {}
     for split, found in listed(path, SUFFIXES, "image").items():

@@ -8,7 +8,6 @@ directory too.
 
 import importlib
 import os
-import pathlib
 import sys
 import traceback
 
@@ -17,11 +16,8 @@ from experiments.data import own_arrays
 from experiments.data.types import DamagedData, Dataset, MissingData
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Calls the function; see `datasets`."""
-    del data_dir, download
     module_name, colon, name = (data.path or "").partition(":")
     if not (module_name and colon and name):
         raise MissingData(

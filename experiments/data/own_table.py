@@ -68,11 +68,8 @@ class Table:
         return [_shortest(cells[column].strip("'")) for cells in self.rows]
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Loads a table; see `datasets`."""
-    del data_dir, download
     tables = {name: read(path) for name, path in files(data).items()}
     train = tables["train"]
     label = label_of(train, data.label)

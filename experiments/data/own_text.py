@@ -16,11 +16,8 @@ from experiments.data.types import DamagedData, Dataset, MissingData
 _TEXTS = ("text", "sentence", "review", "comment", "message", "content")
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Loads texts; see `datasets`."""
-    del data_dir, download
     path = own.path_of(data)
     in_folders = path.is_dir() and not any(path.glob("train*.[ctp]*"))
     parts = from_folders(path) if in_folders else _from_tables(data)

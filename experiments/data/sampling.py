@@ -20,20 +20,15 @@ PER_VISIT = 4  # examples of a class that class-aware sampling takes at a time
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """A sampler of epochs by the labels.
+    """A sampler of epochs by the labels; the rules are functions of this module.
 
     Samplers are equal only if they are the same object, so that a sampler can be a key
     of a cache in place of its labels.
-
-    Attributes:
-      rule: name of the rule; see the functions of this module.
-      labels: int `[examples]`, not negative; not to be changed.
-      beta: of `effective`.
     """
 
     rule: Literal["balanced", "effective", "class_aware"]
-    labels: np.ndarray
-    beta: float = 0.9999
+    labels: np.ndarray  # int [examples], not negative; not to be changed
+    beta: float = 0.9999  # of `effective`
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Indices of an epoch's examples, int64 `[examples]`."""
