@@ -280,6 +280,8 @@ def test_a_damaged_image_is_named(photos, tmp_path, content, message):
 
 
 def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tmp_path):
+    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
     jax.block_until_ready(jax.numpy.zeros(1))  # forking would be refused from here on
     for path in photos.inputs.paths:
         content = (photos.inputs.root / path).read_bytes()
@@ -299,6 +301,8 @@ def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tm
         with pytest.raises(DamagedData, match=rf"{broken.name}: no image"):
             next(there)
     assert multiprocessing.active_children() == []
+    # Python warns of what is left to that thread when a process has used all batches.
+    assert SharedMemoryArray._del_thread_pool is None
 
 
 def test_worker_processes_end_with_a_training_that_is_left(photos):
@@ -307,17 +311,6 @@ def test_worker_processes_end_with_a_training_that_is_left(photos):
         next(ahead)
         assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []
-
-
-def test_no_shared_memory_is_left_to_a_thread_that_ends_before(photos):
-    """Python warns of it when a process ends that has used all batches."""
-    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
-
-    with contextlib.closing(
-        _photo_training(photos, epochs=range(3), workers=1)
-    ) as all_:
-        assert sum(int(batch.present.sum()) for batch in all_) == 30
-    assert SharedMemoryArray._del_thread_pool is None
 
 
 def test_a_worker_ends_with_a_parent_that_is_killed_and_leaves_interrupts_to_it(
