@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
-from experiments.data import label_noise
 from experiments.data.imbalance import (
     long_tail_counts,
     scale_counts,
@@ -390,36 +389,16 @@ def test_symmetric_noise_of_sce_draws_what_one_call_per_example_draws(
     np.testing.assert_array_equal(noisy, expected)
 
 
-def test_symmetric_noise_at_rate_one_leaves_no_label():
+def test_symmetric_noise_of_too_few_classes_or_examples_is_refused():
     for noise in (symmetric_noise_sce, symmetric_noise_gce):
-        assert noise(CIFAR10, 1.0, 10, RandomState(0))[1].all()
-
-
-@pytest.mark.parametrize("noise", [symmetric_noise_sce, symmetric_noise_gce])
-def test_symmetric_noise_without_another_class_is_refused(noise):
-    with pytest.raises(ValueError, match="needs 2 classes or more, not 1"):
-        noise(np.zeros(5, int), 0.2, 1, RandomState(0))
-
-
-def test_symmetric_noise_of_sce_refuses_a_class_smaller_than_its_number():
+        with pytest.raises(ValueError, match="needs 2 classes or more, not 1"):
+            noise(np.zeros(5, int), 0.2, 1, RandomState(0))
     labels = np.repeat([0, 1], [90, 10])
     with pytest.raises(ValueError, match="Class 1 has 10 examples, fewer than 20"):
         symmetric_noise_sce(labels, 0.4, 2, RandomState(0))
 
 
 # Asymmetric noise of CIFAR-10.
-
-
-def test_asymmetric_cifar10_in_expectation_over_seeds():
-    small = CIFAR10[:2000]
-    sizes = np.bincount(small)
-    rates = []
-    for seed in range(200):
-        _, wrong = asymmetric_author_code(small, 0.4, RandomState(seed))
-        rates.append([wrong[small == CAT].mean(), wrong[small == DOG].mean()])
-    cat, dog = np.mean(rates, axis=0)
-    assert abs(cat - 0.24) < _deviation(0.24, 200 * sizes[CAT])
-    assert abs(dog - 0.4) < _deviation(0.4, 200 * sizes[DOG]) + 0.5 / sizes[DOG]
 
 
 def test_asymmetric_cifar10_at_rate_one():
@@ -488,9 +467,3 @@ def test_classes_that_make_no_blocks_are_refused(classes):
         asymmetric_cifar100_author_code(nothing, 0.2, RandomState(0), classes)
     with pytest.raises(ValueError, match=message):
         asymmetric_cifar100_sce(nothing, 0.2, RandomState(0), RandomState(0), classes)
-
-
-def test_the_noise_of_any_data_set_agrees_with_sce_on_the_law():
-    # Same counts on equal classes; other draws, since the generators differ.
-    _, wrong = label_noise.symmetric_noise(CIFAR10, 0.4, 10, np.random.default_rng(0))
-    assert np.bincount(CIFAR10[wrong]).tolist() == [2000] * 10

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments import configs
-from experiments.data import own_text, text, tfds
+from experiments.data import _check, own_text, text, tfds
 from experiments.data.types import DamagedData, Dataset, Examples, MissingData
 
 _NAME = "imdb_reviews/plain_text"
@@ -93,11 +93,7 @@ def _split(
     texts, labels = [], []
     features = {"text": bytes, "label": int}
     for index, record in enumerate(tfds.read(directory, split, features)):
-        if not 0 <= record["label"] < data.classes:
-            raise DamagedData(
-                f"{where}, record {index}: the label must be in 0 ... "
-                f"{data.classes - 1}, got {record['label']}."
-            )
+        _check.label(f"{where}, record {index}", record["label"], data.classes)
         try:
             texts.append(record["text"].decode())
         except UnicodeDecodeError as error:
@@ -113,6 +109,5 @@ def _refuse_counts(where: str, labels: Sequence[int], data: configs.Data) -> Non
     if not data.partial and (counts != _COUNT // 2).any():
         raise DamagedData(
             f"{where} has {counts[0]:,} negative and {counts[1]:,} positive reviews, "
-            f"published are {_COUNT // 2:,} of each. With data.partial a part of a "
-            "data set is accepted."
+            f"published are {_COUNT // 2:,} of each. {_check.PARTIAL}"
         )

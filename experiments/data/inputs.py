@@ -8,20 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
-from experiments.data import images, own_table, own_text, text
+from experiments.data import images, own, own_table, own_text, text
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Names under which an array of examples is looked for in an .npz file of several.
 NAMES = ("inputs", "images", "x", "x_test", "X")
 _ARRAYS = (".npy", ".npz")
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class Inputs(NamedTuple):
     """Examples to be classified."""
 
     examples: Examples  # labels are zeros
-    paths: list[str] | None  # of image files, as given; None for arrays
+    paths: list[str] | None  # of files, as given; None for arrays and tables
 
 
 def load(
@@ -31,16 +30,13 @@ def load(
 ) -> Inputs:
     """Loads examples as a data set stores its own; those of a folder sorted by path.
 
-    Args:
-      source: a folder, searched with its subfolders, an image, or a .npy or .npz file;
-        of tables and texts what their formats are, or token ids in a .npy or .npz file.
-      data: what the network was trained on.
-      prepare: from what is stored to the network's inputs; that of the task, or for
-        texts a tokenizer. None where they are the same.
+    The source is a folder, searched with its subfolders, an image, or a .npy or .npz
+    file; of tables and texts what their formats are, or token ids in a .npy or .npz
+    file. `prepare`, of the task, or for texts a tokenizer, makes the network's inputs
+    of what is stored; None where they are the same.
 
-    Raises:
-      MissingData: a folder has nothing to classify; says what was expected.
-      DamagedData: shape, dtype or range are not those of the data set; quotes them.
+    MissingData if a folder has nothing to classify; DamagedData if shape, dtype or
+    range are not those of the data set.
     """
     paths = None
     if of_texts(source, data):
@@ -79,11 +75,11 @@ def _files(source: pathlib.Path) -> Files:
     root, found = source.parent, [source]
     if source.is_dir():
         root, found = source, sorted(source.rglob("*"))
-        found = [path for path in found if path.suffix.lower() in _SUFFIXES]
+        found = [path for path in found if path.suffix.lower() in own.IMAGES]
         if not found:
             raise MissingData(
-                f"{source} has no image (*{', *'.join(_SUFFIXES)}), nor have its "
-                "subfolders."
+                f"{source} has no image (*{', *'.join(sorted(own.IMAGES))}), nor have "
+                "its subfolders."
             )
     relative = [path.relative_to(root).as_posix() for path in found]
     return Files(root, np.array(relative, np.dtypes.StringDType()))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from experiments.data import _check
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Of half a million images not all are looked for: where files are slow, that takes
@@ -27,11 +28,7 @@ def read(file: pathlib.Path, classes: int) -> Examples:
             raise DamagedData(
                 f"{file}, line {number}: expected `path label`, got {line!r}."
             )
-        if not int(label) < classes:
-            raise DamagedData(
-                f"{file}, line {number}: the label must be in 0 ... {classes - 1}, got "
-                f"{line!r}."
-            )
+        _check.label(f"{file}, line {number}", int(label), classes, repr(line))
         refuse_path(path, f"{file}, line {number}")
         paths.append(path)
         labels.append(int(label))
@@ -108,7 +105,7 @@ def refuse_count(one: Examples, published: int) -> None:
     if len(one.labels) != published:
         raise DamagedData(
             f"{one.files.listed} lists {len(one.labels):,} images, the published list "
-            f"{published:,}. With data.partial a part of a data set is accepted."
+            f"{published:,}. {_check.PARTIAL}"
         )
 
 

@@ -53,12 +53,6 @@ def order(
 
     A permutation, or the sampler's draws, from a stream of random numbers of its own.
     Read-only, since it is cached.
-
-    Examples:
-      >>> order(0, 3, 5).tolist() == order(0, 3, 5).tolist()
-      True
-      >>> sorted(order(0, 3, 5).tolist())
-      [0, 1, 2, 3, 4]
     """
     rng = np.random.default_rng([seed, stream, epoch])
     drawn = rng.permutation(examples) if sampler is None else sampler.draw(rng)

@@ -48,37 +48,21 @@ def variant(
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A run with a name.
+    """A run with a name."""
 
-    Attributes:
-      name: on the command line.
-      family: heading under which it is listed.
-      title: what it is, in one line.
-      run: what it trains.
-      paper: blocks of the paper's tables that have its numbers.
-      variants: its rows there: the run's own (without changes), and those to compare
-        with it.
-      figures: which of the paper's figures are drawn from it.
-      lams: grid of λ; () where there is nothing to choose.
-      choice: where the run's λ and γ come from, and how to choose λ.
-      note: how it differs from the paper, and which settings the paper does not give.
-      needs: preset whose finished run this one starts from; None for none.
-      pretrained: description of the file of weights that the run needs; "" for none.
-      smoke: whether it is a smoke preset.
-    """
-
-    name: str
-    family: str
-    title: str
+    name: str  # on the command line
+    family: str  # heading under which it is listed
+    title: str  # what it is, in one line
     run: configs.Run
-    paper: tuple[Key, ...] = ()
+    paper: tuple[Key, ...] = ()  # blocks of the paper's tables that have its numbers
+    # Its rows there: the run's own (without changes), and those to compare with it.
     variants: tuple[Variant, ...] = ()
-    figures: tuple[str, ...] = ()
-    lams: tuple[float, ...] = ()
-    choice: str = ""
-    note: str = ""
-    needs: str | None = None
-    pretrained: str = ""
+    figures: tuple[str, ...] = ()  # of the paper, that are drawn from it
+    lams: tuple[float, ...] = ()  # grid of λ; () where there is nothing to choose
+    choice: str = ""  # where the run's λ and γ come from, and how to choose λ
+    note: str = ""  # how it differs from the paper, and what the paper does not give
+    needs: str | None = None  # preset whose finished run this one starts from
+    pretrained: str = ""  # description of the file of weights that the run needs
     smoke: bool = False
 
     @property
