@@ -3,18 +3,18 @@
 Tables 3, 4 and 5 of the later version; 3, 4, 8 and 9 of the earlier one.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from experiments import configs
 from experiments.presets._preset import IMAGENET_INPUTS, PRETRAINED, Preset, variant
 from experiments.results.paper import Key
 
-_Trainable = Literal["last_block", "head"]
 _LAYERS = {
     "all": "all layers",
     "last_block": "the last block and the head",
     "head": "the head",
 }
+_ENDINGS = {"last_block": "_fc_lb", "head": "_fc"}  # of the second way of stage 2
 
 
 def presets() -> list[Preset]:
@@ -30,16 +30,7 @@ def _imagenet_lt() -> list[Preset]:
     authors' code. Kang et al. keep the best epoch of stage 1 on validation; here the
     last one is kept.
     """
-    run = configs.Run(
-        data=configs.Data("imagenet_lt", **IMAGENET_INPUTS),
-        model=configs.Model("resnet50"),
-        method=configs.Method("sgd"),
-        optimizer=configs.Optimizer(
-            learning_rate=0.2, decay="cosine", weight_decay=5e-4
-        ),
-        epochs=90,
-        batch_size=512,
-    )
+    run = _run(configs.Data("imagenet_lt", **IMAGENET_INPUTS), 0.2, 5e-4)
     tables = (Key("000", 3, "ImageNet-LT"), Key("002", 9, "ImageNet-LT"))
     weighted = {"loss.class_weights": True, "loss.class_weights_norm": "weights"}
     switch = 60 / 90
@@ -52,20 +43,12 @@ def _imagenet_lt() -> list[Preset]:
             paper=tables,
             variants=(variant("Vanilla Model"), variant("CB-CE", weighted)),
             stage_2={},
-            trained=(
-                (
-                    "",
-                    "last_block",
-                    "Trains what the tables say; the texts say only the head.",
-                    tables,
-                ),
-                (
-                    "_fc",
-                    "head",
-                    "Trains what the texts say; the tables say the last block, too.",
-                    tables,
-                ),
-            ),
+            trained={
+                "last_block": "Trains what the tables say; the texts say only the "
+                "head.",
+                "head": "Trains what the texts say; the tables say the last block, "
+                "too.",
+            },
             lams=_LAMS,
             choice=_CHOICE,
             note="Batches of 512 at η = 0.2, of the earlier version's appendix and of "
@@ -75,7 +58,6 @@ def _imagenet_lt() -> list[Preset]:
         # The paper does not define a ResNet-32 at ImageNet's size; accuracies of 25% to
         # 33% suggest a small network or small images. Ours is CIFAR's, at 64 × 64.
         _cb_ce(
-            "imagenet_lt",
             "ImageNet-LT",
             "ImageNet-LT at 64 × 64, ResNet-32: CB-CE, 60 epochs of SGD, 30 of ABSGD",
             configs.replace(
@@ -101,44 +83,25 @@ def _places_lt() -> list[Preset]:
     as well. Kang et al. start from weights that were converted from Caffe;
     torchvision's are others.
     """
-    run = configs.Run(
-        data=configs.Data("places_lt", **IMAGENET_INPUTS),
-        model=configs.Model("resnet152"),
-        method=configs.Method("sgd"),
-        optimizer=configs.Optimizer(
-            learning_rate=0.01, decay="cosine", weight_decay=5e-4
-        ),
-        epochs=90,
-        batch_size=512,
-        trainable="last_block",
-    )
+    run = _run(configs.Data("places_lt", **IMAGENET_INPUTS), 0.01, 5e-4)
+    run = configs.replace(run, {"trainable": "last_block"})
     tables = (Key("000", 4, "Places-LT"), Key("002", 8, "Places-LT"))
     batches = "Batches of 512 as in the earlier version's appendix; its table says 64."
-    networks: tuple[tuple[str, Any, str, str], ...] = (
-        (
-            "",
-            "resnet152",
-            "ResNet-152",
-            "The captions say ResNet-50; the text, the code and the quoted baselines "
-            "are ResNet-152.",
-        ),
-        (
-            "_resnet50",
-            "resnet50",
-            "ResNet-50",
-            "ResNet-50 as the captions say; all else points to ResNet-152.",
-        ),
-    )
+    networks = {
+        "ResNet-152": "The captions say ResNet-50; the text, the code and the quoted "
+        "baselines are ResNet-152.",
+        "ResNet-50": "ResNet-50 as the captions say; all else points to ResNet-152.",
+    }
     focal, head = {"loss.name": "focal"}, {"trainable": "head"}
     return [
         *(
             preset
-            for suffix, model, network, remark in networks
+            for network, remark in networks.items()
             for preset in _two_stages(
-                f"places_lt{suffix}",
+                "places_lt" + ("_resnet50" if network == "ResNet-50" else ""),
                 "Places-LT",
                 network,
-                configs.replace(run, {"model.name": model}),
+                run,
                 paper=tables,
                 variants=(
                     variant("Vanilla Model [LB+FC]"),
@@ -147,35 +110,24 @@ def _places_lt() -> list[Preset]:
                     variant("Vanilla Model (Focal) [FC]", focal | head),
                 ),
                 stage_2={"epochs": 30},
-                trained=(
-                    (
-                        "",
-                        "head",
-                        "Trains what the tables say; the later version's text says the "
-                        "last block, too.",
-                        tables,
-                    ),
-                    (
-                        "_fc_lb",
-                        "last_block",
-                        "Trains what the later version's text says; the tables say "
-                        "only the head.",
-                        tables,
-                    ),
-                ),
+                trained={
+                    "head": "Trains what the tables say; the later version's text says "
+                    "the last block, too.",
+                    "last_block": "Trains what the later version's text says; the "
+                    "tables say only the head.",
+                },
                 lams=_LAMS,
                 choice=_CHOICE,
                 note=f"{remark} {batches}",
-                pretrained=PRETRAINED.format(model),
+                pretrained=True,
             )
         ),
         # ABSGD for 30 epochs. Which layers are trained is not published; here as in the
         # first stage of two. Class weights and λ begin with the training.
         _cb_ce(
-            "places_lt",
             "Places-LT",
             "Places-LT, ResNet-152, one stage: CB-CE",
-            configs.replace(run, {"epochs": 30}),
+            configs.replace(run, {"model.name": "resnet152", "epochs": 30}),
             note=f"Which layers are trained is ours. {batches}",
             pretrained=PRETRAINED.format("resnet152"),
         ),
@@ -188,63 +140,42 @@ def _inaturalist18() -> list[Preset]:
     Both texts and the earlier version's table have stage 2 on the last block and the
     head, the later version's table only on the head.
     """
-    run = configs.Run(
-        data=configs.Data(
-            "inaturalist18",
-            image_size=224,
-            resized_crop=True,
-            flip=True,
-            mean=(0.466, 0.471, 0.380),
-            std=(0.195, 0.194, 0.192),
-        ),
-        model=configs.Model("resnet50"),
-        method=configs.Method("sgd"),
-        optimizer=configs.Optimizer(
-            learning_rate=0.2, decay="cosine", weight_decay=1e-4
-        ),
-        epochs=200,
-        batch_size=512,
+    data = configs.Data(
+        "inaturalist18",
+        image_size=224,
+        resized_crop=True,
+        flip=True,
+        mean=(0.466, 0.471, 0.380),
+        std=(0.195, 0.194, 0.192),
     )
+    run = _run(data, 0.2, 1e-4, epochs=200)
     note = (
         "Without colour jitter, as Kang et al.'s code has it; the authors' loader has "
         "it in effect. The results are on the 24,426 validation images, as everywhere "
         "for this data set."
     )
-    networks: tuple[tuple[str, Any, str], ...] = (
-        ("", "resnet50", "ResNet-50"),
-        ("_resnet152", "resnet152", "ResNet-152"),
-    )
     found = []
-    for suffix, model, network in networks:
+    for network in ("ResNet-50", "ResNet-152"):
         tables = tuple(
             Key(version, table, "iNaturalist2018", backbone=network.replace("-", ""))
             for version, table in (("000", 5), ("002", 4))
         )
         found += _two_stages(
-            f"inaturalist18{suffix}",
+            "inaturalist18" + ("_resnet152" if network == "ResNet-152" else ""),
             "iNaturalist 2018",
             network,
-            configs.replace(run, {"model.name": model}),
+            run,
             paper=tables,
             variants=(variant("CE"),),
             method="ABSGD (CB-CE)",
             stage_2={"epochs": 30, "loss.class_weights": True},
-            trained=(
-                (
-                    "",
-                    "last_block",
-                    "Trains what both texts and the earlier version's table say; the "
-                    "later version's table says only the head.",
-                    tables,
-                ),
-                (
-                    "_fc",
-                    "head",
-                    "Trains what the later version's table says; all else says the "
-                    "last block, too.",
-                    tables[:1],
-                ),
-            ),
+            trained={
+                "last_block": "Trains what both texts and the earlier version's table "
+                "say; the later version's table says only the head.",
+                "head": "Trains what the later version's table says; all else says the "
+                "last block, too.",
+            },
+            paper_2=tables[:1],
             choice="λ = 10 is both versions', γ = 0.5 is ours. To choose another, "
             "hold out `--data.validation-per-class 1`: the rarest classes have two "
             "images.",
@@ -252,8 +183,8 @@ def _inaturalist18() -> list[Preset]:
             note_1="The papers have 200 epochs from weights trained on ImageNet; the "
             "authors' loader a model of 90 (`--epochs 90`), Kang et al.'s config no "
             f"such weights. {note}",
-            pretrained=PRETRAINED.format(model)
-            + "; without the flag from scratch, as Kang et al.",
+            pretrained=True,
+            unless="; without the flag from scratch, as Kang et al.",
         )
     return found
 
@@ -266,6 +197,22 @@ _CHOICE = (
 )
 
 
+def _run(
+    data: configs.Data, learning_rate: float, weight_decay: float, epochs: int = 90
+) -> configs.Run:
+    """SGD on all layers of ResNet-50, with a cosine."""
+    return configs.Run(
+        data=data,
+        model=configs.Model("resnet50"),
+        method=configs.Method("sgd"),
+        optimizer=configs.Optimizer(
+            learning_rate=learning_rate, decay="cosine", weight_decay=weight_decay
+        ),
+        epochs=epochs,
+        batch_size=512,
+    )
+
+
 def _two_stages(
     name: str,
     family: str,
@@ -275,19 +222,24 @@ def _two_stages(
     paper: tuple[Key, ...],
     variants: tuple[Any, ...],
     stage_2: dict[str, Any],
-    trained: tuple[tuple[str, _Trainable, str, tuple[Key, ...]], ...],
+    trained: dict[str, str],
     choice: str,
     note: str,
-    note_1: str | None = None,
+    note_1: str = "",
+    paper_2: tuple[Key, ...] = (),
     method: str = "ABSGD",
     lams: tuple[float, ...] = (),
-    pretrained: str = "",
+    pretrained: bool = False,
+    unless: str = "",
 ) -> list[Preset]:
-    """Stage 1, whose first row is the baseline of both, and each way of stage 2.
+    """Stage 1, whose first row is the baseline of both, and two ways of stage 2.
 
-    `trained` has, for each way, the ending of its name, the layers, why these, and the
-    tables; `stage_2` the other changes of the run.
+    `trained` has the layers of each way, and why these; `stage_2` the other changes of
+    the run. `note_1` and `paper_2`, where given, are the note of stage 1 and the tables
+    of the second way.
     """
+    model = network.lower().replace("-", "")
+    run = configs.replace(run, {"model.name": model})
     first = f"{name}_stage1"
     title = f"{family}, {network}, stage"
     return [
@@ -298,39 +250,35 @@ def _two_stages(
             run=run,
             paper=paper,
             variants=variants,
-            note=note if note_1 is None else note_1,
-            pretrained=pretrained,
+            note=note_1 or note,
+            pretrained=PRETRAINED.format(model) + unless if pretrained else "",
         ),
         *(
             Preset(
-                name=name + suffix,
+                name=name + (_ENDINGS[layers] if second else ""),
                 family=family,
-                title=f"{title} 2: {method} on {_LAYERS[trainable]}",
+                title=f"{title} 2: {method} on {_LAYERS[layers]}",
                 run=configs.replace(
                     run,
                     {
                         "method": configs.Method(lam=10.0, gamma=0.5, init_s=0.0),
-                        "trainable": trainable,
+                        "trainable": layers,
                         **stage_2,
                     },
                 ),
-                paper=tables,
-                variants=(
-                    variant(variants[0].method, of=first),
-                    variant(method),
-                ),
+                paper=paper_2 if second and paper_2 else paper,
+                variants=(variant(variants[0].method, of=first), variant(method)),
                 lams=lams,
                 choice=choice,
                 note=f"{why} {note}",
                 needs=first,
             )
-            for suffix, trainable, why, tables in trained
+            for second, (layers, why) in enumerate(trained.items())
         ),
     ]
 
 
 def _cb_ce(
-    name: str,
     family: str,
     title: str,
     run: configs.Run,
@@ -343,7 +291,7 @@ def _cb_ce(
     by_weights = {"method.name": "sgd", "loss.class_weights_norm": "weights"}
     method = configs.Method(lam=1.0, start_at=start_at, gamma=0.5, init_s=0.0)
     return Preset(
-        name=f"{name}_cb_ce",
+        name=f"{family.lower().replace('-', '_')}_cb_ce",
         family=family,
         title=title,
         run=configs.replace(run, {"loss.class_weights": True, "method": method}),
