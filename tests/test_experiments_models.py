@@ -12,7 +12,7 @@ from flax import nnx
 
 from experiments import configs, models
 from experiments.data import text
-from experiments.models import convnet, heads, norm, resnet, sce_cnn
+from experiments.models import convnet, heads, resnet, sce_cnn
 from experiments.models.network import dropout
 
 CIFAR_10 = configs.Data(source="cifar10")
@@ -187,92 +187,6 @@ def test_initial_values_of_the_cosine_head():
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1.0, rtol=1e-6)
     uniform = 1 / np.sqrt(64 / 3)  # the largest of a column
     assert np.abs(columns).max(axis=0).mean() == pytest.approx(uniform, rel=0.03)
-
-
-# The norms.
-
-
-def _moved(module, *arguments):
-    """Output in training, then in evaluation, and the statistics."""
-    module.train()
-    trained = module(*arguments)
-    module.eval()
-    return trained, module(*arguments), nnx.state(module, nnx.BatchStat)
-
-
-@pytest.mark.parametrize("shape", [(6, 5), (6, 4, 3, 5)])
-def test_batch_norm_is_flax_batch_norm_where_all_are_present(shape):
-    x = 3.0 * jax.random.normal(jax.random.key(0), shape) + 1.0
-    ours = _moved(norm.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
-    theirs = _moved(nnx.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def _split_and_gradient(axis_name, x, present, weights):
-    """Outputs, statistics, and the gradients of a function of those present."""
-    module = norm.BatchNorm(5, axis_name=axis_name, rngs=nnx.Rngs(0))
-    graph, params, statistics = nnx.split(module, nnx.Param, ...)
-
-    def total(params, x):
-        module = nnx.merge(graph, params, statistics, copy=True)
-        y = module(x, present)
-        of_each = jnp.sum(jnp.sin(y) * weights, axis=tuple(range(1, y.ndim)))
-        value = jnp.sum(of_each, where=present)
-        return value, (y, nnx.state(module, nnx.BatchStat))
-
-    grads, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
-    return grads[0], grads[1], *seen
-
-
-@pytest.mark.parametrize(
-    "present", [None, [[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]]
-)
-def test_batch_norm_over_devices_is_that_of_the_whole_batch(present):
-    """Though one has three examples present, one has one, and one has none."""
-    x, weights = jax.random.normal(jax.random.key(0), (2, 12, 2, 3, 5)) + 1.0
-    if present is not None:
-        present = jnp.array(present, bool).reshape(12)
-        x = jnp.where(present[:, None, None, None], x, 1e3)
-    batch = (x, present, weights)
-    whole = jax.jit(functools.partial(_split_and_gradient, None))(*batch)
-
-    over_devices = jax.vmap(functools.partial(_split_and_gradient, "i"), axis_name="i")
-    cut_up = jax.tree.map(lambda a: a.reshape(4, 3, *a.shape[1:]), batch)
-    params, images, y, statistics = jax.jit(over_devices)(*cut_up)
-    params = jax.tree.map(functools.partial(jnp.sum, axis=0), params)
-    images, y = (a.reshape(12, *a.shape[2:]) for a in (images, y))
-    for device in range(4):
-        here = jax.tree.map(lambda a, i=device: a[i], statistics)
-        chex.assert_trees_all_close(
-            (params, images, y, here), whole, rtol=1e-4, atol=1e-4
-        )
-
-
-def test_nobody_present_moves_no_statistics():
-    x = jax.random.normal(jax.random.key(0), (6, 5))
-    nobody = jnp.zeros(6, bool)
-    module = norm.BatchNorm(5, rngs=nnx.Rngs(0))
-    before = jax.tree.map(jnp.copy, nnx.state(module, nnx.BatchStat))
-    params, inputs, y, statistics = _split_and_gradient(None, x, nobody, 1.0)
-    chex.assert_trees_all_equal(statistics, before)
-    chex.assert_tree_all_finite((params, inputs, y))
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (64, 4), (196, 7), (17, 1)])
-def test_group_norm(channels, groups):
-    """Against NumPy, each example for itself."""
-    x = np.random.default_rng(0).normal(1.0, size=(3, 2, 2, channels))
-    x = x.astype(np.float32)
-    module = norm.GroupNorm(channels, rngs=nnx.Rngs(0))
-    normalise = jax.jit(lambda x, present: module(x, present))
-    parts = x.astype(np.float64).reshape(3, 4, groups, -1)
-    mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
-    expected = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
-    found = normalise(x, np.ones(3, bool))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    x[1:] = 7.0
-    alone = normalise(x, np.zeros(3, bool))
-    np.testing.assert_array_equal(found[0], alone[0])
 
 
 # Parts.
