@@ -22,7 +22,9 @@ https://github.com/AlanChou/Truncated-Loss, unofficial code with the settings of
 and Sabuncu, `Generalized cross entropy loss for training deep neural networks with
 noisy labels <https://arxiv.org/abs/1805.07836>`_; the author code is ABSGD's,
 https://github.com/qiqi-helloworld/ABSGD, whose noise descends from SCE-PyTorch and
-departs from SCE's own for asymmetric noise.
+departs from SCE's own for asymmetric noise. SCE-PyTorch and the author code seed with
+the run's seed (123) before they build the data set; SCE's labels are those of 123 when
+nothing that it imports draws after it has seeded.
 """
 
 import functools
@@ -116,9 +118,7 @@ def symmetric_noise_sce(
     CIFAR-10, 100 or 200 of CIFAR-100. On unequal classes the number, not the fraction,
     is the same; `symmetric_noise` keeps the fraction.
 
-    Draws as the sources do. `RandomState(123)` gives the labels of SCE-PyTorch and of
-    the author code, which seed with the run's seed (123) before they build the data
-    set, and those of SCE when nothing that it imports draws after it has seeded.
+    `RandomState(123)` gives the sources' labels, see above.
     """
     _check_symmetric(labels, classes, rng, rate)
     per_class = int(int(rate * len(labels)) / classes)
@@ -147,8 +147,8 @@ def symmetric_noise_gce(
     `rate / (classes - 1)`, so the number of wrong labels is random: binomial, with the
     mean that `symmetric_noise_sce` has exactly.
 
-    Draws as the source does, label by label; `RandomState(0)` gives its labels,
-    whatever the seed of its run.
+    Draws label by label; `RandomState(0)` gives the source's labels, whatever the seed
+    of its run.
     """
     _check_symmetric(labels, classes, rng, rate)
     transitions = np.full((classes, classes), rate / (classes - 1))
@@ -173,10 +173,8 @@ def asymmetric_cifar10(
     `rate · (1 - rate)`, 16 % or 24 % at a rate of 0.2 or 0.4, and of all 9.6 % or
     18.4 %, where SCE has exactly 10 % or 20 %.
 
-    Draws as the sources do. `RandomState(123)` gives the labels of the author code and
-    of SCE-PyTorch, which seed with the run's seed (123) before they build the data set,
-    and those of SCE when nothing that it imports draws after it has seeded. SCE has the
-    rate as a whole number of per cent.
+    `RandomState(123)` gives the sources' labels, see above; the author code's are those
+    of SCE-PyTorch. SCE has the rate as a whole number of per cent.
 
     Examples:
       >>> labels = np.arange(1000) % 10
@@ -215,9 +213,8 @@ def asymmetric_cifar100_sce(
     with probability `rate`. Three classes of five stay clean, so 2/5 of `rate` is wrong
     overall, where the author code has `rate` (`asymmetric_cifar100_author_code`).
 
-    Draws as the source does, which has two generators: `RandomState(123)`, its global
-    one, for the pairs, when nothing that it imports draws after it has seeded, and
-    `RandomState(0)` for the labels.
+    The source has two generators: `RandomState(123)`, its global one, for the pairs,
+    and `RandomState(0)` for the labels.
 
     Examples:
       >>> labels = np.arange(10)
@@ -250,8 +247,8 @@ def asymmetric_cifar100_author_code(
     probability `rate`. All classes are noisy, where SCE has two of five noisy
     (`asymmetric_cifar100_sce`).
 
-    Draws as the source does, label by label. `RandomState(123)`, of the run's seed
-    (123), gives its labels, and SCE-PyTorch's.
+    Draws label by label; `RandomState(123)` gives the labels of the author code and of
+    SCE-PyTorch.
 
     Examples:
       >>> labels = np.arange(10)

@@ -55,7 +55,7 @@ def order(
     Read-only, since it is cached.
     """
     rng = np.random.default_rng([seed, stream, epoch])
-    drawn = rng.permutation(examples) if sampler is None else sampler.draw(rng)
+    drawn = rng.permutation(examples) if sampler is None else sampler(rng)
     drawn.flags.writeable = False
     return drawn
 

@@ -6,9 +6,9 @@ takes labels, int `[examples]`, and a generator, which it advances, and returns 
 int64 `[examples]`.
 """
 
-import dataclasses
+import functools
 import math
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,35 +18,25 @@ from experiments.data import _check
 PER_VISIT = 4  # examples of a class that class-aware sampling takes at a time
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sampler:
-    """A sampler of epochs by the labels; the rules are functions of this module.
-
-    Samplers are equal only if they are the same object, so that a sampler can be a key
-    of a cache in place of its labels.
-    """
-
-    rule: Literal["balanced", "effective", "class_aware"]
-    labels: np.ndarray  # int [examples], not negative; not to be changed
-    beta: float = 0.9999  # of `effective`
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Indices of an epoch's examples, int64 `[examples]`."""
-        match self.rule:
-            case "balanced":
-                return balanced(self.labels, rng)
-            case "effective":  # LDAM's sampler
-                p = effective_number_probabilities(self.labels, self.beta)
-                return rng.choice(len(self.labels), len(self.labels), p=p)
-            case "class_aware":
-                return class_aware(self.labels, rng)
+# Draws the indices of an epoch, int64 [examples]. Equal only to itself, so that it can
+# be a key of a cache in place of its labels.
+Sampler = Callable[[np.random.Generator], np.ndarray]
 
 
 def sampler(data: configs.Data, labels: np.ndarray) -> Sampler | None:
-    """The sampler of a config; None where epochs are shuffled."""
-    if data.sampling == "shuffled":
-        return None
-    return Sampler(data.sampling, labels, data.sampling_beta)
+    """The sampler of a config; None where epochs are shuffled.
+
+    Labels are int `[examples]`, not negative, and not to be changed.
+    """
+    match data.sampling:
+        case "shuffled":
+            return None
+        case "balanced":
+            return functools.partial(balanced, labels)
+        case "effective":
+            return functools.partial(effective, labels, beta=data.sampling_beta)
+        case "class_aware":
+            return functools.partial(class_aware, labels)
 
 
 def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -54,6 +44,14 @@ def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     p = 1.0 / (len(counts) * counts[classes])
     return rng.choice(len(labels), len(labels), p=p / p.sum())
+
+
+def effective(
+    labels: np.ndarray, rng: np.random.Generator, beta: float = 0.9999
+) -> np.ndarray:
+    """Draws with replacement by `effective_number_probabilities`: LDAM's sampler."""
+    p = effective_number_probabilities(labels, beta)
+    return rng.choice(len(labels), len(labels), p=p)
 
 
 def effective_number_probabilities(

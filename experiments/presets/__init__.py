@@ -1,6 +1,6 @@
 """Presets, named runs: every table and figure of both versions of the paper.
 
-A family of presets is a module here. A preset's `doc` says how to run it, what that
+The presets of a recipe are a module here. A preset's `doc` says how to run it, what that
 costs, what the paper has for it and where it departs from the paper. `NAME_smoke` is
 the preset NAME made so small that it is over in seconds. Imports no JAX.
 """
