@@ -165,11 +165,7 @@ def test_networks_and_losses_go_together_and_keep_the_types_of_the_state():
         network = steps.init_network(run, 0)
         state = steps.program(run, layout).init(network, 0, examples)
         data, ones = run.data, np.ones(run.batch_size, np.int32)
-        if data.info.inputs == "text":
-            shape = (data.length,)
-        else:
-            shape = data.info.shape or (data.image_size, data.image_size, 3)
-        inputs = np.zeros((run.batch_size, *shape), np.uint8)
+        inputs = np.zeros((run.batch_size, *data.shape), np.uint8)
         of_classes = np.ones(data.classes, np.float32)
         stats = steps.DatasetStats(of_classes, of_classes, np.zeros(examples, bool))
         after, seen = jax.eval_shape(

@@ -1,8 +1,8 @@
 """Presets, named runs: every table and figure of both versions of the paper.
 
-The presets of a recipe are a module here. A preset's `doc` says how to run it, what that
-costs, what the paper has for it and where it departs from the paper. `NAME_smoke` is
-the preset NAME made so small that it is over in seconds. Imports no JAX.
+The presets of a recipe are a module here. The `doc` of each says how to run it, what
+that costs, what the paper has for it and where it departs from the paper. `NAME_smoke`
+is the preset NAME made so small that it is over in seconds. Imports no JAX.
 """
 
 import difflib
