@@ -97,7 +97,7 @@ def test_symmetric_noise_is_uniform_over_the_other_classes():
 # Tasks.
 
 
-def _numbered(labels, classes=10):
+def _numbered(labels):
     """Examples whose one pixel is their index."""
     indices = np.arange(len(labels), dtype=np.int32)
     return Examples(indices[:, None, None, None], labels.astype(np.int32))

@@ -129,6 +129,8 @@ def test_every_set_of_files_has_labels_and_images(source, tmp_path):
         assert split.labels.dtype == np.int32
         assert len(split.inputs) == len(split.labels) > 0
         assert split.inputs.read(len(split.labels) - 1)[:2] in (b"\xff\xd8", b"\x89P")
+    # A part is refused unless it is asked for.
+    assert "data.partial" in damaged(source, tmp_path, partial=False)
 
 
 # --- CIFAR ---
@@ -223,15 +225,7 @@ def test_cifar100_is_held_to_the_mean_of_its_pixels(tmp_path, monkeypatch):
 def _splits(truth, change=None, row=7):
     """Records of CIFAR-10, one of the training set spoilt."""
     splits = {
-        split: [
-            {
-                "id": f"{split}_{i:05d}".encode(),
-                "image": trees.encode(image, "PNG"),
-                "label": int(label),
-            }
-            for i, (image, label) in enumerate(zip(*truth[split], strict=True))
-        ]
-        for split in ("train", "test")
+        split: trees.cifar_rows(split, *arrays) for split, arrays in truth.items()
     }
     splits["train"][row] |= change or {}
     return splits
@@ -640,12 +634,6 @@ def test_whole_lists_are_held_to_their_counts(tmp_path):
     assert "lists 4 images of class 364; the published list has 5 to 4,980" in said
 
 
-@pytest.mark.parametrize("source", [one for one in FILES if one != "covid_lt"])
-def test_a_part_is_refused_unless_asked_for(source, tmp_path):
-    trees.build(source, tmp_path)
-    assert "data.partial" in damaged(source, tmp_path, partial=False)
-
-
 @pytest.mark.parametrize("source", LISTS)
 def test_published_counts_agree_with_each_other(source):
     """Counts of classes that cannot add up to the lines would refuse every list."""
@@ -729,20 +717,16 @@ def test_covid_as_large_as_the_paper_has_it():
         assert part[0] == math.floor(377 * ratio)
 
 
-def test_too_little_for_covid_is_refused(tmp_path):
+def test_too_little_for_covid_and_what_is_no_long_tail_is_refused(tmp_path):
     trees.covid_lt(tmp_path)
     said = damaged("covid_lt", tmp_path, partial=False)
     assert "[130, 40, 24, 16] X-rays of the four classes are too few" in said
     assert "100 each" in said
     said = damaged("covid_lt", tmp_path, imbalance_ratio=1000.0)
     assert "a long tail of ratio 1000" in said
-
-
-def test_covid_has_no_step(tmp_path):
-    trees.covid_lt(tmp_path)
     for fields in ({"imbalance": "step"}, {"scarce_first": True}):
-        with pytest.raises(ValueError, match="covid_lt is a long tail"):
-            datasets.load(data("covid_lt", **fields), tmp_path)
+        said = damaged("covid_lt", tmp_path, ValueError, **fields)
+        assert "covid_lt is a long tail" in said
 
 
 def test_an_older_table_of_covid_findings_will_do(tmp_path):

@@ -53,16 +53,24 @@ def tfds_cifar(
             [colourful(label, classes, (32, 32), rng) for label in labels]
         )
         truth[split] = images, labels
-        rows = []
-        for i in range(len(labels)):
-            row = {"id": f"{split}_{i:05d}".encode(), "image": encode(images[i], "PNG")}
-            row["label"] = int(labels[i])
-            if name == "cifar100":
-                row["coarse_label"] = int(labels[i]) // 5
-            rows.append(row)
+        rows = cifar_rows(split, images, labels)
+        if name == "cifar100":
+            rows = [row | {"coarse_label": row["label"] // 5} for row in rows]
         splits[split] = [rows[i] for i in rng.permutation(len(rows))]
     write_tfds(root / name / version, name, splits, features, shards=shards)
     return truth
+
+
+def cifar_rows(split, images, labels):
+    """Records of a split in the official order."""
+    return [
+        {
+            "id": f"{split}_{i:05d}".encode(),
+            "image": encode(image, "PNG"),
+            "label": int(label),
+        }
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
 
 
 def binary_cifar(root, name, truth):

@@ -89,24 +89,9 @@ def training(
     There are `ceil(n / batch_size)` batches an epoch, the last of each padded, and one
     iterator for all epochs, since worker processes take seconds to start. It begins
     with batch `first` of the first of the epochs, and skips those before it.
-
-    Examples:
-      >>> from experiments.data.task import load_task
-      >>> data = configs.Data(test_per_class=50, crop_padding=1)
-      >>> examples = load_task(data, 0).train
-      >>> epochs = training(examples, data, 1000, seed=0, epochs=range(2))
-      >>> [int(batch.present.sum()) for batch in epochs]
-      [1000, 297, 1000, 297]
     """
-    plan = _Plan(
-        len(examples.labels),
-        batch_size,
-        rows,
-        seed,
-        epochs,
-        first,
-        sampler=sampling.sampler(data, examples.labels),
-    )
+    n, sampler = len(examples.labels), sampling.sampler(data, examples.labels)
+    plan = _Plan(n, batch_size, rows, seed, epochs, first, sampler=sampler)
     return _make(examples, data, plan, workers)
 
 
@@ -136,13 +121,12 @@ def meta_batches(
       >>> [int(batch.present.sum()) for batch in batches]
       [10, 30, 10]
     """
-    batch_size = min(batch_size, len(examples.labels))
-    per_epoch = -(-len(examples.labels) // batch_size)
+    n = len(examples.labels)
+    batch_size = min(batch_size, n)
+    per_epoch = -(-n // batch_size)
     begun, first = divmod(steps.start, per_epoch)
     epochs = range(begun, -(-steps.stop // per_epoch))
-    plan = _Plan(
-        len(examples.labels), batch_size, rows, seed, epochs, first, stream=_META
-    )
+    plan = _Plan(n, batch_size, rows, seed, epochs, first, stream=_META)
     wanted = len(range(size or batch_size)[rows])
     with contextlib.closing(_make(examples, data, plan, workers)) as batches:
         for _, batch in zip(steps, batches, strict=False):
