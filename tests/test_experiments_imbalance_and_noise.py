@@ -40,40 +40,24 @@ def _balanced(classes):
 
 CIFAR10, CIFAR100 = _balanced(10), _balanced(100)
 
-asymmetric_sce = functools.partial(asymmetric_cifar10, of_clean=True)
-asymmetric_author_code = functools.partial(asymmetric_cifar10, of_clean=False)
+bind = functools.partial
+asymmetric_sce = bind(asymmetric_cifar10, of_clean=True)
+asymmetric_author_code = bind(asymmetric_cifar10, of_clean=False)
 # Labels, the rule, and the published seed of its generator.
 NOISES = {
-    "sce symmetric 10": (
-        CIFAR10, functools.partial(symmetric_noise_sce, classes=10), 123,
-    ),
-    "sce symmetric 100": (
-        CIFAR100, functools.partial(symmetric_noise_sce, classes=100), 123,
-    ),
-    "gce symmetric 10": (
-        CIFAR10, functools.partial(symmetric_noise_gce, classes=10), 0,
-    ),
-    "gce symmetric 100": (
-        CIFAR100, functools.partial(symmetric_noise_gce, classes=100), 0,
-    ),
+    "sce symmetric 10": (CIFAR10, bind(symmetric_noise_sce, classes=10), 123),
+    "sce symmetric 100": (CIFAR100, bind(symmetric_noise_sce, classes=100), 123),
+    "gce symmetric 10": (CIFAR10, bind(symmetric_noise_gce, classes=10), 0),
+    "gce symmetric 100": (CIFAR100, bind(symmetric_noise_gce, classes=100), 0),
     "sce asymmetric 10": (CIFAR10, asymmetric_sce, 123),
     "author asymmetric 10": (CIFAR10, asymmetric_author_code, 123),
     "sce asymmetric 100": (
         CIFAR100,
-        lambda labels, rate, rng: asymmetric_cifar100_sce(
-            labels, rate, RandomState(123), rng
-        ),
+        lambda y, rate, rng: asymmetric_cifar100_sce(y, rate, RandomState(123), rng),
         0,
     ),
     "author asymmetric 100": (CIFAR100, asymmetric_cifar100_author_code, 123),
-}  # fmt: skip
-
-
-def _noisy(name, rate, seed=None):
-    """All labels of a data set with the noise of a rule."""
-    labels, noise, published = NOISES[name]
-    rng = RandomState(published if seed is None else seed)
-    return labels, *noise(labels, rate, rng=rng)
+}
 
 
 @pytest.fixture(autouse=True)
@@ -352,7 +336,8 @@ def test_a_generator_with_another_stream_is_refused(draw):
 )
 def test_the_published_labels_bit_for_bit(name, rate, digest, share):
     """And the share of them that is wrong, which the docstrings have."""
-    labels, noisy, wrong = _noisy(name, rate)
+    labels, noise, seed = NOISES[name]
+    noisy, wrong = noise(labels, rate, rng=RandomState(seed))
     assert _digest(noisy).startswith(digest)
     np.testing.assert_array_equal(wrong, noisy != labels)
     assert abs(wrong.mean() - share) < _deviation(share, len(labels))
