@@ -59,16 +59,16 @@ class Network(nnx.Module):
 
 
 class ImageNetwork(Network):
-    """A network whose features are the means of its last maps over the image.
-
-    Subclasses define `maps`.
-    """
+    """A network whose features are the means of its last maps over the image."""
 
     attention: Attention | None = None  # of the maps before the mean
 
-    @abc.abstractmethod
     def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """The last maps, float32 `[batch, height, width, channels]`."""
+        """The last maps: the blocks' of float32 `[batch, height, width, channels]`."""
+        x = inputs
+        for block in self.blocks:
+            x = block(x, present)
+        return x
 
     def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
         """Float32 `[batch, height, width, channels]` to `[batch, features]`."""

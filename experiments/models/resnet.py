@@ -238,10 +238,8 @@ class ResNet(ImageNetwork):
         self.dropout = dropout
 
     def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float32 `[batch, height, width, channels]` to those after the last block."""
+        """Float32 `[batch, height, width, channels]` to the maps of the last block."""
         x = relu(self.stem(inputs, present))
         if self.pools:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for block in self.blocks:
-            x = block(x, present)
-        return x
+        return super().maps(x, present)
