@@ -119,9 +119,9 @@ DATASETS = {
     ),
     "table": _own("own_table", "table"),
     "arrays": _own("own_arrays", ""),
-    "folder": _own("own_folder", "images")._replace(files=True),
+    "folder": _own("own", "images")._replace(files=True),
     "text": _own("own_text", "text"),
-    "python": _own("own_python", ""),
+    "python": _own("own_arrays", ""),
 }
 
 

@@ -1,6 +1,7 @@
 """Image files: decoded, cut, resized and coloured by oracles, here and in workers."""
 
 import contextlib
+import functools
 import itertools
 import math
 import multiprocessing
@@ -20,17 +21,11 @@ from hypothesis import strategies as st
 from experiments import configs
 from experiments.data import images, loader
 from experiments.data.types import DamagedData, Examples, Files
+from tests.batches import assert_resumed_and_shared, assert_same
 
 PHOTOS = configs.Data(
     source="places_lt", image_size=28, resized_crop=True, flip=True, jitter=0.4
 )
-
-
-def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
-    for one, other in zip(first[:4], second[:4], strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
 
 
 def _write(directory, name, image, **options):
@@ -47,10 +42,10 @@ def photos(tmp_path_factory):
     """Ten photographs of noise that is smooth, of different sizes."""
     directory, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     names = []
-    for place in range(10):
+    for number in range(10):
         small = PIL.Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
-        size = (40 + 3 * place, 60 - 2 * place)
-        names.append(_write(directory, f"{place}.jpg", small.resize(size), quality=95))
+        size = (40 + 3 * number, 60 - 2 * number)
+        names.append(_write(directory, f"{number}.jpg", small.resize(size), quality=95))
     return Examples(_files(directory, names), np.arange(10, dtype=np.int32))
 
 
@@ -121,26 +116,23 @@ def test_a_test_image_is_the_middle_of_the_resized_one(photos, place):
 
 
 def test_a_training_image_is_a_resized_part(photos):
-    data = configs.replace(PHOTOS, {"jitter": 0.0})
     stored = np.asarray(PIL.Image.open(photos.inputs.path(4)))
     height, width, _ = stored.shape
-    mirrored = 0
-    for seed in range(20):
+
+    def errors(data, seed):
+        """Of what is found, against the part and against its mirror image."""
         found = images.image(photos.inputs, 4, data, np.random.default_rng(seed))
-        left, top, right, bottom = images.part(
-            width, height, np.random.default_rng(seed)
-        )
+        rng = np.random.default_rng(seed)
+        left, top, right, bottom = images.part(width, height, rng)
         expected = _resized(stored[top:bottom, left:right], 28, 28)
-        errors = [np.abs(found - e).max() for e in (expected, expected[:, ::-1])]
-        assert min(errors) <= 1.0
-        mirrored += int(errors[1] < errors[0])
-    assert 3 <= mirrored <= 17
-    # Whoever mirrors, does so alone.
-    data = configs.replace(data, {"augment_on": "device"})
-    found = images.image(photos.inputs, 4, data, np.random.default_rng(0))
-    box = images.part(width, height, np.random.default_rng(0))
-    expected = _resized(stored[box[1] : box[3], box[0] : box[2]], 28, 28)
-    assert np.abs(found - expected).max() <= 1.0
+        return [np.abs(found - e).max() for e in (expected, expected[:, ::-1])]
+
+    data = configs.replace(PHOTOS, {"jitter": 0.0})
+    found = [errors(data, seed) for seed in range(20)]
+    assert max(map(min, found)) <= 1.0
+    assert 3 <= sum(other < one for one, other in found) <= 17
+    # A device that mirrors does so by itself.
+    assert errors(configs.replace(data, {"augment_on": "device"}), 0)[0] <= 1.0
 
 
 def test_a_training_image_without_resized_crop_is_cut_anywhere(photos):
@@ -191,12 +183,10 @@ def test_the_parts_of_a_large_image():
     assert abs(np.mean(boxes[:, 0] / np.maximum(1000 - w, 1)) - 0.5) < 0.02
 
 
-@pytest.mark.parametrize(
-    ("size", "box"),
-    [((3000, 30), (1480, 0, 1520, 30)), ((30, 3000), (0, 1480, 30, 1520))],
-)
-def test_an_image_too_narrow_for_a_part_gives_its_middle(size, box):
-    assert images.part(*size, np.random.default_rng(0)) == box
+def test_an_image_too_narrow_for_a_part_gives_its_middle():
+    rng = np.random.default_rng(0)
+    assert images.part(3000, 30, rng) == (1480, 0, 1520, 30)
+    assert images.part(30, 3000, rng) == (0, 1480, 30, 1520)
 
 
 def test_colours_by_an_oracle():
@@ -221,14 +211,8 @@ def test_colours_change_by_factors_within_the_limits():
     grey = PIL.Image.new("RGB", (4, 4), (100, 100, 100))
     for most, low, high in ((0.4, 60, 140), (3.0, 0, 255)):
         # Of grey nothing but the brightness changes.
-        values = [
-            int(
-                np.asarray(images.jitter(grey, most, np.random.default_rng(seed)))[
-                    0, 0, 0
-                ]
-            )
-            for seed in range(200)
-        ]
+        rngs = map(np.random.default_rng, range(200))
+        values = [images.jitter(grey, most, rng).getpixel((0, 0))[0] for rng in rngs]
         assert low <= min(values) < low + 4
         assert high - 4 < max(values) <= high
 
@@ -252,15 +236,8 @@ def _photo_training(photos, **options):
 
 
 def test_image_files_resumed_and_by_rows(photos):
-    whole = list(_photo_training(photos))
-    assert len(whole) == 6
-    resumed = list(_photo_training(photos, first=4))
-    for one, other in zip(whole[4:], resumed, strict=True):
-        _same(one, other)
-    shares = [_photo_training(photos, rows=slice(r, r + 2)) for r in (0, 2)]
-    for batch, *rows in zip(whole, *shares, strict=True):
-        columns = zip(*(row[:4] for row in rows), strict=True)
-        _same(batch, [np.concatenate(column) for column in columns])
+    train = functools.partial(_photo_training, photos)
+    assert len(assert_resumed_and_shared(train, (4,), [slice(2), slice(2, 4)])) == 6
 
 
 def test_batches_passed_over_are_not_decoded(photos, tmp_path):
@@ -292,6 +269,8 @@ def test_a_damaged_image_is_named(photos, tmp_path, content, message):
 
 
 def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tmp_path):
+    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
     jax.block_until_ready(jax.numpy.zeros(1))  # forking would be refused from here on
     for path in photos.inputs.paths:
         content = (photos.inputs.root / path).read_bytes()
@@ -306,30 +285,21 @@ def test_worker_processes_give_the_same_images_and_name_a_damaged_one(photos, tm
     with contextlib.closing(there), contextlib.closing(here):
         for _ in range(4):
             batch = next(there)
-            _same(next(here), batch)
+            assert_same(next(here), batch)
             assert type(batch.inputs) is np.ndarray
         with pytest.raises(DamagedData, match=rf"{broken.name}: no image"):
             next(there)
     assert multiprocessing.active_children() == []
+    # Python warns of what is left to that thread when a process has used all batches.
+    assert SharedMemoryArray._del_thread_pool is None
 
 
 def test_worker_processes_end_with_a_training_that_is_left(photos):
     batches = _photo_training(photos, epochs=range(1000), workers=1)
-    with loader.prefetch(batches, 2, lambda batch: batch) as ahead:
+    with loader.Prefetched(batches, 2, lambda batch: batch) as ahead:
         next(ahead)
         assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []
-
-
-def test_no_shared_memory_is_left_to_a_thread_that_ends_before(photos):
-    """Python warns of it when a process ends that has used all batches."""
-    from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
-
-    with contextlib.closing(
-        _photo_training(photos, epochs=range(3), workers=1)
-    ) as all_:
-        assert sum(int(batch.present.sum()) for batch in all_) == 30
-    assert SharedMemoryArray._del_thread_pool is None
 
 
 def test_a_worker_ends_with_a_parent_that_is_killed_and_leaves_interrupts_to_it(

@@ -1,5 +1,6 @@
 """The published long tails, steps and wrong labels: counts, laws, draws, refusals."""
 
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
-from experiments.data import label_noise
 from experiments.data.imbalance import (
     long_tail_counts,
     scale_counts,
@@ -18,8 +18,7 @@ from experiments.data.imbalance import (
     step_counts,
 )
 from experiments.data.label_noise import (
-    asymmetric_cifar10_author_code,
-    asymmetric_cifar10_sce,
+    asymmetric_cifar10,
     asymmetric_cifar100_author_code,
     asymmetric_cifar100_sce,
     symmetric_noise_gce,
@@ -41,46 +40,23 @@ def _balanced(classes):
 
 CIFAR10, CIFAR100 = _balanced(10), _balanced(100)
 
-# Each with one generator, whose seed is the published one.
+bind = functools.partial
+asymmetric_sce = bind(asymmetric_cifar10, of_clean=True)
+asymmetric_author_code = bind(asymmetric_cifar10, of_clean=False)
+# Labels, the rule, and the published seed of its generator.
 NOISES = {
-    "sce symmetric 10": (
-        CIFAR10,
-        lambda y, rate, seed=123: symmetric_noise_sce(y, rate, 10, RandomState(seed)),
-    ),
-    "sce symmetric 100": (
-        CIFAR100,
-        lambda y, rate, seed=123: symmetric_noise_sce(y, rate, 100, RandomState(seed)),
-    ),
-    "gce symmetric 10": (
-        CIFAR10,
-        lambda y, rate, seed=0: symmetric_noise_gce(y, rate, 10, RandomState(seed)),
-    ),
-    "gce symmetric 100": (
-        CIFAR100,
-        lambda y, rate, seed=0: symmetric_noise_gce(y, rate, 100, RandomState(seed)),
-    ),
-    "sce asymmetric 10": (
-        CIFAR10,
-        lambda y, rate, seed=123: asymmetric_cifar10_sce(y, rate, RandomState(seed)),
-    ),
-    "author asymmetric 10": (
-        CIFAR10,
-        lambda y, rate, seed=123: asymmetric_cifar10_author_code(
-            y, rate, RandomState(seed)
-        ),
-    ),
+    "sce symmetric 10": (CIFAR10, bind(symmetric_noise_sce, classes=10), 123),
+    "sce symmetric 100": (CIFAR100, bind(symmetric_noise_sce, classes=100), 123),
+    "gce symmetric 10": (CIFAR10, bind(symmetric_noise_gce, classes=10), 0),
+    "gce symmetric 100": (CIFAR100, bind(symmetric_noise_gce, classes=100), 0),
+    "sce asymmetric 10": (CIFAR10, asymmetric_sce, 123),
+    "author asymmetric 10": (CIFAR10, asymmetric_author_code, 123),
     "sce asymmetric 100": (
         CIFAR100,
-        lambda y, rate, seed=0: asymmetric_cifar100_sce(
-            y, rate, RandomState(123), RandomState(seed)
-        ),
+        lambda y, rate, rng: asymmetric_cifar100_sce(y, rate, RandomState(123), rng),
+        0,
     ),
-    "author asymmetric 100": (
-        CIFAR100,
-        lambda y, rate, seed=123: asymmetric_cifar100_author_code(
-            y, rate, RandomState(seed)
-        ),
-    ),
+    "author asymmetric 100": (CIFAR100, asymmetric_cifar100_author_code, 123),
 }
 
 
@@ -97,12 +73,6 @@ def _digest(array):
     return hashlib.sha256(array.astype("<i4").tobytes()).hexdigest()
 
 
-def _transitions(labels, noisy, classes):
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, noisy), 1)
-    return counts
-
-
 def _deviation(p, n):
     """Four standard deviations of a share of n with expectation p."""
     return 4 * math.sqrt(p * (1 - p) / n)
@@ -112,26 +82,27 @@ def _deviation(p, n):
 
 
 @pytest.mark.parametrize(
-    ("rule", "head", "classes", "ratio", "counts"),
+    ("rule", "arguments", "counts"),
     [
         (
-            long_tail_counts, 5000, 10, 100,
+            long_tail_counts, (5000, 10, 100),
             [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50],
         ),
         (
-            long_tail_counts, 5000, 10, 10,
+            long_tail_counts, (5000, 10, 10),
             [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500],
         ),
-        (step_counts, 5000, 10, 100, [5000] * 5 + [50] * 5),
-        (step_counts, 5000, 10, 10, [5000] * 5 + [500] * 5),
-        (step_counts, 500, 100, 100, [500] * 50 + [5] * 50),
-        (step_counts, 500, 100, 10, [500] * 50 + [50] * 50),
-        # IMDB, the positive reviews first.
-        (step_counts, 12_500, 2, 10, [12_500, 1250]),
+        (step_counts, (5000, 10, 100), [5000] * 5 + [50] * 5),
+        (step_counts, (5000, 10, 10), [5000] * 5 + [500] * 5),
+        (step_counts, (500, 100, 100), [500] * 50 + [5] * 50),
+        (step_counts, (500, 100, 10), [500] * 50 + [50] * 50),
+        # The minority of an odd number of classes has one more.
+        (step_counts, (100, 5, 4), [100] * 2 + [25] * 3),
     ],
 )  # fmt: skip
-def test_counts_of_the_published_sets(rule, head, classes, ratio, counts):
-    assert rule(head, classes, ratio) == counts
+def test_counts_of_the_published_sets(rule, arguments, counts):
+    """Those of IMDB and of COVID-LT are in the docstrings."""
+    assert rule(*arguments) == counts
 
 
 @pytest.mark.parametrize(
@@ -140,19 +111,6 @@ def test_counts_of_the_published_sets(rule, head, classes, ratio, counts):
 def test_counts_of_the_published_sets_of_a_hundred_classes(ratio, digest):
     counts = np.array(long_tail_counts(500, 100, ratio))
     assert _digest(counts).startswith(digest)
-
-
-def test_counts_of_covid_by_the_formula_and_scaled_to_the_text():
-    steep, gentle = long_tail_counts(37_800, 4, 100), long_tail_counts(3_780, 4, 10)
-    assert steep == [37_800, 8143, 1754, 378]
-    assert gentle == [3780, 1754, 814, 378]
-    assert (sum(steep), sum(gentle)) == (48_075, 6_726)
-    assert sum(scale_counts(steep, 12_875)) == 12_875
-    assert sum(scale_counts(gentle, 4_516)) == 4_516
-
-
-def test_the_minority_of_an_odd_number_of_classes_has_one_more():
-    assert step_counts(100, 5, 4) == [100] * 2 + [25] * 3
 
 
 @given(head=st.integers(200, 60_000), ratio=st.sampled_from([10, 20, 50, 100, 200]))
@@ -231,20 +189,6 @@ def test_the_published_selection_image_for_image(ratio, digest):
     assert _digest(chosen) == digest
 
 
-def test_the_published_selection_keeps_the_head_of_each_shuffled_class():
-    labels, rng = CIFAR10, RandomState(0)
-    by_class = []
-    for label in range(10):
-        places = np.flatnonzero(labels == label)
-        rng.shuffle(places)
-        by_class.append(places)
-    for ratio in (10, 100):
-        counts = step_counts(5000, 10, ratio)
-        chosen = select_published(labels, counts, RandomState(0))
-        expected = [p[:n] for p, n in zip(by_class, counts, strict=True)]
-        np.testing.assert_array_equal(chosen, np.concatenate(expected))
-
-
 @given(
     sizes=st.lists(st.integers(0, 30), min_size=1, max_size=6),
     seed=st.integers(0, 99),
@@ -296,22 +240,6 @@ def test_probabilities_are_one_over_the_effective_number(sizes, beta, seed):
     np.testing.assert_allclose(p, expected / expected.sum(), rtol=1e-9)
 
 
-def test_probabilities_of_the_long_tail_of_cifar10():
-    counts = long_tail_counts(5000, 10, 100)
-    labels = np.repeat(np.arange(10), counts)
-    p = effective_number_probabilities(labels)
-    # The class-balanced weights of this set, which sum to the number of classes.
-    weights = p[np.cumsum([0, *counts[:-1]])]
-    np.testing.assert_allclose(
-        10 * weights / weights.sum(),
-        [
-            0.050611, 0.076900, 0.121134, 0.195037, 0.318805, 0.524590, 0.868349,
-            1.442627, 2.409223, 3.992724,
-        ],
-        atol=1e-6,
-    )  # fmt: skip
-
-
 def test_probabilities_in_the_limits_of_beta():
     labels = np.repeat([4, 7], [90, 10])  # no class need be there
     np.testing.assert_array_equal(effective_number_probabilities(labels, 0.0), 0.01)
@@ -331,71 +259,53 @@ def test_a_beta_without_effective_number_is_refused(beta):
 
 
 @pytest.mark.parametrize("name", NOISES)
-def test_noise_keeps_its_input_and_says_what_is_wrong(name):
-    labels, noise = NOISES[name]
+def test_noise_is_seeded_and_says_what_is_wrong(name):
+    labels, noise, _ = NOISES[name]
     labels = labels[:5000]  # writing to them would raise
-    noisy, wrong = noise(labels, 0.4)
+    noisy, wrong = noise(labels, 0.4, rng=RandomState(3))
     assert noisy.dtype == labels.dtype
     assert noisy.shape == labels.shape
     assert not np.shares_memory(noisy, labels)
     assert wrong.dtype == bool
     np.testing.assert_array_equal(wrong, noisy != labels)
-    assert wrong.any()
+    again, other = (noise(labels, 0.4, rng=RandomState(seed))[0] for seed in (3, 4))
+    np.testing.assert_array_equal(noisy, again)
+    assert (noisy != other).any()
 
-
-@pytest.mark.parametrize("name", NOISES)
-def test_noise_is_seeded(name):
-    labels, noise = NOISES[name]
-    first, again, other = (noise(labels[:5000], 0.1, seed)[0] for seed in (3, 3, 4))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-
-
-@pytest.mark.parametrize("name", NOISES)
-def test_noise_of_nothing_and_at_rate_zero(name):
-    labels, noise = NOISES[name]
-    noisy, wrong = noise(labels, 0.0)
+    noisy, wrong = noise(labels, 0.0, rng=RandomState(3))
     np.testing.assert_array_equal(noisy, labels)
     assert not wrong.any()
-    noisy, wrong = noise(labels[:0], 0.4)
+    noisy, wrong = noise(labels[:0], 0.4, rng=RandomState(3))
     assert noisy.shape == wrong.shape == (0,)
 
 
 @pytest.mark.parametrize("name", NOISES)
-@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
-def test_a_rate_that_is_none_is_refused(name, rate):
-    labels, noise = NOISES[name]
-    with pytest.raises(ValueError, match=rf"rate is {rate}; it must be in \[0, 1\]"):
-        noise(labels, rate)
-
-
-@pytest.mark.parametrize("name", NOISES)
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("labels", "rate", "message"),
     [
-        (np.array([0, 100]), "run from 0 to 100; they must be in 0 ... 9"),
-        (np.array([-1, 3]), "run from -1 to 3; they must be in 0"),
-        (np.zeros((2, 1), int), r"labels are int64 \[2, 1\]; they must be integers"),
-        (np.zeros(2), r"labels are float64 \[2\]; they must be integers"),
+        *((None, rate, rf"rate is {rate}; it must be in \[0, 1\]")
+          for rate in (-0.1, 1.1, math.nan)),
+        (np.array([0, 100]), 0.2, "run from 0 to 100; they must be in 0 ... 9"),
+        (np.array([-1, 3]), 0.2, "run from -1 to 3; they must be in 0"),
+        (np.zeros((2, 1), int), 0.2, r"are int64 \[2, 1\]; they must be integers"),
+        (np.zeros(2), 0.2, r"labels are float64 \[2\]; they must be integers"),
     ],
-)
-def test_labels_that_no_rule_covers_are_refused(name, labels, message):
-    _, noise = NOISES[name]
+)  # fmt: skip
+def test_labels_and_rates_that_no_rule_covers_are_refused(name, labels, rate, message):
+    own, noise, _ = NOISES[name]
     with pytest.raises(ValueError, match=message):
-        noise(labels, 0.2)
+        noise(own if labels is None else labels, rate, rng=RandomState(0))
 
 
 @pytest.mark.parametrize(
     "draw",
     [
         lambda rng: select_published(CIFAR10, [1] * 10, rng),
-        lambda rng: symmetric_noise_sce(CIFAR10, 0.2, 10, rng),
-        lambda rng: symmetric_noise_gce(CIFAR10, 0.2, 10, rng),
-        lambda rng: asymmetric_cifar10_sce(CIFAR10, 0.2, rng),
-        lambda rng: asymmetric_cifar10_author_code(CIFAR10, 0.2, rng),
         lambda rng: asymmetric_cifar100_sce(CIFAR100, 0.2, rng, RandomState(0)),
-        lambda rng: asymmetric_cifar100_sce(CIFAR100, 0.2, RandomState(0), rng),
-        lambda rng: asymmetric_cifar100_author_code(CIFAR100, 0.2, rng),
+        *(
+            lambda rng, labels=labels, noise=noise: noise(labels, 0.2, rng=rng)
+            for labels, noise, _ in NOISES.values()
+        ),
     ],
 )
 def test_a_generator_with_another_stream_is_refused(draw):
@@ -405,48 +315,35 @@ def test_a_generator_with_another_stream_is_refused(draw):
 
 # Of a transcription of each source's loops, with its seeds and generators.
 @pytest.mark.parametrize(
-    ("name", "rate", "digest"),
+    ("name", "rate", "digest", "share"),
     [
-        ("sce symmetric 10", 0.2, "7bd7fdde95d93ea3"),
-        ("sce symmetric 10", 0.4, "d63c85238c880267"),
-        ("sce symmetric 100", 0.2, "015029d23251e0d5"),
-        ("sce symmetric 100", 0.4, "35487838061ed277"),
-        ("gce symmetric 10", 0.2, "9ec7c4f1119e5c82"),
-        ("gce symmetric 10", 0.4, "71b20943ce714b30"),
-        ("gce symmetric 100", 0.4, "26ce60b371d43406"),
-        ("sce asymmetric 10", 0.2, "c765f23bc1cf9435"),
-        ("sce asymmetric 10", 0.4, "a3ae3cc0f5aa5675"),
-        ("author asymmetric 10", 0.2, "6634397f0a49481e"),
-        ("author asymmetric 10", 0.4, "9ffdacbac1a2f8b7"),
-        ("sce asymmetric 100", 0.2, "f5532e070f8e4b3f"),
-        ("sce asymmetric 100", 0.4, "d27b5aba2c1afcaf"),
-        ("author asymmetric 100", 0.2, "7bf7353703fe5a60"),
-        ("author asymmetric 100", 0.4, "05ef0a758abefd9b"),
+        ("sce symmetric 10", 0.2, "7bd7fdde95d93ea3", 0.2),
+        ("sce symmetric 10", 0.4, "d63c85238c880267", 0.4),
+        ("sce symmetric 100", 0.2, "015029d23251e0d5", 0.2),
+        ("sce symmetric 100", 0.4, "35487838061ed277", 0.4),
+        ("gce symmetric 10", 0.2, "9ec7c4f1119e5c82", 0.2),
+        ("gce symmetric 10", 0.4, "71b20943ce714b30", 0.4),
+        ("gce symmetric 100", 0.4, "26ce60b371d43406", 0.4),
+        ("sce asymmetric 10", 0.2, "c765f23bc1cf9435", 0.1),
+        ("sce asymmetric 10", 0.4, "a3ae3cc0f5aa5675", 0.2),
+        ("author asymmetric 10", 0.2, "6634397f0a49481e", 0.096),
+        ("author asymmetric 10", 0.4, "9ffdacbac1a2f8b7", 0.184),
+        ("sce asymmetric 100", 0.2, "f5532e070f8e4b3f", 0.08),
+        ("sce asymmetric 100", 0.4, "d27b5aba2c1afcaf", 0.16),
+        ("author asymmetric 100", 0.2, "7bf7353703fe5a60", 0.2),
+        ("author asymmetric 100", 0.4, "05ef0a758abefd9b", 0.4),
     ],
 )
-def test_the_published_labels_bit_for_bit(name, rate, digest):
-    labels, noise = NOISES[name]
-    assert _digest(noise(labels, rate)[0]).startswith(digest)
+def test_the_published_labels_bit_for_bit(name, rate, digest, share):
+    """And the share of them that is wrong, which the docstrings have."""
+    labels, noise, seed = NOISES[name]
+    noisy, wrong = noise(labels, rate, rng=RandomState(seed))
+    assert _digest(noisy).startswith(digest)
+    np.testing.assert_array_equal(wrong, noisy != labels)
+    assert abs(wrong.mean() - share) < _deviation(share, len(labels))
 
 
 # Symmetric noise.
-
-
-@pytest.mark.parametrize("rate", [0.2, 0.4])
-@pytest.mark.parametrize(("labels", "classes"), [(CIFAR10, 10), (CIFAR100, 100)])
-def test_symmetric_noise_of_sce_is_exact_in_every_class_and_uniform(
-    labels, classes, rate
-):
-    noisy, wrong = symmetric_noise_sce(labels, rate, classes, RandomState(123))
-    per_class = round(rate * 50_000 / classes)
-    assert np.bincount(labels[wrong]).tolist() == [per_class] * classes
-    counts = _transitions(labels, noisy, classes)
-    others = counts[~np.eye(classes, dtype=bool)]
-    expected = per_class / (classes - 1)
-    # Chi-square over all moves, which has a standard deviation of √(2n).
-    freedom = classes * (classes - 2)
-    chi_square = ((others - expected) ** 2 / expected).sum()
-    assert abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
 
 
 @given(
@@ -466,40 +363,21 @@ def test_symmetric_noise_of_sce_draws_what_one_call_per_example_draws(
     if share == 0:
         return
     rng, expected = RandomState(seed), labels.copy()
-    struck = [
+    flipped = [
         rng.choice(np.flatnonzero(labels == label), share, replace=False)
         for label in range(classes)
     ]
-    for place in np.concatenate(struck):
-        expected[place] = rng.choice(
-            [label for label in range(classes) if label != labels[place]]
+    for index in np.concatenate(flipped):
+        expected[index] = rng.choice(
+            [label for label in range(classes) if label != labels[index]]
         )
     np.testing.assert_array_equal(noisy, expected)
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.4])
-def test_symmetric_noise_of_gce_has_the_rate_in_expectation_only(rate):
-    noisy, wrong = symmetric_noise_gce(CIFAR10, rate, 10, RandomState(0))
-    assert abs(wrong.mean() - rate) < _deviation(rate, 50_000)
-    per_class = np.bincount(CIFAR10[wrong])
-    assert len(set(per_class)) > 1  # random, unlike SCE's
-    counts = _transitions(CIFAR10, noisy, 10)
-    others = counts[~np.eye(10, dtype=bool)] / 5000
-    assert np.abs(others - rate / 9).max() < _deviation(rate / 9, 5000)
-
-
-def test_symmetric_noise_at_rate_one_leaves_no_label():
+def test_symmetric_noise_of_too_few_classes_or_examples_is_refused():
     for noise in (symmetric_noise_sce, symmetric_noise_gce):
-        assert noise(CIFAR10, 1.0, 10, RandomState(0))[1].all()
-
-
-@pytest.mark.parametrize("noise", [symmetric_noise_sce, symmetric_noise_gce])
-def test_symmetric_noise_without_another_class_is_refused(noise):
-    with pytest.raises(ValueError, match="needs 2 classes or more, not 1"):
-        noise(np.zeros(5, int), 0.2, 1, RandomState(0))
-
-
-def test_symmetric_noise_of_sce_refuses_a_class_smaller_than_its_number():
+        with pytest.raises(ValueError, match="needs 2 classes or more, not 1"):
+            noise(np.zeros(5, int), 0.2, 1, RandomState(0))
     labels = np.repeat([0, 1], [90, 10])
     with pytest.raises(ValueError, match="Class 1 has 10 examples, fewer than 20"):
         symmetric_noise_sce(labels, 0.4, 2, RandomState(0))
@@ -508,56 +386,12 @@ def test_symmetric_noise_of_sce_refuses_a_class_smaller_than_its_number():
 # Asymmetric noise of CIFAR-10.
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.4])
-def test_asymmetric_cifar10_of_sce_is_exact_from_clean_labels(rate):
-    noisy, wrong = asymmetric_cifar10_sce(CIFAR10, rate, RandomState(123))
-    expected = np.diag(np.full(10, 5000))
-    for source, target in FLIPS.items():
-        expected[source, source] -= rate * 5000
-        expected[source, target] += rate * 5000
-    np.testing.assert_array_equal(_transitions(CIFAR10, noisy, 10), expected)
-    assert wrong.mean() == rate / 2
-
-
-@pytest.mark.parametrize(("rate", "overall"), [(0.2, 0.096), (0.4, 0.184)])
-def test_asymmetric_cifar10_of_the_author_code_restores_cats(rate, overall):
-    noisy, wrong = asymmetric_cifar10_author_code(CIFAR10, rate, RandomState(123))
-    counts = _transitions(CIFAR10, noisy, 10)
-    flipped = round(rate * 5000)
-    moves = {(i, j) for i, j in np.argwhere(counts) if i != j}
-    assert moves == set(FLIPS.items())
-    for source in (TRUCK, BIRD, DEER):
-        assert counts[source, FLIPS[source]] == flipped
-    # Of the pool of dogs and of cats that have become dogs, exactly the rate is taken,
-    # and everything of it that is not a dog is a cat restored.
-    taken = round(rate * (5000 + flipped))
-    restored = flipped - counts[CAT, DOG]
-    assert counts[DOG, CAT] + restored == taken
-    # Restored cats are hypergeometric; its deviation is below the binomial's.
-    assert abs(restored / flipped - rate) < _deviation(rate, flipped)
-    assert abs(wrong[CIFAR10 == CAT].mean() - rate * (1 - rate)) < 0.01
-    assert abs(wrong[CIFAR10 == DOG].mean() - rate) < 0.01
-    assert abs(wrong.mean() - overall) < 0.002
-
-
-def test_asymmetric_cifar10_in_expectation_over_seeds():
-    small = CIFAR10[:2000]
-    sizes = np.bincount(small)
-    rates = []
-    for seed in range(200):
-        _, wrong = asymmetric_cifar10_author_code(small, 0.4, RandomState(seed))
-        rates.append([wrong[small == CAT].mean(), wrong[small == DOG].mean()])
-    cat, dog = np.mean(rates, axis=0)
-    assert abs(cat - 0.24) < _deviation(0.24, 200 * sizes[CAT])
-    assert abs(dog - 0.4) < _deviation(0.4, 200 * sizes[DOG]) + 0.5 / sizes[DOG]
-
-
 def test_asymmetric_cifar10_at_rate_one():
-    noisy, _ = asymmetric_cifar10_sce(CIFAR10, 1.0, RandomState(0))
+    noisy, _ = asymmetric_sce(CIFAR10, 1.0, RandomState(0))
     became = [FLIPS.get(label, label) for label in range(10)]
     np.testing.assert_array_equal(noisy, np.take(became, CIFAR10))
     # Every cat becomes a dog, and every dog, those cats among them, a cat.
-    noisy, _ = asymmetric_cifar10_author_code(CIFAR10, 1.0, RandomState(0))
+    noisy, _ = asymmetric_author_code(CIFAR10, 1.0, RandomState(0))
     became[CAT] = CAT
     np.testing.assert_array_equal(noisy, np.take(became, CIFAR10))
 
@@ -573,9 +407,9 @@ def test_asymmetric_cifar10_of_unequal_and_absent_classes(sizes, rate, seed):
     expected = Counter(
         {source: int(rate * sizes[source]) for source in FLIPS}  # of clean labels
     )
-    _, wrong = asymmetric_cifar10_sce(labels, rate, RandomState(seed))
+    _, wrong = asymmetric_sce(labels, rate, RandomState(seed))
     assert Counter(labels[wrong].tolist()) == +expected
-    noisy, wrong = asymmetric_cifar10_author_code(labels, rate, RandomState(seed))
+    noisy, wrong = asymmetric_author_code(labels, rate, RandomState(seed))
     for source in (TRUCK, BIRD, DEER):
         assert wrong[labels == source].sum() == expected[source]
     pool = sizes[DOG] + expected[CAT]
@@ -583,31 +417,6 @@ def test_asymmetric_cifar10_of_unequal_and_absent_classes(sizes, rate, seed):
 
 
 # Asymmetric noise of CIFAR-100.
-
-
-@pytest.mark.parametrize("rate", [0.2, 0.4])
-def test_asymmetric_cifar100_of_sce_swaps_a_pair_of_each_block(rate):
-    noisy, wrong = asymmetric_cifar100_sce(
-        CIFAR100, rate, RandomState(123), RandomState(0)
-    )
-    counts = _transitions(CIFAR100, noisy, 100)
-    moves = [(i, j) for i, j in np.argwhere(counts) if i != j]
-    assert {(j, i) for i, j in moves} == set(moves)
-    assert all(i // 5 == j // 5 for i, j in moves)
-    assert sorted(i // 5 for i, _ in moves) == [b for b in range(20) for _ in range(2)]
-    for i, j in moves:
-        assert abs(counts[i, j] / 500 - rate) < _deviation(rate, 500)
-    assert abs(wrong.mean() - 0.4 * rate) < _deviation(rate, 20_000)
-
-
-@pytest.mark.parametrize("rate", [0.2, 0.4])
-def test_asymmetric_cifar100_of_the_author_code_rotates_each_block(rate):
-    noisy, wrong = asymmetric_cifar100_author_code(CIFAR100, rate, RandomState(123))
-    following = np.arange(100) // 5 * 5 + (np.arange(100) + 1) % 5
-    np.testing.assert_array_equal(noisy[wrong], following[CIFAR100[wrong]])
-    shares = np.bincount(CIFAR100[wrong]) / 500
-    assert np.abs(shares - rate).max() < _deviation(rate, 500)
-    assert abs(wrong.mean() - rate) < _deviation(rate, 50_000)
 
 
 def test_asymmetric_cifar100_at_rate_one():
@@ -643,9 +452,3 @@ def test_classes_that_make_no_blocks_are_refused(classes):
         asymmetric_cifar100_author_code(nothing, 0.2, RandomState(0), classes)
     with pytest.raises(ValueError, match=message):
         asymmetric_cifar100_sce(nothing, 0.2, RandomState(0), RandomState(0), classes)
-
-
-def test_the_noise_of_any_data_set_agrees_with_sce_on_the_law():
-    # Same counts on equal classes; other draws, since the generators differ.
-    _, wrong = label_noise.symmetric_noise(CIFAR10, 0.4, 10, np.random.default_rng(0))
-    assert np.bincount(CIFAR10[wrong]).tolist() == [2000] * 10

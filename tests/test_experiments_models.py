@@ -1,6 +1,7 @@
 """The networks: their sizes, what padding and devices may not change, their parts."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 
 from experiments import configs, models
 from experiments.data import text
-from experiments.models import convnet, heads, norm, resnet, sce_cnn
+from experiments.models import convnet, heads, resnet, sce_cnn
 from experiments.models.network import dropout
 
 CIFAR_10 = configs.Data(source="cifar10")
@@ -20,22 +21,14 @@ IMDB = configs.Data(source="imdb", vocabulary=20, length=6)
 IMAGENET = configs.Data(source="imagenet_lt", image_size=224)
 PLACES = configs.Data(source="places_lt", image_size=32)
 
-# One of each file, as small as it gets.
+# One of each file, as small as it gets, with its data and number of features.
 TINY = {
-    "convnet": (configs.Model("convnet", widths=(4, 6)), CIFAR_10),
-    "resnet20": (configs.Model("resnet20", widths=(4, 7), blocks=(1, 2)), CIFAR_100),
-    "resnet18": (configs.Model("resnet18", widths=(4, 6), blocks=(1, 2)), CIFAR_10),
-    "resnet50": (configs.Model("resnet50", widths=(2, 3), blocks=(1, 2)), PLACES),
-    "sce_cnn": (configs.Model("sce_cnn", widths=(4, 6, 5)), CIFAR_10),
-    "bilstm": (configs.Model("bilstm", widths=(4, 3)), IMDB),
-}
-FEATURES = {
-    "convnet": 6,
-    "resnet20": 7,
-    "resnet18": 6,
-    "resnet50": 12,
-    "sce_cnn": 5,
-    "bilstm": 6,
+    "convnet": (configs.Model("convnet", widths=(4, 6)), CIFAR_10, 6),
+    "resnet20": (configs.Model("resnet20", widths=(4, 7), blocks=(1, 2)), CIFAR_100, 7),
+    "resnet18": (configs.Model("resnet18", widths=(4, 6), blocks=(1, 2)), CIFAR_10, 6),
+    "resnet50": (configs.Model("resnet50", widths=(2, 3), blocks=(1, 2)), PLACES, 12),
+    "sce_cnn": (configs.Model("sce_cnn", widths=(4, 6, 5)), CIFAR_10, 5),
+    "bilstm": (configs.Model("bilstm", widths=(4, 3)), IMDB, 6),
 }
 
 
@@ -79,7 +72,7 @@ def test_the_number_of_parameters_is_the_published_one(model, data, head, parame
 @pytest.mark.parametrize("name", TINY)
 def test_networks_classify_and_ignore_padding(name):
     """Nor does dropout depend on who else is in the batch."""
-    config, data = TINY[name]
+    config, data, width = TINY[name]
     config = configs.replace(config, {"dropout": 0.5})
     present = jnp.array([True, True, False, True])
     keys = jax.random.split(jax.random.key(2), 4)
@@ -101,7 +94,7 @@ def test_networks_classify_and_ignore_padding(name):
 
     inputs = _inputs(data, 4)
     features, after, logits, dropped, statistics = classify(state, inputs)
-    assert features.shape == (4, FEATURES[name])
+    assert features.shape == (4, width)
     assert logits.shape == (4, data.classes)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, after, rtol=1e-5, atol=1e-6)
@@ -146,59 +139,17 @@ def test_what_does_not_suit_a_network_is_refused(model, message):
 # Initial values.
 
 
-def _std(variable):
-    return float(np.std(np.asarray(variable[...])))
-
-
-def test_initial_values_of_the_cifar_resnet():
-    """He's by what comes in, also in the head; its bias as PyTorch draws it."""
-    network = resnet.ResNet(resnet.CIFAR, (1,), 100, widths=(64,), rngs=nnx.Rngs(0))
-    kernel = network.blocks[0].second.convolution.kernel
-    assert _std(kernel) == pytest.approx(np.sqrt(2 / (3 * 3 * 64)), rel=0.02)
-    assert _std(network.head.kernel) == pytest.approx(np.sqrt(2 / 64), rel=0.05)
-    bias = np.asarray(network.head.bias[...])
-    assert np.abs(bias).max() <= 1 / 8
-    assert bias.std() == pytest.approx(1 / 8 / np.sqrt(3), rel=0.2)
-
-
-def test_initial_values_of_the_other_heads():
-    """PyTorch's for the deep networks, Glorot's for the SCE network, LDAM's cosines."""
-    kernel = heads.head("linear", 64, 500, rngs=nnx.Rngs(0)).kernel
-    assert float(jnp.abs(kernel[...]).max()) == pytest.approx(1 / 8, rel=0.01)
-    assert _std(kernel) == pytest.approx(1 / 8 / np.sqrt(3), rel=0.02)
-
-    network = sce_cnn.SceCnn(widths=(2, 500), size=8, rngs=nnx.Rngs(0))
-    for layer, inputs in ((network.hidden, 2 * 4 * 4), (network.head, 500)):
-        outputs = layer.kernel.shape[1]
-        variance = 2 / (inputs + outputs)
-        assert _std(layer.kernel) == pytest.approx(np.sqrt(variance), rel=0.03)
-        assert float(jnp.abs(layer.kernel[...]).max()) <= np.sqrt(3 * variance)
-    _is_uniform(network.hidden.bias, 1 / np.sqrt(2 * 4 * 4))
-
-    columns = np.asarray(heads.head("cosine", 64, 500, rngs=nnx.Rngs(0)).kernel[...])
-    np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1.0, rtol=1e-6)
-    uniform = 1 / np.sqrt(64 / 3)  # the largest of a column
-    assert np.abs(columns).max(axis=0).mean() == pytest.approx(uniform, rel=0.03)
-
-
-def _is_uniform(variable, bound):
-    """Within ±bound, and as wide as draws from all of it."""
-    assert float(jnp.abs(variable[...]).max()) <= bound
-    assert _std(variable) == pytest.approx(bound / np.sqrt(3), rel=0.05)
-
-
-def test_initial_values_of_the_networks_of_noisy_cifar():
-    """Convolutions: He's uniform in the SCE network, PyTorch's in the ResNets."""
-    network = sce_cnn.SceCnn(widths=(200, 5), size=8, rngs=nnx.Rngs(0))
-    for convolution, inputs in zip(
-        network.blocks[0].convolutions, (3, 200), strict=True
-    ):
-        _is_uniform(convolution.kernel, np.sqrt(6 / (3 * 3 * inputs)))
-        assert float(jnp.abs(convolution.bias[...]).max()) <= 1 / np.sqrt(9 * inputs)
-        assert np.any(convolution.bias[...])
-    network = resnet.ResNet(
-        resnet.WIDE_CIFAR, (1, 1), 10, widths=(32, 64), rngs=nnx.Rngs(0)
-    )
+def _drawn():
+    """Variables; the bound if they are uniform in ±bound, else their deviation."""
+    build = functools.partial(resnet.ResNet, rngs=nnx.Rngs(0))
+    # He's by what comes in, also in the head; its bias as PyTorch draws it.
+    network = build(resnet.CIFAR, (1,), 100, widths=(64,))
+    second = network.blocks[0].second.convolution
+    yield second.kernel, None, math.sqrt(2 / (3 * 3 * 64))
+    yield network.head.kernel, None, math.sqrt(2 / 64)
+    yield network.head.bias, 1 / 8, None
+    # PyTorch's.
+    network = build(resnet.WIDE_CIFAR, (1, 1), 10, widths=(32, 64))
     block = network.blocks[1]
     for layer, inputs in (
         (network.stem, 9 * 3),
@@ -206,110 +157,36 @@ def test_initial_values_of_the_networks_of_noisy_cifar():
         (block.second, 9 * 64),
         (block.shortcut, 32),
     ):
-        _is_uniform(layer.convolution.kernel, 1 / np.sqrt(inputs))
-    _is_uniform(network.head.kernel, 1 / 8)
+        yield layer.convolution.kernel, 1 / math.sqrt(inputs), None
+    yield heads.head("linear", 64, 500, rngs=nnx.Rngs(0)).kernel, 1 / 8, None
+    # He's uniform and Glorot's in the SCE network; biases are PyTorch's.
+    network = sce_cnn.SceCnn(widths=(200, 5), size=8, rngs=nnx.Rngs(0))
+    for convolution, inputs in zip(
+        network.blocks[0].convolutions, (3, 200), strict=True
+    ):
+        yield convolution.kernel, math.sqrt(6 / (3 * 3 * inputs)), None
+        yield convolution.bias, 1 / math.sqrt(9 * inputs), None
+    network = sce_cnn.SceCnn(widths=(2, 500), size=8, rngs=nnx.Rngs(0))
+    for layer, inputs in ((network.hidden, 2 * 4 * 4), (network.head, 500)):
+        yield layer.kernel, math.sqrt(6 / (inputs + layer.kernel.shape[1])), None
+    yield network.hidden.bias, 1 / math.sqrt(2 * 4 * 4), None
 
 
-# The norms.
+def test_initial_values_are_the_published_ones():
+    for variable, bound, deviation in _drawn():
+        values = np.asarray(variable[...])
+        if bound is not None:
+            assert np.abs(values).max() <= bound
+            deviation = bound / math.sqrt(3)
+        # Four standard deviations of that of so many draws.
+        assert values.std() == pytest.approx(deviation, rel=3 / math.sqrt(values.size))
 
 
-def _moved(module, *arguments):
-    """Output in training, then in evaluation, and the statistics."""
-    module.train()
-    trained = module(*arguments)
-    module.eval()
-    return trained, module(*arguments), nnx.state(module, nnx.BatchStat)
-
-
-@pytest.mark.parametrize("shape", [(6, 5), (6, 4, 3, 5)])
-def test_batch_norm_is_flax_batch_norm_where_all_are_present(shape):
-    x = 3.0 * jax.random.normal(jax.random.key(0), shape) + 1.0
-    ours = _moved(norm.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
-    theirs = _moved(nnx.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
-    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_batch_norm_sees_whoever_is_present():
-    x = jax.random.normal(jax.random.key(0), (6, 4, 3, 5))
-    present = jnp.array([True, False, True, True, False, True])
-    few = _moved(norm.BatchNorm(5, rngs=nnx.Rngs(0)), x[present])
-    x = x.at[~present].set(1e4)
-    many = _moved(norm.BatchNorm(5, rngs=nnx.Rngs(0)), x, present)
-    many = (many[0][present], many[1][present], many[2])
-    chex.assert_trees_all_close(many, few, rtol=1e-5, atol=1e-5)
-
-
-def _split_and_gradient(axis_name, x, present, weights):
-    """Outputs, statistics, and the gradients of a function of those present."""
-    module = norm.BatchNorm(5, axis_name=axis_name, rngs=nnx.Rngs(0))
-    graph, params, statistics = nnx.split(module, nnx.Param, ...)
-
-    def total(params, x):
-        module = nnx.merge(graph, params, statistics, copy=True)
-        y = module(x, present)
-        of_each = jnp.sum(jnp.sin(y) * weights, axis=tuple(range(1, y.ndim)))
-        value = jnp.sum(of_each, where=present)
-        return value, (y, nnx.state(module, nnx.BatchStat))
-
-    grads, seen = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
-    return grads[0], grads[1], *seen
-
-
-@pytest.mark.parametrize(
-    "present", [None, [[1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 1]]]
-)
-def test_batch_norm_over_devices_is_that_of_the_whole_batch(present):
-    """Though one has three examples present, one has one, and one has none."""
-    x, weights = jax.random.normal(jax.random.key(0), (2, 12, 2, 3, 5)) + 1.0
-    if present is not None:
-        present = jnp.array(present, bool).reshape(12)
-        x = jnp.where(present[:, None, None, None], x, 1e3)
-    batch = (x, present, weights)
-    whole = jax.jit(functools.partial(_split_and_gradient, None))(*batch)
-
-    over_devices = jax.vmap(functools.partial(_split_and_gradient, "i"), axis_name="i")
-    cut_up = jax.tree.map(lambda a: a.reshape(4, 3, *a.shape[1:]), batch)
-    params, images, y, statistics = jax.jit(over_devices)(*cut_up)
-    params = jax.tree.map(functools.partial(jnp.sum, axis=0), params)
-    images, y = (a.reshape(12, *a.shape[2:]) for a in (images, y))
-    for device in range(4):
-        here = jax.tree.map(lambda a, i=device: a[i], statistics)
-        chex.assert_trees_all_close(
-            (params, images, y, here), whole, rtol=1e-4, atol=1e-4
-        )
-
-
-def test_nobody_present_moves_no_statistics():
-    x = jax.random.normal(jax.random.key(0), (6, 5))
-    nobody = jnp.zeros(6, bool)
-    module = norm.BatchNorm(5, rngs=nnx.Rngs(0))
-    before = jax.tree.map(jnp.copy, nnx.state(module, nnx.BatchStat))
-    params, inputs, y, statistics = _split_and_gradient(None, x, nobody, 1.0)
-    chex.assert_trees_all_equal(statistics, before)
-    chex.assert_tree_all_finite((params, inputs, y))
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (64, 4), (196, 7), (17, 1)])
-def test_group_norm(channels, groups):
-    """Against NumPy, each example for itself."""
-    x = np.random.default_rng(0).normal(1.0, size=(3, 2, 2, channels))
-    x = x.astype(np.float32)
-    module = norm.GroupNorm(channels, rngs=nnx.Rngs(0))
-    normalise = jax.jit(lambda x, present: module(x, present))
-    parts = x.astype(np.float64).reshape(3, 4, groups, -1)
-    mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
-    expected = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
-    found = normalise(x, np.ones(3, bool))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    x[1:] = 7.0
-    alone = normalise(x, np.zeros(3, bool))
-    np.testing.assert_array_equal(found[0], alone[0])
-
-
-def test_group_norm_networks_keep_no_statistics():
-    model = configs.replace(TINY["resnet20"][0], {"norm": "group"})
-    network = _abstract(model, CIFAR_10)
-    assert not jax.tree.leaves(nnx.state(network, nnx.BatchStat))
+def test_initial_values_of_the_cosine_head():
+    columns = np.asarray(heads.head("cosine", 64, 500, rngs=nnx.Rngs(0)).kernel[...])
+    np.testing.assert_allclose(np.linalg.norm(columns, axis=0), 1.0, rtol=1e-6)
+    uniform = 1 / np.sqrt(64 / 3)  # the largest of a column
+    assert np.abs(columns).max(axis=0).mean() == pytest.approx(uniform, rel=0.03)
 
 
 # Parts.
@@ -339,13 +216,13 @@ def test_shortcuts_take_every_second_pixel_and_pad_both_sides(size):
     np.testing.assert_array_equal(resnet.Subsample(8, 8, 1)(found), found)
 
 
-def test_shortcuts_with_parameters_are_where_sizes_change():
-    config, data = TINY["resnet50"]
-    shortcuts = [block.shortcut for block in _abstract(config, data).blocks]
-    assert [shortcut is None for shortcut in shortcuts] == [False, False, True]
-    config, data = TINY["resnet18"]
-    shortcuts = [block.shortcut for block in _abstract(config, data).blocks]
-    assert [shortcut is None for shortcut in shortcuts] == [True, False, True]
+@pytest.mark.parametrize(
+    ("name", "nothing"),
+    [("resnet50", [False, False, True]), ("resnet18", [True, False, True])],
+)
+def test_shortcuts_with_parameters_are_where_sizes_change(name, nothing):
+    shortcuts = [block.shortcut for block in _abstract(*TINY[name][:2]).blocks]
+    assert [shortcut is None for shortcut in shortcuts] == nothing
     assert shortcuts[1].convolution.strides == 2
 
 
@@ -383,8 +260,7 @@ def test_dropout_goes_by_the_keys_of_the_examples():
 
 
 def test_padding_in_front_of_a_text_changes_nothing():
-    config, data = TINY["bilstm"]
-    graph, params = _filled(config, data)
+    graph, params = _filled(*TINY["bilstm"][:2])
     classify = jax.jit(lambda params, words: nnx.merge(graph, params)(words))
     words = jnp.array([[3, 1, 4, 2], [0, 0, 5, 9], [0, 0, 0, 0]])
     logits = classify(params, words)
@@ -395,14 +271,16 @@ def test_padding_in_front_of_a_text_changes_nothing():
     assert not np.allclose(classify(params, words[:, ::-1])[0], logits[0], rtol=1e-3)
 
     table = params["embedding"]["embedding"]
+    assert len(table[...]) == IMDB.vocabulary + text.FIRST_WORD
     table[...] = table[...].at[text.PADDING].set(1e3)
     close(classify(params, words), logits)
 
 
-def test_a_recurrent_network_holds_parameters_and_nothing_else():
-    network = _abstract(*TINY["bilstm"])
+@pytest.mark.parametrize("name", ["bilstm", "resnet20"])
+def test_recurrent_and_group_norm_networks_hold_parameters_and_nothing_else(name):
+    model, data, _ = TINY[name]
+    network = _abstract(configs.replace(model, {"norm": "group"}), data)
     assert not jax.tree.leaves(nnx.state(network, nnx.Not(nnx.Param)))
-    assert network.embedding.num_embeddings == IMDB.vocabulary + text.FIRST_WORD
 
 
 # What is trained.
@@ -419,7 +297,7 @@ def test_a_recurrent_network_holds_parameters_and_nothing_else():
     ],
 )
 def test_what_is_trained(name, last):
-    network = _abstract(*TINY[name])
+    network = _abstract(*TINY[name][:2])
     paths = lambda state: {path for path, _ in nnx.to_flat_state(state)}
     every = paths(nnx.state(network, nnx.Param))
     head = {("head", "kernel"), ("head", "bias")}
@@ -438,14 +316,3 @@ def test_what_is_trained(name, last):
         assert paths(trained) == expected
         assert paths(frozen) == every - expected
         assert all(path[-1] in ("mean", "var") for path in paths(statistics))
-
-
-def test_the_stem_of_a_residual_network_is_frozen_before_its_last_block():
-    network = _abstract(*TINY["resnet50"])
-    _, trained, frozen, _ = nnx.split(
-        network, models.trained("last_block", network), nnx.Param, ...
-    )
-    assert set(trained) == {"blocks", "head"}
-    assert set(frozen) == {"blocks", "stem"}
-    assert set(trained["blocks"]) == {2}
-    assert isinstance(network.blocks[2], resnet.Bottleneck)

@@ -1,4 +1,7 @@
-"""BatchNorm, a sum and ReLU as residual blocks have them, against Flax's own layers."""
+"""The norms: alone, over devices, and as residual blocks have them with a sum and ReLU.
+
+Against Flax's own layers and NumPy.
+"""
 
 import functools
 
@@ -11,8 +14,9 @@ from flax import nnx
 
 from experiments.models import norm, resnet
 
-SHAPE = (6, 4, 3, 5)
-PRESENT = np.array([True, False, True, True, False, True])
+SHAPE = (12, 2, 3, 5)
+# Of four devices with three examples each one has one present, and one has none.
+PRESENT = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 1, 0, 1], bool)
 
 
 def _fill(module, scale, bias):
@@ -22,8 +26,8 @@ def _fill(module, scale, bias):
     module.var = nnx.BatchStat(jnp.ones_like(bias))
 
 
-def _ours(scale, bias, present, x, shortcut):
-    module = norm.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0))
+def _ours(scale, bias, present, x, shortcut, axis_name=None):
+    module = norm.BatchNorm(5, momentum=0.8, axis_name=axis_name, rngs=nnx.Rngs(0))
     _fill(module, scale, bias)
     y = resnet.relu(module(x, present) + shortcut)
     return y, (module.mean[...], module.var[...])
@@ -38,7 +42,7 @@ def _theirs(scale, bias, present, x, shortcut):
 
 
 def _drawn(dtype):
-    """Scale, bias, x, shortcut; and other four in which to go."""
+    """Scale, bias, x, shortcut; and other four in which to go, or to weight with."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
     drawn = [(draw(5), draw(5), draw(*SHAPE), draw(*SHAPE)) for _ in range(2)]
@@ -48,10 +52,9 @@ def _drawn(dtype):
     return (scale.at[2].multiply(0.01), bias, x, shortcut), drawn[1]
 
 
-def _total(unit, present, scale, bias, x, shortcut):
-    """A function of those present, of which all four are arguments."""
+def _total(unit, present, weights, scale, bias, x, shortcut):
+    """A function of those present, of which the last four are arguments."""
     y, statistics = unit(scale, bias, present, x, shortcut)
-    weights = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
     of_each = jnp.sum(jnp.sin(y) * weights, axis=(1, 2, 3))
     return jnp.sum(of_each, where=present), (y, statistics)
 
@@ -60,11 +63,13 @@ def _total(unit, present, scale, bias, x, shortcut):
 @pytest.mark.parametrize(("dtype", "close"), [("float64", 1e-10), ("float32", 1e-4)])
 def test_values_gradients_and_statistics_are_those_of_flax(dtype, close, present):
     with jax.enable_x64(dtype == "float64"):
-        arguments, _ = _drawn(dtype)
+        arguments, (*_, weights) = _drawn(dtype)
         found, expected = (
             jax.jit(
                 jax.value_and_grad(
-                    functools.partial(_total, unit, present), (0, 1, 2, 3), has_aux=True
+                    functools.partial(_total, unit, present, weights),
+                    (0, 1, 2, 3),
+                    has_aux=True,
                 )
             )(*arguments)
             for unit in (_ours, _theirs)
@@ -84,7 +89,7 @@ def test_tangents_are_differences_and_the_gradient_turned_round(present):
 
         @jax.jit
         def losses(*arguments):
-            return jnp.sin(_total(_ours, present, *arguments)[1][0])
+            return jnp.sin(_total(_ours, present, 1.0, *arguments)[1][0])
 
         @jax.jit
         def both_ways(arguments, direction):
@@ -111,13 +116,82 @@ def test_second_derivatives_are_those_of_flax():
 
         @functools.partial(jax.jit, static_argnums=0)
         def curved(unit, arguments, direction):
-            total = lambda *arguments: _total(unit, PRESENT, *arguments)[0]
+            total = lambda *arguments: _total(unit, PRESENT, 1.0, *arguments)[0]
             return jax.jvp(jax.grad(total, (0, 1, 2, 3)), arguments, direction)
 
         found, expected = (
             curved(unit, arguments, direction) for unit in (_ours, _theirs)
         )
         chex.assert_trees_all_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def _gradients(axis_name, present, weights, x, shortcut):
+    """Gradients of parameters; those of examples, and outputs; statistics."""
+    (scale, bias, _, _), _ = _drawn("float32")
+    unit = functools.partial(_ours, axis_name=axis_name)
+    total = functools.partial(_total, unit, present, weights)
+    gradients = jax.grad(total, (0, 1, 2, 3), has_aux=True)
+    of, (y, statistics) = gradients(scale, bias, x, shortcut)
+    return of[:2], (*of[2:], y), statistics
+
+
+@pytest.mark.parametrize("present", [None, PRESENT])
+def test_batch_norm_over_devices_is_that_of_the_whole_batch(present):
+    (_, _, x, shortcut), (_, _, _, weights) = _drawn("float32")
+    if present is not None:
+        x = jnp.where(present[:, None, None, None], x, 1e3)
+    batch = (present, weights, x, shortcut)
+    *whole, expected = jax.jit(functools.partial(_gradients, None))(*batch)
+
+    over_devices = jax.vmap(functools.partial(_gradients, "i"), axis_name="i")
+    cut_up = jax.tree.map(lambda a: a.reshape(4, 3, *a.shape[1:]), batch)
+    params, examples, statistics = jax.jit(over_devices)(*cut_up)
+    params = jax.tree.map(functools.partial(jnp.sum, axis=0), params)
+    examples = jax.tree.map(lambda a: a.reshape(12, *a.shape[2:]), examples)
+    chex.assert_trees_all_close([params, examples], whole, rtol=1e-4, atol=1e-4)
+    for device in range(4):
+        here = jax.tree.map(lambda a, i=device: a[i], statistics)
+        chex.assert_trees_all_close(here, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_nobody_present_moves_no_statistics():
+    (_, _, x, shortcut), (_, _, _, weights) = _drawn("float32")
+    found = _gradients(None, jnp.zeros(12, bool), weights, x, shortcut)
+    chex.assert_trees_all_equal(found[-1], (jnp.zeros(5), jnp.ones(5)))
+    chex.assert_tree_all_finite(found)
+
+
+def _moved(module, *arguments):
+    """Output in training, then in evaluation, and the statistics."""
+    module.train()
+    trained = module(*arguments)
+    module.eval()
+    return trained, module(*arguments), nnx.state(module, nnx.BatchStat)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 4, 3, 5)])
+def test_batch_norm_is_flax_batch_norm_where_all_are_present(shape):
+    x = 3.0 * jax.random.normal(jax.random.key(0), shape) + 1.0
+    ours = _moved(norm.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
+    theirs = _moved(nnx.BatchNorm(5, momentum=0.8, rngs=nnx.Rngs(0)), x)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (64, 4), (196, 7), (17, 1)])
+def test_group_norm(channels, groups):
+    """Against NumPy, each example for itself."""
+    x = np.random.default_rng(0).normal(1.0, size=(3, 2, 2, channels))
+    x = x.astype(np.float32)
+    module = norm.GroupNorm(channels, rngs=nnx.Rngs(0))
+    normalise = jax.jit(lambda x, present: module(x, present))
+    parts = x.astype(np.float64).reshape(3, 4, groups, -1)
+    mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+    found = normalise(x, np.ones(3, bool))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    x[1:] = 7.0
+    alone = normalise(x, np.zeros(3, bool))
+    np.testing.assert_array_equal(found[0], alone[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

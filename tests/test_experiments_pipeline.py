@@ -1,5 +1,6 @@
 """From data sets to batches: splits, tasks, order, batches, prefetching."""
 
+import functools
 import hashlib
 import itertools
 import threading
@@ -17,16 +18,10 @@ from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.data.types import Dataset, Examples, Files
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
+from tests.batches import assert_resumed_and_shared, assert_same
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
 MOVED = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0)
-
-
-def _same(first, second):
-    """Whether two tuples of arrays are the same, dtypes included; but meta batches."""
-    for one, other in zip(first[:4], second[:4], strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
 
 
 # Splits and corruption that any data set can have.
@@ -38,24 +33,16 @@ def _split(labels, seed):
     )
 
 
-def test_splits_are_disjoint_complete_and_stratified():
-    labels = digits().labels
-    parts = _split(labels, 3)
-    assert sorted(np.concatenate(parts)) == list(range(1797))
-    assert np.bincount(labels[parts.validation]).tolist() == [20] * 10
-    assert np.bincount(labels[parts.test]).tolist() == [50] * 10
-
-
-def test_splits_are_seeded_and_share_the_test_set():
+def test_splits_are_disjoint_stratified_and_seeded_and_share_the_test_set():
     labels = digits().labels
     first, again, other = (_split(labels, seed) for seed in (0, 0, 1))
+    assert sorted(np.concatenate(first)) == list(range(1797))
+    assert np.bincount(labels[first.validation]).tolist() == [20] * 10
+    assert np.bincount(labels[first.test]).tolist() == [50] * 10
     for part, repeated in zip(first, again, strict=True):
         np.testing.assert_array_equal(part, repeated)
     np.testing.assert_array_equal(first.test, other.test)
     assert set(first.validation) != set(other.validation)
-
-
-def test_a_class_too_small_to_split_is_refused():
     with pytest.raises(ValueError, match="smallest class has 70 examples"):
         _split(np.repeat([0, 1], [90, 70]), 0)
 
@@ -69,25 +56,8 @@ def test_long_tail_counts_fall_from_head_to_head_over_ratio(head, classes, ratio
     assert counts[0] == head
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == pytest.approx(head / ratio, abs=1.0)
-
-
-def test_long_tail_counts_refuse_an_empty_class():
     with pytest.raises(ValueError, match="no example of the last class"):
-        imbalance.long_tail_counts(50, 10, 100)
-
-
-def test_select_takes_the_counts_and_is_seeded():
-    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 30))
-    first, again, other = (
-        imbalance.select(labels, [30, 7, 2], np.random.default_rng(seed))
-        for seed in (0, 0, 1)
-    )
-    assert np.bincount(labels[first]).tolist() == [30, 7, 2]
-    assert len(set(first)) == 39
-    np.testing.assert_array_equal(first, again)
-    assert set(first) != set(other)
-    with pytest.raises(ValueError, match="Class 1 has 30 examples, fewer than 31"):
-        imbalance.select(labels, [1, 31], np.random.default_rng(0))
+        imbalance.long_tail_counts(head, classes, 2.0 * head)
 
 
 @given(
@@ -127,13 +97,13 @@ def test_symmetric_noise_is_uniform_over_the_other_classes():
 # Tasks.
 
 
-def _numbered(labels, classes=10):
-    """Examples whose one pixel is their place."""
-    places = np.arange(len(labels), dtype=np.int32)
-    return Examples(places[:, None, None, None], labels.astype(np.int32))
+def _numbered(labels):
+    """Examples whose one pixel is their index."""
+    indices = np.arange(len(labels), dtype=np.int32)
+    return Examples(indices[:, None, None, None], labels.astype(np.int32))
 
 
-def _places(examples):
+def _indices(examples):
     return examples.inputs.ravel()
 
 
@@ -155,19 +125,6 @@ def cifar(loads):
     train, test = _numbered(labels), _numbered(np.arange(100) % 10)
     loads(train, test)
     return Dataset(train, test, None)
-
-
-def test_the_long_tail_of_the_digits():
-    data = LONG_TAIL.run.data
-    task = load_task(data, seed=4)
-    counts = np.bincount(task.train.labels).tolist()
-    assert counts == imbalance.long_tail_counts(counts[0], 10, 50.0)
-    assert counts[0] == 104  # all of the smallest class that is not held out
-    assert task.class_counts.tolist() == counts
-    assert task.class_counts.dtype == np.int64
-    assert np.bincount(task.validation.labels).tolist() == [20] * 10
-    assert np.bincount(task.test.labels).tolist() == [50] * 10
-    assert not task.mislabelled.any()
 
 
 def test_label_noise_of_the_digits():
@@ -207,14 +164,14 @@ def test_the_splits_of_the_demo_stay(study, digest):
 def test_the_parts_of_a_task_are_disjoint(cifar):
     data = configs.Data(source="cifar10", validation_per_class=30, imbalance_ratio=10)
     task = load_task(data, seed=0)
-    train, validation = _places(task.train), _places(task.validation)
+    train, validation = _indices(task.train), _indices(task.validation)
     assert not set(train) & set(validation)
     assert len(set(train)) == len(train) == task.class_counts.sum()
     assert np.bincount(task.validation.labels).tolist() == [30] * 10
     assert task.class_counts.tolist() == imbalance.long_tail_counts(4970, 10, 10)
     for part in (task.train, task.validation):
-        np.testing.assert_array_equal(part.labels, cifar.train.labels[_places(part)])
-    _same(task.test, cifar.test)
+        np.testing.assert_array_equal(part.labels, cifar.train.labels[_indices(part)])
+    assert_same(task.test, cifar.test)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +182,7 @@ def test_the_parts_of_a_task_are_disjoint(cifar):
     ],
 )
 @pytest.mark.parametrize("scarce_first", [False, True])
-def test_the_counts_of_a_thinned_set(cifar, imbalance, counts, scarce_first):
+def test_the_counts_of_a_subsampled_set(cifar, imbalance, counts, scarce_first):
     data = configs.Data(
         source="cifar10",
         imbalance=imbalance,
@@ -240,91 +197,74 @@ def test_the_counts_of_a_thinned_set(cifar, imbalance, counts, scarce_first):
 def test_a_corruption_seed_gives_the_published_long_tail(cifar):
     data = configs.Data(source="cifar10", imbalance_ratio=100.0, corruption_seed=0)
     task, again = (load_task(data, seed) for seed in (0, 1))
-    _same(task.train, again.train)
+    assert_same(task.train, again.train)
     # Of a transcription of LDAM's loop; see the tests of `imbalance`.
-    assert hashlib.sha256(_places(task.train).astype("<i4")).hexdigest() == (
+    assert hashlib.sha256(_indices(task.train).astype("<i4")).hexdigest() == (
         "b6a148d6a7616e07426b16ac6f66796d87c4b59738e9a96228a8dc99ae42dabb"
     )
 
 
+SCE, AUTHOR = "asymmetric_sce", "asymmetric_author_code"
+
+
 @pytest.mark.parametrize(
-    ("noise", "expected"),
+    ("source", "noise", "expected"),
     [
         (
-            "symmetric_sce",
-            lambda y: label_noise.symmetric_noise_sce(y, 0.4, 10, RandomState(123)),
+            "cifar10", "symmetric_sce",
+            lambda y, rng: label_noise.symmetric_noise_sce(y, 0.4, 10, rng),
         ),
         (
-            "symmetric_gce",
-            lambda y: label_noise.symmetric_noise_gce(y, 0.4, 10, RandomState(123)),
+            "cifar10", "symmetric_gce",
+            lambda y, rng: label_noise.symmetric_noise_gce(y, 0.4, 10, rng),
         ),
         (
-            "asymmetric_sce",
-            lambda y: label_noise.asymmetric_cifar10_sce(y, 0.4, RandomState(123)),
+            "cifar10", SCE,
+            lambda y, rng: label_noise.asymmetric_cifar10(y, 0.4, rng, of_clean=True),
         ),
         (
-            "asymmetric_author_code",
-            lambda y: label_noise.asymmetric_cifar10_author_code(
-                y, 0.4, RandomState(123)
+            "cifar10", AUTHOR,
+            lambda y, rng: label_noise.asymmetric_cifar10(y, 0.4, rng, of_clean=False),
+        ),
+        (
+            "cifar100", SCE,
+            lambda y, rng: label_noise.asymmetric_cifar100_sce(
+                y, 0.4, rng, RandomState(0)
             ),
         ),
+        (
+            "cifar100", AUTHOR,
+            lambda y, rng: label_noise.asymmetric_cifar100_author_code(y, 0.4, rng),
+        ),
     ],
-)
-def test_a_corruption_seed_gives_the_published_noise(loads, noise, expected):
-    clean = _numbered(RandomState(7).permutation(np.repeat(np.arange(10), 500)))
-    loads(clean, clean.take(np.arange(10)))
-    data = configs.Data(
-        source="cifar10", noise=noise, noise_rate=0.4, corruption_seed=123
+)  # fmt: skip
+def test_a_corruption_seed_gives_the_published_noise(loads, source, noise, expected):
+    classes = 10 if source == "cifar10" else 100
+    train = _numbered(
+        RandomState(7).permutation(np.repeat(np.arange(classes), 5000 // classes))
     )
+    loads(train, train.take(np.arange(classes)), train.take(np.arange(2000)))
+    data = configs.Data(source, noise=noise, noise_rate=0.4, corruption_seed=123)
     task = load_task(data, seed=5)
-    labels, wrong = expected(clean.labels)
+    labels, wrong = expected(train.labels, RandomState(123))
     np.testing.assert_array_equal(task.train.labels, labels)
     np.testing.assert_array_equal(task.mislabelled, wrong)
+    if noise in (SCE, AUTHOR):  # the same classes are confused in validation
+        moves, of_validation = (
+            {(a, b) for a, b in zip(before, after, strict=True) if a != b}
+            for before, after in (
+                (train.labels, labels),
+                (train.labels[:2000], task.validation.labels),
+            )
+        )
+        assert of_validation <= moves
+        assert len(of_validation) > 0.9 * len(moves)
     # Without one every seed draws its own, at the same rate.
     data = configs.replace(data, {"corruption_seed": None})
     first, again, other = (load_task(data, seed) for seed in (5, 5, 6))
-    _same(first.train, again.train)
+    assert_same(first.train, again.train)
     assert (first.train.labels != other.train.labels).any()
     assert abs(first.mislabelled.mean() - wrong.mean()) < 0.04
-
-
-@pytest.mark.parametrize(
-    ("noise", "expected"),
-    [
-        (
-            "asymmetric_sce",
-            lambda y: label_noise.asymmetric_cifar100_sce(
-                y, 0.4, RandomState(123), RandomState(0)
-            ),
-        ),
-        (
-            "asymmetric_author_code",
-            lambda y: label_noise.asymmetric_cifar100_author_code(
-                y, 0.4, RandomState(123)
-            ),
-        ),
-    ],
-)
-def test_the_published_asymmetric_noise_of_cifar100(loads, noise, expected):
-    train = _numbered(RandomState(7).permutation(np.repeat(np.arange(100), 50)))
-    loads(train, _numbered(np.arange(100)), train.take(np.arange(2000)))
-    data = configs.Data(
-        source="cifar100", noise=noise, noise_rate=0.4, corruption_seed=123
-    )
-    task = load_task(data, seed=0)
-    labels, wrong = expected(train.labels)
-    np.testing.assert_array_equal(task.train.labels, labels)
-    np.testing.assert_array_equal(task.mislabelled, wrong)
-    # The same classes are confused in validation.
-    moves = [
-        {(a, b) for a, b in zip(before, after, strict=True) if a != b}
-        for before, after in (
-            (train.labels, labels),
-            (train.labels[:2000], task.validation.labels),
-        )
-    ]
-    assert moves[1] <= moves[0]
-    assert len(moves[1]) > 0.9 * len(moves[0])
 
 
 def test_a_corruption_seed_fixes_the_digits_for_every_seed():
@@ -333,7 +273,7 @@ def test_a_corruption_seed_fixes_the_digits_for_every_seed():
     fixed = configs.replace(drawn, {"corruption_seed": 3})
     for name in ("train", "validation", "test"):
         first, again = (getattr(load_task(fixed, s), name) for s in (0, 1))
-        _same(first, again)
+        assert_same(first, again)
     first, other = (load_task(drawn, seed) for seed in (0, 1))
     assert set(first.train.inputs.ravel()) == set(other.train.inputs.ravel())
     assert (first.train.inputs != other.train.inputs).any()
@@ -347,12 +287,12 @@ def test_a_cap_on_the_examples_of_a_class(loads):
     data = configs.Data(source="cifar10", examples_per_class=12)
     task = load_task(data, seed=0)
     assert task.class_counts.tolist() == [12, 12, 10, 10, 10, 0, 0, 0, 0, 0]
-    assert (np.diff(_places(task.train)) > 0).all()  # in the stored order
-    _same(task.test, test)
-    _same(task.validation, validation)  # the data set's own
+    assert (np.diff(_indices(task.train)) > 0).all()  # in the stored order
+    assert_same(task.test, test)
+    assert_same(task.validation, validation)  # the data set's own
 
 
-def test_image_files_are_never_thinned_out(loads):
+def test_image_files_are_never_subsampled(loads):
     paths = np.array([f"{place}.jpg" for place in range(12)], np.dtypes.StringDType())
     labels = np.arange(12, dtype=np.int32) % 4
     train = Examples(Files("there", paths), labels)
@@ -428,27 +368,21 @@ def _train(examples, data=MOVED, epochs=range(2), **options):
     return list(loader.training(examples, data, 32, seed=3, epochs=epochs, **options))
 
 
-def test_a_training_resumes_anywhere(colours):
-    whole = _train(colours)
-    for first in (0, 1, 3):
-        resumed = _train(colours, first=first)
-        assert len(resumed) == 8 - first
-        for one, other in zip(whole[first:], resumed, strict=True):
-            _same(one, other)
-    for one, other in zip(whole[4:], _train(colours, epochs=range(1, 2)), strict=True):
-        _same(one, other)
-    assert _train(colours, epochs=range(1, 1)) == []
-
-
-def test_hosts_make_their_rows_of_the_same_batches(colours):
-    whole = _train(colours)
-    # The last two have nothing but padding in the last batch of an epoch.
+def test_a_training_resumes_anywhere_and_hosts_make_their_rows(colours):
+    # The last two hosts have nothing but padding in the last batch of an epoch.
     parts = [slice(0, 4), slice(4, 16), slice(16, 32)]
-    shares = [_train(colours, rows=rows) for rows in parts]
-    for batch, *rows in zip(whole, *shares, strict=True):
-        assert not rows[2].present.all() or batch.present.all()
-        columns = zip(*(row[:4] for row in rows), strict=True)
-        _same(batch, [np.concatenate(column) for column in columns])
+    train = functools.partial(_train, colours)
+    whole = assert_resumed_and_shared(train, (0, 1, 3, 8), parts)
+    assert len(whole) == 8
+    assert [batch.present[16:].any() for batch in whole] == [
+        True,
+        True,
+        True,
+        False,
+    ] * 2
+    for one, other in zip(whole[4:], _train(colours, epochs=range(1, 2)), strict=True):
+        assert_same(one, other)
+    assert _train(colours, epochs=range(1, 1)) == []
 
 
 def test_batches_of_another_seed_or_epoch_are_moved_otherwise(colours):
@@ -511,7 +445,7 @@ def _wait_for(condition):
 
 def test_prefetching_keeps_the_order_and_ends():
     source = _Counted(end=50)
-    ahead = loader.prefetch(source, 3, lambda number: -number)
+    ahead = loader.Prefetched(source, 3, lambda number: -number)
     assert list(ahead) == [-number for number in range(50)]
     assert source.closed
     with pytest.raises(StopIteration):
@@ -521,7 +455,7 @@ def test_prefetching_keeps_the_order_and_ends():
 @pytest.mark.parametrize("size", [1, 3])
 def test_prefetching_goes_so_far_ahead_and_no_further(size):
     source = _Counted()
-    with loader.prefetch(source, size, lambda number: number) as ahead:
+    with loader.Prefetched(source, size, lambda number: number) as ahead:
         assert next(ahead) == 0
         # The one taken, those ready, and one that waits for room.
         _wait_for(lambda: source.made == size + 2)
@@ -542,7 +476,7 @@ def test_an_exception_comes_in_its_place(where):
             raise ZeroDivisionError("two")
         return number
 
-    ahead = loader.prefetch(numbers(), 2, place)
+    ahead = loader.Prefetched(numbers(), 2, place)
     assert [next(ahead), next(ahead)] == [0, 1]
     with pytest.raises(ZeroDivisionError, match="two"):
         next(ahead)
@@ -553,7 +487,7 @@ def test_an_exception_comes_in_its_place(where):
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_closing_stops_the_thread_and_closes_the_source(taken):
     threads, source = threading.active_count(), _Counted()
-    with loader.prefetch(source, 2, lambda number: number) as ahead:
+    with loader.Prefetched(source, 2, lambda number: number) as ahead:
         assert [next(ahead) for _ in range(taken)] == list(range(taken))
         assert threading.active_count() == threads + 1
     assert threading.active_count() == threads
@@ -566,7 +500,7 @@ def test_closing_stops_the_thread_and_closes_the_source(taken):
 
 def test_a_thread_does_not_outlive_its_consumer():
     threads, source = threading.active_count(), _Counted()
-    ahead = loader.prefetch(source, 2, lambda number: number)
+    ahead = loader.Prefetched(source, 2, lambda number: number)
     next(ahead)
     del ahead
     _wait_for(lambda: threading.active_count() == threads)
@@ -574,12 +508,12 @@ def test_a_thread_does_not_outlive_its_consumer():
 
 
 def test_waiting_is_counted_and_nothing_else():
-    with loader.prefetch(_Counted(pause=0.05), 1, lambda number: number) as slow:
+    with loader.Prefetched(_Counted(pause=0.05), 1, lambda number: number) as slow:
         for _ in range(4):
             next(slow)
         assert 0.15 < slow.waited < 10.0
     source = _Counted()
-    with loader.prefetch(source, 4, lambda number: number) as fast:
+    with loader.Prefetched(source, 4, lambda number: number) as fast:
         _wait_for(lambda: source.made == 5)
         began = fast.waited
         time.sleep(0.1)

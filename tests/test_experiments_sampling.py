@@ -14,17 +14,22 @@ from experiments.data import loader, sampling
 from experiments.data.loader import Batch
 from experiments.data.types import Examples
 from experiments.train import steps
+from tests.batches import assert_resumed_and_shared, assert_same
 
 COUNTS = np.array([600, 60, 0, 30, 6, 1])  # of classes, one of which is not there
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(6), COUNTS))
 RULES = ("balanced", "effective", "class_aware")
 
 
+def _data(rule, **fields):
+    return configs.Data(test_per_class=1, crop_padding=2, sampling=rule, **fields)
+
+
 def _drawn(rule, rounds, beta=0.9999):
     """How often each class is drawn, and each example, in so many epochs."""
-    sampler = sampling.Sampler(rule, LABELS, beta)
+    sampler = sampling.sampler(_data(rule, sampling_beta=beta), LABELS)
     rngs = (np.random.default_rng([7, i]) for i in range(rounds))
-    epochs = [sampler.draw(rng) for rng in rngs]
+    epochs = [sampler(rng) for rng in rngs]
     assert {len(epoch) for epoch in epochs} == {len(LABELS)}
     places = np.concatenate(epochs)
     return np.bincount(LABELS[places], minlength=6), np.bincount(places)
@@ -50,8 +55,7 @@ def test_draws_have_the_frequencies_of_the_theory(rule, beta):
 
 def test_class_aware_visits_every_class_as_often():
     visits = -(-len(LABELS) // 4)
-    sampler = sampling.Sampler("class_aware", LABELS)
-    drawn = LABELS[sampler.draw(np.random.default_rng(0))]
+    drawn = LABELS[sampling.class_aware(LABELS, np.random.default_rng(0))]
     of_class = np.bincount(drawn, minlength=6)[COUNTS > 0]
     assert of_class.max() - of_class.min() <= 2 * 4
     assert abs(of_class.mean() - 4 * visits / 5) <= 1
@@ -89,10 +93,6 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (len(LABELS), 8, 8, 1), np.ui
 EXAMPLES = Examples(IMAGES, LABELS.astype(np.int32))
 
 
-def _data(rule):
-    return configs.Data(test_per_class=1, crop_padding=2, sampling=rule)
-
-
 def _train(rule, **options):
     options = {"seed": 3, "epochs": range(2)} | options
     return list(loader.training(EXAMPLES, _data(rule), 64, **options))
@@ -108,28 +108,21 @@ def test_shuffling_is_what_it_has_always_been():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_epoch_is_drawn_alike_wherever_it_begins_and_whoever_makes_it(rule):
-    whole = _train(rule)
     per_epoch = -(-len(LABELS) // 64)
+    train = functools.partial(_train, rule)
+    firsts, halves = (per_epoch - 4, per_epoch), [slice(32), slice(32, 64)]
+    whole = assert_resumed_and_shared(train, firsts, halves)
     assert len(whole) == 2 * per_epoch
-    for batches in (
-        _train(rule, first=per_epoch - 4),
-        _train(rule, epochs=range(1, 2), first=3),
-    ):
-        for one, other in zip(whole[-len(batches) :], batches, strict=True):
-            for column, same in zip(one[:4], other[:4], strict=True):
-                np.testing.assert_array_equal(column, same)
-    shares = [_train(rule, rows=slice(r, r + 32)) for r in (0, 32)]
-    for batch, *rows in zip(whole, *shares, strict=True):
-        parts = zip(*(row[:4] for row in rows), strict=True)
-        for column, part in zip(batch[:4], parts, strict=True):
-            np.testing.assert_array_equal(column, np.concatenate(part))
+    later = _train(rule, epochs=range(1, 2), first=3)
+    for one, other in zip(whole[per_epoch + 3 :], later, strict=True):
+        assert_same(one, other)
 
     epochs = [whole[:per_epoch], whole[per_epoch:]]
     places = [np.concatenate([b.index[b.present] for b in epoch]) for epoch in epochs]
     assert [len(epoch) for epoch in places] == [len(LABELS)] * 2
     assert not np.array_equal(*places)
-    sampler = sampling.Sampler(rule, EXAMPLES.labels)
-    expected = sampler.draw(np.random.default_rng([3, 1, 1]))
+    sampler = sampling.sampler(_data(rule), EXAMPLES.labels)
+    expected = sampler(np.random.default_rng([3, 1, 1]))
     np.testing.assert_array_equal(places[1], expected)
     tail = np.concatenate([b.labels[b.present] for b in whole]) == 5
     assert 0.1 < tail.mean() < 0.3  # of the class that has one example
@@ -137,7 +130,7 @@ def test_an_epoch_is_drawn_alike_wherever_it_begins_and_whoever_makes_it(rule):
 
 def test_an_order_is_kept_for_the_epoch_and_by_the_sampler():
     samplers = [
-        sampling.Sampler("balanced", labels) for labels in (LABELS, LABELS[::-1])
+        sampling.sampler(_data("balanced"), labels) for labels in (LABELS, LABELS[::-1])
     ]
     draw = functools.partial(loader.order, 0, 0, len(LABELS), 1)
     assert draw(samplers[0]) is draw(samplers[0])

@@ -42,17 +42,10 @@ def tfds_cifar(
     """
     rng = np.random.default_rng(seed)
     classes = CLASSES[name]
-    features = {
-        "id": _feature("text_feature.Text", text={}),
-        "image": _feature(
-            "image_feature.Image",
-            image={"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}},
-        ),
-        "label": _label(classes),
-    }
+    features = CIFAR10_FEATURES
     if name == "cifar100":
         train = min(train, 10)
-        features["coarse_label"] = _label(20)
+        features = features | {"label": _label(100), "coarse_label": _label(20)}
     splits, truth = {}, {}
     for split, per_class in (("train", train), ("test", test)):
         labels = rng.permutation(np.repeat(np.arange(classes), per_class))
@@ -60,16 +53,24 @@ def tfds_cifar(
             [colourful(label, classes, (32, 32), rng) for label in labels]
         )
         truth[split] = images, labels
-        rows = []
-        for i in range(len(labels)):
-            row = {"id": f"{split}_{i:05d}".encode(), "image": encode(images[i], "PNG")}
-            row["label"] = int(labels[i])
-            if name == "cifar100":
-                row["coarse_label"] = int(labels[i]) // 5
-            rows.append(row)
+        rows = cifar_rows(split, images, labels)
+        if name == "cifar100":
+            rows = [row | {"coarse_label": row["label"] // 5} for row in rows]
         splits[split] = [rows[i] for i in rng.permutation(len(rows))]
     write_tfds(root / name / version, name, splits, features, shards=shards)
     return truth
+
+
+def cifar_rows(split, images, labels):
+    """Records of a split in the official order."""
+    return [
+        {
+            "id": f"{split}_{i:05d}".encode(),
+            "image": encode(image, "PNG"),
+            "label": int(label),
+        }
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
 
 
 def binary_cifar(root, name, truth):
@@ -170,6 +171,16 @@ def _label(classes):
     return _feature(
         "class_label_feature.ClassLabel", classLabel={"numClasses": str(classes)}
     )
+
+
+CIFAR10_FEATURES = {
+    "id": _feature("text_feature.Text", text={}),
+    "image": _feature(
+        "image_feature.Image",
+        image={"dtype": "uint8", "shape": {"dimensions": ["32", "32", "3"]}},
+    ),
+    "label": _label(10),
+}
 
 
 # --- Lists of image files ---

@@ -1,6 +1,19 @@
-"""Refusals of labels, rates and generators that the published rules do not cover."""
+"""Refusals of labels, rates and generators that a data set or a rule does not have."""
 
 import numpy as np
+
+from experiments.data.types import DamagedData
+
+PARTIAL = "With data.partial a part of a data set is accepted."
+
+
+def label(where: str, found: int, classes: int, got: object = None) -> None:
+    """Refuses a label that is not in 0 ... classes - 1; quotes it, or `got`."""
+    if not 0 <= found < classes:
+        raise DamagedData(
+            f"{where}: the label must be in 0 ... {classes - 1}, got "
+            f"{found if got is None else got}."
+        )
 
 
 def published(

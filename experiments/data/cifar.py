@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import configs
-from experiments.data import tfds
+from experiments.data import _check, tfds
 from experiments.data.types import DamagedData, Dataset, Examples, MissingData
 
 _COUNTS = {"train": 50_000, "test": 10_000}
@@ -55,9 +55,7 @@ _DIGESTS = {
 _MEANS = {"cifar100": (0.5071, 0.4865, 0.4409)}
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Reads either of them, uint8 `[n, 32, 32, 3]`; see `datasets`.
 
     Takes some five seconds. The whole is held to its counts, and to the checksum
@@ -101,17 +99,13 @@ def _binary_split(
         parts.append(content.reshape(-1, size))
     rows = np.concatenate(parts)
     labels = rows[:, label_bytes - 1].astype(np.int32)
-    if labels.max() >= data.classes:
-        index = int(np.argmax(labels >= data.classes))
-        raise DamagedData(
-            f"{where}, example {index}: the label must be in 0 ... "
-            f"{data.classes - 1}, got {labels[index]}."
-        )
+    worst = int(np.argmax(labels >= data.classes))  # the first, if there are any
+    _check.label(f"{where}, example {worst}", labels[worst], data.classes)
     channels, pixels = _SHAPE[2], rows[:, label_bytes:]
     images = pixels.reshape(-1, channels, *_SHAPE[:2]).transpose(0, 2, 3, 1)
     examples = Examples(np.ascontiguousarray(images), labels)
     if not data.partial:
-        _check(examples, np.arange(len(labels)), split, where, data)
+        _refuse_unpublished(examples, np.arange(len(labels)), split, where, data)
     return examples
 
 
@@ -127,11 +121,7 @@ def _split(directory: pathlib.Path, split: str, data: configs.Data) -> Examples:
                 f"{where}: expected an id as {split}_00042, got {record['id']!r}."
             )
         name = f"{where}, {record['id'].decode()}"
-        if not 0 <= record["label"] < data.classes:
-            raise DamagedData(
-                f"{name}: the label must be in 0 ... {data.classes - 1}, got "
-                f"{record['label']}."
-            )
+        _check.label(name, record["label"], data.classes)
         numbers.append(int(found[1]))
         images.append(_decode(record["image"], name))
         labels.append(record["label"])
@@ -142,7 +132,7 @@ def _split(directory: pathlib.Path, split: str, data: configs.Data) -> Examples:
         raise DamagedData(f"{where}: two records have the id {split}_{twice:05d}.")
     examples = Examples(np.stack(images)[order], np.asarray(labels, np.int32)[order])
     if not data.partial:
-        _check(examples, ordered, split, where, data)
+        _refuse_unpublished(examples, ordered, split, where, data)
     return examples
 
 
@@ -162,15 +152,15 @@ def _decode(encoded: bytes, name: str) -> np.ndarray:
     return pixels
 
 
-def _check(
+def _refuse_unpublished(
     examples: Examples, numbers: np.ndarray, split: str, where: str, data: configs.Data
 ) -> None:
     """Holds a whole split to what was published."""
     published = _COUNTS[split]
     if len(numbers) != published:
         raise DamagedData(
-            f"{where} has {len(numbers):,} examples, published are {published:,}. With "
-            "data.partial a part of a data set is accepted."
+            f"{where} has {len(numbers):,} examples, published are {published:,}. "
+            + _check.PARTIAL
         )
     if numbers[0] != 0 or numbers[-1] != published - 1:
         raise DamagedData(

@@ -35,9 +35,7 @@ _ADVICE = (
 )
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Reads the lists; see `datasets`."""
     root = data_dir / "clothing1m"
     listing.require(root, (*_COUNTS, *_LABELS.values()), _ADVICE)

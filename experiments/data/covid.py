@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
-from experiments.data import imbalance, listing
+from experiments.data import _check, imbalance, listing
 from experiments.data.types import DamagedData, Dataset, Examples, Files
 
 _CHEXPERT = "CheXpert-v1.0-small"
@@ -50,9 +50,7 @@ class _Images(NamedTuple):
     lines: np.ndarray  # int64 [n]
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads both collections, subsampled to the long tail; see `datasets`.
 
     `imbalance_ratio` is that of the formula. `corruption_seed`, 0 where it is None,
@@ -68,7 +66,8 @@ def load(
         )
     root = data_dir / "covid_lt"
     listing.require(root, _LISTS, _ADVICE)
-    images = _both(_chexpert(root / _LISTS[0]), _cohen(root / _LISTS[1]))
+    both = _chexpert(root / _LISTS[0]), _cohen(root / _LISTS[1])
+    images = _Images(*map(np.concatenate, zip(*both, strict=True)))
     available = np.bincount(images.labels, minlength=_CLASSES)
     per_class = _TEST_PER_CLASS
     if data.partial:
@@ -84,12 +83,13 @@ def load(
         raise DamagedData(
             f"{root}: {available.tolist()} X-rays of the four classes are too few for "
             f"a test split of {per_class} each, by patient, and a long tail of ratio "
-            f"{data.imbalance_ratio:g} to train on. With data.partial a part of a data "
-            "set is accepted."
+            f"{data.imbalance_ratio:g} to train on. {_check.PARTIAL}"
         )
     rng = np.random.default_rng(data.corruption_seed or 0)
     train = rest[imbalance.select(images.labels[rest], counts, rng)]
-    splits = [_examples(root, images, np.sort(indices)) for indices in (train, test)]
+    listed = "the CSV file of its collection"
+    whole = Examples(Files(root, images.paths, listed, images.lines), images.labels)
+    splits = [whole.take(np.sort(indices)) for indices in (train, test)]
     for split in splits:
         listing.refuse_missing_images(split, _ADVICE)
     return Dataset(splits[0], splits[1], None)
@@ -199,19 +199,3 @@ def _images(file: pathlib.Path, rows: list[tuple[str, str, int, int]]) -> _Image
     listing.refuse_repeats([one])
     files = one.files
     return _Images(files.paths, np.array(patients), one.labels, files.lines)
-
-
-def _both(first: _Images, second: _Images) -> _Images:
-    """The images of both, one after the other."""
-    return _Images(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
-
-
-def _examples(root: pathlib.Path, images: _Images, indices: np.ndarray) -> Examples:
-    """The images of these indices."""
-    files = Files(
-        root,
-        images.paths[indices],
-        "the CSV file of its collection",
-        images.lines[indices],
-    )
-    return Examples(files, images.labels[indices])

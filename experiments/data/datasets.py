@@ -1,16 +1,14 @@
 """Loads the data sets of `registry.DATASETS`: NumPy arrays, or lists of image files.
 
-Each has a module with a function::
-
-    load(data: configs.Data, data_dir: pathlib.Path, *, download: bool) -> Dataset
-
-`data.source` says which data set, `data.partial` whether fewer examples than published
-are accepted; what each record must be is checked all the same. With `download` TFDS may
-fetch what is missing, where it knows the data set. Nothing is held out, subsampled or
-relabelled, except that COVID-LT, which is drawn from two collections, has its long tail
-already. It raises MissingData where the data set is not there, with the remedy, and
-DamagedData where it is not what was published, naming the file and the line. Nothing is
-unpickled, and no path in a list leads out of the data set's directory.
+Each has a module with a function `load(data, data_dir, download)`, of your own data
+`load(data)`, which returns a `Dataset`. `data.source` says which data set,
+`data.partial` whether fewer examples than published are accepted; what each record must
+be is checked all the same. With `download` TFDS may fetch what is missing, where it
+knows the data set. Nothing is held out, subsampled or relabelled, except that COVID-LT,
+which is drawn from two collections, has its long tail already. It raises MissingData
+where the data set is not there, with the remedy, and DamagedData where it is not what
+was published, naming the file and the line. Nothing is unpickled, and no path in a list
+leads out of the data set's directory.
 """
 
 import contextlib
@@ -34,18 +32,9 @@ def load(
 ) -> Dataset:
     """Loads a data set and checks that it is what was published.
 
-    Args:
-      data: which, and whether a part of it is accepted.
-      data_dir: where data sets are. TFDS's own directory for CIFAR and IMDB; for image
-        files see `image_lists`, `covid` and `clothing1m`. Not needed for digits.
-      download: whether TFDS may fetch what is missing, which takes TensorFlow.
-
-    Returns:
-      Its splits.
-
-    Raises:
-      MissingData: it is not there; says what to do.
-      DamagedData: it is not what was published; names the file and the line.
+    `data_dir` is where data sets are: TFDS's own directory for CIFAR and IMDB; for
+    image files see `image_lists`, `covid` and `clothing1m`. Digits need none. With
+    `download` TFDS may fetch what is missing, which takes TensorFlow.
     """
     directory = data.info.directory
     if directory and data_dir is None:
@@ -59,29 +48,22 @@ def load(
     module = importlib.import_module(f"experiments.data.{data.info.module}")
     remembered = _read.get()
     if remembered is None:
-        return module.load(data, data_dir, download=download)
+        return module.load(data, data_dir, download)
     # Runs that are compared differ in these, which are not looked at here.
     alike = dataclasses.replace(data, sampling="shuffled", meta_per_class=0)
     key = (alike, data_dir)
     if key not in remembered:
         remembered.clear()  # one is enough, and they are large
-        remembered[key] = module.load(data, data_dir, download=download)
+        remembered[key] = module.load(data, data_dir, download)
     return remembered[key]
 
 
 def resolve(data: configs.Data) -> configs.Data:
-    """Reads what your own data have, which decides the network; others are as they are.
+    """Adds what your own data have, which decides the network, and an absolute path.
 
-    Args:
-      data: which, with or without `contents`.
-
-    Returns:
-      The same with `contents`, and an absolute path.
-
-    Raises:
-      BadConfiguration: there is no path, or a class has too few examples.
-      MissingData: nothing is there.
-      DamagedData: it cannot be read; or `contents` are given and differ.
+    Other data sets are returned as they are. BadConfiguration if there is no path or a
+    class has too few examples; MissingData if nothing is there; DamagedData if it
+    cannot be read, or `contents` are given and differ.
     """
     if not data.info.own:
         return data
@@ -109,15 +91,14 @@ _OF_OWN = (
 def _load_own(data: configs.Data) -> Dataset:
     """Reads your own data unless they were read last and their files have not changed.
 
-    Raises:
-      DamagedData: they are not what the run began with, too.
+    DamagedData, too, if they are not what the run began with.
     """
     path = pathlib.Path(data.path or "")
     files = [path, *path.iterdir()] if path.is_dir() else [path] * path.exists()
     key = fields.only(data, *_OF_OWN), *((f, f.stat().st_mtime_ns) for f in files)
     if key not in _own:
         module = importlib.import_module(f"experiments.data.{data.info.module}")
-        read = module.load(data, pathlib.Path(), download=False)
+        read = module.load(data)
         _own.clear()
         _own[key] = read
     found = _own[key]

@@ -13,9 +13,8 @@ from experiments.data.types import Dataset, Examples
 def digits() -> Examples:
     """The 1,797 handwritten digits of 8 × 8 pixels that scikit-learn carries.
 
-    Returns:
-      Inputs, float32 `[1797, 8, 8, 1]` in [0, 1], and labels in 0 ... 9. Read-only,
-      since every caller gets the same.
+    Inputs are float32 `[1797, 8, 8, 1]` in [0, 1]. Read-only, since every caller gets
+    the same.
 
     References:
       Alpaydin and Kaynak, `Optical Recognition of Handwritten Digits
@@ -30,8 +29,6 @@ def digits() -> Examples:
     return Examples(images, labels)
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads the digits, whatever the directory; see `datasets`."""
     return Dataset(digits(), test=None, validation=None)

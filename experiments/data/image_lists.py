@@ -79,9 +79,7 @@ _SETS: dict[str, _Set] = {
 }
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads one of the three; see `datasets`."""
     root = data_dir / data.source
     published = _SETS[data.source]

@@ -36,17 +36,11 @@ class Wanted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """A lazy sequence of batches of images.
-
-    Attributes:
-      files: the data set.
-      data: size and augmentation.
-      wanted: the images of each batch; may be a lazy sequence. Sent to the worker
-        processes, so it must be picklable.
-    """
+    """A lazy sequence of batches of images, of the size and augmentation of `data`."""
 
     files: Files
     data: configs.Data
+    # Of each batch; may be lazy. Sent to the worker processes, so it must be picklable.
     wanted: Sequence[Wanted]
 
     def __len__(self) -> int:
@@ -69,19 +63,12 @@ class Batches:
 def stream(batches: Batches, workers: int) -> Generator[np.ndarray, None, None]:
     """Batches in order, made by other processes ahead of time.
 
-    Starting a process takes seconds, for it imports what this one does; so one stream
-    should last for a training. Processes end when the stream is exhausted, closed or
-    collected, or when this process ends, however it does.
-
-    Args:
-      batches: what is to be made.
-      workers: number of processes; 0 makes each batch here when it is asked for.
-
-    Yields:
-      uint8 `[rows, size, size, 3]`, the same whatever `workers`.
-
-    Raises:
-      DamagedData: an image cannot be read or decoded; names the file.
+    Each is uint8 `[rows, size, size, 3]`, the same whatever `workers`, the number of
+    processes; 0 makes a batch here when it is asked for. Starting a process takes
+    seconds, for it imports what this one does; so one stream should last for a
+    training. Processes end when the stream is exhausted, closed or collected, or when
+    this process ends, however it does. DamagedData if an image cannot be read or
+    decoded; it names the file.
     """
     workers = min(workers, len(batches))
     if workers == 0:
@@ -141,10 +128,7 @@ def image(
     `image_size`, and the centre is cropped. For training the image is resized and
     cropped at random, or with `resized_crop` a random resized crop is taken. It is
     flipped, unless the device does that, and its colours are jittered. All resizing is
-    bilinear over the pixels covered, as Pillow's is.
-
-    Raises:
-      DamagedData: the image cannot be read or decoded; names the file.
+    bilinear over the pixels covered, as Pillow's is. DamagedData, as in `decode`.
     """
     return np.asarray(_to_size(decode(files, index), data, rng))
 
@@ -152,8 +136,7 @@ def image(
 def decode(files: Files, index: int) -> PIL.Image.Image:
     """Decodes one image, of its own size, to three channels of a byte each.
 
-    Raises:
-      DamagedData: the image cannot be read or decoded; names the file.
+    DamagedData if it cannot be read or decoded; it names the file.
     """
     encoded = files.read(index)
     try:

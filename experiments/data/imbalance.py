@@ -24,10 +24,7 @@ def subsample(
 ) -> np.ndarray:
     """Indices of the examples that the imbalanced set of a config keeps.
 
-    Args:
-      labels: int `[examples]`.
-      data: imbalance. With a `corruption_seed` the selection is the published one.
-      rng: decides which without it; advanced.
+    With a `corruption_seed` the selection is the published one, else the generator's.
     """
     head_count = int(np.bincount(labels, minlength=data.classes).min())
     rule = {"long_tail": long_tail_counts, "step": step_counts}[data.imbalance]
@@ -49,10 +46,7 @@ def long_tail_counts(head_count: int, classes: int, ratio: float) -> list[int]:
     the paper and in LDAM's code. COVID-LT has the same formula; the totals that its
     text gives, 12,875 and 4,516, do not follow from it (see `scale_counts`).
 
-    Args:
-      head_count: examples of class 0.
-      classes: number of classes, at least 2.
-      ratio: examples of class 0 over those of the last class, at least 1.
+    There are at least two classes, and the ratio is at least 1.
 
     Examples:
       >>> long_tail_counts(5000, 10, 100)
@@ -152,19 +146,7 @@ def select(
     counts: Sequence[int],
     rng: np.random.Generator | np.random.RandomState,
 ) -> np.ndarray:
-    """A random subsample with a given number of examples of each class.
-
-    Args:
-      labels: int `[examples]`.
-      counts: number of examples of class 0, 1, ...
-      rng: random numbers; advanced.
-
-    Examples:
-      >>> labels = np.array([0, 1, 0, 1, 0, 1])
-      >>> chosen = select(labels, [3, 1], np.random.default_rng(0))
-      >>> labels[chosen].tolist()
-      [0, 0, 0, 1]
-    """
+    """A random subsample with a given number of examples of class 0, 1, ..."""
     chosen = []
     for label, count in enumerate(counts):
         indices = np.flatnonzero(labels == label)
@@ -185,12 +167,7 @@ def select_published(
 
     With `RandomState(0)` and the labels of CIFAR in torchvision's order of training
     (five batches one after another), image for image those of LDAM's code. All training
-    seeds share that set.
-
-    Args:
-      labels: int `[examples]`, below `len(counts)`; not changed.
-      counts: how many of class 0, 1, ..., every class of the labels.
-      rng: decides which, and is advanced; `RandomState(0)` for the published sets.
+    seeds share that set. `counts` has every class of the labels.
 
     Examples:
       >>> labels = np.array([0, 1, 0, 1, 0, 1])

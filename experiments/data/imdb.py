@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments import configs
-from experiments.data import own_text, text, tfds
+from experiments.data import _check, own_text, text, tfds
 from experiments.data.types import DamagedData, Dataset, Examples, MissingData
 
 _NAME = "imdb_reviews/plain_text"
@@ -20,9 +20,7 @@ _FOLDER = "aclImdb"
 _COUNT = 25_000  # of each split, half of them of each class
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads the reviews as token ids, int32 `[n, length]`; see `datasets`, `text.ids`.
 
     The vocabulary is that of the whole training split, before it is subsampled: it does
@@ -39,12 +37,7 @@ def tokenizer(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A function from other texts, `StringDType` `[n]`, to token ids like `load`'s.
 
-    Args:
-      data: vocabulary and length.
-      data_dir: where the reviews are, whose training split has the vocabulary.
-
-    Raises:
-      MissingData: they are not there, so that the vocabulary is not known.
+    MissingData if the reviews, whose training split has the vocabulary, are not there.
     """
     try:
         if data_dir is None:
@@ -100,11 +93,7 @@ def _split(
     texts, labels = [], []
     features = {"text": bytes, "label": int}
     for index, record in enumerate(tfds.read(directory, split, features)):
-        if not 0 <= record["label"] < data.classes:
-            raise DamagedData(
-                f"{where}, record {index}: the label must be in 0 ... "
-                f"{data.classes - 1}, got {record['label']}."
-            )
+        _check.label(f"{where}, record {index}", record["label"], data.classes)
         try:
             texts.append(record["text"].decode())
         except UnicodeDecodeError as error:
@@ -120,6 +109,5 @@ def _refuse_counts(where: str, labels: Sequence[int], data: configs.Data) -> Non
     if not data.partial and (counts != _COUNT // 2).any():
         raise DamagedData(
             f"{where} has {counts[0]:,} negative and {counts[1]:,} positive reviews, "
-            f"published are {_COUNT // 2:,} of each. With data.partial a part of a "
-            "data set is accepted."
+            f"published are {_COUNT // 2:,} of each. {_check.PARTIAL}"
         )

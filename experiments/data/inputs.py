@@ -8,20 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
-from experiments.data import images, own_table, own_text, text
+from experiments.data import images, own, own_table, own_text, text
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Names under which an array of examples is looked for in an .npz file of several.
 NAMES = ("inputs", "images", "x", "x_test", "X")
 _ARRAYS = (".npy", ".npz")
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class Inputs(NamedTuple):
     """Examples to be classified."""
 
     examples: Examples  # labels are zeros
-    paths: list[str] | None  # of image files, as given; None for arrays
+    paths: list[str] | None  # of files, as given; None for arrays and tables
 
 
 def load(
@@ -29,57 +28,32 @@ def load(
     data: configs.Data,
     prepare: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Inputs:
-    """Loads examples as a data set stores its own.
+    """Loads examples as a data set stores its own; those of a folder sorted by path.
 
-    Args:
-      source: a folder, searched with its subfolders, an image, or a .npy or .npz file;
-        of tables and texts what their formats are, or token ids in a .npy or .npz file.
-      data: what the network was trained on.
-      prepare: from what is stored to the network's inputs; that of the task, or for
-        texts a tokenizer. None where they are the same.
+    The source is a folder, searched with its subfolders, an image, or a .npy or .npz
+    file; of tables and texts what their formats are, or token ids in a .npy or .npz
+    file. `prepare`, of the task, or for texts a tokenizer, makes the network's inputs
+    of what is stored; None where they are the same.
 
-    Returns:
-      Examples; those of a folder are sorted by their path.
-
-    Raises:
-      MissingData: a folder has nothing to classify; says what was expected.
-      DamagedData: shape, dtype or range are not those of the data set; quotes them.
+    MissingData if a folder has nothing to classify; DamagedData if shape, dtype or
+    range are not those of the data set.
     """
+    paths = None
     if of_texts(source, data):
-        assert prepare is not None
-        texts, paths = own_text.unlabelled(source, data)
-        return Inputs(_unlabelled(prepare(texts)), paths)
-    if data.source == "table":
-        assert prepare is not None
-        return Inputs(_unlabelled(prepare(own_table.unlabelled(source, data))), None)
-    if (
-        prepare is not None and data.info.inputs != "text"
-    ):  # arrays of any numbers, which are standardised
-        stored = _array(source)
-        if stored.shape[1:] != data.shape or stored.dtype.kind not in "uifb":
-            raise DamagedData(
-                f"{source} must hold numbers [n, {', '.join(map(str, data.shape))}], "
-                f"got {stored.dtype} {list(stored.shape)}."
-            )
-        return Inputs(_unlabelled(prepare(stored.astype(np.float32))), None)
-    if source.suffix.lower() in _ARRAYS:
-        return Inputs(_unlabelled(_checked(_array(source), source, data)), None)
-    if source.is_dir():
-        found = sorted(
-            path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES
-        )
-        if not found:
-            raise MissingData(
-                f"{source} has no image (*{', *'.join(_SUFFIXES)}), nor have its "
-                "subfolders."
-            )
+        found, paths = own_text.unlabelled(source, data)
+    elif data.source == "table":
+        found = own_table.unlabelled(source, data)
+    elif prepare is not None and data.info.inputs != "text":
+        found = _numbers(_array(source), source, data)
+    elif source.suffix.lower() in _ARRAYS:
+        found, prepare = _checked(_array(source), source, data), None
     else:
-        found = [source]
-    root = source if source.is_dir() else source.parent
-    relative = [path.relative_to(root).as_posix() for path in found]
-    files = Files(root, np.array(relative, np.dtypes.StringDType()))
-    inputs = files if data.info.files else _decoded(files, data)
-    return Inputs(_unlabelled(inputs), [str(path) for path in found])
+        files = _files(source)
+        paths = [str(files.path(index)) for index in range(len(files))]
+        found = files if data.info.files else _decoded(files, data)
+    if prepare is not None:
+        found = prepare(found)
+    return Inputs(Examples(found, np.zeros(len(found), np.int32)), paths)
 
 
 def require(source: pathlib.Path) -> None:
@@ -96,8 +70,19 @@ def of_texts(source: pathlib.Path, data: configs.Data) -> bool:
     return data.info.inputs == "text" and source.suffix.lower() not in _ARRAYS
 
 
-def _unlabelled(inputs: np.ndarray | Files) -> Examples:
-    return Examples(inputs, np.zeros(len(inputs), np.int32))
+def _files(source: pathlib.Path) -> Files:
+    """An image, or those of a folder; MissingData if it has none."""
+    root, found = source.parent, [source]
+    if source.is_dir():
+        root, found = source, sorted(source.rglob("*"))
+        found = [path for path in found if path.suffix.lower() in own.IMAGES]
+        if not found:
+            raise MissingData(
+                f"{source} has no image (*{', *'.join(sorted(own.IMAGES))}), nor have "
+                "its subfolders."
+            )
+    relative = [path.relative_to(root).as_posix() for path in found]
+    return Files(root, np.array(relative, np.dtypes.StringDType()))
 
 
 def _decoded(files: Files, data: configs.Data) -> np.ndarray:
@@ -133,6 +118,18 @@ def _array(source: pathlib.Path) -> np.ndarray:
             return loaded[known[0]]
     except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise DamagedData(f"{source} cannot be read as arrays: {error}") from error
+
+
+def _numbers(
+    stored: np.ndarray, source: pathlib.Path, data: configs.Data
+) -> np.ndarray:
+    """Arrays of any numbers, which are standardised, as float32."""
+    if stored.shape[1:] != data.shape or stored.dtype.kind not in "uifb":
+        raise DamagedData(
+            f"{source} must hold numbers [n, {', '.join(map(str, data.shape))}], "
+            f"got {stored.dtype} {list(stored.shape)}."
+        )
+    return stored.astype(np.float32)
 
 
 def _checked(

@@ -22,9 +22,12 @@ https://github.com/AlanChou/Truncated-Loss, unofficial code with the settings of
 and Sabuncu, `Generalized cross entropy loss for training deep neural networks with
 noisy labels <https://arxiv.org/abs/1805.07836>`_; the author code is ABSGD's,
 https://github.com/qiqi-helloworld/ABSGD, whose noise descends from SCE-PyTorch and
-departs from SCE's own for asymmetric noise.
+departs from SCE's own for asymmetric noise. SCE-PyTorch and the author code seed with
+the run's seed (123) before they build the data set; SCE's labels are those of 123 when
+nothing that it imports draws after it has seeded.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -51,34 +54,33 @@ def rule(data: configs.Data, rng: np.random.Generator) -> Callable[[np.ndarray],
     A `corruption_seed` gives the published labels; without it, each call of the rule
     advances the generator.
     """
-    rate, classes, seed = data.noise_rate, data.classes, data.corruption_seed
+    seed = data.corruption_seed
     # The published rules draw from the older kind of generator.
     published = np.random.RandomState(rng.bit_generator if seed is None else seed)
+    bind = functools.partial
+    flip: Callable[..., Noisy]
     match data.noise, data.source:
         case "symmetric", _:
-            return lambda labels: symmetric_noise(labels, rate, classes, rng)
+            flip = bind(symmetric_noise, classes=data.classes, rng=rng)
         case "symmetric_sce", _:
-            return lambda labels: symmetric_noise_sce(labels, rate, classes, published)
+            flip = bind(symmetric_noise_sce, classes=data.classes, rng=published)
         case "symmetric_gce", _:
-            return lambda labels: symmetric_noise_gce(labels, rate, classes, published)
+            flip = bind(symmetric_noise_gce, classes=data.classes, rng=published)
         case "asymmetric_sce", "cifar10":
-            return lambda labels: asymmetric_cifar10_sce(labels, rate, published)
+            flip = bind(asymmetric_cifar10, of_clean=True, rng=published)
         case "asymmetric_author_code", "cifar10":
-            return lambda labels: asymmetric_cifar10_author_code(
-                labels, rate, published
-            )
+            flip = bind(asymmetric_cifar10, of_clean=False, rng=published)
         case "asymmetric_author_code", _:  # cifar100
-            return lambda labels: asymmetric_cifar100_author_code(
-                labels, rate, published
-            )
+            flip = bind(asymmetric_cifar100_author_code, rng=published)
         case _:  # asymmetric_sce, cifar100
             # The source draws pairs by its seed, and labels by 0 whatever the seed.
             # Validation has the same pairs, drawn again from the same state.
             pairs = published.randint(2**32, dtype=np.uint32) if seed is None else seed
             labels_rng = published if seed is None else np.random.RandomState(0)
             return lambda labels: asymmetric_cifar100_sce(
-                labels, rate, np.random.RandomState(pairs), labels_rng
+                labels, data.noise_rate, np.random.RandomState(pairs), labels_rng
             )
+    return bind(flip, rate=data.noise_rate)
 
 
 def symmetric_noise(
@@ -116,18 +118,9 @@ def symmetric_noise_sce(
     CIFAR-10, 100 or 200 of CIFAR-100. On unequal classes the number, not the fraction,
     is the same; `symmetric_noise` keeps the fraction.
 
-    Draws as the sources do. `RandomState(123)` gives the labels of SCE-PyTorch and of
-    the author code, which seed with the run's seed (123) before they build the data
-    set, and those of SCE when nothing that it imports draws after it has seeded.
-
-    Examples:
-      >>> labels = np.arange(30) % 3
-      >>> noisy, wrong = symmetric_noise_sce(labels, 0.4, 3, np.random.RandomState(123))
-      >>> np.bincount(labels[wrong]).tolist()
-      [4, 4, 4]
+    `RandomState(123)` gives the sources' labels, see above.
     """
-    _check.published(labels, classes, rng, rate)
-    _check_others(classes)
+    _check_symmetric(labels, classes, rng, rate)
     per_class = int(int(rate * len(labels)) / classes)
     chosen = []
     for label in range(classes):
@@ -154,83 +147,55 @@ def symmetric_noise_gce(
     `rate / (classes - 1)`, so the number of wrong labels is random: binomial, with the
     mean that `symmetric_noise_sce` has exactly.
 
-    Draws as the source does, label by label; `RandomState(0)` gives its labels,
-    whatever the seed of its run.
-
-    Examples:
-      >>> labels = np.arange(1000) % 10
-      >>> _, wrong = symmetric_noise_gce(labels, 0.4, 10, np.random.RandomState(0))
-      >>> bool(abs(wrong.mean() - 0.4) < 4 * np.sqrt(0.4 * 0.6 / 1000))
-      True
+    Draws label by label; `RandomState(0)` gives the source's labels, whatever the seed
+    of its run.
     """
-    _check.published(labels, classes, rng, rate)
-    _check_others(classes)
+    _check_symmetric(labels, classes, rng, rate)
     transitions = np.full((classes, classes), rate / (classes - 1))
     np.fill_diagonal(transitions, 1.0 - rate)
     return _drawn_anew(labels, transitions, rng)
 
 
-def asymmetric_cifar10_sce(
-    labels: np.ndarray, rate: float, rng: np.random.RandomState
+def asymmetric_cifar10(
+    labels: np.ndarray, rate: float, rng: np.random.RandomState, *, of_clean: bool
 ) -> Noisy:
-    """Asymmetric CIFAR-10 noise of SCE: flipped labels are picked from the clean ones.
+    """Asymmetric CIFAR-10 noise, of SCE (`of_clean`) or of the author code.
 
     Truck (9) to automobile (1), bird (2) to airplane (0), cat (3) to dog (5), dog to
-    cat, deer (4) to horse (7): of each of these five classes exactly `int(rate · n_c)`,
-    so that half of `rate` is wrong overall. The author code picks otherwise, see
-    `asymmetric_cifar10_author_code`.
+    cat, deer (4) to horse (7), in the order 9, 2, 3, 5, 4: of each of these five
+    classes `int(rate · n_c)`. SCE picks from the clean labels, so that exactly half of
+    `rate` is wrong overall.
 
-    Draws as the source does; `RandomState(123)` gives its labels when nothing that it
-    imports draws after it has seeded. It has the rate as a whole number of per cent.
+    The author code picks from what bears the label by then: the dogs include cats that
+    have just become dogs, `int(rate · pool)` of that pool becomes cats, and a cat that
+    comes back so is right again. The share that is wrong at the end: of trucks, birds
+    and deer exactly `rate`; in expectation, of dogs `rate`, of cats
+    `rate · (1 - rate)`, 16 % or 24 % at a rate of 0.2 or 0.4, and of all 9.6 % or
+    18.4 %, where SCE has exactly 10 % or 20 %.
+
+    `RandomState(123)` gives the sources' labels, see above; the author code's are those
+    of SCE-PyTorch. SCE has the rate as a whole number of per cent.
 
     Examples:
       >>> labels = np.arange(1000) % 10
-      >>> noisy, wrong = asymmetric_cifar10_sce(labels, 0.4, np.random.RandomState(123))
-      >>> np.bincount(labels[wrong], minlength=10).tolist()
-      [0, 0, 40, 40, 40, 40, 0, 0, 0, 40]
+      >>> flip = functools.partial(asymmetric_cifar10, labels, 0.4)
+      >>> noisy, _ = flip(np.random.RandomState(123), of_clean=True)
       >>> np.bincount(noisy).tolist()
       [140, 140, 60, 100, 60, 100, 100, 140, 100, 60]
-    """
-    _check.published(labels, _CIFAR10_CLASSES, rng, rate)
-    noisy = labels.copy()
-    for source, target in _CIFAR10_FLIPS:
-        noisy[_share(np.flatnonzero(labels == source), rate, rng)] = target
-    return noisy, noisy != labels
-
-
-def asymmetric_cifar10_author_code(
-    labels: np.ndarray, rate: float, rng: np.random.RandomState
-) -> Noisy:
-    """Asymmetric CIFAR-10 noise of the author code: picked from labels already flipped.
-
-    The map is `asymmetric_cifar10_sce`'s, and so are the sources' order (9, 2, 3, 5, 4)
-    and the share of each. But each source is what bears its label by then: the dogs
-    include cats that have just become dogs, `int(rate · pool)` of that pool becomes
-    cats, and a cat that comes back so is right again.
-
-    The share that is wrong at the end: of trucks, birds and deer exactly `rate`; in
-    expectation, of dogs `rate`, of cats `rate · (1 - rate)`, 16 % or 24 % at a rate of
-    0.2 or 0.4, and of all 9.6 % or 18.4 %, where SCE has exactly 10 % or 20 %.
-
-    Draws as the source does. `RandomState(123)` gives its labels, and SCE-PyTorch's:
-    they seed with the run's seed (123) before they build the data set.
-
-    Examples:
-      >>> labels = np.arange(1000) % 10
-      >>> rng = np.random.RandomState(123)
-      >>> noisy, wrong = asymmetric_cifar10_author_code(labels, 0.4, rng)
 
       When dogs are flipped, 140 examples have that label; 56 of them become cats:
 
+      >>> noisy, _ = flip(np.random.RandomState(123), of_clean=False)
       >>> np.bincount(noisy).tolist()
       [140, 140, 60, 116, 60, 84, 100, 140, 100, 60]
-      >>> bool(wrong.mean() < 0.2)
-      True
     """
     _check.published(labels, _CIFAR10_CLASSES, rng, rate)
     noisy = labels.copy()
     for source, target in _CIFAR10_FLIPS:
-        noisy[_share(np.flatnonzero(noisy == source), rate, rng)] = target
+        indices = np.flatnonzero((labels if of_clean else noisy) == source)
+        if len(indices):  # `choice` refuses even to choose nothing from none
+            count = int(rate * len(indices))
+            noisy[rng.choice(indices, count, replace=False)] = target
     return noisy, noisy != labels
 
 
@@ -248,9 +213,8 @@ def asymmetric_cifar100_sce(
     with probability `rate`. Three classes of five stay clean, so 2/5 of `rate` is wrong
     overall, where the author code has `rate` (`asymmetric_cifar100_author_code`).
 
-    Draws as the source does, which has two generators: `RandomState(123)`, its global
-    one, for the pairs, when nothing that it imports draws after it has seeded, and
-    `RandomState(0)` for the labels.
+    The source has two generators: `RandomState(123)`, its global one, for the pairs,
+    and `RandomState(0)` for the labels.
 
     Examples:
       >>> labels = np.arange(10)
@@ -283,8 +247,8 @@ def asymmetric_cifar100_author_code(
     probability `rate`. All classes are noisy, where SCE has two of five noisy
     (`asymmetric_cifar100_sce`).
 
-    Draws as the source does, label by label. `RandomState(123)`, of the run's seed
-    (123), gives its labels, and SCE-PyTorch's.
+    Draws label by label; `RandomState(123)` gives the labels of the author code and of
+    SCE-PyTorch.
 
     Examples:
       >>> labels = np.arange(10)
@@ -300,13 +264,6 @@ def asymmetric_cifar100_author_code(
         block = first + np.arange(_BLOCK)
         transitions[block, np.roll(block, -1)] = rate
     return _drawn_anew(labels, transitions, rng)
-
-
-def _share(indices: np.ndarray, rate: float, rng: np.random.RandomState) -> np.ndarray:
-    """A random `int(rate · n)` of n indices."""
-    count = int(rate * len(indices))
-    # An empty set is one that `choice` refuses even to choose nothing from.
-    return rng.choice(indices, count, replace=False) if len(indices) else indices
 
 
 def _drawn_anew(
@@ -328,8 +285,11 @@ def _blocks(classes: int) -> range:
     return range(0, classes, _BLOCK)
 
 
-def _check_others(classes: int) -> None:
-    """Refuses symmetric noise where there is no other class."""
+def _check_symmetric(
+    labels: np.ndarray, classes: int, rng: np.random.RandomState, rate: float
+) -> None:
+    """Refuses symmetric noise where there is no other class, and what all refuse."""
+    _check.published(labels, classes, rng, rate)
     if classes < 2:
         raise ValueError(f"Symmetric noise needs 2 classes or more, not {classes}.")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from experiments.data import _check
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 # Of half a million images not all are looked for: where files are slow, that takes
@@ -27,11 +28,7 @@ def read(file: pathlib.Path, classes: int) -> Examples:
             raise DamagedData(
                 f"{file}, line {number}: expected `path label`, got {line!r}."
             )
-        if not int(label) < classes:
-            raise DamagedData(
-                f"{file}, line {number}: the label must be in 0 ... {classes - 1}, got "
-                f"{line!r}."
-            )
+        _check.label(f"{file}, line {number}", int(label), classes, repr(line))
         refuse_path(path, f"{file}, line {number}")
         paths.append(path)
         labels.append(int(label))
@@ -60,22 +57,17 @@ def examples(
     paths: list[str],
     labels: list[int],
     lines: Sequence[int] | None,
-    root: pathlib.Path | None = None,
 ) -> Examples:
     """The images that a file lists, with their labels; DamagedData if it lists none.
 
-    Args:
-      file: the list.
-      paths: of the images, below `root`.
-      labels: of each.
-      lines: of each, from 1; None where the file has no lines.
-      root: the directory of the images; None for the list's.
+    The paths are below the list's directory. `lines` are those of the images, from 1;
+    None where the file has no lines.
     """
     if not paths:
         raise DamagedData(f"{file} lists no image.")
     numbers = None if lines is None else np.asarray(lines, np.int64)
     text = np.array(paths, np.dtypes.StringDType())
-    files = Files(file.parent if root is None else root, text, str(file), numbers)
+    files = Files(file.parent, text, str(file), numbers)
     return Examples(files, np.asarray(labels, np.int32))
 
 
@@ -113,7 +105,7 @@ def refuse_count(one: Examples, published: int) -> None:
     if len(one.labels) != published:
         raise DamagedData(
             f"{one.files.listed} lists {len(one.labels):,} images, the published list "
-            f"{published:,}. With data.partial a part of a data set is accepted."
+            f"{published:,}. {_check.PARTIAL}"
         )
 
 
@@ -132,9 +124,7 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
     """Looks for 1,000 of the images, the same each time, and one of every class.
 
     One that is missing but is not among them is an error when it is read, see `Files`.
-
-    Raises:
-      MissingData: some are not there; `advice` says what the directory must hold.
+    MissingData if some are not there; `advice` says what the directory must hold.
     """
     files = listed.files
     rng = np.random.default_rng(0)

@@ -53,15 +53,9 @@ def order(
 
     A permutation, or the sampler's draws, from a stream of random numbers of its own.
     Read-only, since it is cached.
-
-    Examples:
-      >>> order(0, 3, 5).tolist() == order(0, 3, 5).tolist()
-      True
-      >>> sorted(order(0, 3, 5).tolist())
-      [0, 1, 2, 3, 4]
     """
     rng = np.random.default_rng([seed, stream, epoch])
-    drawn = rng.permutation(examples) if sampler is None else sampler.draw(rng)
+    drawn = rng.permutation(examples) if sampler is None else sampler(rng)
     drawn.flags.writeable = False
     return drawn
 
@@ -95,24 +89,9 @@ def training(
     There are `ceil(n / batch_size)` batches an epoch, the last of each padded, and one
     iterator for all epochs, since worker processes take seconds to start. It begins
     with batch `first` of the first of the epochs, and skips those before it.
-
-    Examples:
-      >>> from experiments.data.task import load_task
-      >>> data = configs.Data(test_per_class=50, crop_padding=1)
-      >>> examples = load_task(data, 0).train
-      >>> epochs = training(examples, data, 1000, seed=0, epochs=range(2))
-      >>> [int(batch.present.sum()) for batch in epochs]
-      [1000, 297, 1000, 297]
     """
-    plan = _Plan(
-        len(examples.labels),
-        batch_size,
-        rows,
-        seed,
-        epochs,
-        first,
-        sampler=sampling.sampler(data, examples.labels),
-    )
+    n, sampler = len(examples.labels), sampling.sampler(data, examples.labels)
+    plan = _Plan(n, batch_size, rows, seed, epochs, first, sampler=sampler)
     return _make(examples, data, plan, workers)
 
 
@@ -142,13 +121,12 @@ def meta_batches(
       >>> [int(batch.present.sum()) for batch in batches]
       [10, 30, 10]
     """
-    batch_size = min(batch_size, len(examples.labels))
-    per_epoch = -(-len(examples.labels) // batch_size)
+    n = len(examples.labels)
+    batch_size = min(batch_size, n)
+    per_epoch = -(-n // batch_size)
     begun, first = divmod(steps.start, per_epoch)
     epochs = range(begun, -(-steps.stop // per_epoch))
-    plan = _Plan(
-        len(examples.labels), batch_size, rows, seed, epochs, first, stream=_META
-    )
+    plan = _Plan(n, batch_size, rows, seed, epochs, first, stream=_META)
     wanted = len(range(size or batch_size)[rows])
     with contextlib.closing(_make(examples, data, plan, workers)) as batches:
         for _, batch in zip(steps, batches, strict=False):
@@ -174,31 +152,20 @@ _TRAINING, _META = 1, 3  # what is drawn for: the order, and after it the augmen
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The examples of every batch: a lazy sequence.
-
-    Attributes:
-      examples: number of examples.
-      batch_size: of all hosts.
-      rows: rows of the batch that this host loads.
-      seed: of order and augmentation; None for neither.
-      epochs: which.
-      first: batch of the first epoch that is the first item.
-      stream: of random numbers, and the next one.
-      sampler: draws by labels; None to shuffle.
-    """
+    """The examples of every batch: a lazy sequence."""
 
     examples: int
-    batch_size: int
-    rows: slice
-    seed: int | None = None
+    batch_size: int  # of all hosts
+    rows: slice  # of the batch that this host loads
+    seed: int | None = None  # of order and augmentation; None for neither
     epochs: range = range(1)
-    first: int = 0
-    stream: int = _TRAINING
-    sampler: Sampler | None = None
+    first: int = 0  # batch of the first epoch that is the first item
+    stream: int = _TRAINING  # of random numbers, and the next one
+    sampler: Sampler | None = None  # None to shuffle
 
     @property
     def per_epoch(self) -> int:
-        """Number of batches."""
+        """Batches of an epoch."""
         return -(-self.examples // self.batch_size)
 
     def __len__(self) -> int:
@@ -268,10 +235,21 @@ def _in_memory(
 
 
 class Prefetched(Iterator[Any]):
-    """Batches that a thread loads and moves to the devices; see `prefetch`.
+    """Batches that a thread loads and moves to the devices, while others are used.
+
+    `batches` is an iterator, which the thread owns from now on, and closes at the end,
+    if it can be; `size` is how many batches at most are ready and not yet taken, at
+    least 1. What `to_device` returns comes in the same order. An exception of `batches`
+    or `to_device` is raised in place of the batch. Close it, or use it in `with`, if it
+    may be left early.
 
     Attributes:
       waited: seconds that the consumer has waited for batches so far.
+
+    Examples:
+      >>> with Prefetched(iter([1, 2, 3]), 2, lambda number: 10 * number) as numbers:
+      ...     list(numbers)
+      [10, 20, 30]
     """
 
     def __init__(
@@ -312,30 +290,6 @@ class Prefetched(Iterator[Any]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def prefetch(
-    batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
-) -> Prefetched:
-    """Loads batches in a thread, while earlier ones are used.
-
-    Args:
-      batches: an iterator, which the thread owns from now on. It is closed at the end,
-        if it can be.
-      size: most batches that are ready and not yet taken, at least 1.
-      to_device: moves a batch to the devices.
-
-    Returns:
-      An iterator of what `to_device` returns, in the same order. An exception of
-      `batches` or `to_device` is raised in place of the batch. Close it, or use it in
-      `with`, if it may be left early.
-
-    Examples:
-      >>> with prefetch(iter([1, 2, 3]), 2, lambda number: 10 * number) as numbers:
-      ...     list(numbers)
-      [10, 20, 30]
-    """
-    return Prefetched(batches, size, to_device)
 
 
 def _produce(

@@ -1,4 +1,8 @@
-"""Your own data: what all of their formats share.
+"""Your own data: image files, and what all formats share.
+
+Image files are in subfolders named after their classes, `PATH/CLASS/*.jpg`, or
+`PATH/train/CLASS/*.jpg` with `test` and `val` where you have them: the form of
+torchvision's ImageFolder.
 
 A format is a module with a `load` (see `datasets`) that reads `Part`s and makes a data
 set of them with `dataset`. Inputs are kept as they were stored where statistics of the
@@ -22,21 +26,28 @@ SPLITS = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})  # cells, lower case
 
 
 class Part(NamedTuple):
-    """One split as it is stored.
-
-    Attributes:
-      inputs: of each example.
-      labels: a name or a number for each.
-      where: an example by its index, for messages.
-    """
+    """One split as it is stored."""
 
     inputs: np.ndarray | Files
-    labels: Sequence[str | int]
-    where: Callable[[int], str]
+    labels: Sequence[str | int]  # a name or a number for each
+    where: Callable[[int], str]  # an example by its index, for messages
+
+
+def load(data: configs.Data) -> Dataset:
+    """Lists image files; see `datasets`."""
+    path = path_of(data)
+    parts = {}
+    for name, found in listed(path, IMAGES, "image").items():
+        paths = [str(file.relative_to(path).as_posix()) for file, _ in found]
+        files = Files(path, np.array(paths, np.dtypes.StringDType()))
+        labels = [label for _, label in found]
+        parts[name] = Part(files, labels, files.where)
+    return dataset(parts, data, "images")
 
 
 def path_of(data: configs.Data) -> pathlib.Path:
@@ -68,22 +79,14 @@ def dataset(
 ) -> Dataset:
     """Numbers the classes, and holds a test set out where there is none.
 
-    Args:
-      parts: by split; that of training must be there.
-      data: `path`, for messages, and `test_share`.
-      inputs: what an example is.
-      shape: of one, as the network gets it.
-      fit: from the stored training inputs, to a function of stored inputs; None where
-        the network gets what is stored.
-      class_names: of the classes, whose labels are then 0, 1, ...; () for the labels
-        themselves, in the order of numbers or of the alphabet.
+    `parts` are by split; that of training must be there. `shape` is that of an example
+    as the network gets it. `fit` makes, of the stored training inputs, a function of
+    stored inputs; None where the network gets what is stored. Labels are 0, 1, ... of
+    the `class_names`; without these they are names themselves, in the order of numbers
+    or of the alphabet.
 
-    Returns:
-      The data set.
-
-    Raises:
-      DamagedData: there is one class only, or a label that no training example has.
-      ValueError: a class has too few examples to hold one out.
+    DamagedData if there is one class only, or a label that no training example has.
+    ValueError if a class has too few examples to hold one out.
     """
     distinct = sorted({*parts["train"].labels}, key=_rank)
     labels = list(range(len(class_names))) if class_names else distinct
@@ -113,19 +116,47 @@ def dataset(
     return Dataset(train, test, splits.get("validation"), contents, fit, rows)
 
 
+def listed(
+    path: pathlib.Path, suffixes: tuple[str, ...], what: str
+) -> dict[str, list[tuple[pathlib.Path, str]]]:
+    """Files with their class, in the order of their names, by split.
+
+    The path is a directory of classes, or of splits; files count that have the
+    suffixes, in lower case; `what` they are is for messages. DamagedData if it is not a
+    directory, or a class has no such file.
+    """
+    if not path.is_dir():
+        raise DamagedData(
+            f"{path} must be a directory with a subfolder for each class."
+        )
+    splits = below(path, directories=True)
+    roots = splits if "train" in splits else {"train": path}
+    found = {}
+    for name, root in roots.items():
+        found[name] = []
+        classes = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
+        if not classes:
+            raise DamagedData(f"{root} must have a subfolder for each class, got none.")
+        for folder in classes:
+            files = [
+                f for f in sorted(folder.rglob("*")) if f.suffix.lower() in suffixes
+            ]
+            if not files and name == "train":
+                raise DamagedData(
+                    f"{folder} has no {what}: expected files with the ending "
+                    f"{', '.join(suffixes)}."
+                )
+            found[name] += [(file, folder.name) for file in files]
+    return found
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Standardised:
-    """Imputes and scales columns, or channels, as in training; called with arrays.
+    """Imputes and scales columns, or channels, as in training; called with arrays."""
 
-    Attributes:
-      median: of each column, for what is missing, float64 `[columns]`.
-      mean: of each column of the training set, float64 `[columns]`.
-      std: standard deviation of the same, float64 `[columns]`.
-    """
-
-    median: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
+    median: np.ndarray  # float64 [columns], for what is missing
+    mean: np.ndarray  # float64 [columns], of the training set
+    std: np.ndarray  # float64 [columns], standard deviation of the same
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
         """From float `[n, ..., columns]`, NaN where missing, to float32."""
@@ -140,13 +171,9 @@ class Standardised:
 def standardise(train: np.ndarray) -> Standardised:
     """Imputes the training median, and scales to mean 0 and deviation 1 in training.
 
-    Args:
-      train: float `[n, columns]`, NaN where a number is missing; or images, which have
-        a column for each channel.
-
-    Returns:
-      A function of such arrays, to float32. A column without a number becomes 0, one
-      that does not vary keeps its scale.
+    From float `[n, columns]`, NaN where a number is missing, or images, which have a
+    column for each channel, to float32. A column without a number becomes 0, one that
+    does not vary keeps its scale.
     """
     columns = train.reshape(-1, train.shape[-1]).astype(np.float64)
     known = ~np.isnan(columns).all(axis=0)

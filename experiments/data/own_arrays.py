@@ -1,11 +1,20 @@
-"""Your own arrays: an .npz file, or a directory of .npy files.
+"""Your own arrays: an .npz file, a directory of .npy files, or what a function returns.
 
 Names of the arrays are those of Keras's mnist.npz (x_train, y_train, x_test, y_test),
 or train_images, train_labels and the like, with `val` or `validation` for a validation
 set; or x and y, or images and labels, where there is no split.
+
+The function, `--data.path module:function`, takes no argument and returns `train, test,
+validation`, or these and a list of class names. Each is a pair of NumPy arrays, inputs
+and labels; test and validation may be None. The module is looked for in the working
+directory too.
 """
 
+import importlib
+import os
 import pathlib
+import sys
+import traceback
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -21,11 +30,10 @@ _LABELS = ("y", "labels", "label", "targets", "target")
 _CHANNELS = (1, 3, 4)
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Loads arrays; see `datasets`."""
-    del data_dir, download
+    if data.source == "python":
+        return _called(data)
     path = own.path_of(data)
     arrays = _read(path)
     names = {name.lower(): name for name in arrays}
@@ -46,27 +54,62 @@ def load(
             f"{path} must have arrays x_train and y_train, or x and y, got "
             f"{', '.join(arrays) or 'none'}."
         )
-    return from_arrays(found, data)
+    return _from_arrays(found, data)
 
 
-def from_arrays(
+def _called(data: configs.Data) -> Dataset:
+    """The arrays that a function returns."""
+    module_name, colon, name = (data.path or "").partition(":")
+    if not (module_name and colon and name):
+        raise MissingData(
+            f"--data.path must be module:function for --data.source python, got "
+            f"{data.path!r}."
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # whatever the module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise MissingData(f"{data.path} cannot be imported: {reason}.") from error
+    try:
+        returned = function()
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise DamagedData(
+            f"{data.path} raised {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno})."
+        ) from error
+    if not isinstance(returned, tuple | list) or not 1 <= len(returned) <= 4:
+        raise DamagedData(
+            f"{data.path} must return train, test and validation, each inputs and "
+            f"labels, got {type(returned).__name__}."
+        )
+    splits = dict(zip(("train", "test", "validation"), returned[:3], strict=False))
+    found = {split: pair for split, pair in splits.items() if pair is not None}
+    for split, pair in found.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise DamagedData(
+                f"{data.path}: the {split} set must be inputs and labels, got "
+                f"{type(pair).__name__}."
+            )
+    if "train" not in found:
+        raise DamagedData(f"{data.path} returned no training set.")
+    names = tuple(map(str, returned[3])) if len(returned) == 4 and returned[3] else ()
+    return _from_arrays(found, data, names)
+
+
+def _from_arrays(
     found: Mapping[str, tuple[Any, Any]],
     data: configs.Data,
     class_names: tuple[str, ...] = (),
 ) -> Dataset:
-    """A data set of images or of vectors.
+    """A data set of images or of vectors, from inputs and labels by split.
 
-    Args:
-      found: inputs and labels by split.
-      data: where they are from, for messages, and `test_share`.
-      class_names: of labels 0, 1, ...; () for the labels themselves.
-
-    Returns:
-      The data set. Images of bytes are kept; others, and vectors, are standardised by
-      the training examples, channel by channel and column by column.
-
-    Raises:
-      DamagedData: they are not of one shape, or labels are missing.
+    `class_names` are those of labels 0, 1, ...; () for the labels themselves. Images of
+    bytes are kept; others, and vectors, are standardised by the training examples,
+    channel by channel and column by column. DamagedData if they are not of one shape,
+    or labels are missing.
     """
     parts = {
         split: _part(f"{data.path}, {split} set", *pair)

@@ -30,19 +30,12 @@ _MOST = 1000  # categories of a column
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The cells of a file.
-
-    Attributes:
-      path: of the file.
-      names: of the columns.
-      rows: cells, as text.
-      lines: the line of each row, from 1.
-    """
+    """The cells of a file."""
 
     path: pathlib.Path
-    names: list[str]
-    rows: list[list[str]]
-    lines: Sequence[int]
+    names: list[str]  # of the columns
+    rows: list[list[str]]  # cells, as text
+    lines: Sequence[int]  # of each row, from 1
 
     def where(self, row: int) -> str:
         """A row for messages."""
@@ -68,11 +61,8 @@ class Table:
         return [_shortest(cells[column].strip("'")) for cells in self.rows]
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Loads a table; see `datasets`."""
-    del data_dir, download
     tables = {name: read(path) for name, path in files(data).items()}
     train = tables["train"]
     label = label_of(train, data.label)
@@ -128,9 +118,7 @@ def files(data: configs.Data) -> dict[str, pathlib.Path]:
 def read(path: pathlib.Path) -> Table:
     """Reads a file.
 
-    Raises:
-      DamagedData: it is not text, it has no row, or a row has the wrong number of
-        cells.
+    DamagedData if it is not text, has no row, or a row has too few or too many cells.
     """
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
@@ -246,20 +234,14 @@ def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.nd
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """Standardised numbers, then 0 or 1 for each category; called with stored columns.
+    """Standardised numbers, then 0 or 1 a category; called with stored columns."""
 
-    Attributes:
-      scaled: of the numeric columns; None without any.
-      numeric: their names.
-      categories: of each other column, by name, in the order of their numbers; None for
-        one that no training example has, and whose column is always 0.
-      names: of all columns, as they are stored.
-    """
-
-    scaled: own.Standardised | None
-    numeric: list[str]
+    scaled: own.Standardised | None  # the numeric columns; None without any
+    numeric: list[str]  # their names
+    # Of each other column, by name, in the order of their numbers; None for one that no
+    # training example has, and whose column is always 0.
     categories: dict[str, list[str | None]]
-    names: list[str]
+    names: list[str]  # of all columns, as they are stored
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
         """From what `_stored` makes to float32 `[rows, inputs]`."""

@@ -10,17 +10,14 @@ import pathlib
 import numpy as np
 
 from experiments import configs
-from experiments.data import own, own_folder, own_table, text
+from experiments.data import own, own_table, text
 from experiments.data.types import DamagedData, Dataset, MissingData
 
 _TEXTS = ("text", "sentence", "review", "comment", "message", "content")
 
 
-def load(
-    data: configs.Data, data_dir: pathlib.Path, *, download: bool = False
-) -> Dataset:
+def load(data: configs.Data) -> Dataset:
     """Loads texts; see `datasets`."""
-    del data_dir, download
     path = own.path_of(data)
     in_folders = path.is_dir() and not any(path.glob("train*.[ctp]*"))
     parts = from_folders(path) if in_folders else _from_tables(data)
@@ -35,7 +32,7 @@ def load(
 def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Part]:
     """The texts of a directory by split, but those of the folder `ignored`."""
     parts = {}
-    for split, found in own_folder.listed(path, (".txt",), "text").items():
+    for split, found in own.listed(path, (".txt",), "text").items():
         kept = [(file, label) for file, label in found if label != ignored]
         where = lambda index, kept=kept: str(kept[index][0])
         texts = [_read(file) for file, _ in kept]
@@ -48,8 +45,7 @@ def unlabelled(
 ) -> tuple[np.ndarray, list[str] | None]:
     """Other texts: .txt files of a folder, lines of one, or the column of a CSV.
 
-    Returns:
-      The texts, `StringDType` `[n]`, and the paths of the files of a folder, else None.
+    Texts are `StringDType` `[n]`; then the paths of the files of a folder, else None.
     """
     if path.is_dir():
         found = sorted(path.rglob("*.txt"))

@@ -27,20 +27,8 @@ def stratified(
 
     The test examples do not depend on `rng`, as in every published data set: what one
     seed chooses λ on, another does not report. Test and validation examples do not
-    depend on `meta_per_class`.
-
-    Args:
-      labels: int `[examples]`, in 0 ... classes - 1.
-      rng: decides between training, validation and meta set.
-      validation_per_class: examples of each class.
-      test_per_class: examples of each class.
-      meta_per_class: examples of each class.
-
-    Returns:
-      Indices of the examples, grouped by class.
-
-    Raises:
-      ValueError: a class has no example left to train on.
+    depend on `meta_per_class`. Indices are grouped by class. ValueError if a class has
+    no example left to train on.
     """
     held_out = validation_per_class + test_per_class + meta_per_class
     smallest = int(np.bincount(labels).min())
@@ -76,19 +64,10 @@ def shares(
     class_names: Sequence[str],
     rng: np.random.Generator | None = None,
 ) -> HeldOut:
-    """Holds out a fraction of each class, at least one example.
+    """Holds out a share of each class, in (0, 1), and at least one example.
 
-    Args:
-      labels: int `[examples]`.
-      share: fraction of each class, in (0, 1).
-      class_names: of each class, for messages.
-      rng: decides which; None for the same ones every time, as for a test set.
-
-    Returns:
-      Indices of the examples that are left and of those that are held out.
-
-    Raises:
-      ValueError: a class has no example left to train on.
+    Without `rng` they are the same ones every time, as for a test set. ValueError, by
+    `class_names`, if a class has no example left to train on.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     held: list[np.ndarray] = []

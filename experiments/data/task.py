@@ -39,26 +39,19 @@ def load_task(
     In this order: every split keeps `examples_per_class`; validation set, meta set and,
     for digits, test set are held out; the training set is subsampled; labels of
     training and validation are flipped. Sets of image files are never subsampled: they,
-    or the lists that come with them, are imbalanced already.
+    or the lists that come with them, are imbalanced already. The seed decides all of
+    it, unless `data.corruption_seed` is set; `data_dir` is as in `datasets.load`.
 
-    Args:
-      data: data set, splits, imbalance and label noise.
-      seed: of split, subsampling and label noise, unless `data.corruption_seed` is set.
-      data_dir: where data sets are; see `datasets.load`.
-      download: whether a missing one may be fetched.
-
-    Returns:
-      The task. What is held out for validation is balanced, and its labels are as noisy
-      as the training's. Without `validation_per_class` it is the data set's own
-      validation split, if there is one.
+    What is held out for validation is balanced, and its labels are as noisy as the
+    training's. Without `validation_per_class` it is the data set's own validation
+    split, if there is one. Your own data have `validation_share` of each class held out
+    where they come without a validation split; their test set is held out as they are
+    read.
 
     Raises:
       MissingData: the data set is not there.
       DamagedData: it is not what it should be.
       ValueError: a class has too few examples.
-
-    Your own data have `validation_share` of each class held out where they come without
-    a validation split; their test set is held out as they are read.
     """
     fixed = data.corruption_seed
     split_rng, tail_rng, noise_rng = np.random.default_rng(

@@ -20,18 +20,12 @@ class DamagedData(Exception):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Image files, decoded for each batch. Indexed as a NumPy vector is.
+    """Image files, decoded for each batch. Indexed as a NumPy vector is."""
 
-    Attributes:
-      root: directory that the paths are relative to.
-      paths: of the images, `StringDType` `[n]`, with forward slashes, below `root`.
-      listed: the file that lists them, for messages.
-      lines: int64 `[n]`, the line of each in it, from 1; None where it has no lines.
-    """
-
-    root: pathlib.Path
-    paths: np.ndarray
-    listed: str = ""
+    root: pathlib.Path  # that the paths are relative to
+    paths: np.ndarray  # StringDType [n], with forward slashes, below `root`
+    listed: str = ""  # the file that lists them, for messages
+    # int64 [n], the line of each in it, from 1; None where it has no lines
     lines: np.ndarray | None = None
 
     def __len__(self) -> int:

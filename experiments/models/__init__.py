@@ -28,21 +28,12 @@ def build(
     rngs: nnx.Rngs,
     axis_name: str | None = None,
 ) -> Network:
-    """Initialises the network of a config; see `Network` for its interface.
+    """Initialises the network of a config, in training mode; see `Network`.
 
-    Args:
-      model: which network. `model.pretrained` is not loaded, see `pretrained.load`.
-      data: number of classes, and size of an example.
-      rngs: of its initial values.
-      axis_name: of the `pmap` or `shard_map` over which batches are sharded, and over
-        which BatchNorm sums its moments; None under `jit`.
-
-    Returns:
-      In training mode. In a `pmap` of several devices it needs that axis.
-
-    Raises:
-      configs.BadConfiguration: `model.blocks`, `model.widths` or `model.head` does not
-        suit the network; it quotes them. Or there is no network `model.custom`.
+    `model.pretrained` is not loaded, see `pretrained.load`. `axis_name` is that of the
+    `pmap` or `shard_map` over which batches are sharded, and over which BatchNorm sums
+    its moments; None under `jit`. BadConfiguration if `model.blocks`, `model.widths` or
+    `model.head` does not suit the network, or there is no network `model.custom`.
     """
     if model.custom is not None:
         return custom.build(model, data, rngs)
@@ -60,11 +51,7 @@ def build(
 
 
 def check(model: configs.Model, data: configs.Data) -> None:
-    """Checks that a network of one's own makes logits of these classes.
-
-    Raises:
-      configs.BadConfiguration: it does not; quotes the shapes.
-    """
+    """Refuses a network of one's own that does not make logits of these classes."""
     if model.custom is not None:
         network = nnx.eval_shape(lambda: build(model, data, rngs=nnx.Rngs(0)))
         custom.check(network, model, data)
@@ -91,13 +78,8 @@ def _plain(
         raise configs.BadConfiguration(
             f"{model.name} has no residual blocks, got {model.blocks}."
         )
-    shared: dict[str, Any] = {
-        "head": model.head,
-        "dropout": model.dropout,
-        "rngs": rngs,
-    }
-    if model.widths:
-        shared["widths"] = model.widths
+    shared: dict[str, Any] = {"head": model.head, "dropout": model.dropout}
+    shared |= {"rngs": rngs} | ({"widths": model.widths} if model.widths else {})
     if model.name == "bilstm":
         words = data.vocabulary + text.FIRST_WORD
         return BiLstm(data.classes, words=words, **shared)
@@ -123,13 +105,8 @@ def trained(
 ) -> Any:
     """The parameters that are trained, as a filter of `nnx.split`.
 
-    Args:
-      which: all, the last of the network's blocks and what follows it, the head (and
-        attention, if there is any), or the factors of a scaled head.
-      network: whose.
-
-    Returns:
-      A filter; the other parameters and the statistics are the rest.
+    All, those of the last block and what follows it, the head (and attention, if there
+    is any), or the factors of a scaled head.
     """
     last = len(network.blocks) - 1
 

@@ -34,17 +34,7 @@ class BiLstm(Network):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
-        """Initialises the layers.
-
-        Args:
-          classes: number of outputs.
-          words: number of token ids, including padding.
-          widths: LSTM states per direction of each layer.
-          embedding: width of the embedding.
-          head: see `heads.head`.
-          dropout: dropout rate of the features that enter the head.
-          rngs: initial values.
-        """
+        """`words` token ids, with padding; `widths` of LSTM states a direction."""
         self.embedding = nnx.Embed(words, embedding, rngs=rngs)
         layers, inputs = [], embedding
         for width in widths:

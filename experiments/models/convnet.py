@@ -84,10 +84,3 @@ class ConvNet(ImageNetwork):
             rngs=rngs,
         )
         self.dropout = dropout
-
-    def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float32 `[batch, height, width, channels]` to `[..., widths[-1]]`."""
-        x = inputs
-        for block in self.blocks:
-            x = block(x, present)
-        return x

@@ -26,9 +26,6 @@ class Custom(Network):
     only, some of which count twice in the last batch of an epoch. Losses, weights and
     metrics leave the copies out. A module whose `__call__` has a parameter `present`
     gets the batch as it is and that mask.
-
-    Attributes:
-      module: the module.
     """
 
     def __init__(self, module: nnx.Module) -> None:
@@ -64,19 +61,10 @@ def _filled(inputs: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def build(model: configs.Model, data: configs.Data, rngs: nnx.Rngs) -> Network:
-    """Calls the function of `model.custom`.
+    """What the function of `model.custom` returns; within `Custom` if no `Network`.
 
-    Args:
-      model: with `custom`.
-      data: number of classes, and shape of an example.
-      rngs: given to the function.
-
-    Returns:
-      What it returns, if that is a `Network`; otherwise within `Custom`.
-
-    Raises:
-      configs.BadConfiguration: there is no such function, it fails, or it returns no
-        module of `flax.nnx`.
+    BadConfiguration if there is no such function, it fails, or it returns no module of
+    `flax.nnx`.
     """
     function = _function(model.custom)
     shape = data.shape
@@ -97,15 +85,9 @@ def build(model: configs.Model, data: configs.Data, rngs: nnx.Rngs) -> Network:
 
 
 def check(network: Network, model: configs.Model, data: configs.Data) -> None:
-    """Checks the logits of a network of one's own; nothing is computed.
+    """Refuses a network of one's own that fails, or has logits of another shape.
 
-    Args:
-      network: abstract, as `nnx.eval_shape` makes it.
-      model: its configuration.
-      data: number of classes, and shape of an example.
-
-    Raises:
-      configs.BadConfiguration: it fails, or its logits have another shape.
+    It is abstract, as `nnx.eval_shape` makes it; nothing is computed.
     """
     graph, state = nnx.split(network)
     batch = 2

@@ -129,18 +129,10 @@ def head(
     bias_init: nnx.initializers.Initializer | None = None,
     rngs: nnx.Rngs,
 ) -> nnx.Linear | Cosine | Memory:
-    """The head of a config.
+    """The head of a config, float32 `[batch, features]` to `[batch, classes]`.
 
-    Args:
-      kind: a linear layer with bias, `Cosine`, `Scaled` or `Memory`.
-      features: what enters.
-      classes: what leaves.
-      kernel_init: of a linear layer; None is PyTorch's, uniform in ±1/√features.
-      bias_init: of a linear layer; None is PyTorch's, uniform in ±1/√features.
-      rngs: initial values.
-
-    Returns:
-      A module, float32 `[batch, features]` to `[batch, classes]`.
+    A linear layer with bias, `Cosine`, `Scaled` or `Memory`. Initial values that are
+    None are PyTorch's, of a linear layer uniform in ±1/√features.
     """
     if kind == "cosine":
         return Cosine(features, classes, rngs=rngs)

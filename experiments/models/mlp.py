@@ -22,16 +22,7 @@ class Mlp(Network):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
-        """Initialises the layers.
-
-        Args:
-          classes: number of outputs.
-          inputs: numbers of an example.
-          widths: of each hidden layer.
-          head: see `heads.head`.
-          dropout: dropout rate of the features that enter the head.
-          rngs: initial values.
-        """
+        """`inputs` numbers of an example, and the widths of the hidden layers."""
         sizes = (inputs, *widths)
         he = nnx.initializers.he_normal()
         self.blocks = nnx.List(

@@ -13,16 +13,11 @@ class Network(nnx.Module):
     """A body that computes features, dropout, and a head that maps them to logits.
 
     Subclasses define `body`.
-
-    Attributes:
-      blocks: residual blocks in order, or stages where there are none.
-      head: features to logits.
-      dropout: dropout rate of the features.
     """
 
-    blocks: nnx.List
-    head: nnx.Module
-    dropout: float
+    blocks: nnx.List  # residual blocks in order, or stages where there are none
+    head: nnx.Module  # features to logits
+    dropout: float  # rate, of the features
 
     @abc.abstractmethod
     def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
@@ -64,19 +59,16 @@ class Network(nnx.Module):
 
 
 class ImageNetwork(Network):
-    """A network whose features are the means of its last maps over the image.
+    """A network whose features are the means of its last maps over the image."""
 
-    Subclasses define `maps`.
+    attention: Attention | None = None  # of the maps before the mean
 
-    Attributes:
-      attention: applied to the maps before the mean; None for none.
-    """
-
-    attention: Attention | None = None
-
-    @abc.abstractmethod
     def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """The last maps, float32 `[batch, height, width, channels]`."""
+        """The last maps: the blocks' of float32 `[batch, height, width, channels]`."""
+        x = inputs
+        for block in self.blocks:
+            x = block(x, present)
+        return x
 
     def body(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
         """Float32 `[batch, height, width, channels]` to `[batch, features]`."""
@@ -87,15 +79,10 @@ class ImageNetwork(Network):
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Dropout: sets numbers to zero at random and rescales the others.
+    """Sets numbers of float `[batch, ...]` to zero with probability `rate`, in [0, 1).
 
-    Args:
-      x: float `[batch, ...]`.
-      rate: probability of zero, in [0, 1).
-      keys: a key for each example, `[batch]`; None changes nothing.
-
-    Returns:
-      Like `x`, with the same expectation.
+    The others are rescaled, so that the expectation stays. There is a key for each
+    example, `[batch]`; None changes nothing.
     """
     if keys is None or rate == 0.0:
         return x
@@ -109,10 +96,7 @@ def compute_in_bfloat16(network: nnx.Module) -> None:
     Except the head and attention. Parameters stay float32 and are rounded where they
     are used, so that small updates are not lost. Norms compute in float32 and return
     the dtype of their input. Features that enter the head are float32 again, as are
-    logits and losses.
-
-    Args:
-      network: changed in place.
+    logits and losses. The network is changed in place.
     """
     for path, module in nnx.iter_modules(network):
         apart = bool(path) and path[0] in ("head", "attention")

@@ -33,15 +33,11 @@ class BatchNorm(nnx.Module):
         axis_name: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        """Scales by one, shifts by zero.
+        """Scales by one, shifts by zero; `channels` is the size of the last axis.
 
-        Args:
-          channels: size of the last axis.
-          momentum: decay of the running statistics.
-          epsilon: added to the variance.
-          axis_name: of the `pmap`, `shard_map` or `vmap` over which the batch is
-            sharded; None where it is whole, as it is under `jit` for any sharding.
-          rngs: unused, for the interface of all modules.
+        `momentum` is the decay of the running statistics. `axis_name` is that of the
+        `pmap`, `shard_map` or `vmap` over which the batch is sharded; None where it is
+        whole, as it is under `jit` for any sharding.
         """
         self.scale = nnx.Param(nnx.initializers.ones(rngs.params(), (channels,)))
         self.bias = nnx.Param(nnx.initializers.zeros(rngs.params(), (channels,)))
@@ -53,15 +49,10 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False  # set by `train` and `eval` of any module
 
     def __call__(self, x: jax.Array, present: jax.Array | None = None) -> jax.Array:
-        """Normalises, and in training updates the running statistics.
+        """Normalises float `[batch, ..., channels]`, in float32 at least.
 
-        Args:
-          x: float `[batch, ..., channels]`; moments and the result are computed in
-            float32 at least.
-          present: bool `[batch]`; None if all are.
-
-        Returns:
-          Like `x`.
+        In training it updates the running statistics by the examples that are
+        `present`, bool `[batch]`; None if all are.
         """
         dtype, x = x.dtype, _raised(x)
         if self.use_running_average:

@@ -35,21 +35,12 @@ def nearest_class_mean(
     classes: int,
     transform: Literal["plain", "l2", "centred"] = "centred",
 ) -> NearestMean:
-    """NCM: the class whose mean feature is nearest.
+    """NCM: the class whose mean feature is nearest, of `[n, features]`, int `[n]`.
 
+    `plain` does not change features; `l2` normalises them to length one; `centred`
+    first subtracts their mean over all training examples. A feature of zeros stays so.
     Means are of transformed features, and are not normalised again. Features to be
     classified are transformed too, with the centre of the training set.
-
-    Args:
-      features: of the training examples, not augmented, `[n, features]`, at least one.
-      labels: int `[n]`.
-      classes: how many there are.
-      transform: `plain` does not change features; `l2` normalises them to length one;
-        `centred` first subtracts their mean over all training examples. A feature of
-        zeros stays so.
-
-    Returns:
-      Features to logits.
 
     Examples:
       >>> features = np.array([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0]])
@@ -85,14 +76,7 @@ def tau_normalised(kernel: Any, tau: float) -> Linear:
     """A linear head with the norms of its class vectors divided out: `w_c / ‖w_c‖^τ`.
 
     `τ = 0` leaves the head without its bias, `τ = 1` gives all classes vectors of
-    length one. A vector of zeros stays so.
-
-    Args:
-      kernel: of a linear head, `[features, classes]`; its bias is dropped.
-      tau: the power.
-
-    Returns:
-      Features to logits; its `kernel` is what was asked for.
+    length one. A vector of zeros stays so. The kernel is `[features, classes]`.
 
     Examples:
       >>> tau_normalised(np.array([[3.0, 0.0], [4.0, 2.0]]), 1.0).kernel.tolist()
@@ -108,15 +92,9 @@ def tau_normalised(kernel: Any, tau: float) -> Linear:
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """The mean feature of each class.
+    """The mean feature of each class, float32 `[classes, features]`.
 
-    Args:
-      features: float `[n, features]`.
-      labels: int `[n]`.
-      classes: how many there are.
-
-    Returns:
-      float32 `[classes, features]`; zeros for a class without an example.
+    Zeros for a class without an example.
     """
     there, begins, counts = np.unique(
         np.sort(labels), return_index=True, return_counts=True

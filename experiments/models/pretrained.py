@@ -36,20 +36,16 @@ def load(network: Network, path: pathlib.Path) -> bool:
     normalised, and `check.logits`, `[n, classes]`, those of the file's network with its
     head. If our network's logits differ, the file is refused.
 
-    Args:
-      network: a `ResNet` with BatchNorm and projections; untouched if refused.
-      path: of the file, `.safetensors` or `.npz`.
-
     Returns:
       Whether the head was taken.
 
     Raises:
-      configs.BadConfiguration: the network has no such names, or the file no such
-        suffix.
+      configs.BadConfiguration: the network is no `ResNet` with BatchNorm and
+        projections, or the file is neither `.safetensors` nor `.npz`.
       MissingData: there is no file.
-      DamagedData: arrays are missing, too many, or of other shapes, or have
-        numbers that are not finite; or the logits differ from those in the file by more
-        than `TOLERANCE` times the largest of them.
+      DamagedData: arrays are missing, too many, or of other shapes, or have numbers
+        that are not finite; or the logits differ from those in the file by more than
+        `TOLERANCE` times the largest of them. The network is then as it was.
     """
     parts = ()
     if isinstance(network, ResNet):

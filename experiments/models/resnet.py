@@ -85,16 +85,11 @@ def project(inputs: int, outputs: int, stride: int, **made: Any) -> ConvNorm | N
 
 
 class Block(nnx.Module):
-    """Layers with ReLU between them, the shortcut, and ReLU after the addition.
+    """Layers with ReLU between them, the shortcut, and ReLU after the addition."""
 
-    Attributes:
-      names: attributes that are the layers, in order.
-      expansion: channels that come out for each of the width of the stage.
-      shortcut: `Subsample`, a 1 × 1 convolution, or None for the input itself.
-    """
-
-    names: tuple[str, ...]
-    expansion: int
+    names: tuple[str, ...]  # attributes that are the layers, in order
+    expansion: int  # channels that come out for each of the width of the stage
+    # `Subsample`, a 1 × 1 convolution, or None for the input itself
     shortcut: nnx.Module | None
 
     def layers(self) -> list[ConvNorm]:
@@ -206,22 +201,10 @@ class ResNet(ImageNetwork):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
-        """Initialises the layers.
+        """`blocks` of each stage, and its `widths`; empty for the variant's.
 
-        Args:
-          variant: of the network.
-          blocks: how many each stage has.
-          classes: number of outputs.
-          widths: of the stages; empty for the variant's.
-          channels: of the images.
-          norm: after each convolution.
-          head: see `heads.head`.
-          dropout: dropout rate of the features that enter the head.
-          rngs: initial values.
-
-        Raises:
-          configs.BadConfiguration: there is not a width for each number of blocks, or
-            widths fall where shortcuts are subsampled; quotes them.
+        BadConfiguration if there is not a width for each number of blocks, or widths
+        fall where shortcuts are subsampled; it quotes them.
         """
         widths = tuple(widths or variant.widths)
         if len(blocks) != len(widths) or not blocks:
@@ -255,10 +238,8 @@ class ResNet(ImageNetwork):
         self.dropout = dropout
 
     def maps(self, inputs: jax.Array, present: jax.Array | None) -> jax.Array:
-        """Float32 `[batch, height, width, channels]` to those after the last block."""
+        """Float32 `[batch, height, width, channels]` to the maps of the last block."""
         x = relu(self.stem(inputs, present))
         if self.pools:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for block in self.blocks:
-            x = block(x, present)
-        return x
+        return super().maps(x, present)

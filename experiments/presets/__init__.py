@@ -1,8 +1,8 @@
 """Presets, named runs: every table and figure of both versions of the paper.
 
-A family of presets is a module here. A preset's `doc` says how to run it, what that
-costs, what the paper has for it and where it departs from the paper. `NAME_smoke` is
-the preset NAME made so small that it is over in seconds. Imports no JAX.
+The presets of a recipe are a module here. The `doc` of each says how to run it, what
+that costs, what the paper has for it and where it departs from the paper. `NAME_smoke`
+is the preset NAME made so small that it is over in seconds. Imports no JAX.
 """
 
 import difflib
@@ -13,13 +13,10 @@ from experiments.presets import (
     cifar_imbalance,
     cifar_noise,
     clothing1m,
-    covid_lt,
     digits,
-    imagenet_lt,
-    imdb,
-    inaturalist18,
+    imdb_and_covid_lt,
     own,
-    places_lt,
+    two_stages,
 )
 from experiments.presets._cost import steps_per_epoch
 from experiments.presets._listing import table
@@ -56,11 +53,8 @@ def every() -> tuple[Preset, ...]:
             digits,
             cifar_imbalance,
             cifar_noise,
-            imagenet_lt,
-            places_lt,
-            inaturalist18,
-            imdb,
-            covid_lt,
+            two_stages,
+            imdb_and_covid_lt,
             clothing1m,
         )
         for preset in family.presets()
@@ -68,16 +62,9 @@ def every() -> tuple[Preset, ...]:
 
 
 def get(name: str) -> Preset:
-    """The preset of that name.
+    """The preset of a name, which may end in `_smoke`.
 
-    Args:
-      name: as `listing` has it, or that with `_smoke`.
-
-    Returns:
-      The preset.
-
-    Raises:
-      UnknownPreset: there is none; suggests one.
+    UnknownPreset if there is none; it suggests one.
 
     Examples:
       >>> get("cifar10_lt100").run.epochs
@@ -85,16 +72,14 @@ def get(name: str) -> Preset:
       >>> get("cifar10_lt100_smoke").run.epochs
       3
     """
-    known = {preset.name: preset for preset in every()}
+    published = {preset.name: preset for preset in every()}
+    known = published | {preset.name: preset for preset in own.presets()}
+    if name in known:
+        return known[name]
     base = name.removesuffix(_SMOKE)
-    for preset in own.presets():
-        if preset.name == name:
-            return preset
-    if base in known:
-        preset = known[base]
-        return preset if base == name else smoke_preset(preset, smoke(preset.run))
-    names = [*known, *(preset.name for preset in own.presets())]
-    close = difflib.get_close_matches(base, names, n=3, cutoff=0.6)
+    if base in published:
+        return smoke_preset(published[base], smoke(published[base].run))
+    close = difflib.get_close_matches(base, known, n=3, cutoff=0.6)
     meant = f" Did you mean {' or '.join(close)}?" if close else ""
     raise UnknownPreset(
         f"There is no preset {name!r}.{meant} "
@@ -103,16 +88,10 @@ def get(name: str) -> Preset:
 
 
 def listing(pattern: str | None = None) -> str:
-    """Names, data, models, schedules and costs, in columns.
+    """Data, models, schedules and costs in lines of at most 110 characters.
 
-    Args:
-      pattern: part of the names that are listed; None for all.
-
-    Returns:
-      Lines of at most 110 characters.
-
-    Raises:
-      UnknownPreset: no name has that part.
+    Of the presets whose names contain the pattern, or of all; UnknownPreset if there
+    are none.
     """
     known = (*own.presets(), *every())
     chosen = [preset for preset in known if (pattern or "") in preset.name]

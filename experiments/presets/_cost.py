@@ -22,28 +22,21 @@ _SECONDS_OF_OPERATIONS, _SECONDS_OF_TEXT = 0.055, 0.02
 # Of the time of a step that trains everything: the backward pass is two thirds of it.
 _SHARE = {"all": 1.0, "last_block": 0.5, "head": 1 / 3, "scale": 1 / 3}
 _NETWORKS = {
-    "convnet": "the convolutional network",
+    "convnet": "The convolutional network",
     "resnet20": "ResNet-20",
     "resnet32": "ResNet-32",
     "resnet18": "ResNet-18",
     "resnet34": "ResNet-34",
     "resnet50": "ResNet-50",
     "resnet152": "ResNet-152",
-    "sce_cnn": "the CNN of SCE",
-    "bilstm": "the BiLSTM",
-    "mlp": "the MLP",
+    "sce_cnn": "The CNN of SCE",
+    "bilstm": "The BiLSTM",
+    "mlp": "The MLP",
 }
 
 
 def examples(data: configs.Data) -> int:
-    """Training examples that are left after holding out and subsampling.
-
-    Args:
-      data: of a full data set; `examples_per_class` is ignored.
-
-    Returns:
-      Their number.
-    """
+    """Training examples of a full data set after holding out and subsampling."""
     from experiments.data import covid, imbalance
 
     rule = {"long_tail": imbalance.long_tail_counts, "step": imbalance.step_counts}
@@ -101,14 +94,7 @@ def duration(seconds: float) -> str:
 
 
 def cost(run: configs.Run) -> str:
-    """The cost of a run in words: steps, and time where it was measured.
-
-    Args:
-      run: of a full data set.
-
-    Returns:
-      One or two sentences.
-    """
+    """The cost of a run on a full data set: steps, and time where it was measured."""
     if not run.data.known:
         return f"{run.epochs} epochs in batches of {run.batch_size} of your examples."
     steps = steps_per_epoch(run)
@@ -117,7 +103,6 @@ def cost(run: configs.Run) -> str:
         f"batches of {run.batch_size}."
     )
     network = _NETWORKS[run.model.name]
-    network = network[0].upper() + network[1:]
     total = seconds(run)
     if total is not None:
         step = total / (run.epochs * steps)

@@ -22,14 +22,10 @@ _LEGEND = (
 
 
 def table(presets: Sequence[Preset], first: Sequence[Preset] = ()) -> str:
-    """The presets, family by family.
+    """Lines with the presets in columns, family by family, at least one preset.
 
-    Args:
-      presets: at least one; those of a family one after the other.
-      first: those that a newcomer wants, above all families, in which they stand again.
-
-    Returns:
-      Lines with columns.
+    Those of a family come one after the other. Those of `first`, which a newcomer
+    wants, stand above all families, and in theirs again.
     """
     start = [(preset, _START) for preset in first]
     listed = [*start, *((preset, preset.family) for preset in presets)]

@@ -9,6 +9,16 @@ from experiments.presets import _cost
 from experiments.results.paper import VERSIONS, Key, Row, lookup
 
 _COLUMNS = 80
+PRETRAINED = "Weights trained on ImageNet, named as torchvision's {} names them"
+# How images of 224 × 224 pixels are augmented and normalised.
+IMAGENET_INPUTS: dict[str, Any] = {
+    "image_size": 224,
+    "resized_crop": True,
+    "flip": True,
+    "jitter": 0.4,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
 
 
 class Variant(NamedTuple):
@@ -38,37 +48,21 @@ def variant(
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A run with a name.
+    """A run with a name."""
 
-    Attributes:
-      name: on the command line.
-      family: heading under which it is listed.
-      title: what it is, in one line.
-      run: what it trains.
-      paper: blocks of the paper's tables that have its numbers.
-      variants: its rows there: the run's own (without changes), and those to compare
-        with it.
-      figures: which of the paper's figures are drawn from it.
-      lams: grid of λ; () where there is nothing to choose.
-      choice: where the run's λ and γ come from, and how to choose λ.
-      note: how it differs from the paper, and which settings the paper does not give.
-      needs: preset whose finished run this one starts from; None for none.
-      pretrained: description of the file of weights that the run needs; "" for none.
-      smoke: whether it is a smoke preset.
-    """
-
-    name: str
-    family: str
-    title: str
+    name: str  # on the command line
+    family: str  # heading under which it is listed
+    title: str  # what it is, in one line
     run: configs.Run
-    paper: tuple[Key, ...] = ()
+    paper: tuple[Key, ...] = ()  # blocks of the paper's tables that have its numbers
+    # Its rows there: the run's own (without changes), and those to compare with it.
     variants: tuple[Variant, ...] = ()
-    figures: tuple[str, ...] = ()
-    lams: tuple[float, ...] = ()
-    choice: str = ""
-    note: str = ""
-    needs: str | None = None
-    pretrained: str = ""
+    figures: tuple[str, ...] = ()  # of the paper, that are drawn from it
+    lams: tuple[float, ...] = ()  # grid of λ; () where there is nothing to choose
+    choice: str = ""  # where the run's λ and γ come from, and how to choose λ
+    note: str = ""  # how it differs from the paper, and what the paper does not give
+    needs: str | None = None  # preset whose finished run this one starts from
+    pretrained: str = ""  # description of the file of weights that the run needs
     smoke: bool = False
 
     @property
@@ -87,17 +81,7 @@ class Preset:
         )
 
     def run_of(self, method: str) -> configs.Run:
-        """The run of one of its rows.
-
-        Args:
-          method: as printed.
-
-        Returns:
-          The preset's run with the row's changes.
-
-        Raises:
-          LookupError: it has no such row, or not of its own.
-        """
+        """The run of its row of a method, as printed; LookupError if it has none."""
         own = [variant for variant in self.variants if not variant.of]
         for variant in own:
             if variant.method == method:

@@ -29,13 +29,7 @@ def smoke(run: configs.Run) -> configs.Run:
 
     Classes keep enough examples for every rule to have an effect: of each class one is
     mislabelled, and at the ratio of 2 no class is empty. Data sets of more than a
-    hundred classes keep one example of each.
-
-    Args:
-      run: any.
-
-    Returns:
-      Another of the same kind. Its data set may be incomplete.
+    hundred classes keep one example of each. The data set may be incomplete.
     """
     data = run.data
     many = data.classes > 100
@@ -43,18 +37,15 @@ def smoke(run: configs.Run) -> configs.Run:
     per_class = 1 if many else max(fewest, 50 // data.classes)
     model = _SAME.get(run.model.name, run.model.name)
     widths = _WIDTHS[model]
-    held_out = (
-        min(data.validation_per_class, 1)
-        + min(data.test_per_class, 2)
-        + min(data.meta_per_class, 1)
-    )
-    changes = {
-        "data.partial": True,
-        "data.imbalance_ratio": min(data.imbalance_ratio, 2.0),
-        "data.examples_per_class": per_class + held_out,
+    held_out = {
         "data.validation_per_class": min(data.validation_per_class, 1),
         "data.test_per_class": min(data.test_per_class, 2),
         "data.meta_per_class": min(data.meta_per_class, 1),
+    }
+    changes = held_out | {
+        "data.partial": True,
+        "data.imbalance_ratio": min(data.imbalance_ratio, 2.0),
+        "data.examples_per_class": per_class + sum(held_out.values()),
         "model.name": model,
         "model.widths": widths,
         "model.blocks": (1,) * len(widths) if model in _RESIDUAL else (),

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 with long tails and steps: Tables 1 and 2 of both versions."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments import configs
 from experiments.presets._preset import Preset, variant
@@ -16,28 +16,33 @@ _SHAPES: dict[str, tuple[Any, str]] = {
     "st": ("step", "step"),
 }
 _RATIOS = (100, 10)
-_WEIGHTED = {"class_weights": True, "class_weights_from": _SWITCH}
-_LOSSES = {
-    "": ("CE", configs.Loss()),
-    "_focal": ("Focal", configs.Loss("focal")),
-    "_cb_ce": ("CB-CE", configs.Loss(**_WEIGHTED)),
-    "_cb_focal": ("CB-Focal", configs.Loss("focal", **_WEIGHTED)),
-    "_ldam": ("LDAM", configs.Loss("ldam")),
-    "_cb_ldam": ("CB-LDAM", configs.Loss("ldam", **_WEIGHTED)),
-}
 
 _SGD = {"method.name": "sgd"}
 # A weighted cross-entropy is divided by the class weights of the batch; the focal loss,
 # which has them inside, is a plain mean.
 _DEFERRED = _SGD | {"loss.class_weights_norm": "weights"}
 _ALWAYS = {"loss.class_weights_from": 0.0}
-_BASELINES = {
-    "CE": _SGD,
-    "Focal": _SGD,
-    "LDAM": _SGD,
-    "CB-CE": _DEFERRED | _ALWAYS,
-    "CB-Focal": _SGD | _ALWAYS,
-    "CB-LDAM": _DEFERRED,
+_WEIGHTED: dict[str, Any] = {"class_weights": True, "class_weights_from": _SWITCH}
+
+
+class _Row(NamedTuple):
+    """A loss, as SGD and ABSGD train with it."""
+
+    loss: str  # as printed
+    table: int  # of both versions
+    config: configs.Loss  # of ABSGD
+    baseline: dict[str, Any]  # changes that make it the row of SGD
+
+
+_ROWS = {
+    "": _Row("CE", 1, configs.Loss(), _SGD),
+    "_focal": _Row("Focal", 1, configs.Loss("focal"), _SGD),
+    "_cb_ce": _Row("CB-CE", 2, configs.Loss(**_WEIGHTED), _DEFERRED | _ALWAYS),
+    "_cb_focal": _Row(
+        "CB-Focal", 2, configs.Loss("focal", **_WEIGHTED), _SGD | _ALWAYS
+    ),
+    "_ldam": _Row("LDAM", 2, configs.Loss("ldam"), _SGD),
+    "_cb_ldam": _Row("CB-LDAM", 2, configs.Loss("ldam", **_WEIGHTED), _DEFERRED),
 }
 
 # Cross-entropy without class weights. It stands here for the table that it is in.
@@ -86,14 +91,91 @@ _ALWAYS_NOTE = (
     "Both versions say that SGD's class weights are deferred too, but all that they "
     "print for CB-Focal, and three of eight for CB-CE, is what LDAM's paper has for "
     "weights from the first epoch on. Deferred ones are 10 to 20 points better on the "
-    "steps of ratio 100: see {drw}. "
+    "steps of ratio 100: see {name}_drw_{loss}. "
 )
-
-
 _RESAMPLING_NOTE = (
     "Resampling draws by LDAM's probabilities from the first epoch on; in LDAM's code "
     "they never reach the loader. "
 )
+# What a reader of the table has to know of a loss.
+_NOTES = {
+    "CB-CE": _WEIGHTS_NOTE + _ALWAYS_NOTE + _RESAMPLING_NOTE,
+    "CB-Focal": _FOCAL_NOTE + _ALWAYS_NOTE,
+    "LDAM": "ABSGD on LDAM without class weights is not in the paper. ",
+    "CB-LDAM": _WEIGHTS_NOTE,
+}
+
+_ABLATION = "earlier version, Fig. 3"
+_GAMMA = "later version, Fig. 4 left (γ)"
+_CLASS_WEIGHTS = "later version, Fig. 4 right (weights per class)"
+_TSNE = "later version, Fig. 3 (t-SNE)"
+_EARLIER_TSNE = "earlier version, Fig. 4 (t-SNE)"
+# The figures that runs of the tables are in as well.
+_DRAWN = {
+    "cifar10_lt100": (_GAMMA, _ABLATION, _EARLIER_TSNE),
+    "cifar100_lt100": (_GAMMA, _CLASS_WEIGHTS, _ABLATION),
+    "cifar100_st100": (_CLASS_WEIGHTS,),
+}
+_CARRIED_NOTE = (
+    "At the switch the running objective F is carried on in units of loss; the "
+    "authors' code carries s, an average of exp(L/100), which takes some 1/γ steps to "
+    "become one of exp(L). "
+)
+
+
+class _Setting(NamedTuple):
+    """A data set, with the shape and the ratio of its imbalance."""
+
+    source: configs.Source
+    shape: str  # a key of _SHAPES
+    ratio: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}_{self.shape}{self.ratio}"
+
+    @property
+    def title(self) -> str:
+        shape = _SHAPES[self.shape][1]
+        return f"{_DATASETS[self.source]}, {shape} of ratio {self.ratio}"
+
+    def keys(self, table: int) -> tuple[Key, ...]:
+        """The blocks of that table in both versions of the paper."""
+        found = self.source.upper(), self.shape.upper(), str(self.ratio)
+        return tuple(Key(version, table, *found) for version in ("000", "002"))
+
+    def choice(self, why: str) -> str:
+        held_out = 100 if self.source == "cifar10" else 10
+        return _CHOICE.format(why=why, held_out=held_out)
+
+    def run(self, loss: configs.Loss, lam: float = 1.0) -> configs.Run:
+        """ResNet-32 for 200 epochs; λ from epoch 160."""
+        return configs.Run(
+            data=configs.Data(
+                source=self.source,
+                imbalance=_SHAPES[self.shape][0],
+                imbalance_ratio=float(self.ratio),
+                corruption_seed=0,
+                crop_padding=4,
+                flip=True,
+                mean=(0.4914, 0.4822, 0.4465),
+                std=(0.2023, 0.1994, 0.2010),
+            ),
+            model=configs.Model(
+                "resnet32", head="cosine" if loss.name == "ldam" else "linear"
+            ),
+            loss=loss,
+            method=configs.Method(lam=lam, start_at=_SWITCH, gamma=0.5, init_s=0.0),
+            optimizer=configs.Optimizer(
+                learning_rate=0.1,
+                warmup=5 / _EPOCHS,
+                drop_at=(_SWITCH, 180 / _EPOCHS),
+                drop_factor=100.0,
+                weight_decay=2e-4,
+            ),
+            epochs=_EPOCHS,
+            batch_size=128,
+        )
 
 
 def presets() -> list[Preset]:
@@ -102,154 +184,128 @@ def presets() -> list[Preset]:
     `cifar10_lt100` is cross-entropy on the long tail of ratio 100, `_st10` the step of
     ratio 10; `_cb_` has class weights. The figures vary only `_lt100`.
     """
-    return [
-        *(preset for setting in _settings() for preset in _tables(*setting)),
-        *(preset for setting in _settings() for preset in _deferred(*setting)),
-        *(preset for setting in _settings() for preset in _author_code(*setting)),
-        *(preset for source in _DATASETS for preset in _figures(source)),
-    ]
-
-
-def _settings() -> list[tuple[configs.Source, str, int]]:
-    """Data set, shape and ratio of each."""
-    return [
-        (source, shape, ratio)
+    settings = [
+        _Setting(source, shape, ratio)
         for source in _DATASETS
         for shape in _SHAPES
         for ratio in _RATIOS
     ]
+    return [
+        *(_table(setting, suffix) for setting in settings for suffix in _ROWS),
+        *(preset for setting in settings for preset in _deferred(setting)),
+        *(preset for setting in settings for preset in _author_code(setting)),
+        *(preset for source in _DATASETS for preset in _figures(source)),
+    ]
 
 
-def _tables(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
-    """The rows of SGD and ABSGD in Tables 1 and 2, a preset for each loss.
+def _table(setting: _Setting, suffix: str) -> Preset:
+    """The rows of SGD and ABSGD in Tables 1 and 2 that have one loss.
 
     Tables 1 (CE, Focal) are means of three runs, Tables 2 (LDAM and class weights) say
     nothing of runs. LDAM without class weights is printed only for SGD. Resampling,
     on cross-entropy, is with CB-CE, because it is in Table 2.
     """
-    setting = f"{source}_{shape}{ratio}"
-    return [
-        Preset(
-            name=setting + suffix,
-            family="CIFAR, imbalanced",
-            title=f"{_title(source, shape, ratio)}: {loss}",
-            run=_run(source, shape, ratio, config, _lam(source, loss)),
-            paper=tuple(
-                Key(
-                    version,
-                    1 if loss in ("CE", "Focal") else 2,
-                    source.upper(),
-                    shape.upper(),
-                    str(ratio),
-                )
-                for version in ("000", "002")
-            ),
-            variants=(
-                variant(f"SGD ({loss})", _BASELINES[loss]),
-                *([] if loss == "LDAM" else [variant(f"ABSGD ({loss})")]),
-                *([_RESAMPLING] if loss == "CB-CE" else []),
-            ),
-            figures=_drawn(setting + suffix),
-            lams=_LAMS,
-            choice=_choice(source, _why(source, loss)),
-            note=_note(setting, loss),
-        )
-        for suffix, (loss, config) in _LOSSES.items()
-    ]
+    loss, table, config, baseline = _ROWS[suffix]
+    name = setting.name + suffix
+    if table == 1:
+        lam, why = 1.0, "λ = 1 is that of the figures, γ = 0.5 the best of them."
+    else:
+        lam = 5.0 if setting.source == "cifar10" else 3.0
+        why = f"λ = {lam:g} is that of the authors' published example"
+        if loss == "CB-CE":
+            why += ", γ = 0.5 the figures'."
+        else:
+            why += (
+                f" for CB-CE, in want of one for {loss}; γ = 0.5 is the figures' best."
+            )
+    note = _NOTES.get(loss, "").format(
+        name=setting.name, loss=loss.removeprefix("CB-").lower()
+    )
+    return Preset(
+        name=name,
+        family="CIFAR, imbalanced",
+        title=f"{setting.title}: {loss}",
+        run=setting.run(config, lam),
+        paper=setting.keys(table),
+        variants=(
+            variant(f"SGD ({loss})", baseline),
+            *([] if loss == "LDAM" else [variant(f"ABSGD ({loss})")]),
+            *([_RESAMPLING] if loss == "CB-CE" else []),
+        ),
+        figures=_DRAWN.get(name, ()),
+        lams=_LAMS,
+        choice=setting.choice(why),
+        note=note + _NOTE,
+    )
 
 
-def _deferred(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
+def _deferred(setting: _Setting) -> list[Preset]:
     """SGD with class weights from epoch 160: DRW, which Table 2 claims but lacks.
 
     Cross-entropy is the weighted mean of PyTorch, divided by the batch's sum of
     weights; the focal loss is a plain mean, as in LDAM's code. With LDAM it is
     `_cb_ldam --method.name sgd --loss.class-weights-norm weights`, and printed.
     """
-    setting = f"{source}_{shape}{ratio}"
     return [
         Preset(
-            name=f"{setting}_drw_{'ce' if loss == 'CE' else 'focal'}",
+            name=f"{setting.name}_drw_{loss.lower()}",
             family="CIFAR, imbalanced: deferred class weights",
-            title=f"{_title(source, shape, ratio)}: DRW-{loss}, SGD",
+            title=f"{setting.title}: DRW-{loss}, SGD",
             run=configs.replace(
-                _run(source, shape, ratio, _LOSSES[weighted][1], 1.0),
-                {
-                    "method": configs.Method("sgd"),
-                    "loss.class_weights_norm": "weights"
-                    if loss == "CE"
-                    else "examples",
-                },
+                setting.run(_ROWS[f"_cb_{loss.lower()}"].config),
+                {"method": configs.Method("sgd"), "loss.class_weights_norm": norm},
             ),
             note="Not in the paper, whose SGD rows do not defer the class weights. "
-            + (
-                f"LDAM's paper has {_DRW_CE[setting]:.2f} for it. "
-                if loss == "CE"
-                else _FOCAL_NOTE
-            )
-            + _NOTE,
+            f"{note}{_NOTE}",
         )
-        for loss, weighted in (("CE", "_cb_ce"), ("Focal", "_cb_focal"))
+        for loss, norm, note in (
+            ("CE", "weights", f"LDAM's paper has {_DRW_CE[setting.name]:.2f} for it. "),
+            ("Focal", "examples", _FOCAL_NOTE),
+        )
     ]
 
 
-def _author_code(source: configs.Source, shape: str, ratio: int) -> list[Preset]:
+def _author_code(setting: _Setting) -> list[Preset]:
     """As the authors' code runs it, where that departs from the paper.
 
     Weights are divided by α, the drop at epoch 160 comes an epoch earlier, the one at
     180 not at all. Class-balanced runs take the settings of the one example that the
     authors publish for each data set: CIFAR-10 LT 10 and CIFAR-100 ST 100.
     """
-    setting = f"{source}_{shape}{ratio}"
     code = {"method.alpha": 0.5, "optimizer.drop_at": (159 / _EPOCHS,)}
     defaults = code | {"method.gamma": 0.1, "method.lam": 1.0}
-    example = code | (
-        {
-            "method.gamma": 0.7,
-            "method.lam": 5.0,
-            "batch_size": 100,
-            "model.dropout": 0.2,
-        }
-        if source == "cifar10"
-        else {"method.gamma": 0.45, "method.lam": 3.0, "method.alpha": 0.3}
-    )
-    own = setting in ("cifar10_lt10", "cifar100_st100")
-    dropout = (
-        "Where its network drops 0.2 is not published; here it is before the head. "
-        if source == "cifar10"
-        else ""
+    if setting.source == "cifar10":
+        example = {"method.gamma": 0.7, "method.lam": 5.0}
+        example |= {"batch_size": 100, "model.dropout": 0.2}
+        dropout = (
+            "Where its network drops 0.2 is not published; here it is before the head. "
+        )
+    else:
+        example = {"method.gamma": 0.45, "method.lam": 3.0, "method.alpha": 0.3}
+        dropout = ""
+    own = setting.name in ("cifar10_lt10", "cifar100_st100")
+    of_example = "These are the published example's" + (
+        "." if own else ", which is of another ratio or shape."
     )
     return [
         Preset(
-            name=f"{setting}{suffix}_author_code",
+            name=f"{setting.name}{suffix}_author_code",
             family="CIFAR, imbalanced: as the authors' code",
-            title=f"{_title(source, shape, ratio)}: {loss}, as the authors' code",
-            run=configs.replace(
-                _run(source, shape, ratio, _LOSSES[suffix][1], 1.0), changes
-            ),
-            paper=tuple(
-                Key(version, table, source.upper(), shape.upper(), str(ratio))
-                for version in ("000", "002")
-            ),
+            title=f"{setting.title}: {row.loss}, as the authors' code",
+            run=configs.replace(setting.run(row.config), changes),
+            paper=setting.keys(row.table),
             variants=(
-                variant(f"SGD ({loss})", of=setting + suffix),
-                variant(f"ABSGD ({loss})"),
+                variant(f"SGD ({row.loss})", of=setting.name + suffix),
+                variant(f"ABSGD ({row.loss})"),
             ),
             lams=_LAMS,
-            choice=_choice(source, why),
+            choice=setting.choice(why),
             note="Weights divided by α and η divided by 100 an epoch early, once. "
             + note,
         )
-        for suffix, loss, table, changes, why, note in (
-            ("", "CE", 1, defaults, "These are the code's defaults.", ""),
-            (
-                "_cb_ce",
-                "CB-CE",
-                2,
-                example,
-                "These are the published example's"
-                + ("." if own else ", which is of another ratio or shape."),
-                dropout,
-            ),
+        for suffix, row, changes, why, note in (
+            ("", _ROWS[""], defaults, "These are the code's defaults.", ""),
+            ("_cb_ce", _ROWS["_cb_ce"], code | example, of_example, dropout),
         )
     ]
 
@@ -262,146 +318,37 @@ def _figures(source: configs.Source) -> list[Preset]:
     weights per class (later version, Fig. 4 right) are in the records of `_lt100` and
     `_st100`. CIFAR-100 has no t-SNE.
     """
-    setting = f"{source}_lt100"
-    base = _run(source, "lt", 100, configs.Loss(), 1.0)
-    varied = [
-        *(
-            (
-                f"_gamma{round(100 * gamma)}",
-                f"γ = {gamma:g}",
-                {"method.gamma": gamma},
-                ("later version, Fig. 4 left",),
-            )
-            for gamma in (0.1, 0.3, 0.7, 0.9)
-        ),
+    setting = _Setting(source, "lt", 100)
+    ten = source == "cifar10"
+    fixed = (_ABLATION, _TSNE, _EARLIER_TSNE) if ten else (_ABLATION,)
+    varied: list[tuple[str, str, str, float, tuple[str, ...]]] = [
         (
-            "_fixed",
-            "λ = 1 from the first step",
-            {"method.start_at": 0.0},
-            (
-                "earlier version, Fig. 3",
-                *(_TSNE if source == "cifar10" else ()),
-            ),
-        ),
-        (
-            "_no_momentum",
-            "without momentum",
-            {"optimizer.momentum": 0.0},
-            ("earlier version, Fig. 3",),
-        ),
+            f"_gamma{round(100 * gamma)}",
+            f"γ = {gamma:g}",
+            "method.gamma",
+            gamma,
+            ("later version, Fig. 4 left",),
+        )
+        for gamma in (0.1, 0.3, 0.7, 0.9)
     ]
-    if source == "cifar10":
+    varied += [
+        ("_fixed", "λ = 1 from the first step", "method.start_at", 0.0, fixed),
+        ("_no_momentum", "without momentum", "optimizer.momentum", 0.0, (_ABLATION,)),
+    ]
+    if ten:
         varied.append(
-            (
-                "_first100",
-                "λ = 100, then 1",
-                {"method.first_lam": 100.0},
-                ("later version, Fig. 3 (t-SNE)",),
-            )
+            ("_first100", "λ = 100, then 1", "method.first_lam", 100.0, (_TSNE,))
         )
     return [
         Preset(
-            name=setting + suffix,
+            name=setting.name + suffix,
             family="CIFAR, imbalanced: figures",
-            title=f"{_title(source, 'lt', 100)}: CE, {what}",
-            run=configs.replace(base, changes),
+            title=f"{setting.title}: CE, {what}",
+            run=configs.replace(setting.run(configs.Loss()), {field: value}),
             figures=figures,
-            note=f"To be held against {setting}; three seeds. "
-            + (_CARRIED_NOTE if "method.first_lam" in changes else "")
+            note=f"To be held against {setting.name}; three seeds. "
+            + (_CARRIED_NOTE if field == "method.first_lam" else "")
             + _NOTE,
         )
-        for suffix, what, changes, figures in varied
+        for suffix, what, field, value, figures in varied
     ]
-
-
-_CARRIED_NOTE = (
-    "At the switch the running objective F is carried on in units of loss; the "
-    "authors' code carries s, an average of exp(L/100), which takes some 1/γ steps to "
-    "become one of exp(L). "
-)
-_TSNE = ("later version, Fig. 3 (t-SNE)", "earlier version, Fig. 4 (t-SNE)")
-
-
-def _drawn(name: str) -> tuple[str, ...]:
-    """The figures that a run of the tables is in as well."""
-    gamma, ablation = "later version, Fig. 4 left (γ)", "earlier version, Fig. 3"
-    weights = "later version, Fig. 4 right (weights per class)"
-    return {
-        "cifar10_lt100": (gamma, ablation, "earlier version, Fig. 4 (t-SNE)"),
-        "cifar100_lt100": (gamma, weights, ablation),
-        "cifar100_st100": (weights,),
-    }.get(name, ())
-
-
-def _run(
-    source: configs.Source, shape: str, ratio: int, loss: configs.Loss, lam: float
-) -> configs.Run:
-    """ResNet-32 for 200 epochs; λ from epoch 160."""
-    return configs.Run(
-        data=configs.Data(
-            source=source,
-            imbalance=_SHAPES[shape][0],
-            imbalance_ratio=float(ratio),
-            corruption_seed=0,
-            crop_padding=4,
-            flip=True,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2023, 0.1994, 0.2010),
-        ),
-        model=configs.Model(
-            "resnet32", head="cosine" if loss.name == "ldam" else "linear"
-        ),
-        loss=loss,
-        method=configs.Method(lam=lam, start_at=_SWITCH, gamma=0.5, init_s=0.0),
-        optimizer=configs.Optimizer(
-            learning_rate=0.1,
-            warmup=5 / _EPOCHS,
-            drop_at=(_SWITCH, 180 / _EPOCHS),
-            drop_factor=100.0,
-            weight_decay=2e-4,
-        ),
-        epochs=_EPOCHS,
-        batch_size=128,
-    )
-
-
-def _title(source: configs.Source, shape: str, ratio: int) -> str:
-    return f"{_DATASETS[source]}, {_SHAPES[shape][1]} of ratio {ratio}"
-
-
-def _lam(source: configs.Source, loss: str) -> float:
-    if loss in ("CE", "Focal"):
-        return 1.0
-    return 5.0 if source == "cifar10" else 3.0
-
-
-def _why(source: configs.Source, loss: str) -> str:
-    """Where λ = `_lam` comes from."""
-    if loss in ("CE", "Focal"):
-        return "λ = 1 is that of the figures, γ = 0.5 the best of them."
-    lam = f"λ = {_lam(source, loss):g}"
-    if loss == "CB-CE":
-        return f"{lam} is that of the authors' published example, γ = 0.5 the figures'."
-    return (
-        f"{lam} is that of the authors' published example for CB-CE, in want of one "
-        f"for {loss}; γ = 0.5 is the figures' best."
-    )
-
-
-def _choice(source: configs.Source, why: str) -> str:
-    return _CHOICE.format(why=why, held_out=100 if source == "cifar10" else 10)
-
-
-def _note(setting: str, loss: str) -> str:
-    """What a reader of the table has to know of a row."""
-    text = ""
-    if loss == "LDAM":
-        text += "ABSGD on LDAM without class weights is not in the paper. "
-    if loss.startswith("CB"):
-        text += _FOCAL_NOTE if loss == "CB-Focal" else _WEIGHTS_NOTE
-    if loss in ("CB-CE", "CB-Focal"):
-        drw = f"{setting}_drw_{loss.removeprefix('CB-').lower()}"
-        text += _ALWAYS_NOTE.format(drw=drw)
-    if loss == "CB-CE":
-        text += _RESAMPLING_NOTE
-    return text + _NOTE

@@ -69,12 +69,13 @@ _TUNED = {
 _SGD_SCE: dict[tuple[str, str, int], dict[str, Any]] = {
     ("cifar10", "sym", 20): {"loss.alpha": 0.2},
     ("cifar10", "sym", 40): {"loss.alpha": 0.2},
-    ("cifar10", "asym", 20): {
-        "loss.alpha": 0.2,
-        "optimizer.learning_rate": 0.01,
-    },
+    ("cifar10", "asym", 20): {"loss.alpha": 0.2, "optimizer.learning_rate": 0.01},
     ("cifar100", "asym", 20): {"loss.alpha": 0.7},
     ("cifar100", "asym", 40): {"loss.alpha": 0.7},
+}
+_NETWORKS: dict[tuple[str, str], Any] = {
+    ("cifar100", "sym"): "resnet18",
+    ("cifar100", "asym"): "resnet34",
 }
 # Where the authors' runs of ABSGD (SCE) divide the logits by their norm.
 _AUTHOR_TAU = {("cifar10", "asym"): 1.0, ("cifar100", "sym"): 1.0}
@@ -118,6 +119,65 @@ _TCE_NOTE = (
 )
 
 
+class _Variation(NamedTuple):
+    """What is done on every setting, otherwise than the paper states it."""
+
+    ending: str  # of the name
+    family: str
+    what: str  # in the title
+    note: str
+    changes: dict[str, Any]  # of the run
+    suffixes: tuple[str, ...] = tuple(_LOSSES)
+
+
+_VARIATIONS = (
+    _Variation("", "CIFAR, noisy", "", "", {}),
+    # With logits divided by their norm in training, whatever the method. The authors'
+    # runs of ABSGD do so in half of the settings, and their runs of the others do not,
+    # which the paper leaves out. No printed number is claimed for these.
+    _Variation(
+        "_tau1",
+        "CIFAR, noisy: logits divided by their norm",
+        ", logits divided by their norm",
+        "To be held against {name}, with that one's flags for SGD. ",
+        {"loss.logit_norm": 1.0},
+    ),
+    # With the constant that the authors' code adds to every weight: the plain mean of
+    # the losses is then minimised as well.
+    _Variation(
+        "_uniform",
+        "CIFAR, noisy: uniform term",
+        ", one added to every weight",
+        "To be held against {name}. ",
+        {"method.uniform": True},
+        ("_sce",),
+    ),
+    # As the authors' code runs it, where that departs from the paper; and logits are
+    # divided by their norm where the authors' runs of ABSGD do so.
+    _Variation(
+        "_author_code",
+        "CIFAR, noisy: as the authors' code",
+        ", as the authors' code",
+        "One is added to every weight, weights are divided by α = 0.5, and "
+        "cross-entropy is not clipped where p_y falls below 1e-7, as it is in {name}. ",
+        {
+            "method.uniform": True,
+            "method.alpha": 0.5,
+            "loss.smallest_probability": 0.0,
+        },
+        ("_sce",),
+    ),
+)
+
+
+class _Setting(NamedTuple):
+    """A data set, with the kind and the rate of its noise."""
+
+    source: configs.Source
+    kind: str  # a key of _KINDS
+    rate: int  # percent
+
+
 def presets() -> list[Preset]:
     """All of them; a name is data set, kind and rate in percent, loss, what differs.
 
@@ -125,124 +185,62 @@ def presets() -> list[Preset]:
     symmetric cross-entropy at the asymmetric rate 0.4.
     """
     settings = [
-        (source, kind, rate)
+        _Setting(source, kind, rate)
         for source in _DATASETS
         for kind in _KINDS
         for rate in _RATES
     ]
     return [
-        *(_table(*setting, suffix) for setting in settings for suffix in _LOSSES),
-        *(_divided(*setting, suffix) for setting in settings for suffix in _LOSSES),
-        *(_uniform(*setting) for setting in settings),
-        *(_author_code(*setting) for setting in settings),
+        _preset(variation, setting, suffix)
+        for variation in _VARIATIONS
+        for setting in settings
+        for suffix in variation.suffixes
     ]
 
 
-def _table(source: configs.Source, kind: str, rate: int, suffix: str) -> Preset:
-    """The rows of one loss in Table 6: means of five runs.
+def _preset(variation: _Variation, setting: _Setting, suffix: str) -> Preset:
+    """A preset with one loss, and its rows in Table 6: means of five runs.
 
     EG is ABSGD with γ = 1, as the paper compares with it: weights normalised within the
     batch. CE and TCE are printed only for SGD.
     """
-    loss = _LOSSES[suffix]
-    changes = _SGD_SCE.get((source, kind, rate), {}) if loss == "SCE" else {}
-    rows = [variant(f"SGD ({loss})", {"method.name": "sgd"} | changes)]
+    loss, kind, rate = _LOSSES[suffix], _KINDS[setting.kind][1], setting.rate / 100
+    name = f"{setting.source}_{setting.kind}{setting.rate}{suffix}"
+    changes = dict(variation.changes)
+    baseline: dict[str, Any] = {"method.name": "sgd"}
+    rows = []
     if loss == "SCE":
-        rows += [variant("EG (SCE)", {"method.gamma": 1.0}), variant("ABSGD (SCE)")]
+        baseline |= _SGD_SCE.get(setting, {})
+        rows = [variant("EG (SCE)", {"method.gamma": 1.0}), variant("ABSGD (SCE)")]
+    if variation.ending == "_author_code":
+        del rows[0]
+        if setting[:2] in _AUTHOR_TAU:
+            changes["loss.logit_norm"] = _AUTHOR_TAU[setting[:2]]
+            baseline["loss.logit_norm"] = 0.0
+    printed = variation.ending in ("", "_author_code")
+    key = Key("000", 6, setting.source.upper(), kind, f"{rate:g}")
     return Preset(
-        name=f"{source}_{kind}{rate}{suffix}",
-        family="CIFAR, noisy",
-        title=f"{_title(source, kind, rate)}: {loss}",
-        run=_run(source, kind, rate, loss),
-        paper=(_key(source, kind, rate),),
-        variants=tuple(rows),
+        name=name + variation.ending,
+        family=variation.family,
+        title=f"{_DATASETS[setting.source]}, {kind} noise of rate {rate:g}: {loss}"
+        + variation.what,
+        run=configs.replace(_run(setting, loss), changes),
+        paper=(key,) if printed else (),
+        variants=(variant(f"SGD ({loss})", baseline), *rows) if printed else (),
         lams=_LAMS,
-        choice=_choice(source, kind, loss),
-        note=_note(source, kind, loss),
+        choice=_choice(setting, loss),
+        note=variation.note.format(name=name) + _note(setting, loss),
     )
 
 
-def _divided(source: configs.Source, kind: str, rate: int, suffix: str) -> Preset:
-    """The same with logits divided by their norm in training, whatever the method.
-
-    The authors' runs of ABSGD do so in half of the settings, and their runs of the
-    others do not, which the paper leaves out. No printed number is claimed for these.
-    """
-    loss = _LOSSES[suffix]
-    name = f"{source}_{kind}{rate}{suffix}"
-    return Preset(
-        name=f"{name}_tau1",
-        family="CIFAR, noisy: logits divided by their norm",
-        title=f"{_title(source, kind, rate)}: {loss}, logits divided by their norm",
-        run=configs.replace(_run(source, kind, rate, loss), {"loss.logit_norm": 1.0}),
-        lams=_LAMS,
-        choice=_choice(source, kind, loss),
-        note=f"To be held against {name}, with that one's flags for SGD. "
-        + _note(source, kind, loss),
-    )
-
-
-def _uniform(source: configs.Source, kind: str, rate: int) -> Preset:
-    """SCE with the constant that the authors' code adds to every weight.
-
-    The plain mean of the losses is then minimised as well.
-    """
-    name = f"{source}_{kind}{rate}_sce"
-    return Preset(
-        name=f"{name}_uniform",
-        family="CIFAR, noisy: uniform term",
-        title=f"{_title(source, kind, rate)}: SCE, one added to every weight",
-        run=configs.replace(_run(source, kind, rate, "SCE"), {"method.uniform": True}),
-        lams=_LAMS,
-        choice=_choice(source, kind, "SCE"),
-        note=f"To be held against {name}. " + _note(source, kind, "SCE"),
-    )
-
-
-def _author_code(source: configs.Source, kind: str, rate: int) -> Preset:
-    """SCE as the authors' code runs it, where that departs from the paper.
-
-    One is added to every weight, weights are divided by α = 0.5, logits by their norm
-    where the authors' runs of ABSGD do so, and cross-entropy is not clipped.
-    """
-    name = f"{source}_{kind}{rate}_sce"
-    baseline = {"method.name": "sgd", **_SGD_SCE.get((source, kind, rate), {})}
-    if (source, kind) in _AUTHOR_TAU:
-        baseline["loss.logit_norm"] = 0.0
-    return Preset(
-        name=f"{name}_author_code",
-        family="CIFAR, noisy: as the authors' code",
-        title=f"{_title(source, kind, rate)}: SCE, as the authors' code",
-        run=configs.replace(
-            _run(source, kind, rate, "SCE"),
-            {
-                "method.uniform": True,
-                "method.alpha": 0.5,
-                "loss.logit_norm": _AUTHOR_TAU.get((source, kind), 0.0),
-                "loss.smallest_probability": 0.0,
-            },
-        ),
-        paper=(_key(source, kind, rate),),
-        variants=(variant("SGD (SCE)", baseline), variant("ABSGD (SCE)")),
-        lams=_LAMS,
-        choice=_choice(source, kind, "SCE"),
-        note="One is added to every weight, weights are divided by α = 0.5, and "
-        f"cross-entropy is not clipped where p_y falls below 1e-7, as it is in {name}. "
-        + _note(source, kind, "SCE"),
-    )
-
-
-def _run(source: configs.Source, kind: str, rate: int, loss: str) -> configs.Run:
+def _run(setting: _Setting, loss: str) -> configs.Run:
     """120 epochs; λ from epoch 80."""
+    source, kind, rate = setting
     tuned = _TUNED[source, kind][loss]
     losses = {
         "CE": configs.Loss(),
         "SCE": configs.Loss("symmetric", alpha=tuned.alpha, beta=tuned.beta),
         "TCE": configs.Loss("truncated", q=0.7, k=0.5, prune_from=81 / _EPOCHS),
-    }
-    networks: dict[tuple[str, str], Any] = {
-        ("cifar100", "sym"): "resnet18",
-        ("cifar100", "asym"): "resnet34",
     }
     return configs.Run(
         data=configs.Data(
@@ -254,7 +252,7 @@ def _run(source: configs.Source, kind: str, rate: int, loss: str) -> configs.Run
             flip=True,
             **_AUGMENT[source],
         ),
-        model=configs.Model(networks.get((source, kind), "sce_cnn")),
+        model=configs.Model(_NETWORKS.get((source, kind), "sce_cnn")),
         loss=losses[loss],
         method=configs.Method(
             lam=tuned.lam, start_at=_SWITCH, gamma=tuned.gamma, init_s=0.0
@@ -272,18 +270,10 @@ def _run(source: configs.Source, kind: str, rate: int, loss: str) -> configs.Run
     )
 
 
-def _key(source: configs.Source, kind: str, rate: int) -> Key:
-    return Key("000", 6, source.upper(), _KINDS[kind][1], f"{rate / 100:g}")
-
-
-def _title(source: configs.Source, kind: str, rate: int) -> str:
-    return f"{_DATASETS[source]}, {_KINDS[kind][1]} noise of rate {rate / 100:g}"
-
-
-def _choice(source: configs.Source, kind: str, loss: str) -> str:
+def _choice(setting: _Setting, loss: str) -> str:
     """Where the settings come from."""
-    tuned = _TUNED[source, kind][loss]
-    held_out = 100 if source == "cifar10" else 10
+    tuned = _TUNED[setting[:2]][loss]
+    held_out = 100 if setting.source == "cifar10" else 10
     found = (
         "these are of the authors' former run script"
         if tuned.recorded
@@ -298,12 +288,12 @@ def _choice(source: configs.Source, kind: str, loss: str) -> str:
     )
 
 
-def _note(source: configs.Source, kind: str, loss: str) -> str:
+def _note(setting: _Setting, loss: str) -> str:
     """What a reader of the table has to know of a row."""
-    text = _NOTE + _NETWORK_NOTE[source]
-    if kind == "asym":
-        text += _ASYMMETRIC_NOTE[source]
-    text += _TAU_NOTE.get((source, kind), "")
+    text = _NOTE + _NETWORK_NOTE[setting.source]
+    if setting.kind == "asym":
+        text += _ASYMMETRIC_NOTE[setting.source]
+    text += _TAU_NOTE.get(setting[:2], "")
     if loss == "TCE":
         text += _TCE_NOTE
     if loss in ("CE", "TCE"):

@@ -1,7 +1,7 @@
 """Clothing1M, a million labels off the web: Table 7 of the later version."""
 
 from experiments import configs
-from experiments.presets._preset import Preset, variant
+from experiments.presets._preset import PRETRAINED, Preset, variant
 from experiments.results.paper import Key
 
 _LOSSES = {
@@ -9,7 +9,6 @@ _LOSSES = {
     "_sce": ("SCE", configs.Loss("symmetric", alpha=0.1, beta=1.0)),
     "_tce": ("TCE", configs.Loss("truncated", q=0.7, k=0.5)),
 }
-_PRETRAINED = "Weights trained on ImageNet, named as torchvision's resnet50 names them"
 _CHOICE = (
     "The paper chooses λ among -1, -5, -10 and -15 and does not give γ; λ = -5 and "
     "γ = 0.5 are those of the authors' readme. Choose on the data set's validation "
@@ -35,57 +34,52 @@ def _table(suffix: str) -> list[Preset]:
     does not clip the cross-entropy of SCE.
     """
     loss, config = _LOSSES[suffix]
-    run = _run(config)
-    clipping, unclipped = {}, ""
+    name, run = f"clothing1m{suffix}", _run(config)
+    readme = {
+        "optimizer.learning_rate": 0.005,
+        "optimizer.weight_decay": 1e-3,
+        "method.alpha": 0.5,
+        "method.uniform": True,
+    }
+    note = (
+        "η and decay are the readme's, not the paper's; one is added to every weight, "
+        "and weights are divided by α = 0.5. "
+    )
     if config.name == "symmetric":
-        clipping = {"loss.smallest_probability": 0.0}
-        unclipped = (
+        readme["loss.smallest_probability"] = 0.0
+        note += (
             "Cross-entropy is not clipped where p_y falls below 1e-7, as it is in "
             "clothing1m_sce, SGD's row included. "
         )
-    rows = (
+    absgd = variant(f"ABSGD ({loss})")
+    as_stated = (
         variant(f"SGD ({loss})", {"method.name": "sgd"}),
         variant(f"EG ({loss})", {"method.gamma": 1.0}),
-        variant(f"ABSGD ({loss})"),
+        absgd,
     )
     return [
         Preset(
-            name=f"clothing1m{suffix}",
+            name=name + ending,
             family="Clothing1M",
-            title=f"Clothing1M, ResNet-50: {loss}",
-            run=run,
+            title=f"Clothing1M, ResNet-50: {loss}{what}",
+            run=configs.replace(run, changes),
             paper=(Key("000", 7, "Clothing1M", "real noise"),),
             variants=rows,
             lams=(-1.0, -5.0, -10.0, -15.0),
             choice=_CHOICE,
-            note=_NOTE,
-            pretrained=_PRETRAINED,
-        ),
-        Preset(
-            name=f"clothing1m{suffix}_author_code",
-            family="Clothing1M",
-            title=f"Clothing1M, ResNet-50: {loss}, as the authors' readme",
-            run=configs.replace(
-                run,
-                {
-                    "optimizer.learning_rate": 0.005,
-                    "optimizer.weight_decay": 1e-3,
-                    "method.alpha": 0.5,
-                    "method.uniform": True,
-                    **clipping,
-                },
+            note=differs + _NOTE,
+            pretrained=PRETRAINED.format("resnet50"),
+        )
+        for ending, what, changes, rows, differs in (
+            ("", "", {}, as_stated, ""),
+            (
+                "_author_code",
+                ", as the authors' readme",
+                readme,
+                (variant(f"SGD ({loss})", of=name), absgd),
+                note,
             ),
-            paper=(Key("000", 7, "Clothing1M", "real noise"),),
-            variants=(
-                variant(f"SGD ({loss})", of=f"clothing1m{suffix}"),
-                variant(f"ABSGD ({loss})"),
-            ),
-            lams=(-1.0, -5.0, -10.0, -15.0),
-            choice=_CHOICE,
-            note="η and decay are the readme's, not the paper's; one is added to every "
-            f"weight, and weights are divided by α = 0.5. {unclipped}{_NOTE}",
-            pretrained=_PRETRAINED,
-        ),
+        )
     ]
 
 

@@ -97,7 +97,7 @@ def fit(
         batches = None
         if session.steps_per_dispatch == 1:
             ahead = batches_from(start.position, run, task, layout, session)
-            prefetched = loader.prefetch(ahead, session.prefetch, layout.shard)
+            prefetched = loader.Prefetched(ahead, session.prefetch, layout.shard)
             batches = stack.enter_context(prefetched)
         stepper = _OneRun(run, task, layout, session, start.state, batches)
         (failure,) = fit_all(stepper, [run], start.position, [callbacks], until)
@@ -332,7 +332,7 @@ def in_order(
         rows=layout.rows(size),
         workers=session.workers,
     )
-    with loader.prefetch(batches, session.prefetch, layout.shard) as placed:
+    with loader.Prefetched(batches, session.prefetch, layout.shard) as placed:
         yield from placed
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import configs, fields, methods
-from experiments.data.distinct import Distinct
+from experiments.data.packed import Distinct
 from experiments.data.task import Task
 from experiments.data.types import Examples
 from experiments.results import metrics
