@@ -110,7 +110,7 @@ def test_digits_are_learned_as_well():
         task = load_task(run.data, 0)
         session, events = Session(), []
         callbacks = loop.Callbacks(lambda own=events, **event: own.append(event))
-        start = loop.begin(run, task, LAYOUT, session)
+        start = loop.begin(run, task, LAYOUT)
         loop.fit(run, task, LAYOUT, session, start, callbacks)
         accuracy[dtype] = events[-1]["test"]["accuracy"]
     assert accuracy["float32"] > 0.6

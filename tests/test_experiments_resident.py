@@ -37,7 +37,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
             (step, jax.device_get(state), copy.deepcopy(place))
         ),
     )
-    start = start or loop.begin(run, task, LAYOUT, session)
+    start = start or loop.begin(run, task, LAYOUT)
     state = loop.fit(run, task, LAYOUT, session, start, callbacks)
     events = [run_log.plain(event) for event in events]
     for event in events:

@@ -49,9 +49,7 @@ def _vmapped(runs, tasks, most):
 def _alone(run, task):
     session, events = Session(), []
     callbacks = loop.Callbacks(lambda **event: events.append(run_log.plain(event)))
-    loop.fit(
-        run, task, LAYOUT, session, loop.begin(run, task, LAYOUT, session), callbacks
-    )
+    loop.fit(run, task, LAYOUT, session, loop.begin(run, task, LAYOUT), callbacks)
     return events
 
 

@@ -14,7 +14,7 @@ from experiments import configs, presets
 from experiments.cli import main
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
-from experiments.train import runs, sharding
+from experiments.train import evaluation, sharding
 from tests.programs import epochs
 
 # A network of two layers, and some 20 updates: compiling is most of what it costs.
@@ -31,7 +31,7 @@ def _train(out, *arguments, preset="digits_label_noise"):
 
 def _state(out):
     """Of the newest checkpoint."""
-    return runs.restore(out, run_dir.load(out), sharding.layout(1))[1]
+    return evaluation.restore(out, run_dir.load(out), sharding.layout(1))[1]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_a_report_is_made(trained, capsys):
 
 
 def test_features_of_a_subsample_are_those_of_its_examples(trained):
-    found = runs.features(trained, splits=("train", "test"), examples=40).splits
-    whole = runs.features(trained)
+    found = evaluation.features(trained, splits=("train", "test"), examples=40).splits
+    whole = evaluation.features(trained)
     assert found.keys() == {"train", "test"}
     for split, (features, labels) in found.items():
         everything, of_each = whole.splits[split]

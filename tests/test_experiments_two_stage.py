@@ -13,7 +13,7 @@ from experiments.models import heads, posthoc_classifiers
 from experiments.models.attention import Attention
 from experiments.results import metrics, run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
-from experiments.train import runs, sharding, steps
+from experiments.train import evaluation, runs, sharding, steps
 from experiments.train.session import Session
 
 TINY = (
@@ -36,7 +36,7 @@ def _last(out):
 
 
 def _state(out):
-    return runs.restore(out, run_dir.load(out), sharding.layout(1))[1]
+    return evaluation.restore(out, run_dir.load(out), sharding.layout(1))[1]
 
 
 def _flat(*parts):
@@ -54,7 +54,7 @@ def stage_one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(stage_one):
-    return runs.features(stage_one)
+    return evaluation.features(stage_one)
 
 
 # cRT and LWS.
@@ -235,7 +235,7 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     np.testing.assert_array_equal(network.head.recalls.bias[...], seen.bias)
     program = steps.program(run, layout)
     start = program.init(network, run.seed, len(labels))
-    found = runs.outputs_of("features", start, task.test, run, layout)
+    found = evaluation.outputs_of("features", start, task.test, run, layout)
     np.testing.assert_allclose(found, seen.splits["test"][0], rtol=1e-5, atol=1e-6)
 
     before, after = _flat(start.params), _flat(_state(out).params)
@@ -273,7 +273,7 @@ def test_range_loss_narrows_classes(stage_one, seen, tmp_path):
     strong = ("--loss.name", "range", "--loss.range-intra", "1", "--epochs", "4")
     out = _train(tmp_path, "--start-from", str(stage_one), *strong)
     assert np.isfinite(_last(out)["loss"])
-    assert spread(runs.features(out).splits) < spread(seen.splits)
+    assert spread(evaluation.features(out).splits) < spread(seen.splits)
 
 
 # Classifiers that need no training.

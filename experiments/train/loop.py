@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -76,17 +77,8 @@ def fit(
     The metrics of a step are read while the next one runs, so that the device does not
     wait for them.
 
-    Args:
-      run: what to train.
-      task: training, validation and test examples.
-      layout: devices.
-      session: how batches are loaded and the step is run.
-      start: state and position, from `begin` or from a checkpoint.
-      callbacks: called with metrics and events, and to save checkpoints.
-      until: epoch to stop before, from 0; None trains to the end.
-
-    Returns:
-      The state after the last epoch that was trained.
+    Starts from `begin` or from a checkpoint, and stops before the epoch `until`, from
+    0, or at the end. Returns the state after the last epoch that was trained.
 
     Raises:
       FloatingPointError: a loss is not finite; names the step and the examples.
@@ -116,6 +108,7 @@ def fit_all(
     """Trains all runs of a stepper, and writes one event per run and epoch.
 
     A run whose loss is not finite writes nothing from then on; the others go on.
+    Returns for each run the message about such a loss, or None.
 
     Args:
       stepper: makes the updates of all runs: see `vmapped.VmappedRuns`. The metrics
@@ -124,9 +117,6 @@ def fit_all(
       position: to continue from.
       callbacks: of each run; `due` and `save` are those of the first.
       until: epoch to stop before, from 0; None trains to the end.
-
-    Returns:
-      For each run the message about a loss that is not finite, or None.
     """
     run, per_epoch = runs[0], stepper.per_epoch
     due, save = callbacks[0].due, callbacks[0].save
@@ -162,11 +152,19 @@ def fit_all(
         rates = np.broadcast_to(hyperparams[-1].learning_rate, len(runs))
         for index, callback in enumerate(callbacks):
             if failures[index] is None:
-                event = _event_of(epoch, per_epoch, totals[index], waited, seconds)
-                event["learning_rate"] = rates[index]
-                for name, summaries in found.items():
-                    event[name] = None if summaries is None else summaries[index]
-                callback.write(**event)
+                callback.write(
+                    event="epoch",
+                    epoch=epoch + 1,
+                    step=(epoch + 1) * per_epoch,
+                    learning_rate=rates[index],
+                    **_summary(totals[index]),
+                    waited=waited,
+                    seconds=seconds,
+                    **{
+                        name: None if summaries is None else summaries[index]
+                        for name, summaries in found.items()
+                    },
+                )
         save((epoch + 1) * per_epoch, stepper.state, Position(epoch + 1, 0, {}))
     return failures
 
@@ -239,17 +237,12 @@ class _OneRun:
 
     def evaluate(self, name: str) -> list[dict[str, Any]] | None:
         """The metrics of a split; None without such a split."""
-        task, examples = self._task, getattr(self._task, name)
-        if examples is None:
-            return None
-        how = self._run, task, self._session
         threshold = None if name == "validation" else self._threshold
-        found = evaluate(
-            self._program, self._layout, self.state, examples, *how, threshold=threshold
-        )
-        if name == "validation":
+        how = self._run, self._task, self._layout, self._session
+        found = evaluate(self.state, name, *how, threshold=threshold)
+        if found is not None and name == "validation":
             self._threshold = found.get("threshold", 0.5)
-        return [found]
+        return None if found is None else [found]
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -257,49 +250,35 @@ def steps_per_epoch(run: configs.Run, task: Task) -> int:
     return -(-len(task.train.labels) // run.batch_size)
 
 
-def begin(
-    run: configs.Run,
-    task: Task,
-    layout: Layout,
-    session: Session,
-    network: Any = None,
-) -> Start:
-    """The state before the first step.
+def begin(run: configs.Run, task: Task, layout: Layout, network: Any = None) -> Start:
+    """The state before the first step, and the position before the first batch.
 
-    Args:
-      run: what to train.
-      task: its examples.
-      layout: devices.
-      session: how the step is run.
-      network: whose arrays to start from; None initialises them by the run's seed.
-
-    Returns:
-      The state, and the position before the first batch.
+    It has the arrays of `network`; None initialises them by the run's seed.
     """
-    program = steps.program(run, layout, session.parallel)
+    program = steps.program(run, layout)
     drawn = steps.init_network(run, run.seed) if network is None else network
     return Start(program.init(drawn, run.seed, len(task.train.labels)))
 
 
 def evaluate(
-    program: steps.Program,
-    layout: Layout,
     state: steps.TrainState,
-    examples: Examples,
+    split: str,
     run: configs.Run,
     task: Task,
+    layout: Layout,
     session: Session,
     *,
-    threshold: float | None = 0.5,
-) -> dict[str, Any]:
-    """Evaluates a network on a split; returns the metrics of `metrics.summary`.
+    threshold: float | None,
+) -> dict[str, Any] | None:
+    """The metrics of `metrics.summary` on a split; None without such a split.
 
     Of two classes the `threshold` is chosen here if it is None.
     """
-    counts: Any = None
-    for batch in in_order(examples, run, layout, session):
-        found = program.evaluate(state, batch)
-        counts = found if counts is None else metrics.add(counts, found)
+    if (examples := getattr(task, split)) is None:
+        return None
+    count = functools.partial(steps.program(run, layout).evaluate, state)
+    batches = in_order(examples, run, layout, session)
+    counts = functools.reduce(metrics.add, map(count, batches))
     return metrics.summary(
         jax.device_get(counts),
         task.class_counts,
@@ -314,14 +293,7 @@ def in_order(
 ) -> Iterator[loader.Batch]:
     """Batches of the examples in order and without augmentation, on the devices.
 
-    Args:
-      examples: of any split.
-      run: data and batch size.
-      layout: devices.
-      session: how batches are loaded.
-
-    Yields:
-      Batches, the last one padded.
+    The last one is padded.
     """
     size = min(EVAL_BATCH, 2 * run.batch_size)
     size = -(-size // layout.devices) * layout.devices
@@ -343,19 +315,10 @@ def batches_from(
     layout: Layout,
     session: Session,
 ) -> Generator[loader.Batch, None, None]:
-    """The batches of a training from a position on.
+    """The batches of a training from a position on, in host memory.
 
-    For a method that uses the meta set each batch comes with a batch of it.
-
-    Args:
-      position: epoch and batch to continue from.
-      run: data, batch size, epochs and seed.
-      task: its examples.
-      layout: devices.
-      session: how batches are loaded.
-
-    Returns:
-      Batches of this host's rows, in host memory. Closing it ends its processes.
+    They have this host's rows; for a method that uses the meta set each comes with a
+    batch of it. Closing the generator ends its processes.
     """
     batches = loader.training(
         task.train,
@@ -466,22 +429,14 @@ def _log_step(
     return None
 
 
-_SUMS = (
-    "examples",
-    "loss",
-    "weight",
-    "weight_mislabelled",
-    "examples_mislabelled",
-)
+_SUMS = ("examples", "loss", "weight", "weight_mislabelled", "examples_mislabelled")
 _SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
 
 
 def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
     """Adds a step to an epoch's totals: numbers, and arrays `[classes]`."""
-    totals["tilted_loss"], totals["lam"] = (
-        float(step_metrics.tilted_loss),
-        float(step_metrics.lam),
-    )
+    totals["tilted_loss"] = float(step_metrics.tilted_loss)
+    totals["lam"] = float(step_metrics.lam)
     totals["largest"] = max(totals.get("largest", 0.0), float(step_metrics.largest))
     totals["steps"] = totals.get("steps", 0) + 1
     sums = {name: float(getattr(step_metrics, name)) for name in _SUMS}
@@ -494,25 +449,6 @@ def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
         totals[name] = np.asarray(totals.get(name, 0.0)) + value
 
 
-def _event_of(
-    epoch: int, per_epoch: int, totals: dict[str, Any], waited: float, seconds: float
-) -> dict[str, Any]:
-    """The log event of an epoch, from 0; the learning rate and evaluations are added.
-
-    `waited` and `seconds` are those of the loop for batches, and of the epoch.
-    """
-    return {
-        "event": "epoch",
-        "epoch": epoch + 1,
-        "step": (epoch + 1) * per_epoch,
-        "learning_rate": None,
-        "lam": totals["lam"],
-        **_summary(totals),
-        "waited": waited,
-        "seconds": seconds,
-    }
-
-
 def _summary(totals: dict[str, Any]) -> dict[str, Any]:
     """Metrics of an epoch, from its totals. Losses are those before each update."""
     counts = np.array(totals["examples_of_class"])
@@ -520,6 +456,7 @@ def _summary(totals: dict[str, Any]) -> dict[str, Any]:
     wrong = totals["examples_mislabelled"]
     clean = totals["examples"] - wrong
     return {
+        "lam": totals["lam"],
         "loss": totals["loss"] / totals["examples"],
         "tilted_loss": totals["tilted_loss"],
         "effective_sample_size": totals["effective"] / totals["steps"],
