@@ -64,13 +64,6 @@ def test_every_route_follows_a_radius_from_the_switch_on(sign):
         problem.same(also, seen)
 
 
-def test_the_dense_route_refuses_batchnorm_and_says_why():
-    with pytest.raises(
-        ValueError, match="BatchNorm the gradient of an example depends"
-    ):
-        configs.replace(problem.NORMALIZED, {"method.route": "dense"})
-
-
 @pytest.mark.parametrize("lam", [math.inf, 0.5, -2.0])
 def test_padding_changes_nothing(lam):
     """Not the parameters, nor BatchNorm's statistics, nor the attention, nor sums."""
@@ -220,7 +213,7 @@ def test_a_loss_that_is_not_finite_names_its_examples():
     assert set(named) <= set(batch.index.tolist())
 
 
-def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
+def test_nothing_recompiles_for_another_seed_lam_schedule_or_sampler():
     program = steps.program(RUN, LAYOUT)
     hyperparams = methods.step_hyperparams(RUN, 2, 0)
     problem.train(RUN, 3)
@@ -234,6 +227,8 @@ def test_nothing_recompiles_for_another_seed_lam_schedule_or_imbalance():
             "optimizer.learning_rate": 0.2,
             "optimizer.decay": "cosine",
             "data.imbalance_ratio": 10.0,
+            "data.sampling": "effective",
+            "data.sampling_beta": 0.5,
             "data.noise_rate": 0.2,
             "epochs": 9,
         },
