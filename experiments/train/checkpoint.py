@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.results import run_log
+from experiments.train import distributed
 
 DIGESTS = "SHA256SUMS"
 METADATA = "metadata.json"
@@ -248,7 +249,10 @@ class Checkpoints:
                 break
             damaged.append(step)
             self._log(f"Checkpoint {step} is damaged: {damage}")
-        found, number = (int(n) for n in _of_first_host(found, len(damaged)))
+        of_first_host = multihost_utils.broadcast_one_to_all(
+            np.array([found, len(damaged)], np.int32)
+        )
+        found, number = map(int, of_first_host)
         if found < 0 and number:
             raise DamagedCheckpoint(
                 f"All checkpoints in {self._directory} are damaged "
@@ -283,11 +287,8 @@ class Checkpoints:
                     )
             except OSError as error:
                 problem = error
-        (failed,) = _of_first_host(problem is not None)
-        if failed and problem is None:
-            problem = OSError("the first host could not begin; see what it says")
-        if problem is not None:
-            raise problem
+        elsewhere = OSError("the first host could not begin; see what it says")
+        distributed.raise_together(problem, elsewhere)
 
     def _set_aside(self) -> None:
         """Renames what was found damaged, so that it is not in the way of new ones."""
@@ -349,11 +350,6 @@ def _not_of_orbax(message: logging.LogRecord) -> bool:
 
 def _shown(fields: dict[str, Any], name: str) -> str:
     return repr(fields[name]) if name in fields else "absent"
-
-
-def _of_first_host(*numbers: int) -> np.ndarray:
-    """The first host's, on all of them."""
-    return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32))
 
 
 # Files.

@@ -93,16 +93,26 @@ def batch(examples: DeviceDataset, index: jax.Array, present: jax.Array) -> Batc
     )
 
 
-def updates(run: configs.Run, *, on: bool = True, vmapped: bool = False) -> Any:
-    """Many updates as one pure function; see `Updates`.
+def compiled(
+    run: configs.Run, layout: Layout, *, on: bool = True, vmapped: bool = False
+) -> Updates:
+    """Many updates as one function, compiled once for all that share a program.
 
     The first axis of step inputs and of metrics is that of the updates. There is no
     loop around a single update, since convolutions in a loop are slow on a CPU. `on` is
     False before the rule is switched on.
 
-    Many runs that are trained as one, `vmapped`, share one array of inputs. All other
-    arrays have an axis of runs: the first, or the one after that of the updates.
+    Each device has all inputs, and batches are sharded. Many runs that are trained as
+    one, `vmapped`, are on one device, and share one array of inputs. All other arrays
+    have an axis of runs: the first, or the one after that of the updates. The function
+    donates the buffers of the state.
     """
+    on = on or not steps.switches(run)  # else the same program twice
+    return _compiled(fields.compiled(run), layout, on, vmapped)
+
+
+@functools.cache
+def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Updates:
     step = steps.updates_of(run, on=on)
 
     def one(
@@ -140,28 +150,11 @@ def updates(run: configs.Run, *, on: bool = True, vmapped: bool = False) -> Any:
             step_inputs,
         )
 
-    return many
-
-
-def compiled(
-    run: configs.Run, layout: Layout, *, on: bool = True, vmapped: bool = False
-) -> Updates:
-    """`updates`, compiled once for all runs that share a program of `steps.program`.
-
-    Each device has all inputs, and batches are sharded; vmapped runs are on one device.
-    The function donates the buffers of the state.
-    """
-    on = on or not steps.switches(run)  # else the same program twice
-    return _compiled(fields.compiled(run), layout, on, vmapped)
-
-
-@functools.cache
-def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Updates:
     whole = layout.replicated
     spread = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
     step_inputs = whole if vmapped else StepInput(spread, spread, whole, whole)
     return jax.jit(
-        updates(run, on=on, vmapped=vmapped),
+        many,
         in_shardings=(whole, whole, whole, step_inputs),
         out_shardings=whole,
         donate_argnums=0,

@@ -50,6 +50,12 @@ def join(session: Session) -> None:
     )
 
 
+def raise_together(problem: Exception | None, elsewhere: Exception) -> None:
+    """Raises the problem of the first host, if it has one; the others, `elsewhere`."""
+    if multihost_utils.broadcast_one_to_all(np.array(problem is not None)):
+        raise problem or elsewhere
+
+
 @contextlib.contextmanager
 def locked(out: pathlib.Path) -> Iterator[None]:
     """Locks a run directory: the first host does, and all are refused if it is."""
@@ -60,13 +66,8 @@ def locked(out: pathlib.Path) -> Iterator[None]:
                 stack.enter_context(run_dir.lock(out))
             except (configs.BadConfiguration, OSError) as error:
                 problem = error
-        refused = multihost_utils.broadcast_one_to_all(np.array(problem is not None))
-        if refused and problem is None:
-            problem = configs.BadConfiguration(
-                f"The first host cannot train in {out}; see what it says."
-            )
-        if problem is not None:
-            raise problem
+        elsewhere = f"The first host cannot train in {out}; see what it says."
+        raise_together(problem, configs.BadConfiguration(elsewhere))
         yield
 
 

@@ -429,8 +429,10 @@ def _log_step(
     return None
 
 
-_SUMS = ("examples", "loss", "weight", "weight_mislabelled", "examples_mislabelled")
-_SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
+_SUMS = (
+    "examples", "loss", "weight", "effective", "weight_mislabelled",
+    "examples_mislabelled", "weight_of_class", "examples_of_class",
+)  # fmt: skip
 
 
 def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
@@ -439,13 +441,9 @@ def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
     totals["lam"] = float(step_metrics.lam)
     totals["largest"] = max(totals.get("largest", 0.0), float(step_metrics.largest))
     totals["steps"] = totals.get("steps", 0) + 1
-    sums = {name: float(getattr(step_metrics, name)) for name in _SUMS}
-    sums["effective"] = float(step_metrics.effective)
+    sums = {name: np.float64(getattr(step_metrics, name)) for name in _SUMS}
     sums["total"] = sums["weight"] / max(sums["examples"], 1.0)
     for name, value in sums.items():
-        totals[name] = totals.get(name, 0.0) + value
-    for name in _SUMS_BY_CLASS:
-        value = np.asarray(getattr(step_metrics, name), np.float64)
         totals[name] = np.asarray(totals.get(name, 0.0)) + value
 
 
