@@ -96,8 +96,8 @@ def test_digits_are_learned_as_well():
             "data.examples_per_class": None,
             "data.crop_padding": 0,
             "data.augment_on": "host",
-            "eval_every": 8,
-            "epochs": 8,
+            "eval_every": 3,
+            "epochs": 3,
         }
         run = configs.replace(RUN, changes)
         task = load_task(run.data, 0)

@@ -110,19 +110,6 @@ def test_base_weights_are_those_of_the_library():
     np.testing.assert_allclose(weighted.loss, plain.loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"method.name": "eg", "method.init_s": None},
-        {"method.route": "value"},
-        {"loss.class_weights_norm": "weights"},
-    ],
-)
-def test_base_weights_are_refused_where_there_are_none(changes):
-    with pytest.raises(ValueError, match="Base weights are of SGD, ABSGD"):
-        configs.replace(RUN, {"loss.class_weights_in": "base"} | changes)
-
-
 def test_the_sums_are_those_of_the_losses(by_pullback):
     """Σp over the batch and Algorithm 1's normaliser agree after the switch."""
     _, seen = by_pullback

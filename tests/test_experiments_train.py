@@ -27,6 +27,11 @@ L2RW = (
 )  # fmt: skip
 
 
+BASE = ("--loss.class-weights-in", "base")
+META = ("--method.name", "meta", "--data.meta-per-class", "2")
+RANGE = ("--loss.name", "range")
+
+
 def _train(out, *arguments):
     return main([*DIGITS, *TINY, "--out", str(out), *arguments])
 
@@ -227,6 +232,26 @@ def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
         (["--method.lamb", "1"], "--method.lam"),
         (["--method.lam", "0"], "lam must be nonzero, got 0.0"),
         (["--method.route", "dense"], "BatchNorm"),
+        ([*BASE, "--method.name", "eg"], "Base weights are of SGD, ABSGD"),
+        ([*BASE, "--method.route", "value"], "Base weights are of SGD, ABSGD"),
+        ([*BASE, "--loss.class-weights-norm", "weights"], "Base weights are of SGD"),
+        (["--method.name", "meta"], "set data.meta_per_class to at least 1, got 0"),
+        (["--method.name", "l2rw"], "set data.meta_per_class to at least 1, got 0"),
+        (["--method.name", "mw_net"], "set data.meta_per_class to at least 1, got 0"),
+        ([*META, "--loss.class-weights-norm", "weights"], "'examples', got 'weights'"),
+        (
+            [*META, "--method.meta-batch-size", "1"],
+            "meta_batch_size must be at least 2",
+        ),
+        (
+            ["--data.meta-per-class", "-1"],
+            "meta_per_class must not be negative, got -1",
+        ),
+        (["--trainable", "scale"], "set model.head to 'scaled', got 'linear'"),
+        (["--loss.name", "oltr"], "set model.head to 'memory', got 'linear'"),
+        ([*RANGE, "--method.route", "value"], "take the pullback route, got 'value'"),
+        ([*RANGE, "--loss.range-intra", "-1"], "range_intra must not be negative"),
+        (["--data.sampling-beta", "1"], "sampling_beta must lie in [0, 1), got 1.0"),
         (["--distributed", "--parallel", "pmap"], "pmap runs on one host"),
         (["--epochs", "many"], "many"),
     ],
