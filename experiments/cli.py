@@ -78,12 +78,16 @@ def _command(words: list[str]) -> int:
 
 
 def _with_preset(command: str, arguments: list[str]) -> int:
-    """Parses a preset's name, then the fields that override it."""
+    """Parses a preset's name, or --config FILE, then the fields that override it."""
     from experiments import presets
+    from experiments.results import run_dir
 
-    arguments, config_file = _config_file(arguments)
-    if config_file is not None:
-        return _as_configured(command, config_file, arguments)
+    arguments, path = _config_file(arguments)
+    if path is not None:
+        kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
+        source = f"--config {path}"
+        config = _overridden(command, kept.run, kept.session, source, arguments)
+        return _run(command, kept.preset or kept.run.data.source, config)
     if not arguments or arguments[0].startswith("-"):
         print(
             f"usage: {PROGRAM} {command} PRESET [--field value ...]\n"
@@ -155,16 +159,6 @@ def _config_file(arguments: list[str]) -> tuple[list[str], pathlib.Path | None]:
             f"Give a preset or --config, not both, got {arguments[0]} and {path}."
         )
     return [*arguments[: at[0]], *rest], pathlib.Path(path)
-
-
-def _as_configured(command: str, path: pathlib.Path, arguments: list[str]) -> int:
-    """Runs a command on the run of a config.json, with the fields that override it."""
-    from experiments.results import run_dir
-
-    kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
-    source = f"--config {path}"
-    config = _overridden(command, kept.run, kept.session, source, arguments)
-    return _run(command, kept.preset or kept.run.data.source, config)
 
 
 def _versions() -> str:

@@ -8,7 +8,7 @@ device once.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -102,16 +102,19 @@ class VmappedRuns:
         most: int = 1,
     ) -> None:
         require(runs, tasks)
-        self._runs, self._tasks, self._layout = runs, tasks, layout
+        self._runs, self._layout = runs, layout
+        self._each = list(zip(runs, tasks, strict=True))
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
         self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
         self._splits = _to_device(tasks, layout)
-        begun = [loop.begin(run, task, layout).state for run, task in self._each()]
-        stats = [loop.dataset_stats(run, task, layout) for run, task in self._each()]
-        self.state, self._stats = (
-            layout.replicate(device_loop.stacked(jax.device_get(of_runs)))
-            for of_runs in (begun, stats)
-        )
+        # One after the other to the host: the device has to hold all of them only once.
+        begun = [
+            jax.device_get(
+                (loop.begin(*each, layout).state, loop.dataset_stats(*each, layout))
+            )
+            for each in self._each
+        ]
+        self.state, self._stats = layout.replicate(device_loop.stacked(begun))
         self._epoch = -1
         self._thresholds = [0.5] * len(runs)  # chosen on validation, if there is any
         self._indices: tuple[np.ndarray, np.ndarray]
@@ -120,22 +123,19 @@ class VmappedRuns:
         self._different = list(dict.fromkeys(alike))
         self._which = np.array([self._different.index(run) for run in alike])
 
-    def _each(self) -> Iterator[tuple[configs.Run, Task]]:
-        return zip(self._runs, self._tasks, strict=True)
-
     def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Draws the batches of an epoch and sets its class weights."""
         self._epoch = epoch
         drawn: dict[Any, Any] = {}  # runs of one seed share their order
-        for run, task in self._each():
+        for run, task in self._each:
             if (key := (run.seed, id(task))) not in drawn:
                 labels = task.train.labels
                 drawn[key] = device_loop.epoch_indices(run, labels, epoch)
-        found = [drawn[run.seed, id(task)] for run, task in self._each()]
+        found = [drawn[run.seed, id(task)] for run, task in self._each]
         index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
         self._indices = index, present
         weights = [
-            class_weights(run, task.class_counts, epoch) for run, task in self._each()
+            class_weights(run, task.class_counts, epoch) for run, task in self._each
         ]
         self._stats = self._stats._replace(class_weights=np.stack(weights))
 
@@ -203,7 +203,7 @@ class VmappedRuns:
                 labels=getattr(task, name).labels,
                 threshold=None if validates else self._thresholds[index],
             )
-            for index, (run, task) in enumerate(self._each())
+            for index, (run, task) in enumerate(self._each)
         ]
         if validates:
             self._thresholds = [summary.get("threshold", 0.5) for summary in found]
