@@ -59,16 +59,11 @@ def require(run: configs.Run) -> None:
             f"{data.source} is decoded image by image on the host, and does not stay "
             "on the device: train with --steps-per-dispatch 1, and without vmap."
         )
-    augmentations = {
-        "crop_padding": data.crop_padding,
-        "flip": data.flip,
-        "rotation": data.rotation,
-    }
-    asked = [name for name, value in augmentations.items() if value]
+    asked = fields.changed(data, "crop_padding", "flip", "rotation")
     if data.augment_on == "host" and asked:
         raise configs.BadConfiguration(
             "Images that stay on the device are not augmented on the host, got "
-            f"{', '.join(asked)}: give --data.augment-on device."
+            f"{asked}: give --data.augment-on device."
         )
     if run.method.uses_meta_set:
         raise configs.BadConfiguration(
