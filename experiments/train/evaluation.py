@@ -24,14 +24,6 @@ from experiments.train.session import Session
 _LISTED = 20  # classes; of more, recall is not printed class by class
 
 
-def layout_of(devices: int | None) -> sharding.Layout:
-    """So many devices, or all; more than there are is a BadConfiguration."""
-    try:
-        return sharding.layout(devices)
-    except ValueError as error:
-        raise configs.BadConfiguration(str(error)) from error
-
-
 def task_of(run: configs.Run, session: Session) -> Task:
     """The examples of a run; more than there are is a BadConfiguration."""
     try:
@@ -107,7 +99,7 @@ def reopen(
     """
     kept = run_dir.load(out)
     task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
-    layout = layout_of(devices)
+    layout = sharding.layout(devices)
     step, state = restore(out, kept, layout)
     return kept, task, layout, step, state
 
@@ -247,7 +239,7 @@ def predict(config: commands.Predict) -> int:
             paths = [str(examples.inputs.path(i)) for i in range(len(examples.labels))]
     else:
         examples, paths = inputs.load(config.input, data, prepare)
-    layout = layout_of(config.devices)
+    layout = sharding.layout(config.devices)
     step, state = restore(config.dir, kept, layout)
     logits = outputs_of("logits", state, examples, kept.run, layout)
     probabilities = np.asarray(jax.nn.softmax(logits))

@@ -64,7 +64,7 @@ def main(
         distributed.join(session)
     out = session.out or _default_out(preset, run)
     first_host = jax.process_index() == 0
-    layout = evaluation.layout_of(session.devices)
+    layout = sharding.layout(session.devices)
     if run.batch_size % layout.devices:
         raise configs.BadConfiguration(
             f"batch_size must be a multiple of the {layout.devices} devices, got "

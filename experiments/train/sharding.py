@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from experiments.configs import BadConfiguration
+
 AXIS = "batch"
 
 
@@ -59,17 +61,18 @@ class Layout(NamedTuple):
 def layout(devices: int | None = None) -> Layout:
     """Makes the mesh of so many devices, or of all, on all hosts.
 
-    Raises ValueError if there are not so many, or, on several hosts, not all are taken.
+    Raises BadConfiguration if there are not so many, or, on several hosts, if not all
+    are taken.
     """
     there = jax.devices()
     count = len(there) if devices is None else devices
     if count > len(there):
-        raise ValueError(
+        raise BadConfiguration(
             f"devices must be at most {len(there)}, which is how many "
             f"{there[0].platform.upper()} devices there are, got {count}."
         )
     if jax.process_count() > 1 and count < len(there):
-        raise ValueError(
+        raise BadConfiguration(
             f"On several hosts all of their {len(there)} devices are used, got "
             f"devices = {count}."
         )
