@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from experiments import configs
 from experiments.cli import main
+from experiments.data.task import load_task
 from experiments.results import aggregate, run_dir, run_log
-from experiments.train import evaluation, sharding
+from experiments.studies.digits import LONG_TAIL
+from experiments.train import evaluation, loop, runs, sharding
+from experiments.train.session import Session
 from tests.programs import epochs
 
 # A network of two layers, and some 20 updates: compiling is most of what it costs.
@@ -168,17 +172,16 @@ def test_published_weights_are_started_from(tmp_path):
             weights[f"{norm}.{what}"] = rng.uniform(0.5, 1.5, 4)
     weights |= {"fc.weight": rng.normal(size=(10, 4)), "fc.bias": rng.normal(size=10)}
     save_file({name: np.float32(value) for name, value in weights.items()}, path)
-    network = ("--model.name", "resnet18", "--model.widths", "4", "--model.blocks", "1")
-    slow = ("--optimizer.learning-rate", "1e-9", "--epochs", "1")
-    out = tmp_path / "run"
-    assert _train(out, *network, *slow, "--model.pretrained", str(path)) == 0
-    params = _state(out).params
+    model = configs.Model("resnet18", widths=(4,), blocks=(1,), pretrained=path)
+    run = configs.replace(LONG_TAIL.run, {"model": model})
+    task, layout = load_task(run.data, 0), sharding.layout(1)
+    network = runs._network(run, task, layout, Session())
+    params = loop.begin(run, task, layout, network).state.params
     found = params["blocks"][0]["second"]["convolution"]["kernel"][...]
     expected = weights["layer1.0.conv2.weight"].transpose(2, 3, 1, 0)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(
-        params["head"]["kernel"][...], weights["fc.weight"].T, atol=1e-5
-    )
+    np.testing.assert_array_equal(found, np.float32(expected))
+    head = params["head"]["kernel"][...]
+    np.testing.assert_array_equal(head, np.float32(weights["fc.weight"].T))
 
 
 def test_published_weights_that_do_not_fit_are_refused(tmp_path, capsys):
