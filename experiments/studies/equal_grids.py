@@ -277,7 +277,7 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         together.state = begin([job.network for job in jobs], together.state)
     callbacks = [loop.Callbacks(lambda own=own, **e: own.update(e)) for own in events]
     plainly = jobs[0].setting.method == "sgd"
-    before = together.evaluate("test") if plainly and study.begin else None
+    before = together.evaluate() if plainly and study.begin else None
     failures = loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
     ended = together.counts("train") if plainly and not study.begin else None
     lines = []
@@ -295,7 +295,7 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         for split in ("validation", "test"):
             line[split] = None if failure else _short(study, event[split])
         if before is not None:
-            line["before"] = round(before[index]["accuracy"], 5)
+            line["before"] = round(before[index]["test"]["accuracy"], 5)
         if ended is not None and not failure:
             odds = np.concatenate([part[index] for part in ended.log_odds])
             line |= losses_after(odds, tasks[which[index]].train.labels)

@@ -113,15 +113,9 @@ def evaluate(config: commands.Evaluate) -> int:
         config.dir, config.data_dir, config.devices
     )
     names = kept.run.data.class_names
-    found: dict[str, Any] = {"step": step, "class_names": names}
-    for name in ("validation", "test"):
-        chosen = found.get("validation", {}).get("threshold", 0.5)
-        threshold = None if name == "validation" else chosen
-        how = kept.run, task, layout, Session()
-        of_split = loop.evaluate(state, name, *how, threshold=threshold)
-        if of_split is None:
-            continue
-        found[name] = of_split
+    evaluated = loop.evaluate(state, kept.run, task, layout, Session())
+    found = {name: summary for name, summary in evaluated.items() if summary}
+    for name, of_split in found.items():
         shown = (f"{k} {v:.4f}" for k, v in of_split.items() if type(v) is float)
         print(f"{name}: {', '.join(shown)}")
         if len(names) <= _LISTED:
@@ -135,7 +129,7 @@ def evaluate(config: commands.Evaluate) -> int:
         )
     path = config.dir / run_dir.EVALUATION
     try:
-        run_log.save(path, found)
+        run_log.save(path, {"step": step, "class_names": names, **found})
     except OSError as error:
         print(f"Step {step}.")
         print(f"{path} could not be saved ({error}).", file=sys.stderr)

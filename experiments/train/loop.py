@@ -21,6 +21,7 @@ from experiments.train.losses import class_weights
 from experiments.train.session import Session
 from experiments.train.sharding import Layout
 
+SPLITS = ("validation", "test")  # that are evaluated, in this order
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
 
 
@@ -145,10 +146,7 @@ def fit_all(
                 save(step, stepper.state, Position(epoch, number, totals[0]))
         waited, seconds = stepper.waited - waited, time.monotonic() - began
         looks = epoch + 1 == run.epochs or (epoch + 1) % run.eval_every == 0
-        found = {
-            name: stepper.evaluate(name) if looks else None
-            for name in ("validation", "test")
-        }
+        evaluated = stepper.evaluate() if looks else [dict.fromkeys(SPLITS)] * len(runs)
         rates = np.broadcast_to(hyperparams[-1].learning_rate, len(runs))
         for index, callback in enumerate(callbacks):
             if failures[index] is None:
@@ -160,10 +158,7 @@ def fit_all(
                     **_summary(totals[index]),
                     waited=waited,
                     seconds=seconds,
-                    **{
-                        name: None if summaries is None else summaries[index]
-                        for name, summaries in found.items()
-                    },
+                    **evaluated[index],
                 )
         save((epoch + 1) * per_epoch, stepper.state, Position(epoch + 1, 0, {}))
     return failures
@@ -186,7 +181,6 @@ class _OneRun:
         self._program = steps.program(run, layout, session.parallel)
         self._stats = dataset_stats(run, task, layout)
         self._batches, self._epoch = batches, 0
-        self._threshold: float | None = 0.5  # chosen on validation, if there is any
         if batches is None:
             device_loop.require(run)
             self._examples = device_loop.to_device(task.train, layout)
@@ -235,14 +229,10 @@ class _OneRun:
         self.state, step_metrics = update(self.state, *args)
         return step_metrics, hyperparams
 
-    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """The metrics of a split; None without such a split."""
-        threshold = None if name == "validation" else self._threshold
+    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
+        """The `summaries` of the run."""
         how = self._run, self._task, self._layout, self._session
-        found = evaluate(self.state, name, *how, threshold=threshold)
-        if found is not None and name == "validation":
-            self._threshold = found.get("threshold", 0.5)
-        return None if found is None else [found]
+        return [evaluate(self.state, *how)]
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -262,30 +252,44 @@ def begin(run: configs.Run, task: Task, layout: Layout, network: Any = None) -> 
 
 def evaluate(
     state: steps.TrainState,
-    split: str,
     run: configs.Run,
     task: Task,
     layout: Layout,
     session: Session,
-    *,
-    threshold: float | None,
-) -> dict[str, Any] | None:
-    """The metrics of `metrics.summary` on a split; None without such a split.
-
-    Of two classes the `threshold` is chosen here if it is None.
-    """
-    if (examples := getattr(task, split)) is None:
-        return None
+) -> dict[str, dict[str, Any] | None]:
+    """Evaluates a network on validation and test set; see `summaries`."""
     count = functools.partial(steps.program(run, layout).evaluate, state)
-    batches = in_order(examples, run, layout, session)
-    counts = functools.reduce(metrics.add, map(count, batches))
-    return metrics.summary(
-        jax.device_get(counts),
-        task.class_counts,
-        tail_classes=run.data.tail_classes,
-        labels=examples.labels,
-        threshold=threshold,
-    )
+
+    def counts(split: str) -> metrics.Counts | None:
+        if (examples := getattr(task, split)) is None:
+            return None
+        batches = in_order(examples, run, layout, session)
+        return functools.reduce(metrics.add, map(count, batches))
+
+    return summaries(run, task, counts)
+
+
+def summaries(
+    run: configs.Run, task: Task, counts: Callable[[str], metrics.Counts | None]
+) -> dict[str, dict[str, Any] | None]:
+    """The metrics of `metrics.summary` by split; None for one that is not there.
+
+    Of two classes the threshold is chosen on the validation set; without one it is 0.5.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
+    threshold = None
+    for split in SPLITS:
+        summary: dict[str, Any] | None = None
+        if (of_split := counts(split)) is not None:
+            summary = metrics.summary(
+                of_split,
+                task.class_counts,
+                tail_classes=run.data.tail_classes,
+                labels=getattr(task, split).labels,
+                threshold=threshold,
+            )
+        found[split], threshold = summary, (summary or {}).get("threshold", 0.5)
+    return found
 
 
 def in_order(

@@ -24,7 +24,7 @@ from experiments.train.device_loop import DeviceDataset
 from experiments.train.losses import class_weights
 from experiments.train.sharding import Layout
 
-_SPLITS = ("train", "validation", "test")
+_SPLITS = ("train", *loop.SPLITS)
 
 
 def require(runs: Sequence[configs.Run], tasks: Sequence[Task]) -> None:
@@ -116,7 +116,6 @@ class VmappedRuns:
         ]
         self.state, self._stats = layout.replicate(device_loop.stacked(begun))
         self._epoch = -1
-        self._thresholds = [0.5] * len(runs)  # chosen on validation, if there is any
         self._indices: tuple[np.ndarray, np.ndarray]
         # Hyperparameters do not depend on the seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
@@ -189,25 +188,17 @@ class VmappedRuns:
         batches = map(counted, range(0, count, size))
         return jax.device_get(functools.reduce(metrics.add, batches))
 
-    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """The metrics of `metrics.summary` for each run; None without such a split."""
-        total = self.counts(name)
-        if total is None:
-            return None
-        validates = name == "validation"
-        found = [
-            metrics.summary(
-                jax.tree.map(lambda column, index=index: column[index], total),
-                task.class_counts,
-                tail_classes=run.data.tail_classes,
-                labels=getattr(task, name).labels,
-                threshold=None if validates else self._thresholds[index],
-            )
+    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
+        """The `loop.summaries` of each run."""
+        counts = {split: self.counts(split) for split in loop.SPLITS}
+
+        def of_run(index: int, split: str) -> metrics.Counts | None:
+            return jax.tree.map(lambda column: column[index], counts[split])
+
+        return [
+            loop.summaries(run, task, functools.partial(of_run, index))
             for index, (run, task) in enumerate(self._each)
         ]
-        if validates:
-            self._thresholds = [summary.get("threshold", 0.5) for summary in found]
-        return found
 
 
 def fit(
