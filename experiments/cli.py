@@ -29,14 +29,9 @@ FAILED, BAD_CONFIGURATION, NO_DATA, NOT_FINITE, INTERRUPTED = 1, 2, 3, 4, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, then runs the command.
 
-    Only a command that runs imports JAX, so `--help` is instant.
-
-    Args:
-      arguments: after the program's name; None for the process's own.
-
-    Returns:
-      Exit status: 0; 1 for an unexpected failure; 2 for a bad configuration; 3 for
-      missing or damaged data; 4 for a loss that is not finite; 130 if interrupted.
+    Only a command that runs imports JAX, so `--help` is instant. The exit status is 0;
+    1 for an unexpected failure; 2 for a bad configuration; 3 for missing or damaged
+    data; 4 for a loss that is not finite; 130 if interrupted.
     """
     terminal.spell()
     try:

@@ -724,15 +724,10 @@ class Run(Checked):
 
 
 def replace(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a configuration with other values.
+    """A copy of a configuration, a frozen dataclass, with other values by name.
 
-    Args:
-      config: a frozen dataclass.
-      changes: values by name; a dot leads into a nested dataclass, which is the new one
-        if the changes replace it too.
-
-    Returns:
-      A configuration of the same class.
+    A dot leads into a nested dataclass, which is the new one if the changes replace it
+    too.
 
     Examples:
       >>> replace(Run(), {"epochs": 3, "method.lam": 0.5}).method.lam

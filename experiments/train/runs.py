@@ -49,10 +49,8 @@ def main(
     One of many runs, whose caller shows the progress, is `quiet`: it removes its bar at
     the end, and prints nothing else of the progress. `extended` are the epochs that the
     run was to have before, if it is trained for more, for config.json; None for those
-    that are there.
-
-    Returns:
-      Exit status: 0, or 130 if it was interrupted, after a checkpoint.
+    that are there. The exit status is 0, or 130 if it was interrupted, after a
+    checkpoint.
 
     Raises:
       BadConfiguration: the directory holds another run, and the differing fields are

@@ -77,19 +77,14 @@ def _size(examples: Examples | None) -> int:
 class VmappedRuns:
     """The training state of vmapped runs, on one device.
 
-    Args:
-      runs: the runs.
-      tasks: the task of each run; one object for runs that share it.
-      layout: one device.
-      most: most updates of a dispatch, of each run.
+    Runs that share a task are given one object. `most` bounds the updates of a
+    dispatch, of each run. Runs that cannot be vmapped are a BadConfiguration; see
+    `require`.
 
     Attributes:
       per_epoch: updates of each run in an epoch.
       waited: seconds that the device has waited for batches: always 0.
       state: training state; the first axis of every array is that of the runs.
-
-    Raises:
-      BadConfiguration: the runs cannot be vmapped; see `require`.
     """
 
     waited = 0.0
