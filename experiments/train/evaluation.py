@@ -235,8 +235,10 @@ def predict(config: commands.Predict) -> int:
         examples, paths = inputs.load(config.input, data, prepare)
     layout = sharding.layout(config.devices)
     step, state = restore(config.dir, kept, layout)
-    logits = outputs_of("logits", state, examples, kept.run, layout)
-    probabilities = np.asarray(jax.nn.softmax(logits))
+    logits_of = steps.program(kept.run, layout).logits
+    batches = loop.in_order(examples, kept.run, layout, Session())
+    parts = [jax.nn.softmax(logits_of(state, batch)) for batch in batches]
+    probabilities = np.concatenate(jax.device_get(parts))[: len(examples.labels)]
 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
