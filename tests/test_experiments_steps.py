@@ -15,7 +15,14 @@ from experiments.train.losses import class_weights, per_example_losses
 from tests import training_problem as problem
 
 LAYOUT = sharding.layout(1)
-RUN = configs.replace(problem.RUN, {"model.blocks": (1,), "model.widths": (4,)})
+SMALL = {"model.blocks": (1,), "model.widths": (4,)}
+RUN = configs.replace(problem.RUN, SMALL)
+SGD = {
+    "method.name": "sgd",
+    "optimizer.weight_decay": 0.0,
+    "optimizer.momentum": 0.0,
+}
+WEIGHTED_MEAN = configs.replace(RUN, SGD | {"loss.class_weights_norm": "weights"})
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,8 @@ def test_every_route_follows_a_radius_from_the_switch_on(sign):
 @pytest.mark.parametrize("lam", [math.inf, 0.5, -2.0])
 def test_padding_changes_nothing(lam):
     """Not the parameters, nor BatchNorm's statistics, nor the attention, nor sums."""
-    run = configs.replace(problem.NORMALIZED, {"method.lam": lam, "model.dropout": 0.3})
+    changes = SMALL | {"method.lam": lam, "model.dropout": 0.3}
+    run = configs.replace(problem.NORMALIZED, changes)
     exact = problem.train(run, batches=lambda step: problem.batch(step, 10, 10))
 
     def padded(step):
@@ -74,21 +82,15 @@ def test_padding_changes_nothing(lam):
 
 def test_the_weighted_mean_divides_by_the_weights_of_the_batch():
     """As PyTorch's weighted mean: a common factor on the class weights falls out."""
-    run = configs.replace(
-        RUN, {"method.name": "sgd", "loss.class_weights_norm": "weights"}
-    )
     weights = np.linspace(0.5, 2.0, 10)
-    state, _ = problem.train(run, 2, weights=weights)
-    problem.same(problem.train(run, 2, weights=7.0 * weights)[0].params, state.params)
-    plain = configs.replace(run, {"loss.class_weights_norm": "examples"})
-    mean = [np.mean(weights[problem.batch(step).labels]) for step in range(2)]
-    undecayed = {"optimizer.weight_decay": 0.0, "optimizer.momentum": 0.0}
-    one, _ = problem.train(configs.replace(run, undecayed), 1, weights=weights)
-    other, _ = problem.train(
-        configs.replace(plain, undecayed | {"optimizer.learning_rate": 0.05 / mean[0]}),
-        1,
-        weights=weights,
-    )
+    state, _ = problem.train(WEIGHTED_MEAN, 2, weights=weights)
+    scaled, _ = problem.train(WEIGHTED_MEAN, 2, weights=7.0 * weights)
+    problem.same(scaled.params, state.params)
+    one, _ = problem.train(WEIGHTED_MEAN, 1, weights=weights)
+    rate = 0.05 / np.mean(weights[problem.batch(0).labels])
+    changes = {"loss.class_weights_norm": "examples", "optimizer.learning_rate": rate}
+    plain = configs.replace(WEIGHTED_MEAN, changes)
+    other, _ = problem.train(plain, 1, weights=weights)
     problem.same(one.params, other.params)
 
 
@@ -96,10 +98,9 @@ def test_base_weights_are_those_of_the_library():
     """Without attention the weighted mean; with it, attention to unweighted losses."""
     base = configs.replace(RUN, {"loss.class_weights_in": "base"})
     weights = np.linspace(0.5, 2.0, 10)
-    sgd = {"method.name": "sgd"}
-    mean = configs.replace(RUN, sgd | {"loss.class_weights_norm": "weights"})
-    one, _ = problem.train(configs.replace(base, sgd), 2, weights=weights)
-    problem.same(one.params, problem.train(mean, 2, weights=weights)[0].params)
+    one, _ = problem.train(configs.replace(base, SGD), 2, weights=weights)
+    mean, _ = problem.train(WEIGHTED_MEAN, 2, weights=weights)
+    problem.same(one.params, mean.params)
     at_once = {"method.start_at": 0.0, "method.gamma": 1.0, "method.init_s": None}
     attends = configs.replace(base, at_once)
     _, (weighted,) = problem.train(attends, 1, weights=weights)
