@@ -29,11 +29,7 @@ MODULES = {
 
 
 def main() -> int:
-    """Runs the command line, or says in one line what is missing.
-
-    Returns:
-      Exit status: that of `experiments.cli`, or 1 if a package is missing.
-    """
+    """Runs the command line, or says what is missing and returns the status 1."""
     terminal.quiet_interrupts()
     missing = [
         requirement

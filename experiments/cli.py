@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -29,19 +29,17 @@ FAILED, BAD_CONFIGURATION, NO_DATA, NOT_FINITE, INTERRUPTED = 1, 2, 3, 4, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, then runs the command.
 
-    Only a command that runs imports JAX, so `--help` is instant.
-
-    Args:
-      arguments: after the program's name; None for the process's own.
-
-    Returns:
-      Exit status: 0; 1 for an unexpected failure; 2 for a bad configuration; 3 for
-      missing or damaged data; 4 for a loss that is not finite; 130 if interrupted.
+    Only a command that runs imports JAX, so `--help` is instant. The exit status is 0;
+    1 for an unexpected failure; 2 for a bad configuration; 3 for missing or damaged
+    data; 4 for a loss that is not finite; 130 if interrupted.
     """
     terminal.spell()
     try:
         try:
             return _command(list(sys.argv[1:] if arguments is None else arguments))
+        except configs.BadConfiguration as error:
+            print(error, file=sys.stderr)
+            return BAD_CONFIGURATION
         finally:  # also where the parser has printed the help and exits
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has closed the pipe
@@ -63,7 +61,9 @@ def _command(words: list[str]) -> int:
         print(_versions())
         return 0
     if name not in COMMANDS:
-        return _refuse(f"There is no command {name!r}.{_meant(name, COMMANDS)}")
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"Did you mean {close[0]!r}?" if close else f"See {PROGRAM} --help."
+        raise configs.BadConfiguration(f"There is no command {name!r}. {meant}")
     config = COMMANDS[name].config
     if "run" in config.__annotations__:
         return _with_preset(name, rest)
@@ -73,15 +73,16 @@ def _command(words: list[str]) -> int:
 
 
 def _with_preset(command: str, arguments: list[str]) -> int:
-    """Parses a preset's name, then the fields that override it."""
+    """Parses a preset's name, or --config FILE, then the fields that override it."""
     from experiments import presets
+    from experiments.results import run_dir
 
-    try:
-        arguments, config_file = _config_file(arguments)
-        if config_file is not None:
-            return _as_configured(command, config_file, arguments)
-    except configs.BadConfiguration as error:
-        return _refuse(str(error))
+    arguments, path = _config_file(arguments)
+    if path is not None:
+        kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
+        source = f"--config {path}"
+        config = _overridden(command, kept.run, kept.session, source, arguments)
+        return _run(command, kept.preset or kept.run.data.source, config)
     if not arguments or arguments[0].startswith("-"):
         print(
             f"usage: {PROGRAM} {command} PRESET [--field value ...]\n"
@@ -92,18 +93,11 @@ def _with_preset(command: str, arguments: list[str]) -> int:
         )
         return 0 if arguments[:1] in (["-h"], ["--help"]) else BAD_CONFIGURATION
     name, *rest = arguments
-    try:
-        preset = presets.get(name)
-    except presets.UnknownPreset as error:
-        return _refuse(str(error))
+    preset = presets.get(name)
     description = preset.doc if command == "train" else None
-    try:
-        config = _overridden(command, preset.run, Session(), name, rest, description)
-    except ValueError as error:  # fields that do not go together
-        return _refuse(str(error))
-
+    config = _overridden(command, preset.run, Session(), name, rest, description)
     if preset.needs is not None and config.run.start_from is None:
-        return _refuse(
+        raise configs.BadConfiguration(
             f"{name} is a second stage: give --start-from the directory of a "
             f"finished run of {preset.needs}."
         )
@@ -121,14 +115,17 @@ def _overridden(
     """The configuration of a command: a run and a session, and flags over them."""
     kind = COMMANDS[command].config
     arguments = _own_network(arguments)
-    with _with_hints(kind, arguments):
-        return tyro.cli(
-            kind,
-            default=kind(run, session=session),
-            prog=f"{PROGRAM} {command} {source}",
-            description=description,
-            args=arguments,
-        )
+    try:
+        with _with_hints(kind, arguments):
+            return tyro.cli(
+                kind,
+                default=kind(run, session=session),
+                prog=f"{PROGRAM} {command} {source}",
+                description=description,
+                args=arguments,
+            )
+    except ValueError as error:  # fields that do not go together
+        raise configs.BadConfiguration(str(error)) from error
 
 
 def _own_network(arguments: list[str]) -> list[str]:
@@ -159,19 +156,6 @@ def _config_file(arguments: list[str]) -> tuple[list[str], pathlib.Path | None]:
     return [*arguments[: at[0]], *rest], pathlib.Path(path)
 
 
-def _as_configured(command: str, path: pathlib.Path, arguments: list[str]) -> int:
-    """Runs a command on the run of a config.json, with the fields that override it."""
-    from experiments.results import run_dir
-
-    kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
-    try:
-        source = f"--config {path}"
-        config = _overridden(command, kept.run, kept.session, source, arguments)
-    except ValueError as error:  # fields that do not go together
-        return _refuse(str(error))
-    return _run(command, kept.preset or kept.run.data.source, config)
-
-
 def _versions() -> str:
     """Versions of the library and of what its numbers depend on."""
     import absgd_jax
@@ -195,8 +179,6 @@ def _run(name: str, *arguments: Any) -> int:
         arguments = tuple(map(_resolved, arguments))
         terminal.usual_interrupts()
         return getattr(module, command.function)(*arguments)
-    except configs.BadConfiguration as error:
-        return _refuse(str(error))
     except (MissingData, DamagedData) as error:
         print(error, file=sys.stderr)
         return NO_DATA
@@ -222,17 +204,11 @@ def _resolved(argument: Any) -> Any:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items()]
-    usage, more = (
-        f"usage: {PROGRAM} COMMAND ...",
-        f"{PROGRAM} COMMAND --help lists the flags of a command; --version, versions.",
+    usage = f"usage: {PROGRAM} COMMAND ..."
+    more = (
+        f"{PROGRAM} COMMAND --help lists the flags of a command; --version, versions."
     )
     return "\n".join([usage, "", DESCRIPTION, "", *lines, "", more])
-
-
-def _meant(name: str, names: Iterable[str]) -> str:
-    """Suggests the nearest name as a sentence, if one is near."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" See {PROGRAM} --help."
 
 
 # What other programs call a flag, by the last word of its name here.
@@ -311,8 +287,3 @@ def _of_system(error: OSError) -> str:
     elif error.errno not in _PATHS:
         advice = ""
     return f"{where}{reason.rstrip('.')}. {advice}".rstrip()
-
-
-def _refuse(message: str) -> int:
-    print(message, file=sys.stderr)
-    return BAD_CONFIGURATION

@@ -678,13 +678,14 @@ COMMANDS = {
     "evaluate": Command(
         Evaluate,
         "DIR: the newest checkpoint on validation and test examples",
-        "experiments.train.runs",
+        "experiments.train.evaluation",
         "evaluate",
     ),
     "predict": Command(
         Predict,
         "DIR [INPUT] [--out FILE]: probabilities of images, texts, rows..., as CSV",
-        "experiments.train.predictions",
+        "experiments.train.evaluation",
+        "predict",
     ),
     "export": Command(
         Export,

@@ -34,6 +34,7 @@ from experiments.fields import (
     Share,
     Size,
     T,
+    changed,
     refuse,
 )
 
@@ -207,19 +208,12 @@ class Data(Checked):
             and self.source not in ("cifar10", "cifar100"),
             f"noise {self.noise!r} is for cifar10 and cifar100, got {self.source}.",
         )
-        of_images = [
-            "crop_padding",
-            "flip",
-            "rotation",
-            "jitter",
-            "resized_crop",
-            "image_size",
-        ]
-        asked = [name for name in of_images if getattr(self, name)]
+        of_images = ("crop_padding", "flip", "rotation", "jitter", "resized_crop")
+        asked = changed(self, *of_images, "image_size")
         refuse(
-            self.info.inputs in ("text", "table") and bool(asked),
+            self.info.inputs in ("text", "table") and asked,
             f"{self.source} is {'text' if self.info.inputs == 'text' else 'a table'}, "
-            f"which has no {', '.join(asked)}.",
+            f"which has no {asked}.",
         )
         refuse(
             self.info.files and self.image_size is None,
@@ -239,11 +233,11 @@ class Data(Checked):
     def _check_own(self) -> None:
         """Refuses what is for your own data elsewhere, and the reverse."""
         own = registry.DATASETS[self.source].own
-        of_own = [n for n in ("path", "label", "text", "drop") if getattr(self, n)]
+        asked = changed(self, "path", "label", "text", "drop")
         refuse(
-            not own and bool(of_own),
-            f"For your own data only (--data.source table, ...): {', '.join(of_own)}, "
-            f"got {self.source}.",
+            not own and asked,
+            f"For your own data only (--data.source table, ...): {asked}, got "
+            f"{self.source}.",
         )
         refuse(
             own and self.test_share == 0.0,
@@ -261,13 +255,12 @@ class Data(Checked):
         info = registry.DATASETS[self.source]
         if self.contents is None:
             return info
-        inputs, shape, names = (
-            self.contents.inputs,
-            self.contents.shape,
-            self.contents.class_names,
-        )
+        names = self.contents.class_names
         return info._replace(
-            classes=len(names), inputs=inputs, shape=shape, class_names=names
+            classes=len(names),
+            inputs=self.contents.inputs,
+            shape=self.contents.shape,
+            class_names=names,
         )
 
     @property
@@ -364,12 +357,10 @@ class Model(Checked):
                 f"custom must be module:function, such as my_networks:small, got "
                 f"{self.custom!r}.",
             )
-            of_named = ("head", "dtype", "pretrained")
-            asked = [n for n in of_named if getattr(self, n) != getattr(Model, n)]
+            asked = changed(self, "head", "dtype", "pretrained")
             refuse(
-                bool(asked),
-                f"{', '.join(asked)} are for the networks of this package, got "
-                f"{self.custom}.",
+                asked,
+                f"{asked} are for the networks of this package, got {self.custom}.",
             )
             return
         refuse(
@@ -545,12 +536,9 @@ class Method(Checked):
             "microbatch_size needs the value or the dense route, got "
             f"{self.microbatch_size} with {self.route}.",
         )
-        of_attention = ["route", "max_weight", "rho", "alpha", "uniform", "first_lam"]
-        asked = [n for n in of_attention if getattr(self, n) != getattr(Method, n)]
-        refuse(
-            self.baseline and bool(asked),
-            f"{', '.join(asked)} are for attention, got {self.name}.",
-        )
+        of_attention = ("route", "max_weight", "rho", "alpha", "uniform", "first_lam")
+        asked = changed(self, *of_attention)
+        refuse(self.baseline and asked, f"{asked} are for attention, got {self.name}.")
 
     @property
     def info(self) -> registry.MethodInfo:
@@ -736,15 +724,10 @@ class Run(Checked):
 
 
 def replace(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a configuration with other values.
+    """A copy of a configuration, a frozen dataclass, with other values by name.
 
-    Args:
-      config: a frozen dataclass.
-      changes: values by name; a dot leads into a nested dataclass, which is the new one
-        if the changes replace it too.
-
-    Returns:
-      A configuration of the same class.
+    A dot leads into a nested dataclass, which is the new one if the changes replace it
+    too.
 
     Examples:
       >>> replace(Run(), {"epochs": 3, "method.lam": 0.5}).method.lam

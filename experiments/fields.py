@@ -65,10 +65,16 @@ class Checked:
                         refuse(not bound.kept(number), rule)
 
 
-def refuse(condition: bool, message: str) -> None:
+def refuse(condition: object, message: str) -> None:
     """Raises ValueError with the message if the condition holds."""
     if condition:
         raise ValueError(message)
+
+
+def changed(config: Any, *names: str) -> str:
+    """Those of the fields that do not have their defaults, with commas between them."""
+    own = (n for n in names if getattr(config, n) != getattr(type(config), n))
+    return ", ".join(own)
 
 
 @functools.cache

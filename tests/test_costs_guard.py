@@ -104,7 +104,7 @@ def test_a_run_compiles_its_step_once():
                 (event["learning_rate"].item(), event["lam"])
             )
         )
-        start = loop.begin(run, task, layout, session)
+        start = loop.begin(run, task, layout)
         loop.fit(run, task, layout, session, start, callbacks)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

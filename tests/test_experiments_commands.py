@@ -19,7 +19,7 @@ from experiments.data import images, inputs, loader
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import run_dir, run_log
-from experiments.train import export, progress, runs, sharding, steps
+from experiments.train import evaluation, export, progress, sharding, steps
 from tests import trees
 from tests.programs import epochs
 
@@ -451,7 +451,7 @@ def test_an_exported_network_needs_none_of_this(trained, predicted, tmp_path):
 
 def test_an_export_takes_any_number_of_examples(trained, predicted):
     kept = run_dir.load(trained)
-    _, state = runs.restore(trained, kept, sharding.layout(1))
+    _, state = evaluation.restore(trained, kept, sharding.layout(1))
     network = export.exported_of(kept.run, state)
     images = _test_set(trained).inputs
     for n in (1, 300):

@@ -13,7 +13,7 @@ from experiments.cli import main
 from experiments.models import custom
 from experiments.report import markdown
 from experiments.results import aggregate, run_dir
-from experiments.train import runs, sharding
+from experiments.train import evaluation, sharding
 from tests.programs import epochs
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "your_network.md"
@@ -69,7 +69,7 @@ def test_statistics_and_dropout_go_on_where_they_were(trained, module, tmp_path)
     assert main(["resume", str(out), "--epochs", "8"]) == 0
     assert epochs(out) == epochs(trained)
     states = [
-        runs.restore(run, run_dir.load(run), sharding.layout(1))[1]
+        evaluation.restore(run, run_dir.load(run), sharding.layout(1))[1]
         for run in (out, trained)
     ]
     resumed, whole = ({str(k): v for k, v in _flat(state)} for state in states)
@@ -98,7 +98,7 @@ def test_what_comes_after_training_knows_the_network(trained, capsys):
     (group,) = aggregate.grouped([aggregate.read(trained)])
     assert markdown.describe(group).startswith("my_networks:small on digits")
     with pytest.raises(configs.BadConfiguration, match="features of my_networks:small"):
-        runs.features(trained)
+        evaluation.features(trained)
 
 
 # Padding.

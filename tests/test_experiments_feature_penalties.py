@@ -61,25 +61,6 @@ def test_the_penalty_of_oltr(spread):
     np.testing.assert_allclose(other[where], expected[where], rtol=2e-5)
 
 
-def test_centroids_learn_alike_on_any_devices():
-    """Each class's pull is divided by its examples on all devices, and one."""
-    batch = (jnp.float32(FEATURES), jnp.asarray(LABELS), jnp.asarray(PRESENT))
-    weights = PRESENT / PRESENT.sum()
-
-    def whole(m):
-        return jnp.sum(jnp.float32(weights) * feature_penalties.centroids(*batch, m))
-
-    def spread(m):
-        parts = jax.tree.map(lambda x: x.reshape(2, 7, *x.shape[1:]), batch)
-        penalty = functools.partial(feature_penalties.centroids, axis_name="i")
-        over = jax.vmap(penalty, in_axes=(0, 0, 0, None), axis_name="i")(*parts, m)
-        return jnp.sum(jnp.float32(weights) * over.reshape(-1))
-
-    m = jnp.float32(CENTROIDS)
-    found, expected = (jax.jit(jax.grad(total))(m) for total in (spread, whole))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "labels",
     [LABELS, np.zeros(BATCH, int), np.arange(BATCH), np.arange(BATCH) // 2],
@@ -95,36 +76,34 @@ def test_the_terms_of_range_loss(labels, margin):
     np.testing.assert_allclose(terms(noise, labels, PRESENT, margin), found, rtol=1e-6)
 
 
-def test_both_are_those_of_the_whole_batch_on_any_devices():
+@pytest.mark.parametrize("name", ["oltr", "range"])
+def test_penalties_are_those_of_the_whole_batch_on_any_devices(name):
+    """With the gradients of features and of centroids."""
+    rest = (jnp.asarray(LABELS), jnp.asarray(PRESENT))
     v, m = jnp.float32(FEATURES), jnp.float32(CENTROIDS)
-    batch = (v, jnp.asarray(LABELS), jnp.asarray(PRESENT))
-    parts = jax.tree.map(lambda x: x.reshape(2, 7, *x.shape[1:]), batch)
-    weights = jnp.asarray(PRESENT / PRESENT.sum())
-    for penalty in (
-        lambda v, y, here, axis_name: feature_penalties.centroids(
-            v, y, here, m, axis_name
-        ),
-        lambda v, y, here, axis_name: (
-            sum(feature_penalties.range_terms(v, y, here, 5.0, axis_name))
-            * jnp.ones(len(y))
-        ),
-    ):
+    weights = jnp.float32(PRESENT / PRESENT.sum())
 
-        def whole(v, penalty=penalty):
-            return jnp.sum(weights * penalty(v, *batch[1:], None))
+    def penalty(v, y, here, m, axis_name=None):
+        if name == "oltr":
+            return feature_penalties.centroids(v, y, here, m, axis_name)
+        terms = feature_penalties.range_terms(v, y, here, 5.0, axis_name)
+        return sum(terms) * jnp.ones(len(y))
 
-        def spread(v, penalty=penalty):
-            over = jax.vmap(functools.partial(penalty, axis_name="i"), axis_name="i")(
-                v, *parts[1:]
-            )
-            return jnp.sum(weights * over.reshape(-1))
+    def whole(v, m):
+        return jnp.sum(weights * penalty(v, *rest, m))
 
-        value, gradient = jax.jit(jax.value_and_grad(whole))(v)
-        other, pieces = jax.jit(jax.value_and_grad(spread))(parts[0])
-        np.testing.assert_allclose(other, value, rtol=1e-5)
-        np.testing.assert_allclose(
-            pieces.reshape(v.shape), gradient, rtol=1e-4, atol=1e-6
-        )
+    def spread(v, m):
+        parts = jax.tree.map(lambda x: x.reshape(2, 7, *x.shape[1:]), (v, *rest))
+        on_one = functools.partial(penalty, axis_name="i")
+        over = jax.vmap(on_one, in_axes=(0, 0, 0, None), axis_name="i")(*parts, m)
+        return jnp.sum(weights * over.reshape(-1))
+
+    (value, gradients), (other, pieces) = (
+        jax.jit(jax.value_and_grad(total, (0, 1)))(v, m) for total in (whole, spread)
+    )
+    np.testing.assert_allclose(other, value, rtol=1e-5)
+    for one, expected in zip(pieces, gradients, strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
 
 
 def _loss(loss, features, kernel, present=PRESENT):

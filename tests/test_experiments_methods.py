@@ -1,5 +1,6 @@
 """What is set for an update: schedules, the switch, and the authors' variants."""
 
+import functools
 import math
 
 import jax
@@ -45,23 +46,32 @@ def test_a_cosine_falls_to_zero():
     np.testing.assert_allclose(rates, [reference(s) for s in range(12)], rtol=1e-5)
 
 
-def weighted(run, hyperparams, state, losses, slopes=None, present=None):
-    """What the rule finds at w = 0 for losses `L_i + x_i w`, whose gradients are x."""
-    losses = jnp.asarray(losses, jnp.float32)
-    size = losses.size
-    found = methods.rule(run).gradient(
-        methods.WeightingInput(
+@functools.cache
+def gradient_of(run):
+    """The rule at w = 0 for losses `L_i + x_i w`, whose gradients are x."""
+
+    @jax.jit
+    def gradient(hyperparams, state, losses, slopes, present):
+        weighting_input = methods.WeightingInput(
             params=jnp.float32(0.0),
             per_example_losses=lambda w, L, x, _: (L + w * x, {}),
-            examples=(losses, jnp.ones(size) if slopes is None else slopes),
-            present=jnp.ones(size, bool) if present is None else present,
-            labels=jnp.zeros(size, int),
-            index=jnp.arange(size),
+            examples=(losses, slopes),
+            present=present,
+            labels=jnp.zeros(losses.size, int),
+            index=jnp.arange(losses.size),
             class_weights=jnp.ones(1),
             hyperparams=hyperparams,
-        ),
-        state,
-    )
+        )
+        return methods.rule(run).gradient(weighting_input, state)
+
+    return gradient
+
+
+def weighted(run, hyperparams, state, losses, slopes=None, present=None):
+    """What the rule finds; slopes of one, and all examples, unless others are given."""
+    slopes = np.ones(len(losses), np.float32) if slopes is None else slopes
+    present = np.ones(len(losses), bool) if present is None else present
+    found = gradient_of(run)(hyperparams, state, np.float32(losses), slopes, present)
     return jax.device_get(found)
 
 
@@ -178,55 +188,37 @@ def test_the_authors_variants():
         )
 
 
-def test_the_hidden_layer_has_a_decay_of_its_own():
-    optimizer = {"optimizer.weight_decay": 0.1, "optimizer.hidden_weight_decay": 0.5}
-    run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
-    params = {"hidden": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
-    descent = methods.descent(run, methods.step_hyperparams(run, 1, 100))
-    updates, _ = descent.update(
-        jax.tree.map(jnp.zeros_like, params), descent.init(params), params
-    )
-    np.testing.assert_allclose(updates["hidden"]["kernel"], -0.1 * 0.5, rtol=1e-6)
-    np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 0.1, rtol=1e-6)
+def descended(run, gradient, params):
+    """The first update by a gradient, in units of the learning rate."""
+    hyperparams = methods.step_hyperparams(run, 1, 0)
+    descent = methods.descent(run, hyperparams)
+    update, _ = jax.jit(descent.update)(gradient, descent.init(params), params)
+    return jax.tree.map(lambda leaf: leaf / hyperparams.learning_rate, update)
 
 
 def test_the_sce_networks_hidden_layer_and_its_norm_decay_by_their_own():
     """With 0.01, as the published code's group of the first dense layer."""
     run = presets.smoke(presets.get("cifar10_sym20_sce").run)
-    assert run.optimizer.hidden_weight_decay == 0.01
     params = nnx.state(steps.network(run), nnx.Param)
-    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
-    hyperparams = methods.step_hyperparams(run, 1, 0)
-    descent = methods.descent(run, hyperparams)
-    updates, _ = descent.update(
-        jax.tree.map(jnp.zeros_like, params), descent.init(params), params
-    )
-    for path, update in nnx.to_flat_state(updates):
+    filled = lambda x: jax.tree.map(lambda p: np.full(p.shape, x, np.float32), params)
+    updates = nnx.to_flat_state(descended(run, filled(0.0), filled(1.0)))
+    for path, update in updates:
         decay = 0.01 if path[0] in ("hidden", "hidden_norm") else 5e-3
-        expected = -hyperparams.learning_rate * decay
-        np.testing.assert_allclose(update[...], expected, rtol=1e-6, err_msg=str(path))
-    assert {path[0] for path, _ in nnx.to_flat_state(updates)} == {
-        "blocks",
-        "hidden",
-        "hidden_norm",
-        "head",
-    }
+        np.testing.assert_allclose(update[...], -decay, rtol=1e-6, err_msg=str(path))
+    parts = {path[0] for path, _ in updates}
+    assert parts == {"blocks", "hidden", "hidden_norm", "head"}
 
 
-def test_clipping_comes_before_the_decay():
-    optimizer = {"optimizer.weight_decay": 0.1, "optimizer.clip_norm": 5.0}
-    run = configs.replace(CIFAR, optimizer | {"optimizer.momentum": 0.0})
-    params = jnp.zeros(2) + 1.0
-    descent = methods.descent(run, methods.step_hyperparams(run, 1, 100))
-    updates, _ = descent.update(jnp.array([30.0, 40.0]), descent.init(params), params)
-    np.testing.assert_allclose(updates, -0.1 * np.array([3.1, 4.1]), rtol=1e-6)
-
-
-def test_adam_decays_outside_its_means():
-    run = configs.replace(
-        CIFAR, {"method.name": "abadam", "optimizer.weight_decay": 0.1}
-    )
-    params = jnp.ones(2)
-    descent = methods.descent(run, methods.step_hyperparams(run, 1, 100))
-    updates, _ = descent.update(jnp.array([3.0, -4.0]), descent.init(params), params)
-    np.testing.assert_allclose(updates, -0.1 * np.array([1.1, -0.9]), rtol=1e-5)
+@pytest.mark.parametrize(
+    ("changes", "gradient", "expected"),
+    [
+        ({"optimizer.clip_norm": 5.0}, [30.0, 40.0], [3.1, 4.1]),
+        ({"method.name": "abadam"}, [3.0, -4.0], [1.1, -0.9]),
+    ],
+    ids=["clipping comes before it", "outside Adam's means"],
+)
+def test_the_weight_decay(changes, gradient, expected):
+    decay = {"optimizer.weight_decay": 0.1, "optimizer.momentum": 0.0}
+    run = configs.replace(CIFAR, decay | changes)
+    updates = descended(run, jnp.array(gradient), jnp.ones(2))
+    np.testing.assert_allclose(updates, -np.array(expected), rtol=1e-5)

@@ -35,13 +35,6 @@ def test_what_is_kept_and_what_is_lost():
     assert maps.dtype == jnp.bfloat16
     assert features.dtype == logits.dtype == FLOAT32
     assert _dtypes(nnx.state(network)) == {FLOAT32}
-    # No product of two matrices or convolution of what is in float32 but the head's.
-    made = str(jax.make_jaxpr(lambda x: network.maps(x, None))(images))
-    convolutions = [
-        line for line in made.splitlines() if "conv_general_dilated[" in line
-    ]
-    assert len(convolutions) == 3
-    assert all(":bf16[" in line for line in convolutions)
 
 
 @pytest.mark.parametrize("kind", ["batch", "group"])
@@ -103,14 +96,14 @@ def test_digits_are_learned_as_well():
             "data.examples_per_class": None,
             "data.crop_padding": 0,
             "data.augment_on": "host",
-            "eval_every": 8,
-            "epochs": 8,
+            "eval_every": 3,
+            "epochs": 3,
         }
         run = configs.replace(RUN, changes)
         task = load_task(run.data, 0)
         session, events = Session(), []
         callbacks = loop.Callbacks(lambda own=events, **event: own.append(event))
-        start = loop.begin(run, task, LAYOUT, session)
+        start = loop.begin(run, task, LAYOUT)
         loop.fit(run, task, LAYOUT, session, start, callbacks)
         accuracy[dtype] = events[-1]["test"]["accuracy"]
     assert accuracy["float32"] > 0.6

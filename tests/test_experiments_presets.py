@@ -97,36 +97,17 @@ def test_every_row_of_the_tables_has_a_preset_that_runs_it():
     ]
 
 
-def test_every_block_with_a_result_of_absgd_has_a_preset():
-    block = lambda row: row[:5]
-    blocks = {block(row) for row in paper.rows() if row.method.startswith("ABSGD")}
-    claimed = {
-        block(row)
-        for preset in EVERY
-        for row in preset.results
-        if row.method.startswith("ABSGD")
-    }
-    assert len(blocks) == 52
-    assert claimed == blocks
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
+def test_every_figure_has_at_least_two_presets():
+    figures = (
         "later version, Fig. 3",
         "later version, Fig. 4 left",
         "later version, Fig. 4 right",
         "earlier version, Fig. 3",
         "earlier version, Fig. 4",
-    ],
-)
-def test_every_figure_has_at_least_two_presets(figure):
-    drawn = [
-        preset.name
-        for preset in EVERY
-        if any(one.startswith(figure) for one in preset.figures)
-    ]
-    assert len(drawn) >= 2
+    )
+    for figure in figures:
+        drawn = [any(f.startswith(figure) for f in preset.figures) for preset in EVERY]
+        assert sum(drawn) >= 2, figure
 
 
 def test_the_figures_vary_one_thing():
@@ -410,21 +391,3 @@ def test_a_smoke_preset_keeps_the_rules_and_reaches_every_stage(family):
                 assert small.epoch_at(share) < small.epochs
         if run.method.start_at > 0.0:
             assert small.epoch_at(run.method.start_at) > 0
-        _every_rule_bites(small.data)
-
-
-def _every_rule_bites(data):
-    """No class is empty, and no noise strikes nobody."""
-    per_class = (
-        data.examples_per_class - data.validation_per_class - data.test_per_class
-    )
-    assert per_class >= 1
-    if data.imbalance_ratio > 1.0:
-        thin = {"long_tail": imbalance.long_tail_counts, "step": imbalance.step_counts}
-        counts = thin[data.imbalance](per_class, data.classes, data.imbalance_ratio)
-        assert min(counts) >= 1
-        assert counts[0] > counts[-1]
-    if data.noise_rate:
-        total = per_class * data.classes
-        assert int(int(data.noise_rate * total) / data.classes) >= 1
-        assert int(data.noise_rate * per_class) >= 1

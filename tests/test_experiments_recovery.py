@@ -13,7 +13,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from experiments.cli import main
-from experiments.train import runs
+from experiments.train import progress
 from tests.programs import epochs, events, newest, resumed, saved, state
 
 # Whatever a checkpoint has to carry: BatchNorm's statistics, momentum, the attention's
@@ -254,7 +254,7 @@ def test_no_line_of_another_thread_ends_up_within_a_message(monkeypatch):
     pieces = []
     stream = mock.Mock(write=pieces.append)
     monkeypatch.setattr(sys, "stderr", stream)
-    runs._say("Step 3 could not be saved.")
+    progress.say("Step 3 could not be saved.")
     assert [piece for piece in pieces if piece] == ["Step 3 could not be saved.\n"]
 
 

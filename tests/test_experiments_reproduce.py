@@ -132,7 +132,7 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     layout, session = sharding.layout(1), Session(devices=1, workers=0)
     events = []
     callbacks = loop.Callbacks(lambda **event: events.append(event))
-    start = loop.begin(run, task, layout, session)
+    start = loop.begin(run, task, layout)
     loop.fit(run, task, layout, session, start, callbacks)
     recall, weight = numbers(tmp_path)[cell[1:]]
     np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)

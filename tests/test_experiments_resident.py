@@ -37,7 +37,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
             (step, jax.device_get(state), copy.deepcopy(place))
         ),
     )
-    start = start or loop.begin(run, task, LAYOUT, session)
+    start = start or loop.begin(run, task, LAYOUT)
     state = loop.fit(run, task, LAYOUT, session, start, callbacks)
     events = [run_log.plain(event) for event in events]
     for event in events:
@@ -126,19 +126,6 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
             _fit(RUN, bad, many)
 
 
-def test_batches_are_those_of_the_pipeline(task):
-    run = configs.replace(RUN, {"data.sampling": "class_aware"})
-    made = loader.training(task.train, run.data, 32, seed=0, epochs=range(1, 2))
-    examples = device_loop.to_device(task.train, LAYOUT)
-    index, present = device_loop.epoch_indices(run, task.train.labels, 1)
-    for theirs, places, here in zip(made, index, present, strict=True):
-        ours = device_loop.batch(examples, places, here)
-        for mine, other in zip(ours[:4], theirs[:4], strict=True):
-            np.testing.assert_array_equal(mine, other)
-            assert mine.dtype == other.dtype
-        assert ours.meta is None
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -154,16 +141,9 @@ def test_batches_are_those_of_the_pipeline(task):
 )
 def test_what_cannot_be_many_at_once_is_refused(arguments, said, tmp_path, capsys):
     out = tmp_path / "run"
-    assert (
-        main(
-            [
-                *("train", "digits_label_noise", "--out", str(out)),
-                *("--data.augment-on", "device", "--steps-per-dispatch", "4"),
-                *arguments,
-            ]
-        )
-        == 2
-    )
+    train = ("train", "digits_label_noise", "--out", str(out))
+    many = ("--data.augment-on", "device", "--steps-per-dispatch", "4")
+    assert main([*train, *many, *arguments]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
 

@@ -49,7 +49,7 @@ def alone(tasks):
     session, events = Session(), [[] for _ in RUNS]
     for run, own in zip(RUNS, events, strict=True):
         callbacks = loop.Callbacks(lambda own=own, **event: own.append(event))
-        start = loop.begin(run, tasks[run.seed], LAYOUT, session)
+        start = loop.begin(run, tasks[run.seed], LAYOUT)
         loop.fit(run, tasks[run.seed], LAYOUT, session, start, callbacks)
     return run_log.plain(events)
 

@@ -192,8 +192,8 @@ SOME = [draw(step, present=5 + step % 4) for step in range(20)]  # of 8 rows
         ("term", {}),
         ("term", {"lam": -0.5}),
         ("group_dro", {}),
-        ("cvar", {}),
-        ("cvar", {"cvar_alpha": 0.9}),
+        ("group_dro", {"step_size": 0.0}),
+        *(("cvar", {"cvar_alpha": alpha}) for alpha in (0.01, 0.35, 0.9, 1.0)),
     ],
 )
 def test_it_is_what_its_paper_says(name, changes):
@@ -308,16 +308,6 @@ def test_large_losses_overflow_nothing(name, lam):
         assert np.all(p <= bound.get(name, ROWS) * 1.01)
 
 
-@pytest.mark.parametrize("name", ["eg", "cvar"])
-def test_the_weights_of_a_batch_average_one(name):
-    for level in (0.05, 0.4, 1.0):
-        for _, batch, found in drive(
-            name, SOME[:4], step_hyperparams(cvar_alpha=level)
-        ):
-            mean = found.weights[batch.present].mean()
-            np.testing.assert_allclose(mean, 1.0, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["term", "recover"])
 def test_a_share_of_one_is_the_batch_alone(name):
     m = step_hyperparams(gamma=1.0)
@@ -327,54 +317,6 @@ def test_a_share_of_one_is_the_batch_alone(name):
         np.testing.assert_array_equal(found.weights[here], alone.weights[here])
         near(found.gradient, alone.gradient, rtol=1e-6)
         np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-6)
-
-
-def test_cvar_lies_between_the_mean_and_the_maximum():
-    params, state = start("cvar")
-    batch = draw(3, present=6)
-    L, _ = by_numpy(params, batch)
-    find = lambda level: compiled("cvar")(
-        params, batch, step_hyperparams(cvar_alpha=level), state
-    )
-    np.testing.assert_array_equal(find(1.0).weights[:6], 1.0)
-    for level in (1 / 6, 0.01):
-        found = find(level)
-        np.testing.assert_allclose(found.weights[:6], 6.0 * (L.max() == L), 1e-5, 1e-5)
-        np.testing.assert_allclose(found.objective, L.max(), rtol=1e-5)
-
-
-def test_groups_that_do_not_learn_are_balanced_classes():
-    for params, batch, found in drive(
-        "group_dro", SOME[:4], step_hyperparams(step_size=0.0)
-    ):
-        L, gradients = by_numpy(params, batch)
-        y = batch.labels[: len(L)]
-        expected = sum(
-            mean_of(
-                np.ones(np.sum(y == g)), {k: x[y == g] for k, x in gradients.items()}
-            )["kernel"]
-            / CLASSES
-            for g in np.unique(y)
-        )
-        near(found.gradient["kernel"], expected)
-        near(np.exp(found.state.log_q), np.ones(CLASSES) / CLASSES)
-
-
-def test_an_example_keeps_its_weight_until_it_is_seen_again():
-    """Twice in a batch counts twice, and padding, whose index is 0, not at all."""
-    index = np.array([3, 3, 5, 0], np.int32)
-    batch = draw(0, present=3, rows=4)._replace(index=index)
-    m = step_hyperparams(step_size=0.2)
-    (_, _, first), (_, _, second) = drive("eg_examples", [batch, batch], m)
-    for found, log_before in ((first, np.zeros(EXAMPLES)), (second, None)):
-        before = first.state.log_weights if log_before is None else log_before
-        L = found.losses.astype(np.float64)
-        change = found.state.log_weights - before
-        others = np.delete(change, [3, 5])
-        np.testing.assert_allclose(others, others[0], atol=1e-6)
-        np.testing.assert_allclose(change[3] - others[0], -0.2 * (L[0] + L[1]), 1e-4)
-        np.testing.assert_allclose(change[5] - others[0], -0.2 * L[2], rtol=1e-4)
-        np.testing.assert_allclose(np.exp(found.state.log_weights).mean(), 1.0, 1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -418,7 +360,8 @@ def test_a_gradient_costs_what_it_is_said_to(name):
 def test_a_network_trains(name):
     """The whole step: plain up to the switch, then by the rule."""
     changes = {"method.name": name, "method.init_s": None, "method.start_at": 0.25}
-    run = configs.replace(training_problem.RUN, changes)
+    small = {"model.blocks": (1,), "model.widths": (4,)}
+    run = configs.replace(training_problem.RUN, small | changes)
     state, seen = training_problem.train(run, updates=4)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
     effective = np.array([one.effective for one in seen])

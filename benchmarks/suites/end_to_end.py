@@ -119,7 +119,7 @@ def training(
             seconds.append(event["seconds"])
 
         began = time.perf_counter()
-        first = loop.begin(run, task, layout, session)
+        first = loop.begin(run, task, layout)
         state = loop.fit(run, task, layout, session, first, loop.Callbacks(write))
         jax.block_until_ready(state)
         whole = time.perf_counter() - began

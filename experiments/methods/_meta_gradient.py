@@ -49,13 +49,8 @@ def derivative(
 ) -> tuple[jax.Array, jax.Array]:
     """The derivative of the meta loss after a virtual step, by each weight in it.
 
-    Args:
-      weighting_input: with a meta loss C.
-      line: of its losses.
-      weights: a `[batch]` of the virtual step, 0 at padding; None for no step, w' = w.
-
-    Returns:
-      `−η ⟨∇L_i(w), ∇C(w')⟩` `[batch]`, 0 at padding, and `C(w')`.
+    The weights a `[batch]` of the virtual step are 0 at padding; None stands for no
+    step, w' = w. Returns `−η ⟨∇L_i(w), ∇C(w')⟩` `[batch]`, 0 at padding, and `C(w')`.
     """
     assert weighting_input.meta_loss_of is not None
     down = functools.partial(

@@ -15,23 +15,19 @@ import jax.numpy as jnp
 
 from experiments import configs
 from experiments.methods import weighting
-from experiments.methods.weighting import WeightingInput, WeightingResult
+from experiments.methods.weighting import WeightingInput
 
 
 def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the ranks of the losses. The rule has no state."""
-    return weighting.Rule(weighting.stateless, gradient, before=weighting.plain)
+    return weighting.by_losses(weigh)
 
 
-def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
-    """The gradient of the batch's conditional value at risk."""
+def weigh(weighting_input: WeightingInput, state: tuple[()], losses: jax.Array) -> Any:
+    """The weights whose gradient is that of the conditional value at risk."""
     present = weighting_input.present
     cvar_alpha = weighting_input.hyperparams.cvar_alpha
-
-    def weigh(losses: jax.Array) -> Any:
-        order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
-        ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
-        p = jnp.clip(cvar_alpha * jnp.sum(present) - ranks, 0.0, 1.0) / cvar_alpha
-        return p, state, weighting.mean(p * losses, present)
-
-    return weighting.weighted(weighting_input, weigh)
+    order = jnp.lexsort((-losses, ~present))  # padding last, whatever its losses
+    ranks = jnp.zeros_like(losses).at[order].set(jnp.arange(losses.size))
+    p = jnp.clip(cvar_alpha * jnp.sum(present) - ranks, 0.0, 1.0) / cvar_alpha
+    return p, state, weighting.mean(p * losses, present)

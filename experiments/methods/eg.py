@@ -14,21 +14,17 @@ import jax.numpy as jnp
 import absgd_jax
 from experiments import configs
 from experiments.methods import weighting
-from experiments.methods.weighting import WeightingInput, WeightingResult
+from experiments.methods.weighting import WeightingInput
 
 
 def rule(run: configs.Run) -> weighting.Rule:
     """Weights from the losses of the batch. The rule has no state."""
-    return weighting.Rule(weighting.stateless, gradient, before=weighting.plain)
+    return weighting.by_losses(weigh)
 
 
-def gradient(weighting_input: WeightingInput, state: tuple[()]) -> WeightingResult:
-    """The gradient of the batch's tilted loss."""
+def weigh(weighting_input: WeightingInput, state: tuple[()], losses: jax.Array) -> Any:
+    """The weights whose gradient is that of the batch's tilted loss."""
     present, lam = weighting_input.present, weighting_input.hyperparams.lam
-
-    def weigh(losses: jax.Array) -> Any:
-        p = absgd_jax.attentional_weights(losses, lam, where=present)
-        objective = absgd_jax.tilted_loss(losses, lam, where=present)
-        return jnp.sum(present) * p, state, objective
-
-    return weighting.weighted(weighting_input, weigh)
+    p = absgd_jax.attentional_weights(losses, lam, where=present)
+    objective = absgd_jax.tilted_loss(losses, lam, where=present)
+    return jnp.sum(present) * p, state, objective

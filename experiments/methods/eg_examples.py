@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from experiments import configs
 from experiments.methods import weighting
-from experiments.methods.weighting import WeightingInput, WeightingResult
+from experiments.methods.weighting import WeightingInput
 
 
 class ExamplesState(NamedTuple):
@@ -29,21 +29,19 @@ def rule(run: configs.Run) -> weighting.Rule:
     def init(params: Any, examples: int, classes: int) -> ExamplesState:
         return ExamplesState(jnp.zeros(examples, jnp.float32))
 
-    return weighting.Rule(init, gradient, before=weighting.plain)
+    return weighting.by_losses(weigh, init)
 
 
-def gradient(weighting_input: WeightingInput, state: ExamplesState) -> WeightingResult:
-    """The gradient of the mean loss under the weights, updated by this batch."""
+def weigh(
+    weighting_input: WeightingInput, state: ExamplesState, losses: jax.Array
+) -> Any:
+    """The examples' weights, updated by this batch."""
     present, step_size = weighting_input.present, weighting_input.hyperparams.step_size
-
-    def weigh(losses: jax.Array) -> Any:
-        outside = state.log_weights.size  # where padding is dropped
-        rows = jnp.where(present, weighting_input.index, outside)
-        # An example that is drawn twice counts twice.
-        log_weights = state.log_weights.at[rows].add(-step_size * losses, mode="drop")
-        log_sum = jax.nn.logsumexp(log_weights)
-        log_weights = log_weights - (log_sum - math.log(outside))
-        p = jnp.exp(log_weights[weighting_input.index])
-        return p, ExamplesState(log_weights), weighting.mean(p * losses, present)
-
-    return weighting.weighted(weighting_input, weigh)
+    outside = state.log_weights.size  # where padding is dropped
+    rows = jnp.where(present, weighting_input.index, outside)
+    # An example that is drawn twice counts twice.
+    log_weights = state.log_weights.at[rows].add(-step_size * losses, mode="drop")
+    log_sum = jax.nn.logsumexp(log_weights)
+    log_weights = log_weights - (log_sum - math.log(outside))
+    p = jnp.exp(log_weights[weighting_input.index])
+    return p, ExamplesState(log_weights), weighting.mean(p * losses, present)

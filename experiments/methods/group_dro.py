@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from experiments import configs
 from experiments.methods import weighting
-from experiments.methods.weighting import WeightingInput, WeightingResult
+from experiments.methods.weighting import WeightingInput
 
 
 class GroupState(NamedTuple):
@@ -36,22 +36,18 @@ def rule(run: configs.Run) -> weighting.Rule:
     def init(params: Any, examples: int, classes: int) -> GroupState:
         return GroupState(jax.nn.log_softmax(jnp.zeros(classes, jnp.float32)))
 
-    return weighting.Rule(init, gradient, before=weighting.plain)
+    return weighting.by_losses(weigh, init)
 
 
-def gradient(weighting_input: WeightingInput, state: GroupState) -> WeightingResult:
-    """The gradient of `Σ_g q_g L_g`, with q updated by this batch."""
+def weigh(weighting_input: WeightingInput, state: GroupState, losses: jax.Array) -> Any:
+    """The weights whose gradient is that of `Σ_g q_g L_g`, with the updated q."""
     present, labels = weighting_input.present, weighting_input.labels
     step_size = weighting_input.hyperparams.step_size
-
-    def weigh(losses: jax.Array) -> Any:
-        zeros = jnp.zeros_like(state.log_q)
-        numbers = jnp.maximum(zeros.at[labels].add(present), 1.0)
-        sums = zeros.at[labels].add(jnp.where(present, losses, 0.0))
-        of_class = sums / numbers  # 0 for classes that are not there
-        log_q = jax.nn.log_softmax(state.log_q + step_size * of_class)
-        q = jnp.exp(log_q)
-        p = jnp.sum(present) * q[labels] / numbers[labels]
-        return p, GroupState(log_q), jnp.sum(q * of_class)
-
-    return weighting.weighted(weighting_input, weigh)
+    zeros = jnp.zeros_like(state.log_q)
+    numbers = jnp.maximum(zeros.at[labels].add(present), 1.0)
+    sums = zeros.at[labels].add(jnp.where(present, losses, 0.0))
+    of_class = sums / numbers  # 0 for classes that are not there
+    log_q = jax.nn.log_softmax(state.log_q + step_size * of_class)
+    q = jnp.exp(log_q)
+    p = jnp.sum(present) * q[labels] / numbers[labels]
+    return p, GroupState(log_q), jnp.sum(q * of_class)

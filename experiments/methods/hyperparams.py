@@ -26,7 +26,7 @@ class StepHyperparams(NamedTuple):
 def step_hyperparams(
     run: configs.Run, steps_per_epoch: int, step: int
 ) -> StepHyperparams:
-    """The hyperparameters of an update.
+    """The hyperparameters of the update after so many, as scalars.
 
     η rises over the epochs of the warm-up and is divided at the first step of an epoch;
     a cosine falls step by step.
@@ -34,14 +34,6 @@ def step_hyperparams(
     Where plain training comes first (λ = ∞) and s_0 is given, Algorithm 1 begins at the
     switch: s starts there from s_0, not at the first step of all, as in the authors'
     code. Until then s is 1.
-
-    Args:
-      run: its schedules.
-      steps_per_epoch: updates in an epoch.
-      step: updates before this one.
-
-    Returns:
-      Scalars.
     """
     epoch, optimizer, method = step // steps_per_epoch, run.optimizer, run.method
     learning_rate = optimizer.learning_rate

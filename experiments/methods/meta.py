@@ -32,11 +32,11 @@ def rule(run: configs.Run) -> weighting.Rule:
 def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """The gradient of the mean loss under class weights."""
 
-    def weigh(losses: jax.Array) -> Any:
+    def weigh(_: WeightingInput, state: Any, losses: jax.Array) -> Any:
         p = weighting_input.class_weights[weighting_input.labels]
         return p, state, weighting.mean(p * losses, weighting_input.present)
 
-    return weighting.weighted(_unweighted(weighting_input), weigh)
+    return weighting.weighted(weigh, _unweighted(weighting_input), state)
 
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:

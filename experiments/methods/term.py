@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import absgd_jax
 from experiments import configs
 from experiments.methods import weighting
-from experiments.methods.weighting import WeightingInput, WeightingResult
+from experiments.methods.weighting import WeightingInput
 
 
 class TermState(NamedTuple):
@@ -35,25 +35,21 @@ def rule(run: configs.Run) -> weighting.Rule:
     def init(params: Any, examples: int, classes: int) -> TermState:
         return TermState(jnp.bool_(False), jnp.float32(0.0))
 
-    return weighting.Rule(init, gradient, before=weighting.plain)
+    return weighting.by_losses(weigh, init)
 
 
-def gradient(weighting_input: WeightingInput, state: TermState) -> WeightingResult:
-    """The gradient of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
+def weigh(weighting_input: WeightingInput, state: TermState, losses: jax.Array) -> Any:
+    """The weights of the batch's tilted loss T, times `exp(T/λ)/s`, at most 1/γ."""
     present, hyperparams = weighting_input.present, weighting_input.hyperparams
     lam, gamma = hyperparams.lam, hyperparams.gamma
-
-    def weigh(losses: jax.Array) -> Any:
-        T = absgd_jax.tilted_loss(losses, lam, where=present)
-        share = jnp.where(state.started, gamma, 1.0)
-        R = absgd_jax.tilted_loss(
-            jnp.stack([state.tilted_loss, T]),
-            lam,
-            sample_weights=jnp.stack([1.0 - share, share]),
-        )
-        of_batch = absgd_jax.attentional_weights(losses, lam, where=present)
-        # Over T and not over R at once: where γ = 1 the factor is exactly one.
-        p = jnp.sum(present) * of_batch * jnp.exp((T - R) / lam)
-        return p, TermState(jnp.bool_(True), R), R
-
-    return weighting.weighted(weighting_input, weigh)
+    T = absgd_jax.tilted_loss(losses, lam, where=present)
+    share = jnp.where(state.started, gamma, 1.0)
+    R = absgd_jax.tilted_loss(
+        jnp.stack([state.tilted_loss, T]),
+        lam,
+        sample_weights=jnp.stack([1.0 - share, share]),
+    )
+    of_batch = absgd_jax.attentional_weights(losses, lam, where=present)
+    # Over T and not over R at once: where γ = 1 the factor is exactly one.
+    p = jnp.sum(present) * of_batch * jnp.exp((T - R) / lam)
+    return p, TermState(jnp.bool_(True), R), R

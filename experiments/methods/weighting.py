@@ -1,5 +1,6 @@
 """The interface of weighting rules: input, result, and `Rule`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,17 +70,23 @@ def mean(values: jax.Array, present: jax.Array) -> jax.Array:
     return jnp.sum(values, where=present) / jnp.sum(present)
 
 
-def weighted(
-    weighting_input: WeightingInput, weigh: Callable[[jax.Array], Any]
-) -> WeightingResult:
-    """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p.
+# `WeightingInput`, state, losses [batch] -> weights p [batch], state after, objective.
+Weigh = Callable[[WeightingInput, Any, jax.Array], tuple[jax.Array, Any, jax.Array]]
 
-    `weigh` makes the weights p `[batch]`, state and objective of losses `[batch]`.
-    """
+
+def by_losses(weigh: Weigh, init: Callable[..., Any] = stateless) -> Rule:
+    """A rule whose weights follow from the losses; plain before it is switched on."""
+    return Rule(init, functools.partial(weighted, weigh), before=plain)
+
+
+def weighted(
+    weigh: Weigh, weighting_input: WeightingInput, state: Any
+) -> WeightingResult:
+    """One forward and one backward pass: `mean_i p_i ∇L_i`, no gradient through p."""
     losses, pullback, statistics = jax.vjp(
         weighting_input.losses_of, weighting_input.params, has_aux=True
     )
-    p, state, objective = weigh(losses)
+    p, state, objective = weigh(weighting_input, state, losses)
     (gradient,) = pullback(cotangent(p, weighting_input.present))
     return WeightingResult(gradient, state, losses, statistics, p, objective)
 
@@ -92,7 +99,7 @@ def cotangent(weights: jax.Array, present: jax.Array) -> jax.Array:
 def plain(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """Plain training before a rule is switched on: equal weights, unchanged state."""
 
-    def weigh(losses: jax.Array) -> Any:
+    def equally(_: WeightingInput, state: Any, losses: jax.Array) -> Any:
         return jnp.ones_like(losses), state, mean(losses, weighting_input.present)
 
-    return weighted(weighting_input, weigh)
+    return weighted(equally, weighting_input, state)

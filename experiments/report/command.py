@@ -140,9 +140,9 @@ def _draw_features(
 ) -> None:
     """Penultimate features of the first seed of each group."""
     from experiments.report import tsne
-    from experiments.train import runs
+    from experiments.train import evaluation
 
-    features = lambda group: runs.features(
+    features = lambda group: evaluation.features(
         group.results[0].directory, data_dir, splits=("train", "test"), examples=1000
     )
     tsne.figure(

@@ -13,7 +13,7 @@ from experiments import commands, configs
 from experiments.data.types import Examples, Files
 from experiments.report import formatting
 from experiments.results import aggregate, example_losses, run_dir
-from experiments.train import runs, steps
+from experiments.train import evaluation, steps
 
 LIST, ARRAYS = run_dir.SUSPECTS, run_dir.SUSPECTS_ARRAYS
 EPOCHS = "suspects_epochs.csv"
@@ -41,10 +41,10 @@ def main(config: commands.Suspects) -> int:
     Returns 0, also if the list could not be saved in the run directory. Raises OSError
     where `out` is given and cannot be written to.
     """
-    kept, task, layout, step, state = runs.reopen(
+    kept, task, layout, step, state = evaluation.reopen(
         config.dir, config.data_dir, config.devices
     )
-    logits = runs.outputs_of("logits", state, task.train, kept.run, layout)
+    logits = evaluation.outputs_of("logits", state, task.train, kept.run, layout)
     lam, most = lam_of(kept.run, state), kept.run.method.max_weight
     found = suspicion(logits, task.train.labels, lam, most)
     index = np.arange(len(found.given)) if task.rows is None else task.rows

@@ -17,7 +17,7 @@ from experiments.results.aggregate import Measure
 from experiments.studies import grid, method_grid
 from experiments.studies.grid import Grid, Outcome, Trial
 from experiments.studies.method_grid import MethodGrid
-from experiments.train import runs
+from experiments.train import evaluation
 from experiments.train.session import Session
 
 RESULTS, COSTS = "results.json", "costs.json"
@@ -161,7 +161,7 @@ def _classify(setting: _Setting, first: Trial) -> None:
     stage_one = first.out
     if (stage_one / CLASSIFIED).is_file() or grid.diverged(first):
         return
-    seen = runs.features(stage_one, setting.session.data_dir)
+    seen = evaluation.features(stage_one, setting.session.data_dir)
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
     found, counts = {}, np.array(kept.class_counts)

@@ -245,7 +245,7 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         networks = [job.network for job in jobs]
         together.state = study.begin(networks, together.state)
     plainly = jobs[0].setting.method == "sgd"
-    before = together.evaluate("test") if plainly and study.begin else None
+    before = together.evaluate() if plainly and study.begin else None
     events, failures = grid.fit_vmapped(together, runs)
     ended = together.counts("train") if plainly and not study.begin else None
     lines = []
@@ -257,7 +257,7 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         for split in ("validation", "test"):
             line[split] = None if failed else _short(study, events[index][-1][split])
         if before is not None:
-            line["before"] = round(before[index]["accuracy"], 5)
+            line["before"] = round(before[index]["test"]["accuracy"], 5)
         if ended is not None and not failed:
             odds = np.concatenate([part[index] for part in ended.log_odds])
             line |= losses_after(odds, of_jobs[index].train.labels)

@@ -26,7 +26,7 @@ from experiments.studies import grid, toy
 from experiments.studies.digits import LONG_TAIL
 from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
 from experiments.train import sharding, vmapped
-from experiments.train.runs import outputs_of
+from experiments.train.evaluation import outputs_of
 
 EXAMPLES, BATCH, HIDDEN, STEPS = 200, 8, 8, 50_000
 WINDOWS = 40  # of steps, whose ends are spaced evenly on a logarithmic axis

@@ -22,7 +22,7 @@ from experiments.data import datasets
 from experiments.data.task import Task
 from experiments.results import aggregate, run_dir, run_log
 from experiments.results.aggregate import Measure, Result
-from experiments.train import loop, runs, sharding, vmapped
+from experiments.train import evaluation, loop, runs, sharding, vmapped
 from experiments.train.session import Session
 
 GRID, TABLE, TRAININGS = "grid.json", "table.md", run_dir.TRAININGS
@@ -182,7 +182,7 @@ def read(trial: Trial) -> Result | None:
     if not (trial.out / run_dir.CONFIG).is_file():
         return None
     result = aggregate.read(trial.out)
-    runs.require_same(f"{trial.out} holds a run", result.run, trial.run)
+    evaluation.require_same(f"{trial.out} holds a run", result.run, trial.run)
     return result
 
 
@@ -217,11 +217,11 @@ def _begin(grid: Grid) -> dict[int, Task]:
     shared = run_log.plain({"preset": grid.preset, **grid.shared})
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
-        runs.require_same(f"{grid.out} holds a grid", there, shared)
+        evaluation.require_same(f"{grid.out} holds a grid", there, shared)
     tasks: dict[int, Task] = {}
     for _, run, _ in grid.trials if grid.vmapped else grid.trials[:1]:
         if run.seed not in tasks:
-            tasks[run.seed] = runs.task_of(run, grid.session)
+            tasks[run.seed] = evaluation.task_of(run, grid.session)
             if tasks[run.seed].validation is None:
                 raise configs.BadConfiguration(
                     f"{run.data.source} has no validation split, and hyperparameters "
@@ -284,7 +284,7 @@ def _train(
     padding = size - len(group)
     members = [trial.run for trial in (*group, *[group[-1]] * padding)]
     of_run = [
-        tasks[run.seed] if grid.vmapped else runs.task_of(run, session)
+        tasks[run.seed] if grid.vmapped else evaluation.task_of(run, session)
         for run in members
     ]
     with contextlib.ExitStack() as stack:
@@ -308,7 +308,7 @@ def _train(
             failures = vmapped.fit(members, of_run, layout, told, most=most)
         else:
             (run,), (task,) = members, of_run
-            start = loop.begin(run, task, layout, session)
+            start = loop.begin(run, task, layout)
             try:
                 loop.fit(run, task, layout, session, start, told[0])
             except FloatingPointError as error:

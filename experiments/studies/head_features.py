@@ -15,7 +15,7 @@ from experiments.data.task import Task
 from experiments.studies import reproduce
 from experiments.studies.equal_grids_report import PASSES
 from experiments.studies.reproduce import ROWS, Cell, Worker
-from experiments.train import runs, steps
+from experiments.train import evaluation, steps
 
 
 def write(config: commands.Reproduce, setting: str) -> None:
@@ -60,11 +60,13 @@ def _of_network(
         kept = np.asarray(features(state, layout.shard(batch)))[batch.present]
         parts.append((kept, batch.labels[batch.present]))
     train, train_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    head = runs.head(state)
+    head = evaluation.head(state)
     return {
         "train": train,
         "train_labels": train_labels,
-        "test": runs.outputs_of("features", state, task.test, run, layout, session),
+        "test": evaluation.outputs_of(
+            "features", state, task.test, run, layout, session
+        ),
         "test_labels": task.test.labels,
         "kernel": head[("kernel",)],
         "bias": head[("bias",)],

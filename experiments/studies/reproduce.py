@@ -275,7 +275,7 @@ def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
 
 def _start(run: configs.Run, task: Task, own: Worker) -> loop.Start | None:
     """Where a run departs from plain training; None while another process trains it."""
-    fresh = loop.begin(run, task, own.layout, own.session)
+    fresh = loop.begin(run, task, own.layout)
     switch = run.epoch_at(run.method.start_at)
     if switch == 0:
         return fresh
@@ -302,7 +302,7 @@ def plainly_trained(
     with run_dir.claim(out) as claimed:
         if not claimed:
             return None
-        first = loop.begin(plain, task, own.layout, own.session)
+        first = loop.begin(plain, task, own.layout)
         return _train(plain, task, own, out, first, until=switch)
 
 

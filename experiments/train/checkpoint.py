@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.results import run_log
+from experiments.train import distributed
 
 DIGESTS = "SHA256SUMS"
 METADATA = "metadata.json"
@@ -49,16 +50,11 @@ class Failure(NamedTuple):
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs between two configurations.
+    """What differs between two configurations, as nested dicts.
 
-    Args:
-      there: nested dicts, as read from a checkpoint.
-      here: nested dicts of the run that resumes. What is the same in JSON is equal, so
-        a tuple equals a list and an infinity its name.
-
-    Returns:
-      A line for each field, like `method.lam: 0.5 there, 1.0 here`; fields that only
-      one of them has are `absent` in the other.
+    A line for each field, like `method.lam: 0.5 there, 1.0 here`; fields that only one
+    of them has are `absent` in the other. What is the same in JSON is equal, so a tuple
+    equals a list and an infinity its name.
     """
     old, new = run_log.flat(run_log.plain(there)), run_log.flat(run_log.plain(here))
     return [
@@ -143,14 +139,13 @@ class Checkpoints:
         written again.
 
         Args:
-          step: number of updates made, not below the one before.
+          step: number of updates made; a ValueError if it is below the one before.
           state: arrays of JAX or NumPy, typed random keys and Python numbers, in any
             tree. On several hosts, what is not spread over them is the same on all.
           metadata: position and configuration of the run, for JSON; a number that is
             not finite becomes a string.
 
         Raises:
-          ValueError: the step is below the one before.
           RuntimeError: there are checkpoints in the directory and `restore` was not
             called.
           TypeError: a leaf of the state, or the metadata, cannot be written.
@@ -195,17 +190,13 @@ class Checkpoints:
             self._writing = None
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """Reads the newest checkpoint that is whole.
+        """Reads the newest checkpoint that is whole: step, state and metadata, or None.
 
         Damaged ones that are newer are reported, and set aside at the next `save`.
 
-        Args:
-          like: a state as it was given to `save`, or its `jax.ShapeDtypeStruct`s. The
-            result has its tree and lies where its arrays lie (or its shardings say),
-            on other devices than those it was saved from if need be.
-
-        Returns:
-          The step, the state and the metadata; None where there is no checkpoint.
+        `like` is a state as it was given to `save`, or its `jax.ShapeDtypeStruct`s. The
+        state has its tree and lies where its arrays lie (or its shardings say), on
+        other devices than those it was saved from if need be.
 
         Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole; names them.
@@ -258,7 +249,10 @@ class Checkpoints:
                 break
             damaged.append(step)
             self._log(f"Checkpoint {step} is damaged: {damage}")
-        found, number = (int(n) for n in _of_first_host(found, len(damaged)))
+        of_first_host = multihost_utils.broadcast_one_to_all(
+            np.array([found, len(damaged)], np.int32)
+        )
+        found, number = map(int, of_first_host)
         if found < 0 and number:
             raise DamagedCheckpoint(
                 f"All checkpoints in {self._directory} are damaged "
@@ -293,11 +287,8 @@ class Checkpoints:
                     )
             except OSError as error:
                 problem = error
-        (failed,) = _of_first_host(problem is not None)
-        if failed and problem is None:
-            problem = OSError("the first host could not begin; see what it says")
-        if problem is not None:
-            raise problem
+        elsewhere = OSError("the first host could not begin; see what it says")
+        distributed.raise_together(problem, elsewhere)
 
     def _set_aside(self) -> None:
         """Renames what was found damaged, so that it is not in the way of new ones."""
@@ -359,11 +350,6 @@ def _not_of_orbax(message: logging.LogRecord) -> bool:
 
 def _shown(fields: dict[str, Any], name: str) -> str:
     return repr(fields[name]) if name in fields else "absent"
-
-
-def _of_first_host(*numbers: int) -> np.ndarray:
-    """The first host's, on all of them."""
-    return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32))
 
 
 # Files.

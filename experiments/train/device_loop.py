@@ -51,11 +51,7 @@ Updates = Callable[
 def require(run: configs.Run) -> None:
     """Refuses runs whose updates need more than the indices of a batch.
 
-    Args:
-      run: the run to train in a device loop.
-
-    Raises:
-      BadConfiguration: the device loop does not support it; the message has the remedy.
+    The message of the BadConfiguration has the remedy.
     """
     data = run.data
     if data.info.files:
@@ -63,16 +59,11 @@ def require(run: configs.Run) -> None:
             f"{data.source} is decoded image by image on the host, and does not stay "
             "on the device: train with --steps-per-dispatch 1, and without vmap."
         )
-    augmentations = {
-        "crop_padding": data.crop_padding,
-        "flip": data.flip,
-        "rotation": data.rotation,
-    }
-    asked = [name for name, value in augmentations.items() if value]
+    asked = fields.changed(data, "crop_padding", "flip", "rotation")
     if data.augment_on == "host" and asked:
         raise configs.BadConfiguration(
             "Images that stay on the device are not augmented on the host, got "
-            f"{', '.join(asked)}: give --data.augment-on device."
+            f"{asked}: give --data.augment-on device."
         )
     if run.method.uses_meta_set:
         raise configs.BadConfiguration(
@@ -84,13 +75,8 @@ def require(run: configs.Run) -> None:
 def batch(examples: DeviceDataset, index: jax.Array, present: jax.Array) -> Batch:
     """Gathers a batch, equal to the one that the pipeline would have made.
 
-    Args:
-      examples: on the device.
-      index: int32 `[batch]`, indices of the examples.
-      present: bool `[batch]`, False for padding.
-
-    Returns:
-      The batch; padding is zeros.
+    The indices of the examples are int32 `[batch]`; `present` is bool `[batch]`, False
+    for padding, which is zeros.
     """
     inputs = examples.inputs[examples.rows[index]]
     there = jnp.reshape(present, (-1, *[1] * (inputs.ndim - 1)))
@@ -102,20 +88,26 @@ def batch(examples: DeviceDataset, index: jax.Array, present: jax.Array) -> Batc
     )
 
 
-def updates(run: configs.Run, *, on: bool = True, vmapped: bool = False) -> Any:
-    """Many updates as one pure function; see `Updates`.
+def compiled(
+    run: configs.Run, layout: Layout, *, on: bool = True, vmapped: bool = False
+) -> Updates:
+    """Many updates as one function, compiled once for all that share a program.
 
-    Args:
-      run: network, loss, method and optimizer.
-      on: whether the rule weights; False before it is switched on.
-      vmapped: whether many runs are trained, which share one array of inputs. All other
-        arrays have an axis of runs: the first, or the one after that of the updates.
+    The first axis of step inputs and of metrics is that of the updates. There is no
+    loop around a single update, since convolutions in a loop are slow on a CPU. `on` is
+    False before the rule is switched on.
 
-    Returns:
-      A function. The first axis of step inputs and of metrics is that of the updates.
-      There is no loop around a single update, since convolutions in a loop are slow on
-      a CPU.
+    Each device has all inputs, and batches are sharded. Many runs that are trained as
+    one, `vmapped`, are on one device, and share one array of inputs. All other arrays
+    have an axis of runs: the first, or the one after that of the updates. The function
+    donates the buffers of the state.
     """
+    on = on or not steps.switches(run)  # else the same program twice
+    return _compiled(fields.compiled(run), layout, on, vmapped)
+
+
+@functools.cache
+def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Updates:
     step = steps.updates_of(run, on=on)
 
     def one(
@@ -153,34 +145,11 @@ def updates(run: configs.Run, *, on: bool = True, vmapped: bool = False) -> Any:
             step_inputs,
         )
 
-    return many
-
-
-def compiled(
-    run: configs.Run, layout: Layout, *, on: bool = True, vmapped: bool = False
-) -> Updates:
-    """`updates`, compiled once for all runs that share a program of `steps.program`.
-
-    Args:
-      run: network, loss, method and optimizer.
-      layout: devices, each with all inputs, over which batches are sharded.
-      on: whether the rule weights; see `updates`.
-      vmapped: whether many runs are trained, on one device; see `updates`.
-
-    Returns:
-      A function that donates the buffers of the state.
-    """
-    on = on or not steps.switches(run)  # else the same program twice
-    return _compiled(fields.compiled(run), layout, on, vmapped)
-
-
-@functools.cache
-def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Updates:
     whole = layout.replicated
     spread = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
     step_inputs = whole if vmapped else StepInput(spread, spread, whole, whole)
     return jax.jit(
-        updates(run, on=on, vmapped=vmapped),
+        many,
         in_shardings=(whole, whole, whole, step_inputs),
         out_shardings=whole,
         donate_argnums=0,
@@ -188,15 +157,7 @@ def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Upda
 
 
 def to_device(examples: Examples, layout: Layout) -> DeviceDataset:
-    """Copies a training set to the devices.
-
-    Args:
-      examples: in memory, not image files.
-      layout: devices, each of which gets a copy.
-
-    Returns:
-      The examples on the devices.
-    """
+    """Copies a training set in memory, not image files, to each of the devices."""
     rows = np.arange(len(examples.labels), dtype=np.int32)
     labels = examples.labels.astype(np.int32)
     return layout.replicate(DeviceDataset(examples.inputs, rows, labels))
@@ -205,15 +166,9 @@ def to_device(examples: Examples, layout: Layout) -> DeviceDataset:
 def epoch_indices(
     run: configs.Run, labels: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of an epoch's batches, in the order of `loader.training`.
+    """The indices of an epoch's batches, from 0, in the order of `loader.training`.
 
-    Args:
-      run: data, batch size and seed.
-      labels: labels of the training examples.
-      number: the epoch, from 0.
-
-    Returns:
-      `index` int32 and `present` bool, each `[batches, batch]`.
+    `index` int32 and `present` bool, each `[batches, batch]`.
     """
     drawn = loader.order(
         run.seed, number, len(labels), sampler=sampling.sampler(run.data, labels)
@@ -228,13 +183,8 @@ def epoch_indices(
 def dispatch_size(per_epoch: int, most: int) -> int:
     """Updates per dispatch: the smallest number with as few dispatches as possible.
 
-    Args:
-      per_epoch: updates in an epoch.
-      most: most updates of a dispatch.
-
-    Returns:
-      At most `most`. Only the last dispatch of an epoch may have fewer, and is padded
-      with updates that change nothing.
+    At most `most`. Only the last dispatch of an epoch may have fewer, and is padded
+    with updates that change nothing.
 
     Examples:
       >>> dispatch_size(97, 32), dispatch_size(97, 1000)
@@ -251,26 +201,23 @@ def step_inputs(
 ) -> StepInput:
     """The step inputs of a dispatch, padded to its size.
 
-    Args:
-      index: indices of the batches, int32 `[updates, ...]`.
-      present: False for padding, bool of the same shape.
-      hyperparams: of each update.
-      size: updates per dispatch, at least as many as given.
-
-    Returns:
-      Arrays `[size, ...]`; padding repeats the last update, with `live` False.
+    Indices int32 and `present` bool are `[updates, ...]`, and the result `[size, ...]`;
+    padding repeats the last update, with `live` False.
     """
     count = len(index)
     taken = np.minimum(np.arange(size), count - 1)
-    stacked = [
-        np.stack([hyperparams[i][field] for i in taken]) for field in _HYPERPARAMS
-    ]
     return StepInput(
         index[taken],
         present[taken],
-        methods.StepHyperparams(*stacked),
+        stacked([hyperparams[i] for i in taken]),
         np.arange(size) < count,
     )
 
 
-_HYPERPARAMS = range(len(methods.StepHyperparams._fields))
+def stacked(trees: Sequence[Any]) -> Any:
+    """Stacks the arrays of trees along a new first axis."""
+
+    def stack(*leaves: Any) -> Any:  # random keys are no arrays of NumPy
+        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
+
+    return jax.tree.map(stack, *trees)

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from experiments import commands, configs
 from experiments.data import own, own_table
 from experiments.results import run_dir, run_log
-from experiments.train import runs, sharding, steps
+from experiments.train import evaluation, sharding, steps
 from experiments.train.session import Session
 
 NETWORK, WEIGHTS = "network.stablehlo", "weights.safetensors"
@@ -88,23 +88,17 @@ _CODE_ENCODED = """\
 def main(config: commands.Export) -> int:
     """Writes the network of a run, its weights and how to use them.
 
-    Args:
-      config: run directory and output directory.
-
-    Returns:
-      Exit status 0.
-
-    Raises:
-      BadConfiguration: there is no such run, or the output cannot be written.
+    Returns the exit status 0. A BadConfiguration where there is no such run, or the
+    output cannot be written.
     """
     kept = run_dir.load(config.dir)
     run, data = kept.run, kept.run.data
-    step, state = runs.restore(config.dir, kept, sharding.layout(1))
+    step, state = evaluation.restore(config.dir, kept, sharding.layout(1))
     state = jax.device_get(state)
     dtype = data.info.dtype
     prepare = None
     if data.info.own and not data.info.files:
-        task = runs.task_of(run, Session(data_dir=kept.data_dir))
+        task = evaluation.task_of(run, Session(data_dir=kept.data_dir))
         dtype, prepare = str(task.train.inputs.dtype), task.prepare
     exported = exported_of(run, state, dtype)
     described: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,6 +21,7 @@ from experiments.train.losses import class_weights
 from experiments.train.session import Session
 from experiments.train.sharding import Layout
 
+SPLITS = ("validation", "test")  # that are evaluated, in this order
 EVAL_BATCH = 256  # examples at most; a set smaller than that is padded to it
 
 
@@ -76,17 +78,8 @@ def fit(
     The metrics of a step are read while the next one runs, so that the device does not
     wait for them.
 
-    Args:
-      run: what to train.
-      task: training, validation and test examples.
-      layout: devices.
-      session: how batches are loaded and the step is run.
-      start: state and position, from `begin` or from a checkpoint.
-      callbacks: called with metrics and events, and to save checkpoints.
-      until: epoch to stop before, from 0; None trains to the end.
-
-    Returns:
-      The state after the last epoch that was trained.
+    Starts from `begin` or from a checkpoint, and stops before the epoch `until`, from
+    0, or at the end. Returns the state after the last epoch that was trained.
 
     Raises:
       FloatingPointError: a loss is not finite; names the step and the examples.
@@ -116,6 +109,7 @@ def fit_all(
     """Trains all runs of a stepper, and writes one event per run and epoch.
 
     A run whose loss is not finite writes nothing from then on; the others go on.
+    Returns for each run the message about such a loss, or None.
 
     Args:
       stepper: makes the updates of all runs: see `vmapped.VmappedRuns`. The metrics
@@ -124,9 +118,6 @@ def fit_all(
       position: to continue from.
       callbacks: of each run; `due` and `save` are those of the first.
       until: epoch to stop before, from 0; None trains to the end.
-
-    Returns:
-      For each run the message about a loss that is not finite, or None.
     """
     run, per_epoch = runs[0], stepper.per_epoch
     due, save = callbacks[0].due, callbacks[0].save
@@ -155,18 +146,20 @@ def fit_all(
                 save(step, stepper.state, Position(epoch, number, totals[0]))
         waited, seconds = stepper.waited - waited, time.monotonic() - began
         looks = epoch + 1 == run.epochs or (epoch + 1) % run.eval_every == 0
-        found = {
-            name: stepper.evaluate(name) if looks else None
-            for name in ("validation", "test")
-        }
+        evaluated = stepper.evaluate() if looks else [dict.fromkeys(SPLITS)] * len(runs)
         rates = np.broadcast_to(hyperparams[-1].learning_rate, len(runs))
         for index, callback in enumerate(callbacks):
             if failures[index] is None:
-                event = _event_of(epoch, per_epoch, totals[index], waited, seconds)
-                event["learning_rate"] = rates[index]
-                for name, summaries in found.items():
-                    event[name] = None if summaries is None else summaries[index]
-                callback.write(**event)
+                callback.write(
+                    event="epoch",
+                    epoch=epoch + 1,
+                    step=(epoch + 1) * per_epoch,
+                    learning_rate=rates[index],
+                    **_summary(totals[index]),
+                    waited=waited,
+                    seconds=seconds,
+                    **evaluated[index],
+                )
         save((epoch + 1) * per_epoch, stepper.state, Position(epoch + 1, 0, {}))
     return failures
 
@@ -188,7 +181,6 @@ class _OneRun:
         self._program = steps.program(run, layout, session.parallel)
         self._stats = dataset_stats(run, task, layout)
         self._batches, self._epoch = batches, 0
-        self._threshold: float | None = 0.5  # chosen on validation, if there is any
         if batches is None:
             device_loop.require(run)
             self._examples = device_loop.to_device(task.train, layout)
@@ -237,19 +229,10 @@ class _OneRun:
         self.state, step_metrics = update(self.state, *args)
         return step_metrics, hyperparams
 
-    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """The metrics of a split; None without such a split."""
-        task, examples = self._task, getattr(self._task, name)
-        if examples is None:
-            return None
-        how = self._run, task, self._session
-        threshold = None if name == "validation" else self._threshold
-        found = evaluate(
-            self._program, self._layout, self.state, examples, *how, threshold=threshold
-        )
-        if name == "validation":
-            self._threshold = found.get("threshold", 0.5)
-        return [found]
+    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
+        """The `summaries` of the run."""
+        how = self._run, self._task, self._layout, self._session
+        return [evaluate(self.state, *how)]
 
 
 def steps_per_epoch(run: configs.Run, task: Task) -> int:
@@ -257,56 +240,56 @@ def steps_per_epoch(run: configs.Run, task: Task) -> int:
     return -(-len(task.train.labels) // run.batch_size)
 
 
-def begin(
-    run: configs.Run,
-    task: Task,
-    layout: Layout,
-    session: Session,
-    network: Any = None,
-) -> Start:
-    """The state before the first step.
+def begin(run: configs.Run, task: Task, layout: Layout, network: Any = None) -> Start:
+    """The state before the first step, and the position before the first batch.
 
-    Args:
-      run: what to train.
-      task: its examples.
-      layout: devices.
-      session: how the step is run.
-      network: whose arrays to start from; None initialises them by the run's seed.
-
-    Returns:
-      The state, and the position before the first batch.
+    It has the arrays of `network`; None initialises them by the run's seed.
     """
-    program = steps.program(run, layout, session.parallel)
+    program = steps.program(run, layout)
     drawn = steps.init_network(run, run.seed) if network is None else network
     return Start(program.init(drawn, run.seed, len(task.train.labels)))
 
 
 def evaluate(
-    program: steps.Program,
-    layout: Layout,
     state: steps.TrainState,
-    examples: Examples,
     run: configs.Run,
     task: Task,
+    layout: Layout,
     session: Session,
-    *,
-    threshold: float | None = 0.5,
-) -> dict[str, Any]:
-    """Evaluates a network on a split; returns the metrics of `metrics.summary`.
+) -> dict[str, dict[str, Any] | None]:
+    """Evaluates a network on validation and test set; see `summaries`."""
+    count = functools.partial(steps.program(run, layout).evaluate, state)
 
-    Of two classes the `threshold` is chosen here if it is None.
+    def counts(split: str) -> metrics.Counts | None:
+        if (examples := getattr(task, split)) is None:
+            return None
+        batches = in_order(examples, run, layout, session)
+        return functools.reduce(metrics.add, map(count, batches))
+
+    return summaries(run, task, counts)
+
+
+def summaries(
+    run: configs.Run, task: Task, counts: Callable[[str], metrics.Counts | None]
+) -> dict[str, dict[str, Any] | None]:
+    """The metrics of `metrics.summary` by split; None for one that is not there.
+
+    Of two classes the threshold is chosen on the validation set; without one it is 0.5.
     """
-    counts: Any = None
-    for batch in in_order(examples, run, layout, session):
-        found = program.evaluate(state, batch)
-        counts = found if counts is None else metrics.add(counts, found)
-    return metrics.summary(
-        jax.device_get(counts),
-        task.class_counts,
-        tail_classes=run.data.tail_classes,
-        labels=examples.labels,
-        threshold=threshold,
-    )
+    found: dict[str, dict[str, Any] | None] = {}
+    threshold = None
+    for split in SPLITS:
+        summary: dict[str, Any] | None = None
+        if (of_split := counts(split)) is not None:
+            summary = metrics.summary(
+                of_split,
+                task.class_counts,
+                tail_classes=run.data.tail_classes,
+                labels=getattr(task, split).labels,
+                threshold=threshold,
+            )
+        found[split], threshold = summary, (summary or {}).get("threshold", 0.5)
+    return found
 
 
 def in_order(
@@ -314,14 +297,7 @@ def in_order(
 ) -> Iterator[loader.Batch]:
     """Batches of the examples in order and without augmentation, on the devices.
 
-    Args:
-      examples: of any split.
-      run: data and batch size.
-      layout: devices.
-      session: how batches are loaded.
-
-    Yields:
-      Batches, the last one padded.
+    The last one is padded.
     """
     size = min(EVAL_BATCH, 2 * run.batch_size)
     size = -(-size // layout.devices) * layout.devices
@@ -343,19 +319,10 @@ def batches_from(
     layout: Layout,
     session: Session,
 ) -> Generator[loader.Batch, None, None]:
-    """The batches of a training from a position on.
+    """The batches of a training from a position on, in host memory.
 
-    For a method that uses the meta set each batch comes with a batch of it.
-
-    Args:
-      position: epoch and batch to continue from.
-      run: data, batch size, epochs and seed.
-      task: its examples.
-      layout: devices.
-      session: how batches are loaded.
-
-    Returns:
-      Batches of this host's rows, in host memory. Closing it ends its processes.
+    They have this host's rows; for a method that uses the meta set each comes with a
+    batch of it. Closing the generator ends its processes.
     """
     batches = loader.training(
         task.train,
@@ -467,50 +434,21 @@ def _log_step(
 
 
 _SUMS = (
-    "examples",
-    "loss",
-    "weight",
-    "weight_mislabelled",
-    "examples_mislabelled",
-)
-_SUMS_BY_CLASS = ("weight_of_class", "examples_of_class")
+    "examples", "loss", "weight", "effective", "weight_mislabelled",
+    "examples_mislabelled", "weight_of_class", "examples_of_class",
+)  # fmt: skip
 
 
 def _add(totals: dict[str, Any], step_metrics: steps.StepMetrics) -> None:
     """Adds a step to an epoch's totals: numbers, and arrays `[classes]`."""
-    totals["tilted_loss"], totals["lam"] = (
-        float(step_metrics.tilted_loss),
-        float(step_metrics.lam),
-    )
+    totals["tilted_loss"] = float(step_metrics.tilted_loss)
+    totals["lam"] = float(step_metrics.lam)
     totals["largest"] = max(totals.get("largest", 0.0), float(step_metrics.largest))
     totals["steps"] = totals.get("steps", 0) + 1
-    sums = {name: float(getattr(step_metrics, name)) for name in _SUMS}
-    sums["effective"] = float(step_metrics.effective)
+    sums = {name: np.float64(getattr(step_metrics, name)) for name in _SUMS}
     sums["total"] = sums["weight"] / max(sums["examples"], 1.0)
     for name, value in sums.items():
-        totals[name] = totals.get(name, 0.0) + value
-    for name in _SUMS_BY_CLASS:
-        value = np.asarray(getattr(step_metrics, name), np.float64)
         totals[name] = np.asarray(totals.get(name, 0.0)) + value
-
-
-def _event_of(
-    epoch: int, per_epoch: int, totals: dict[str, Any], waited: float, seconds: float
-) -> dict[str, Any]:
-    """The log event of an epoch, from 0; the learning rate and evaluations are added.
-
-    `waited` and `seconds` are those of the loop for batches, and of the epoch.
-    """
-    return {
-        "event": "epoch",
-        "epoch": epoch + 1,
-        "step": (epoch + 1) * per_epoch,
-        "learning_rate": None,
-        "lam": totals["lam"],
-        **_summary(totals),
-        "waited": waited,
-        "seconds": seconds,
-    }
 
 
 def _summary(totals: dict[str, Any]) -> dict[str, Any]:
@@ -520,6 +458,7 @@ def _summary(totals: dict[str, Any]) -> dict[str, Any]:
     wrong = totals["examples_mislabelled"]
     clean = totals["examples"] - wrong
     return {
+        "lam": totals["lam"],
         "loss": totals["loss"] / totals["examples"],
         "tilted_loss": totals["tilted_loss"],
         "effective_sample_size": totals["effective"] / totals["steps"],

@@ -83,15 +83,10 @@ def per_example_losses(
 
 
 def class_weights(run: configs.Run, class_counts: np.ndarray, epoch: int) -> np.ndarray:
-    """The weight of each class in an epoch, by its effective number.
+    """The weight of each class in an epoch, from 0, by its effective number.
 
-    Args:
-      run: whether classes are weighted, from when on, and by which effective number.
-      class_counts: int `[classes]`. A class without an example counts as one of one.
-      epoch: from 0.
-
-    Returns:
-      float32 `[classes]`; ones for none.
+    float32 `[classes]`, ones where the run weights none; counts are int `[classes]`,
+    and a class without an example counts as one of one.
     """
     loss = run.loss
     if not (loss.class_weights and epoch >= run.epoch_at(loss.class_weights_from)):

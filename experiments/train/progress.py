@@ -1,21 +1,27 @@
 """What a person sees of a training: a line an epoch, and the numbers of the bar."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from tqdm import tqdm
 
 from experiments import configs
 
 Event = dict[str, Any]  # of an epoch, as it is logged
 
 
-class EpochLines:
-    """Writes a line after every epoch.
+def say(message: str) -> None:
+    """Writes a message to standard error, above a progress bar if there is one."""
+    with contextlib.suppress(OSError):  # a log on a disk that is full
+        # In one piece: a line that another thread logs must not end up within it.
+        tqdm.write(message + "\n", file=sys.stderr, end="")
 
-    Args:
-      run: what is trained.
-      write: takes a line.
-    """
+
+class EpochLines:
+    """Writes a line after every epoch of a run, by a function that takes lines."""
 
     def __init__(self, run: configs.Run, write: Callable[[str], None]) -> None:
         self._run, self._write = run, write
@@ -37,18 +43,11 @@ class EpochLines:
 
 
 def line(run: configs.Run, event: Event, seconds: float, eta: float) -> str:
-    """An epoch in a line.
+    """An epoch in a line, with the seconds that it took, its evaluation included.
 
-    Args:
-      run: what is trained.
-      event: of the epoch.
-      seconds: that it took, with its evaluation.
-      eta: seconds until the end of the training, as far as is known.
-
-    Returns:
-      Such as `epoch 3/30  loss 0.512  val 81.2%  test 83.0%  λ 0.84  effective sample
-      71%  2.1 s  ETA 00:57`; an en dash for a split that was not evaluated. λ and the
-      effective sample size only for methods that have them.
+    Such as `epoch 3/30  loss 0.512  val 81.2%  test 83.0%  λ 0.84  effective sample
+    71%  2.1 s  ETA 00:57`; an en dash for a split that was not evaluated. λ and the
+    effective sample size only for methods that have them. `eta` is in seconds.
     """
     parts = [f"epoch {event['epoch']}/{run.epochs}", f"loss {event['loss']:.3f}"]
     for name, split in (("val", "validation"), ("test", "test")):

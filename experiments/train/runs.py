@@ -1,4 +1,4 @@
-"""A run directory: start or resume a training, log it, and evaluate it."""
+"""A run directory: start or resume a training, and log it; then see `evaluation`."""
 
 import contextlib
 import dataclasses
@@ -6,11 +6,10 @@ import os
 import pathlib
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +19,21 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from experiments import commands, configs, methods, models
-from experiments.data.task import Task, load_task
-from experiments.data.types import DamagedData, Examples
+from experiments.data.task import Task
 from experiments.models import posthoc_classifiers
 from experiments.results import aggregate, example_losses, run_dir, run_log
-from experiments.train import checkpoint, device_loop, loop, progress, sharding, steps
+from experiments.train import (
+    checkpoint,
+    device_loop,
+    distributed,
+    evaluation,
+    loop,
+    progress,
+    sharding,
+    steps,
+)
+from experiments.train.progress import say
 from experiments.train.session import Session
-
-# Seconds after which a host that is lost, and one that failed, stops the others; JAX's
-# own are minutes. See docs/hosts.md.
-HEARTBEAT, SHUTDOWN = 10, 60
-JOIN = 300  # seconds to wait for hosts that are not there yet
-
-_LISTED = 20  # classes; of more, recall is not printed class by class
 
 
 def main(
@@ -45,17 +46,11 @@ def main(
 ) -> int:
     """Trains a run, or resumes it from the newest checkpoint of its directory.
 
-    Args:
-      preset: its name.
-      run: what to train.
-      session: directories, devices and loaders.
-      quiet: whether to remove the progress bar at the end and to print nothing of the
-        progress; for one of many runs, whose caller shows it.
-      extended: epochs that the run was to have before, if it is trained for more, for
-        config.json; None for those that are there.
-
-    Returns:
-      Exit status: 0, or 130 if it was interrupted, after a checkpoint.
+    One of many runs, whose caller shows the progress, is `quiet`: it removes its bar at
+    the end, and prints nothing else of the progress. `extended` are the epochs that the
+    run was to have before, if it is trained for more, for config.json; None for those
+    that are there. The exit status is 0, or 130 if it was interrupted, after a
+    checkpoint.
 
     Raises:
       BadConfiguration: the directory holds another run, and the differing fields are
@@ -64,47 +59,54 @@ def main(
       NotSaved: the last checkpoint could not be written.
     """
     if session.distributed:
-        _join(session)
+        distributed.join(session)
     out = session.out or _default_out(preset, run)
     first_host = jax.process_index() == 0
-    layout = _layout(run, session)
-    _require_jit(run, session)
+    layout = sharding.layout(session.devices)
+    if run.batch_size % layout.devices:
+        raise configs.BadConfiguration(
+            f"batch_size must be a multiple of the {layout.devices} devices, got "
+            f"{run.batch_size}."
+        )
+    whole = run.method.title if run.method.baseline else run.model.custom
+    if whole and session.parallel == "pmap":  # they take the whole batch
+        raise configs.BadConfiguration(f"{whole} runs under --parallel jit, got pmap.")
     if session.steps_per_dispatch > 1:
         device_loop.require(run)
     if extended is None and (out / run_dir.CONFIG).is_file():
         there = run_dir.load(out)
-        require_same(f"{out} holds a run", there.run, run)
+        evaluation.require_same(f"{out} holds a run", there.run, run)
         extended = there.extended
     extended = tuple(extended or ())
-    tell = _say if first_host and not quiet else lambda message: None
+    tell = say if first_host and not quiet else lambda message: None
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_locked(out, first_host))
+        stack.enter_context(distributed.locked(out))
         tell(f"Reading {run.data.source}.")
-        task = task_of(run, session)
+        task = evaluation.task_of(run, session)
         tell(f"Building {run.model.title}.")
         models.check(run.model, run.data)
         total = run.epochs * loop.steps_per_epoch(run, task)
         saver = stack.enter_context(
             checkpoint.Checkpoints(
-                out / run_dir.CHECKPOINTS, keep=session.checkpoints, log=_say
+                out / run_dir.CHECKPOINTS, keep=session.checkpoints, log=say
             )
         )
         start, step = _start(run, task, layout, session, saver, extended)
         if start.position.epoch == run.epochs:
             if first_host and not aggregate.read(out).finished:  # stopped just before
-                with _recorder(out, step, session, first_host) as recorder:
+                with _recorder(out, step, session) as recorder:
                     recorder.write(event="finished", step=step, seconds=0.0)
             reached = f"{out} is finished: {run.epochs} epochs, {step} steps"
-            _say(f"{reached}{_reached(out)}.")
+            say(f"{reached}{_reached(out)}.")
             return 0
         # Only now, so that a directory that is refused is left as it is.
         if first_host:
             write_config(out, preset, run, session, task, extended)
         interrupted = stack.enter_context(_interruptible())
-        recorder = stack.enter_context(_recorder(out, step, session, first_host))
+        recorder = stack.enter_context(_recorder(out, step, session))
         if step:
-            _say(
+            say(
                 f"Resuming {out} at step {step} of {total} "
                 f"(epoch {start.position.epoch + 1} of {run.epochs})."
             )
@@ -132,20 +134,23 @@ def main(
             losses_in=out if session.record_losses else None,
         )
         if jax.process_count() > 1:
-            stack.enter_context(_bounded_wait(logger, session.silence_seconds))
+            dispatches = lambda: logger.dispatches
+            stack.enter_context(
+                distributed.bounded_wait(dispatches, session.silence_seconds)
+            )
         tell("Compiling the step; the first update comes after it.")
         try:
             logger.fit(task, layout, start)
         except KeyboardInterrupt:
             lost = "" if logger.saved else " The last steps could not be saved."
-            _say(
+            say(
                 f"Interrupted; the same command goes on from {out}, or: "
                 f"python -m experiments resume {shlex.quote(str(out))}{lost}"
             )
             return 130
     if first_host and not quiet:
         report = f"python -m experiments report {shlex.quote(str(out))}"
-        _say(f"Finished{_reached(out)}. In {out}; its report: {report}")
+        say(f"Finished{_reached(out)}. In {out}; its report: {report}")
     return 0
 
 
@@ -185,7 +190,7 @@ def resume(config: commands.Resume) -> int:
                 f"too, and must be more, got {config.epochs}."
             )
         run = dataclasses.replace(run, epochs=config.epochs)
-        _say(_change(kept.run, run, done))
+        say(_change(kept.run, run, done))
         extended = (*extended, kept.run.epochs)
     preset = kept.preset or run.data.source
     return main(preset, run, session, extended=extended)
@@ -233,7 +238,7 @@ class RunLogger:
       recorder: the log.
       saver: the checkpoints.
       interrupted: asked after every dispatch whether to save a checkpoint and stop.
-      progress: bar of updates; None for none.
+      bar: of updates; None for none.
       save_at: the epochs, from 1, that end with a checkpoint; None for all.
       tell: takes a line after every epoch; None for no lines.
       losses_in: run directory in which the losses of the training examples are kept
@@ -247,13 +252,13 @@ class RunLogger:
         recorder: run_log.Recorder,
         saver: checkpoint.Checkpoints,
         interrupted: Callable[[], bool],
-        progress: Any = None,
+        bar: Any = None,
         save_at: Collection[int | None] | None = None,
         tell: Callable[[str], None] | None = None,
         losses_in: pathlib.Path | None = None,
     ) -> None:
         self._run, self._session, self._losses_in = run, session, losses_in
-        self._recorder, self._saver, self._progress = recorder, saver, progress
+        self._recorder, self._saver, self._bar = recorder, saver, bar
         self._interrupted, self._save_at, self._tell = interrupted, save_at, tell
         self._stops = False
         self._saved_at = time.monotonic()
@@ -283,12 +288,11 @@ class RunLogger:
                 lines(event)
 
         def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
-            if (out := self._losses_in) is not None and position.batch == 0:
-                logits = outputs_of(
+            if self._losses_in is not None and position.batch == 0:
+                logits = evaluation.outputs_of(
                     "logits", state, task.train, self._run, layout, self._session
                 )
-                if jax.process_index() == 0:
-                    _keep_losses(out, position.epoch, logits, task.train.labels)
+                self._keep_losses(position.epoch, logits, task.train.labels)
             self._save(step, state, position)
 
         callbacks = loop.Callbacks(write, self._stepped, self._due, save)
@@ -324,9 +328,9 @@ class RunLogger:
         return self._saver.newest_saved
 
     def _stepped(self, step: int, shown: dict[str, float]) -> None:
-        if self._progress is not None:
-            self._progress.set_postfix(progress.bar(self._run, shown), refresh=False)
-            self._progress.update()
+        if self._bar is not None:
+            self._bar.set_postfix(progress.bar(self._run, shown), refresh=False)
+            self._bar.update()
 
     def _due(self, step: int) -> bool:
         if jax.process_count() > 1:
@@ -358,6 +362,16 @@ class RunLogger:
         if self._stops:
             raise Interrupted
 
+    def _keep_losses(self, epoch: int, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Keeps the losses of the training examples, unless the disk refuses them."""
+        if self._losses_in is None or jax.process_index() != 0:
+            return
+        try:
+            losses = example_losses.cross_entropy(logits, labels)
+            example_losses.write(self._losses_in, epoch, losses)
+        except OSError as error:
+            say(f"The losses after epoch {epoch} could not be kept: {error}")
+
     def _note_failures(self) -> None:
         """Logs the checkpoints that could not be saved since the last call."""
         for step, reason in self._saver.failures[self._failures :]:
@@ -365,348 +379,9 @@ class RunLogger:
         self._failures = len(self._saver.failures)
 
 
-def _keep_losses(
-    out: pathlib.Path, epoch: int, logits: np.ndarray, labels: np.ndarray
-) -> None:
-    """Keeps the losses of the training examples, unless the disk refuses them."""
-    try:
-        losses = example_losses.cross_entropy(logits, labels)
-        example_losses.write(out, epoch, losses)
-    except OSError as error:
-        _say(f"The losses after epoch {epoch} could not be kept: {error}")
-
-
-def restore(
-    out: pathlib.Path, kept: run_dir.Kept, layout: sharding.Layout
-) -> tuple[int, steps.TrainState]:
-    """The newest good checkpoint of a run.
-
-    Args:
-      out: run directory.
-      kept: what was trained there.
-      layout: devices.
-
-    Returns:
-      Its step, and the state.
-
-    Raises:
-      BadConfiguration: there is none.
-    """
-    run = kept.run
-    program = steps.program(run, layout)
-    like = program.init(
-        steps.init_network(run, run.seed), run.seed, sum(kept.class_counts)
-    )
-    with checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, log=_say) as saver:
-        found = _restore(saver, like, run, kept.extended)
-    if found is None:
-        raise configs.BadConfiguration(f"{out} has no checkpoint yet.")
-    return found[0], found[1]
-
-
-def evaluate(config: commands.Evaluate) -> int:
-    """Evaluates the newest checkpoint of a run.
-
-    Args:
-      config: which.
-
-    Returns:
-      Exit status 0, also if they could not be saved: they are printed in any case.
-    """
-    kept, task, layout, step, state = reopen(
-        config.dir, config.data_dir, config.devices
-    )
-    session = Session()
-    program = steps.program(kept.run, layout)
-    names = kept.run.data.class_names
-    found: dict[str, Any] = {"step": step, "class_names": names}
-    for name in ("validation", "test"):
-        examples = getattr(task, name)
-        if examples is not None:
-            threshold = None if name == "validation" else 0.5
-            if "validation" in found:
-                threshold = found["validation"].get("threshold", 0.5)
-            found[name] = loop.evaluate(
-                program,
-                layout,
-                state,
-                examples,
-                kept.run,
-                task,
-                session,
-                threshold=threshold,
-            )
-            shown = (f"{k} {v:.4f}" for k, v in found[name].items() if type(v) is float)
-            print(f"{name}: {', '.join(shown)}")
-            if len(names) <= _LISTED:
-                recall = zip(names, found[name]["recall"], strict=True)
-                shown = (f"{label} {value:.4f}" for label, value in recall)
-                print(f"  recall of each class: {', '.join(shown)}")
-    if len(names) == 2:
-        print(
-            f"The positive class of AUROC, average precision and F1 is {names[1]!r}. "
-            "The threshold on its probability is that of the highest F1 on validation."
-        )
-    path = config.dir / run_dir.EVALUATION
-    try:
-        run_log.save(path, found)
-    except OSError as error:
-        print(f"Step {step}.")
-        print(f"{path} could not be saved ({error}).", file=sys.stderr)
-    else:
-        print(f"Step {step}. All of it: {path}")
-    return 0
-
-
-class HeadInputs(NamedTuple):
-    """Penultimate features by split, and the head that classifies them."""
-
-    splits: dict[str, tuple[np.ndarray, np.ndarray]]  # features [n, features], labels
-    kernel: np.ndarray  # float32 [features, classes]
-    bias: np.ndarray | None  # float32 [classes]; None for a head without
-
-
-def features(
-    out: pathlib.Path,
-    data_dir: pathlib.Path | None = None,
-    *,
-    splits: Sequence[str] = ("train", "validation", "test"),
-    examples: int | None = None,
-) -> HeadInputs:
-    """Penultimate features of a trained network, of examples that are not augmented.
-
-    Args:
-      out: run directory.
-      data_dir: where the data sets are; None for where they were in training.
-      splits: which; one that the task does not have is left out.
-      examples: at most so many of each split, a subsample with a fixed seed; None for
-        all, in order.
-
-    Returns:
-      By split features, float32, and labels as the training has them; and the head.
-    """
-    kept, task, layout, _, state = reopen(out, data_dir, devices=1)
-    if kept.run.model.custom is not None:
-        raise configs.BadConfiguration(
-            f"The features of {kept.run.model.custom}, before its last layer, are not "
-            "known: only networks of this package have them."
-        )
-    found = {}
-    for name in splits:
-        part = getattr(task, name)
-        if part is None:
-            continue
-        if examples is not None:
-            count = len(part.labels)
-            rng = np.random.default_rng(0)
-            part = part.take(rng.choice(count, min(examples, count), replace=False))
-        outputs = outputs_of("features", state, part, kept.run, layout)
-        found[name] = outputs, part.labels
-    last_layer = head(state)
-    return HeadInputs(found, last_layer[("kernel",)], last_layer.get(("bias",)))
-
-
-def outputs_of(
-    what: Literal["features", "logits"],
-    state: steps.TrainState,
-    examples: Examples,
-    run: configs.Run,
-    layout: sharding.Layout,
-    session: Session | None = None,
-) -> np.ndarray:
-    """What enters the head, or the logits, of examples in order and not augmented.
-
-    Returns:
-      float32 `[n, features]`, or `[n, classes]`.
-    """
-    step = getattr(steps.program(run, layout), what)
-    batches = loop.in_order(examples, run, layout, session or Session())
-    # Padding is only at the end. Every host has all outputs, though not all examples.
-    parts = [np.asarray(step(state, batch)) for batch in batches]
-    return np.concatenate(parts)[: len(examples.labels)]
-
-
-def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
-    """The parameters of the head by name, whether they are trained or not."""
-    return {
-        path[1:]: np.asarray(value[...])
-        for part in (state.params, state.frozen)
-        for path, value in nnx.to_flat_state(part)
-        if path[0] == "head"
-    }
-
-
-def reopen(
-    out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
-) -> tuple[run_dir.Kept, Task, sharding.Layout, int, steps.TrainState]:
-    """Restores a trained network with its data set, for evaluation.
-
-    Args:
-      out: run directory.
-      data_dir: where the data sets are; None for where they were in training.
-      devices: number of devices; None for all there are.
-
-    Returns:
-      Configuration, task, devices, step and state of the newest checkpoint.
-
-    Raises:
-      BadConfiguration: it is not the directory of a run, or has no checkpoint.
-    """
-    kept = run_dir.load(out)
-    task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
-    layout = layout_of(devices)
-    step, state = restore(out, kept, layout)
-    return kept, task, layout, step, state
-
-
-@contextlib.contextmanager
-def _locked(out: pathlib.Path, first_host: bool) -> Iterator[None]:
-    """Locks a run directory: the first host does, and all are refused if it is."""
-    with contextlib.ExitStack() as stack:
-        problem: Exception | None = None
-        if first_host:
-            try:
-                stack.enter_context(run_dir.lock(out))
-            except (configs.BadConfiguration, OSError) as error:
-                problem = error
-        refused = multihost_utils.broadcast_one_to_all(np.array(problem is not None))
-        if refused and problem is None:
-            problem = configs.BadConfiguration(
-                f"The first host cannot train in {out}; see what it says."
-            )
-        if problem is not None:
-            raise problem
-        yield
-
-
-def _join(session: Session) -> None:
-    """Connects this process to the others of a distributed training."""
-    own, count = session.process, session.processes
-    waits, others = "This process waits", "the others of the cluster"
-    if own is not None and count is not None:
-        waits = f"Process {own} of {count} waits"
-        numbers = [str(other) for other in range(count) if other != own]
-        others = f"process{'es' * (count > 2)} {', '.join(numbers)}"
-    where = f" at {session.coordinator}" if session.coordinator else ""
-    _say(f"{waits} for {others}{where}; after {JOIN} s it stops.")
-    try:
-        jax.distributed.initialize(
-            session.coordinator,
-            session.processes,
-            session.process,
-            initialization_timeout=JOIN,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=SHUTDOWN,
-        )
-    except ValueError as error:  # it lacks what no cluster tells
-        raise configs.BadConfiguration(str(error)) from error
-    _say(
-        f"Process {jax.process_index()} of {jax.process_count()} begins. If a host is "
-        "lost, the others stop too; start the same commands again on all hosts, and "
-        "they go on from the last checkpoint."
-    )
-
-
-@contextlib.contextmanager
-def _bounded_wait(logger: RunLogger, seconds: float) -> Iterator[None]:
-    """Ends this process if it has waited so long for an update of all hosts.
-
-    No exception would do: the main thread waits in a collective.
-    """
-    over = threading.Event()
-
-    def watch() -> None:
-        seen, since = -1, time.monotonic()
-        while not over.wait(1.0):
-            if logger.dispatches != seen:
-                seen, since = logger.dispatches, time.monotonic()
-            elif time.monotonic() - since > seconds:
-                _say(
-                    f"Process {jax.process_index()} of {jax.process_count()} stops: no "
-                    f"update for {seconds:g} s (--silence-seconds). Another process "
-                    "hangs, perhaps in reading its data, or is slow to evaluate. Start "
-                    "the same commands again on all hosts, and they go on from the "
-                    "last checkpoint."
-                )
-                os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     lam = f"-{run.method.lam:g}" if run.method.attends else ""
     return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
-
-
-def layout_of(devices: int | None) -> sharding.Layout:
-    """So many devices, or all; more than there are is a BadConfiguration."""
-    try:
-        return sharding.layout(devices)
-    except ValueError as error:
-        raise configs.BadConfiguration(str(error)) from error
-
-
-def _layout(run: configs.Run, session: Session) -> sharding.Layout:
-    """The devices; the batch size must be a multiple of their number."""
-    layout = layout_of(session.devices)
-    if run.batch_size % layout.devices:
-        raise configs.BadConfiguration(
-            f"batch_size must be a multiple of the {layout.devices} devices, got "
-            f"{run.batch_size}."
-        )
-    return layout
-
-
-def _require_jit(run: configs.Run, session: Session) -> None:
-    """Refuses `pmap` for rules and networks that take the whole batch."""
-    whole = run.method.title if run.method.baseline else run.model.custom
-    if whole and session.parallel == "pmap":
-        raise configs.BadConfiguration(f"{whole} runs under --parallel jit, got pmap.")
-
-
-def task_of(run: configs.Run, session: Session) -> Task:
-    """The examples of a run.
-
-    Args:
-      run: its data and seed.
-      session: where the data sets are, and whether missing ones are fetched.
-
-    Returns:
-      The task.
-
-    Raises:
-      BadConfiguration: more examples are asked for than there are.
-    """
-    try:
-        return load_task(
-            run.data, run.seed, session.data_dir, download=session.download
-        )
-    except ValueError as error:
-        raise configs.BadConfiguration(str(error)) from error
-
-
-def require_same(holder: str, there: Any, here: Any) -> None:
-    """Refuses to go on with another configuration than the one that is there.
-
-    Args:
-      holder: what holds it, such as `runs/a holds a run`.
-      there: a configuration, or its JSON.
-      here: the other configuration, or its JSON.
-
-    Raises:
-      BadConfiguration: they differ; names the fields.
-    """
-    differing = checkpoint.differences(run_log.plain(there), run_log.plain(here))
-    if differing:
-        raise configs.BadConfiguration(
-            f"{holder} of another configuration:\n  "
-            + "\n  ".join(differing)
-            + "\nGive another --out, or the same configuration."
-        )
 
 
 def _start(
@@ -718,44 +393,17 @@ def _start(
     extended: Collection[int] = (),
 ) -> tuple[loop.Start, int]:
     """From the newest checkpoint, or from the first step."""
-    drawn = loop.begin(run, task, layout, session)
-    found = _restore(saver, drawn.state, run, extended)
+    drawn = loop.begin(run, task, layout)
+    found = evaluation.newest(saver, drawn.state, run, extended)
     if found is None:  # else what it started from is needed no more
         network = _network(run, task, layout, session)
-        return loop.begin(run, task, layout, session, network), 0
+        return loop.begin(run, task, layout, network), 0
     step, state, kept = found
     return loop.Start(state, loop.Position(**kept["position"])), step
 
 
-def _restore(
-    saver: checkpoint.Checkpoints,
-    like: steps.TrainState,
-    run: configs.Run,
-    extended: Collection[int] = (),
-) -> tuple[int, steps.TrainState, dict[str, Any]] | None:
-    """The newest intact checkpoint; errors become those of the command line.
-
-    `extended` has the other numbers of epochs that it may have been of.
-    """
-    try:
-        found = saver.restore(like)
-    except checkpoint.OtherConfiguration as error:
-        raise configs.BadConfiguration(str(error)) from error
-    except checkpoint.DamagedCheckpoint as error:
-        raise DamagedData(str(error)) from error
-    if found is not None:
-        there = run_dir.parse(found[2]["run"])
-        if there.epochs in extended:
-            there = dataclasses.replace(there, epochs=run.epochs)
-        require_same(f"Checkpoint {found[0]} holds a run", there, run)
-    return found
-
-
 def _network(
-    run: configs.Run,
-    task: Task,
-    layout: sharding.Layout,
-    session: Session,
+    run: configs.Run, task: Task, layout: sharding.Layout, session: Session
 ) -> Any:
     """The network to start from: drawn, from published weights, or of stage one."""
     network = steps.init_network(run, run.seed)
@@ -774,7 +422,7 @@ def _network(
             f"{run.start_from} trained another network:\n  "
             + "\n  ".join(checkpoint.differences(there, here))
         )
-    _, state = restore(run.start_from, first, layout)
+    _, state = evaluation.restore(run.start_from, first, layout)
     for part in (state.params, state.frozen, state.statistics):
         kept = [
             (path, value)
@@ -785,32 +433,20 @@ def _network(
     if run.new_head:
         nnx.update(network.head, nnx.state(steps.init_network(run, run.seed).head))
     elif remembers:
-        _remember(network, state, first.run, task, layout, session)
+        # As in OLTR's code: centroids are the class means of stage one's features of
+        # the training examples as they are, and its head, if linear, recalls them.
+        features = evaluation.outputs_of(
+            "features", state, task.train, first.run, layout, session
+        )
+        means = posthoc_classifiers.class_means(
+            features, task.train.labels, run.data.classes
+        )
+        network.head.centroids[...] = jnp.asarray(means)
+        if heads[0] == "linear":
+            last_layer = evaluation.head(state)
+            network.head.recalls.kernel[...] = jnp.asarray(last_layer[("kernel",)])
+            network.head.recalls.bias[...] = jnp.asarray(last_layer[("bias",)])
     return network
-
-
-def _remember(
-    network: Any,
-    state: steps.TrainState,
-    first: configs.Run,
-    task: Task,
-    layout: sharding.Layout,
-    session: Session,
-) -> None:
-    """Initialises OLTR's memory from stage one.
-
-    Centroids are the class means of its features of the training examples as they are,
-    and what recalls them is its head, if that is linear, as in OLTR's code.
-    """
-    features = outputs_of("features", state, task.train, first, layout, session)
-    means = posthoc_classifiers.class_means(
-        features, task.train.labels, first.data.classes
-    )
-    network.head.centroids[...] = jnp.asarray(means)
-    if first.model.head == "linear":
-        last_layer = head(state)
-        network.head.recalls.kernel[...] = jnp.asarray(last_layer[("kernel",)])
-        network.head.recalls.bias[...] = jnp.asarray(last_layer[("bias",)])
 
 
 def _shape(run: configs.Run) -> dict[str, Any]:
@@ -831,13 +467,8 @@ def write_config(
 ) -> None:
     """Writes the resolved configuration, devices and versions as config.json.
 
-    Args:
-      out: run directory, which is made if need be.
-      preset: its name.
-      run: what is trained.
-      session: directories, devices and loaders.
-      task: the examples.
-      extended: epochs that the run was to have before, if it is trained for more.
+    `extended` are the epochs that the run was to have before, if it is trained for
+    more. The directory is made if need be.
     """
     data_dir = session.data_dir and session.data_dir.resolve()
     resolved = {
@@ -857,14 +488,14 @@ def write_config(
 
 
 def _recorder(
-    out: pathlib.Path, step: int, session: Session, first_host: bool
+    out: pathlib.Path, step: int, session: Session
 ) -> contextlib.AbstractContextManager[run_log.Recorder]:
     """The log of a run, continued at the checkpoint; only the first host writes."""
     return run_log.Recorder(
-        out / run_dir.RECORDS if first_host else None,
+        out / run_dir.RECORDS if jax.process_index() == 0 else None,
         resume_at=step,
         tensorboard=out / run_dir.TENSORBOARD if session.tensorboard else None,
-        log=_say,
+        log=say,
     )
 
 
@@ -896,9 +527,3 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(message: str) -> None:
-    with contextlib.suppress(OSError):  # a log on a disk that is full
-        # In one piece: a line that another thread logs must not end up within it.
-        tqdm.write(message + "\n", file=sys.stderr, end="")

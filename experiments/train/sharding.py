@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from experiments.configs import BadConfiguration
+
 AXIS = "batch"
 
 
@@ -32,13 +34,9 @@ class Layout(NamedTuple):
         return slice(mine[0] * each, (mine[-1] + 1) * each)
 
     def shard(self, batch: Any) -> Any:
-        """Shards a batch over the devices; every host provides its own rows.
+        """Shards a batch, a tree of `[rows, ...]`; every host provides its own rows.
 
-        Args:
-          batch: tree of NumPy arrays `[rows, ...]`.
-
-        Returns:
-          The same tree of arrays `[batch, ...]`.
+        Returns the same tree of arrays `[batch, ...]`.
         """
         if jax.process_count() == 1:
             return jax.device_put(batch, self.spread)
@@ -61,26 +59,20 @@ class Layout(NamedTuple):
 
 
 def layout(devices: int | None = None) -> Layout:
-    """Makes the mesh.
+    """Makes the mesh of so many devices, or of all, on all hosts.
 
-    Args:
-      devices: number of devices; None for all, on all hosts.
-
-    Returns:
-      The mesh and its shardings.
-
-    Raises:
-      ValueError: there are not so many, or, on several hosts, not all are taken.
+    Raises BadConfiguration if there are not so many, or, on several hosts, if not all
+    are taken.
     """
     there = jax.devices()
     count = len(there) if devices is None else devices
     if count > len(there):
-        raise ValueError(
+        raise BadConfiguration(
             f"devices must be at most {len(there)}, which is how many "
             f"{there[0].platform.upper()} devices there are, got {count}."
         )
     if jax.process_count() > 1 and count < len(there):
-        raise ValueError(
+        raise BadConfiguration(
             f"On several hosts all of their {len(there)} devices are used, got "
             f"devices = {count}."
         )

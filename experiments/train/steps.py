@@ -109,18 +109,9 @@ def train_step(
 ) -> tuple[TrainState, StepMetrics]:
     """One update: one forward and one backward pass, unless the rule needs more.
 
-    Args:
-      graph: the network without its arrays.
-      run: loss, method and optimizer.
-      state: before.
-      batch: examples, padding marked.
-      stats: of the training set.
-      hyperparams: learning rate and λ of this update.
-      axis_name: axis of `jax.pmap` that the batch is sharded over.
-      on: whether the rule weights; False before it is switched on.
-
-    Returns:
-      The state after, and metrics.
+    `graph` is the network without its arrays, `axis_name` the axis of `jax.pmap` that
+    the batch is sharded over, and `on` False before the rule is switched on. Returns
+    the state after, and metrics.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     inputs, keys = _prepared(run, batch, key, axis_name)
@@ -295,19 +286,8 @@ def _network(graph: nnx.GraphDef, state: TrainState) -> Any:
 def eval_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> metrics.Counts:
-    """Accumulates the confusion matrix and the other counts of an evaluation.
-
-    Args:
-      graph: the network without its arrays.
-      run: how inputs are prepared.
-      state: its arrays.
-      batch: examples, padding marked.
-
-    Returns:
-      Sums over the examples.
-    """
-    network = _network(graph, state)
-    logits = network(prepare(run.data, batch.inputs), batch.present)
+    """Accumulates the confusion matrix and the other counts of an evaluation."""
+    logits = logits_step(graph, run, state, batch)
     losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
         logits, batch.labels
     )
@@ -319,16 +299,9 @@ def prune_step(
 ) -> TrainState:
     """Prunes the training examples whose label has a probability of k or less.
 
-    Args:
-      graph: the network without its arrays.
-      run: loss.
-      state: before.
-      batch: training examples, not augmented.
-
-    Returns:
-      The state with `kept` set for the examples of the batch.
+    The batch is not augmented. In the state after, `kept` is set for its examples.
     """
-    logits = _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
+    logits = logits_step(graph, run, state, batch)
     probabilities = jnp.take_along_axis(
         jax.nn.softmax(logits), batch.labels[:, None], axis=1
     )[:, 0]
@@ -350,16 +323,9 @@ def program(
 ) -> Program:
     """Compiles the steps, each when it is first called.
 
-    Runs that differ only in what `fields.compiled` leaves out share a program.
-
-    Args:
-      run: network, loss, method and optimizer.
-      layout: devices.
-      parallel: whether the program is partitioned by the sharding of the batch, or run
-        on each device with explicit collectives.
-
-    Returns:
-      The compiled functions. `train` donates the buffers of the state.
+    Runs that differ only in what `fields.compiled` leaves out share a program. Under
+    `jit` the program is partitioned by the sharding of the batch; under `pmap` it runs
+    on each device with explicit collectives. `train` donates the buffers of the state.
     """
     return _program(fields.compiled(run), layout, parallel)
 
@@ -367,16 +333,7 @@ def program(
 def updates_of(
     run: configs.Run, axis_name: str | None = None, *, on: bool = True
 ) -> Train:
-    """The pure step of a run, not compiled.
-
-    Args:
-      run: network, loss, method and optimizer.
-      axis_name: axis of `jax.pmap`; see `train_step`.
-      on: whether the rule weights; see `train_step`.
-
-    Returns:
-      `train_step` with graph, run and options bound.
-    """
+    """The pure step of a run, not compiled: `train_step` with graph and run bound."""
     graph = _graph(_untrained(run), axis_name)
     return functools.partial(train_step, graph, run, axis_name=axis_name, on=on)
 
@@ -486,15 +443,7 @@ def probabilities_of(
 
 
 def init_network(run: configs.Run, seed: int) -> Any:
-    """Initialises a network.
-
-    Args:
-      run: which network.
-      seed: of its parameters.
-
-    Returns:
-      The network, as `models.build` makes it.
-    """
+    """Initialises the network of a run, as `models.build` makes it, by a seed."""
     known = "source", "image_size", "vocabulary", "length", "contents"
     data = fields.only(run.data, *known)
     return nnx.merge(*_init_network(run.model, data)(seed))
@@ -541,13 +490,7 @@ def _copied(leaf: Any) -> Any:
 def abstract_state(run: configs.Run, layout: Layout, examples: int) -> TrainState:
     """The shapes and shardings of the state before the first step.
 
-    Args:
-      run: network, loss, method and optimizer.
-      layout: devices.
-      examples: number of training examples.
-
-    Returns:
-      What compiles a step ahead of time, without arrays.
+    They compile a step for so many training examples ahead of time, without arrays.
     """
     graph, arrays = nnx.split(network(run))
     state = jax.eval_shape(

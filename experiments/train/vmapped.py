@@ -8,11 +8,10 @@ device once.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import configs, fields, methods
@@ -25,19 +24,14 @@ from experiments.train.device_loop import DeviceDataset
 from experiments.train.losses import class_weights
 from experiments.train.sharding import Layout
 
-_SPLITS = ("train", "validation", "test")
+_SPLITS = ("train", *loop.SPLITS)
 
 
 def require(runs: Sequence[configs.Run], tasks: Sequence[Task]) -> None:
     """Refuses runs that cannot be vmapped.
 
-    Args:
-      runs: the runs.
-      tasks: the task of each run.
-
-    Raises:
-      BadConfiguration: the device loop does not support a run, it starts from other
-        parameters or prunes examples; or the runs differ in more than numbers.
+    They cannot where the device loop does not support one, where it starts from other
+    parameters or prunes examples, or where they differ in more than numbers.
     """
     for run in runs:
         device_loop.require(run)
@@ -83,19 +77,14 @@ def _size(examples: Examples | None) -> int:
 class VmappedRuns:
     """The training state of vmapped runs, on one device.
 
-    Args:
-      runs: the runs.
-      tasks: the task of each run; one object for runs that share it.
-      layout: one device.
-      most: most updates of a dispatch, of each run.
+    Runs that share a task are given one object. `most` bounds the updates of a
+    dispatch, of each run. Runs that cannot be vmapped are a BadConfiguration; see
+    `require`.
 
     Attributes:
       per_epoch: updates of each run in an epoch.
       waited: seconds that the device has waited for batches: always 0.
       state: training state; the first axis of every array is that of the runs.
-
-    Raises:
-      BadConfiguration: the runs cannot be vmapped; see `require`.
     """
 
     waited = 0.0
@@ -108,63 +97,49 @@ class VmappedRuns:
         most: int = 1,
     ) -> None:
         require(runs, tasks)
-        self._runs, self._tasks, self._layout = runs, tasks, layout
+        self._runs, self._layout = runs, layout
+        self._each = list(zip(runs, tasks, strict=True))
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
         self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
         self._splits = _to_device(tasks, layout)
-        self.state = layout.replicate(_stacked([*map(self._begin, runs, tasks)]))
-        self._stats = layout.replicate(
-            _stacked(
-                [loop.dataset_stats(run, task, layout) for run, task in self._each()]
+        # One after the other to the host: the device has to hold all of them only once.
+        begun = [
+            jax.device_get(
+                (loop.begin(*each, layout).state, loop.dataset_stats(*each, layout))
             )
-        )
+            for each in self._each
+        ]
+        self.state, self._stats = layout.replicate(device_loop.stacked(begun))
         self._epoch = -1
-        self._thresholds = [0.5] * len(runs)  # chosen on validation, if there is any
         self._indices: tuple[np.ndarray, np.ndarray]
         # Hyperparameters do not depend on the seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
         self._different = list(dict.fromkeys(alike))
         self._which = np.array([self._different.index(run) for run in alike])
 
-    def _each(self) -> Iterator[tuple[configs.Run, Task]]:
-        return zip(self._runs, self._tasks, strict=True)
-
-    def _begin(self, run: configs.Run, task: Task) -> Any:
-        program = steps.program(run, self._layout)
-        state = program.init(
-            steps.init_network(run, run.seed), run.seed, len(task.train.labels)
-        )
-        return jax.device_get(state)
-
     def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Draws the batches of an epoch and sets its class weights."""
         self._epoch = epoch
         drawn: dict[Any, Any] = {}  # runs of one seed share their order
-        for run, task in self._each():
-            if (run.seed, id(task)) not in drawn:
+        for run, task in self._each:
+            if (key := (run.seed, id(task))) not in drawn:
                 labels = task.train.labels
-                drawn[run.seed, id(task)] = device_loop.epoch_indices(
-                    run, labels, epoch
-                )
-        found = [drawn[run.seed, id(task)] for run, task in self._each()]
+                drawn[key] = device_loop.epoch_indices(run, labels, epoch)
+        found = [drawn[run.seed, id(task)] for run, task in self._each]
         index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
         self._indices = index, present
         weights = [
-            class_weights(run, task.class_counts, epoch) for run, task in self._each()
+            class_weights(run, task.class_counts, epoch) for run, task in self._each
         ]
         self._stats = self._stats._replace(class_weights=np.stack(weights))
 
     def advance(
         self, number: int
     ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes one dispatch of updates, within the epoch.
+        """Makes one dispatch of updates, from a batch of the epoch, from 0, on.
 
-        Args:
-          number: first batch, from 0.
-
-        Returns:
-          The metrics of each update, `[updates, runs, ...]`, followed by those of
-          padding; and the hyperparameters of each update, `[runs]`.
+        Returns the metrics of each update, `[updates, runs, ...]`, followed by those of
+        padding; and the hyperparameters of each update, `[runs]`.
         """
         index, present = self._indices
         end = min(number + self._dispatch_size, self.per_epoch)
@@ -187,8 +162,7 @@ class VmappedRuns:
             methods.step_hyperparams(run, self.per_epoch, step)
             for run in self._different
         ]
-        columns = (np.stack(column) for column in zip(*found, strict=True))
-        return methods.StepHyperparams(*(column[self._which] for column in columns))
+        return jax.tree.map(lambda x: x[self._which], device_loop.stacked(found))
 
     def counts(self, name: str) -> metrics.Counts | None:
         """Counts all runs on a split, each `[runs, ...]`; None without such a split."""
@@ -200,40 +174,26 @@ class VmappedRuns:
         look = _evaluation(fields.compiled(run), self._layout)
         # Without the fields that only training needs.
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
-        total: Any = None
-        for first in range(0, count, size):
+
+        def counted(first: int) -> metrics.Counts:
             indices = first + np.arange(size, dtype=np.int32)
             present = indices < count
-            found = look(state, examples, np.where(present, indices, 0), present)
-            total = found if total is None else metrics.add(total, found)
-        return jax.device_get(total)
+            return look(state, examples, np.where(present, indices, 0), present)
 
-    def evaluate(self, name: str) -> list[dict[str, Any]] | None:
-        """Evaluates all runs on a split.
+        batches = map(counted, range(0, count, size))
+        return jax.device_get(functools.reduce(metrics.add, batches))
 
-        Args:
-          name: the split.
+    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
+        """The `loop.summaries` of each run."""
+        counts = {split: self.counts(split) for split in loop.SPLITS}
 
-        Returns:
-          The metrics of `metrics.summary` for each run; None without such a split.
-        """
-        total = self.counts(name)
-        if total is None:
-            return None
-        validates = name == "validation"
-        found = [
-            metrics.summary(
-                jax.tree.map(lambda column, index=index: column[index], total),
-                task.class_counts,
-                tail_classes=run.data.tail_classes,
-                labels=getattr(task, name).labels,
-                threshold=None if validates else self._thresholds[index],
-            )
-            for index, (run, task) in enumerate(self._each())
+        def of_run(index: int, split: str) -> metrics.Counts | None:
+            return jax.tree.map(lambda column: column[index], counts[split])
+
+        return [
+            loop.summaries(run, task, functools.partial(of_run, index))
+            for index, (run, task) in enumerate(self._each)
         ]
-        if validates:
-            self._thresholds = [summary.get("threshold", 0.5) for summary in found]
-        return found
 
 
 def fit(
@@ -247,20 +207,9 @@ def fit(
     """Trains the runs, and writes one event per run and epoch, as `loop.fit` does.
 
     A run whose loss is not finite writes nothing from that epoch on; the others go on.
-    The seconds of an epoch are those of all runs together.
-
-    Args:
-      runs: the runs.
-      tasks: the task of each run.
-      layout: one device.
-      callbacks: for each run; `due` and `save` are not called.
-      most: most updates of a dispatch, of each run.
-
-    Returns:
-      For each run the message about a loss that is not finite, or None.
-
-    Raises:
-      BadConfiguration: the runs cannot be vmapped; see `require`.
+    Returns for each run the message about such a loss, or None. The seconds of an epoch
+    are those of all runs together; `due` and `save` of the callbacks are not called.
+    See `VmappedRuns`.
     """
     together = VmappedRuns(runs, tasks, layout, most)
     return loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
@@ -281,15 +230,6 @@ def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Count
         in_shardings=layout.replicated,
         out_shardings=layout.replicated,
     )
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    """Stacks the arrays of trees along a new first axis."""
-
-    def stack(*leaves: Any) -> Any:  # random keys are no arrays of NumPy
-        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
-
-    return jax.tree.map(stack, *trees)
 
 
 def _to_device(
