@@ -1,7 +1,7 @@
 """Parses the collectives from the text of a compiled program.
 
 Text is the one form in which every version of XLA shows a program that it has
-partitioned. This module does not need JAX.
+partitioned.
 """
 
 import math
@@ -66,16 +66,8 @@ def read(text: str) -> Program:
 
     A tuple that XLA has combined into one collective counts as one; so does an
     asynchronous pair, with the shape of its `-done`. What a loop repeats counts once,
-    and what waits for it is what comes after the loop.
-
-    Args:
-      text: `compiled.as_text()`.
-
-    Returns:
-      Its collectives, and its convolutions and matrix products.
-
-    Raises:
-      ValueError: there is no entry computation in the text.
+    and what waits for it is what comes after the loop. The text is that of
+    `compiled.as_text()`; `ValueError` if there is no entry computation in it.
     """
     computations, entry = _parse(text)
 

@@ -88,13 +88,7 @@ def build(
 ) -> Ready:
     """Compiles a step of SGD with momentum and weight decay, and nothing else.
 
-    Args:
-      batch: examples.
-      blocks: of each stage.
-      widths: channels of each stage.
-
-    Returns:
-      The step.
+    `blocks` and `widths`, in channels, are those of each stage.
     """
     graph, params, statistics = nnx.split(
         ResNet(blocks, widths, rngs=nnx.Rngs(0)), nnx.Param, ...

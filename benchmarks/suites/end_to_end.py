@@ -12,6 +12,7 @@ first step: without the persistent compilation cache, with an empty one, and wit
 that has this step; `timeline` in the results splits them into parts.
 """
 
+import contextlib
 import pathlib
 import statistics
 import subprocess
@@ -78,18 +79,10 @@ def training(
 ) -> Ready:
     """Trainings of ABSGD on a preset's data, or parts of them, to be timed.
 
-    Args:
-      part: what is timed: the `steps`, on one batch on the device; the `epochs` as the
-        loop counts them, which also load batches and log metrics; or the whole
-        `training`, which also initialises the network and evaluates it.
-      preset: its name; weights are switched on from the first step on.
-      epochs: of a training.
-      data_dir: directory of its data.
-      changes: of the run.
-
-    Returns:
-      A training is a step; the facts say how many `updates` it has. Compiled before
-      anything is timed.
+    What is timed are the `steps`, on one batch on the device; the `epochs` as the loop
+    counts them, which also load batches and log metrics; or the whole `training`, which
+    also initialises the network and evaluates it. All is compiled before. Weights are
+    switched on from the first step on. A training is a step, of `updates` updates.
     """
     run = configs.replace(
         presets.get(preset).run,
@@ -240,7 +233,8 @@ def _starts(runner: Runner, preset: str, changes: dict[str, Any]) -> Group:
                     timeline=[("process", time.time())],
                     **arguments,
                 )
-                with interleave.Child(kind, environment=variables) as child:
+                child = interleave.Child(kind, environment=variables)
+                with contextlib.closing(child):
                     found.setdefault(kind, []).append(child.ask({"build": request}))
     variants = {}
     for kind, starts in found.items():

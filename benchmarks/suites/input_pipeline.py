@@ -86,14 +86,11 @@ def jpegs(
     be ready, and times what comes after.
 
     Args:
-      batch: examples.
+      batch: examples; a step is a batch.
       size: height and width of the loaded images, pixels.
       images: files.
       stored: width and height of a file, pixels.
       workers: processes that decode; 0 for this one.
-
-    Returns:
-      The loader; a step is a batch.
     """
     data = configs.replace(presets.get(PHOTOGRAPHS).run.data, {"image_size": size})
     folder = tempfile.TemporaryDirectory(prefix="bench-")
