@@ -39,11 +39,13 @@ def start(batch=BATCH):
     return as_dtype((initial_params(), *data), jnp.float32)
 
 
-def route_step(route, optimizer, params, state, x, labels, *, micro=None, **weights):
+def route_step(
+    route, optimizer, params, state, x, labels, *, micro=None, dense=False, **weights
+):
     """One step by a route; `optimizer` makes the transform for that route.
 
     Besides `ROUTES` there is "tilted", by `tilted_value_and_grad`, with microbatches of
-    `micro` examples. Returns parameters, state and updates.
+    `micro` examples and with `dense` gradients. Returns parameters, state and updates.
     """
     losses_of = functools.partial(per_example_losses, x=x, labels=labels)
     if route == "value":
@@ -54,7 +56,7 @@ def route_step(route, optimizer, params, state, x, labels, *, micro=None, **weig
         extra = {"value": value}
     elif route == "tilted":
         value, grads = absgd_jax.tilted_value_and_grad(
-            per_example_losses, state, microbatch_size=micro
+            per_example_losses, state, microbatch_size=micro, dense=dense
         )(params, x, labels, **weights)
         extra = {"value": value}
     else:
