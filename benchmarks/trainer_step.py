@@ -277,15 +277,13 @@ def relative_costs(
         group = summary.summarise(summary.Group(grid.name, {}, measured, ("sgd",)))
         found = group["variants"]["method"]
         ratio = found["time"]["sgd"]
-        yield (
-            grid.name,
-            {
-                "time": ratio["median"],
-                "quartiles": [ratio["low"], ratio["high"]],
-                "memory": found["held_bytes_ratio"],
-                "flops": found["flops_ratio"],
-                "seconds": found["seconds"]["median"],
-                "bytes": found["facts"]["held_bytes"],
-                "steps": ROUNDS,
-            },
-        )
+        costs = {
+            "time": ratio["median"],
+            "quartiles": [ratio["low"], ratio["high"]],
+            "memory": found["held_bytes_ratio"],
+            "flops": found["flops_ratio"],
+            "seconds": found["seconds"]["median"],
+            "bytes": found["facts"]["held_bytes"],
+            "steps": ROUNDS,
+        }
+        yield grid.name, costs

@@ -107,14 +107,10 @@ def training(
 
     def one() -> float:
         seconds: list[float] = []
-
-        def write(**event: Any) -> None:
-            seconds.append(event["seconds"])
-
+        callbacks = loop.Callbacks(lambda **event: seconds.append(event["seconds"]))
         began = time.perf_counter()
         first = loop.begin(run, task, layout, session)
-        state = loop.fit(run, task, layout, session, first, loop.Callbacks(write))
-        jax.block_until_ready(state)
+        jax.block_until_ready(loop.fit(run, task, layout, session, first, callbacks))
         whole = time.perf_counter() - began
         return sum(seconds) if part == "epochs" else whole
 
@@ -131,12 +127,10 @@ def _trainings(
     """A training and its parts, in seconds per update."""
     folder = runner.config.data_dir and str(runner.config.data_dir.absolute())
     arguments = {"preset": preset, "epochs": epochs, "changes": changes}
+    arguments |= {"data_dir": folder}
     group = runner.group(
         f"{preset}, epochs: {epochs}",
-        {
-            part: call(training, part=part, data_dir=folder, **arguments)
-            for part in PARTS
-        },
+        {part: call(training, part=part, **arguments) for part in PARTS},
         why_not=lambda facts: facts.get("missing", ""),
         steps=dict.fromkeys(PARTS, 1),
         rounds=rounds,
@@ -148,28 +142,21 @@ def _trainings(
     runner.close()  # nobody else is to be there
     words = ["train", preset, "--epochs", str(epochs), "--devices", "1"]
     for name, value in (CALM | changes).items():
-        words += [
-            f"--{name}",
-            *map(str, value if isinstance(value, tuple) else [value]),
-        ]
+        values = value if isinstance(value, tuple) else [value]
+        words += [f"--{name}", *map(str, values)]
     if folder is not None:
         words += ["--data-dir", folder]
     facts = group.variants["training"].facts
     updates = facts["updates"]
     taken = [_command(words) for _ in range(min(rounds, 3))]
     whole = group.variants | {"command": Measured(facts, taken, 1)}
+    seconds = {name: statistics.median(one.samples) for name, one in whole.items()}
     return group._replace(
         variants={
             name: Measured(one.facts, [each / updates for each in one.samples], updates)
             for name, one in whole.items()
         },
-        facts={
-            "updates": updates,
-            "epochs": epochs,
-            "wall_seconds": {
-                name: statistics.median(one.samples) for name, one in whole.items()
-            },
-        },
+        facts={"updates": updates, "epochs": epochs, "wall_seconds": seconds},
     )
 
 
@@ -186,10 +173,8 @@ def _demo(runner: Runner, digits: list[Group]) -> Group:
         count = study.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
         total += count * statistics.median(group.variants["steps"].samples)
         updates += count
-    variants = {
-        "steps": Measured({}, [total], updates),
-        "command": Measured({}, [_command(words)], updates),
-    }
+    seconds = {"steps": total, "command": _command(words)}
+    variants = {name: Measured({}, [took], updates) for name, took in seconds.items()}
     return Group("demo, in all", {"updates": updates}, variants, ("steps",))
 
 

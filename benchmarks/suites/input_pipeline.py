@@ -104,13 +104,8 @@ def jpegs(
     batches = loader.training(
         examples, data, batch, seed=0, epochs=EPOCHS, workers=workers
     )
-    written = sum(path.stat().st_size for path in root.iterdir())
-    facts = {
-        "examples": batch,
-        "workers": workers,
-        "file_bytes": written / images,
-        "size": size,
-    }
+    written = sum(path.stat().st_size for path in root.iterdir()) / images
+    facts = {"examples": batch, "workers": workers, "file_bytes": written, "size": size}
     return Ready(facts, lambda: _timed(batches, _READY * workers, folder))
 
 
