@@ -1,13 +1,13 @@
 """Parses the collectives from the text of a compiled program.
 
 Text is the one form in which every version of XLA shows a program that it has
-partitioned. This module does not need JAX.
+partitioned.
 """
 
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _KINDS = (
     "all-gather",
@@ -21,9 +21,8 @@ _KINDS = (
 _HEAVY = ("convolution", "dot")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(
-    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = "
-    r"(?P<shape>.*?) (?P<opcode>[a-z][a-z0-9\-]*)\((?P<rest>.*)$"
+_INSTRUCTION = re.compile(  # root, name, shape, opcode, and the rest of the line
+    r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$"
 )
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|\w+_computation|branch_computations)="
@@ -50,12 +49,12 @@ class Program(NamedTuple):
 
 
 class _Instruction(NamedTuple):
-    name: str
-    opcode: str
-    shape: str
-    called: tuple[str, ...]
-    operands: frozenset[str]
     root: bool
+    name: str
+    shape: str
+    opcode: str
+    called: frozenset[str]  # computations
+    operands: frozenset[str]  # instructions
 
 
 _Computations = dict[str, list[_Instruction]]
@@ -66,40 +65,31 @@ def read(text: str) -> Program:
 
     A tuple that XLA has combined into one collective counts as one; so does an
     asynchronous pair, with the shape of its `-done`. What a loop repeats counts once,
-    and what waits for it is what comes after the loop.
-
-    Args:
-      text: `compiled.as_text()`.
-
-    Returns:
-      Its collectives, and its convolutions and matrix products.
-
-    Raises:
-      ValueError: there is no entry computation in the text.
+    and what waits for it is what comes after the loop. The text is that of
+    `compiled.as_text()`; `ValueError` if there is no entry computation in it.
     """
     computations, entry = _parse(text)
-
-    def heavy(instruction: _Instruction) -> int:
-        inside = _inside(instruction, computations)
-        return sum(each.opcode in _HEAVY for each in inside)
-
-    steps = computations[entry]
+    steps = [(step, [*_inside(step, computations)]) for step in computations[entry]]
+    heavy = {
+        step.name: sum(each.opcode in _HEAVY for each in inside)
+        for step, inside in steps
+    }
     found = []
-    for position, step in enumerate(steps):
-        for each in _inside(step, computations):
+    for position, (step, inside) in enumerate(steps):
+        for each in inside:
             kind = each.opcode.removesuffix("-done")
             if kind in _KINDS:
-                arrays = tuple(_arrays(each.shape))
+                arrays, sizes = zip(*_arrays(each.shape), strict=True)
                 found.append(
                     Collective(
                         " ".join([kind, *_reduction(each, computations)]),
-                        tuple(text for text, _ in arrays),
-                        sum(size for _, size in arrays),
-                        sum(map(heavy, _after(steps[position:]))),
+                        arrays,
+                        sum(sizes),
+                        sum(heavy[name] for name in _after(steps[position:])),
                         step.opcode == "while",
                     )
                 )
-    return Program(found, sum(map(heavy, steps)))
+    return Program(found, sum(heavy.values()))
 
 
 def _parse(text: str) -> tuple[_Computations, str]:
@@ -111,22 +101,11 @@ def _parse(text: str) -> tuple[_Computations, str]:
             current = computations.setdefault(opened[2], [])
             entry = opened[2] if opened[1] else entry
         elif found := _INSTRUCTION.match(line):
-            called = [
-                name
-                for names in _CALLED.findall(found["rest"])
-                for name in re.findall(r"[\w.\-]+", names)
-            ]
-            operands = re.findall(r"%([\w.\-]+)", found["rest"])
-            current.append(
-                _Instruction(
-                    found["name"],
-                    found["opcode"],
-                    found["shape"],
-                    tuple(called),
-                    frozenset(operands) - {*called},
-                    found["root"] is not None,
-                )
-            )
+            root, *words, rest = found.groups()
+            names = " ".join(_CALLED.findall(rest))
+            called = frozenset(re.findall(r"[\w.\-]+", names))
+            operands = frozenset(re.findall(r"%([\w.\-]+)", rest)) - called
+            current.append(_Instruction(root is not None, *words, called, operands))
     if entry is None:
         raise ValueError(f"No entry computation in this text: {text[:80]!r}...")
     return computations, entry
@@ -143,22 +122,22 @@ def _inside(
                 yield from _inside(each, computations)
 
 
-def _after(instructions: list[_Instruction]) -> Iterator[_Instruction]:
-    """Those that need the first one; a scheduled program is in order."""
-    needing = {instructions[0].name}
-    for instruction in instructions[1:]:
+def _after(steps: list[tuple[_Instruction, Any]]) -> Iterator[str]:
+    """Names of those that need the first one; a scheduled program is in order."""
+    needing = {steps[0][0].name}
+    for instruction, _ in steps[1:]:
         if instruction.operands & needing:
             needing.add(instruction.name)
-            yield instruction
+            yield instruction.name
 
 
 def _reduction(instruction: _Instruction, computations: _Computations) -> list[str]:
     """The reduction of a collective: the root of what it, or its start, calls."""
-    called = set(instruction.called)
+    called = {*instruction.called}
     for instructions in computations.values():
         for each in instructions:
             if each.name in instruction.operands and each.opcode.endswith("-start"):
-                called |= {*each.called}
+                called |= each.called
     return [each.opcode for name in called for each in computations[name] if each.root]
 
 

@@ -1,5 +1,6 @@
 """Runs the suites, and writes their results."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -32,16 +33,9 @@ SUITES = {
 
 
 def main(config: commands.Bench) -> int:
-    """Runs suite after suite.
-
-    Args:
-      config: suites, sizes and rounds.
-
-    Returns:
-      Exit status: 0, or 1 if the process of a variant died.
-    """
+    """Runs suite after suite; the exit status is 1 if the process of a variant died."""
     config.out.mkdir(parents=True, exist_ok=True)
-    with interleave.Runner(config) as runner:
+    with contextlib.closing(interleave.Runner(config)) as runner:
         for name in config.suites or SUITES:
             try:
                 run(name, runner)
@@ -52,14 +46,9 @@ def main(config: commands.Bench) -> int:
 
 
 def run(name: str, runner: interleave.Runner) -> None:
-    """Measures, writes, draws and prints one suite.
+    """Measures, writes, draws and prints one suite; `Died` if a variant's process did.
 
-    Args:
-      name: of `SUITES`.
-      runner: number of rounds, directory of the results, and processes.
-
-    Raises:
-      Died: the process of a variant did.
+    What was measured before is kept in the file then.
     """
     runner.suite, runner.messages = name, []
     path = runner.config.out / f"{name}.json"
@@ -83,14 +72,15 @@ def run(name: str, runner: interleave.Runner) -> None:
     for group in SUITES[name](runner):
         groups.append(summary.summarise(group))
         table = summary.table(groups)
+        facts = [one["facts"] for each in groups for one in each["variants"].values()]
         record |= {
             "seconds": time.monotonic() - began,
             "load": {"before": load, "after": _load()},
-            "devices": _devices(groups),
+            "devices": sorted({each["device"] for each in facts if "device" in each}),
             "groups": groups,
             "table": table.splitlines(),
         }
-        run_log.save(path, record)  # if a later one dies, these are kept
+        run_log.save(path, record)
     figures.draw(groups, path.with_suffix(".png"))
     print(f"\n## {name}\n\n{table}\n")
     for group in groups:
@@ -114,12 +104,6 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if limited else os.cpu_count(),
     }
-
-
-def _devices(groups: list[dict[str, Any]]) -> list[str]:
-    """The devices that JAX computed on."""
-    facts = [one["facts"] for group in groups for one in group["variants"].values()]
-    return sorted({each["device"] for each in facts if "device" in each})
 
 
 def _load() -> list[float]:

@@ -12,12 +12,7 @@ Summary = dict[str, Any]  # of `summary.summarise`
 
 
 def draw(groups: list[Summary], path: pathlib.Path) -> None:
-    """Draws the results of a suite.
-
-    Args:
-      groups: its results; those of one network in many sizes have curves.
-      path: of the image, PNG.
-    """
+    """Draws a suite as a PNG: curves for one network in many sizes, or else bars."""
     sized = [group for group in groups if "parameters" in group["facts"]]
     if sized:
         _curves(sized, path)
@@ -35,7 +30,9 @@ def _curves(groups: list[Summary], path: pathlib.Path) -> None:
     x, other = sorted(sizes, key=lambda of: len(sizes[of]) == 1)
     rows = {"time": "time", "flops_ratio": "FLOPs", "temporary_bytes_ratio": "memory"}
     with plot_style.saved(path, (3.6 * len(names) + 1.0, 3.2 * len(rows))) as sheet:
-        panels = sheet.subplots(len(rows), len(names), sharex=True, sharey="row")
+        panels = sheet.subplots(
+            len(rows), len(names), sharex=True, sharey="row", squeeze=False
+        )
         for (quantity, title), row in zip(rows.items(), panels, strict=True):
             for name, panel in zip(names, row, strict=True):
                 colors = plot_style.shades(len(sizes[other]))

@@ -69,16 +69,9 @@ class ResNet(nnx.Module):
 
 
 def _convolution(inputs: int, outputs: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        use_bias=False,
-        kernel_init=nnx.initializers.he_normal(),
-        rngs=rngs,
-    )
+    he = nnx.initializers.he_normal()
+    options: Any = {"padding": 1, "use_bias": False, "kernel_init": he, "rngs": rngs}
+    return nnx.Conv(inputs, outputs, (3, 3), strides=stride, **options)
 
 
 def build(
@@ -88,13 +81,7 @@ def build(
 ) -> Ready:
     """Compiles a step of SGD with momentum and weight decay, and nothing else.
 
-    Args:
-      batch: examples.
-      blocks: of each stage.
-      widths: channels of each stage.
-
-    Returns:
-      The step.
+    `blocks` and `widths`, in channels, are those of each stage.
     """
     graph, params, statistics = nnx.split(
         ResNet(blocks, widths, rngs=nnx.Rngs(0)), nnx.Param, ...

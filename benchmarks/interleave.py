@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from benchmarks.summary import Group, Measured
 from experiments import commands
@@ -48,12 +48,9 @@ def call(function: Callable[..., Any], **arguments: Any) -> Request:
 
 
 class Child:
-    """A process that times its own steps on request.
+    """A process that times its own steps on request, a `WORKER` by default.
 
-    Args:
-      name: for messages.
-      command: what runs; None: `WORKER`.
-      environment: variables added to this process's own; None removes one.
+    `environment` adds variables to those of this process; None removes one.
     """
 
     def __init__(
@@ -77,11 +74,7 @@ class Child:
         )
 
     def send(self, request: Request) -> None:
-        """Sends a request without waiting for the answer.
-
-        Raises:
-          Died: the child has ended.
-        """
+        """Sends a request without waiting for the answer; may raise `Died`."""
         assert self._process.stdin is not None
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -89,11 +82,7 @@ class Child:
             raise self._died() from None
 
     def receive(self) -> dict[str, Any]:
-        """Waits for the answer to the oldest open request.
-
-        Raises:
-          Died: the child has ended, or does not answer.
-        """
+        """Waits for the answer to the oldest open request; may raise `Died`."""
         stdout = self._process.stdout
         assert stdout is not None
         if not select.select([stdout], [], [], TIMEOUT)[0]:
@@ -135,28 +124,14 @@ class Child:
             self._process.wait()
         self._errors.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Runner:
-    """The processes and the settings that all suites share.
-
-    Args:
-      config: sizes, and number of samples.
-
-    Attributes:
-      config: the same.
-      suite: the name of the suite that is measured, for messages.
-      messages: its messages so far.
-    """
+    """The processes and the settings that all suites share."""
 
     def __init__(self, config: commands.Bench) -> None:
-        self.config, self.suite = config, ""
-        self.messages: list[str] = []
+        self.config = config
+        self.suite = ""  # the one that is measured, for messages
+        self.messages: list[str] = []  # of that suite so far
         self._workers: list[Child] = []
 
     def say(self, message: str) -> None:
@@ -188,7 +163,7 @@ class Runner:
         steps: Mapping[str, int] | None = None,
         rounds: int | None = None,
     ) -> Group:
-        """Compiles variants in parallel and times them in turn.
+        """Compiles variants in parallel and times them in turn; may raise `Died`.
 
         Args:
           title: of the group.
@@ -198,12 +173,6 @@ class Runner:
           why_not: from the facts of the baseline, why none is to be run, or "".
           steps: see `measure`.
           rounds: samples of each; None for those of the configuration.
-
-        Returns:
-          The measured group.
-
-        Raises:
-          Died: the process of a variant did.
         """
         self.say(title)
         baseline = next(iter(variants))
@@ -213,7 +182,7 @@ class Runner:
             if torch:
                 platform = {"platform": known[baseline]["platform"]}
                 others = {
-                    name: stack.enter_context(Child(name, command))
+                    name: stack.enter_context(contextlib.closing(Child(name, command)))
                     for name, (command, _) in torch.items()
                 }
                 asked = {name: one | platform for name, (_, one) in torch.items()}
@@ -238,12 +207,6 @@ class Runner:
         while self._workers:
             self._workers.pop().close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def build(
     children: Mapping[str, Child], variants: Mapping[str, Request]
@@ -262,7 +225,7 @@ def measure(
     steps: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Times variants in turn, in another order every round.
+    """Times variants in turn, in another order every round; may raise `Died`.
 
     Args:
       runs: for each variant a function from a number of steps to their seconds.
@@ -274,9 +237,6 @@ def measure(
 
     Returns:
       Seconds per step in every round, by name; and the number of steps of a sample.
-
-    Raises:
-      Died: the process of a variant did.
     """
     for run in runs.values():
         run(WARM_UP if steps is None else 1)

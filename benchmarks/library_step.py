@@ -58,7 +58,7 @@ def step(
     masked: bool = False,
     microbatch: int | None = None,
 ) -> Callable[..., State]:
-    """A pure update: a state and the arrays of a batch -> the state after.
+    """A pure update, not yet compiled: a state and a batch's arrays -> the state after.
 
     Args:
       route: `sgd`, the gradient of the mean; `pullback`, the weights of the whole batch
@@ -73,24 +73,21 @@ def step(
         program of one device with the whole batch.
       masked: whether the last array of a batch marks padding; for `sgd`.
       microbatch: examples at a time for `tilted` and `dense`; None for all.
-
-    Returns:
-      The function, which is not compiled.
     """
 
     def update(state: State, *batch: jax.Array) -> State:
-        def losses_and_statistics(params: Any, *batch: jax.Array) -> Any:
+        def of_params(params: Any) -> Any:
             return losses_of(params, state.statistics, *batch)
 
         def mean(params: Any) -> tuple[jax.Array, Any]:
-            losses, statistics = losses_and_statistics(params, *batch)
+            losses, statistics = of_params(params)
             present = batch[-1] if masked else None
             size = losses.size * (lax.axis_size(AXIS) if mapped else 1)
             count = size if present is None else jnp.sum(present)
             return jnp.sum(losses, where=present) / count, statistics
 
         def tilted(params: Any) -> tuple[jax.Array, Any]:
-            losses, statistics = losses_and_statistics(params, *batch)
+            losses, statistics = of_params(params)
             lam = absgd_jax.attention_state(state.optimizer).lam
             return absgd_jax.tilted_loss(losses, lam), (losses.size, statistics)
 
@@ -105,7 +102,6 @@ def step(
             if mapped:
                 grads = jax.tree.map(lambda g: lax.psum(g, AXIS), grads)
         elif route in ("pullback", "bounded"):
-            of_params = lambda params: losses_and_statistics(params, *batch)
             losses, grads, statistics = jax.vjp(of_params, params, has_aux=True)
             extra = {"losses": losses}
         elif route == "local":
@@ -114,7 +110,7 @@ def step(
             extra = {"value": value, "total_weight": 1.0 * size}
         else:
             value_and_grad = absgd_jax.tilted_value_and_grad(
-                losses_and_statistics,
+                lambda params, *batch: losses_of(params, state.statistics, *batch),
                 state.optimizer,
                 has_aux=True,
                 microbatch_size=microbatch,
@@ -134,14 +130,10 @@ def losses_of_network(
     graph: nnx.GraphDef[Any],
     apply: Callable[..., jax.Array] = lambda network, images: network(images),
 ) -> Losses:
-    """The cross-entropy of a network; a batch is images, labels and what else there is.
+    """The cross-entropy of a network without its arrays, as `step` takes it.
 
-    Args:
-      graph: the network without its arrays.
-      apply: makes logits of the network, the images and what else there is.
-
-    Returns:
-      The losses, as `step` takes them.
+    A batch is images, labels and what else there is; `apply` makes logits of the
+    network, the images and what else there is.
     """
 
     def losses_of(
@@ -160,16 +152,9 @@ def losses_of_network(
 def jitted(
     update: Callable[..., Any], layout: Layout, arrays: int, *, mapped: bool = False
 ) -> Any:
-    """Jits a step that donates its state.
+    """Jits a `step` that donates its state, to be lowered from shapes.
 
-    Args:
-      update: see `step`.
-      layout: devices, over which batches are sharded; all other arrays are replicated.
-      arrays: number of arrays of a batch.
-      mapped: see `step`.
-
-    Returns:
-      The jitted function, to be lowered from shapes.
+    The `arrays` of a batch are sharded over the devices; the state is replicated.
     """
     if mapped:
         specs = (P(), *[P(AXIS)] * arrays)

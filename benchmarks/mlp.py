@@ -19,23 +19,18 @@ INPUTS, CLASSES, HIDDEN = 64, 10, 3  # numbers of an example; of classes; of lay
 LEARNING_RATE = 1e-4
 
 
-def width(parameters: int) -> int:
-    """Width of the hidden layers, for about so many parameters.
+def shapes(parameters: int) -> list[tuple[int, int]]:
+    """Inputs and outputs of every layer, for about so many parameters.
 
     Examples:
-      >>> [width(10**size) for size in (4, 6, 8)]
-      [54, 688, 7052]
+      >>> [shapes(10**size)[1] for size in (4, 6, 8)]
+      [(54, 54), (688, 688), (7052, 7052)]
     """
     linear = INPUTS + CLASSES + HIDDEN
     square = HIDDEN - 1
     root = math.sqrt(linear**2 + 4 * square * parameters)
-    return max(1, round((root - linear) / (2 * square)))
-
-
-def shapes(parameters: int) -> list[tuple[int, int]]:
-    """Inputs and outputs of every layer."""
-    sizes = [INPUTS, *[width(parameters)] * HIDDEN, CLASSES]
-    return list(itertools.pairwise(sizes))
+    width = max(1, round((root - linear) / (2 * square)))
+    return list(itertools.pairwise([INPUTS, *[width] * HIDDEN, CLASSES]))
 
 
 def losses_of(
@@ -54,14 +49,7 @@ def build(
 ) -> Ready:
     """Compiles a step from shapes; arrays are allocated when it starts.
 
-    Args:
-      route: of `library_step`.
-      parameters: about how many.
-      batch: examples.
-      microbatch: examples at a time for `tilted` and `dense`; None for all.
-
-    Returns:
-      The step.
+    `parameters` are about how many; `microbatch` is that of `library_step.step`.
     """
     layout = sharding.layout(1)
     tx = library_step.optimizer(route, LEARNING_RATE)
@@ -77,9 +65,8 @@ def build(
         labels = jax.random.randint(next(keys), (batch,), 0, CLASSES)
         return State(params, None, tx.init(params)), normal(batch, INPUTS), labels
 
-    jitted = library_step.jitted(update, layout, 2)
     like = jax.eval_shape(init)
-    compiled = jitted.lower(*like).compile()
+    compiled = library_step.jitted(update, layout, 2).lower(*like).compile()
 
     def start() -> Callable[[int], float]:
         state, *arrays = jax.jit(init, out_shardings=layout.replicated)()

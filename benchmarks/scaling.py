@@ -7,6 +7,7 @@ real ones.
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -84,26 +85,13 @@ class Scaling:
         if missing:
             raise ValueError(f"Nothing to compare with: add {', '.join(missing)}.")
 
-    @property
-    def name(self) -> str:
-        """File name of the record, without its suffix."""
-        blocks = "-".join(map(str, self.blocks))
-        return f"{self.devices}x{self.batch_per_device}_{self.image}px_{blocks}"
-
 
 def _baseline(step: Name) -> Name:
     return "mapped-sgd" if step.startswith("mapped-") else "sgd"
 
 
 def main(config: Scaling) -> int:
-    """Compiles the steps, prints the tables and writes the costs.
-
-    Args:
-      config: steps, network and devices.
-
-    Returns:
-      Exit status, 0.
-    """
+    """Compiles the steps, prints the tables and writes the costs; exit status 0."""
     # Before JAX looks for devices.
     jax.config.update("jax_platforms", "cpu")
     os.environ["XLA_FLAGS"] = (
@@ -125,7 +113,9 @@ def main(config: Scaling) -> int:
         "costs": costs,
     }
     config.out.mkdir(parents=True, exist_ok=True)
-    path = config.out / f"{config.name}.json"
+    blocks = "-".join(map(str, config.blocks))
+    size = f"{config.devices}x{config.batch_per_device}_{config.image}px_{blocks}"
+    path = config.out / f"{size}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return 0
 
@@ -133,17 +123,11 @@ def main(config: Scaling) -> int:
 def network(config: Scaling) -> tuple[nnx.GraphDef[Any], Any, Any]:
     """The graph, the abstract parameters and the abstract statistics."""
     widths = [config.width << stage for stage in range(len(config.blocks))]
-    model: Any = nnx.eval_shape(
-        lambda: resnet.ResNet(
-            resnet.IMAGENET,
-            config.blocks,
-            config.classes,
-            widths=widths,
-            rngs=nnx.Rngs(0),
-        )
+    make = functools.partial(
+        resnet.ResNet, resnet.IMAGENET, config.blocks, config.classes, widths=widths
     )
-    parts: Any = nnx.split(model, nnx.Param, ...)
-    return parts
+    model: Any = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param, ...)
 
 
 def _compiled(name: Name, config: Scaling, layout: sharding.Layout) -> dict[str, Any]:
@@ -159,25 +143,21 @@ def _compiled(name: Name, config: Scaling, layout: sharding.Layout) -> dict[str,
         jax.ShapeDtypeStruct((batch, config.image, config.image, 3), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
     )
-    optimizer = jax.eval_shape(tx.init, params)
-    state = library_step.State(params, statistics, optimizer)
+    state = library_step.State(params, statistics, jax.eval_shape(tx.init, params))
     jitted = library_step.jitted(step, layout, len(arrays), mapped=mapped)
     began = time.monotonic()
     lowered = jitted.lower(state, *arrays)
     lowered_at = time.monotonic()
     compiled = lowered.compile()
-    seconds = {
-        "lower_seconds": lowered_at - began,
-        "compile_seconds": time.monotonic() - lowered_at,
-    }
-    print(
-        f"{name}: lowered in {seconds['lower_seconds']:.1f} s, "
-        f"compiled in {seconds['compile_seconds']:.1f} s",
-        file=sys.stderr,
-    )
+    took = lowered_at - began, time.monotonic() - lowered_at
+    said = "{}: lowered in {:.1f} s, compiled in {:.1f} s"
+    print(said.format(name, *took), file=sys.stderr)
     cost = step_cost.of(compiled)
-    of_each = {"collectives": [each._asdict() for each in cost.collectives]}
-    return cost._asdict() | of_each | seconds
+    return cost | {
+        "collectives": [each._asdict() for each in cost["collectives"]],
+        "lower_seconds": took[0],
+        "compile_seconds": took[1],
+    }
 
 
 def _cost_table(costs: dict[Name, Any]) -> str:
@@ -225,8 +205,9 @@ def _missing(some: list[Any], others: list[Any]) -> list[Any]:
     rest = collections.Counter((each["kind"], each["arrays"]) for each in others)
     left = []
     for each in some:
-        rest[each["kind"], each["arrays"]] -= 1
-        if rest[each["kind"], each["arrays"]] < 0:
+        kind = each["kind"], each["arrays"]
+        rest[kind] -= 1
+        if rest[kind] < 0:
             left.append(each)
     return left
 

@@ -23,56 +23,43 @@ class Ready(NamedTuple):
     start: Callable[[], Callable[[int], float]]
 
 
-class Cost(NamedTuple):
-    """Cost of a compiled program on one device, by the compiler's own account."""
+def of(compiled: Any) -> dict[str, Any]:
+    """The cost on one device of a compiled program, by the compiler's own account.
 
-    flops: float  # additions and multiplications; summed in float32
-    transcendentals: float  # exponentials, logarithms, roots; summed in float32
-    argument_bytes: int  # state and batch
-    temporary_bytes: int  # activations, above all
-    held_bytes: int  # arguments, results and temporary memory, donated buffers once
-    heavy: int  # convolutions and matrix products
-    collectives: list[collectives.Collective]
-
-
-def of(compiled: Any) -> Cost:
-    """The cost of a program, of `jax.jit(...).lower(...).compile()`."""
+    FLOPs are additions and multiplications, transcendentals exponentials, logarithms
+    and roots; both are summed in float32. Arguments are state and batch, temporary
+    memory is that of activations above all; `held_bytes` are arguments, results and
+    temporary memory, donated buffers once. `heavy` and `collectives` are those of
+    `collectives.Program`.
+    """
     operations, memory = compiled.cost_analysis(), compiled.memory_analysis()
     program = collectives.read(compiled.as_text())
-    return Cost(
-        flops=operations["flops"],
-        transcendentals=operations.get("transcendentals", 0.0),
-        argument_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        held_bytes=memory.argument_size_in_bytes
+    return {
+        "flops": operations["flops"],
+        "transcendentals": operations.get("transcendentals", 0.0),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "held_bytes": memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes,
-        heavy=program.heavy,
-        collectives=program.collectives,
-    )
+        "heavy": program.heavy,
+        "collectives": program.collectives,
+    }
 
 
 def facts(compiled: Any, params: Any, examples: int) -> dict[str, Any]:
-    """The facts about a compiled step, for JSON.
+    """Size, cost and device of a step of so many examples; collectives in words.
 
-    Args:
-      compiled: see `of`.
-      params: parameters of the network, arrays or shapes.
-      examples: of a batch.
-
-    Returns:
-      Size, cost and device; collectives in words.
+    `params` are the parameters of the network, arrays or shapes.
     """
     cost = of(compiled)
     return {
         "examples": examples,
         "parameters": parameters(params),
-        "flops": cost.flops,
-        "temporary_bytes": cost.temporary_bytes,
-        "held_bytes": cost.held_bytes,
+        **{name: cost[name] for name in ("flops", "temporary_bytes", "held_bytes")},
         "collectives": [
-            f"{each.kind} {', '.join(each.arrays)}" for each in cost.collectives
+            f"{each.kind} {', '.join(each.arrays)}" for each in cost["collectives"]
         ],
         **device(),
     }
@@ -95,26 +82,13 @@ def updates_per_dispatch() -> int:
     return 1 if jax.default_backend() == "cpu" else 50
 
 
-def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """The shapes of a tree of arrays or shapes, with a sharding."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
-
-
 def timed(
     step: Callable[[Any], Any], state: Any, updates: int = 1
 ) -> Callable[[int], float]:
-    """Runs steps one after the other, and waits for the last one.
+    """From a number of updates to the seconds that they take, one after the other.
 
-    Args:
-      step: dispatches one or several updates: state -> state after.
-      state: before the first step.
-      updates: that a call of `step` makes.
-
-    Returns:
-      A function from a number of updates to the seconds that they take. For a number
-      that is no multiple of `updates` it times the next multiple, in proportion.
+    `step` dispatches `updates` of them, from a state to the state after. A number that
+    is no multiple of `updates` is timed as the next multiple, in proportion.
     """
 
     def run(count: int) -> float:

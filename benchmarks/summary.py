@@ -8,35 +8,21 @@ from experiments.report import formatting
 
 
 class Measured(NamedTuple):
-    """The measurements of one variant.
+    """The measurements of one variant."""
 
-    Attributes:
-      facts: known without running it: FLOPs, bytes, parameters, ...
-      samples: seconds per step, round by round; empty where it was not run.
-      steps: steps of a sample.
-    """
-
-    facts: dict[str, Any]
-    samples: list[float]
-    steps: int
+    facts: dict[str, Any]  # known without running it: FLOPs, bytes, parameters, ...
+    samples: list[float]  # seconds per step, round by round; empty if it was not run
+    steps: int  # of a sample
 
 
 class Group(NamedTuple):
-    """Variants that are compared with each other.
+    """Variants that are compared with each other."""
 
-    Attributes:
-      name: in tables.
-      facts: that the variants share, such as the batch.
-      variants: by name.
-      baselines: variants that ratios are taken to; those to the first are shown.
-      why_not: why they were not run; "" if they were.
-    """
-
-    name: str
-    facts: dict[str, Any]
+    name: str  # in tables
+    facts: dict[str, Any]  # that the variants share, such as the batch
     variants: dict[str, Measured]
-    baselines: tuple[str, ...]
-    why_not: str = ""
+    baselines: tuple[str, ...]  # that ratios are taken to; those to the first are shown
+    why_not: str = ""  # why they were not run; "" if they were
 
 
 def spread(samples: Sequence[float]) -> dict[str, float]:
@@ -61,12 +47,9 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def summarise(group: Group) -> dict[str, Any]:
     """The measurements of a group with medians and ratios, for JSON.
 
-    Args:
-      group: of a suite.
-
-    Returns:
-      Its fields; each variant also with `seconds`, the ratios of `time` to each
-      baseline, and ratios of the compiled program's costs to the first baseline.
+    A variant that was run has `seconds`, its ratios of `time` to each baseline, and its
+    `examples_per_second`; all have ratios of the compiled program's costs to those of
+    the first baseline.
     """
     variants: dict[str, dict[str, Any]] = {}
     for name, (facts, samples, steps) in group.variants.items():
@@ -89,13 +72,9 @@ def summarise(group: Group) -> dict[str, Any]:
 
 
 def table(groups: Sequence[dict[str, Any]]) -> str:
-    """The table of a suite, one row per variant.
+    """Markdown of the `summarise`d groups: a row per variant, no column that is empty.
 
-    Args:
-      groups: of `summarise`.
-
-    Returns:
-      Markdown, without columns that are empty for all variants.
+    Times are relative to the first baseline, and in milliseconds.
     """
     others = sorted({name for group in groups for name in group["baselines"][1:]})
     rows: list[dict[str, str]] = []
@@ -103,6 +82,10 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
         for index, (name, about) in enumerate(group["variants"].items()):
             facts, time = about["facts"], about.get("time", {})
             own, seconds = time.get(group["baselines"][0]), about.get("seconds")
+            memory, rate = (
+                facts.get("temporary_bytes"),
+                about.get("examples_per_second"),
+            )
             rows.append(
                 {
                     "": group["name"] if index == 0 else "",
@@ -115,17 +98,13 @@ def table(groups: Sequence[dict[str, Any]]) -> str:
                     },
                     "FLOPs": _show("{:,.5f}", about.get("flops_ratio")),
                     "temporary": _show("{:,.4f}", about.get("temporary_bytes_ratio")),
-                    "temporary, MB": _show(
-                        "{:,.3f}", facts.get("temporary_bytes"), 1e-6
-                    ),
+                    "temporary, MB": _show("{:,.3f}", memory, 1e-6),
                     "ms": _show("{median:.4g}", seconds, 1e3),
                     "quartiles, ms": _show("{low:.4g} to {high:.4g}", seconds, 1e3),
-                    "examples / s": _show("{:,.0f}", about.get("examples_per_second")),
+                    "examples / s": _show("{:,.0f}", rate),
                 }
             )
-    used = [
-        name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)
-    ]
+    used = [name for name in (rows[0] if rows else ()) if any(r[name] for r in rows)]
     lines = [used, *([row[name] for name in used] for row in rows)]
     return "\n".join(formatting.markdown(lines))
 

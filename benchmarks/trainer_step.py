@@ -28,21 +28,13 @@ ROUNDS = 12  # steps of each method that `relative_costs` times
 
 
 class Step(NamedTuple):
-    """A step that can be compiled before its state is allocated.
+    """A step that can be compiled before its state is allocated."""
 
-    Attributes:
-      jitted: state, *arguments -> state after, metrics. Donates the state.
-      state: the shapes of the state.
-      init: allocates the state.
-      arguments: the other arguments; called for every step.
-      updates: that a call makes.
-    """
-
-    jitted: Any
-    state: Any
-    init: Callable[[], Any]
-    arguments: Callable[[], tuple[Any, ...]]
-    updates: int = 1
+    jitted: Any  # state, *arguments -> state after, metrics; donates the state
+    state: Any  # the shapes of the state
+    init: Callable[[], Any]  # allocates the state
+    arguments: Callable[[], tuple[Any, ...]]  # the others; called for every step
+    updates: int = 1  # that a call makes
 
     def lower(self) -> Any:
         """Lowers the step."""
@@ -60,16 +52,9 @@ class Step(NamedTuple):
 def configure(
     preset: str, method: str, batch: int, changes: dict[str, Any] | None = None
 ) -> configs.Run:
-    """The run whose step is measured.
+    """A preset's run with a method, as `compare` calls it and first in its grid.
 
-    Args:
-      preset: its name.
-      method: a method, as `compare` calls it.
-      batch: examples.
-      changes: of the run, as in `configs.replace`.
-
-    Returns:
-      A run with the first value of the method's grid.
+    `changes` are those of `configs.replace`.
     """
     run = presets.get(preset).run
     run = method_grid.every(run)[method].runs(method_grid.plain(run))[0]
@@ -77,14 +62,9 @@ def configure(
 
 
 def random_task(run: configs.Run, batches: int = _BATCHES) -> Task:
-    """A task of random images, with the shape and type of a run's.
+    """A task of so many batches of random images, with the shape and type of a run's.
 
-    Args:
-      run: data and batch size.
-      batches: number of training batches.
-
-    Returns:
-      The task, with balanced classes.
+    Its classes are balanced.
     """
     data = run.data
     shape = data.info.shape
@@ -127,9 +107,9 @@ def build(
         images that stay there; `plain`, a hand-written SGD on the same network;
         `masked`, the same with the padding mask that the trainer's fixed batches need.
       preset: whose network, data and optimizer.
-      method: method of the trainer's step.
+      method: of the trainer's step, as `compare` calls it.
       batch: examples.
-      changes: of the run.
+      changes: of the run, as in `configs.replace`.
       timeline: (name, time) of earlier events, seconds since 1970; if there is any, the
         first step is run at once, and the facts have the duration of each part.
       devices: over which the batch is sharded.
@@ -180,16 +160,9 @@ def trainer(
 ) -> Step:
     """The trainer's step in the last epoch, where everything is switched on.
 
-    Args:
-      run: what would be trained.
-      task: its examples; all steps are made on the first batches.
-      layout: devices.
-      session: how batches are loaded.
-      in_device_loop: whether the examples stay on the device and a call makes as many
-        updates as suit it. Otherwise hyperparameters come from the host for every step.
-
-    Returns:
-      The step.
+    All steps are made on the task's first batches. With `in_device_loop` the examples
+    stay on the device and a call makes as many updates as suit it; otherwise
+    hyperparameters come from the host for every step.
     """
     program, examples = steps.program(run, layout), len(task.train.labels)
     per_epoch = loop.steps_per_epoch(run, task)
@@ -225,13 +198,9 @@ def trainer(
 
 
 def _first_batch(
-    run: configs.Run,
-    task: Task,
-    layout: sharding.Layout,
-    session: Session,
+    run: configs.Run, task: Task, layout: sharding.Layout, session: Session
 ) -> loader.Batch:
-    start = loop.Position(0, 0, {})
-    batches = loop.batches_from(start, run, task, layout, session)
+    batches = loop.batches_from(loop.Position(0, 0, {}), run, task, layout, session)
     with contextlib.closing(batches):
         return layout.shard(next(batches))
 
@@ -274,12 +243,9 @@ def relative_costs(
     plain: configs.Run,
     session: Session,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Times the step of each method, in turn with a step of plain SGD.
+    """Times the step of each method that trains, in turn with a step of plain SGD.
 
-    Args:
-      grids: the methods; those that train nothing are left out.
-      plain: the run that they change.
-      session: directory of the data.
+    The methods change the run `plain`.
 
     Yields:
       Name, and: `time` and `memory` and `flops` relative to plain SGD's; the
@@ -311,15 +277,13 @@ def relative_costs(
         group = summary.summarise(summary.Group(grid.name, {}, measured, ("sgd",)))
         found = group["variants"]["method"]
         ratio = found["time"]["sgd"]
-        yield (
-            grid.name,
-            {
-                "time": ratio["median"],
-                "quartiles": [ratio["low"], ratio["high"]],
-                "memory": found["held_bytes_ratio"],
-                "flops": found["flops_ratio"],
-                "seconds": found["seconds"]["median"],
-                "bytes": found["facts"]["held_bytes"],
-                "steps": ROUNDS,
-            },
-        )
+        costs = {
+            "time": ratio["median"],
+            "quartiles": [ratio["low"], ratio["high"]],
+            "memory": found["held_bytes_ratio"],
+            "flops": found["flops_ratio"],
+            "seconds": found["seconds"]["median"],
+            "bytes": found["facts"]["held_bytes"],
+            "steps": ROUNDS,
+        }
+        yield grid.name, costs

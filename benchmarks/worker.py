@@ -29,8 +29,7 @@ def main() -> int:
             except MissingData as error:
                 answer = {"missing": str(error)}
         else:
-            if run is None:
-                run = ready.start()
+            run = run or ready.start()
             answer = {"seconds": run(request["run"])}
         print(json.dumps(run_log.plain(answer)), file=answers, flush=True)
     # Here, not when Python ends: a loader's processes would leave memory behind.
@@ -40,14 +39,9 @@ def main() -> int:
 
 
 def build(function: str, arguments: dict[str, Any]) -> Any:
-    """Calls what a request names; see `interleave.call`.
+    """Calls what `interleave.call` describes, `benchmarks.mlp:build` for example.
 
-    Args:
-      function: its module and its name, such as `benchmarks.mlp:build`.
-      arguments: of the call; lists become the tuples that they were before JSON.
-
-    Returns:
-      See `step_cost.Ready`.
+    Lists become the tuples that they were before JSON. Returns a `step_cost.Ready`.
     """
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)(**_with_tuples(arguments))

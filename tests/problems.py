@@ -33,25 +33,44 @@ def one_loss(params, x, label):
     return per_example_losses(params, x[None], label[None])[0]
 
 
-def route_step(route, optimizer, params, state, x, labels, **weights):
-    """One step by a route; `optimizer` makes the transform for that route."""
+def start(batch=BATCH):
+    """The float32 parameters, and x, labels and weights of one batch."""
+    data = tuple(of_all[0] for of_all in batches(1, batch=batch))
+    return as_dtype((initial_params(), *data), jnp.float32)
+
+
+def route_step(
+    route, optimizer, params, state, x, labels, *, micro=None, dense=False, **weights
+):
+    """One step by a route; `optimizer` makes the transform for that route.
+
+    Besides `ROUTES` there is "tilted", by `tilted_value_and_grad`, with microbatches of
+    `micro` examples and with `dense` gradients. Returns parameters, state and updates.
+    """
+    losses_of = functools.partial(per_example_losses, x=x, labels=labels)
     if route == "value":
         lam = absgd_jax.attention_state(state).lam
         value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(
-                per_example_losses(p, x, labels), lam, **weights
-            )
+            lambda p: absgd_jax.tilted_loss(losses_of(p), lam, **weights)
         )(params)
-        updates, state = optimizer.update(grads, state, params, value=value)
+        extra = {"value": value}
+    elif route == "tilted":
+        value, grads = absgd_jax.tilted_value_and_grad(
+            per_example_losses, state, microbatch_size=micro, dense=dense
+        )(params, x, labels, **weights)
+        extra = {"value": value}
     else:
-        losses_of = functools.partial(per_example_losses, x=x, labels=labels)
-        losses, per_example = jax.vjp(losses_of, params)
+        losses, grads = jax.vjp(losses_of, params)
         if route == "dense":
-            per_example = jax.vmap(jax.grad(one_loss), (None, 0, 0))(params, x, labels)
-        updates, state = optimizer.update(
-            per_example, state, params, losses=losses, **weights
-        )
+            grads = jax.vmap(jax.grad(one_loss), (None, 0, 0))(params, x, labels)
+        extra = {"losses": losses, **weights}
+    updates, state = optimizer.update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state, updates
+
+
+def stepper(route, optimizer, **settings):
+    """A step by a route, from parameters, state, x and labels to the first two."""
+    return lambda *args: route_step(route, optimizer, *args, **settings)[:2]
 
 
 @functools.cache
@@ -63,11 +82,9 @@ def compiled(route, lam=0.5, gamma=0.5, **kwargs):
 
 def transform(route, lam, gamma, **kwargs):
     """The attention transform that fits the route."""
-    make = (
-        absgd_jax.scale_by_attention
-        if route == "value"
-        else absgd_jax.attentional_aggregate
-    )
+    make = absgd_jax.attentional_aggregate
+    if route == "value":
+        make = absgd_jax.scale_by_attention
     return make(lam, gamma, **kwargs)
 
 

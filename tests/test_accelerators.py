@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import absgd_jax
@@ -12,8 +11,7 @@ from tests import problems
 from tests.accelerators import exported
 from tests.problems import BATCH, per_example_losses
 
-x, labels, v = problems.as_dtype(tuple(a[0] for a in problems.batches(1)), jnp.float32)
-params = problems.as_dtype(problems.initial_params(), jnp.float32)
+params, x, labels, v = problems.start()
 padded = {"where": jnp.arange(BATCH) < 11, "sample_weights": v}
 absgd, abadam = (
     functools.partial(make, 0.1) for make in (absgd_jax.absgd, absgd_jax.abadam)
@@ -44,43 +42,24 @@ def test_weights_are_exported(settings):
 
 @every_setting
 @pytest.mark.parametrize(
-    ("make", "route"),
+    ("make", "route", "how"),
     [
-        (absgd_jax.attentional_aggregate, "pullback"),
-        (absgd_jax.attentional_aggregate, "dense"),
-        (absgd, "pullback"),
-        (abadam, "dense"),
+        (absgd_jax.attentional_aggregate, "pullback", {}),
+        (absgd_jax.attentional_aggregate, "dense", {}),
+        (absgd_jax.scale_by_attention, "tilted", {}),
+        # Of microbatches of five examples, the last has one.
+        (absgd_jax.scale_by_attention, "tilted", {"micro": 5}),
+        (absgd_jax.scale_by_attention, "tilted", {"micro": 5, "dense": True}),
+        (absgd, "pullback", {}),
+        (absgd, "tilted", {"dense": True}),
+        (abadam, "dense", {}),
     ],
-    ids=["pullback", "dense", "absgd", "abadam"],
-)
-def test_steps_by_losses_are_exported(make, route, settings):
+    ids=["pullback", "dense", "whole", "microbatches", "dense_microbatches", "absgd",
+         "absgd_dense", "abadam"],
+)  # fmt: skip
+def test_steps_are_exported(make, route, how, settings):
     tx = make(**settings)
-    step = functools.partial(problems.route_step, route, tx, **padded)
-    exported(step, params, tx.init(params), x, labels)
-
-
-@every_setting
-@pytest.mark.parametrize(
-    ("make", "how"),
-    [
-        (absgd_jax.scale_by_attention, {}),
-        (absgd_jax.scale_by_attention, {"microbatch_size": 5}),
-        (absgd_jax.scale_by_attention, {"dense": True, "microbatch_size": 5}),
-        (absgd, {"dense": True}),
-    ],
-    ids=["whole", "microbatches", "dense_microbatches", "absgd"],
-)
-def test_steps_by_value_are_exported(make, how, settings):
-    """Of microbatches of five examples, the last has one."""
-    tx = make(**settings)
-
-    def step(params, state, x, labels):
-        value, grads = absgd_jax.tilted_value_and_grad(
-            per_example_losses, state, **how
-        )(params, x, labels, **padded)
-        updates, state = tx.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state, value
-
+    step = functools.partial(problems.route_step, route, tx, **padded, **how)
     exported(step, params, tx.init(params), x, labels)
 
 

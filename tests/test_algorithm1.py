@@ -17,8 +17,7 @@ from tests.problems import ROUTES, compiled, per_example_losses, route_step, tra
 
 LAMS = (0.05, 1.0, 10.0, np.inf, -0.5, -np.inf)
 GAMMAS = (0.1, 0.5, 1.0)
-x, labels, _ = problems.as_dtype(tuple(a[0] for a in problems.batches(1)), jnp.float32)
-params = problems.as_dtype(problems.initial_params(), jnp.float32)
+params, x, labels, _ = problems.start()
 
 
 # Guarantee 1: Algorithm 1, for hundreds of steps.

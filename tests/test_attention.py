@@ -38,7 +38,9 @@ def advance(F, log_d, mean, lam, gamma, init_s):
 
 
 @jax.jit
-def bound_losses(losses, lam, v, F, log_d, gamma, c):
+def bound_losses(losses, *numbers):
+    """`numbers` are λ, v, F, log d, γ and c."""
+    lam, v, F, log_d, gamma, c = map(jnp.float32, numbers)
     corrected = _attention.bias_corrected(log_d, gamma)
     return _attention.bound_losses(
         losses, lam, v, tilted_loss=F, gamma=corrected, max_weight=c
@@ -50,11 +52,10 @@ a_batch = hnp.arrays(
     np.float32, B, elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
 )
 some_weights = hnp.arrays(np.float32, B, elements=st.floats(0.125, 8.0, width=32))
+finite = lambda sign, k: sign * 10.0**k
 a_lam = st.one_of(
     st.sampled_from([np.inf, -np.inf]),
-    st.builds(
-        lambda sign, k: sign * 10.0**k, st.sampled_from([1, -1]), st.floats(-3, 8)
-    ),
+    st.builds(finite, st.sampled_from([1, -1]), st.floats(-3, 8)),
 )
 
 
@@ -110,10 +111,8 @@ def test_a_scale_of_losses_and_lam_scales_the_tilted_mean(losses, lam):
 
 @given(a_batch, st.floats(0.01, 1e4), st.floats(1.0, 100.0))
 def test_a_smaller_positive_lam_never_lowers_the_tilted_mean(losses, lam, factor):
-    assert (
-        tilted(losses, lam)
-        >= tilted(losses, lam * factor) - 1e-5 * np.abs(losses).max() - 1e-6
-    )
+    rounding = 1e-5 * np.abs(losses).max() + 1e-6
+    assert tilted(losses, lam) >= tilted(losses, lam * factor) - rounding
 
 
 @given(a_batch, a_lam, some_weights, st.integers(1, B - 1))
@@ -322,22 +321,15 @@ def test_the_scale_never_exceeds_one_over_gamma(old, mean, lam, gamma, log_d, in
 
 def bounded_normaliser(losses, v, lam, old_s, gamma, c):
     """s solving s = (1-γ) old + γ mean min(e, c s), by bisection in float64."""
-    exponentials = np.exp(
-        (losses - losses.max() if lam > 0 else losses - losses.min()) / lam
-    )
-
-    def excess(log_s):
-        s = np.exp(log_s)
-        return (
-            (1 - gamma) * old_s
-            + gamma * np.average(np.minimum(exponentials, c * s), weights=v)
-            - s
-        )
-
+    top = losses.max() if lam > 0 else losses.min()
+    exponentials = np.exp((losses - top) / lam)
     low, high = -600.0, 600.0
     for _ in range(70):
         middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+        s = np.exp(middle)
+        bounded = np.average(np.minimum(exponentials, c * s), weights=v)
+        larger = (1 - gamma) * old_s + gamma * bounded > s
+        low, high = (middle, high) if larger else (low, middle)
     return np.exp(low)
 
 
@@ -358,18 +350,12 @@ def test_bounded_losses_solve_their_equation(lam, c, gamma):
         s = bounded_normaliser(losses.astype(np.float64), v, lam, old_s, gamma, c)
         bound = top + lam * np.log(c * s)
         expected = np.minimum(losses, bound) if lam > 0 else np.maximum(losses, bound)
-        got = bound_losses(
-            jnp.asarray(losses), jnp.float32(lam), jnp.asarray(v), F, log_d,
-            jnp.float32(gamma), jnp.float32(c),
-        )  # fmt: skip
+        got = bound_losses(losses, lam, v, F, log_d, gamma, c)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_ample_bound_changes_nothing():
     losses = jnp.asarray(np.random.default_rng(0).exponential(size=9), jnp.float32)
     for lam in (0.5, -0.5, jnp.inf):
-        got = bound_losses(
-            losses, jnp.float32(lam), jnp.ones(9), jnp.float32(1.0), jnp.float32(-1.0),
-            jnp.float32(0.5), jnp.float32(1e6),
-        )  # fmt: skip
+        got = bound_losses(losses, lam, jnp.ones(9), 1.0, -1.0, 0.5, 1e6)
         chex.assert_trees_all_equal(got, losses)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,43 +11,24 @@ import pytest
 import absgd_jax
 from tests import problems
 
-X, LABELS, _ = problems.as_dtype(problems.batches(4), jnp.float32)
-
+params, x, labels, _ = problems.start()
 RADIUS = absgd_jax.kl_radius(0.4)
 MAKE = {
     "attentional_aggregate": absgd_jax.attentional_aggregate,
     "scale_by_attention": absgd_jax.scale_by_attention,
     "absgd": functools.partial(absgd_jax.absgd, 0.1),
     "abadam": functools.partial(absgd_jax.abadam, 0.01),
-    "abadam without bias correction": functools.partial(
-        absgd_jax.abadam, 0.01, bias_correction=False
-    ),
+    "uncorrected": functools.partial(absgd_jax.abadam, 0.01, bias_correction=False),
 }
 
 
-def step(tx, by_value, params, state, x, labels):
-    if by_value:
-        value, grads = absgd_jax.tilted_value_and_grad(
-            problems.per_example_losses, state
-        )(params, x, labels)
-        updates, state = tx.update(grads, state, params, value=value)
-    else:
-        losses, pullback = jax.vjp(
-            lambda p: problems.per_example_losses(p, x, labels), params
-        )
-        updates, state = tx.update(pullback, state, params, losses=losses)
-    return optax.apply_updates(params, updates), state
-
-
-def train(tx, by_value, donate):
-    params = problems.as_dtype(problems.initial_params(), jnp.float32)
-    state = tx.init(params)
-    # As `init` left them, not as a compiled step would return them.
-    arguments = {"donate_argnums": (0, 1), "keep_unused": True} if donate else {}
-    compiled = jax.jit(functools.partial(step, tx, by_value), **arguments)
-    for x, labels in zip(X, LABELS, strict=True):
-        params, state = compiled(params, state, x, labels)
-    return jax.device_get((params, state))
+def train(step, state, donate):
+    """Parameters and state after some steps that donate both, or copies of both."""
+    own = lambda tree: tree if donate else jax.tree.map(jnp.copy, tree)
+    carry = jax.tree.map(jnp.copy, params), state
+    for _ in range(3):
+        carry = step(*own(carry), x, labels)
+    return jax.device_get(carry)
 
 
 BOUNDS = {}, {"max_weight": 2.0}, {"max_weight": 2.0, "lam": RADIUS}
@@ -65,7 +47,7 @@ def test_a_donated_state_is_never_used_again(name, injected, bound):
     given = {"lam": jnp.float32(0.7), "gamma": jnp.float32(0.3)}
     given |= {k: v if v is RADIUS else jnp.float32(v) for k, v in bound.items()}
     make = MAKE[name]
-    by_value = name == "scale_by_attention"
+    route = "tilted" if name == "scale_by_attention" else "pullback"
     if injected and isinstance(make, functools.partial):
         fixed = {"bias_correction"} & set(make.keywords)
         make = optax.inject_hyperparams(make.func, static_args=fixed)
@@ -75,9 +57,10 @@ def test_a_donated_state_is_never_used_again(name, injected, bound):
         tx = optax.inject_hyperparams(make)(**given)
     else:
         tx = make(**given)
-    expected = train(tx, by_value, donate=False)
-    got = train(tx, by_value, donate=True)
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), got, expected))
+    step = jax.jit(problems.stepper(route, tx), donate_argnums=(0, 1), keep_unused=True)
+    # The state is as `init` left it, not as a compiled step would return it.
+    expected, got = (train(step, tx.init(params), donate) for donate in (False, True))
+    chex.assert_trees_all_equal(got, expected)
     if not injected:  # Optax keeps what is injected in its state
         assert not any(v.is_deleted() for v in given.values() if v is not RADIUS)
 
@@ -87,9 +70,8 @@ def test_the_state_of_the_weights_may_be_donated():
     attention = absgd_jax.attention(lam, max_weight=jnp.float32(2.0))
     weigh = jax.jit(attention.weigh, donate_argnums=1, keep_unused=True)
     state = attention.init()
-    for x, labels in zip(X, LABELS, strict=True):
-        params = problems.as_dtype(problems.initial_params(), jnp.float32)
-        losses = problems.per_example_losses(params, x, labels)
+    losses = problems.per_example_losses(params, x, labels)
+    for _ in range(3):
         _, state = weigh(losses, state)
     assert float(lam) == pytest.approx(0.7)
 

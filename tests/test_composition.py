@@ -15,16 +15,15 @@ import absgd_jax
 from tests import problems
 from tests.problems import ROUTES, route_step, transform
 
-x, labels, _ = problems.as_dtype(tuple(a[0] for a in problems.batches(1)), jnp.float32)
-params = {
-    "w": problems.as_dtype(problems.initial_params()["w"], jnp.float32),
-    "b": jnp.zeros(problems.CLASSES),
-}
+start, x, labels, _ = problems.start()
+params = start | {"b": jnp.zeros(problems.CLASSES)}
 
 
-def losses_of(params, x=x, labels=labels):
-    logits = x @ params["w"] + params["b"]
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+cross_entropy = absgd_jax.losses.softmax_cross_entropy_with_integer_labels
+
+
+def losses_of(params):
+    return cross_entropy(x @ params["w"] + params["b"], labels)
 
 
 def step(tx, params, state, **extra):
@@ -34,7 +33,16 @@ def step(tx, params, state, **extra):
     return optax.apply_updates(params, updates), state
 
 
-def trained(tx, steps=5):
+def by_value(tx, params, state):
+    """A step by the value, at λ = 0.7."""
+    value, grads = jax.value_and_grad(
+        lambda p: absgd_jax.tilted_loss(losses_of(p), 0.7)
+    )(params)
+    updates, state = tx.update(grads, state, params, value=value)
+    return optax.apply_updates(params, updates), state
+
+
+def trained(tx, step=step, steps=5):
     w, state = params, tx.init(params)
     jitted = jax.jit(functools.partial(step, tx))
     for _ in range(steps):
@@ -48,44 +56,44 @@ reference = absgd_jax.absgd(0.1, 0.7, 0.3)
 # Optax.
 
 
-def test_chain_and_named_chain_are_the_alias():
-    parts = absgd_jax.attentional_aggregate(0.7, 0.3), optax.sgd(0.1, momentum=0.9)
+def test_chains_are_the_alias():
+    attention = absgd_jax.attentional_aggregate(0.7, 0.3)
+    sgd = optax.sgd(0.1, momentum=0.9)
     expected, _ = trained(reference)
-    chex.assert_trees_all_close(trained(optax.chain(*parts))[0], expected)
-    named = optax.named_chain(*zip(("attention", "sgd"), parts, strict=True))
-    w, state = trained(named)
-    chex.assert_trees_all_close(w, expected)
+    guarded = optax.apply_if_finite(sgd, 3)
+    named = optax.named_chain(("attention", attention), ("sgd", sgd))
+    for chain in (optax.chain(attention, sgd), optax.chain(attention, guarded), named):
+        w, state = trained(chain)
+        chex.assert_trees_all_close(w, expected)
     assert state["attention"].count == 5
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_inject_hyperparams_and_changing_them_by_hand(route):
     """Every number is injected; a changed λ is followed (one step on by `value`)."""
-    make = {
-        "value": absgd_jax.scale_by_attention,
-        "pullback": absgd_jax.attentional_aggregate,
-        "dense": absgd_jax.attentional_aggregate,
-    }[route]
-    small = {"w": params["w"]}
-    injected = optax.inject_hyperparams(make)(lam=0.7, gamma=0.3)
-    plain = transform(route, 0.7, 0.3)
-    state, plain_state = injected.init(small), plain.init(small)
-    for _ in range(3):
-        _, state, updates = route_step(route, injected, small, state, x, labels)
-        _, plain_state, expected = route_step(
-            route, plain, small, plain_state, x, labels
-        )
-        chex.assert_trees_all_close(updates, expected)
-
-    state.hyperparams["lam"] = jnp.float32(2.0)
-    plain = transform(route, 2.0, 0.3)
+    make = absgd_jax.attentional_aggregate
     if route == "value":
-        _, state, _ = route_step(route, injected, small, state, x, labels)
-        _, plain_state, _ = route_step(route, plain, small, plain_state, x, labels)
+        make = absgd_jax.scale_by_attention
+    injected = optax.inject_hyperparams(make)(lam=0.7, gamma=0.3)
+    of = lambda tx: jax.jit(functools.partial(route_step, route, tx, start))
+    by_injected, by_first = of(injected), of(transform(route, 0.7, 0.3))
+    by_second = of(transform(route, 2.0, 0.3))
+    state, plain = injected.init(start), transform(route, 0.7, 0.3).init(start)
+
+    def assert_equal_steps(expected):
+        nonlocal state, plain
+        _, state, got = by_injected(state, x, labels)
+        _, plain, updates = expected(plain, x, labels)
+        chex.assert_trees_all_close(got, updates, rtol=1e-6)
+
+    for _ in range(3):
+        assert_equal_steps(by_first)
+    state.hyperparams["lam"] = jnp.float32(2.0)
+    if route == "value":
+        _, state, _ = by_injected(state, x, labels)
+        _, plain, _ = by_second(plain, x, labels)
         assert absgd_jax.attention_state(state).lam == 2.0
-    _, _, updates = route_step(route, injected, small, state, x, labels)
-    _, _, expected = route_step(route, plain, small, plain_state, x, labels)
-    chex.assert_trees_all_close(updates, expected)
+    assert_equal_steps(by_second)
 
 
 def test_inject_hyperparams_takes_schedules_and_all_of_the_alias():
@@ -105,46 +113,18 @@ def test_inject_hyperparams_takes_schedules_and_all_of_the_alias():
 @pytest.mark.parametrize("route", ["pullback", "value"])
 def test_freezing_after_aggregation(route):
     """Partition and mask the aggregated gradient, not the per-example ones."""
-    attention = transform(route, 0.7, 0.3)
-    labelled = {"w": "train", "b": "freeze"}
-    partitioned = optax.chain(
-        attention,
-        optax.partition(
-            {"train": optax.sgd(0.1, momentum=0.9), "freeze": optax.set_to_zero()},
-            labelled,
-        ),
-    )
-    masked = optax.chain(
-        attention,
-        optax.sgd(0.1, momentum=0.9),
-        optax.masked(optax.set_to_zero(), {"w": False, "b": True}),
-    )
-
-    def train(tx):
-        w, state = params, tx.init(params)
-        for _ in range(3):
-            if route == "pullback":
-                w, state = step(tx, w, state)
-                continue
-            value, grads = jax.value_and_grad(
-                lambda p: absgd_jax.tilted_loss(losses_of(p), 0.7)
-            )(w)
-            updates, state = tx.update(grads, state, w, value=value)
-            w = optax.apply_updates(w, updates)
-        return w
-
-    by_partition, by_mask = train(partitioned), train(masked)
-    chex.assert_trees_all_close(by_partition, by_mask)
-    chex.assert_trees_all_equal(by_partition["b"], params["b"])
-    assert not np.allclose(by_partition["w"], params["w"])
-
-
-def test_apply_if_finite_around_the_rest_of_the_chain():
-    guarded = optax.chain(
-        absgd_jax.attentional_aggregate(0.7, 0.3),
-        optax.apply_if_finite(optax.sgd(0.1, momentum=0.9), 3),
-    )
-    chex.assert_trees_all_close(trained(guarded)[0], trained(reference)[0])
+    attention, sgd = transform(route, 0.7, 0.3), optax.sgd(0.1, momentum=0.9)
+    parts = {"train": sgd, "freeze": optax.set_to_zero()}
+    frozen = optax.masked(optax.set_to_zero(), {"w": False, "b": True})
+    found = []
+    for tx in (
+        optax.chain(attention, optax.partition(parts, {"w": "train", "b": "freeze"})),
+        optax.chain(attention, sgd, frozen),
+    ):
+        found.append(trained(tx, step if route == "pullback" else by_value)[0])
+    chex.assert_trees_all_close(*found)
+    chex.assert_trees_all_equal(found[0]["b"], params["b"])
+    assert not np.allclose(found[0]["w"], params["w"])
 
 
 def test_tree_get_set_and_map_params():
@@ -180,34 +160,37 @@ def test_masking_before_aggregation_is_refused(form):
     """Dense leaves that the mask leaves over would keep their batch axis."""
     inner = absgd_jax.attentional_aggregate(0.7)
     losses, per_example = jax.vjp(losses_of, params)
+    message = r"Mask after it|structure|Expected dict"
     if form == "dense":
         per_example = jax.jacrev(losses_of)(params)
+        message = r"chain\(attentional_aggregate\("  # what to write
     for tx in (
         optax.masked(inner, {"w": True, "b": False}),
         optax.partition({"a": inner, "b": optax.set_to_zero()}, {"w": "a", "b": "b"}),
     ):
-        with pytest.raises(ValueError, match=r"Mask after it|structure|Expected dict"):
-            tx.update(per_example, tx.init(params), params, losses=losses)
-    # The message of the dangerous form is ours, and says what to write.
-    if form == "dense":
-        tx = optax.masked(inner, {"w": True, "b": False})
-        with pytest.raises(ValueError, match=r"chain\(attentional_aggregate\("):
+        with pytest.raises(ValueError, match=message):
             tx.update(per_example, tx.init(params), params, losses=losses)
 
 
 def test_wrappers_that_keep_gradients_cannot_hold_an_aggregation():
     """They return or store something of a gradient's shape: none of them runs."""
-    losses, per_example = losses_of(params), jax.jacrev(losses_of)(params)
+    losses, pullback = jax.vjp(losses_of, params)
+    dense = jax.jacrev(losses_of)(params)
+    inner = absgd_jax.attentional_aggregate(1.0)
     guarded = optax.apply_if_finite(reference, 3)  # belongs after the aggregation
-    with pytest.raises(TypeError, match="cond"):
-        guarded.update(per_example, guarded.init(params), params, losses=losses)
     # Averages gradients; tilted_value_and_grad(microbatch_size=) is what is wanted.
-    several = optax.MultiSteps(reference, 2)
     # Optax 0.2.6 compares what it would store with what it has stored before it asks.
-    with pytest.raises(
-        (TypeError, ValueError), match=r"one gradient per loss|branches"
+    several = optax.MultiSteps(reference, 2)
+    for tx, gradients, message in (
+        (guarded, dense, "cond"),
+        (several, dense, "one gradient per loss|branches"),
+        (optax.MultiSteps(inner, 2), pullback, None),
+        (optax.chain(optax.add_decayed_weights(1e-3), inner), pullback, None),
+        (optax.masked(inner, {"w": True, "b": True}), pullback, None),
+        (optax.partition({"a": inner}, {"w": "a", "b": "a"}), pullback, None),
     ):
-        several.update(per_example, several.init(params), params, losses=losses)
+        with pytest.raises((TypeError, ValueError), match=message):
+            tx.update(gradients, tx.init(params), params, losses=losses)
 
 
 # Flax NNX.
@@ -226,7 +209,7 @@ class Network(nnx.Module):
 
 
 def network_losses(model):
-    return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(model(x), labels)
+    return cross_entropy(model(x), labels)
 
 
 def test_nnx_optimizer_takes_the_value():
@@ -260,14 +243,19 @@ def test_nnx_pullback_is_exact_under_batchnorm():
         return losses, nnx.state(model, nnx.BatchStat)
 
     tx = absgd_jax.attentional_aggregate(0.7, 0.3)
-    losses, pullback, moments = jax.vjp(losses_of, start, has_aux=True)
-    updates, _ = tx.update(pullback, tx.init(start), start, losses=losses)
-
     rescale = absgd_jax.scale_by_attention(0.7, 0.3)
-    value, grads = jax.value_and_grad(
-        lambda p: absgd_jax.tilted_loss(losses_of(p)[0], 0.7)
-    )(start)
-    expected, _ = rescale.update(grads, rescale.init(start), start, value=value)
+
+    @jax.jit
+    def by_both(start):
+        losses, pullback, moments = jax.vjp(losses_of, start, has_aux=True)
+        updates, _ = tx.update(pullback, tx.init(start), start, losses=losses)
+        value, grads = jax.value_and_grad(
+            lambda p: absgd_jax.tilted_loss(losses_of(p)[0], 0.7)
+        )(start)
+        expected, _ = rescale.update(grads, rescale.init(start), start, value=value)
+        return updates, expected, moments
+
+    updates, expected, moments = by_both(start)
     chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
     before = jax.tree.leaves(
         nnx.state(nnx.merge(graph, start, statistics), nnx.BatchStat)
@@ -281,16 +269,12 @@ def test_nnx_pullback_is_exact_under_batchnorm():
 class AttentiveState(train_state.TrainState):
     """A TrainState whose step takes per-example gradients."""
 
-    def apply_gradients(self, *, grads, losses, **kwargs):
+    def apply_gradients(self, *, grads, losses):
         updates, opt_state = self.tx.update(
             grads, self.opt_state, self.params, losses=losses
         )
-        return self.replace(
-            step=self.step + 1,
-            params=optax.apply_updates(self.params, updates),
-            opt_state=opt_state,
-            **kwargs,
-        )
+        params = optax.apply_updates(self.params, updates)
+        return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
 
 
 def test_linen_train_state():
@@ -302,20 +286,15 @@ def test_linen_train_state():
 
     @jax.jit
     def train_step(state):
-        def losses_of(p):
-            logits = state.apply_fn({"params": p}, x)
-            return absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
-                logits, labels
-            )
-
-        losses, pullback = jax.vjp(losses_of, state.params)
+        network = lambda params: state.apply_fn({"params": params}, x)
+        losses, pullback = jax.vjp(
+            lambda params: cross_entropy(network(params), labels), state.params
+        )
         return state.apply_gradients(grads=pullback, losses=losses), losses
 
-    first = None
-    for _ in range(20):
+    state, first = train_step(state)
+    for _ in range(19):
         state, losses = train_step(state)
-        first = losses.max() if first is None else first
-    assert losses.max() < first
-    assert (
-        int(state.step) == 20 == int(absgd_jax.attention_state(state.opt_state).count)
-    )
+    assert losses.max() < first.max()
+    attention = absgd_jax.attention_state(state.opt_state)
+    assert int(state.step) == 20 == int(attention.count)

@@ -3,20 +3,19 @@
 Without compilation, branches that are not taken are looked at as well.
 """
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import absgd_jax
 from tests import problems
 
-X, LABELS, _ = problems.as_dtype(problems.batches(2), jnp.float32)
-losses_of = problems.per_example_losses
+params, *_ = problems.start()
+BATCHES = list(
+    zip(*problems.as_dtype(problems.batches(2)[:2], jnp.float32), strict=True)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,30 +35,12 @@ def debug_flags():
 )
 def test_no_route_makes_a_nan_or_an_infinity(lam, gamma, kwargs):
     tx = absgd_jax.absgd(0.1, lam, gamma, **kwargs)
-    params = problems.as_dtype(problems.initial_params(), jnp.float32)
-
-    def by_pullback(params, state, x, labels):
-        return problems.route_step("pullback", tx, params, state, x, labels)[:2]
-
-    def by_dense(params, state, x, labels):
-        return problems.route_step("dense", tx, params, state, x, labels)[:2]
-
-    def by_value(params, state, x, labels, micro=None):
-        value, grads = absgd_jax.tilted_value_and_grad(
-            losses_of, state, microbatch_size=micro
-        )(params, x, labels)
-        updates, state = tx.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    for route in (
-        by_pullback,
-        by_dense,
-        by_value,
-        functools.partial(by_value, micro=7),
-    ):
+    routes = ("pullback", {}), ("dense", {}), ("tilted", {}), ("tilted", {"micro": 7})
+    for route, micro in routes:
+        step = problems.stepper(route, tx, **micro)
         w, state = params, tx.init(params)
-        for x, labels in zip(X, LABELS, strict=True):
-            w, state = route(w, state, x, labels)
+        for batch in BATCHES:
+            w, state = step(w, state, *batch)
         attention = absgd_jax.attention_state(state)._replace(lam=1.0)  # may be inf
         chex.assert_tree_all_finite((w, attention))
 

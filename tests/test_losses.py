@@ -13,17 +13,13 @@ import pytest
 
 from absgd_jax import losses
 
-CE, FOCAL, LDAM = (
-    losses.softmax_cross_entropy_with_integer_labels,
-    losses.softmax_focal_loss,
-    losses.ldam_loss,
-)  # fmt: skip
-SCE, GCE, TCE, ADJUSTED = (
-    losses.symmetric_cross_entropy,
-    losses.generalized_cross_entropy,
-    losses.truncated_generalized_cross_entropy,
-    losses.logit_adjusted_cross_entropy,
-)  # fmt: skip
+# fmt: off
+CE, FOCAL, LDAM, SCE, GCE, TCE, ADJUSTED = (
+    losses.softmax_cross_entropy_with_integer_labels, losses.softmax_focal_loss,
+    losses.ldam_loss, losses.symmetric_cross_entropy, losses.generalized_cross_entropy,
+    losses.truncated_generalized_cross_entropy, losses.logit_adjusted_cross_entropy,
+)
+# fmt: on
 COUNTS = [500, 100, 40, 9, 2]
 CLASSES = len(COUNTS)
 WEIGHTS = np.array([0.2, 0.5, 1.0, 1.3, 2.0])
@@ -80,47 +76,40 @@ def logit_adjusted(f, y, tau):
 
 KEEP = np.arange(64) % 3 > 0
 
-# name: (function, formula, |d loss / d f_y| as p_y -> 0)
+# name: (function, its hyperparameters, formula, |d loss / d f_y| as p_y -> 0)
+# fmt: off
+TABLE = {
+    "ce": (CE, {}, ce, 1),
+    "focal": (FOCAL, {}, partial(focal, g=1.0), 1),
+    "focal_0.3": (FOCAL, {"focusing": 0.3}, partial(focal, g=0.3), 1),
+    "focal_2": (FOCAL, {"focusing": 2}, partial(focal, g=2), 1),
+    "ldam": (LDAM, {"class_counts": COUNTS}, partial(ldam, s=30, max_margin=0.5), 30),
+    "ldam_3": (LDAM, {"class_counts": COUNTS, "scale": 3, "max_margin": 0.3},
+               partial(ldam, s=3, max_margin=0.3), 3),
+    "sce": (SCE, {}, partial(sce, a=0.1, b=1.0), 0),
+    "sce_cifar100": (SCE, {"alpha": 6, "beta": 0.1}, partial(sce, a=6, b=0.1), 0),
+    "sce_unclipped": (SCE, {"smallest_probability": 0},
+                      partial(sce, a=0.1, b=1.0, smallest=0), 0.1),
+    "gce": (GCE, {}, partial(gce, q=0.7), 0),
+    "gce_1": (GCE, {"q": 1}, partial(gce, q=1), 0),
+    "tce": (TCE, {}, partial(tce, q=0.7, k=0.5), 0),
+    "tce_0.2": (TCE, {"q": 0.4, "k": 0.2}, partial(tce, q=0.4, k=0.2), 0),
+    "logit_adjusted": (ADJUSTED, {"class_counts": COUNTS},
+                       partial(logit_adjusted, tau=1.0), 1),
+    "logit_adjusted_1.5": (ADJUSTED, {"class_counts": COUNTS, "tau": 1.5},
+                           partial(logit_adjusted, tau=1.5), 1),
+}
+# fmt: on
 CASES = {
-    "ce": (CE, ce, 1),
-    "focal": (FOCAL, partial(focal, g=1.0), 1),
-    "focal_0.3": (partial(FOCAL, focusing=0.3), partial(focal, g=0.3), 1),
-    "focal_2": (partial(FOCAL, focusing=2), partial(focal, g=2), 1),
-    "ldam": (
-        partial(LDAM, class_counts=COUNTS),
-        partial(ldam, s=30, max_margin=0.5),
-        30,
-    ),
-    "ldam_3": (
-        partial(LDAM, class_counts=COUNTS, scale=3, max_margin=0.3),
-        partial(ldam, s=3, max_margin=0.3),
-        3,
-    ),
-    "sce": (SCE, partial(sce, a=0.1, b=1.0), 0),
-    "sce_cifar100": (partial(SCE, alpha=6, beta=0.1), partial(sce, a=6, b=0.1), 0),
-    "sce_unclipped": (
-        partial(SCE, smallest_probability=0),
-        partial(sce, a=0.1, b=1.0, smallest=0),
-        0.1,
-    ),
-    "gce": (GCE, partial(gce, q=0.7), 0),
-    "gce_1": (partial(GCE, q=1), partial(gce, q=1), 0),
-    "tce": (TCE, partial(tce, q=0.7, k=0.5), 0),
-    "tce_0.2": (partial(TCE, q=0.4, k=0.2), partial(tce, q=0.4, k=0.2), 0),
-    "logit_adjusted": (
-        partial(ADJUSTED, class_counts=COUNTS),
-        partial(logit_adjusted, tau=1.0),
-        1,
-    ),
-    "logit_adjusted_1.5": (
-        partial(ADJUSTED, class_counts=COUNTS, tau=1.5),
-        partial(logit_adjusted, tau=1.5),
-        1,
-    ),
+    name: (partial(loss, **hyperparameters), formula, slope)
+    for name, (loss, hyperparameters, formula, slope) in TABLE.items()
 }
 every_case = pytest.mark.parametrize("name", CASES)
 LOSSES = ["ce", "focal_0.3", "ldam", "sce", "gce", "tce", "logit_adjusted"]
 every_loss = pytest.mark.parametrize("name", LOSSES)
+weighted_or_not = pytest.mark.parametrize(
+    "class_weights", [None, WEIGHTS], ids=["plain", "weighted"]
+)
 
 
 def batch(seed=0, size=64, scale=2.0):
@@ -167,35 +156,32 @@ evaluate64 = partial(evaluate, dtype="float64")
 
 
 @every_case
-def test_equals_the_formula(name):
+@weighted_or_not
+def test_equals_the_formula(name, class_weights):
+    """Class weights multiply the loss of their class."""
     loss, formula, _ = CASES[name]
     logits, labels = batch()
     expected = formula(logits, labels)
-    got, _ = evaluate(loss, logits, labels)
+    if class_weights is not None:
+        expected = WEIGHTS[labels] * expected
+        if name.startswith("focal"):  # inside the modulating factor as well
+            g = {"focal": 1.0, "focal_0.3": 0.3, "focal_2": 2}[name]
+            expected = class_balanced_focal(logits, labels, g, WEIGHTS)
+    got, _ = evaluate(loss, logits, labels, class_weights)
     np.testing.assert_allclose(got, expected, rtol=5e-5, atol=5e-6)
-    got, _ = evaluate64(loss, logits, labels)
-    np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
-
-
-@every_case
-def test_class_weights_multiply_the_loss_of_their_class(name):
-    loss, formula, _ = CASES[name]
-    logits, labels = batch(1)
-    expected = WEIGHTS[labels] * formula(logits, labels)
-    if name.startswith("focal"):  # inside the modulating factor as well
-        g = {"focal": 1.0, "focal_0.3": 0.3, "focal_2": 2}[name]
-        expected = class_balanced_focal(logits, labels, g, WEIGHTS)
-    got, _ = evaluate64(loss, logits, labels, WEIGHTS)
+    got, _ = evaluate64(loss, logits, labels, class_weights)
     np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-13)
 
 
 def test_truncation_follows_the_flags_it_is_given():
+    """And a pruned example has no gradient."""
     logits, labels = batch(2)
     expected = tce(logits, labels, 0.7, 0.5, KEEP)
     for dtype in (bool, np.int32, np.float32):
-        keep = KEEP.astype(dtype)
-        got = TCE(logits, labels, keep=keep)
+        got = TCE(logits, labels, keep=KEEP.astype(dtype))
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    grads = jax.grad(lambda f: TCE(f, labels, keep=KEEP).sum())(jnp.float32(logits))
+    np.testing.assert_array_equal(jnp.any(grads != 0, axis=-1), KEEP)
 
 
 def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
@@ -209,14 +195,6 @@ def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
     np.testing.assert_array_equal(kept, tce(k=0.0))
 
 
-def test_a_pruned_example_has_no_gradient():
-    logits, labels = batch(4)
-    grads = jax.grad(lambda f: TCE(f, labels, keep=KEEP).sum())(
-        jnp.asarray(logits, jnp.float32)
-    )
-    np.testing.assert_array_equal(jnp.any(grads != 0, axis=-1), KEEP)
-
-
 @pytest.mark.parametrize("name", ["sce", "sce_cifar100"])
 def test_symmetric_cross_entropy_is_bounded(name):
     alpha, beta = {"sce": (0.1, 1.0), "sce_cifar100": (6.0, 0.1)}[name]
@@ -225,65 +203,43 @@ def test_symmetric_cross_entropy_is_bounded(name):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-# Five examples of ten logits each, and what the PyTorch code that the authors of ABSGD
+# Three examples of ten logits each, and what the PyTorch code that the authors of ABSGD
 # took over from the re-implementation of SCE makes of them. It does not clip inside CE;
 # inside RCE it clips at 1e-7, which adds to a loss at most 9 * 1e-7 * 9.22 beta.
 # fmt: off
 PUBLISHED_LOGITS = np.array([
-    -21.52588650974729, 34.89517722783357, 74.19435268302304, -40.03088135687182,
-    22.708366723692993, -0.026630134378114012, -6.080452882031052, 6.81392815330051,
-    -1.5920712176517704, -7.328873946562521, -33.44964157298234, 38.51682451475094,
-    -11.947274468632445, 0.31402541334738926, 36.80138851401012, -7.89012701871651,
-    -13.595443934764496, -25.40727395310784, -47.16519916710732, 5.295855775666958,
+    -33.44964157298234, 38.51682451475094, -11.947274468632445, 0.31402541334738926,
+    36.80138851401012, -7.89012701871651, -13.595443934764496, -25.40727395310784,
+    -47.16519916710732, 5.295855775666958,
     19.07509527676656, 34.017952872451545, 29.546861069563825, -24.249174630309263,
     -23.12970386386434, -1.7588138991883098, 9.227967042454782, -16.981849886553142,
     -0.8884144942646421, -2.85100055263925, 8.084338413994999, 25.801407546550987,
     0.33537570501024766, -6.228771518313639, 22.567627565695858, 4.592720590048999,
     7.131642603946299, -69.2956090608499, 15.613026958892194, 1.8761637761047707,
-    24.030210806117672, -1.036437245606066, 30.09207311524213, -31.660058246061134,
-    20.009535274298038, 8.411850697512968, -7.777021963384109, -8.780501285776603,
-    -9.359144603362537, 71.77831377375337,
-]).reshape(5, 10)
-PUBLISHED_LABELS = np.array([2, 1, 2, 0, 3])
-PUBLISHED_LOSSES = {
-    (0.1, 1.0): [
-        8.289306449890137e-06, 1.4207573261369302, 9.554465244642278,
-        10.985921462397254, 19.55418507013178,
-    ],
-    (6.0, 0.1): [
-        8.289306449890138e-07, 1.1329248079565901, 27.805394288659667,
-        107.4555759986846, 621.551266905702,
-    ],
-}
-PUBLISHED_SLOPES = {
-    (0.1, 1.0): [
-        0.0, -1.2053686882666232, -0.20182013169950727,
-        -0.1000001771362114, -0.1,
-    ],
-    (6.0, 0.1): [
-        0.0, -1.0337720896293996, -5.942461805289203,
-        -5.999999901247509, -6.0,
-    ],
+]).reshape(3, 10)
+PUBLISHED_LABELS = np.array([1, 2, 0])
+PUBLISHED = {  # (alpha, beta): losses, and their slopes in the logit of the label
+    (0.1, 1.0): (
+        [1.4207573261369302, 9.554465244642278, 10.985921462397254],
+        [-1.2053686882666232, -0.20182013169950727, -0.1000001771362114],
+    ),
+    (6.0, 0.1): (
+        [1.1329248079565901, 27.805394288659667, 107.4555759986846],
+        [-1.0337720896293996, -5.942461805289203, -5.999999901247509],
+    ),
 }
 # fmt: on
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 1.0), (6.0, 0.1)])
+@pytest.mark.parametrize(("alpha", "beta"), PUBLISHED)
 def test_symmetric_cross_entropy_without_clipping_equals_published_code(alpha, beta):
-    expected = PUBLISHED_LOSSES[alpha, beta]
+    loss = partial(SCE, alpha=alpha, beta=beta, smallest_probability=0.0)
     with jax.enable_x64(True):
-        loss = partial(
-            SCE, alpha=alpha, beta=beta,
-            smallest_probability=0.0,
-        )  # fmt: skip
         got, grads = compiled(loss)(PUBLISHED_LOGITS, PUBLISHED_LABELS, None)
-        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-5 * beta)
-        np.testing.assert_allclose(
-            grads[np.arange(5), PUBLISHED_LABELS],
-            PUBLISHED_SLOPES[alpha, beta],
-            rtol=1e-6,
-            atol=1e-5 * beta,
-        )
+        slopes = grads[np.arange(3), PUBLISHED_LABELS]
+    expected, expected_slopes = PUBLISHED[alpha, beta]
+    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-5 * beta)
+    np.testing.assert_allclose(slopes, expected_slopes, rtol=1e-6, atol=1e-5 * beta)
 
 
 def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
@@ -324,15 +280,9 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
         (partial(GCE, q=1e-9), 1e-6),
         (partial(SCE, alpha=1.0, beta=0.0), 0),
         (partial(LDAM, class_counts=COUNTS, max_margin=0.0, scale=1.0), 0),
-        (partial(LDAM, class_counts=[7] * 5, max_margin=0.0, scale=1), 0),
         (partial(ADJUSTED, class_counts=COUNTS, tau=0.0), 0),
         (partial(ADJUSTED, class_counts=[7] * 5), 2e-5),
-        (
-            lambda f, y: CE(
-                f, y, class_weights=losses.class_balanced_weights(COUNTS, beta=0.0)
-            ),
-            0,
-        ),
+        (partial(CE, class_weights=losses.class_balanced_weights(COUNTS, beta=0)), 0),
         (partial(TCE, q=1e-9, keep=np.ones(64)), 1e-6),
     ],
 )
@@ -347,7 +297,7 @@ def test_limits_are_cross_entropy(loss, rtol):
 
 
 @every_case
-@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["plain", "weighted"])
+@weighted_or_not
 def test_gradient_equals_finite_differences(name, class_weights):
     logits, labels = batch(6, size=8, scale=1.0)
     of = lambda f: evaluate64(CASES[name][0], f, labels, class_weights)
@@ -361,7 +311,7 @@ def test_gradient_equals_finite_differences(name, class_weights):
 @pytest.mark.parametrize(
     ("dtype", "names"), [("float32", CASES), ("bfloat16", LOSSES), ("float16", LOSSES)]
 )
-@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["plain", "weighted"])
+@weighted_or_not
 def test_value_and_gradient_are_right_at_the_extremes(dtype, names, class_weights):
     if dtype != "float32" and class_weights is not None:
         names = ["ce", "focal_0.3"]
@@ -395,13 +345,10 @@ def test_float32_keeps_its_relative_precision_in_the_tails():
     logits[:, 0], logits[:, 1] = m, 0.0
     p, rest = 1 / (1 + np.exp(-m)), 1 / (1 + np.exp(m))
     ce = np.log1p(np.exp(-m))
+    focal = rest**0.3 * ce
     for loss, value, slope in [
         (CASES["ce"][0], ce, -rest),
-        (
-            CASES["focal_0.3"][0],
-            rest**0.3 * ce,
-            -(rest**1.3) - 0.3 * p * rest**0.3 * ce,
-        ),
+        (CASES["focal_0.3"][0], focal, -(rest**1.3) - 0.3 * p * focal),
         (CASES["gce"][0], -np.expm1(-0.7 * ce) / 0.7, -rest * p**0.7),
         (partial(SCE, alpha=0.0), math.log(1e4) * rest, -math.log(1e4) * p * rest),
     ]:
@@ -409,13 +356,6 @@ def test_float32_keeps_its_relative_precision_in_the_tails():
         np.testing.assert_allclose(values, value, rtol=1e-5, atol=1e-37)
         slopes = np.pad(np.stack([slope, -slope], axis=1), [(0, 0), (0, 3)])
         np.testing.assert_allclose(grads, slopes, rtol=2e-5, atol=1e-37)
-
-
-def test_zero_class_weight_gives_zero_focal_loss_and_gradient():
-    loss = partial(FOCAL, focusing=0.5)
-    value, grads = evaluate(loss, [1.0, 0, 0, 0, 0], 0, [0.0, 1, 1, 1, 1])
-    assert value == 0
-    np.testing.assert_array_equal(grads, 0.0)
 
 
 def test_gradient_reaches_traced_class_weights():
@@ -441,42 +381,34 @@ ROWS = np.array(list(MASKED.values()))
 
 
 @every_loss
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
-def test_a_masked_class_is_the_limit_of_an_ever_smaller_logit(name, weights):
-    values, grads = evaluate64(CASES[name][0], ROWS, 0, weights)
-    near, near_grads = evaluate64(CASES[name][0], np.maximum(ROWS, -1e8), 0, weights)
+@weighted_or_not
+def test_a_masked_class_is_the_limit_of_an_ever_smaller_logit(name, class_weights):
+    """Without another class than the label there is nothing to be learnt."""
+    of = lambda rows: evaluate64(CASES[name][0], rows, 0, class_weights)
+    (values, grads), (near, near_grads) = of(ROWS), of(np.maximum(ROWS, -1e8))
+    alone = list(MASKED).index("all but the label")
+    assert values[alone] == np.abs(grads[alone]).max() == 0.0
     expected = np.where(near > 1e5, INF, near)
     np.testing.assert_allclose(values, expected, rtol=1e-12)
     np.testing.assert_allclose(grads, near_grads, rtol=1e-12)
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_finite_mask_of_a_dtype_does_what_minus_infinity_does(name, dtype):
+def test_the_finite_mask_of_a_dtype_does_what_minus_infinity_does(name):
     values, grads = evaluate(CASES[name][0], ROWS, 0)
-    least = float(jnp.finfo(dtype).min)
-    near, near_grads = evaluate(CASES[name][0], np.maximum(ROWS, least), 0)
-    np.testing.assert_allclose(near_grads, grads, rtol=1e-6)
     finite = np.isfinite(values)
-    np.testing.assert_allclose(near[finite], values[finite], rtol=1e-6)
-    assert (near[~finite] > 5e4).all()
-
-
-@every_loss
-def test_without_another_class_nothing_is_to_be_learnt(name):
-    value, grads = evaluate(CASES[name][0], MASKED["all but the label"], 0)
-    assert value == 0.0
-    np.testing.assert_array_equal(grads, 0.0)
+    for dtype in ("float32", "bfloat16", "float16"):
+        least = float(jnp.finfo(dtype).min)
+        near, near_grads = evaluate(CASES[name][0], np.maximum(ROWS, least), 0)
+        np.testing.assert_allclose(near_grads, grads, rtol=1e-6)
+        np.testing.assert_allclose(near[finite], values[finite], rtol=1e-6)
+        assert (near[~finite] > 5e4).all()
 
 
 def test_masks_do_to_cross_entropy_what_they_do_in_optax():
     rows = jnp.asarray(np.concatenate([ROWS, np.maximum(ROWS, -1e30)]), jnp.float32)
-    theirs = jax.jit(
-        jax.vmap(
-            jax.value_and_grad(optax.softmax_cross_entropy_with_integer_labels),
-            (0, None),
-        )
-    )(rows, 0)
+    theirs = jax.value_and_grad(optax.softmax_cross_entropy_with_integer_labels)
+    theirs = jax.jit(jax.vmap(theirs, (0, None)))(rows, 0)
     for got, expected in zip(evaluate(CASES["ce"][0], rows, 0), theirs, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
 
@@ -486,12 +418,8 @@ def test_a_finite_loss_has_a_finite_gradient(name):
     rng = np.random.default_rng(0)
     edges = [-INF, -1e36, -1e4, -90.0, -1.0, 0.0, 2.0, 90.0, 1e4, 1e36, INF]
     # A third of the rows without +inf and one without -inf, of which few would be.
-    rows = np.concatenate(
-        [
-            rng.choice(values, (1024, CLASSES))
-            for values in (edges, edges[:-1], edges[1:-1])
-        ]
-    )
+    some = edges, edges[:-1], edges[1:-1]
+    rows = np.concatenate([rng.choice(values, (1024, CLASSES)) for values in some])
     labels = rng.integers(CLASSES, size=len(rows))
     for weight in (0.0, 1e-3, 1.0):
         values, grads = evaluate(CASES[name][0], rows, labels, [weight] * CLASSES)
@@ -500,8 +428,9 @@ def test_a_finite_loss_has_a_finite_gradient(name):
         sound = ~np.isposinf(rows).any(axis=-1) & ~np.isneginf(rows).all(axis=-1)
         assert not np.isnan(values[sound]).any()
         assert finite[sound].all()
-        if weight == 0.0:
+        if weight == 0.0:  # which removes an infinite loss, too
             np.testing.assert_array_equal(np.nan_to_num(values, nan=0.0), 0.0)
+            np.testing.assert_array_equal(grads[sound], 0.0)
 
 
 @functools.cache
@@ -510,10 +439,10 @@ def compiled_hessians(loss):
 
 
 def hessians(loss, logits, labels):
-    """`[rows, classes, classes]` of at most twelve rows."""
-    rows = np.resize(logits, (12, CLASSES))
+    """`[rows, classes, classes]` of at most eight rows."""
+    rows = np.resize(logits, (8, CLASSES))
     with jax.enable_x64(True):
-        found = compiled_hessians(loss)(jnp.asarray(rows), np.resize(labels, 12))
+        found = compiled_hessians(loss)(jnp.asarray(rows), np.resize(labels, 8))
     return np.asarray(found)[: len(logits)]
 
 
@@ -541,17 +470,8 @@ def test_the_second_derivative_of_focal_keeps_its_precision():
     m, focusing = np.array(
         [(m, g) for m in (-80, 10, 30, 40, 60) for g in (0.3, 1.0, 1.7, 2.0)], float
     ).T
-    second = jax.jit(
-        jax.vmap(
-            jax.grad(
-                jax.grad(
-                    lambda m, g: FOCAL(
-                        jnp.stack([m, 0.0 * m]), jnp.array(0), focusing=g
-                    )
-                )
-            )
-        )
-    )
+    value = lambda m, g: FOCAL(jnp.stack([m, 0.0 * m]), jnp.array(0), focusing=g)
+    second = jax.jit(jax.vmap(jax.grad(jax.grad(value))))
     with jax.enable_x64(True):
         expected = np.asarray(second(jnp.asarray(m), jnp.asarray(focusing)))
     got = second(jnp.asarray(m, jnp.float32), jnp.asarray(focusing, jnp.float32))
@@ -578,14 +498,10 @@ def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters)
         loss = partial(loss, class_counts=COUNTS)
     masks = ["one", "all but the label", "the label"]
     rows = jnp.array([MASKED[mask] for mask in masks])
-    slopes = jax.jit(
-        jax.vmap(
-            lambda row, h: jax.grad(lambda h: loss(row, jnp.array(0), **h))(h),
-            (0, None),
-        )
-    )
-    grads = slopes(rows, hyperparameters)
-    near = slopes(jnp.maximum(rows, -1e4), hyperparameters)
+    value = lambda h, row: loss(row, jnp.array(0), **h)
+    slopes = jax.jit(jax.vmap(jax.grad(value), (None, 0)))
+    grads = slopes(hyperparameters, rows)
+    near = slopes(hyperparameters, jnp.maximum(rows, -1e4))
     for i, mask in enumerate(masks):
         for name, slope in grads.items():
             if (mask, name) not in {("the label", "scale"), ("the label", "alpha")}:
@@ -595,45 +511,33 @@ def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters)
             assert np.isfinite(slope[i]) or mask == "the label"
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_factor_of_zero_removes_an_infinite_loss(weighted):
-    loss = CE
-    if not weighted:
-        loss = partial(SCE, alpha=0, beta=0, smallest_probability=0)
-    weights = [0, 1, 1, 1, 1] if weighted else None
-    value, grads = evaluate(loss, MASKED["the label"], 0, weights)
+def test_factors_of_zero_remove_an_infinite_loss():
+    loss = partial(SCE, alpha=0, beta=0, smallest_probability=0)
+    value, grads = evaluate(loss, MASKED["the label"], 0)
     assert value == 0.0
     np.testing.assert_array_equal(grads, 0.0)
 
 
-@every_case
+AT_THEIR_ENDS = {
+    "tce, k": partial(TCE, k=0.0),
+    "sce, unclipped": partial(SCE, smallest_probability=0.0),
+    "focal, focusing": partial(FOCAL, focusing=0.0),
+    "focal, class weights": partial(FOCAL, focusing=0.5, class_weights=[0.0] * CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", [*CASES, *AT_THEIR_ENDS])
 def test_finite_logits_pass_the_checks_of_debug_nans_and_debug_infs(name):
     logits, labels = batch(15, scale=1.0)
     logits *= np.logspace(0, 4, len(logits))[:, None]
     logits = np.clip(logits, -1e4, 1e4).astype(np.float32)
     logits[:3] = [[1e4, -1e4, -1e4, -1e4, -1e4]] * 3
     labels[:3] = [0, 1, 2]
-    total = lambda f: CASES[name][0](f, labels, class_weights=WEIGHTS).sum()
+    loss = AT_THEIR_ENDS.get(name) or partial(CASES[name][0], class_weights=WEIGHTS)
+    total = lambda f: loss(f, labels).sum()
     with jax.debug_nans(True), jax.debug_infs(True):
         total(logits)
         jax.grad(total)(logits)
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        partial(TCE, k=0.0),
-        partial(SCE, smallest_probability=0.0),
-        partial(FOCAL, focusing=0.0),
-        partial(FOCAL, focusing=0.5, class_weights=[0.0] * CLASSES),
-    ],
-)
-def test_hyperparameters_at_their_ends_pass_the_checks_too(loss):
-    logits, labels = batch(16)
-    total = lambda f: loss(f, labels).sum()
-    with jax.debug_nans(True), jax.debug_infs(True):
-        total(1e3 * logits)
-        jax.grad(total)(1e3 * logits)
 
 
 def test_plus_infinity_is_the_limit_where_the_limit_is_finite():
@@ -649,13 +553,13 @@ def test_plus_infinity_is_the_limit_where_the_limit_is_finite():
 
 
 @every_case
-@pytest.mark.parametrize("offset", [1e4, -1e4, 3.7])
-def test_adding_a_constant_to_logits_changes_nothing(name, offset):
+def test_adding_a_constant_to_logits_changes_nothing(name):
     logits, labels = batch(18, size=256, scale=5.0)
-    got, expected = (
-        evaluate64(CASES[name][0], logits + c, labels)[0] for c in (offset, 0.0)
+    expected, *shifted = (
+        evaluate64(CASES[name][0], logits + c, labels)[0] for c in (0, 1e4, -1e4, 3.7)
     )
-    np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-8)
+    for got in shifted:
+        np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["ce", "gce"])
@@ -670,7 +574,7 @@ def test_leading_shapes_jit_and_vmap_change_nothing(name):
     loss, _, _ = CASES[name]
     logits, labels = (jnp.asarray(a) for a in batch(8))
     expected = loss(logits, labels)
-    shapes = (), (1,), (0,), (64,), (4, 16), (2, 8, 4)
+    shapes = (), (0,), (2, 8, 4)
 
     def leading(shape):
         n = math.prod(shape)
@@ -689,25 +593,19 @@ def test_leading_shapes_jit_and_vmap_change_nothing(name):
 @every_loss
 def test_computes_in_float32_or_float64(name):
     """As if logits of half precision had been widened before."""
-    loss = partial(CASES[name][0], class_weights=WEIGHTS)
-
-    @jax.jit
-    def given_and_widened(logits, labels):
-        narrow = [logits.astype(t) for t in ("bfloat16", "float16", "float64")]
-        wide = [
-            f.astype("float64" if f.dtype == "float64" else "float32") for f in narrow
-        ]
-        return [
-            (loss(f, labels), loss(g, labels))
-            for f, g in zip(narrow, wide, strict=True)
-        ]
-
-    with jax.enable_x64(True):
+    loss = CASES[name][0]
+    for dtype in ("bfloat16", "float16"):
         logits, labels = batch(10)
-        found = given_and_widened(logits, labels)
-        assert [got.dtype for got, _ in found] == ["float32", "float32", "float64"]
-        for got, expected in found:
-            np.testing.assert_array_equal(got, expected)
+        logits = logits.astype(jnp.dtype(dtype)).astype(np.float64)
+        narrow, wide = (
+            evaluate(loss, logits, labels, dtype=each)[0] for each in (dtype, "float32")
+        )
+        np.testing.assert_allclose(narrow, wide, rtol=1e-6, atol=1e-7)
+    with jax.enable_x64(True):
+        for dtype in ("bfloat16", "float16", "float32", "float64"):
+            f = jax.ShapeDtypeStruct((64, CLASSES), dtype)
+            got = jax.eval_shape(partial(loss, class_weights=WEIGHTS), f, labels)
+            assert got.dtype == ("float64" if dtype == "float64" else "float32")
 
 
 @every_loss
@@ -794,40 +692,32 @@ def test_traced_hyperparameters_give_the_losses_of_static_ones(loss, hyperparame
 CIFAR10_LT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 CIFAR10_ST_100 = [5000] * 5 + [50] * 5
 
+
 # Made independently for beta 0.9999 and a largest margin of 0.5, rounded to six digits.
-FIXTURES = {
-    "weights_lt": (
-        losses.class_balanced_weights,
-        CIFAR10_LT_100,
-        {0: 0.050611, 1: 0.076900, 4: 0.318805, 7: 1.442627, 9: 3.992724},
-    ),
-    "weights_st": (
-        losses.class_balanced_weights,
-        CIFAR10_ST_100,
-        {0: 0.025034, 4: 0.025034, 5: 1.974966, 9: 1.974966},
-    ),
-    "margins_lt": (
-        losses.ldam_margins,
-        CIFAR10_LT_100,
-        {0: 0.158114, 1: 0.179697, 4: 0.263829, 7: 0.387221, 9: 0.5},
-    ),
-    "margins_st": (
-        losses.ldam_margins,
-        CIFAR10_ST_100,
-        {0: 0.158114, 4: 0.158114, 5: 0.5, 9: 0.5},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FIXTURES)
-def test_class_weights_and_margins_of_long_tailed_and_step_imbalanced_cifar10(name):
-    function, counts, expected = FIXTURES[name]
+@pytest.mark.parametrize(
+    ("function", "counts", "expected"),
+    [
+        (losses.class_balanced_weights, CIFAR10_LT_100,
+         {0: 0.050611, 1: 0.076900, 4: 0.318805, 7: 1.442627, 9: 3.992724}),
+        (losses.class_balanced_weights, CIFAR10_ST_100,
+         {0: 0.025034, 4: 0.025034, 5: 1.974966, 9: 1.974966}),
+        (losses.ldam_margins, CIFAR10_LT_100,
+         {0: 0.158114, 1: 0.179697, 4: 0.263829, 7: 0.387221, 9: 0.5}),
+        (losses.ldam_margins, CIFAR10_ST_100,
+         {0: 0.158114, 4: 0.158114, 5: 0.5, 9: 0.5}),
+    ],
+    ids=["weights_lt", "weights_st", "margins_lt", "margins_st"],
+)  # fmt: skip
+def test_class_weights_and_margins_of_long_tailed_and_step_imbalanced_cifar10(
+    function, counts, expected
+):
     for container in (list, tuple, np.array, jnp.array, partial(np.array, dtype="u2")):
         got = function(container(counts))
         assert isinstance(got, jax.Array)
         assert got.dtype == jnp.float32
-        for c, value in expected.items():
-            assert float(got[c]) == pytest.approx(value, abs=6e-7)
+        np.testing.assert_allclose(
+            got[np.array([*expected])], [*expected.values()], rtol=0, atol=6e-7
+        )
     traced = jax.jit(function)(jnp.asarray(counts))
     np.testing.assert_allclose(traced, got, rtol=1e-4)
     np.testing.assert_allclose(jax.jit(partial(function, counts))(), got, rtol=1e-6)
@@ -895,36 +785,27 @@ def test_refuses_logits_and_labels(name, logits, labels, error, message):
 
 @every_loss
 @pytest.mark.parametrize(
-    ("class_weights", "message"),
+    ("class_weights", "error", "message"),
     [
-        ([1.0] * 4, r"class_weights must have shape \(5,\); got shape \(4,\)"),
-        (np.ones((5, 1)), r"class_weights must have shape \(5,\); got shape \(5, 1\)"),
-        (2.0, r"class_weights must have shape \(5,\); got shape \(\)"),
-        ([1, 1, -0.5, 1, 1], r"finite and at least 0; got -0.5 for class 2"),
-        ([1, 1, 1, 1, np.inf], r"finite and at least 0; got inf for class 4"),
-        ([1, np.nan, 1, 1, 1], r"finite and at least 0; got nan for class 1"),
+        ([1.0] * 4, ValueError, r"must have shape \(5,\); got shape \(4,\)"),
+        (np.ones((5, 1)), ValueError, r"must have shape \(5,\); got shape \(5, 1\)"),
+        (2.0, ValueError, r"must have shape \(5,\); got shape \(\)"),
+        ([1, 1, -0.5, 1, 1], ValueError, r"finite .* at least 0; got -0.5 for class 2"),
+        ([1, 1, 1, 1, np.inf], ValueError, r"and at least 0; got inf for class 4"),
+        ([1, np.nan, 1, 1, 1], ValueError, r"and at least 0; got nan for class 1"),
+        ("balanced", TypeError, r"per class; got 'balanced'. class_balanced_weights\("),
+        (["1"] * 5, TypeError, r"must be numbers, one per class; got \['1'"),
+        ([[1.0], [1.0, 2.0]], TypeError, r"must be numbers, one per .*; got \[\["),
+        (dict.fromkeys(range(5), 1.0), TypeError,
+         r"got a dict.*\[class_weights\[c\] for c in "),
     ],
-)
-def test_refuses_class_weights(name, class_weights, message):
-    with pytest.raises(ValueError, match=message):
+)  # fmt: skip
+def test_refuses_class_weights(name, class_weights, error, message):
+    with pytest.raises(error, match="class_weights.*" + message):
         CASES[name][0](F, Y, class_weights=class_weights)
 
 
 @pytest.mark.parametrize(
-    ("class_weights", "message"),
-    [
-        ("balanced", r"one per class; got 'balanced'. class_balanced_weights\("),
-        (["1"] * 5, r"class_weights must be numbers, one per class; got \['1'"),
-        ([[1.0], [1.0, 2.0]], r"class_weights must be numbers, one per .*; got \[\["),
-        (dict.fromkeys(range(5), 1.0), r"got a dict.*\[class_weights\[c\] for c in "),
-    ],
-)
-def test_refuses_class_weights_that_are_not_a_vector_of_numbers(class_weights, message):
-    with pytest.raises(TypeError, match=message):
-        CE(F, Y, class_weights=class_weights)
-
-
-takes_counts = pytest.mark.parametrize(
     "function",
     [
         lambda counts: LDAM(F, Y, class_counts=counts),
@@ -934,41 +815,29 @@ takes_counts = pytest.mark.parametrize(
     ],
     ids=["ldam", "logit_adjusted", "class_balanced_weights", "ldam_margins"],
 )
-
-
-@takes_counts
 @pytest.mark.parametrize(
-    ("counts", "message"),
+    ("counts", "error", "message"),
     [
-        ([5, 4, 0, 2, 1], r"at least 1; got 0 for class 2. A class without a training "
-         r"example has .*: leave it out .*numpy.maximum\(class_counts, "),
-        ([5, 4, 3, 2, -1], r"class_counts must be .* at least 1; got -1 for class 4$"),
-        ([0.2] * 5, r"got 0.2 for class 0. Give numbers of examples, not shares$"),
-        ([5, np.nan, 3, 2, 1], r"class_counts must be finite .* got nan for class 1"),
-        (7, r"class_counts must have .*; got shape \(\)"),
-        (np.ones((5, 2)), r"class_counts must have .*; got shape \(5, 2\)"),
-        ([], r"class_counts must have .*; got shape \(0,\)"),
+        ([5, 4, 0, 2, 1], ValueError, r"at least 1; got 0 for class 2. A class without "
+         r"a training example has .*: leave it out .*numpy.maximum\(class_counts, "),
+        ([5, 4, 3, 2, -1], ValueError, r"must be .* at least 1; got -1 for class 4$"),
+        ([0.2] * 5, ValueError,
+         r"got 0.2 for class 0. Give numbers of examples, not shares$"),
+        ([5, np.nan, 3, 2, 1], ValueError, r"must be finite .* got nan for class 1"),
+        (7, ValueError, r"must have .*; got shape \(\)"),
+        (np.ones((5, 2)), ValueError, r"must have .*; got shape \(5, 2\)"),
+        ([], ValueError, r"must have .*; got shape \(0,\)"),
+        (collections.Counter(a=5, b=4), TypeError, r"one value per class in the order "
+         r"of the labels; got a Counter.*\[c\] for c in range\((5|classes)\)\]$"),
+        ({0: 5, 1: 4}, TypeError, r"must be a vector.*got a dict"),
+        ("balanced", TypeError,
+         r"must be numbers, one per class; got 'balanced'.*bincount"),
+        ("5", TypeError, r"must be numbers, one per class; got '5'"),
+        (None, TypeError, r"must be numbers, one per class; got None"),
     ],
 )  # fmt: skip
-def test_refuses_class_counts(function, counts, message):
-    with pytest.raises(ValueError, match=message):
-        function(counts)
-
-
-@takes_counts
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        (collections.Counter(a=5, b=4), r"one value per class in the order of the label"
-         r"s; got a Counter. .*\[class_counts\[c\] for c in range\((5|classes)\)\]$"),
-        ({0: 5, 1: 4}, r"class_counts must be a vector.*got a dict"),
-        ("balanced", r"must be numbers, one per class; got 'balanced'.*bincount"),
-        ("5", r"class_counts must be numbers, one per class; got '5'"),
-        (None, r"class_counts must be numbers, one per class; got None"),
-    ],
-)  # fmt: skip
-def test_refuses_class_counts_that_are_not_a_vector(function, counts, message):
-    with pytest.raises(TypeError, match=message):
+def test_refuses_class_counts(function, counts, error, message):
+    with pytest.raises(error, match=f"(?s)class_counts.*{message}"):
         function(counts)
 
 
@@ -986,10 +855,10 @@ def test_refuses_another_number_of_class_counts(loss):
         r"class_counts must have shape \(5,\); got shape \(3,\)\. "
         r"Count with numpy.bincount\(labels, minlength=5\)"
     )
-    with pytest.raises(ValueError, match=message):
-        loss(F, Y, class_counts=[3, 2, 1])
-    with pytest.raises(ValueError, match=message):
-        jax.jit(lambda n: loss(F, Y, class_counts=n))(jnp.ones(3))
+    of = lambda counts: loss(F, Y, class_counts=counts)
+    for function, counts in ((of, [3, 2, 1]), (jax.jit(of), jnp.ones(3))):
+        with pytest.raises(ValueError, match=message):
+            function(counts)
 
 
 def test_refuses_flags_of_another_shape():
@@ -1015,12 +884,11 @@ def test_refuses_flags_of_another_shape():
     ],
 )
 def test_refuses_hyperparameters(loss, name, interval, refused):
+    function = partial(loss, F, Y)
     if loss in (losses.class_balanced_weights, losses.ldam_margins):
         function = partial(loss, COUNTS)
     elif loss in (LDAM, ADJUSTED):
-        function = partial(loss, F, Y, class_counts=COUNTS)
-    else:
-        function = partial(loss, F, Y)
+        function = partial(function, class_counts=COUNTS)
     for value in [*refused, math.nan]:
         with pytest.raises(ValueError) as error:  # noqa: PT011, quoted in full below
             function(**{name: value})

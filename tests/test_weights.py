@@ -17,27 +17,26 @@ X, LABELS, V = problems.batches(60)
 W = problems.initial_params()["w"]
 
 
-def penalty(params):
-    return 0.05 * jnp.sum(params["w"] ** 2)
+def weighted_gradient(attention, params, state, x, labels, v, decay=0.0):
+    """Of the mean of weighted losses plus a penalty, and the state after."""
+
+    def loss_fn(params):
+        losses = per_example_losses(params, x, labels)
+        weights, after = attention.weigh(losses, state, sample_weights=v)
+        penalty = decay / 2 * jnp.sum(params["w"] ** 2)
+        return jnp.mean(weights * losses) + penalty, after
+
+    return jax.grad(loss_fn, has_aux=True)(params)
 
 
-@functools.partial(jax.jit, static_argnames=("eta", "with_penalty"))
-def train(lam, gamma, init_s, batches, *, eta=0.05, with_penalty=False):
-    """Plain gradient descent on `mean(weights * losses)`: w after each step, and s."""
+@jax.jit
+def train(lam, gamma, init_s, batches, decay=0.0):
+    """Plain gradient descent: w after each step, and s."""
     attention = absgd_jax.attention(lam, gamma, init_s=init_s)
 
     def step(carry, batch):
-        params, state = carry
-        x, labels, v = batch
-
-        def loss_fn(params):
-            losses = per_example_losses(params, x, labels)
-            weights, after = attention.weigh(losses, state, sample_weights=v)
-            loss = jnp.mean(weights * losses)
-            return loss + (penalty(params) if with_penalty else 0.0), after
-
-        grads, state = jax.grad(loss_fn, has_aux=True)(params)
-        params = jax.tree.map(lambda p, g: p - eta * g, params, grads)
+        grads, state = weighted_gradient(attention, *carry, *batch, decay)
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, carry[0], grads)
         return (params, state), params["w"]
 
     start = {"w": jnp.asarray(W)}, attention.init()
@@ -45,42 +44,44 @@ def train(lam, gamma, init_s, batches, *, eta=0.05, with_penalty=False):
     return history, absgd_jax.normalizer(state, init_s)
 
 
+def oracle_of(lam, gamma, **kwargs):
+    """w and s after each step."""
+    batches = zip(X, LABELS, V, strict=True)
+    return zip(
+        *oracle.algorithm1(W, batches, lam, gamma, eta=0.05, **kwargs), strict=True
+    )
+
+
 @pytest.mark.parametrize("init_s", [None, 0.0, 2.0])
 def test_the_gradient_of_the_weighted_mean_is_equation_2(init_s):
+    start = {"init_s": init_s or 0.0, "corrected": init_s is None}
     for lam, gamma in ((0.7, 0.3), (-0.5, 0.9), (5.0, 1.0)):
         with jax.enable_x64(True):
             got, s = train(lam, gamma, init_s, (X, LABELS, V))
-        steps = list(
-            oracle.algorithm1(
-                W, zip(X, LABELS, V, strict=True), lam, gamma, eta=0.05,
-                init_s=init_s or 0.0, corrected=init_s is None,
-            )
-        )  # fmt: skip
+        expected, expected_s = oracle_of(lam, gamma, **start)
         # The state is float32: each step's s is off by 1e-7, relatively.
-        np.testing.assert_allclose(got, [w for w, _ in steps], rtol=0, atol=2e-6)
-        assert float(s) == pytest.approx(steps[-1][1], rel=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
+        assert float(s) == pytest.approx(expected_s[-1], rel=1e-5)
 
 
 def test_a_penalty_beside_the_mean_is_not_weighted():
     """It acts as weight decay does, whatever the weights."""
     with jax.enable_x64(True):
-        got, _ = train(0.7, 0.3, None, (X, LABELS, V), with_penalty=True)
-    expected = oracle.algorithm1(
-        W, zip(X, LABELS, V, strict=True), 0.7, 0.3, eta=0.05, alpha=0.1, corrected=True
-    )
-    np.testing.assert_allclose(got, [w for w, _ in expected], rtol=0, atol=2e-6)
+        got, _ = train(0.7, 0.3, None, (X, LABELS, V), 0.1)
+    expected, _ = oracle_of(0.7, 0.3, alpha=0.1, corrected=True)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
 
 
-@functools.cache
-def compiled(lam, gamma, max_weight):
-    attention = absgd_jax.attention(lam, gamma, max_weight=max_weight)
-    return attention.init, jax.jit(attention.weigh)
+@functools.partial(jax.jit, static_argnames="bounded")
+def _weigh(losses, bound, bounded, **kwargs):
+    attention = absgd_jax.attention(0.7, 0.5, max_weight=bound if bounded else None)
+    return attention.weigh(losses, attention.init(), **kwargs)
 
 
-def weigh(losses, state=None, *, lam=0.7, gamma=0.5, max_weight=None, **kwargs):
-    init, of = compiled(lam, gamma, max_weight)
-    state = init() if state is None else state
-    return of(jnp.asarray(losses, jnp.float32), state, **kwargs)
+def weigh(losses, max_weight=None, **kwargs):
+    """Weights of the first batch at λ = 0.7, and the state after it."""
+    losses = jnp.asarray(losses, jnp.float32)
+    return _weigh(losses, max_weight, max_weight is not None, **kwargs)
 
 
 def test_weights_are_scaled_to_the_mean_over_all_entries_of_the_batch():
@@ -114,44 +115,48 @@ def test_no_gradient_flows_through_weights_or_state():
 
 @pytest.mark.parametrize("max_weight", [None, 1.5])
 def test_weights_are_those_of_the_aggregation(max_weight):
-    """Unit gradients along the axes make an aggregation return p / n."""
+    """Unit gradients along the axes make an aggregation return p v / Σv.
+
+    A batch of padding alone weighs nothing; a loss that is not finite makes all weights
+    NaN, unless it is of padding. Neither changes s.
+    """
 
     @jax.jit
-    def both(lam, batches):
+    def both(lam, *batches):
         tx = absgd_jax.attentional_aggregate(lam, 0.3, max_weight=max_weight)
         attention = absgd_jax.attention(lam, 0.3, max_weight=max_weight)
 
-        def step(states, losses):
-            updates, aggregation = tx.update(jnp.eye(8), states[0], losses=losses)
-            weights, state = attention.weigh(losses, states[1])
-            return (aggregation, state), (updates * 8, weights)
+        def step(states, batch):
+            losses, mask, v = batch
+            given = {"where": mask, "sample_weights": v}
+            updates, aggregation = tx.update(
+                jnp.eye(8), states[0], losses=losses, **given
+            )
+            weights, state = attention.weigh(losses, states[1], **given)
+            return (aggregation, state), (updates * 8, weights, state)
 
         start = tx.init(jnp.zeros(8)), attention.init()
         return jax.lax.scan(step, start, batches)
 
-    batches = np.random.default_rng(0).exponential(size=(4, 8)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    losses = rng.exponential(size=(9, 8)).astype(np.float32)
+    masks, v = rng.uniform(size=(9, 8)) < 0.8, np.float32(rng.uniform(1, 2, (9, 8)))
+    masks[:2] = masks[4:7] = True
+    masks[3] = masks[7, 5] = False
+    losses[4:8, 5] = np.nan, np.inf, -np.inf, np.nan
     for lam in (0.3, -0.3, np.inf):
-        (expected_state, state), (expected, weights) = both(lam, batches)
+        (expected_state, state), (expected, weights, states) = both(
+            lam, losses, masks, v
+        )
         chex.assert_trees_all_close(weights, expected, rtol=1e-6)
         chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
-
-
-def test_a_batch_of_padding_alone_weighs_nothing_and_leaves_s():
-    _, state = weigh([1.0, 2.0])
-    weights, after = weigh([5.0, 6.0], state, where=jnp.zeros(2, bool))
-    chex.assert_trees_all_equal(weights, jnp.zeros(2))
-    assert after == state._replace(count=jnp.int32(2))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_loss_that_is_not_finite_makes_weights_nan_and_leaves_s(bad):
-    _, state = weigh([1.0, 2.0])
-    weights, after = weigh([1.0, bad], state)
-    assert np.isnan(weights).all()
-    assert after == state._replace(count=jnp.int32(2))
-    # Of padding it is not even looked at.
-    weights, _ = weigh([1.0, bad], state, where=np.array([True, False]))
-    assert np.isfinite(weights).all()
+        np.testing.assert_array_equal(weights[3], 0.0)
+        bad = np.isnan(weights).all(axis=1)
+        np.testing.assert_array_equal(bad, np.arange(9) // 4 * (np.arange(9) < 7) == 1)
+        assert np.isfinite(weights[~bad]).all()
+        unchanged = np.diff(states.tilted_loss) == 0, np.diff(states.log_discount) == 0
+        np.testing.assert_array_equal(unchanged, [[*2 * [0], *4 * [1], *2 * [0]]] * 2)
+        np.testing.assert_array_equal(states.count, np.arange(9) + 1)
 
 
 def test_multisteps_is_absgd_on_microbatches_with_s_carried_along():
@@ -164,13 +169,8 @@ def test_multisteps_is_absgd_on_microbatches_with_s_carried_along():
         params = {"w": jnp.asarray(W)}
         state, opt_state = attention.init(), accumulate.init(params)
 
-        def step(params, state, opt_state, x, labels, v):
-            def loss_fn(params):
-                losses = per_example_losses(params, x, labels)
-                weights, after = attention.weigh(losses, state, sample_weights=v)
-                return jnp.mean(weights * losses), after
-
-            grads, state = jax.grad(loss_fn, has_aux=True)(params)
+        def step(params, state, opt_state, *batch):
+            grads, state = weighted_gradient(attention, params, state, *batch)
             updates, opt_state = accumulate.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), state, opt_state
 
@@ -218,55 +218,25 @@ def test_losses_and_hyperparameters_out_of_range_are_refused(call, error, messag
         call()
 
 
-# Every route keeps a bound on the weights.
-
-
-def value_step(tx, params, state, x, labels, *, micro=None):
-    value, grads = absgd_jax.tilted_value_and_grad(
-        per_example_losses, state, microbatch_size=micro
-    )(params, x, labels)
-    updates, state = tx.update(grads, state, params, value=value)
-    return optax.apply_updates(params, updates), state
-
-
-@pytest.mark.parametrize("micro", [None, 5])
-def test_the_bound_is_the_same_on_every_route(micro):
-    start = problems.as_dtype(problems.initial_params(), jnp.float32)
-    data = problems.as_dtype((X[:10], LABELS[:10]), jnp.float32)
-
-    @jax.jit
-    def trained(lam, c):
-        tx = absgd_jax.absgd(0.1, lam, 0.3, max_weight=c)
-
-        def step(both, batch):
-            by_value = value_step(tx, *both[0], *batch, micro=micro)
-            by_pullback = problems.route_step("pullback", tx, *both[1], *batch)[:2]
-            return (by_value, by_pullback), None
-
-        fresh = start, tx.init(start)
-        return jax.lax.scan(step, (fresh, fresh), data)[0]
-
-    for lam, c in ((0.1, 1.5), (0.3, 3.0), (-0.2, 1.2)):
-        chex.assert_trees_all_close(*trained(lam, c), rtol=2e-5, atol=2e-6)
+# Bounds on the weights.
 
 
 def test_an_array_of_inf_is_no_bound():
     """As `inject_hyperparams` makes it of a number; padding keeps its weight of 0."""
-    mask = jnp.arange(5) < 3
-    losses = jnp.array([0.1, 2.0, 0.4, 7.0, 1.0])
+    mask = np.arange(5) < 3
+    losses = [0.1, 2.0, 0.4, 7.0, 1.0]
     expected, _ = weigh(losses, where=mask)
-    attention = absgd_jax.attention(0.7, 0.5, max_weight=jnp.float32(jnp.inf))
-    with jax.debug_nans(True):
-        got, _ = attention.weigh(losses, attention.init(), where=mask)
+    got, _ = weigh(losses, max_weight=np.inf, where=mask)
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
+    np.testing.assert_array_equal(got[3:], 0.0)
 
 
 def test_a_bound_that_the_losses_do_not_know_is_refused():
     tx = absgd_jax.absgd(0.1, 0.3, max_weight=2.0)
-    params = problems.as_dtype(problems.initial_params(), jnp.float32)
+    params, x, labels, _ = problems.start()
     state = tx.init(params)
     unbounded = jax.jit(absgd_jax.tilted_value_and_grad(per_example_losses, 0.3))
-    value, grads = unbounded(params, jnp.asarray(X[0], jnp.float32), LABELS[0])
+    value, grads = unbounded(params, x, labels)
     for unknown in (value, value.tilted_loss):
         with pytest.raises(TypeError, match=r"absgd has a max_weight.*opt_state"):
             tx.update(grads, state, params, value=unknown)
@@ -277,14 +247,11 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
 @pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])
 def test_the_aliases_take_either_route(make):
     tx = make(0.01, 0.3, weight_decay=1e-2)
-    params = problems.as_dtype(problems.initial_params(), jnp.float32)
-    x, labels = jnp.asarray(X[0], jnp.float32), LABELS[0]
-    by_value, by_pullback = jax.jit(
-        lambda *args: (
-            value_step(tx, *args),
-            problems.route_step("pullback", tx, *args)[:2],
-        )
-    )(params, tx.init(params), x, labels)
+    params, x, labels, _ = problems.start()
+    routes = [problems.stepper(route, tx) for route in ("tilted", "pullback")]
+    by_value, by_pullback = jax.jit(lambda *args: [step(*args) for step in routes])(
+        params, tx.init(params), x, labels
+    )
     chex.assert_trees_all_close(by_value, by_pullback, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match=f"{make.__name__}.update needs .*'losses'"):
         tx.update(params, tx.init(params), params)
@@ -293,7 +260,5 @@ def test_the_aliases_take_either_route(make):
 def test_base_weights_may_be_a_constant_of_a_compiled_function():
     constant = jnp.array([1.0, 2.0, 0.5])
     losses = jnp.array([0.3, 0.1, 2.0])
-    compiled = jax.jit(lambda losses: weigh(losses, sample_weights=constant))
-    chex.assert_trees_all_close(
-        compiled(losses), weigh(losses, sample_weights=constant), rtol=1e-6
-    )
+    of = lambda losses: weigh(losses, sample_weights=constant)
+    chex.assert_trees_all_close(jax.jit(of)(losses), of(losses), rtol=1e-6)

@@ -49,9 +49,7 @@ def tfds_cifar(
     splits, truth = {}, {}
     for split, per_class in (("train", train), ("test", test)):
         labels = rng.permutation(np.repeat(np.arange(classes), per_class))
-        images = np.stack(
-            [colourful(label, classes, (32, 32), rng) for label in labels]
-        )
+        images = np.stack([colourful(each, classes, (32, 32), rng) for each in labels])
         truth[split] = images, labels
         rows = cifar_rows(split, images, labels)
         if name == "cifar100":
@@ -104,9 +102,8 @@ def tfds_imdb(root, train=30, test=10, seed=0):
         texts = []
         for label in labels:
             drawn = rng.choice(common * 2 + own[label] * 3, rng.integers(5, 40))
-            texts.append(
-                " ".join(drawn).capitalize() + ".<br /><br />" + drawn[0] + "!"
-            )
+            text = " ".join(drawn).capitalize()
+            texts.append(f"{text}.<br /><br />{drawn[0]}!")
         truth[split] = texts, labels
         splits[split] = [
             {"text": text.encode(), "label": int(label)}
@@ -144,12 +141,9 @@ def write_tfds(directory, name, splits, features, *, config=None, shards=1):
                 writer.write(example.SerializeToString())
             writer.close()
             lengths.append(str(len(part)))
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
         described.append(
-            {
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-                "name": split,
-                "shardLengths": lengths,
-            }
+            {"filepathTemplate": template, "name": split, "shardLengths": lengths}
         )
     info = {"name": name, "version": directory.name, "fileFormat": "array_record"}
     info["splits"] = described
@@ -161,16 +155,13 @@ def write_tfds(directory, name, splits, features, *, config=None, shards=1):
 
 
 def _feature(python_class, **what):
-    return {
-        "pythonClassName": f"tensorflow_datasets.core.features.{python_class}",
-        **what,
-    }
+    name = f"tensorflow_datasets.core.features.{python_class}"
+    return {"pythonClassName": name, **what}
 
 
 def _label(classes):
-    return _feature(
-        "class_label_feature.ClassLabel", classLabel={"numClasses": str(classes)}
-    )
+    number = {"numClasses": str(classes)}
+    return _feature("class_label_feature.ClassLabel", classLabel=number)
 
 
 CIFAR10_FEATURES = {
@@ -188,31 +179,23 @@ CIFAR10_FEATURES = {
 
 def imagenet_lt(root, classes=(0, 1, 2, 500, 998, 999), largest=24, seed=0):
     """ImageNet-LT with six of its classes; returns the entries of each list."""
-    return _lists(
-        root / "imagenet_lt",
-        classes,
-        {
-            "ImageNet_LT_train.txt": (_tail(largest, len(classes)), "train", _synset),
-            "ImageNet_LT_val.txt": ([2] * len(classes), "train", _synset),
-            "ImageNet_LT_test.txt": ([3] * len(classes), "val", _synset),
-        },
-        seed,
-    )
+    parts = {
+        "ImageNet_LT_train.txt": (largest, "train"),
+        "ImageNet_LT_val.txt": (2, "train"),
+        "ImageNet_LT_test.txt": (3, "val"),
+    }
+    name = "n{0:08d}/n{0:08d}_{1}.JPEG"
+    return _lists(root / "imagenet_lt", classes, parts, name, seed)
 
 
 def places_lt(root, classes=(0, 1, 2, 180, 363, 364), largest=24, seed=0):
     """Places-LT with six of its classes; returns the entries of each list."""
-    name = lambda label, i: f"scene_{label}/{i:08d}.jpg"
-    return _lists(
-        root / "places_lt",
-        classes,
-        {
-            "Places_LT_train.txt": (_tail(largest, len(classes)), "train", name),
-            "Places_LT_val.txt": ([2] * len(classes), "val", name),
-            "Places_LT_test.txt": ([3] * len(classes), "val", name),
-        },
-        seed,
-    )
+    parts = {
+        "Places_LT_train.txt": (largest, "train"),
+        "Places_LT_val.txt": (2, "val"),
+        "Places_LT_test.txt": (3, "val"),
+    }
+    return _lists(root / "places_lt", classes, parts, "scene_{}/{:08d}.jpg", seed)
 
 
 def inaturalist18(root, classes=(0, 1, 4000, 8141), largest=20, seed=0, as_json=False):
@@ -221,20 +204,11 @@ def inaturalist18(root, classes=(0, 1, 4000, 8141), largest=20, seed=0, as_json=
     With `as_json` it has the competition's annotations in place of the lists.
     """
     root = root / "inaturalist18"
-    name = lambda label, i: f"Aves/{label}/{i:032x}.jpg"
-    entries = _lists(
-        root,
-        classes,
-        {
-            "iNaturalist18_train.txt": (
-                _tail(largest, len(classes)),
-                "train_val2018",
-                name,
-            ),
-            "iNaturalist18_val.txt": ([3] * len(classes), "train_val2018", name),
-        },
-        seed,
-    )
+    parts = {
+        "iNaturalist18_train.txt": (largest, "train_val2018"),
+        "iNaturalist18_val.txt": (3, "train_val2018"),
+    }
+    entries = _lists(root, classes, parts, "Aves/{}/{:032x}.jpg", seed)
     if as_json:
         for part, listed in zip(("train", "val"), entries.values(), strict=True):
             (root / f"iNaturalist18_{part}.txt").unlink()
@@ -297,76 +271,59 @@ def covid_lt(root, other=130, normal=40, pneumonia=24, covid=16, seed=0):
     truth, rows, patient = {}, [], 0
     findings = {0: ("", "-1.0"), 1: ("1.0", ""), 2: ("0.0", "1.0")}
     for label, count in enumerate((other, normal, pneumonia)):
+        none, pneumonic = findings[label]
         while count:
             patient += 1
             for view in range(1, 1 + min(count, rng.integers(1, 4))):
                 path = f"train/patient{patient:05d}/study1/view{view}_frontal.jpg"
                 write_image(chexpert / path, grey(label, 4, (40, 48), rng))
-                truth[f"{chexpert.name}/{path}"] = label
-                rows.append(
-                    {
-                        "Path": f"{chexpert.name}/{path}",
-                        "Sex": "Female",
-                        "Age": "68",
-                        "Frontal/Lateral": "Frontal",
-                        "AP/PA": "AP",
-                        "No Finding": findings[label][0],
-                        "Edema": "1.0",
-                        "Pneumonia": findings[label][1],
-                    }
-                )
+                path = f"{chexpert.name}/{path}"
+                truth[path] = label
+                row = [path, "Female", "68", "Frontal", "AP", none, "1.0", pneumonic]
+                rows.append(row)
                 count -= 1
-    write_csv(chexpert / "train.csv", [rows[i] for i in rng.permutation(len(rows))])
+    columns = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Pneumonia"
+    rows = [rows[i] for i in rng.permutation(len(rows))]
+    write_csv(chexpert / "train.csv", columns, rows)
     rows = []
     for i in range(covid + 4):
-        finding = (
-            "Pneumonia/Viral/SARS" if i >= covid + 2 else "Pneumonia/Viral/COVID-19"
-        )
+        finding = "Pneumonia/Viral/" + ("SARS" if i >= covid + 2 else "COVID-19")
         modality = "CT" if covid <= i < covid + 2 else "X-ray"
+        file = f"case-{i}.{['png', 'jpeg'][i % 2]}"
         if i < covid:
             image = grey(3, 4, (48, 40), rng)
             if i % 2:  # some are stored as colour
                 image = np.repeat(image[..., np.newaxis], 3, axis=-1)
-            write_image(cohen / "images" / f"case-{i}.{['png', 'jpeg'][i % 2]}", image)
-            truth[f"{cohen.name}/images/case-{i}.{['png', 'jpeg'][i % 2]}"] = 3
-        rows.append(
-            {
-                "patientid": str(i // 2 if i % 6 else 1000 + i),
-                "finding": finding,
-                "view": "PA",
-                "modality": modality,
-                "folder": "images",
-                "filename": f"case-{i}.{['png', 'jpeg'][i % 2]}",
-                "clinical_notes": 'Two\nlines, with a comma and "quotes".',
-            }
-        )
-    write_csv(cohen / "metadata.csv", rows)
+            write_image(cohen / "images" / file, image)
+            truth[f"{cohen.name}/images/{file}"] = 3
+        patient = str(i // 2 if i % 6 else 1000 + i)
+        notes = 'Two\nlines, with a comma and "quotes".'
+        rows.append([patient, finding, "PA", modality, "images", file, notes])
+    columns = "patientid,finding,view,modality,folder,filename,clinical_notes"
+    write_csv(cohen / "metadata.csv", columns, rows)
     return truth
 
 
-def _lists(root, classes, parts, seed):
-    """Writes images and the lists of them; returns the entries of each list."""
+def _lists(root, classes, parts, name, seed):
+    """Writes images and the lists of them; returns the entries of each list.
+
+    A part has so many images a class, those of the training a long tail of them, in a
+    directory; `name` is formatted with an image's class and number.
+    """
     rng = np.random.default_rng(seed)
     entries, count = {}, 0
-    for file, (counts, directory, name) in parts.items():
+    for file, (images, directory) in parts.items():
         entries[file] = []
-        for rank, (label, images) in enumerate(zip(classes, counts, strict=True)):
-            for _ in range(images):
+        for rank, label in enumerate(classes):
+            tail = 10 ** (-rank / (len(classes) - 1)) if "train.txt" in file else 1
+            for _ in range(max(int(images * tail), 1)):
                 count += 1
-                path = f"{directory}/{name(label, count)}"
+                path = f"{directory}/{name.format(label, count)}"
                 image = colourful(rank, len(classes), (40, 48), rng)
                 write_image(root / path, image)
                 entries[file].append((path, label))
         write_lines(root / file, [f"{path} {label}" for path, label in entries[file]])
     return entries
-
-
-def _synset(label, i):
-    return f"n{label:08d}/n{label:08d}_{i}.JPEG"
-
-
-def _tail(largest, classes):
-    return [max(int(largest * 10 ** (-i / (classes - 1))), 1) for i in range(classes)]
 
 
 # --- Files ---
@@ -388,9 +345,8 @@ def grey(label, classes, size, rng):
 def encode(image, kind="JPEG"):
     """An image file's content."""
     file = io.BytesIO()
-    Image.fromarray(image).save(
-        file, kind, **({"quality": 95} if kind == "JPEG" else {})
-    )
+    options = {"quality": 95} if kind == "JPEG" else {}
+    Image.fromarray(image).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -403,8 +359,6 @@ def write_lines(path, lines):
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_csv(path, rows):
+def write_csv(path, columns, rows):
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(file).writerows([columns.split(","), *rows])

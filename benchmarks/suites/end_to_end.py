@@ -12,6 +12,7 @@ first step: without the persistent compilation cache, with an empty one, and wit
 that has this step; `timeline` in the results splits them into parts.
 """
 
+import contextlib
 import pathlib
 import statistics
 import subprocess
@@ -78,18 +79,10 @@ def training(
 ) -> Ready:
     """Trainings of ABSGD on a preset's data, or parts of them, to be timed.
 
-    Args:
-      part: what is timed: the `steps`, on one batch on the device; the `epochs` as the
-        loop counts them, which also load batches and log metrics; or the whole
-        `training`, which also initialises the network and evaluates it.
-      preset: its name; weights are switched on from the first step on.
-      epochs: of a training.
-      data_dir: directory of its data.
-      changes: of the run.
-
-    Returns:
-      A training is a step; the facts say how many `updates` it has. Compiled before
-      anything is timed.
+    What is timed are the `steps`, on one batch on the device; the `epochs` as the loop
+    counts them, which also load batches and log metrics; or the whole `training`, which
+    also initialises the network and evaluates it. All is compiled before. Weights are
+    switched on from the first step on. A training is a step, of `updates` updates.
     """
     run = configs.replace(
         presets.get(preset).run,
@@ -114,14 +107,10 @@ def training(
 
     def one() -> float:
         seconds: list[float] = []
-
-        def write(**event: Any) -> None:
-            seconds.append(event["seconds"])
-
+        callbacks = loop.Callbacks(lambda **event: seconds.append(event["seconds"]))
         began = time.perf_counter()
         first = loop.begin(run, task, layout)
-        state = loop.fit(run, task, layout, session, first, loop.Callbacks(write))
-        jax.block_until_ready(state)
+        jax.block_until_ready(loop.fit(run, task, layout, session, first, callbacks))
         whole = time.perf_counter() - began
         return sum(seconds) if part == "epochs" else whole
 
@@ -138,12 +127,10 @@ def _trainings(
     """A training and its parts, in seconds per update."""
     folder = runner.config.data_dir and str(runner.config.data_dir.absolute())
     arguments = {"preset": preset, "epochs": epochs, "changes": changes}
+    arguments |= {"data_dir": folder}
     group = runner.group(
         f"{preset}, epochs: {epochs}",
-        {
-            part: call(training, part=part, data_dir=folder, **arguments)
-            for part in PARTS
-        },
+        {part: call(training, part=part, **arguments) for part in PARTS},
         why_not=lambda facts: facts.get("missing", ""),
         steps=dict.fromkeys(PARTS, 1),
         rounds=rounds,
@@ -155,28 +142,21 @@ def _trainings(
     runner.close()  # nobody else is to be there
     words = ["train", preset, "--epochs", str(epochs), "--devices", "1"]
     for name, value in (CALM | changes).items():
-        words += [
-            f"--{name}",
-            *map(str, value if isinstance(value, tuple) else [value]),
-        ]
+        values = value if isinstance(value, tuple) else [value]
+        words += [f"--{name}", *map(str, values)]
     if folder is not None:
         words += ["--data-dir", folder]
     facts = group.variants["training"].facts
     updates = facts["updates"]
     taken = [_command(words) for _ in range(min(rounds, 3))]
     whole = group.variants | {"command": Measured(facts, taken, 1)}
+    seconds = {name: statistics.median(one.samples) for name, one in whole.items()}
     return group._replace(
         variants={
             name: Measured(one.facts, [each / updates for each in one.samples], updates)
             for name, one in whole.items()
         },
-        facts={
-            "updates": updates,
-            "epochs": epochs,
-            "wall_seconds": {
-                name: statistics.median(one.samples) for name, one in whole.items()
-            },
-        },
+        facts={"updates": updates, "epochs": epochs, "wall_seconds": seconds},
     )
 
 
@@ -193,10 +173,8 @@ def _demo(runner: Runner, digits: list[Group]) -> Group:
         count = study.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
         total += count * statistics.median(group.variants["steps"].samples)
         updates += count
-    variants = {
-        "steps": Measured({}, [total], updates),
-        "command": Measured({}, [_command(words)], updates),
-    }
+    seconds = {"steps": total, "command": _command(words)}
+    variants = {name: Measured({}, [took], updates) for name, took in seconds.items()}
     return Group("demo, in all", {"updates": updates}, variants, ("steps",))
 
 
@@ -240,7 +218,8 @@ def _starts(runner: Runner, preset: str, changes: dict[str, Any]) -> Group:
                     timeline=[("process", time.time())],
                     **arguments,
                 )
-                with interleave.Child(kind, environment=variables) as child:
+                child = interleave.Child(kind, environment=variables)
+                with contextlib.closing(child):
                     found.setdefault(kind, []).append(child.ask({"build": request}))
     variants = {}
     for kind, starts in found.items():

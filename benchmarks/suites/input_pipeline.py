@@ -86,14 +86,11 @@ def jpegs(
     be ready, and times what comes after.
 
     Args:
-      batch: examples.
+      batch: examples; a step is a batch.
       size: height and width of the loaded images, pixels.
       images: files.
       stored: width and height of a file, pixels.
       workers: processes that decode; 0 for this one.
-
-    Returns:
-      The loader; a step is a batch.
     """
     data = configs.replace(presets.get(PHOTOGRAPHS).run.data, {"image_size": size})
     folder = tempfile.TemporaryDirectory(prefix="bench-")
@@ -107,13 +104,8 @@ def jpegs(
     batches = loader.training(
         examples, data, batch, seed=0, epochs=EPOCHS, workers=workers
     )
-    written = sum(path.stat().st_size for path in root.iterdir())
-    facts = {
-        "examples": batch,
-        "workers": workers,
-        "file_bytes": written / images,
-        "size": size,
-    }
+    written = sum(path.stat().st_size for path in root.iterdir()) / images
+    facts = {"examples": batch, "workers": workers, "file_bytes": written, "size": size}
     return Ready(facts, lambda: _timed(batches, _READY * workers, folder))
 
 

@@ -9,6 +9,7 @@ it; and both in bfloat16 by autocast. Every step starts from bytes on the device
 converts them. No variant loads or augments data.
 """
 
+import contextlib
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,7 +46,7 @@ def measure(runner: Runner) -> Iterator[Group]:
         runner.say("PyTorch is left out: it needs --torch-python.")
     else:
         command = (str(config.torch_python), "-I", str(SCRIPT))
-        with interleave.Child("torch", command) as child:
+        with contextlib.closing(interleave.Child("torch", command)) as child:
             facts["torch"] = child.ask({})
         if not facts["torch"]["absgd"]:
             runner.say("The authors' package is left out: it is not installed.")

@@ -38,15 +38,10 @@ def measure(runner: Runner) -> Iterator[Group]:
 def vmapped_runs(
     preset: str, members: int, changes: dict[str, Any] | None = None
 ) -> Ready:
-    """Vmapped runs that differ in seed, on the same examples.
+    """Vmapped runs of a preset that differ in seed, on the same examples.
 
-    Args:
-      preset: its name; weights are switched on from the first step on.
-      members: number of runs.
-      changes: of the run.
-
-    Returns:
-      A step is an update of one member: the time of a dispatch over its updates.
+    Weights are switched on from the first step on. A step is an update of one member:
+    the time of a dispatch over its updates.
     """
     run = configs.replace(
         presets.get(preset).run,

@@ -50,17 +50,14 @@ def make_step(tx, route, axis_name=None):
                     losses_of(p), lam, sample_weights=v, axis_name=axis_name
                 )
             )(params)
-            updates, state = tx.update(grads, state, params, value=value)
+            extra = {"value": value}
         else:
-            losses, per_example = jax.vjp(losses_of, params)
+            losses, grads = jax.vjp(losses_of, params)
             if route == "dense":
-                params_ = vary(params, axis_name)
-                per_example = jax.vmap(jax.grad(problems.one_loss), (None, 0, 0))(
-                    params_, x, labels
-                )
-            updates, state = tx.update(
-                per_example, state, params, losses=losses, sample_weights=v
-            )
+                of_each = jax.vmap(jax.grad(problems.one_loss), (None, 0, 0))
+                grads = of_each(vary(params, axis_name), x, labels)
+            extra = {"losses": losses, "sample_weights": v}
+        updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
     return step
@@ -112,6 +109,12 @@ def alone(route, lam, **kwargs):
     """What one device makes of the global batches."""
     step, tx = program(route, lam, **kwargs)
     return jax.device_get(train(jax.jit(step), tx, global_batches()))
+
+
+def one_device(route, lam):
+    """Parameters and state that one device makes of the global batches."""
+    params, (state, _) = alone(route, lam)
+    return params, state
 
 
 def sharded_jit(step, tx, batches, axis_type=AxisType.Auto):

@@ -1,5 +1,6 @@
 """The collectives of a step on eight devices, read off the compiled program."""
 
+import functools
 import re
 
 import jax
@@ -34,12 +35,16 @@ def plain_sgd(params, state, x, labels, v):
     return optax.apply_updates(params, updates), state
 
 
+@functools.cache
+def of_sgd():
+    return collectives(plain_sgd, optax.sgd(0.1, momentum=0.9))
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("lam", [0.5, -0.5])
 def test_two_small_collectives_more_than_sgd(route, lam):
     """A maximum of two numbers and a sum of five; 28 bytes whatever the model."""
-    sgd = collectives(plain_sgd, optax.sgd(0.1, momentum=0.9))
-    assert [kind for _, kind in sgd] == ["all-reduce add"]  # the gradient
+    assert [kind for _, kind in of_sgd()] == ["all-reduce add"]  # the gradient
     tx = meshes.optimizer(route, lam, 0.3)
     step = meshes.make_step(tx, route)
     without_weights = lambda p, s, x, y, v: step(p, s, x, y, jnp.ones_like(v))
@@ -57,15 +62,21 @@ def test_max_weight_gathers_the_losses_and_nothing_larger():
     assert len(found) > 3  # it does cost more, and the documentation says so
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_radius_needs_no_collective_of_its_own(sign):
-    """Neither without a bound nor, on a mapped axis, with one."""
-    radius = absgd_jax.kl_radius(0.4, sign)
+@pytest.mark.parametrize(
+    ("radius", "bound", "lam"),
+    [
+        (absgd_jax.kl_radius(0.4), 2.0, 0.5),
+        (absgd_jax.kl_radius(0.4, -1), float("inf"), -0.5),
+    ],
+    ids=["bounded", "without bound"],
+)
+def test_a_radius_needs_no_collective_of_its_own(radius, bound, lam):
+    """Compared with a λ that is given, on a mapped axis."""
 
     def mapped(lam, bound):
         tx = meshes.optimizer("pullback", lam, 0.3, "data", max_weight=bound)
         step = meshes.mapped(meshes.make_step(tx, "pullback", "data"), True)
         return collectives(step, tx)
 
-    assert mapped(radius, 2.0) == mapped(sign * 0.5, 2.0)
-    assert mapped(radius, float("inf")) == mapped(sign * 0.5, None)
+    of_lam = bound if bound < float("inf") else None
+    assert mapped(radius, bound) == mapped(lam, of_lam)

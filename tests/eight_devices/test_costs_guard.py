@@ -6,7 +6,7 @@ import jax
 
 from benchmarks import trainer_step
 
-SMALL = {"model.blocks": (1, 1), "model.widths": (16, 32)}
+SMALL = {"model.blocks": (1,), "model.widths": (16,)}
 
 
 def _build(**described):

@@ -63,9 +63,7 @@ def program(route, tx, mesh, spec, *, mapped=False, **kwargs):
 
     params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in SHAPES.items()}
     before = spread((params, jax.eval_shape(tx.init, params)), spec)
-    batch = spread(
-        (jnp.zeros((64, 16)), jnp.zeros((64,), jnp.int32)), P(mesh.axis_names[0])
-    )
+    batch = spread((jnp.zeros((64, 16)), jnp.zeros(64, int)), P(mesh.axis_names[0]))
     if mapped:
         step = jax.shard_map(
             step, mesh=mesh, in_specs=(P(), P(), P("data"), P("data")), out_specs=P()
@@ -107,11 +105,9 @@ def test_a_bound_under_shard_map_is_one_message():
 def test_every_microbatch_has_its_two_messages(mapped, repeated):
     """The gradient's is one a step where each device adds up its own microbatches."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    extra = (
-        {"axis_name": "data", "microbatch_size": 2}
-        if mapped
-        else {"microbatch_size": 16}
-    )
+    extra = {"microbatch_size": 16}
+    if mapped:
+        extra = {"axis_name": "data", "microbatch_size": 2}
     found = program(value, by_value(), mesh, P(), mapped=mapped, **extra).collectives
     small = [each for each in found if each.bytes <= 20]
     assert Counter((each.kind, each.arrays) for each in small) == TWO

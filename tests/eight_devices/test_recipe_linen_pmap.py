@@ -37,9 +37,10 @@ class Decayed(checks.Sgd):
 
 def one(state):
     """The state of the first device, which is that of the last."""
+    state = jax.device_get(state)
     first, last = (jax.tree.map(lambda leaf, d=d: leaf[d], state) for d in (0, 7))
     chex.assert_trees_all_close(first, last, rtol=1e-6)
-    return jax.device_get(first)
+    return first
 
 
 def test_updates_are_those_of_algorithm_1_over_the_whole_batch():

@@ -55,15 +55,15 @@ def by_pullback(axis_name):
     return tx, step
 
 
-def by_helper(axis_name, lam=LAM, **kwargs):
-    tx = absgd_jax.absgd(0.3, lam, GAMMA, axis_name=axis_name, **kwargs)
+def by_helper(axis_name, lam=LAM, microbatches=1, max_weight=None):
+    """Each microbatch is normalised by itself, over all devices."""
+    tx = absgd_jax.absgd(0.3, lam, GAMMA, axis_name=axis_name, max_weight=max_weight)
+    devices = 1 if axis_name is None else meshes.DEVICES
+    micro = meshes.GLOBAL_BATCH // devices // microbatches if microbatches > 1 else None
 
-    def step(params, state, x, labels, v, microbatch_size=None):
+    def step(params, state, x, labels, v):
         value, grads = absgd_jax.tilted_value_and_grad(
-            losses_of(axis_name),
-            state,
-            axis_name=axis_name,
-            microbatch_size=microbatch_size,
+            losses_of(axis_name), state, axis_name=axis_name, microbatch_size=micro
         )(params, x, labels, sample_weights=v)
         updates, state = tx.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state
@@ -71,27 +71,7 @@ def by_helper(axis_name, lam=LAM, **kwargs):
     return tx, step
 
 
-def in_microbatches(axis_name, **kwargs):
-    """Two microbatches; each is normalised by itself, over all devices."""
-    tx, step = by_helper(axis_name, **kwargs)
-    size = meshes.GLOBAL_BATCH // (1 if axis_name is None else meshes.DEVICES) // 2
-    return tx, lambda *args: step(*args, microbatch_size=size)
-
-
-def in_bounded_microbatches(axis_name):
-    return in_microbatches(axis_name, max_weight=2.0)
-
-
-def with_bound(axis_name):
-    return by_helper(axis_name, max_weight=2.0)
-
-
-def in_microbatches_of_a_radius(axis_name):
-    return in_microbatches(axis_name, lam=absgd_jax.kl_radius(0.2), max_weight=np.inf)
-
-
-def in_microbatches_of_a_bounded_radius(axis_name):
-    return in_microbatches(axis_name, lam=absgd_jax.kl_radius(0.4))
+in_microbatches = functools.partial(by_helper, microbatches=2)
 
 
 def by_tilted_loss(axis_name):
@@ -152,11 +132,15 @@ def by_weights(axis_name):
 ROUTES = {
     "pullback": by_pullback,
     "tilted_value_and_grad": by_helper,
-    "tilted_value_and_grad, bounded": with_bound,
+    "tilted_value_and_grad, bounded": functools.partial(by_helper, max_weight=2.0),
     "microbatches": in_microbatches,
-    "microbatches, bounded": in_bounded_microbatches,
-    "microbatches, radius": in_microbatches_of_a_radius,
-    "microbatches, bounded radius": in_microbatches_of_a_bounded_radius,
+    "microbatches, bounded": functools.partial(in_microbatches, max_weight=2.0),
+    "microbatches, radius": functools.partial(
+        in_microbatches, lam=absgd_jax.kl_radius(0.2), max_weight=np.inf
+    ),
+    "microbatches, bounded radius": functools.partial(
+        in_microbatches, lam=absgd_jax.kl_radius(0.4), max_weight=2.0
+    ),
     "tilted_loss": by_tilted_loss,
     "weights": by_weights,
 }
@@ -175,15 +159,25 @@ unchecked = functools.partial(on_shard_map, check_vma=False)
 UNTYPED = [on_pmap, unchecked]
 
 
+def trained(run, tx, step):
+    """Parameters, and attention's state."""
+    params, state = jax.device_get(run(step, tx, BATCHES))
+    return params, absgd_jax.attention_state(state)
+
+
+@functools.cache
+def on_one_device(route):
+    run = lambda step, *args: meshes.train(jax.jit(step), *args, start())
+    return trained(run, *ROUTES[route](None))
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_synchronised_norm_gives_the_update_of_one_device(route):
-    tx, step = ROUTES[route](None)
-    expected = jax.device_get(meshes.train(jax.jit(step), tx, BATCHES, start()))
+    alike = "pullback" if route in ("tilted_loss", "weights") else route
     untyped = UNTYPED[list(ROUTES).index(route) % 2]
-    tx, step = ROUTES[route]("data")
     for run in (on_shard_map, untyped):
-        got = jax.device_get(run(step, tx, BATCHES))
-        chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
+        got = trained(run, *ROUTES[route]("data"))
+        chex.assert_trees_all_close(got, on_one_device(alike), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("run", UNTYPED)
