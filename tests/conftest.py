@@ -37,21 +37,11 @@ FIRST = (
     "test_hosts",
     "test_experiments_every_preset",
 )
-# Coverage, of the library, is measured in its doctests, in refusals, and in tests that
-# take the rest of its lines together: what traces programs runs a quarter longer then.
-COVERED = (
-    "absgd_jax/", "refuse", "test_alias", "test_diagnostics", "test_gradient",
-    "test_messages", "test_microbatches", "test_routes", "test_weights",
-    "equals_the_formula", "radius_begins", "traced",
-)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
     rank = {module: number for number, module in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(FIRST)))
-    for item in items:
-        if not any(words in item.nodeid for words in COVERED):
-            item.add_marker("no_cover")
 
 
 @pytest.fixture
