@@ -32,6 +32,10 @@ MEASURES = {
     "few": "few",
     "calibration_error": "calibration error",
 }
+_COSTS = (
+    "Time and memory are those of a step relative to plain SGD's (median of paired "
+    "steps; all that the compiled program holds); "
+)
 OF_TWO_CLASSES = {"auroc": "AUROC", "average_precision": "average precision"}
 
 
@@ -238,11 +242,9 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
         "Test set, percent, mean ± standard deviation over "
         f"{formatting.count(results['seeds'], 'seed')}, at the last epoch; the "
         "difference in accuracy is paired by seed, ± standard error. What is chosen is "
-        "the best of the method's grid by validation accuracy over all seeds. Time and "
-        "memory, where measured, are those of a step relative to plain SGD's (median "
-        "of paired steps; all that the compiled program holds); `backward` counts "
-        "backward passes a step, clean batches included. *: after a finished plain "
-        "run, which is not counted."
+        "the best of the method's grid by validation accuracy over all seeds. "
+        f"{_COSTS if measured else ''}`backward` counts backward passes a step, clean "
+        "batches included. *: after a finished plain run, which is not counted."
     )
     return formatting.blocks(formatting.markdown(rows), legend) + "\n"
 
