@@ -44,6 +44,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.stem, len(FIRST)))
 
 
+def pytest_collection_finish():
+    """What is imported by now lasts, and is not to be looked through again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved, by the names of their files."""

@@ -69,15 +69,15 @@ def test_every_method_is_tried_at_as_many_settings(rates):
 
 
 def test_classifiers_choose_among_first_stages(tmp_path):
-    arguments = ("--methods", "ncm,crt", "--rates", "1", "0.5", "--no-measure")
+    arguments = ("--methods", "ncm", "--rates", "1", "0.5", "--no-measure")
     assert _compare(tmp_path, "--epochs", "1", "--seeds", "1", *arguments) == 0
     found = _results(tmp_path)
     settings = [one["value"] for one in found["ncm"]["grid"]]
-    assert len(settings) == len(
-        {json.dumps(one["accuracy"]) for one in found["ncm"]["grid"]}
-    )
     assert settings[:2] == ["centred", "centred, η = 0.05"]
-    assert len(found["crt"]["grid"]) == len(found["sgd"]["grid"]) == 6
+    # More than those of the three classifiers of one first stage.
+    accuracies = {json.dumps(one["accuracy"]) for one in found["ncm"]["grid"]}
+    assert len(accuracies) > method_grid.GRID
+    assert len(found["sgd"]["grid"]) == 6
 
 
 def test_the_plain_run_has_nothing_of_a_method():
