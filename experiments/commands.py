@@ -94,8 +94,8 @@ class Compare(Checked):
       run: data, network, schedule and optimizer; its loss and method are not used.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
         for all that fit. `+norm` divides the logits by their norm in training.
-      rates: learning rates that are tried with each value, over the method's own: with
-        1 alone each method has three settings and not nine.
+      rates: learning rates that are tried with each value, as multiples of the method's
+        own; only 1 gives each method three settings and not nine.
       seeds: number of seeds, from 0; each trains every method on its own split.
       measure: whether the steps are timed, each in turn with a step of plain SGD.
       session: directories, devices and loaders.

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import mlp, trainer_step
 
 FLOPS, TEMPORARY = 1.001, 1.01  # of SGD's
-SMALL = {"model.blocks": (1,), "model.widths": (16,)}
+SMALL = {"model.blocks": (1, 1), "model.widths": (16, 32)}
 
 
 @functools.cache

@@ -203,43 +203,65 @@ def test_symmetric_cross_entropy_is_bounded(name):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-# Three examples of ten logits each, and what the PyTorch code that the authors of ABSGD
+# Five examples of ten logits each, and what the PyTorch code that the authors of ABSGD
 # took over from the re-implementation of SCE makes of them. It does not clip inside CE;
 # inside RCE it clips at 1e-7, which adds to a loss at most 9 * 1e-7 * 9.22 beta.
 # fmt: off
 PUBLISHED_LOGITS = np.array([
-    -33.44964157298234, 38.51682451475094, -11.947274468632445, 0.31402541334738926,
-    36.80138851401012, -7.89012701871651, -13.595443934764496, -25.40727395310784,
-    -47.16519916710732, 5.295855775666958,
+    -21.52588650974729, 34.89517722783357, 74.19435268302304, -40.03088135687182,
+    22.708366723692993, -0.026630134378114012, -6.080452882031052, 6.81392815330051,
+    -1.5920712176517704, -7.328873946562521, -33.44964157298234, 38.51682451475094,
+    -11.947274468632445, 0.31402541334738926, 36.80138851401012, -7.89012701871651,
+    -13.595443934764496, -25.40727395310784, -47.16519916710732, 5.295855775666958,
     19.07509527676656, 34.017952872451545, 29.546861069563825, -24.249174630309263,
     -23.12970386386434, -1.7588138991883098, 9.227967042454782, -16.981849886553142,
     -0.8884144942646421, -2.85100055263925, 8.084338413994999, 25.801407546550987,
     0.33537570501024766, -6.228771518313639, 22.567627565695858, 4.592720590048999,
     7.131642603946299, -69.2956090608499, 15.613026958892194, 1.8761637761047707,
-]).reshape(3, 10)
-PUBLISHED_LABELS = np.array([1, 2, 0])
-PUBLISHED = {  # (alpha, beta): losses, and their slopes in the logit of the label
-    (0.1, 1.0): (
-        [1.4207573261369302, 9.554465244642278, 10.985921462397254],
-        [-1.2053686882666232, -0.20182013169950727, -0.1000001771362114],
-    ),
-    (6.0, 0.1): (
-        [1.1329248079565901, 27.805394288659667, 107.4555759986846],
-        [-1.0337720896293996, -5.942461805289203, -5.999999901247509],
-    ),
+    24.030210806117672, -1.036437245606066, 30.09207311524213, -31.660058246061134,
+    20.009535274298038, 8.411850697512968, -7.777021963384109, -8.780501285776603,
+    -9.359144603362537, 71.77831377375337,
+]).reshape(5, 10)
+PUBLISHED_LABELS = np.array([2, 1, 2, 0, 3])
+PUBLISHED_LOSSES = {
+    (0.1, 1.0): [
+        8.289306449890137e-06, 1.4207573261369302, 9.554465244642278,
+        10.985921462397254, 19.55418507013178,
+    ],
+    (6.0, 0.1): [
+        8.289306449890138e-07, 1.1329248079565901, 27.805394288659667,
+        107.4555759986846, 621.551266905702,
+    ],
+}
+PUBLISHED_SLOPES = {
+    (0.1, 1.0): [
+        0.0, -1.2053686882666232, -0.20182013169950727,
+        -0.1000001771362114, -0.1,
+    ],
+    (6.0, 0.1): [
+        0.0, -1.0337720896293996, -5.942461805289203,
+        -5.999999901247509, -6.0,
+    ],
 }
 # fmt: on
 
 
-@pytest.mark.parametrize(("alpha", "beta"), PUBLISHED)
+@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 1.0), (6.0, 0.1)])
 def test_symmetric_cross_entropy_without_clipping_equals_published_code(alpha, beta):
-    loss = partial(SCE, alpha=alpha, beta=beta, smallest_probability=0.0)
+    expected = PUBLISHED_LOSSES[alpha, beta]
     with jax.enable_x64(True):
+        loss = partial(
+            SCE, alpha=alpha, beta=beta,
+            smallest_probability=0.0,
+        )  # fmt: skip
         got, grads = compiled(loss)(PUBLISHED_LOGITS, PUBLISHED_LABELS, None)
-        slopes = grads[np.arange(3), PUBLISHED_LABELS]
-    expected, expected_slopes = PUBLISHED[alpha, beta]
-    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-5 * beta)
-    np.testing.assert_allclose(slopes, expected_slopes, rtol=1e-6, atol=1e-5 * beta)
+        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-5 * beta)
+        np.testing.assert_allclose(
+            grads[np.arange(5), PUBLISHED_LABELS],
+            PUBLISHED_SLOPES[alpha, beta],
+            rtol=1e-6,
+            atol=1e-5 * beta,
+        )
 
 
 def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
@@ -280,6 +302,7 @@ def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
         (partial(GCE, q=1e-9), 1e-6),
         (partial(SCE, alpha=1.0, beta=0.0), 0),
         (partial(LDAM, class_counts=COUNTS, max_margin=0.0, scale=1.0), 0),
+        (partial(LDAM, class_counts=[7] * 5, max_margin=0.0, scale=1), 0),
         (partial(ADJUSTED, class_counts=COUNTS, tau=0.0), 0),
         (partial(ADJUSTED, class_counts=[7] * 5), 2e-5),
         (partial(CE, class_weights=losses.class_balanced_weights(COUNTS, beta=0)), 0),
@@ -574,7 +597,7 @@ def test_leading_shapes_jit_and_vmap_change_nothing(name):
     loss, _, _ = CASES[name]
     logits, labels = (jnp.asarray(a) for a in batch(8))
     expected = loss(logits, labels)
-    shapes = (), (0,), (2, 8, 4)
+    shapes = (), (1,), (0,), (64,), (4, 16), (2, 8, 4)
 
     def leading(shape):
         n = math.prod(shape)
@@ -593,19 +616,25 @@ def test_leading_shapes_jit_and_vmap_change_nothing(name):
 @every_loss
 def test_computes_in_float32_or_float64(name):
     """As if logits of half precision had been widened before."""
-    loss = CASES[name][0]
-    for dtype in ("bfloat16", "float16"):
-        logits, labels = batch(10)
-        logits = logits.astype(jnp.dtype(dtype)).astype(np.float64)
-        narrow, wide = (
-            evaluate(loss, logits, labels, dtype=each)[0] for each in (dtype, "float32")
-        )
-        np.testing.assert_allclose(narrow, wide, rtol=1e-6, atol=1e-7)
+    loss = partial(CASES[name][0], class_weights=WEIGHTS)
+
+    @jax.jit
+    def given_and_widened(logits, labels):
+        narrow = [logits.astype(t) for t in ("bfloat16", "float16", "float64")]
+        wide = [
+            f.astype("float64" if f.dtype == "float64" else "float32") for f in narrow
+        ]
+        return [
+            (loss(f, labels), loss(g, labels))
+            for f, g in zip(narrow, wide, strict=True)
+        ]
+
     with jax.enable_x64(True):
-        for dtype in ("bfloat16", "float16", "float32", "float64"):
-            f = jax.ShapeDtypeStruct((64, CLASSES), dtype)
-            got = jax.eval_shape(partial(loss, class_weights=WEIGHTS), f, labels)
-            assert got.dtype == ("float64" if dtype == "float64" else "float32")
+        logits, labels = batch(10)
+        found = given_and_widened(logits, labels)
+        assert [got.dtype for got, _ in found] == ["float32", "float32", "float64"]
+        for got, expected in found:
+            np.testing.assert_array_equal(got, expected)
 
 
 @every_loss

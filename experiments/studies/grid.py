@@ -262,10 +262,10 @@ def fit_vmapped(
 ) -> tuple[list[list[aggregate.Event]], list[str | None]]:
     """Trains vmapped runs; the events of each, and why it ended early or None."""
     events: list[list[aggregate.Event]] = [[] for _ in members]
-    told = [
+    callbacks = [
         loop.Callbacks(lambda own=own, **event: own.append(event)) for own in events
     ]
-    return events, loop.fit_all(together, members, loop.Position(0, 0, {}), told)
+    return events, loop.fit_all(together, members, loop.Position(0, 0, {}), callbacks)
 
 
 def _session(grid: Grid, trial: Trial) -> Session:
@@ -300,17 +300,17 @@ def _train(
             recorder.write(**event)
             progressed()
 
-        told = [loop.Callbacks(functools.partial(write, own)) for own in recorders]
+        callbacks = [loop.Callbacks(functools.partial(write, own)) for own in recorders]
         failures: list[str | None] = [None]
         if grid.vmapped:
-            told += [loop.Callbacks(lambda **event: None)] * padding
+            callbacks += [loop.Callbacks(lambda **event: None)] * padding
             most = session.steps_per_dispatch
-            failures = vmapped.fit(members, of_run, layout, told, most=most)
+            failures = vmapped.fit(members, of_run, layout, callbacks, most=most)
         else:
             (run,), (task,) = members, of_run
             start = loop.begin(run, task, layout)
             try:
-                loop.fit(run, task, layout, session, start, told[0])
+                loop.fit(run, task, layout, session, start, callbacks[0])
             except FloatingPointError as error:
                 failures = [str(error)]
         seconds = time.monotonic() - began

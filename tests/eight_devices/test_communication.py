@@ -62,21 +62,15 @@ def test_max_weight_gathers_the_losses_and_nothing_larger():
     assert len(found) > 3  # it does cost more, and the documentation says so
 
 
-@pytest.mark.parametrize(
-    ("radius", "bound", "lam"),
-    [
-        (absgd_jax.kl_radius(0.4), 2.0, 0.5),
-        (absgd_jax.kl_radius(0.4, -1), float("inf"), -0.5),
-    ],
-    ids=["bounded", "without bound"],
-)
-def test_a_radius_needs_no_collective_of_its_own(radius, bound, lam):
-    """Compared with a λ that is given, on a mapped axis."""
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_radius_needs_no_collective_of_its_own(sign):
+    """Neither without a bound nor, on a mapped axis, with one."""
+    radius = absgd_jax.kl_radius(0.4, sign)
 
     def mapped(lam, bound):
         tx = meshes.optimizer("pullback", lam, 0.3, "data", max_weight=bound)
         step = meshes.mapped(meshes.make_step(tx, "pullback", "data"), True)
         return collectives(step, tx)
 
-    of_lam = bound if bound < float("inf") else None
-    assert mapped(radius, bound) == mapped(lam, of_lam)
+    assert mapped(radius, 2.0) == mapped(sign * 0.5, 2.0)
+    assert mapped(radius, float("inf")) == mapped(sign * 0.5, None)
