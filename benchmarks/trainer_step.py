@@ -67,13 +67,10 @@ def random_task(run: configs.Run, batches: int = _BATCHES) -> Task:
     Its classes are balanced.
     """
     data = run.data
-    shape = data.info.shape
-    if data.image_size is not None:
-        shape = (data.image_size, data.image_size, data.channels)
 
     def drawn(count: int, seed: int) -> Examples:
         rng = np.random.default_rng(seed)
-        images = rng.integers(0, 256, (count, *shape), np.uint8)
+        images = rng.integers(0, 256, (count, *data.shape), np.uint8)
         if data.source == "digits":
             images = (images / 255.0).astype(np.float32)
         return Examples(images, np.arange(count, dtype=np.int32) % data.classes)

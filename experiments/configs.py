@@ -122,8 +122,9 @@ class Data(Checked):
         random; 0 for none.
       flip: whether training images are flipped horizontally at random.
       rotation: largest random rotation of a training image, degrees; nearest pixels.
-      image_size: pixels a side. None keeps the stored size. Otherwise test images are
-        resized (short side to 8/7 of it) and cropped at the centre.
+      image_size: pixels a side. None keeps the stored size. Otherwise test images of
+        image files are resized (short side to 8/7 of it) and cropped at the centre;
+        images held in memory are averaged over squares, and their side is a multiple.
       resized_crop: whether training images are random resized crops (8% to 100% of the
         area, sides 3:4 to 4:3) of `image_size`; otherwise they are resized as test
         images are, and cropped at random.
@@ -220,6 +221,13 @@ class Data(Checked):
             f"image_size must be given for {self.source}, whose images differ in size.",
         )
         refuse(
+            self.image_size is not None
+            and not self.info.files
+            and self.info.shape[0] % self.image_size > 0,
+            f"image_size must divide the side of {self.source}'s images of shape "
+            f"{self.info.shape}, got {self.image_size}.",
+        )
+        refuse(
             not self.info.files and (self.resized_crop or self.jitter > 0.0),
             "resized_crop and jitter are for data sets of image files, got "
             f"{self.source}.",
@@ -282,8 +290,7 @@ class Data(Checked):
         """Shape of an example as the network gets it, in evaluation."""
         if self.info.inputs == "text":
             return (self.length,)
-        if self.info.files:
-            assert self.image_size is not None
+        if self.image_size is not None:
             return (self.image_size, self.image_size, self.channels)
         return self.info.shape
 

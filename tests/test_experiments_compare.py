@@ -125,7 +125,8 @@ def _compared(name, *values):
 
 
 def _summary(accuracy):
-    return dict.fromkeys(compare.MEASURES, accuracy) | {"few": None}
+    other = {"many": accuracy / 2, "medium": accuracy / 3, "few": None}
+    return dict.fromkeys(compare.MEASURES, accuracy) | other
 
 
 def test_validation_chooses_whatever_the_test_set_says():
@@ -152,7 +153,12 @@ def test_what_diverged_is_not_chosen_and_is_shown():
     assert shown["chosen"] == "k = 1"
     assert shown["accuracy"] == "75.0 ± 21.2"  # of 60 and 90
     assert shown["against SGD"] == "+15.0 ± 5.0"  # of 10 and 20
-    assert (shown["few"], shown["time"], shown["memory"]) == ("–", "1.50×", "–")
+    assert (shown["many"], shown["time"], shown["memory"]) == (
+        "37.5 ± 10.6",
+        "1.50×",
+        "–",
+    )
+    assert not {"few", "balanced"} & {*head}  # not known, and accuracy once more
     assert dict(zip(head, of_sgd, strict=True))["against SGD"] == "–"
     assert of_always[1] == "diverged"
 

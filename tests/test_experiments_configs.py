@@ -33,6 +33,7 @@ def test_configs_and_the_command_line_import_no_jax():
         (lambda: _data(mean=(0.5,)), "mean and std .* got \\(0.5,\\) and \\(\\)"),
         (lambda: _data(examples_per_class=0), "examples_per_class .* got 0"),
         (lambda: _data(resized_crop=True), "image files, got digits"),
+        (lambda: _data(image_size=3), "must divide .* \\(8, 8, 1\\), got 3"),
         (lambda: _data(noise="asymmetric_sce"), "cifar100, got digits"),
         (lambda: configs.Data(source="imdb", flip=True), "imdb is text.* no flip"),
         (lambda: configs.Data(source="places_lt"), "image_size must be given"),

@@ -18,6 +18,7 @@ from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.data.types import Dataset, Examples, Files
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
+from experiments.train import steps
 from tests.batches import assert_resumed_and_shared, assert_same
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
@@ -290,6 +291,24 @@ def test_a_cap_on_the_examples_of_a_class(loads):
     assert (np.diff(_indices(task.train)) > 0).all()  # in the stored order
     assert_same(task.test, test)
     assert_same(task.validation, validation)  # the data set's own
+
+
+def test_stored_images_are_averaged_to_the_size_that_the_network_gets(monkeypatch):
+    stored = digits()
+    counted = Examples((255 * stored.inputs).round().astype(np.uint8), stored.labels)
+    for examples in (stored, counted):
+        loaded = Dataset(examples, None, None)
+        monkeypatch.setattr("experiments.data.digits.load", lambda *_, d=loaded: d)
+        data = configs.Data(test_per_class=50, image_size=4)
+        small = datasets.load(data, None).train.inputs
+        assert (small.shape, small.dtype) == ((1797, 4, 4, 1), examples.inputs.dtype)
+        corners = [examples.inputs[:, i::2, j::2] / 4.0 for i in (0, 1) for j in (0, 1)]
+        rounding = 0.5 if small.dtype == np.uint8 else 1e-6
+        np.testing.assert_allclose(small, sum(corners), rtol=0.0, atol=rounding)
+        for model in (configs.Model("sce_cnn", widths=(4, 8)), configs.Model()):
+            run = configs.Run(data, model)
+            network = steps.init_network(run, seed=0)
+            assert network(steps.prepare(data, small[:3])).shape == (3, 10)
 
 
 def test_image_files_are_never_subsampled(loads):

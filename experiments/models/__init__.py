@@ -59,13 +59,12 @@ def check(model: configs.Model, data: configs.Data) -> None:
 
 def _maps(model: configs.Model, data: configs.Data) -> jax.ShapeDtypeStruct:
     """Shape and dtype of its last maps, of one image; nothing is computed."""
-    size = data.image_size or data.info.shape[0]
 
     def maps() -> jax.Array:
         network = _plain(model, data, nnx.Rngs(0), None)
         assert isinstance(network, ImageNetwork)
         network.eval()
-        return network.maps(jnp.zeros((1, size, size, data.channels)), None)
+        return network.maps(jnp.zeros((1, *data.shape)), None)
 
     return jax.eval_shape(maps)
 
@@ -94,8 +93,7 @@ def _plain(
     if model.name == "convnet":
         return ConvNet(data.classes, **shared)
     if model.name == "sce_cnn":
-        size = data.image_size or data.info.shape[0]
-        return SceCnn(data.classes, size=size, **shared)
+        return SceCnn(data.classes, size=data.shape[0], **shared)
     variant, blocks = resnet.NETWORKS[model.name]
     return resnet.ResNet(variant, model.blocks or blocks, data.classes, **shared)
 

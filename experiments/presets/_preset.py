@@ -174,7 +174,9 @@ def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         group, _, field = name.rpartition(".")
         return f"--{group}.{'' if value else 'no-'}{field}"
-    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+    values = value if isinstance(value, tuple | list) else [value]
+    shown = (f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+    return " ".join([f"--{name}", *shown])
 
 
 def _section(heading: str, text: str) -> str:

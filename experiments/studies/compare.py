@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,9 +209,16 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
     `relative_costs` by method, and may lack some, or all.
     """
     methods = results["methods"]
-    known = {name for found in methods.values() for name in found["grid"][0]}
+    chosen = {
+        name: setting
+        for name, found in methods.items()
+        for setting in found["grid"]
+        if setting["value"] == found["chosen"]
+    }
     measures = {
-        m: head for m, head in (MEASURES | OF_TWO_CLASSES).items() if m in known
+        measure: head
+        for measure, head in (MEASURES | OF_TWO_CLASSES).items()
+        if _informative(measure, chosen.values())
     }
     head = ["method", "chosen", *measures.values(), "against SGD"]
     costs = ["time", "memory"] if measured else []
@@ -221,23 +228,22 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
             blank = ["–"] * (len(rows[0]) - 2)
             rows.append([found["title"], "diverged", *blank])
             continue
-        settings = {setting["value"]: setting for setting in found["grid"]}
-        chosen = settings[found["chosen"]]
+        own = chosen[name]
         # Of each measure by seed; None, such as without rare classes, becomes NaN.
-        values = (np.array([*chosen[m].values()], float) for m in measures)
+        values = (np.array([*own[m].values()], float) for m in measures)
         ratios = (measured.get(name, {}).get(cost) for cost in costs)
         rows.append(
             [
                 found["title"],
                 f"{found['hyperparameter']} = {found['chosen']}".replace("-", "−"),
                 *map(formatting.spread, values),
-                formatting.paired(chosen["accuracy"], plain),
+                formatting.paired(own["accuracy"], plain),
                 *("–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios),
                 str(found["backward"]) + ("*" if found["stage"] == 2 else ""),
             ]
         )
         if name == "sgd":
-            plain = chosen["accuracy"]
+            plain = own["accuracy"]
     legend = (
         "Test set, percent, mean ± standard deviation over "
         f"{formatting.count(results['seeds'], 'seed')}, at the last epoch; the "
@@ -247,6 +253,23 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
         "batches included. *: after a finished plain run, which is not counted."
     )
     return formatting.blocks(formatting.markdown(rows), legend) + "\n"
+
+
+def _informative(measure: str, chosen: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a measure of the methods is known, and is not the accuracy once more.
+
+    So is the balanced accuracy of a balanced test set, and that of frequent classes
+    where no class is rare.
+    """
+    values = lambda one, name: np.array([*one.get(name, {}).values()], float)
+    known = [one for one in chosen if np.isfinite(values(one, measure)).any()]
+    return bool(known) and (
+        measure == "accuracy"
+        or any(
+            not np.allclose(values(one, measure), values(one, "accuracy"))
+            for one in known
+        )
+    )
 
 
 def _measures(compared: Sequence[Compared]) -> dict[str, str]:

@@ -311,8 +311,11 @@ def _noise(run: configs.Run) -> list[MethodGrid]:
     generalized = _over("q", (0.7, 0.5, 0.9), "loss.q")
     truncated = {"loss.name": "truncated", "loss.prune_from": _start(run)}
     cuts = _over("k", (0.5, 0.3, 0.1), "loss.k")
+    absgd = _of(run, "absgd", gamma=run.method.gamma, init_s=run.method.init_s)
+    attended = absgd | {"loss.name": "symmetric"}
     return [
         MethodGrid("sce", "SCE", {"loss.name": "symmetric"}, *symmetric),
         MethodGrid("gce", "GCE", {"loss.name": "generalized"}, *generalized),
         MethodGrid("tce", "Truncated GCE", truncated, *cuts),
+        MethodGrid("absgd_sce", "ABSGD (SCE)", attended, *_lams(run)),
     ]

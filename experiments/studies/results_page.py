@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks import trainer_step
 from experiments import commands, configs, presets
 from experiments.presets import _cost
+from experiments.presets._preset import variant
 from experiments.report import formatting, html
 from experiments.results import run_log
 from experiments.studies import (
@@ -115,15 +116,25 @@ def not_run(cost: Mapping[str, Any]) -> str:
 def _compared(path: pathlib.Path) -> str:
     """The section of a comparison of methods on one preset."""
     results = json.loads(path.read_text(encoding="utf-8"))
-    preset, run = presets.get(results["preset"]), results["run"]
-    settings = len(results["methods"]["sgd"]["grid"])
-    one_rate = " --rates 1" if settings == method_grid.GRID else ""
+    preset, run, methods = (results[key] for key in ("preset", "run", "methods"))
+    preset = presets.get(preset)
+    settings = len(methods["sgd"]["grid"])
+    every = method_grid.every(preset.run).keys() <= methods.keys()
+    own, stated = map(run_log.flat, (run, run_log.plain(method_grid.plain(preset.run))))
+    changes = {n: v for n, v in own.items() if v != stated[n] and n != "eval_every"}
+    flags = [
+        *([] if every else [f"--methods {','.join(methods)}"]),
+        *(["--rates 1"] if settings == method_grid.GRID else []),
+        f"--seeds {results['seeds']} --no-measure",
+        variant("", changes).flags,
+    ]
+    noise = "Labels of validation images are as wrong as those of training images. "
     return formatting.blocks(
-        f"## {preset.title}: every method",
+        f"## {preset.title}: {'every method' if every else 'methods'}",
         f"{run['epochs']} epochs, batches of {run['batch_size']}, {settings} settings "
         f"a method; on a CPU with JAX {results['versions']['jax']}, by",
-        f"    python -m experiments compare {preset.name}{one_rate} "
-        f"--seeds {results['seeds']} --no-measure",
-        "[Methods](methods.md) says what they are.",
+        f"    python -m experiments compare {preset.name} {' '.join(flags).strip()}",
+        (noise if run["data"]["noise_rate"] else "")
+        + "[Methods](methods.md) says what they are.",
         compare.table(results, {}).strip(),
     )
