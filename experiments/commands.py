@@ -93,7 +93,8 @@ class Compare(Checked):
     Attributes:
       run: data, network, schedule and optimizer; its loss and method are not used.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
-        for all that fit. `+norm` divides the logits by their norm in training.
+        for all that fit. `+norm` divides the logits by their norm in training, `+adam`
+        trains SGD's and ABSGD's by Adam.
       rates: learning rates that are tried with each value, as multiples of the method's
         own; only 1 gives each method three settings and not nine.
       seeds: number of seeds, from 0; each trains every method on its own split.

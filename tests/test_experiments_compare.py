@@ -10,7 +10,7 @@ from experiments import cli as command_line
 from experiments import configs, presets
 from experiments.results import aggregate
 from experiments.studies import compare, grid, method_grid
-from experiments.studies.method_grid import MethodGrid
+from experiments.studies.method_grid import RATE, MethodGrid
 from tests.outcomes import cells, scored
 
 LONG_TAIL = presets.get("digits_long_tail").run
@@ -115,6 +115,28 @@ def test_normalised_logits_are_an_ending_of_any_method():
     assert sgd.name == "sgd"
     run = found.runs(method_grid.plain(LONG_TAIL))[0]
     assert (run.loss.logit_norm, run.method.name) == (1.0, "absgd")
+
+
+def test_adam_is_an_ending_of_what_has_only_a_loss_or_attention():
+    by_sgd, by_adam = (
+        method_grid.choose(LONG_TAIL, names)[1:]
+        for names in (
+            "joint,ldam_drw,absgd_cb",
+            "joint+adam,ldam_drw+adam,absgd_cb+adam",
+        )
+    )
+    plain = method_grid.plain(LONG_TAIL)
+    for sgd, adam in zip(by_sgd, by_adam, strict=True):
+        assert adam.name == f"{sgd.name}{method_grid.ADAM}"
+        for own, run in zip(sgd.runs(plain), adam.runs(plain), strict=True):
+            assert run.method.name == own.method.name.replace("sgd", "adam")
+            alike = {"method.name": own.method.name, RATE: own.optimizer.learning_rate}
+            assert configs.replace(run, alike) == own
+    rates = [run.optimizer.learning_rate for run in by_adam[0].runs(plain)]
+    assert rates == [1e-3, 5e-4, 2e-3]
+    for name in ("group_dro", "crt", "tau"):
+        with pytest.raises(configs.BadConfiguration, match=f"one stage, got '{name}'"):
+            method_grid.choose(LONG_TAIL, f"{name}+adam")
 
 
 def _compared(name, *values):

@@ -5,6 +5,7 @@ hyperparameter: its own, or the learning rate where it has none. All grids have 
 size; `at_rates` tunes all methods' learning rates too. Imports no JAX.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from experiments import configs
 GRID = 3  # values that each method's hyperparameter is chosen among
 RATE = "optimizer.learning_rate"
 NORMALISED = "+norm"  # suffix: the same with logits divided by their norm
+ADAM = "+adam"  # suffix: the same trained by Adam
+ADAM_RATE = 1e-3
 
 _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 
@@ -86,27 +89,50 @@ def _fits(method: MethodGrid, run: configs.Run) -> bool:
 def choose(run: configs.Run, names: str) -> list[MethodGrid]:
     """The methods of a comma-separated list, such as `absgd,ldam_drw`; empty for all.
 
-    A name may end in `+norm`. Plain SGD comes first, since it is the baseline of all
-    others. Raises BadConfiguration where there is no such method for this run.
+    A name may end in `+norm`, `+adam` or `+adam+norm`. Plain SGD comes first, since it
+    is the baseline of all others. Raises BadConfiguration where there is no such method
+    for this run.
     """
     known = every(run)
     chosen = [name.strip() for name in names.split(",")] if names else list(known)
     found = {"sgd": known["sgd"]}
     for name in chosen:
-        base = name.removesuffix(NORMALISED)
+        base = name.removesuffix(NORMALISED).removesuffix(ADAM)
         if base not in known:
             raise configs.BadConfiguration(
                 f"There is no method {name!r} for {run.data.source} and "
                 f"{run.model.title}; there are {', '.join(known)}, and each with "
-                f"{NORMALISED} at its end."
+                f"{NORMALISED} at its end, those of SGD and ABSGD with {ADAM}."
             )
         method = known[base]
-        if name != base:
+        if ADAM in name:
+            method = _by_adam(method, run)
+        if name.endswith(NORMALISED):
             changes = {**method.changes, "loss.logit_norm": 1.0}
             title = f"{method.title}, logits normalised"
-            method = method._replace(name=name, title=title, changes=changes)
-        found[name] = method
+            method = method._replace(title=title, changes=changes)
+        found[name] = method._replace(name=name)
     return list(found.values())
+
+
+def _by_adam(method: MethodGrid, run: configs.Run) -> MethodGrid:
+    """The method at Adam's learning rate, with Adam in the place of SGD."""
+    own = method.changes.get("method", plain(run).method)
+    name: Any = {"sgd": "adam", "absgd": "abadam"}.get(own.name)
+    if name is None or method.stage == 2:
+        raise configs.BadConfiguration(
+            f"{ADAM} is for losses and weights of SGD and ABSGD in one stage, got "
+            f"{method.name!r}."
+        )
+    grid = method.grid
+    if method.hyperparameter == "η":
+        _, grid = _rates(ADAM_RATE)
+    adam = {"method": dataclasses.replace(own, name=name), RATE: ADAM_RATE}
+    return method._replace(
+        title=f"{method.title}, Adam",
+        changes={**method.changes, **adam},
+        grid=grid,
+    )
 
 
 def at_rates(
@@ -193,7 +219,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     of = functools.partial(_of, run)
     lams, rate = _lams(run), run.optimizer.learning_rate
     attention = {"gamma": run.method.gamma, "init_s": run.method.init_s}
-    adam = {RATE: 1e-3}
+    adam, by_adam = {RATE: ADAM_RATE}, {"method": configs.Method("adam")}
     # Steps as long as with momentum, which these do without.
     still = {
         "optimizer.momentum": 0.0,
@@ -209,7 +235,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     return [
         MethodGrid("sgd", "SGD", {}, *_rates(rate)),
         MethodGrid("absgd", "ABSGD", of("absgd", **attention), *lams),
-        MethodGrid("adam", "Adam", {"method": configs.Method("adam")}, *_rates(1e-3)),
+        MethodGrid("adam", "Adam", by_adam, *_rates(ADAM_RATE)),
         MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, *lams),
         MethodGrid("eg", "EG, within the batch", of("eg"), *lams),
         MethodGrid("eg_examples", "EG, per example", of("eg_examples"), *by_example),
