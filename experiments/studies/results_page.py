@@ -30,8 +30,9 @@ COMPARED = "compare_*.json"  # copies of what `compare` writes, results.json
 # By preset, whose step is timed: what is not run, and its number of trainings.
 NOT_RUN = {
     "cifar10_sym40": (
-        "Wrong labels on CIFAR-10, 40% symmetric and asymmetric: CE, SCE, GCE, EG, "
-        "ABSGD (CE) and ABSGD (SCE), each with and without normalised logits, 3 seeds",
+        "Wrong labels on CIFAR-10, 40% symmetric and asymmetric, at the paper's size: "
+        "CE, SCE, GCE, EG, ABSGD (CE) and ABSGD (SCE), each with and without "
+        "normalised logits, 3 seeds",
         2 * 6 * 2 * 3,
     ),
 }
@@ -128,9 +129,11 @@ def _compared(path: pathlib.Path) -> str:
         f"--seeds {results['seeds']} --no-measure",
         variant("", changes).flags,
     ]
+    scope = "every method" if every else f"{len(methods)} methods"
+    reduced = ", reduced" if changes else ""
     noise = "Labels of validation images are as wrong as those of training images. "
     return formatting.blocks(
-        f"## {preset.title}: {'every method' if every else 'methods'}",
+        f"## {preset.title}: {scope}{reduced}",
         f"{run['epochs']} epochs, batches of {run['batch_size']}, {settings} settings "
         f"a method; on a CPU with JAX {results['versions']['jax']}, by",
         f"    python -m experiments compare {preset.name} {' '.join(flags).strip()}",
