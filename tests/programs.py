@@ -1,6 +1,8 @@
 """The real command line, run many times, and what it leaves in a run directory."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
@@ -163,6 +165,11 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def rows(text):
+    """The rows of a CSV file's text, each by the names of the columns."""
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 # Run directories.

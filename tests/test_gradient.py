@@ -144,24 +144,3 @@ def test_every_route_trains_alike(lams, bounds, rtol):
     for other in others:
         chex.assert_trees_all_close(other, first, rtol=rtol, atol=rtol / 10)
     assert np.isfinite(absgd_jax.attention_state(first[1]).lam).all()
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda of: of(per_example_losses, 1.0, microbatch_size=0),
-         "microbatch_size must be positive, got 0"),
-        (lambda of: of(per_example_losses, 0.0), "lam must be nonzero"),
-        (lambda of: of(lambda p, x: x @ p["w"], 1.0, dense=True)(params, x),
-         r"one loss per example: .* shape \(1, 3\)"),
-        (lambda of: of(per_example_losses, 1.0, microbatch_size=4)(
-            params, x, labels[:-1]
-        ), r"same leading axis, got .*\(21,\), \(22,\)"),
-        (lambda of: of(lambda *args: per_example_losses(*args).mean(), 1.0)(
-            params, x, labels
-        ), "before their mean"),
-    ],
-)  # fmt: skip
-def test_microbatches_losses_and_lam_that_do_not_fit_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(absgd_jax.tilted_value_and_grad)
