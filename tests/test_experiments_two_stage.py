@@ -258,21 +258,6 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
         np.testing.assert_array_equal(value, after[path])
 
 
-# Range loss trains.
-
-
-def test_range_loss_narrows_classes(stage_one, seen, tmp_path):
-    def spread(splits):
-        features, labels = splits["train"]
-        own = [features[labels == label].std(axis=0).mean() for label in range(10)]
-        return np.mean(own) / features.std(axis=0).mean()
-
-    strong = ("--loss.name", "range", "--loss.range-intra", "1", "--epochs", "4")
-    out = _train(tmp_path, "--start-from", str(stage_one), *strong)
-    assert np.isfinite(_last(out)["loss"])
-    assert spread(evaluation.features(out).splits) < spread(seen.splits)
-
-
 # Classifiers that need no training.
 
 
