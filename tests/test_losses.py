@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
 from absgd_jax import losses
 
@@ -28,8 +29,7 @@ WEIGHTS = np.array([0.2, 0.5, 1.0, 1.3, 2.0])
 
 
 def p_of(f, y):
-    e = np.exp(f - f.max(-1, keepdims=True))
-    return (e / e.sum(-1, keepdims=True))[np.arange(len(y)), y]
+    return special.softmax(f, axis=-1)[np.arange(len(y)), y]
 
 
 def ce(f, y):
@@ -53,8 +53,7 @@ def ldam(f, y, s, max_margin):
 
 
 def sce(f, y, a, b, smallest=1e-7):
-    e = np.exp(f)
-    p = e / e.sum(-1, keepdims=True)
+    p = special.softmax(f, axis=-1)
     one_hot = np.eye(CLASSES)[y]
     cross = -(one_hot * np.log(p.clip(smallest, 1))).sum(-1)
     reverse = -(p * np.log(one_hot.clip(1e-4, 1))).sum(-1)

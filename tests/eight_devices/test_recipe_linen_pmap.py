@@ -77,7 +77,7 @@ def run(module):
 
 
 def test_without_attention_it_is_the_ordinary_program():
-    checks.is_the_ordinary_program("linen_pmap", run, atol=1e-6)
+    checks.is_the_ordinary_program("linen_pmap", run, rtol=1e-6, atol=1e-6)
 
 
 def test_as_a_script_it_trains(capsys):

@@ -131,7 +131,7 @@ def follows_algorithm_1(
     return carry
 
 
-def is_the_ordinary_program(name, train, rtol=1e-6, atol=2e-6):
+def is_the_ordinary_program(name, train, rtol=0.0, atol=2e-6):
     """With λ = ∞ the recipe trains as the program that it was made from.
 
     Args:

@@ -34,7 +34,7 @@ def run(module):
 
 
 def test_without_attention_it_is_the_ordinary_program():
-    checks.is_the_ordinary_program("linen", run, atol=1e-6)
+    checks.is_the_ordinary_program("linen", run, rtol=1e-6, atol=1e-6)
 
 
 def test_further_arguments_of_apply_gradients_do_not_reach_the_optimizer():

@@ -44,7 +44,7 @@ def run(module):
 
 def test_without_attention_it_is_the_ordinary_program():
     """Its BatchNorm statistics and the count and key of dropout among them."""
-    state, _, _ = checks.is_the_ordinary_program("nnx", run, atol=1e-6)
+    state, _, _ = checks.is_the_ordinary_program("nnx", run, rtol=1e-6, atol=1e-6)
     assert int(state["dropout"]["rngs"]["count"]) == len(BATCHES)
 
 
