@@ -41,15 +41,15 @@ def start(batch=BATCH):
 
 def route_step(
     route, optimizer, params, state, x, labels, *, micro=None, dense=False,
-    axis_name=None, **weights,
+    axis_name=None, losses_fn=per_example_losses, **weights,
 ):  # fmt: skip
     """One step by a route; `optimizer` makes the transform for that route.
 
     Besides `ROUTES` there is "tilted", by `tilted_value_and_grad`, with microbatches of
     `micro` examples and with `dense` gradients. `axis_name` goes wherever a route takes
-    it. Returns parameters, state and updates.
+    it; "dense" knows no other losses. Returns parameters, state and updates.
     """
-    losses_of = functools.partial(per_example_losses, x=x, labels=labels)
+    losses_of = functools.partial(losses_fn, x=x, labels=labels)
     if route == "value":
         lam = absgd_jax.attention_state(state).lam
         value, grads = jax.value_and_grad(
@@ -60,7 +60,7 @@ def route_step(
         extra = {"value": value}
     elif route == "tilted":
         value, grads = absgd_jax.tilted_value_and_grad(
-            per_example_losses, state, microbatch_size=micro, dense=dense,
+            losses_fn, state, microbatch_size=micro, dense=dense,
             axis_name=axis_name,
         )(params, x, labels, **weights)  # fmt: skip
         extra = {"value": value}

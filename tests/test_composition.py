@@ -25,27 +25,12 @@ def losses_of(params):
     return cross_entropy(x @ params["w"] + params["b"], labels)
 
 
-def step(tx, params, state, **extra):
-    """A step by pullback."""
-    losses, pullback = jax.vjp(losses_of, params)
-    updates, state = tx.update(pullback, state, params, losses=losses, **extra)
-    return optax.apply_updates(params, updates), state
-
-
-def by_value(tx, params, state):
-    """A step by the value, at λ = 0.7."""
-    value, grads = jax.value_and_grad(
-        lambda p: absgd_jax.tilted_loss(losses_of(p), 0.7)
-    )(params)
-    updates, state = tx.update(grads, state, params, value=value)
-    return optax.apply_updates(params, updates), state
-
-
-def trained(tx, step=step, steps=5):
+def trained(tx, route="pullback", steps=5):
     w, state = params, tx.init(params)
-    jitted = jax.jit(functools.partial(step, tx))
+    losses_fn = lambda params, x, labels: losses_of(params)
+    step = jax.jit(problems.stepper(route, tx, losses_fn=losses_fn))
     for _ in range(steps):
-        w, state = jitted(w, state)
+        w, state = step(w, state, x, labels)
     return w, state
 
 
@@ -120,7 +105,7 @@ def test_freezing_after_aggregation(route):
         optax.chain(attention, optax.partition(parts, {"w": "train", "b": "freeze"})),
         optax.chain(attention, sgd, frozen),
     ):
-        found.append(trained(tx, step if route == "pullback" else by_value)[0])
+        found.append(trained(tx, route)[0])
     chex.assert_trees_all_close(*found)
     chex.assert_trees_all_equal(found[0]["b"], params["b"])
     assert not np.allclose(found[0]["w"], params["w"])
