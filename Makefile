@@ -26,8 +26,8 @@ EIGHT_BY_DEFAULT := $(patsubst %,tests/eight_devices/test_%.py,communication cos
 LIBRARY := absgd_jax README.md $(wildcard docs/*.md) $(patsubst %,tests/test_%.py,accelerators algorithm1 alias \
   attention buffers composition debug_flags diagnostics docs gradient losses messages package \
   radius stationary transform weights)
-LIBRARY_EIGHT := $(patsubst %,tests/eight_devices/test_%.py,communication layouts \
-  microbatches routes synchronised_norm)
+LIBRARY_EIGHT := $(patsubst %,tests/eight_devices/test_%.py,communication microbatches \
+  routes synchronised_norm)
 LIBRARY_EIGHT_BY_DEFAULT := tests/eight_devices/test_one_update.py
 
 PYTEST = -m pytest -n auto --dist worksteal

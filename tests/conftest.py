@@ -82,6 +82,14 @@ def programs(server):
 
 
 @pytest.fixture
+def shell(capsys):
+    """Runs command lines in this process, see `tests/programs.py`."""
+    from tests.programs import Shell
+
+    return Shell(capsys)
+
+
+@pytest.fixture
 def interruptible():
     """A shell's background jobs ignore SIGINT, and their children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -46,21 +46,12 @@ def make_step(route, axis_name=None):
     optimizer = optimizer_for(route, axis_name)
 
     def step(params, state, x, labels, weights, where):
-        masks = {"sample_weights": weights, "where": where}
-        if route != "microbatches":
-            if route == "value":
-                masks["axis_name"] = axis_name
-            return problems.route_step(
-                route, optimizer, params, state, x, labels, **masks
-            )
-        value, grads = absgd_jax.tilted_value_and_grad(
-            problems.per_example_losses,
-            state,
-            microbatch_size=len(x) // 2,
-            axis_name=axis_name,
-        )(params, x, labels, **masks)
-        updates, state = optimizer.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state, updates
+        in_parts = route == "microbatches"
+        return problems.route_step(
+            "tilted" if in_parts else route, optimizer, params, state, x, labels,
+            micro=len(x) // 2 if in_parts else None, axis_name=axis_name,
+            sample_weights=weights, where=where,
+        )  # fmt: skip
 
     return optimizer, step
 

@@ -40,32 +40,47 @@ def start(batch=BATCH):
 
 
 def route_step(
-    route, optimizer, params, state, x, labels, *, micro=None, dense=False, **weights
-):
+    route, optimizer, params, state, x, labels, *, micro=None, dense=False,
+    axis_name=None, losses_fn=per_example_losses, **weights,
+):  # fmt: skip
     """One step by a route; `optimizer` makes the transform for that route.
 
     Besides `ROUTES` there is "tilted", by `tilted_value_and_grad`, with microbatches of
-    `micro` examples and with `dense` gradients. Returns parameters, state and updates.
+    `micro` examples and with `dense` gradients. `axis_name` goes wherever a route takes
+    it; "dense" knows no other losses. Returns parameters, state and updates.
     """
-    losses_of = functools.partial(per_example_losses, x=x, labels=labels)
+    losses_of = functools.partial(losses_fn, x=x, labels=labels)
     if route == "value":
         lam = absgd_jax.attention_state(state).lam
         value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(losses_of(p), lam, **weights)
+            lambda p: absgd_jax.tilted_loss(
+                losses_of(p), lam, axis_name=axis_name, **weights
+            )
         )(params)
         extra = {"value": value}
     elif route == "tilted":
         value, grads = absgd_jax.tilted_value_and_grad(
-            per_example_losses, state, microbatch_size=micro, dense=dense
-        )(params, x, labels, **weights)
+            losses_fn, state, microbatch_size=micro, dense=dense,
+            axis_name=axis_name,
+        )(params, x, labels, **weights)  # fmt: skip
         extra = {"value": value}
     else:
         losses, grads = jax.vjp(losses_of, params)
         if route == "dense":
-            grads = jax.vmap(jax.grad(one_loss), (None, 0, 0))(params, x, labels)
+            of_each = jax.vmap(jax.grad(one_loss), (None, 0, 0))
+            grads = of_each(vary(params, axis_name), x, labels)
         extra = {"losses": losses, **weights}
     updates, state = optimizer.update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state, updates
+
+
+def vary(params, axis_name):
+    """What the error message for dense gradients under `shard_map` says to do."""
+    if axis_name is None:
+        return params
+    if not hasattr(jax.lax, "pcast"):  # before JAX 0.8.2
+        return jax.tree.map(lambda p: jax.lax.pvary(p, axis_name), params)
+    return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
 
 
 def stepper(route, optimizer, **settings):

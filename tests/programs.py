@@ -1,9 +1,12 @@
 """The real command line, run many times, and what it leaves in a run directory."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
+import re
 import select
 import socket
 import subprocess
@@ -118,6 +121,35 @@ class Program:
                 self._lines.append(line)
 
 
+class Shell:
+    """Runs command lines in this process, where none has to be killed."""
+
+    def __init__(self, capsys):
+        self._capsys = capsys
+
+    def __call__(self, *words):
+        """Exit status, and what is printed on standard output and error."""
+        self._capsys.readouterr()
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as stopped:  # as any command line ends that cannot be read
+            status = stopped.code
+        return status, *self._capsys.readouterr()
+
+    def printed(self, *words):
+        """The standard output of a command that succeeds."""
+        status, printed, said = self(*words)
+        assert status == 0, said
+        return printed
+
+    def refused(self, status, message, *words):
+        """Asserts the exit status and the message, wherever its lines are broken."""
+        found, _, said = self(*words)
+        said = " ".join(re.sub("[│╭╮╰╯─]", " ", said).split())
+        assert found == status, said
+        assert message in said
+
+
 @contextlib.contextmanager
 def reserved_address():
     """Where a coordinator can listen, and nobody else before it does."""
@@ -133,6 +165,11 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def rows(text):
+    """The rows of a CSV file's text, each by the names of the columns."""
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 # Run directories.

@@ -131,16 +131,8 @@ def test_learning_rate_and_decay_may_follow_schedules():
 
 
 @pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])
-def test_aliases_pass_their_arguments_on(make):
-    for arguments, message in (
-        ({"lam": 0.0}, "lam must be nonzero"),
-        ({"gamma": 2.0}, "gamma must lie"),
-        ({"max_weight": -1.0}, "max_weight must be at least 1"),
-        ({"init_s": -1.0}, "init_s must be"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make(0.1, **{"lam": 1.0} | arguments)
-    # Without decay no parameters are needed, as in Optax's own aliases.
+def test_without_decay_no_parameters_are_needed(make):
+    """As in Optax's own aliases."""
     tx = make(0.1, 1.0)
     gradients = {"w": jnp.ones((4, 2))}
     updates, _ = tx.update(gradients, tx.init({"w": jnp.ones(2)}), losses=jnp.ones(4))

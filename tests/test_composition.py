@@ -1,4 +1,4 @@
-"""ABSGD inside what users have: Optax's combinators, Flax NNX and Flax Linen."""
+"""ABSGD inside what users have: Optax's combinators and NNX's optimizer."""
 
 import functools
 
@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
-from flax.training import train_state
+from flax import nnx
 
 import absgd_jax
 from tests import problems
@@ -26,27 +25,12 @@ def losses_of(params):
     return cross_entropy(x @ params["w"] + params["b"], labels)
 
 
-def step(tx, params, state, **extra):
-    """A step by pullback."""
-    losses, pullback = jax.vjp(losses_of, params)
-    updates, state = tx.update(pullback, state, params, losses=losses, **extra)
-    return optax.apply_updates(params, updates), state
-
-
-def by_value(tx, params, state):
-    """A step by the value, at λ = 0.7."""
-    value, grads = jax.value_and_grad(
-        lambda p: absgd_jax.tilted_loss(losses_of(p), 0.7)
-    )(params)
-    updates, state = tx.update(grads, state, params, value=value)
-    return optax.apply_updates(params, updates), state
-
-
-def trained(tx, step=step, steps=5):
+def trained(tx, route="pullback", steps=5):
     w, state = params, tx.init(params)
-    jitted = jax.jit(functools.partial(step, tx))
+    losses_fn = lambda params, x, labels: losses_of(params)
+    step = jax.jit(problems.stepper(route, tx, losses_fn=losses_fn))
     for _ in range(steps):
-        w, state = jitted(w, state)
+        w, state = step(w, state, x, labels)
     return w, state
 
 
@@ -121,7 +105,7 @@ def test_freezing_after_aggregation(route):
         optax.chain(attention, optax.partition(parts, {"w": "train", "b": "freeze"})),
         optax.chain(attention, sgd, frozen),
     ):
-        found.append(trained(tx, step if route == "pullback" else by_value)[0])
+        found.append(trained(tx, route)[0])
     chex.assert_trees_all_close(*found)
     chex.assert_trees_all_equal(found[0]["b"], params["b"])
     assert not np.allclose(found[0]["w"], params["w"])
@@ -196,105 +180,16 @@ def test_wrappers_that_keep_gradients_cannot_hold_an_aggregation():
 # Flax NNX.
 
 
-class Network(nnx.Module):
-    """A network whose BatchNorm couples the examples of a batch."""
-
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(problems.FEATURES, 8, rngs=rngs)
-        self.norm = nnx.BatchNorm(8, rngs=rngs)
-        self.head = nnx.Linear(8, problems.CLASSES, rngs=rngs)
-
-    def __call__(self, inputs):
-        return self.head(nnx.relu(self.norm(self.hidden(inputs))))
-
-
-def network_losses(model):
-    return cross_entropy(model(x), labels)
-
-
 def test_nnx_optimizer_takes_the_value():
-    model = Network(nnx.Rngs(0))
+    model = nnx.Linear(problems.FEATURES, problems.CLASSES, rngs=nnx.Rngs(0))
     tx = optax.chain(absgd_jax.scale_by_attention(0.7, 0.3), optax.sgd(0.1))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-
-    @nnx.jit
-    def train_step(model, optimizer):
-        lam = absgd_jax.attention_state(optimizer.opt_state).lam
-        value, grads = nnx.value_and_grad(
-            lambda m: absgd_jax.tilted_loss(network_losses(m), lam)
-        )(model)
-        optimizer.update(model, grads, value=value)
-        return value
-
-    values = [float(train_step(model, optimizer)) for _ in range(30)]
-    assert values[-1] < 0.6 * values[0]
-    state = absgd_jax.attention_state(optimizer.opt_state)
-    assert int(state.count) == 30
-    assert float(state.tilted_loss) == pytest.approx(np.mean(values[-3:]), rel=0.1)
-
-
-def test_nnx_pullback_is_exact_under_batchnorm():
-    """Both routes differentiate the coupled batch; vmap cannot even run it."""
-    graph, start, statistics = nnx.split(Network(nnx.Rngs(0)), nnx.Param, ...)
-
-    def losses_of(params):
-        model = nnx.merge(graph, params, statistics, copy=True)
-        losses = network_losses(model)
-        return losses, nnx.state(model, nnx.BatchStat)
-
-    tx = absgd_jax.attentional_aggregate(0.7, 0.3)
-    rescale = absgd_jax.scale_by_attention(0.7, 0.3)
-
-    @jax.jit
-    def by_both(start):
-        losses, pullback, moments = jax.vjp(losses_of, start, has_aux=True)
-        updates, _ = tx.update(pullback, tx.init(start), start, losses=losses)
-        value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(losses_of(p)[0], 0.7)
-        )(start)
-        expected, _ = rescale.update(grads, rescale.init(start), start, value=value)
-        return updates, expected, moments
-
-    updates, expected, moments = by_both(start)
-    chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
-    before = jax.tree.leaves(
-        nnx.state(nnx.merge(graph, start, statistics), nnx.BatchStat)
-    )
-    assert not np.allclose(jax.tree.leaves(moments)[0], before[0])
-
-
-# Flax Linen.
-
-
-class AttentiveState(train_state.TrainState):
-    """A TrainState whose step takes per-example gradients."""
-
-    def apply_gradients(self, *, grads, losses):
-        updates, opt_state = self.tx.update(
-            grads, self.opt_state, self.params, losses=losses
-        )
-        params = optax.apply_updates(self.params, updates)
-        return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
-
-
-def test_linen_train_state():
-    model = linen.Dense(problems.CLASSES)
-    variables = model.init(jax.random.key(0), x)
-    state = AttentiveState.create(
-        apply_fn=model.apply, params=variables["params"], tx=absgd_jax.absgd(0.1, 0.7)
-    )
-
-    @jax.jit
-    def train_step(state):
-        network = lambda params: state.apply_fn({"params": params}, x)
-        losses, pullback = jax.vjp(
-            lambda params: cross_entropy(network(params), labels), state.params
-        )
-        return state.apply_gradients(grads=pullback, losses=losses), losses
-
-    state, first = train_step(state)
-    for _ in range(19):
-        state, losses = train_step(state)
-    assert losses.max() < first.max()
-    attention = absgd_jax.attention_state(state.opt_state)
-    assert int(state.step) == 20 == int(attention.count)
+    state = tx.init(nnx.state(model, nnx.Param))
+    value, grads = nnx.value_and_grad(
+        lambda model: absgd_jax.tilted_loss(cross_entropy(model(x), labels), 0.7)
+    )(model)
+    _, expected = tx.update(grads, state, value=value)
+    optimizer.update(model, grads, value=value)
+    got = absgd_jax.attention_state(optimizer.opt_state)
+    assert float(got.tilted_loss) == pytest.approx(float(value))
+    chex.assert_trees_all_close(got, absgd_jax.attention_state(expected))

@@ -69,22 +69,3 @@ def test_examples_that_the_network_gets_wrong_are_warned_of():
     with pytest.warns(UserWarning, match=r"^0\.1% of the losses are above log 2"):
         absgd_jax.suggest_lam(losses)
     absgd_jax.suggest_lam(losses, sign=-1)  # warnings are errors here
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: absgd_jax.suggest_lam([1.0, 1.0]), r"all equal, got 2 between 1\.0"),
-        (lambda: absgd_jax.suggest_lam([]), "not all equal, got 0"),
-        (lambda: absgd_jax.suggest_lam([1.0, np.nan]), "must be finite"),
-        (lambda: absgd_jax.suggest_lam([1.0, 2.0], sign=0), "must be 1 or -1, got 0"),
-        (lambda: absgd_jax.suggest_lam([1.0, 2.0], fractions=(2.0,)), r"got 2\.0"),
-        (lambda: absgd_jax.weight_statistics(jnp.ones(3), where=jnp.ones(2, bool)),
-         r"where must have the shape of weights, \(3,\), got \(2,\)"),
-        (lambda: absgd_jax.weight_statistics(jnp.ones(2), groups=jnp.zeros(2, int)),
-         "groups needs num_groups"),
-    ],
-)  # fmt: skip
-def test_losses_weights_and_groups_that_do_not_fit_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -1,7 +1,6 @@
 """What can be done with a run after its training, on a tiny one of the digits."""
 
 import csv
-import io
 import json
 import re
 import shutil
@@ -21,7 +20,8 @@ from experiments.data.types import DamagedData
 from experiments.results import run_dir, run_log
 from experiments.train import evaluation, export, progress, sharding, steps
 from tests import trees
-from tests.programs import epochs
+from tests.outcomes import cells
+from tests.programs import epochs, rows
 
 TINY = (
     "--model.widths", "4", "8", "--data.examples-per-class", "110",
@@ -50,12 +50,11 @@ def _config(out):
 # Going on.
 
 
-def test_a_finished_run_is_trained_for_more_epochs(run, capsys):
+def test_a_finished_run_is_trained_for_more_epochs(run, shell):
     before = epochs(run)
-    assert main(["resume", str(run)]) == 0
-    assert "is finished: 2 epochs" in capsys.readouterr().err
-    assert main(["resume", str(run), "--epochs", "10"]) == 0
-    said = capsys.readouterr().err
+    shell.refused(0, "is finished: 2 epochs", "resume", run)
+    status, _, said = shell("resume", run, "--epochs", "10")
+    assert status == 0
     # λ from a fifth of the epochs on: the third of ten is the first of them.
     assert "Now of 10 epochs, not 2." in said
     assert "epoch 3 trains with a learning rate of 0.1 and λ = -1" in said
@@ -68,19 +67,18 @@ def test_a_finished_run_is_trained_for_more_epochs(run, capsys):
     accuracies = [event["test"]["accuracy"] for event in epochs(run)]
     assert accuracies[-1] > 0.15 > accuracies[1]  # a tenth is chance
     # What is there is one run of ten epochs, for every other command.
-    assert main(["evaluate", str(run)]) == 0
-    arguments = ["train", "digits_label_noise", *TINY, "--out", str(run)]
-    assert main(arguments) == 2
-    assert "epochs: 10 there, 2 here" in capsys.readouterr().err
-    assert main([*arguments, "--epochs", "10"]) == 0
+    shell.printed("evaluate", run)
+    arguments = ("train", "digits_label_noise", *TINY, "--out", run)
+    shell.refused(2, "epochs: 10 there, 2 here", *arguments)
+    shell.printed(*arguments, "--epochs", "10")
 
 
-def test_a_run_that_was_stopped_while_it_had_more_epochs_goes_on(run, capsys):
+def test_a_run_that_was_stopped_while_it_had_more_epochs_goes_on(run, shell):
     config = _config(run)
     config["run"]["epochs"], config["extended"] = 3, [2]
     (run / run_dir.CONFIG).write_text(json.dumps(config))
-    assert main(["evaluate", str(run)]) == 0  # of the checkpoint of two epochs
-    assert main(["resume", str(run)]) == 0
+    shell.printed("evaluate", run)  # of the checkpoint of two epochs
+    shell.printed("resume", run)
     assert len(epochs(run)) == 3
 
 
@@ -91,17 +89,16 @@ def test_a_run_that_was_stopped_while_it_had_more_epochs_goes_on(run, capsys):
         (["--devices", "99"], "devices must be at most"),
     ],
 )
-def test_what_cannot_be_resumed_is_left_as_it_is(run, more, said, capsys):
+def test_what_cannot_be_resumed_is_left_as_it_is(run, more, said, shell):
     before = (run / run_dir.CONFIG).read_text()
-    assert main(["resume", str(run), *more]) == 2
-    assert said in capsys.readouterr().err
+    shell.refused(2, said, "resume", run, *more)
     assert (run / run_dir.CONFIG).read_text() == before
 
 
-def test_a_run_without_checkpoints_is_not_begun_anew(run, capsys):
+def test_a_run_without_checkpoints_is_not_begun_anew(run, shell):
     shutil.rmtree(run / run_dir.CHECKPOINTS)
-    assert main(["resume", str(run), "--epochs", "3"]) == 2
-    said = capsys.readouterr().err
+    status, _, said = shell("resume", run, "--epochs", "3")
+    assert status == 2
     assert "has no checkpoint to go on from" in said
     assert f"train --config {run / run_dir.CONFIG}" in said
     assert len(epochs(run)) == 2
@@ -110,13 +107,12 @@ def test_a_run_without_checkpoints_is_not_begun_anew(run, capsys):
 # As another run is configured.
 
 
-def test_a_run_is_trained_as_another_one_is_configured(trained, tmp_path):
+def test_a_run_is_trained_as_another_one_is_configured(trained, shell, tmp_path):
     again, other = tmp_path / "again", tmp_path / "other"
-    config = ["train", "--config", str(trained / run_dir.CONFIG)]
-    assert main([*config, "--out", str(again)]) == 0
+    config = ("train", "--config", trained / run_dir.CONFIG)
+    shell.printed(*config, "--out", again)
     assert epochs(again) == epochs(trained)
-    changed = ["--method.name", "sgd", "--epochs", "1", "--out", str(other)]
-    assert main([*config, *changed]) == 0
+    shell.printed(*config, "--method.name", "sgd", "--epochs", "1", "--out", other)
     found, expected = run_dir.load(other), run_dir.load(trained)
     assert found.preset == expected.preset
     assert found.run.model == expected.run.model
@@ -133,19 +129,18 @@ def test_a_run_is_trained_as_another_one_is_configured(trained, tmp_path):
         (["digits_long_tail", "--config", "a.json"], "a preset or --config, not both"),
     ],
 )
-def test_what_is_no_configuration_is_refused(arguments, said, capsys):
-    assert main(["train", *arguments]) == 2
-    assert said in capsys.readouterr().err
+def test_what_is_no_configuration_is_refused(arguments, said, shell):
+    shell.refused(2, said, "train", *arguments)
 
 
 # What is happening.
 
 
-def test_a_run_says_what_it_does(trained, tmp_path, capsys):
+def test_a_run_says_what_it_does(trained, tmp_path, shell):
     out = tmp_path / "run"
-    config = ["train", "--config", str(trained), "--out", str(out)]
-    assert main([*config, "--eval-every", "2"]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    config = ("train", "--config", trained, "--out", out)
+    _, _, said = shell(*config, "--eval-every", "2")
+    lines = said.splitlines()
     assert lines[:4] == [
         "Starting JAX.",
         "Reading digits.",
@@ -198,9 +193,8 @@ def test_the_time_left_leaves_out_the_epoch_that_compiles(monkeypatch):
     assert "val –  test 90.0%" in lines[0]
 
 
-def test_versions_are_those_that_a_run_notes(trained, capsys):
-    assert main(["--version"]) == 0
-    said = capsys.readouterr().out
+def test_versions_are_those_that_a_run_notes(trained, shell):
+    said = shell.printed("--version")
     noted = _config(trained)["versions"]
     assert noted == run_log.versions()
     for name in ("jax", "flax", "optax", "python"):
@@ -208,10 +202,6 @@ def test_versions_are_those_that_a_run_notes(trained, capsys):
 
 
 # Predictions.
-
-
-def _rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 def _test_set(out):
@@ -224,14 +214,14 @@ def predicted(trained, tmp_path_factory):
     """The rows of the run's own test set."""
     out = tmp_path_factory.mktemp("predicted") / "new" / "test.csv"
     assert main(["predict", str(trained), "--out", str(out)]) == 0
-    return _rows(out.read_text())
+    return rows(out.read_text())
 
 
 def _probabilities(rows):
     return np.array([[float(row[str(label)]) for label in range(10)] for row in rows])
 
 
-def test_predictions_of_the_test_set_have_its_accuracy(trained, predicted, capsys):
+def test_predictions_of_the_test_set_have_its_accuracy(trained, predicted):
     labels = _test_set(trained).labels
     assert [int(row["label"]) for row in predicted] == labels.tolist()
     assert [int(row["index"]) for row in predicted] == list(range(len(labels)))
@@ -243,19 +233,19 @@ def test_predictions_of_the_test_set_have_its_accuracy(trained, predicted, capsy
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
 
 
-def test_arrays_are_predicted_as_the_test_set_is(trained, predicted, tmp_path, capsys):
+def test_arrays_are_predicted_as_the_test_set_is(trained, predicted, tmp_path, shell):
     images = _test_set(trained).inputs[:7]
     expected = _probabilities(predicted)[:7]
     np.save(tmp_path / "images.npy", images[..., 0].astype(float))
     np.savez(tmp_path / "images.npz", images=images, other=np.zeros(3))
     for name in ("images.npy", "images.npz"):
-        assert main(["predict", str(trained), str(tmp_path / name)]) == 0
-        rows = _rows(capsys.readouterr().out)
-        assert list(rows[0]) == ["index", "predicted", *map(str, range(10))]
-        np.testing.assert_allclose(_probabilities(rows), expected, atol=2e-6)
+        found = rows(shell.printed("predict", trained, tmp_path / name))
+        assert list(found[0]) == ["index", "predicted", *map(str, range(10))]
+        np.testing.assert_allclose(_probabilities(found), expected, atol=2e-6)
 
 
-def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, capsys):
+def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, shell):
+    predicted = lambda path: rows(shell.printed("predict", trained, path))
     images = np.rint(255 * _test_set(trained).inputs[:3]).astype(np.uint8)
     names = ["a.png", "b/a.png", "b/c.png"]
     for name, image in zip(names, images, strict=True):
@@ -263,55 +253,46 @@ def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, capsy
         PIL.Image.fromarray(image[..., 0]).save(tmp_path / name)
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "notes.txt").write_text("not an image")
-    assert main(["predict", str(trained), str(tmp_path)]) == 0
-    of_files = _rows(capsys.readouterr().out)
+    of_files = predicted(tmp_path)
     assert [row["path"] for row in of_files] == [str(tmp_path / name) for name in names]
-    assert main(["predict", str(trained), str(tmp_path / "images.npy")]) == 0
-    of_arrays = _rows(capsys.readouterr().out)
+    of_arrays = predicted(tmp_path / "images.npy")
     np.testing.assert_array_equal(_probabilities(of_files), _probabilities(of_arrays))
     # One image, and one that is of another size.
     PIL.Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "large.png")
-    assert main(["predict", str(trained), str(tmp_path / "a.png")]) == 0
-    assert _rows(capsys.readouterr().out) == of_files[:1]
-    assert main(["predict", str(trained), str(tmp_path / "large.png")]) == 3
-    said = capsys.readouterr().err
-    assert "large.png has 8 × 9 pixels, and digits has 8 × 8: resize it" in said
+    assert predicted(tmp_path / "a.png") == of_files[:1]
+    said = "large.png has 8 × 9 pixels, and digits has 8 × 8: resize it"
+    shell.refused(3, said, "predict", trained, tmp_path / "large.png")
 
 
 @pytest.mark.parametrize(
-    ("saved", "status", "said"),
+    ("saved", "said"),
     [
-        (None, 3, "There is no "),
-        (np.zeros((2, 9, 9)), 3, "[n, 8, 8, 1], got [2, 9, 9, 1]"),
-        (np.full((2, 8, 8, 1), 16.0), 3, "or floating in [0, 1], got float64 from 16"),
-        (np.full((2, 8, 8, 1), np.nan), 3, "got float64 from nan to nan"),
-        (np.array([{"a": 1}]), 3, "cannot be read as arrays"),
-        ({"a": np.zeros(1), "b": np.zeros(1)}, 3, "has the arrays a, b: name the one"),
+        (None, "There is no "),
+        (np.zeros((2, 9, 9)), "[n, 8, 8, 1], got [2, 9, 9, 1]"),
+        (np.full((2, 8, 8, 1), 16.0), "or floating in [0, 1], got float64 from 16"),
+        (np.full((2, 8, 8, 1), np.nan), "got float64 from nan to nan"),
+        (np.array([{"a": 1}]), "cannot be read as arrays"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, "has the arrays a, b: name the one"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(
-    trained, saved, status, said, tmp_path, capsys
-):
+def test_what_cannot_be_predicted_is_refused(trained, saved, said, tmp_path, shell):
     source = tmp_path / "saved.npz"
     if isinstance(saved, dict):
         np.savez(source, **saved)
     elif saved is not None:
         source = tmp_path / "saved.npy"
         np.save(source, saved, allow_pickle=True)
-    assert main(["predict", str(trained), str(source)]) == status
-    assert said in capsys.readouterr().err
+    shell.refused(3, said, "predict", trained, source)
 
 
-def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
-    assert main(["predict", str(trained), "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, shell):
+    said = f"{tmp_path} cannot be written: Is a directory"
+    shell.refused(2, said, "predict", trained, "--out", tmp_path)
     for command in ("predict", "evaluate"):
-        assert main([command, str(trained), "--devices", "99"]) == 2
-        assert "devices must be at most" in capsys.readouterr().err
-    assert main(["predict", str(tmp_path / "none")]) == 2
+        shell.refused(2, "devices must be at", command, trained, "--devices", "99")
+    shell.refused(2, "There is no directory", "predict", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert main(["predict", str(trained), str(tmp_path / "empty")]) == 3
-    assert "has no image" in capsys.readouterr().err
+    shell.refused(3, "has no image", "predict", trained, tmp_path / "empty")
 
 
 def test_image_files_are_prepared_as_those_of_the_data_set(tmp_path):
@@ -353,38 +334,29 @@ def test_data_sets_name_their_classes(source, ends):
     assert (names[0], names[-1]) == ends
 
 
-def test_a_run_says_classes_by_their_names(tmp_path, capsys):
+def test_a_run_says_classes_by_their_names(tmp_path, shell):
     data_dir, out = trees.build("cifar100", tmp_path / "data"), tmp_path / "run"
     small = ("--model.name", "convnet", "--model.widths", "4", "--model.blocks")
-    flags = (*small, "--epochs", "1", "--no-tensorboard", "--data-dir", str(data_dir))
-    assert main(["train", "cifar100_lt10_smoke", *flags, "--out", str(out)]) == 0
+    flags = (*small, "--epochs", "1", "--no-tensorboard", "--data-dir", data_dir)
+    shell.printed("train", "cifar100_lt10_smoke", *flags, "--out", out)
     known = registry.DATASETS["cifar100"].class_names
     assert _config(out)["class_names"] == [*known]
-    capsys.readouterr()
-    assert main(["predict", str(out)]) == 0
-    rows = _rows(capsys.readouterr().out)
-    assert [*rows[0]][-len(known) :] == [*known]
-    assert {row["label"] for row in rows} == {*known}
-    assert main(["suspects", str(out)]) == 0
-    first = capsys.readouterr().out.splitlines()[2].split("|")
-    assert {first[4].strip(), first[5].strip()} <= {*known}
-    assert main(["report", str(out), "--tables"]) == 0
+    predicted = rows(shell.printed("predict", out))
+    assert [*predicted[0]][-len(known) :] == [*known]
+    assert {row["label"] for row in predicted} == {*known}
+    first = cells(shell.printed("suspects", out).splitlines()[2])
+    assert {*first[3:5]} <= {*known}
+    shell.printed("report", out, "--tables")
     (path,) = (out / "tables").glob("*-most-likely-wrong.csv")
-    assert {row["label"] for row in _rows(path.read_text())} <= {*known}
+    assert {row["label"] for row in rows(path.read_text())} <= {*known}
 
 
-def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, capsys):
+def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, shell):
     data_dir, out = tmp_path / "data", tmp_path / "run"
     truth = trees.tfds_imdb(data_dir)
     flags = ("--model.widths", "4", "--epochs", "1", "--no-tensorboard")
-    here = ("--data-dir", str(data_dir), "--out", str(out))
-    assert main(["train", "imdb_smoke", *flags, *here]) == 0
-
-    def predicted(*arguments):
-        capsys.readouterr()
-        assert main(["predict", *map(str, (out, *arguments))]) == 0
-        return _rows(capsys.readouterr().out)
-
+    shell.printed("train", "imdb_smoke", *flags, "--data-dir", data_dir, "--out", out)
+    predicted = lambda *arguments: rows(shell.printed("predict", out, *arguments))
     expected = predicted()
     texts, _ = truth["test"]
     kept = load_task(run_dir.load(out).run.data, 0, data_dir).test
@@ -395,8 +367,7 @@ def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, capsys):
         path = tmp_path / "files" / f"{index:03}.txt"
         path.write_text(text, encoding="utf-8")
     with (tmp_path / "column.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = [("id", "review"), *enumerate(texts)]
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows([("id", "review"), *enumerate(texts)])
     shown = [(row["negative"], row["positive"]) for row in predicted("-")]
     for source in ("lines.txt", "files", "column.csv"):
         found = predicted(tmp_path / source)
@@ -408,15 +379,14 @@ def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, capsys):
     assert predicted(tmp_path / "files" / "000.txt")[0]["index"] == "0"
     # Elsewhere the vocabulary is not known, and token ids need none.
     data_dir.rename(tmp_path / "moved")
-    assert main(["predict", str(out), str(tmp_path / "lines.txt")]) == 3
-    said = capsys.readouterr().err
+    status, _, said = shell("predict", out, tmp_path / "lines.txt")
+    assert status == 3
     assert f"vocabulary of IMDB's training reviews, which are not in {data_dir}" in said
     assert "--data-dir, the one that holds aclImdb/ or imdb_reviews/" in said
     np.save(tmp_path / "ids.npy", kept.inputs)
     assert predicted(tmp_path / "ids.npy")[0]["positive"] == expected[0]["positive"]
     assert predicted(tmp_path / "lines.txt", "--data-dir", tmp_path / "moved")
-    assert main(["predict", str(out), str(tmp_path / "nothing.txt")]) == 3
-    assert "There is no " in capsys.readouterr().err
+    shell.refused(3, "There is no ", "predict", out, tmp_path / "nothing.txt")
 
 
 # Exports.

@@ -104,9 +104,9 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
             assert np.sign(step_size) == -sign
 
 
-def test_a_method_that_is_not_there_is_named(tmp_path, capsys):
-    assert _compare(tmp_path, "--methods", "absgd,abgsd") == 2
-    assert "'abgsd'" in capsys.readouterr().err
+def test_a_method_that_is_not_there_is_named(tmp_path, shell):
+    command = ("compare", "digits_long_tail", "--out", tmp_path)
+    shell.refused(2, "'abgsd'", *command, "--methods", "absgd,abgsd")
     assert not (tmp_path / "runs").exists()
 
 

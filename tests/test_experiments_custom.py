@@ -34,15 +34,15 @@ def module(tmp_path_factory):
         yield folder
 
 
-def _train(out, *arguments, network="my_networks:small"):
+def _words(out, network="my_networks:small"):
     command = ["train", "digits_label_noise", "--model.custom", network, *TINY]
-    return main([*command, "--data.noise-rate", "0", "--out", str(out), *arguments])
+    return [*command, "--data.noise-rate", "0", "--out", str(out)]
 
 
 @pytest.fixture(scope="module")
 def trained(module, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert _train(out, "--epochs", "8", "--optimizer.warmup", "0") == 0
+    assert main([*_words(out), "--epochs", "8", "--optimizer.warmup", "0"]) == 0
     return out
 
 
@@ -52,20 +52,20 @@ def test_the_example_of_the_page_learns_as_its_command_says(trained):
 
 
 @pytest.mark.parametrize("flags", [("--model.name", "{}"), ("--model.name={}",)])
-def test_its_function_may_be_given_as_the_name(flags, module, tmp_path, capsys):
+def test_its_function_may_be_given_as_the_name(flags, module, tmp_path, shell):
     flags = [flag.format("my_networks:small") for flag in flags]
     command = ["train", "digits_label_noise", *TINY, "--epochs", "1", *flags]
-    assert main([*command, "--data.noise-rate", "0", "--out", str(tmp_path)]) == 0
+    shell.printed(*command, "--data.noise-rate", "0", "--out", tmp_path)
     assert run_dir.load(tmp_path).run.model.custom == "my_networks:small"
     command[-1] = flags[-1].replace("my_networks", "no_networks")
-    assert main([*command, "--out", str(tmp_path / "none")]) == 2
-    assert "There is no module no_networks" in capsys.readouterr().err
+    out = tmp_path / "none"
+    shell.refused(2, "There is no module no_networks", *command, "--out", out)
 
 
 def test_statistics_and_dropout_go_on_where_they_were(trained, module, tmp_path):
     """Without schedule points, more epochs are those of a run that has had them."""
     out = tmp_path / "run"
-    assert _train(out, "--epochs", "2", "--optimizer.warmup", "0") == 0
+    assert main([*_words(out), "--epochs", "2", "--optimizer.warmup", "0"]) == 0
     assert main(["resume", str(out), "--epochs", "8"]) == 0
     assert epochs(out) == epochs(trained)
     states = [
@@ -86,12 +86,10 @@ def _flat(state):
                 yield path, np.asarray(variable[...])
 
 
-def test_what_comes_after_training_knows_the_network(trained, capsys):
-    assert main(["evaluate", str(trained)]) == 0
+def test_what_comes_after_training_knows_the_network(trained, shell):
     accuracy = epochs(trained)[-1]["test"]["accuracy"]
-    assert f"accuracy {accuracy:.4f}" in capsys.readouterr().out
-    assert main(["predict", str(trained)]) == 0
-    rows = capsys.readouterr().out.splitlines()[1:]
+    assert f"accuracy {accuracy:.4f}" in shell.printed("evaluate", trained)
+    rows = shell.printed("predict", trained).splitlines()[1:]
     assert np.mean([row.split(",")[1] == row.split(",")[2] for row in rows]) == (
         pytest.approx(accuracy)
     )
@@ -202,25 +200,20 @@ def mixes(classes, shape, rngs):
     ],
 )
 def test_what_is_no_network_is_refused_in_a_sentence(
-    network, arguments, said, module, tmp_path, capsys
+    network, arguments, said, module, tmp_path, shell
 ):
     (module / "broken.py").write_text(BROKEN)
     (module / "syntax.py").write_text("def small(:")
     (module / "needs.py").write_text("import no_such_lib")
     out = tmp_path / "run"
-    try:
-        status = _train(out, *arguments, "--method.name", "absgd", network=network)
-    except SystemExit as stopped:  # as any command line ends that cannot be read
-        status = stopped.code
-    assert status == 2
-    assert said in " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
+    shell.refused(2, said, *_words(out, network), *arguments, "--method.name", "absgd")
     assert not out.exists()
 
 
-def test_methods_that_change_the_head_are_left_out_of_a_comparison(module, capsys):
+def test_methods_that_change_the_head_are_left_out_of_a_comparison(module, shell):
     command = ["compare", "digits_label_noise", "--model.custom", "my_networks:small"]
-    assert main([*command, "--methods", "ldam"]) == 2
-    said = capsys.readouterr().err
+    status, _, said = shell(*command, "--methods", "ldam")
+    assert status == 2
     assert "There is no method 'ldam' for digits and my_networks:small" in said
     offered = said.partition("there are ")[2].split(", ")
     assert {"absgd", "mw_net", "sce"} < set(offered)

@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
-
 from experiments.cli import main
 from experiments.results import aggregate
 from experiments.studies import grid
@@ -56,22 +54,15 @@ def test_an_interrupt_keeps_what_is_finished(programs, tmp_path):
     assert (tmp_path / "demo.png").exists()
 
 
-def test_help_lists_the_commands_without_importing_jax():
+def test_help_lists_the_commands_without_importing_what_trains():
     code = (
         "import sys; from experiments import cli\n"
+        "heavy = {'jax', 'flax', 'optax', 'matplotlib'}\n"
         "try: cli.main(['--help'])\n"
-        "finally: assert 'jax' not in sys.modules"
+        "finally: assert not heavy & {*sys.modules}"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
     )
     for command in ("demo", "train", "compare", "sweep", "report"):
         assert command in done.stdout
-
-
-def test_a_wrong_value_is_refused_before_anything_is_written(tmp_path, capsys):
-    with pytest.raises(SystemExit):  # as any command line ends that cannot be read
-        main(["demo", "--seeds", "0", "--out", str(tmp_path / "demo")])
-    said = "".join(capsys.readouterr())
-    assert "seeds must be at least 1, got 0" in said
-    assert not (tmp_path / "demo").exists()

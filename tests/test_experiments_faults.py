@@ -27,21 +27,6 @@ NOBODY = 65534  # a user that may write nowhere
 ABSENT = 2**22 + 1  # no process has this number
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs a command line here: exit status, standard output and error."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            status = cli.main([str(word) for word in arguments])
-        except SystemExit as stopped:  # of the parser
-            status = stopped.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "a run"
@@ -85,7 +70,7 @@ def experiments(*arguments, first="pass", **options):
 
 
 @pytest.mark.parametrize("command", [TRAIN, ("demo", "--seeds", "1", "--epochs", "1")])
-def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_path):
+def test_a_directory_in_use_is_refused_with_host_and_process(command, shell, tmp_path):
     out = tmp_path / "run"
     script = (
         "import pathlib, sys\n"
@@ -99,7 +84,7 @@ def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_p
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as other:  # fmt: skip
         other.stdout.readline()
-        status, _, said = run(*command, "--out", out)
+        status, _, said = shell(*command, "--out", out)
         assert status == 2
         who = f"process {other.pid} on host {socket.gethostname()}"
         assert f"{out} is in use: {who} trains there." in said
@@ -109,7 +94,7 @@ def test_a_directory_in_use_is_refused_with_host_and_process(command, run, tmp_p
 
 
 def test_a_file_of_records_in_use_is_refused_and_its_neighbour_is_not(
-    run, programs, tmp_path
+    shell, programs, tmp_path
 ):
     """The other process waits for its data, which come through a pipe."""
     data_dir, out = tmp_path / "data", tmp_path / "out" / "a.jsonl"
@@ -119,17 +104,17 @@ def test_a_file_of_records_in_use_is_refused_and_its_neighbour_is_not(
     lock = out.with_name("a.jsonl.lock")
     other = programs.start(*command, data_dir, "--out", out)
     other.wait_for(lambda: lock.exists() and lock.read_text())
-    status, _, said = run(*command, data_dir, "--out", out)
+    status, _, said = shell(*command, data_dir, "--out", out)
     who = f"process {other.process} on host {socket.gethostname()}"
     assert (status, f"{out} is in use: {who}" in said) == (2, True)
     # Another file next to it is free; for it the data are missing.
-    status, _, said = run(*command, tmp_path, "--out", out.with_name("b.jsonl"))
+    status, _, said = shell(*command, tmp_path, "--out", out.with_name("b.jsonl"))
     assert (status, "no phoneme.csv in it" in said) == (3, True)
-    status, _, said = run("untuned", "--data", "phonemes")
+    status, _, said = shell("untuned", "--data", "phonemes")
     assert (status, "no data set 'phonemes': there are" in said) == (2, True)
     assert other.end(signal.SIGKILL) == -signal.SIGKILL
     # The lock of a process that was killed counts for nothing.
-    status, _, said = run("after-first-stage", "--data-dir", tmp_path, "--out", out)
+    status, _, said = shell("after-first-stage", "--data-dir", tmp_path, "--out", out)
     assert (status, "in use" in said) == (3, False)
     assert not lock.exists()
 
@@ -166,11 +151,11 @@ def test_where_the_kernel_has_no_locks_another_host_is_believed(tmp_path, monkey
 # Disks and paths.
 
 
-def test_a_last_checkpoint_that_cannot_be_saved_fails(run, tmp_path):
+def test_a_last_checkpoint_that_cannot_be_saved_fails(shell, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / "checkpoints").write_text("in the way")
-    status, _, said = run(*TRAIN, "--out", out)
+    status, _, said = shell(*TRAIN, "--out", out)
     assert status == 1
     assert "its last checkpoint could not be saved" in said
     assert said.endswith("the same command then starts over.\n")
@@ -188,11 +173,11 @@ def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path):
     assert "File too large" in said
 
 
-def test_a_directory_that_cannot_be_is_one_sentence(run, finished, tmp_path):
+def test_a_directory_that_cannot_be_is_one_sentence(shell, finished, tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         for command in (TRAIN, ("demo",), ("report", finished)):
-            status, _, said = run(*command, "--out", out)
+            status, _, said = shell(*command, "--out", out)
             assert status == 1, said
             said = said.removeprefix("Starting JAX.\n")
             assert said.startswith(f"{tmp_path / 'file'}")
@@ -200,16 +185,16 @@ def test_a_directory_that_cannot_be_is_one_sentence(run, finished, tmp_path):
             assert said.count("\n") == 1
 
 
-def test_a_read_only_run_is_evaluated_and_reported(run, read_only):
-    status, printed, said = run("evaluate", read_only)
+def test_a_read_only_run_is_evaluated_and_reported(shell, read_only):
+    status, printed, said = shell("evaluate", read_only)
     assert status == 0
     assert "test: accuracy " in printed or "test: " in printed
     assert "evaluation.json could not be saved" in said
-    status, printed, said = run("report", read_only)
+    status, printed, said = shell("report", read_only)
     assert status == 0
     assert "# digits_label_noise" in printed
     assert "The report could not be saved" in said
-    status, _, said = run(*TRAIN, "--out", read_only / "below")
+    status, _, said = shell(*TRAIN, "--out", read_only / "below")
     assert status == 1
     assert "that you may write to." in said
     assert "Permission denied" in said
@@ -218,7 +203,7 @@ def test_a_read_only_run_is_evaluated_and_reported(run, read_only):
 # Reports.
 
 
-def test_reports_skip_what_is_no_run(run, finished, tmp_path):
+def test_reports_skip_what_is_no_run(shell, finished, tmp_path):
     first = shutil.copytree(finished, tmp_path / "runs" / "a")
     other = shutil.copytree(finished, tmp_path / "runs" / "b")
     config = json.loads((other / run_dir.CONFIG).read_text())
@@ -227,7 +212,7 @@ def test_reports_skip_what_is_no_run(run, finished, tmp_path):
     (tmp_path / "runs" / "my grid" / run_dir.TRAININGS).mkdir(parents=True)
     for _ in range(2):  # the second time it meets the first report and its figures
         paths = sorted((tmp_path / "runs").iterdir())
-        status, printed, said = run("report", *paths)
+        status, printed, said = shell("report", *paths)
         assert status == 0, said
         assert "over 2 seeds" in printed
         skipped = said.count(" is skipped: it is not the directory of a run.")
@@ -235,19 +220,19 @@ def test_reports_skip_what_is_no_run(run, finished, tmp_path):
         within = tmp_path / "runs" / "my grid" / "runs"
         assert f"Its own runs: report '{within}'/*\n" in said
     assert skipped > 1
-    status, _, said = run("report", first, tmp_path / "runs" / "c")
+    status, _, said = shell("report", first, tmp_path / "runs" / "c")
     assert (status, "There is no directory" in said) == (2, True)
-    status, _, said = run("report", tmp_path / "runs" / "my grid")
+    status, _, said = shell("report", tmp_path / "runs" / "my grid")
     assert (status, "None of these is the directory of a run." in said) == (2, True)
 
 
-def test_a_diverged_run_is_reported_with_what_to_try(run, tmp_path):
+def test_a_diverged_run_is_reported_with_what_to_try(shell, tmp_path):
     large = ("--optimizer.learning-rate", "1e30")
-    status, _, said = run(*TRAIN, *large, "--out", tmp_path)
+    status, _, said = shell(*TRAIN, *large, "--out", tmp_path)
     advice = "Try a smaller learning rate (it is 1e+30), or a larger |λ| (it is 1), or"
     assert status == 4
     assert advice in said
-    status, printed, _ = run("report", tmp_path)
+    status, printed, _ = shell("report", tmp_path)
     assert status == 0
     assert "diverged after 0 whole epochs of 2. A loss is not finite at step" in printed
     assert f"{advice} a radius in place of λ (--method.rho 0.1" in printed
@@ -298,13 +283,13 @@ def test_after_the_imports_an_interrupt_is_an_exception(interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_closed_terminal_saves_as_sigterm_does(run, programs, tmp_path):
+def test_a_closed_terminal_saves_as_sigterm_does(shell, programs, tmp_path):
     out = tmp_path / "run"
     arguments = (*TRAIN[:-3], "--epochs", "2000", "--no-tensorboard", "--out", out)
     program = programs.start(*arguments)
     program.wait_for(lambda: newest(out) > 0)
     # And until then the directory is its own.
-    status, _, said = run(*arguments)
+    status, _, said = shell(*arguments)
     in_use = f"in use: process {program.process} on host"
     assert (status, in_use in said) == (2, True)
     assert program.end(signal.SIGHUP) == 130, program.said
@@ -332,32 +317,32 @@ def test_a_closed_terminal_saves_as_sigterm_does(run, programs, tmp_path):
         ("--output-dir", "--out"),
     ],
 )
-def test_a_flag_of_other_programs_is_answered_with_ours(flag, meant, run):
-    status, _, said = run("train", "digits_label_noise", flag, "0.1")
+def test_a_flag_of_other_programs_is_answered_with_ours(flag, meant, shell):
+    status, _, said = shell("train", "digits_label_noise", flag, "0.1")
     assert status == 2
     assert f"Did you mean {meant}?" in said
 
 
-def test_a_suggested_command_can_be_pasted(run, finished):
-    status, _, said = run(*TRAIN, "--seed", "0", "--out", finished)
+def test_a_suggested_command_can_be_pasted(shell, finished):
+    status, _, said = shell(*TRAIN, "--seed", "0", "--out", finished)
     assert (status, "is finished" in said) == (0, True)
     out = finished.parent / "two words"
-    status, _, said = run(*TRAIN, "--out", out)
+    status, _, said = shell(*TRAIN, "--out", out)
     last = said.splitlines()[-1]
     assert last.startswith("Finished: test accuracy ")
     assert last.endswith(f"In {out}; its report: python -m experiments report '{out}'")
 
 
-def test_a_sweep_augments_on_the_device_by_itself(run, tmp_path):
+def test_a_sweep_augments_on_the_device_by_itself(shell, tmp_path):
     small = (*SMALL, "--epochs", "1", "--lams=-1", "--seeds", "1")
-    status, _, said = run("sweep", "digits_label_noise", *small, "--out", tmp_path)
+    status, _, said = shell("sweep", "digits_label_noise", *small, "--out", tmp_path)
     assert status == 0, said
     assert "--data.augment-on device" in said
     (trial,) = (tmp_path / run_dir.TRAININGS).iterdir()
     assert run_dir.load(trial).run.data.augment_on == "device"
 
 
-def test_the_bar_of_a_trial_has_its_name(run, tmp_path, monkeypatch):
+def test_the_bar_of_a_trial_has_its_name(shell, tmp_path, monkeypatch):
     shown = []
 
     class Bar(runs.tqdm):
@@ -368,7 +353,7 @@ def test_the_bar_of_a_trial_has_its_name(run, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "tqdm", Bar)
     small = (*SMALL, "--epochs", "1", "--seeds", "1", "--no-measure")
     arguments = ("compare", "digits_label_noise", "--methods", "absgd", *small)
-    assert run(*arguments, "--out", tmp_path)[0] == 0
+    assert shell(*arguments, "--out", tmp_path)[0] == 0
     assert shown == [
         json.loads(path.read_text())["session"]["out"].rpartition("/")[2]
         for path in sorted(

@@ -25,6 +25,7 @@ from experiments.results import run_dir
 from experiments.studies.digits import LONG_TAIL
 from experiments.train import sharding, steps
 from tests import meta_oracle, training_problem
+from tests.batches import assert_resumed_and_shared, assert_same
 from tests.programs import epochs, resumed
 
 NAMES = [name for name, info in registry.METHODS.items() if info.uses_meta_set]
@@ -269,12 +270,6 @@ def _clean_batches(examples, data, steps=range(9), **options):
     return list(loader.meta_batches(examples, data, 10, seed=3, steps=steps, **options))
 
 
-def _same(batch, other):
-    for one, two in zip(batch[:4], other[:4], strict=True):
-        np.testing.assert_array_equal(one, two)
-        assert one.dtype == two.dtype
-
-
 @pytest.fixture(params=["memory", "files"])
 def examples(request, tmp_path):
     """25 images, and how they are augmented."""
@@ -290,13 +285,18 @@ def examples(request, tmp_path):
     return Examples(Files(tmp_path, names), labels), data
 
 
-def test_a_clean_batch_is_a_function_of_the_update(examples):
+def test_a_clean_batch_is_a_function_of_the_update_and_hosts_make_its_rows(examples):
+    def batches(first=0, **options):
+        return _clean_batches(*examples, range(first, 9), size=18, **options)
+
+    # Of three hosts the last has nothing but padding.
+    parts = [slice(0, 6), slice(6, 12), slice(12, 18)]
+    padded = assert_resumed_and_shared(batches, (1, 3, 5), parts)
     whole = _clean_batches(*examples)
-    for first in (1, 3, 5):
-        resumed = _clean_batches(*examples, steps=range(first, 9))
-        assert len(resumed) == 9 - first
-        for one, other in zip(whole[first:], resumed, strict=True):
-            _same(one, other)
+    assert len(whole) == len(padded) == 9
+    for batch, other in zip(whole, padded, strict=True):
+        assert_same(batch, [column[:10] for column in other[:4]])
+        assert not any(column[10:].any() for column in other[:4])
     # Three updates see all of them, each time in another order and moved otherwise.
     for epoch in range(3):
         seen = np.concatenate([b.index[b.present] for b in whole[3 * epoch :][:3]])
@@ -310,18 +310,6 @@ def test_a_clean_batch_is_a_function_of_the_update(examples):
         return inputs[np.concatenate([b.index[b.present] for b in part]).argsort()]
 
     assert (images(0) != images(1)).any(axis=(1, 2, 3)).mean() > 0.3
-
-
-def test_hosts_make_their_rows_of_a_padded_clean_batch(examples):
-    whole = _clean_batches(*examples)
-    parts = [slice(0, 6), slice(6, 12), slice(12, 18)]  # the last has padding alone
-    shares = [_clean_batches(*examples, size=18, rows=rows) for rows in parts]
-    for batch, *rows in zip(whole, *shares, strict=True):
-        assert [len(share.labels) for share in rows] == [6, 6, 6]
-        columns = zip(*(share[:4] for share in rows), strict=True)
-        together = [np.concatenate(column) for column in columns]
-        _same(batch, [column[:10] for column in together])
-        assert not any(column[10:].any() for column in together)
 
 
 def test_a_clean_set_smaller_than_the_batch_is_the_batch(examples):

@@ -62,6 +62,7 @@ def _filled(model, data):
         ("resnet18", CIFAR_100, "linear", 11_220_132),
         ("resnet34", CIFAR_100, "linear", 21_328_292),
         ("resnet50", IMAGENET, "linear", 25_557_032),
+        ("resnet152", IMAGENET, "linear", 60_192_808),
         ("sce_cnn", CIFAR_10, "linear", 1_639_794),
     ],
 )
@@ -148,6 +149,10 @@ def _drawn():
     yield second.kernel, None, math.sqrt(2 / (3 * 3 * 64))
     yield network.head.kernel, None, math.sqrt(2 / 64)
     yield network.head.bias, 1 / 8, None
+    # He's by what goes out, in the deep networks.
+    network = build(resnet.IMAGENET, (1, 1), 3, widths=(64, 128))
+    middle = network.blocks[1].middle.convolution
+    yield middle.kernel, None, math.sqrt(2 / (3 * 3 * 128))
     # PyTorch's.
     network = build(resnet.WIDE_CIFAR, (1, 1), 10, widths=(32, 64))
     block = network.blocks[1]

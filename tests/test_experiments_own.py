@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import textwrap
 
@@ -117,17 +118,16 @@ def test_every_command_of_the_page_runs(trained):
     assert "AUROC" in (folder / "compared" / "table.md").read_text("utf-8")
 
 
-def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, capsys):
+def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell):
     _patients(here / "moved.csv")
     command = ["train", "own_table", "--data.path", "moved.csv", "--data.drop", "id"]
     command += ["--data.label", "diagnosis", "--epochs", "1", "--out", "runs/moved"]
-    assert cli.main(command) == 0
-    assert cli.main(command) == 0
-    assert "is finished" in capsys.readouterr().err
+    shell.printed(*command)
+    shell.refused(0, "is finished", *command)
     lines = (here / "moved.csv").read_text("utf-8").splitlines()
     _write(here / "moved.csv", [line.split(",")[:-1] for line in lines])
-    assert cli.main(["evaluate", "runs/moved"]) == 3
-    assert "moved.csv has changed since the run began" in capsys.readouterr().err
+    said = "moved.csv has changed since the run began"
+    shell.refused(3, said, "evaluate", "runs/moved")
 
 
 def _task(path, source="table", seed=0, **fields):
@@ -167,8 +167,8 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
 
 
 def test_rows_are_those_of_the_file(here):
-    with (here / "patients.csv").open(encoding="utf-8") as file:
-        diagnosis = [row["diagnosis"] for row in csv.DictReader(file)]
+    rows = programs.rows((here / "patients.csv").read_text("utf-8"))
+    diagnosis = [row["diagnosis"] for row in rows]
     task = _task("patients.csv", label="diagnosis")
     names = sorted({*diagnosis})
     assert [diagnosis[row] for row in task.rows] == [
@@ -293,7 +293,7 @@ BROKEN = {  # preset, data, exit status, and what is said
 
 
 @pytest.mark.parametrize("missing", BROKEN)
-def test_what_is_wrong_is_said(missing, tmp_path, capsys):
+def test_what_is_wrong_is_said(missing, tmp_path, shell):
     preset, data, status, message = BROKEN[missing]
     if isinstance(data, list):
         data = _write(tmp_path / "one.csv", data)
@@ -304,29 +304,25 @@ def test_what_is_wrong_is_said(missing, tmp_path, capsys):
     if preset == "own_python":
         words[1:2] = ["own_table", "--data.source", "python"]
     words += [] if data is None else ["--data.path", str(data)]
-    assert cli.main(words) == status
-    assert re.search(message, capsys.readouterr().err)
+    found, _, said = shell(*words)
+    assert found == status
+    assert re.search(message, said)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(capsys):
+def test_a_column_that_is_not_there_is_named_with_those_that_are(shell):
     words = ["train", "own_table", "--data.path", "patients.csv", "--data.label", "who"]
-    assert cli.main(words) == 3
-    said = capsys.readouterr().err
-    assert "no column 'who'; its columns are id, diagnosis, radius" in said
+    said = "no column 'who'; its columns are id, diagnosis, radius"
+    shell.refused(3, said, *words)
 
 
-def test_an_image_that_is_none_is_named(here, tmp_path, capsys):
-    for source in (here / "pictures").glob("*/*.png"):
-        target = tmp_path / "pictures" / source.parent.name / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
+def test_an_image_that_is_none_is_named(here, tmp_path, shell):
+    pictures = shutil.copytree(here / "pictures", tmp_path / "pictures")
+    *_, target = pictures.glob("*/*.png")
     target.write_text("no image")
-    words = ["train", "own_images", "--data.path", str(tmp_path / "pictures")]
-    words += ["--workers", "0", "--out", str(tmp_path / "out"), "--epochs", "1"]
-    words += ["--data.image-size", "32", "--model.widths", "4"]
-    assert cli.main(words) == 3
-    assert f"{target}: no image" in capsys.readouterr().err
+    words = ["train", "own_images", "--data.path", pictures, "--workers", "0"]
+    words += ["--data.image-size", "32", "--model.widths", "4", "--epochs", "1"]
+    shell.refused(3, f"{target}: no image", *words, "--out", tmp_path / "out")
 
 
 def test_presets_of_your_own_data_are_listed_first_and_need_a_path(capsys):
@@ -343,24 +339,30 @@ def test_presets_of_your_own_data_are_listed_first_and_need_a_path(capsys):
 # Predictions of other files.
 
 
-def _predicted(capsys, *arguments):
-    capsys.readouterr()
-    assert cli.main(["predict", *map(str, arguments)]) == 0
-    head, *rows = csv.reader(capsys.readouterr().out.splitlines())
-    return head, np.array([row[-2:] for row in rows], float)
+@pytest.fixture
+def predicted(shell):
+    """A command's columns, and what it gives the last two classes, `[rows, 2]`."""
+
+    def of(*arguments):
+        found = programs.rows(shell.printed("predict", *arguments))
+        names = list(found[0])
+        values = [[float(row[name]) for name in names[-2:]] for row in found]
+        return names, np.array(values)
+
+    return of
 
 
 def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
-    here, trained, tmp_path, capsys
+    here, trained, tmp_path, predicted
 ):
     out = trained[0] / "patients"
-    head, expected = _predicted(capsys, out)
+    head, expected = predicted(out)
     assert head == ["index", "label", "predicted", "benign", "malignant"]
     with (here / "patients.csv").open(encoding="utf-8") as file:
         rows = list(csv.reader(file))
     # No label and no id, and the columns in another order.
     other = _write(tmp_path / "other.csv", [row[:1:-1] for row in rows])
-    head, found = _predicted(capsys, out, other)
+    head, found = predicted(out, other)
     assert head == ["index", "predicted", "benign", "malignant"]
     assert len(found) == len(rows) - 1
     assert {*map(tuple, expected)} <= {*map(tuple, found)}
@@ -381,7 +383,7 @@ def _by_the_readme(run, raw, read):
     return names["probabilities"]
 
 
-def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
+def test_an_exported_table_takes_raw_rows(here, tmp_path, predicted):
     """Missing numbers, unknown categories, and some that were only held out."""
     with (here / "patients.csv").open(encoding="utf-8") as file:
         head, *rows = csv.reader(file)
@@ -393,8 +395,7 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
     arguments = ("own_table", "--data.path", str(own), *flags, "--out", str(out))
     assert cli.main(["train", *arguments]) == 0
     kept = json.loads((out / run_dir.CONFIG).read_text(encoding="utf-8"))
-    with own.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = programs.rows(own.read_text("utf-8"))
     rows += [row | {"shape": "square", "ward": "?", "area": "NA"} for row in rows[:2]]
     names = [name for name in rows[0] if name != "diagnosis"][::-1]
     raw = [[row[name] for name in names] for row in rows]
@@ -404,7 +405,7 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
         "    rows = list(csv.DictReader(file))"
     )
     found = _by_the_readme(out, raw, read)
-    np.testing.assert_allclose(found, _predicted(capsys, out, raw)[1], atol=2e-6)
+    np.testing.assert_allclose(found, predicted(out, raw)[1], atol=2e-6)
     prepare = json.loads((out / "export" / "prepare.json").read_text("utf-8"))
     columns = {column["name"]: column for column in prepare["columns"]}
     of_ward = columns["ward"]["categories"]
@@ -413,26 +414,25 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, capsys):
     assert kept["run"]["data"]["contents"]["shape"] == [3 + 2 + len(of_ward)]
 
 
-def test_exported_vectors_are_prepared_by_the_readme(here, trained, tmp_path, capsys):
+def test_exported_vectors_are_prepared_by_the_readme(here, trained, tmp_path, shell):
     out = trained[0] / "vectors"
     with np.load(here / "vectors.npz") as arrays:
         np.save(tmp_path / "raw.npy", arrays["x"][:50])
     found = _by_the_readme(out, tmp_path / "raw.npy", "examples = np.load(raw)")
-    assert cli.main(["predict", str(out), str(tmp_path / "raw.npy")]) == 0
-    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()[-51:]))
+    rows = programs.rows(shell.printed("predict", out, tmp_path / "raw.npy"))
     expected = [[float(row[str(k)]) for k in range(10)] for row in rows]
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_texts_are_predicted_from_lines_files_and_columns(trained, tmp_path, capsys):
+def test_texts_are_predicted_from_lines_files_and_columns(trained, tmp_path, predicted):
     out = trained[0] / "reviews"
     (tmp_path / "lines.txt").write_text("\n".join(GOOD), encoding="utf-8")
     for index, text in enumerate(GOOD):
         (tmp_path / "files").mkdir(exist_ok=True)
         (tmp_path / "files" / f"{index}.txt").write_text(text, encoding="utf-8")
     column = _write(tmp_path / "column.csv", [("text",), *((text,) for text in GOOD)])
-    head, of_lines = _predicted(capsys, out, tmp_path / "lines.txt")
+    head, of_lines = predicted(out, tmp_path / "lines.txt")
     assert head == ["index", "predicted", "bad", "good"]
     assert of_lines.shape == (4, 2)
     for source in (tmp_path / "files", column):
-        np.testing.assert_array_equal(_predicted(capsys, out, source)[1], of_lines)
+        np.testing.assert_array_equal(predicted(out, source)[1], of_lines)

@@ -110,11 +110,6 @@ def test_digits_are_learned_as_well():
     assert abs(accuracy["bfloat16"] - accuracy["float32"]) < 0.05
 
 
-def test_a_network_of_words_is_refused():
-    with pytest.raises(ValueError, match=r"networks that read images.* got bilstm"):
-        configs.Model(name="bilstm", dtype="bfloat16")
-
-
 def test_all_networks_of_images_compute_in_it():
     """Every convolution and linear layer but the head's."""
     for name in ("convnet", "resnet32", "resnet18", "resnet50", "sce_cnn"):

@@ -47,8 +47,3 @@ def test_every_recipe_differs_from_its_study_in_attention_alone():
             method = dataclasses.replace(run.method, gamma=study.method.gamma, **kept)
             assert dataclasses.replace(run, method=method) == study
     assert len(set(found.values())) == len(found)
-
-
-def test_at_least_one_seed():
-    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
-        commands.Recipes(seeds=0)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from experiments.cli import main
 from experiments.train import progress
 from tests.programs import epochs, events, newest, resumed, saved, state
 
@@ -159,18 +158,6 @@ def out(uninterrupted, tmp_path):
     return shutil.copytree(uninterrupted, tmp_path / "run")
 
 
-@pytest.fixture
-def train(capsys):
-    """Runs a command line in this process: its exit status and what it prints."""
-
-    def run(*arguments):
-        status = main([str(word) for word in (*TRAIN, *arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out + captured.err
-
-    return run
-
-
 def damage(out, step):
     """One bit of the parameters."""
     files = (out / "checkpoints" / str(step) / "state").rglob("d/*")
@@ -180,9 +167,9 @@ def damage(out, step):
     largest.write_bytes(content)
 
 
-def test_a_finished_run_is_left_as_it_is(train, out):
+def test_a_finished_run_is_left_as_it_is(shell, out):
     before = everything(out)
-    status, said = train("--out", out)
+    status, _, said = shell(*TRAIN, "--out", out)
     reached = f"{out} is finished: {EPOCHS} epochs, {EPOCHS * STEPS} steps: test acc"
     assert status == 0
     assert reached in said
@@ -190,19 +177,19 @@ def test_a_finished_run_is_left_as_it_is(train, out):
 
 
 def test_a_run_that_was_stopped_after_its_last_checkpoint_is_finished(
-    train, uninterrupted, out
+    shell, uninterrupted, out
 ):
     lines = (out / "records.jsonl").read_text().splitlines(keepends=True)
     (out / "records.jsonl").write_text("".join(lines[:-1]) + lines[-1][:10])
-    assert train("--out", out)[0] == 0
+    shell.printed(*TRAIN, "--out", out)
     assert [event["step"] for event in events(out, "finished")] == [EPOCHS * STEPS]
     assert_same(out, uninterrupted)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, uninterrupted, out):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(shell, uninterrupted, out):
     first, last = saved(out)
     damage(out, last)
-    status, said = train("--out", out)
+    status, _, said = shell(*TRAIN, "--out", out)
     assert status == 0, said
     began = f"Checkpoint {last} is damaged: "
     said = (began + said.partition(began)[2]).splitlines()
@@ -215,22 +202,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(train, uninterrupted, 
     assert_same(out, uninterrupted)
 
 
-def test_where_all_checkpoints_are_damaged_nothing_is_overwritten(train, out):
+def test_where_all_checkpoints_are_damaged_nothing_is_overwritten(shell, out):
     for step in saved(out):
         damage(out, step)
     before = everything(out)
-    status, said = train("--out", out)
+    status, _, said = shell(*TRAIN, "--out", out)
     assert status == 3
     assert f"All checkpoints in {out / 'checkpoints'} are damaged" in said
     assert everything(out) == before
 
 
 @pytest.mark.parametrize("with_config", [True, False])
-def test_another_configuration_is_refused(train, out, with_config):
+def test_another_configuration_is_refused(shell, out, with_config):
     if not with_config:
         (out / "config.json").unlink()
     before = everything(out)
-    status, said = train("--method.lam", "-0.5", "--seed", "1", "--out", out)
+    status, _, said = shell(*TRAIN, "--method.lam", "-0.5", "--seed", "1", "--out", out)
     assert status == 2
     assert "\n  method.lam: -1.0 there, -0.5 here\n" in said
     assert "\n  seed: 0 there, 1 here\n" in said
@@ -238,9 +225,9 @@ def test_another_configuration_is_refused(train, out, with_config):
     assert everything(out) == before
 
 
-def test_more_than_the_data_have_is_refused(train, tmp_path):
+def test_more_than_the_data_have_is_refused(shell, tmp_path):
     out = tmp_path / "run"
-    status, said = train("--data.validation-per-class", "60", "--out", out)
+    status, _, said = shell(*TRAIN, "--data.validation-per-class", "60", "--out", out)
     assert status == 2
     assert "Traceback" not in said
     assert not out.exists()

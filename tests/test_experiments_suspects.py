@@ -1,6 +1,5 @@
 """The list of training examples whose labels are most likely wrong."""
 
-import csv
 import math
 import shutil
 
@@ -12,6 +11,7 @@ from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.report import suspects
 from experiments.results import aggregate, example_losses, run_dir
+from tests import programs
 
 EPOCHS = 8
 TRAIN = (
@@ -36,8 +36,7 @@ def task(trained):
 
 @pytest.fixture(scope="module")
 def rows(trained):
-    with (trained / suspects.LIST).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return programs.rows((trained / suspects.LIST).read_text("utf-8"))
 
 
 def test_the_first_hundred_are_mislabelled(task, rows):
@@ -86,19 +85,18 @@ def test_the_columns_agree_and_are_in_cleanlabs_form(trained, task, rows):
 
 
 def test_the_first_rows_are_printed_and_files_go_where_they_are_to(
-    trained, tmp_path, capsys
+    trained, tmp_path, shell
 ):
     out = tmp_path / "lists"
-    assert cli.main(["suspects", str(trained), "--out", str(out), "--show", "3"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| ") for line in printed) == 2 * (1 + 3)
+    printed = shell.printed("suspects", trained, "--out", out, "--show", "3")
+    shown = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert len(shown) == 2 * (1 + 3)
     for name in (suspects.LIST, suspects.ARRAYS):
         assert (out / name).is_file()
     assert (out / suspects.LIST).read_bytes() == (trained / suspects.LIST).read_bytes()
     (tmp_path / "file").write_text("")
-    there = str(tmp_path / "file")
-    assert cli.main(["suspects", str(trained), "--out", there]) == 1
-    assert "give --out a directory" in capsys.readouterr().err
+    there = ("suspects", trained, "--out", tmp_path / "file")
+    shell.refused(1, "give --out a directory", *there)
 
 
 def test_losses_and_weights_over_the_epochs(trained, task, rows):
@@ -121,8 +119,7 @@ def test_losses_and_weights_over_the_epochs(trained, task, rows):
     np.testing.assert_allclose(losses[-1][at], listed, rtol=1e-3, atol=1e-6)
     # The network learns the right labels first: losses of wrong ones go up.
     assert losses[-1][task.mislabelled].mean() > 2 * losses[0][task.mislabelled].mean()
-    with (trained / suspects.EPOCHS).open(encoding="utf-8", newline="") as file:
-        long = list(csv.DictReader(file))
+    long = programs.rows((trained / suspects.EPOCHS).read_text("utf-8"))
     names = [row["index"] for row in rows[:10]]
     assert [(row["index"], row["epoch"]) for row in long] == [
         (name, str(epoch)) for name in names for epoch in epochs
@@ -133,28 +130,24 @@ def test_losses_and_weights_over_the_epochs(trained, task, rows):
         np.testing.assert_allclose(float(row["loss"]), loss, rtol=1e-4)
 
 
-def test_what_was_recorded_goes_on_with_the_run(trained, tmp_path, capsys):
+def test_what_was_recorded_goes_on_with_the_run(trained, tmp_path, shell):
     out = shutil.copytree(trained, tmp_path / "run")
-    assert cli.main(["resume", str(out), "--epochs", str(EPOCHS + 1)]) == 0
+    shell.printed("resume", out, "--epochs", EPOCHS + 1)
     (out / example_losses.FOLDER / "00003.npy").write_bytes(b"damaged")
-    stale = ("report", str(out), "--out", str(tmp_path / "report"), "--tables")
-    assert cli.main([*stale]) == 0
-    assert "the training is at step" in capsys.readouterr().out
-    assert cli.main(["suspects", str(out)]) == 0
-    assert f" epoch {EPOCHS + 1} " in capsys.readouterr().out
+    stale = ("report", out, "--out", tmp_path / "report", "--tables")
+    assert "the training is at step" in shell.printed(*stale)
+    assert f" epoch {EPOCHS + 1} " in shell.printed("suspects", out)
     with np.load(out / suspects.ARRAYS) as arrays:
         assert arrays["epochs"].tolist() == [1, 2, *range(4, EPOCHS + 2)]
 
 
-def test_a_report_shows_the_head_of_the_list(trained, rows, tmp_path, capsys):
-    assert cli.main(["report", str(trained), "--out", str(tmp_path), "--tables"]) == 0
-    printed = capsys.readouterr().out
+def test_a_report_shows_the_head_of_the_list(trained, rows, tmp_path, shell):
+    printed = shell.printed("report", trained, "--out", tmp_path, "--tables")
     assert "## Labels that are most likely wrong" in printed
     assert "the first 10 of 1,097 in suspects.csv" in printed
     assert "the training is at step" not in printed
     (path,) = (tmp_path / "tables").glob("*-most-likely-wrong.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        shown = list(csv.DictReader(file))
+    shown = programs.rows(path.read_text("utf-8"))
     assert [(row["index"], row["label"], row["prediction"]) for row in shown] == [
         (row["index"], row["given_label"], row["predicted_label"]) for row in rows[:10]
     ]

@@ -265,14 +265,9 @@ def test_a_diverged_setting_is_not_chosen():
         (("--data.validation-per-class", "0"), "give --data.validation-per-class"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, capsys):
+def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, shell):
     out = tmp_path / "sweep"
-    try:
-        status = _sweep(out, *arguments)
-    except SystemExit as stopped:  # as any command line ends that cannot be read
-        status = stopped.code
-    assert status == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    shell.refused(2, said, "sweep", PRESET, "--out", out, *TINY, *arguments)
     assert not out.exists()
 
 

@@ -72,20 +72,20 @@ def test_config_and_records_say_what_was_trained_and_how(trained):
     assert np.sum(last["test"]["confusion"]) == last["test"]["examples"] == 100
 
 
-def test_evaluation_gives_the_numbers_of_the_last_epoch(trained, capsys):
-    assert main(["evaluate", str(trained)]) == 0
+def test_evaluation_gives_the_numbers_of_the_last_epoch(trained, shell):
+    printed = shell.printed("evaluate", trained)
     written = json.loads((trained / run_dir.EVALUATION).read_text())
     last = epochs(trained)[-1]
     assert written["step"] == last["step"]
     for split in ("validation", "test"):
         assert written[split] == last[split]
-    assert f"accuracy {last['test']['accuracy']:.4f}" in capsys.readouterr().out
+    assert f"accuracy {last['test']['accuracy']:.4f}" in printed
 
 
-def test_a_report_is_made(trained, capsys):
-    assert main(["report", str(trained), "--features"]) == 0
+def test_a_report_is_made(trained, shell):
+    printed = shell.printed("report", trained, "--features")
     text = (trained / "report.md").read_text()
-    assert text in capsys.readouterr().out
+    assert text in printed
     accuracy = 100 * epochs(trained)[-1]["test"]["accuracy"]
     assert f"{accuracy:.1f}" in text
     for image in trained.glob("*.png"):
@@ -151,10 +151,10 @@ def test_each_option_changes_the_loss(arguments, trained, tmp_path):
         assert ours[1]["total_weight"] > 2.5
 
 
-def test_another_network_is_no_first_stage(trained, tmp_path, capsys):
-    other = ("--start-from", str(trained), "--model.widths", "4", "4")
-    assert _train(tmp_path / "run", *other) == 2
-    said = capsys.readouterr().err
+def test_another_network_is_no_first_stage(trained, tmp_path, shell):
+    train = (*DIGITS, *TINY, "--out", tmp_path / "run", "--start-from", trained)
+    status, _, said = shell(*train, "--model.widths", "4", "4")
+    assert status == 2
     assert "trained another network" in said
     assert "model.widths: [4, 8] there, [4, 4] here" in said
     assert not (tmp_path / "run" / run_dir.RECORDS).exists()
@@ -184,16 +184,17 @@ def test_published_weights_are_started_from(tmp_path):
     np.testing.assert_array_equal(head, np.float32(weights["fc.weight"].T))
 
 
-def test_published_weights_that_do_not_fit_are_refused(tmp_path, capsys):
+def test_published_weights_that_do_not_fit_are_refused(tmp_path, shell):
     path = tmp_path / "weights.safetensors"
     save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, path)
-    assert _train(tmp_path / "run", "--model.pretrained", str(path)) != 0
-    assert "pretrained" in capsys.readouterr().err
+    arguments = ("--out", tmp_path / "run", "--model.pretrained", path)
+    shell.refused(2, "pretrained", *DIGITS, *TINY, *arguments)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path, capsys):
-    assert _train(tmp_path, "--optimizer.learning-rate", "1e30") == 4
-    said = capsys.readouterr().err
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path, shell):
+    large = ("--optimizer.learning-rate", "1e30")
+    status, _, said = shell(*DIGITS, *TINY, "--out", tmp_path, *large)
+    assert status == 4
     assert "A loss is not finite at step " in said
     assert "training examples " in said
     assert "seed 0" in said
@@ -221,11 +222,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path, capsys):
     ],
 )
 def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
-    arguments, status, said, capsys, tmp_path, monkeypatch
+    arguments, status, said, shell, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == status
-    assert said in " ".join(capsys.readouterr().err.split())
+    shell.refused(status, said, *arguments)
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
@@ -259,10 +259,5 @@ def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
         (["--epochs", "many"], "many"),
     ],
 )
-def test_a_bad_field_is_refused_with_a_suggestion(arguments, said, capsys):
-    try:
-        status = main([*DIGITS, *arguments])
-    except SystemExit as stopped:  # as any command line ends that cannot be read
-        status = stopped.code
-    assert status == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+def test_a_bad_field_is_refused_with_a_suggestion(arguments, said, shell):
+    shell.refused(2, said, *DIGITS, *arguments)

@@ -4,7 +4,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import absgd_jax
@@ -116,29 +115,6 @@ def test_half_precision_gradients_keep_their_dtype():
     chex.assert_trees_all_close(parts, whole, rtol=0.05, atol=0.01)
 
 
-def test_trains_with_scale_by_attention_as_the_whole_batch_does():
-    tx = optax.chain(absgd_jax.scale_by_attention(0.5), optax.sgd(0.1, momentum=0.9))
-    data = problems.as_dtype(problems.batches(20), jnp.float32)
-
-    @jax.jit
-    def step(w, state, bx, by):
-        lam = absgd_jax.attention_state(state).lam
-        value, grads = absgd_jax.tilted_value_and_grad(
-            per_example_losses, lam, microbatch_size=5
-        )(w, bx, by)
-        updates, state = tx.update(grads, state, w, value=value)
-        return optax.apply_updates(w, updates), state
-
-    @jax.jit
-    def whole_step(w, state, bx, by):
-        return problems.route_step("value", tx, w, state, bx, by)[:2]
-
-    got = expected = params, tx.init(params)
-    for bx, by, _ in zip(*data, strict=True):
-        got, expected = step(*got, bx, by), whole_step(*expected, bx, by)
-    chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
-
-
 @pytest.mark.parametrize(
     ("lams", "bounds", "rtol"),
     [
@@ -168,24 +144,3 @@ def test_every_route_trains_alike(lams, bounds, rtol):
     for other in others:
         chex.assert_trees_all_close(other, first, rtol=rtol, atol=rtol / 10)
     assert np.isfinite(absgd_jax.attention_state(first[1]).lam).all()
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda of: of(per_example_losses, 1.0, microbatch_size=0),
-         "microbatch_size must be positive, got 0"),
-        (lambda of: of(per_example_losses, 0.0), "lam must be nonzero"),
-        (lambda of: of(lambda p, x: x @ p["w"], 1.0, dense=True)(params, x),
-         r"one loss per example: .* shape \(1, 3\)"),
-        (lambda of: of(per_example_losses, 1.0, microbatch_size=4)(
-            params, x, labels[:-1]
-        ), r"same leading axis, got .*\(21,\), \(22,\)"),
-        (lambda of: of(lambda *args: per_example_losses(*args).mean(), 1.0)(
-            params, x, labels
-        ), "before their mean"),
-    ],
-)  # fmt: skip
-def test_microbatches_losses_and_lam_that_do_not_fit_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(absgd_jax.tilted_value_and_grad)

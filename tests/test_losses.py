@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
 from absgd_jax import losses
 
@@ -28,8 +29,7 @@ WEIGHTS = np.array([0.2, 0.5, 1.0, 1.3, 2.0])
 
 
 def p_of(f, y):
-    e = np.exp(f - f.max(-1, keepdims=True))
-    return (e / e.sum(-1, keepdims=True))[np.arange(len(y)), y]
+    return special.softmax(f, axis=-1)[np.arange(len(y)), y]
 
 
 def ce(f, y):
@@ -53,8 +53,7 @@ def ldam(f, y, s, max_margin):
 
 
 def sce(f, y, a, b, smallest=1e-7):
-    e = np.exp(f)
-    p = e / e.sum(-1, keepdims=True)
+    p = special.softmax(f, axis=-1)
     one_hot = np.eye(CLASSES)[y]
     cross = -(one_hot * np.log(p.clip(smallest, 1))).sum(-1)
     reverse = -(p * np.log(one_hot.clip(1e-4, 1))).sum(-1)
@@ -193,75 +192,6 @@ def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
     np.testing.assert_array_equal(tce(), jnp.minimum(kept, pruned))
     np.testing.assert_array_equal(tce(), tce(keep=keep))
     np.testing.assert_array_equal(kept, tce(k=0.0))
-
-
-@pytest.mark.parametrize("name", ["sce", "sce_cifar100"])
-def test_symmetric_cross_entropy_is_bounded(name):
-    alpha, beta = {"sce": (0.1, 1.0), "sce_cifar100": (6.0, 0.1)}[name]
-    got, _ = evaluate(CASES[name][0], [1e4, 0, 0, 0, 0], 1)
-    expected = alpha * math.log(1e7) + beta * math.log(1e4)
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-
-# Five examples of ten logits each, and what the PyTorch code that the authors of ABSGD
-# took over from the re-implementation of SCE makes of them. It does not clip inside CE;
-# inside RCE it clips at 1e-7, which adds to a loss at most 9 * 1e-7 * 9.22 beta.
-# fmt: off
-PUBLISHED_LOGITS = np.array([
-    -21.52588650974729, 34.89517722783357, 74.19435268302304, -40.03088135687182,
-    22.708366723692993, -0.026630134378114012, -6.080452882031052, 6.81392815330051,
-    -1.5920712176517704, -7.328873946562521, -33.44964157298234, 38.51682451475094,
-    -11.947274468632445, 0.31402541334738926, 36.80138851401012, -7.89012701871651,
-    -13.595443934764496, -25.40727395310784, -47.16519916710732, 5.295855775666958,
-    19.07509527676656, 34.017952872451545, 29.546861069563825, -24.249174630309263,
-    -23.12970386386434, -1.7588138991883098, 9.227967042454782, -16.981849886553142,
-    -0.8884144942646421, -2.85100055263925, 8.084338413994999, 25.801407546550987,
-    0.33537570501024766, -6.228771518313639, 22.567627565695858, 4.592720590048999,
-    7.131642603946299, -69.2956090608499, 15.613026958892194, 1.8761637761047707,
-    24.030210806117672, -1.036437245606066, 30.09207311524213, -31.660058246061134,
-    20.009535274298038, 8.411850697512968, -7.777021963384109, -8.780501285776603,
-    -9.359144603362537, 71.77831377375337,
-]).reshape(5, 10)
-PUBLISHED_LABELS = np.array([2, 1, 2, 0, 3])
-PUBLISHED_LOSSES = {
-    (0.1, 1.0): [
-        8.289306449890137e-06, 1.4207573261369302, 9.554465244642278,
-        10.985921462397254, 19.55418507013178,
-    ],
-    (6.0, 0.1): [
-        8.289306449890138e-07, 1.1329248079565901, 27.805394288659667,
-        107.4555759986846, 621.551266905702,
-    ],
-}
-PUBLISHED_SLOPES = {
-    (0.1, 1.0): [
-        0.0, -1.2053686882666232, -0.20182013169950727,
-        -0.1000001771362114, -0.1,
-    ],
-    (6.0, 0.1): [
-        0.0, -1.0337720896293996, -5.942461805289203,
-        -5.999999901247509, -6.0,
-    ],
-}
-# fmt: on
-
-
-@pytest.mark.parametrize(("alpha", "beta"), [(0.1, 1.0), (6.0, 0.1)])
-def test_symmetric_cross_entropy_without_clipping_equals_published_code(alpha, beta):
-    expected = PUBLISHED_LOSSES[alpha, beta]
-    with jax.enable_x64(True):
-        loss = partial(
-            SCE, alpha=alpha, beta=beta,
-            smallest_probability=0.0,
-        )  # fmt: skip
-        got, grads = compiled(loss)(PUBLISHED_LOGITS, PUBLISHED_LABELS, None)
-        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-5 * beta)
-        np.testing.assert_allclose(
-            grads[np.arange(5), PUBLISHED_LABELS],
-            PUBLISHED_SLOPES[alpha, beta],
-            rtol=1e-6,
-            atol=1e-5 * beta,
-        )
 
 
 def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():
@@ -504,21 +434,25 @@ def test_the_second_derivative_of_focal_keeps_its_precision():
     np.testing.assert_allclose(expected[m > 20], limit[m > 20], rtol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("loss", "hyperparameters"),
-    [
-        (FOCAL, {"focusing": 0.4}),
-        (LDAM, {"max_margin": 0.4, "scale": 10.0}),
-        (SCE, {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7}),
-        (GCE, {"q": 0.4}),
-        (TCE, {"q": 0.4, "k": 0.3}),
-        (TCE, {"q": 0.4, "k": 0.0}),
-        (ADJUSTED, {"tau": 0.7}),
-    ],
-)
+HYPERPARAMETERS = [
+    (FOCAL, {"focusing": 0.4}),
+    (LDAM, {"max_margin": 0.4, "scale": 10.0}),
+    (SCE, {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7}),
+    (GCE, {"q": 0.4}),
+    (TCE, {"q": 0.4, "k": 0.3}),
+    (TCE, {"q": 0.4, "k": 0.0}),
+    (ADJUSTED, {"tau": 0.7}),
+]
+
+
+def counted(loss):
+    """The class counts, for a loss that needs them."""
+    return {"class_counts": COUNTS} if loss in (LDAM, ADJUSTED) else {}
+
+
+@pytest.mark.parametrize(("loss", "hyperparameters"), HYPERPARAMETERS)
 def test_a_masked_class_leaves_hyperparameters_a_gradient(loss, hyperparameters):
-    if loss in (LDAM, ADJUSTED):
-        loss = partial(loss, class_counts=COUNTS)
+    loss = partial(loss, **counted(loss))
     masks = ["one", "all but the label", "the label"]
     rows = jnp.array([MASKED[mask] for mask in masks])
     value = lambda h, row: loss(row, jnp.array(0), **h)
@@ -696,17 +630,13 @@ def test_nan_logits_are_not_hidden(name):
 @pytest.mark.parametrize(
     ("loss", "hyperparameters"),
     [
-        (FOCAL, {"focusing": 0.4}),
-        (LDAM, {"class_counts": COUNTS, "max_margin": 0.4, "scale": 10.0}),
-        (SCE, {"alpha": 0.3, "beta": 0.6}),
+        *HYPERPARAMETERS,
         (SCE, {"smallest_probability": 0.0}),
-        (GCE, {"q": 0.4}),
-        (TCE, {"q": 0.4, "k": 0.3}),
-        (ADJUSTED, {"class_counts": COUNTS, "tau": 0.7}),
         (CE, {"class_weights": list(WEIGHTS)}),
     ],
 )
 def test_traced_hyperparameters_give_the_losses_of_static_ones(loss, hyperparameters):
+    hyperparameters = hyperparameters | counted(loss)
     logits, labels = (jnp.asarray(a) for a in batch(13))
     traced = jax.tree.map(
         jnp.asarray, hyperparameters, is_leaf=lambda x: isinstance(x, list)
@@ -913,11 +843,9 @@ def test_refuses_flags_of_another_shape():
     ],
 )
 def test_refuses_hyperparameters(loss, name, interval, refused):
-    function = partial(loss, F, Y)
+    function = partial(loss, F, Y, **counted(loss))
     if loss in (losses.class_balanced_weights, losses.ldam_margins):
         function = partial(loss, COUNTS)
-    elif loss in (LDAM, ADJUSTED):
-        function = partial(function, class_counts=COUNTS)
     for value in [*refused, math.nan]:
         with pytest.raises(ValueError) as error:  # noqa: PT011, quoted in full below
             function(**{name: value})

@@ -140,32 +140,127 @@ def test_parameters_may_be_python_numbers(micro):
     np.testing.assert_allclose(grad, expected, rtol=1e-6)
 
 
+# Arguments out of range, of another kind or shape.
+
+MAKE = (
+    absgd_jax.attentional_aggregate,
+    absgd_jax.scale_by_attention,
+    absgd_jax.attention,
+    functools.partial(absgd_jax.absgd, 0.1),
+    functools.partial(absgd_jax.abadam, 0.1),
+)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"lam": 0.0}, ValueError, r"lam must be nonzero .* got 0\.0"),
+        ({"lam": np.nan}, ValueError, r"lam must be nonzero .* got nan"),
+        ({"lam": 1e-40}, ValueError, r"lam must be nonzero .* got 1e-40"),
+        ({"lam": jnp.ones(3)}, ValueError,
+         r"lam must be a scalar or a schedule, got shape \(3,\)"),
+        ({"lam": "1"}, TypeError, "got '1' of type str"),
+        ({"lam": 1j}, TypeError, "lam must be a real number"),
+        ({"gamma": 0.0}, ValueError, r"gamma must lie in \(0, 1\], got 0\.0"),
+        ({"gamma": 1.5}, ValueError, r"gamma must lie in \(0, 1\], got 1\.5"),
+        ({"gamma": np.nan}, ValueError, r"gamma must lie in \(0, 1\], got nan"),
+        ({"gamma": "0.5"}, TypeError, "gamma must be .* got '0.5' of type str"),
+        ({"gamma": {"a": 1}}, TypeError, "of type dict"),
+        ({"init_s": -1.0}, ValueError, r"init_s must be .* got -1\.0"),
+        ({"init_s": np.inf}, ValueError, r"init_s must be .* got inf"),
+        ({"lam": absgd_jax.kl_radius(0.1), "init_s": 0.0}, ValueError,
+         r"init_s must be None with kl_radius .*got 0\.0"),
+        ({"max_weight": 0.5}, ValueError, r"max_weight must be at least 1, .* 0\.5"),
+        ({"max_weight": "2"}, TypeError, "max_weight must"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("make", MAKE)
+def test_bad_hyperparameters_are_refused_when_built(make, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        make(**{"lam": 1.0} | kwargs)
+
+
+def weigh(losses, **kwargs):
+    attention = absgd_jax.attention(0.7)
+    return attention.weigh(jnp.asarray(losses, float), attention.init(), **kwargs)
+
+
+def differentiate(losses_of, *batch, lam=1.0, **kwargs):
+    return absgd_jax.tilted_value_and_grad(losses_of, lam, **kwargs)(params, *batch)
+
+
+radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        # The objective.
         (lambda: absgd_jax.tilted_loss(jnp.ones(3), absgd_jax.two_stage(1.0, 3)),
          TypeError, r"takes λ as a number, got the schedule .*attention_state"),
-        (lambda: absgd_jax.tilted_value_and_grad(losses_of, lambda step: 1.0),
-         TypeError, "tilted_value_and_grad takes λ as a number"),
+        (lambda: absgd_jax.tilted_loss(jnp.ones(2), radius(0.1)),
+         TypeError, "takes λ as a number, got the radius"),
         (lambda: jax.jit(absgd_jax.tilted_loss)(jnp.ones(3), jnp.ones(2)),
          ValueError, r"lam must be a scalar, got shape \(2,\)"),
         (lambda: absgd_jax.tilted_loss(jnp.ones((0, 3)), 1.0),
          ValueError, r"at least one example, got shape \(0, 3\)"),
-        (lambda: absgd_jax.absgd(0.1, "1"), TypeError, "got '1' of type str"),
-        (lambda: absgd_jax.absgd(0.1, 1.0, "0.5"),
-         TypeError, "gamma must be .* got '0.5' of type str"),
-        (lambda: absgd_jax.absgd(0.1, 1.0, {"a": 1}), TypeError, "of type dict"),
-        (lambda: absgd_jax.absgd(0.1, 1.0, max_weight="2"),
-         TypeError, "max_weight must"),
-        (lambda: absgd_jax.absgd(0.1, 1j), TypeError, "lam must be a real number"),
         (lambda: absgd_jax.tilted_loss(
             jnp.ones(2), 1.0, sample_weights=jnp.array([1.0, -2.0])
         ), ValueError, r"must not be negative, got -2\.0"),
+        # The weights.
+        (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
+        (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),
+        (lambda: weigh([1.0], where=jnp.ones(2, bool)), ValueError, "where must have"),
+        # Its gradient.
+        (lambda: differentiate(losses_of, lam=lambda step: 1.0),
+         TypeError, "tilted_value_and_grad takes λ as a number"),
+        (lambda: differentiate(losses_of, lam=0.0), ValueError, "lam must be nonzero"),
+        (lambda: differentiate(losses_of, microbatch_size=0),
+         ValueError, "microbatch_size must be positive, got 0"),
+        (lambda: differentiate(lambda p, x: x @ p["w"], x, dense=True),
+         ValueError, r"one loss per example: .* shape \(1, 3\)"),
+        (lambda: differentiate(of_batch, x, labels[:-1], microbatch_size=4),
+         ValueError, r"same leading axis, got .*\(15,\), \(16,\)"),
+        (lambda: differentiate(lambda p: losses_of(p).mean()),
+         ValueError, "before their mean"),
+        # A radius.
+        (lambda: radius(0.0), ValueError, r"rho must be .*got 0\.0"),
+        (lambda: radius(0.1, 2), ValueError, "must be 1 or -1, got 2"),
+        (lambda: absgd_jax.effective_fraction(1), ValueError, r"in \(0, 1\), got 1\.0"),
+        # Statistics and suggestions.
+        (lambda: absgd_jax.suggest_lam([1.0, 1.0]),
+         ValueError, r"all equal, got 2 between 1\.0"),
+        (lambda: absgd_jax.suggest_lam([]), ValueError, "not all equal, got 0"),
+        (lambda: absgd_jax.suggest_lam([1.0, np.nan]), ValueError, "must be finite"),
+        (lambda: absgd_jax.suggest_lam([1.0, 2.0], sign=0),
+         ValueError, "must be 1 or -1, got 0"),
+        (lambda: absgd_jax.suggest_lam([1.0, 2.0], fractions=(2.0,)),
+         ValueError, r"got 2\.0"),
+        (lambda: absgd_jax.weight_statistics(jnp.ones(3), where=jnp.ones(2, bool)),
+         ValueError, r"where must have the shape of weights, \(3,\), got \(2,\)"),
+        (lambda: absgd_jax.weight_statistics(jnp.ones(2), groups=jnp.zeros(2, int)),
+         ValueError, "groups needs num_groups"),
     ],
 )  # fmt: skip
-def test_arguments_of_another_kind_are_refused(call, error, message):
+def test_arguments_that_do_not_fit_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "function", [absgd_jax.tilted_loss, absgd_jax.attentional_weights]
+)
+@pytest.mark.parametrize(
+    ("losses", "lam", "error", "message"),
+    [
+        (jnp.ones(3), 0.0, ValueError, "lam must be nonzero"),
+        (jnp.float32(1.0), 1.0, ValueError, "before their mean"),
+        (jnp.arange(3), 1.0, TypeError, "floating point"),
+    ],
+)
+def test_objective_and_weights_refuse_alike(function, losses, lam, error, message):
+    with pytest.raises(error, match=message):
+        function(losses, lam)
 
 
 # Schedules.

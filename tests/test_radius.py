@@ -386,23 +386,6 @@ def test_hyperparameters_may_be_injected_beside_a_radius(settings):
     chex.assert_trees_all_close(of(*stepped(injected)), plain, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: absgd_jax.kl_radius(0.0), ValueError, r"rho must be .*got 0\.0"),
-        (lambda: absgd_jax.kl_radius(0.1, 2), ValueError, "must be 1 or -1, got 2"),
-        (lambda: absgd_jax.effective_fraction(1), ValueError, r"in \(0, 1\), got 1\.0"),
-        (lambda: absgd_jax.attention(absgd_jax.kl_radius(0.1), init_s=0.0), ValueError,
-         r"init_s must be None with kl_radius .*got 0\.0"),
-        (lambda: absgd_jax.tilted_loss(jnp.ones(2), absgd_jax.kl_radius(0.1)),
-         TypeError, "takes λ as a number, got the radius"),
-    ],
-)  # fmt: skip
-def test_a_radius_out_of_range_or_out_of_place_is_refused(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
-
-
 def test_a_value_that_does_not_say_how_weights_spread_is_refused():
     radius = absgd_jax.kl_radius(0.1)
     tx = absgd_jax.scale_by_attention(radius, max_weight=np.inf)

@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import absgd_jax
@@ -159,38 +158,6 @@ def test_weights_are_those_of_the_aggregation(max_weight):
         np.testing.assert_array_equal(states.count, np.arange(9) + 1)
 
 
-def test_multisteps_is_absgd_on_microbatches_with_s_carried_along():
-    """Four microbatches a step: their directions at one w, averaged."""
-    attention = absgd_jax.attention(0.7, 0.3)
-    accumulate = optax.MultiSteps(optax.sgd(0.05), 4)
-    batches = list(zip(X[:20], LABELS[:20], V[:20], strict=True))
-
-    with jax.enable_x64(True):
-        params = {"w": jnp.asarray(W)}
-        state, opt_state = attention.init(), accumulate.init(params)
-
-        def step(params, state, opt_state, *batch):
-            grads, state = weighted_gradient(attention, params, state, *batch)
-            updates, opt_state = accumulate.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), state, opt_state
-
-        step = jax.jit(step)
-        for batch in batches:
-            params, state, opt_state = step(params, state, opt_state, *batch)
-
-    w, s, share, directions = W, 0.0, 1.0, []
-    for t, (x, labels, v) in enumerate(batches):
-        losses, gradients = oracle.softmax_regression(w, x, labels)
-        s = 0.7 * s + 0.3 * np.average(np.exp(losses / 0.7), weights=v)
-        share *= 0.7
-        p = np.exp(losses / 0.7) / (s / (1 - share))
-        directions.append(np.tensordot(v * p, gradients, 1) / v.sum())
-        if t % 4 == 3:
-            w = w - 0.05 * np.mean(directions, axis=0)
-            directions = []
-    np.testing.assert_allclose(params["w"], w, rtol=0, atol=2e-6)
-
-
 def test_one_step_is_compiled_although_lam_follows_a_schedule():
     attention = absgd_jax.attention(absgd_jax.two_stage(0.5, 2))
     chex.clear_trace_counter()
@@ -200,22 +167,6 @@ def test_one_step_is_compiled_although_lam_follows_a_schedule():
         w, state = step(jnp.array([0.0, 1.0]), state)
         weights.append(float(w[1] / w[0]))
     np.testing.assert_allclose(weights, [1, 1, np.exp(2), np.exp(2)], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
-        (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),
-        (lambda: weigh([1.0], where=jnp.ones(2, bool)), ValueError, "where must have"),
-        (lambda: absgd_jax.attention(0.0), ValueError, "lam must be nonzero"),
-        (lambda: absgd_jax.attention(1.0, max_weight=0.5), ValueError,
-         r"max_weight must be at least 1.*got 0\.5"),
-    ],
-)  # fmt: skip
-def test_losses_and_hyperparameters_out_of_range_are_refused(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
 
 
 # Bounds on the weights.

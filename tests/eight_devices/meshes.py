@@ -15,9 +15,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import absgd_jax
 from tests import problems
-from tests.problems import per_example_losses
 
 DEVICES = 8
 GLOBAL_BATCH = 32
@@ -38,38 +36,16 @@ def optimizer(route, lam, gamma, axis_name=None, **kwargs):
     return optax.chain(attention, optax.sgd(0.1, momentum=0.9))
 
 
-def make_step(tx, route, axis_name=None):
-    """A step that a user would write; `axis_name` goes wherever it is taken."""
+def make_step(tx, route, axis_name=None, **settings):
+    """A step of `problems.route_step`, from parameters, state and a batch."""
 
     def step(params, state, x, labels, v):
-        losses_of = functools.partial(per_example_losses, x=x, labels=labels)
-        if route == "value":
-            lam = absgd_jax.attention_state(state).lam
-            value, grads = jax.value_and_grad(
-                lambda p: absgd_jax.tilted_loss(
-                    losses_of(p), lam, sample_weights=v, axis_name=axis_name
-                )
-            )(params)
-            extra = {"value": value}
-        else:
-            losses, grads = jax.vjp(losses_of, params)
-            if route == "dense":
-                of_each = jax.vmap(jax.grad(problems.one_loss), (None, 0, 0))
-                grads = of_each(vary(params, axis_name), x, labels)
-            extra = {"losses": losses, "sample_weights": v}
-        updates, state = tx.update(grads, state, params, **extra)
-        return optax.apply_updates(params, updates), state
+        return problems.route_step(
+            route, tx, params, state, x, labels,
+            sample_weights=v, axis_name=axis_name, **settings,
+        )[:2]  # fmt: skip
 
     return step
-
-
-def vary(params, axis_name):
-    """What the error message for dense gradients under `shard_map` says to do."""
-    if axis_name is None:
-        return params
-    if not hasattr(jax.lax, "pcast"):  # before JAX 0.8.2
-        return jax.tree.map(lambda p: jax.lax.pvary(p, axis_name), params)
-    return jax.tree.map(lambda p: jax.lax.pcast(p, axis_name, to="varying"), params)
 
 
 def train(step, tx, batches, params=None):

@@ -3,7 +3,6 @@
 import chex
 import flax.linen as nn
 import jax
-import numpy as np
 import optax
 from flax import jax_utils
 
@@ -78,9 +77,7 @@ def run(module):
 
 
 def test_without_attention_it_is_the_ordinary_program():
-    got = run(program.load("linen_pmap", lam=np.inf))
-    expected = run(program.ordinary("linen_pmap"))
-    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
+    checks.is_the_ordinary_program("linen_pmap", run, rtol=1e-6, atol=1e-6)
 
 
 def test_as_a_script_it_trains(capsys):

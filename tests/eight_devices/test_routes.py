@@ -52,7 +52,7 @@ def local_tilt(tx, cast):
     """The step without a collective between forward and backward pass."""
 
     def step(params, state, x, labels, v):
-        mine = meshes.vary(params, "data") if cast else params
+        mine = problems.vary(params, "data") if cast else params
         lam = absgd_jax.attention_state(state).lam
         value, grads = jax.value_and_grad(
             lambda p: absgd_jax.tilted_loss(

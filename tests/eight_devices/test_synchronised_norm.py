@@ -42,35 +42,18 @@ def losses_of(axis_name):
     return losses
 
 
-def by_pullback(axis_name):
-    tx = absgd_jax.absgd(0.3, LAM, GAMMA, axis_name=axis_name)
-
-    def step(params, state, x, labels, v):
-        losses, pullback = jax.vjp(lambda p: losses_of(axis_name)(p, x, labels), params)
-        updates, state = tx.update(
-            pullback, state, params, losses=losses, sample_weights=v
-        )
-        return optax.apply_updates(params, updates), state
-
-    return tx, step
-
-
-def by_helper(axis_name, lam=LAM, microbatches=1, max_weight=None):
+def by_route(route, axis_name, lam=LAM, microbatches=1, max_weight=None):
     """Each microbatch is normalised by itself, over all devices."""
     tx = absgd_jax.absgd(0.3, lam, GAMMA, axis_name=axis_name, max_weight=max_weight)
     devices = 1 if axis_name is None else meshes.DEVICES
     micro = meshes.GLOBAL_BATCH // devices // microbatches if microbatches > 1 else None
-
-    def step(params, state, x, labels, v):
-        value, grads = absgd_jax.tilted_value_and_grad(
-            losses_of(axis_name), state, axis_name=axis_name, microbatch_size=micro
-        )(params, x, labels, sample_weights=v)
-        updates, state = tx.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
+    losses_fn = losses_of(axis_name)
+    step = meshes.make_step(tx, route, axis_name, micro=micro, losses_fn=losses_fn)
     return tx, step
 
 
+by_pullback = functools.partial(by_route, "pullback")
+by_helper = functools.partial(by_route, "tilted")
 in_microbatches = functools.partial(by_helper, microbatches=2)
 
 

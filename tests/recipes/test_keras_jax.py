@@ -43,9 +43,7 @@ def run(module):
 
 def test_without_attention_it_is_the_ordinary_program():
     """Its BatchNorm statistics and dropout's seeds among them."""
-    got = run(program.load("keras_jax", lam=np.inf))
-    expected = run(program.ordinary("keras_jax"))
-    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
+    checks.is_the_ordinary_program("keras_jax", run, rtol=1e-6, atol=1e-6)
 
 
 # Keras's variables have the `__array__` of NumPy 1.

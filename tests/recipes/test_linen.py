@@ -1,7 +1,5 @@
 """Flax Linen's `TrainState`: the update, and BatchNorm's statistics."""
 
-import chex
-import numpy as np
 import optax
 import pytest
 
@@ -36,9 +34,7 @@ def run(module):
 
 
 def test_without_attention_it_is_the_ordinary_program():
-    got = run(program.load("linen", lam=np.inf))
-    expected = run(program.ordinary("linen"))
-    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
+    checks.is_the_ordinary_program("linen", run, rtol=1e-6, atol=1e-6)
 
 
 def test_further_arguments_of_apply_gradients_do_not_reach_the_optimizer():

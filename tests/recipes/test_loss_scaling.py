@@ -61,9 +61,7 @@ def run(module):
 
 def test_without_attention_it_is_the_ordinary_program():
     """To a rounding of float16, for the two sum a mean otherwise."""
-    got = run(program.load("loss_scaling", lam=np.inf))
-    expected = run(program.ordinary("loss_scaling"))
-    chex.assert_trees_all_close(got, expected, rtol=2e-3, atol=1e-4)
+    checks.is_the_ordinary_program("loss_scaling", run, rtol=2e-3, atol=1e-4)
 
 
 def test_an_overflowing_gradient_alone_would_move_s():
