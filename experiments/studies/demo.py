@@ -4,7 +4,7 @@ import math
 import time
 
 from experiments import commands
-from experiments.studies import demo_report, grid
+from experiments.studies import demo_report, digits, grid
 from experiments.studies.grid import Grid
 from experiments.train.session import Session
 
@@ -17,7 +17,7 @@ def main(config: commands.Demo) -> int:
     The finished runs are reported in any case.
     """
     began = time.monotonic()
-    studies = config.studies()
+    studies = digits.studies(config.epochs)
     named = lambda study, lam: ((study.name, lam), f"{study.name}-lam{lam:g}")
     # Seed by seed, so that an interrupt leaves whole seeds of both studies.
     trials = [
