@@ -114,7 +114,7 @@ class _Annealed(vmapped.VmappedRuns):
 
     def _hyperparams(self, step: int) -> methods.StepHyperparams:
         found = super()._hyperparams(step)
-        end = self._runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
+        end = self.runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
         # From ∞ an annealed λ is in proportion to the last.
         factor = np.asarray(absgd_jax.anneal(1.0, 0, end)(step))
         return found._replace(lam=found.lam * factor)
@@ -186,7 +186,7 @@ def _trained(figure: str, group: _Group, seeds: Sequence[int]) -> Any:
     annealed = any(facts.get("strategy") == report.ANNEALED for facts, _ in group)
     build = _Annealed if annealed else vmapped.VmappedRuns
     together = build(runs, [tasks[run.seed] for run in runs], layout)
-    events, failures = grid.fit_vmapped(together, runs)
+    events, failures = grid.fit_vmapped(together)
     for index, (facts, run) in enumerate(jobs):
         own = events[index]
         line = {"figure": figure, **facts, "seed": run.seed, "test": None}

@@ -258,14 +258,14 @@ def _train_missing(grid: Grid, tasks: Mapping[int, Task]) -> None:
 
 
 def fit_vmapped(
-    together: vmapped.VmappedRuns, members: Sequence[configs.Run]
+    together: vmapped.VmappedRuns,
 ) -> tuple[list[list[aggregate.Event]], list[str | None]]:
     """Trains vmapped runs; the events of each, and why it ended early or None."""
-    events: list[list[aggregate.Event]] = [[] for _ in members]
+    events: list[list[aggregate.Event]] = [[] for _ in together.runs]
     callbacks = [
         loop.Callbacks(lambda own=own, **event: own.append(event)) for own in events
     ]
-    return events, loop.fit_all(together, members, loop.Position(0, 0, {}), callbacks)
+    return events, loop.fit_all(together, callbacks)
 
 
 def _session(grid: Grid, trial: Trial) -> Session:
@@ -305,7 +305,8 @@ def _train(
         if grid.vmapped:
             callbacks += [loop.Callbacks(lambda **event: None)] * padding
             most = session.steps_per_dispatch
-            failures = vmapped.fit(members, of_run, layout, callbacks, most=most)
+            together = vmapped.VmappedRuns(members, of_run, layout, most)
+            failures = loop.fit_all(together, callbacks)
         else:
             (run,), (task,) = members, of_run
             start = loop.begin(run, task, layout)

@@ -56,7 +56,9 @@ def line(run: configs.Run, event: Event, seconds: float, eta: float) -> str:
         parts.append(f"λ {float(event['lam']):.3g}")
     if run.method.weights:
         parts.append(f"effective sample {event['effective_sample_size']:.0%}")
-    return "  ".join([*parts, f"{seconds:.1f} s", f"ETA {_clock(eta)}"])
+    return "  ".join(
+        [*parts, f"{seconds:.1f} s", f"ETA {tqdm.format_interval(round(eta))}"]
+    )
 
 
 def accuracies(event: Event | None) -> str:
@@ -77,10 +79,3 @@ def bar(run: configs.Run, shown: dict[str, float]) -> dict[str, str]:
 
 def _accuracy(found: dict[str, Any] | None) -> str:
     return "–" if found is None else f"{found['accuracy']:.1%}"
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}:" if hours else "") + f"{minutes:02}:{rest:02}"

@@ -75,13 +75,14 @@ def _size(examples: Examples | None) -> int:
 
 
 class VmappedRuns:
-    """The training state of vmapped runs, on one device.
+    """The training state of vmapped runs, on one device; `loop.fit_all` trains them.
 
     Runs that share a task are given one object. `most` bounds the updates of a
     dispatch, of each run. Runs that cannot be vmapped are a BadConfiguration; see
     `require`.
 
     Attributes:
+      runs: as they are given.
       per_epoch: updates of each run in an epoch.
       waited: seconds that the device has waited for batches: always 0.
       state: training state; the first axis of every array is that of the runs.
@@ -97,7 +98,7 @@ class VmappedRuns:
         most: int = 1,
     ) -> None:
         require(runs, tasks)
-        self._runs, self._layout = runs, layout
+        self.runs, self._layout = runs, layout
         self._each = list(zip(runs, tasks, strict=True))
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
         self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
@@ -149,7 +150,7 @@ class VmappedRuns:
             index[number:end], present[number:end], hyperparams, self._dispatch_size
         )
         update = device_loop.compiled(
-            self._runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
+            self.runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
         )
         self.state, step_metrics = update(
             self.state, self._splits["train"], self._stats, step_inputs
@@ -169,7 +170,7 @@ class VmappedRuns:
         examples = self._splits[name]
         if examples is None:
             return None
-        run, count = self._runs[0], examples.rows.shape[1]
+        run, count = self.runs[0], examples.rows.shape[1]
         size = min(loop.EVAL_BATCH, 2 * run.batch_size)
         look = _evaluation(fields.compiled(run), self._layout)
         # Without the fields that only training needs.
@@ -194,25 +195,6 @@ class VmappedRuns:
             loop.summaries(run, task, functools.partial(of_run, index))
             for index, (run, task) in enumerate(self._each)
         ]
-
-
-def fit(
-    runs: Sequence[configs.Run],
-    tasks: Sequence[Task],
-    layout: Layout,
-    callbacks: Sequence[loop.Callbacks],
-    *,
-    most: int = 1,
-) -> list[str | None]:
-    """Trains the runs, and writes one event per run and epoch, as `loop.fit` does.
-
-    A run whose loss is not finite writes nothing from that epoch on; the others go on.
-    Returns for each run the message about such a loss, or None. The seconds of an epoch
-    are those of all runs together; `due` and `save` of the callbacks are not called.
-    See `VmappedRuns`.
-    """
-    together = VmappedRuns(runs, tasks, layout, most)
-    return loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
 
 
 @functools.cache
