@@ -240,7 +240,7 @@ class RunLogger:
       interrupted: asked after every dispatch whether to save a checkpoint and stop.
       bar: of updates; None for none.
       save_at: the epochs, from 1, that end with a checkpoint; None for all.
-      tell: takes a line after every epoch; None for no lines.
+      tell: takes a line after every epoch.
       losses_in: run directory in which the losses of the training examples are kept
         after every epoch; None keeps none.
     """
@@ -254,7 +254,7 @@ class RunLogger:
         interrupted: Callable[[], bool],
         bar: Any = None,
         save_at: Collection[int | None] | None = None,
-        tell: Callable[[str], None] | None = None,
+        tell: Callable[[str], None] = lambda line: None,
         losses_in: pathlib.Path | None = None,
     ) -> None:
         self._run, self._session, self._losses_in = run, session, losses_in
@@ -280,12 +280,11 @@ class RunLogger:
           NotSaved: the checkpoint of the end could not be written.
         """
         began = time.monotonic()
-        lines = progress.EpochLines(self._run, self._tell) if self._tell else None
+        lines = progress.EpochLines(self._run, self._tell)
 
         def write(**event: Any) -> None:
             self._recorder.write(**event)
-            if lines is not None:
-                lines(event)
+            lines(event)
 
         def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
             if self._losses_in is not None and position.batch == 0:

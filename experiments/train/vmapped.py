@@ -219,22 +219,19 @@ def _to_device(
 ) -> dict[str, DeviceDataset | None]:
     """Copies all splits to the device: distinct inputs once, rows for each run."""
     distinct = Distinct()
-    known: dict[int, dict[str, Any]] = {}
-    for task in tasks:
-        if id(task) not in known:
-            known[id(task)] = {
-                name: None
-                if (examples := getattr(task, name)) is None
-                else (distinct.add(examples.inputs), examples.labels.astype(np.int32))
-                for name in _SPLITS
-            }
+    known: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
+    for task in {id(task): task for task in tasks}.values():
+        for name in _SPLITS:
+            if (examples := getattr(task, name)) is not None:
+                rows = distinct.add(examples.inputs)
+                known[id(task), name] = rows, examples.labels.astype(np.int32)
     inputs = layout.replicate(distinct.stacked())
-    found: dict[str, DeviceDataset | None] = {}
-    for name in _SPLITS:
-        own = [known[id(task)][name] for task in tasks]
-        if own[0] is None:
-            found[name] = None
-            continue
-        rows, labels = (np.stack(each) for each in zip(*own, strict=True))
-        found[name] = DeviceDataset(inputs, *layout.replicate((rows, labels)))
-    return found
+
+    def of_all(name: str) -> DeviceDataset | None:
+        if getattr(tasks[0], name) is None:
+            return None
+        own = [known[id(task), name] for task in tasks]
+        rows_and_labels = tuple(np.stack(each) for each in zip(*own, strict=True))
+        return DeviceDataset(inputs, *layout.replicate(rows_and_labels))
+
+    return {name: of_all(name) for name in _SPLITS}
