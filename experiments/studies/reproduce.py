@@ -157,16 +157,23 @@ def _known(found: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
     }
 
 
+def validated(
+    found: Iterable[Mapping[str, Any]], setting: str, row: str
+) -> dict[float, float | None]:
+    """Validation accuracy by λ, None where the run diverged."""
+    return {
+        float(r["lam"]): r["accuracy"]
+        for r in found
+        if (r["setting"], r["row"], r["split"]) == (setting, row, "validation")
+    }
+
+
 def chosen(found: Iterable[Mapping[str, Any]], setting: str, row: str) -> float | None:
     """The λ of the best validation accuracy, the larger of equals.
 
     None if not all are recorded yet, or all diverged.
     """
-    accuracies = {
-        float(r["lam"]): r["accuracy"]
-        for r in found
-        if (r["setting"], r["row"], r["split"]) == (setting, row, "validation")
-    }
+    accuracies = validated(found, setting, row)
     if any(lam not in accuracies for lam in LAMS):
         return None
     return grid.best({lam: accuracies[lam] for lam in reversed(LAMS)})
