@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from experiments.studies import demo_report
+from experiments.studies import demo as demo_report
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
 from tests.outcomes import outcome
 
