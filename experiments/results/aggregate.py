@@ -185,16 +185,13 @@ def grouped(results: Iterable[Result]) -> list[Group]:
             )
         seeds[seed] = result
     groups = [[seeds[seed] for seed in sorted(seeds)] for seeds in together.values()]
-    titles = _titles([members[0] for members in groups])
-    return [*map(_group, titles, groups)]
-
-
-def _group(title: str, members: list[Result]) -> Group:
-    """Of the finished runs; of those that have begun if none is; or of all."""
-    finished = [r for r in members if r.finished]
-    begun = [r for r in members if r.epochs]
-    taken = finished or begun or members
-    return Group(title, taken, [r for r in members if r not in taken])
+    titles, found = _titles([members[0] for members in groups]), []
+    for title, members in zip(titles, groups, strict=True):
+        finished = [r for r in members if r.finished]
+        begun = [r for r in members if r.epochs]
+        taken = finished or begun or members
+        found.append(Group(title, taken, [r for r in members if r not in taken]))
+    return found
 
 
 def _measured(epochs: list[Event], measure: Measure) -> dict[int, Any]:
