@@ -1,6 +1,7 @@
 """What a person sees of a training: a line an epoch, and the numbers of the bar."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -20,11 +21,14 @@ def say(message: str) -> None:
         tqdm.write(message + "\n", file=sys.stderr, end="")
 
 
+@dataclasses.dataclass
 class EpochLines:
     """Writes a line after every epoch of a run, by a function that takes lines."""
 
-    def __init__(self, run: configs.Run, write: Callable[[str], None]) -> None:
-        self._run, self._write = run, write
+    run: configs.Run
+    write: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._last = time.monotonic()
         self._seconds: list[float] = []  # of the epochs of this process
 
@@ -37,9 +41,9 @@ class EpochLines:
         self._last = now
         # The first epoch compiles, and says little of the others.
         measured = self._seconds[1:] or self._seconds
-        left = self._run.epochs - event["epoch"]
+        left = self.run.epochs - event["epoch"]
         eta = left * sum(measured) / len(measured)
-        self._write(line(self._run, event, self._seconds[-1], eta))
+        self.write(line(self.run, event, self._seconds[-1], eta))
 
 
 def line(run: configs.Run, event: Event, seconds: float, eta: float) -> str:
