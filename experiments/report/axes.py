@@ -114,12 +114,17 @@ def line(
 
 
 def course(
-    panel: "Axes", group: Group, measure: Measure, *look: Any, label: str | None = None
+    panel: "Axes",
+    group: Group,
+    measure: Measure,
+    color: Any,
+    style: str = "-",
+    label: str | None = None,
 ) -> np.ndarray:
     """A line for a measure, if it was taken; returns its values `[runs, epochs]`."""
     epochs, found = group.course(measure)
     if len(epochs):
-        line(panel, epochs, found, *look, label=label)
+        line(panel, epochs, found, color, style, label)
     return found
 
 

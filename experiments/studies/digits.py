@@ -74,10 +74,9 @@ def studies(epochs: int | None = None) -> list[Study]:
 
     `epochs` is in place of their own number; None keeps that.
     """
-    return [
-        dataclasses.replace(
-            study, run=dataclasses.replace(study.run, epochs=of, eval_every=of)
-        )
-        for study in (LONG_TAIL, LABEL_NOISE)
-        for of in [epochs or study.run.epochs]
-    ]
+    found = []
+    for study in (LONG_TAIL, LABEL_NOISE):
+        last = epochs or study.run.epochs
+        run = replace(study.run, {"epochs": last, "eval_every": last})
+        found.append(dataclasses.replace(study, run=run))
+    return found
