@@ -5,7 +5,7 @@ The docstring of a configuration is the help of its command.
 
 import dataclasses
 import pathlib
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -20,7 +20,6 @@ from experiments.fields import (
     T,
     refuse,
 )
-from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, Study
 from experiments.train.session import Session
 
 # No prefix: the flags are --seed and --method.lam, not --run.seed.
@@ -345,15 +344,6 @@ class Demo(Checked):
     seeds: Size = 8
     epochs: Size | None = None
 
-    def studies(self) -> list[Study]:
-        """The two comparisons, with the seeds and epochs asked for."""
-        return [
-            dataclasses.replace(
-                study, seeds=self.seeds, run=_evaluated_last(study.run, self.epochs)
-            )
-            for study in (LONG_TAIL, LABEL_NOISE)
-        ]
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipes(Checked):
@@ -371,57 +361,6 @@ class Recipes(Checked):
     out: pathlib.Path = pathlib.Path("runs/recipes")
     seeds: Size = 8
     epochs: Size | None = None
-
-    # (fraction of the epochs before λ, γ, λ), the demo's own first.
-    variants: ClassVar[dict[str, tuple[tuple[float, float, float], ...]]] = {
-        LONG_TAIL.name: (
-            *((0.7, 0.9, lam) for lam in (1.0, 0.5, 0.25, 0.125)),
-            *((0.7, gamma, 0.5) for gamma in (0.5, 0.1)),
-            *((0.0, 0.9, lam) for lam in (1.0, 0.5)),
-        ),
-        LABEL_NOISE.name: (
-            *((0.2, 0.5, lam) for lam in (-2.0, -1.0, -0.5)),
-            *((0.1, 0.5, lam) for lam in (-1.0, -0.5)),
-            *((0.0, 0.5, lam) for lam in (-2.0, -1.0)),
-        ),
-    }
-
-    def runs(self) -> dict[str, Run]:
-        """Every recipe by name, SGD first; the caller sets the seeds."""
-        recipes = {}
-        for study in (LONG_TAIL, LABEL_NOISE):
-            run = _evaluated_last(study.run, self.epochs)
-            recipes[study.name] = run
-            for start_at, gamma, lam in self.variants[study.name]:
-                changes = {
-                    "method.start_at": start_at,
-                    "method.gamma": gamma,
-                    "method.lam": lam,
-                }
-                recipes[f"{study.name} {start_at:g} {gamma:g} {lam:g}"] = replace(
-                    run, changes
-                )
-        return recipes
-
-    @staticmethod
-    def baseline(name: str) -> str:
-        """The SGD that a recipe is compared with."""
-        return name.split(" ")[0]
-
-    @staticmethod
-    def study(name: str) -> Study:
-        """The study that a recipe varies."""
-        studies = {study.name: study for study in (LONG_TAIL, LABEL_NOISE)}
-        return studies[Recipes.baseline(name)]
-
-
-def _evaluated_last(run: Run, epochs: int | None) -> Run:
-    """The run with one evaluation, after the last epoch, and another number of epochs.
-
-    None keeps the run's own number.
-    """
-    epochs = run.epochs if epochs is None else epochs
-    return dataclasses.replace(run, epochs=epochs, eval_every=epochs)
 
 
 @dataclasses.dataclass(frozen=True)

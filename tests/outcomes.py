@@ -29,7 +29,7 @@ def outcome(epochs, diverged=()):
         )
         for seed, events in epochs.items()
     }
-    return Outcome(results, frozenset(diverged))
+    return Outcome(results, set(diverged))
 
 
 def scored(validation, test, diverged=()):

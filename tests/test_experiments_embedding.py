@@ -35,16 +35,6 @@ def test_too_few_are_refused():
         tsne.embed(np.zeros((3, 2)))
 
 
-def test_points_are_spread_over_the_classes():
-    labels = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 20, 4]))
-    chosen = tsne.spread(labels, 30)
-    np.testing.assert_array_equal(np.bincount(labels[chosen]), [13, 13, 4])
-    assert len(np.unique(chosen)) == 30
-    np.testing.assert_array_equal(tsne.spread(labels, 30), chosen)
-    assert not np.array_equal(tsne.spread(labels, 30, seed=1), chosen)
-    np.testing.assert_array_equal(tsne.spread(labels, 100), np.arange(74))
-
-
 def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
     runs = {
         "one": {"train": _features([9, 6, 3]), "test": _features([5, 5, 5], 1)},
@@ -52,13 +42,13 @@ def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
     }
     path = tmp_path / "features.png"
     counts = {"one": np.array([900, 600, 300])}
-    tsne.figure(runs, path, class_counts=counts, points=15)
+    tsne.figure(runs, path, class_counts=counts)
     # A row for each run, a column for each split, a point for each example drawn.
     points = [
         sum(len(each.get_offsets()) for each in panel.collections)
         for panel in figures[path.name].axes
     ]
-    assert points == [15, 15, 15, 0]
+    assert points == [18, 15, 18, 0]
     many = {"many": {"test": _features([1] * 30)}}
     tsne.figure(many, tmp_path / "many.png")
     panel, _ = figures["many.png"].axes  # and the bar of colours

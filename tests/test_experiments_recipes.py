@@ -7,13 +7,13 @@ import pytest
 
 from experiments import commands
 from experiments.results import aggregate
-from experiments.studies import grid, recipes
+from experiments.studies import digits, grid, recipes
 
 
 @pytest.fixture
 def two_variants(monkeypatch):
     variants = {"long-tail": ((0.5, 0.9, 0.5),), "label-noise": ((0.0, 0.5, -2.0),)}
-    monkeypatch.setattr(commands.Recipes, "variants", variants)
+    monkeypatch.setattr(recipes, "VARIANTS", variants)
 
 
 @pytest.mark.usefixtures("two_variants")
@@ -21,7 +21,8 @@ def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
     config = commands.Recipes(out=tmp_path, seeds=1, epochs=1)
     assert recipes.main(config) == 0
     folder, by_name = tmp_path / grid.TRAININGS, {}
-    for name in config.runs():
+    studies = digits.studies(config.epochs)
+    for name in [name for s in studies for name in (s.name, *recipes.runs(s))]:
         found = aggregate.read(folder / f"{name.replace(' ', '_')}-seed0")
         by_name[name] = found.epochs[-1]["test"]["accuracy"]
     table = (tmp_path / grid.TABLE).read_text(encoding="utf-8")
@@ -35,15 +36,14 @@ def test_recipes_are_trained_recorded_and_compared(tmp_path, capsys):
 
 
 def test_every_recipe_differs_from_its_study_in_attention_alone():
-    found = commands.Recipes().runs()
-    for name, run in found.items():
-        study = commands.Recipes.study(name).run
-        # Evaluated after the last epoch alone, as the demo's trainings are.
-        study = dataclasses.replace(study, eval_every=study.epochs)
-        if math.isinf(run.method.lam):
-            assert run == study
-        else:
-            kept = {"lam": study.method.lam, "start_at": study.method.start_at}
-            method = dataclasses.replace(run.method, gamma=study.method.gamma, **kept)
-            assert dataclasses.replace(run, method=method) == study
-    assert len(set(found.values())) == len(found)
+    found = []
+    for study in digits.studies():
+        for run in recipes.runs(study).values():
+            kept = {"lam": study.run.method.lam, "start_at": study.run.method.start_at}
+            method = dataclasses.replace(
+                run.method, gamma=study.run.method.gamma, **kept
+            )
+            assert dataclasses.replace(run, method=method) == study.run
+            assert not math.isinf(run.method.lam)
+            found.append(run)
+    assert len(set(found)) == len(found)

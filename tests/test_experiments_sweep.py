@@ -40,7 +40,7 @@ def tasks():
 def _vmapped(runs, tasks, most):
     of_runs = [tasks[run.seed] for run in runs]
     together = vmapped.VmappedRuns(runs, of_runs, LAYOUT, most)
-    events, failures = grid.fit_vmapped(together, runs)
+    events, failures = grid.fit_vmapped(together)
     return run_log.plain(events), failures
 
 
@@ -218,16 +218,16 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
     """Three vmapped at most: of five runs three, then two with one twice."""
     seen = []
 
-    def fit(runs, tasks, layout, callbacks, most):
-        seen.append([(run.seed, run.method.lam) for run in runs])
+    def fit_all(together, callbacks):
+        seen.append([(run.seed, run.method.lam) for run in together.runs])
         if len(seen) == 3:
             raise KeyboardInterrupt
         known = {"epoch": 1, "validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
         for callback in callbacks:
             callback.write(event="epoch", **known)
-        return [None, *(len(runs) - 1) * ["A loss is not finite."]]
+        return [None, *(len(together.runs) - 1) * ["A loss is not finite."]]
 
-    monkeypatch.setattr(vmapped, "fit", fit)
+    monkeypatch.setattr(loop, "fit_all", fit_all)
     arguments = ("--lams", "1,2,3,4,5", "--seeds", "1", "--vmapped", "3")
     assert _sweep(tmp_path, *arguments) == 0
     assert seen == [[(0, 1), (0, 2), (0, 3)], [(0, 4), (0, 5), (0, 5)]]

@@ -31,6 +31,7 @@ from benchmarks.suites.overhead import SMALL
 from benchmarks.summary import Group, Measured
 from experiments import commands, configs, presets
 from experiments.data.task import load_task
+from experiments.studies.digits import studies
 from experiments.train import loop, sharding
 from experiments.train.session import Session
 
@@ -168,9 +169,9 @@ def _demo(runner: Runner, digits: list[Group]) -> Group:
         words += ["--seeds", "1", "--epochs", "1"]
     runner.say("the demo")
     total, updates = 0.0, 0
-    for study, group in zip(demo.studies(), digits, strict=True):
+    for study, group in zip(studies(demo.epochs), digits, strict=True):
         per_epoch = group.facts["updates"] // group.facts["epochs"]
-        count = study.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
+        count = demo.seeds * len(study.runs(0)) * study.run.epochs * per_epoch
         total += count * statistics.median(group.variants["steps"].samples)
         updates += count
     seconds = {"steps": total, "command": _command(words)}

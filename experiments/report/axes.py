@@ -114,12 +114,17 @@ def line(
 
 
 def course(
-    panel: "Axes", group: Group, measure: Measure, color: Any, style: str = "-"
+    panel: "Axes",
+    group: Group,
+    measure: Measure,
+    color: Any,
+    style: str = "-",
+    label: str | None = None,
 ) -> np.ndarray:
     """A line for a measure, if it was taken; returns its values `[runs, epochs]`."""
     epochs, found = group.course(measure)
     if len(epochs):
-        line(panel, epochs, found, color, style)
+        line(panel, epochs, found, color, style, label)
     return found
 
 
@@ -127,9 +132,7 @@ def over_epochs(panel: "Axes", title: str, label: str, groups: list[Group]) -> N
     """The title, and an axis of epochs."""
     from matplotlib import ticker
 
-    panel.set_title(title)
-    panel.set_xlabel("epoch")
-    panel.set_ylabel(label)
+    panel.set(title=title, xlabel="epoch", ylabel=label)
     last = last_epoch(groups)
     if last > 1:
         margin = 0.02 * (last - 1)  # for the first and the last point

@@ -40,8 +40,7 @@ def draw(group: Group, path: pathlib.Path) -> bool:
             norm=colors.PowerNorm(0.5, 0.0, 100.0),
             interpolation="nearest",
         )
-        panel.set_ylabel("label")
-        panel.set_xlabel("prediction")
+        panel.set(xlabel="prediction", ylabel="label")
         if classes <= NUMBERED:
             _number(panel, shares, group.class_counts, group.run.data.class_names)
         panel.set_title(f"Confusion on the test set, epoch {last[0]['epoch']}")

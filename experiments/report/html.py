@@ -106,18 +106,10 @@ def page(report: str, folder: pathlib.Path, *more: str) -> str:
         "table_close": lambda *_: "</table></div>\n",
     }
     body = renderer.renderer.render(tokens, renderer.options, {})
-    titles = [html.escape(heading) for heading in headings]
-    return (
-        _HEAD.format(title=html.escape(title))
-        + (_contents(titles) if len(titles) > 1 else "")
-        + f"{body}</body>\n</html>\n"
+    links = "".join(
+        f'<li><a href="#section-{index}">{html.escape(heading)}</a></li>\n'
+        for index, heading in enumerate(headings, start=1)
     )
-
-
-def _contents(titles: list[str]) -> str:
-    """Links to the sections."""
-    links = (
-        f'<li><a href="#section-{index}">{title}</a></li>\n'
-        for index, title in enumerate(titles, start=1)
-    )
-    return f"<nav><ul>\n{''.join(links)}</ul></nav>\n"
+    contents = f"<nav><ul>\n{links}</ul></nav>\n" if len(headings) > 1 else ""
+    head = _HEAD.format(title=html.escape(title))
+    return f"{head}{contents}{body}</body>\n</html>\n"

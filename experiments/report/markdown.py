@@ -50,7 +50,7 @@ def comparison(groups: list[Group]) -> str:
     found: list[str | list[str]] = []
     for name in (LAST, ON_VALIDATION):
         rows = [
-            [group.title, str(len(events)), _validation(events), *_measured(events)]
+            [group.title, str(len(events)), *_measured(events)]
             for group in groups
             if (events := chosen(group).get(name)) is not None
         ]
@@ -261,7 +261,7 @@ def _accuracy(group: Group) -> list[str]:
     for name, events in chosen(group).items():
         epochs = sorted({event["epoch"] for event in events})
         shown = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        rows.append([name, shown, _validation(events), *_measured(events)])
+        rows.append([name, shown, *_measured(events)])
     for row, same in paper_results.rows(group.results[0].preset, group.run):
         if same:
             cells = dict.fromkeys(MEASURES, "")
@@ -404,15 +404,10 @@ def _time(group: Group) -> str:
 
 
 def _measured(events: list[Event]) -> list[str]:
-    """One cell for each measure; empty where it was not taken."""
-    found = [_test(events, key) for key in MEASURES]
+    """Validation accuracy, then each measure of the test set; empty if not taken."""
+    validation = aggregate.values(events, lambda e: e["validation"]["accuracy"])
+    found = [validation, *(_test(events, key) for key in MEASURES)]
     return ["" if values is None else formatting.spread(values) for values in found]
-
-
-def _validation(events: list[Event]) -> str:
-    """Accuracy on validation examples, where there are such."""
-    found = aggregate.values(events, lambda event: event["validation"]["accuracy"])
-    return "" if found is None else formatting.spread(found)
 
 
 def _test(events: list[Event], key: str) -> np.ndarray | None:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 Features = tuple[np.ndarray, np.ndarray]  # float [n, features], labels int [n]
 
-POINTS = 2000  # per split; more are slow to embed and hide one another
 NAMED = 21  # classes with a colour and a marker of their own
 _MARKERS = ("o", "^", "s")
 
@@ -23,16 +22,14 @@ def figure(
     path: pathlib.Path,
     *,
     class_counts: Mapping[str, np.ndarray] | None = None,
-    points: int = POINTS,
 ) -> None:
     """Draws a panel for every run and split, a run per row.
 
     Each panel is an embedding of its own, in which near points had near features; the
     positions of clusters, and distances between them, have no meaning. The features and
     labels are by title of the run and name of the split, the training examples of each
-    class, for the legend, by title. At most `points` of a split are drawn, spread over
-    the classes as evenly as there are examples, so that scarce classes are seen. Raises
-    ValueError where there is nothing to draw, or a split has fewer than four examples.
+    class, for the legend, by title. Raises ValueError where there is nothing to draw,
+    or a split has fewer than four examples.
     """
     splits = list(dict.fromkeys(s for run in features_by_run.values() for s in run))
     if not splits:
@@ -47,8 +44,7 @@ def figure(
                 panel.set_axis_off()
                 if split in of_run:
                     features, labels = of_run[split]
-                    kept = spread(labels, points)
-                    scatter(panel, embed(features[kept]), labels[kept], classes)
+                    scatter(panel, embed(features), labels, classes)
                     panel.set_title(split)
             if rows > 1:
                 name = plot_style.wrapped(title, 4.6 * len(splits))
@@ -59,7 +55,7 @@ def figure(
             plot_style.caption(sheet, next(iter(features_by_run)))
 
 
-def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
+def embed(features: np.ndarray) -> np.ndarray:
     """Embeds features `[n, features]`, n at least 4, in the plane by t-SNE, `[n, 2]`.
 
     The same arguments give the same points on the same machine. Raises ValueError for
@@ -73,7 +69,7 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
         raise ValueError(f"t-SNE needs at least 4 examples, got {count}.")
     found = np.asarray(features, np.float64)
     if width > 50:  # the usual first step: what is left out is mostly noise, and slow
-        keep = decomposition.PCA(min(50, count), random_state=seed)
+        keep = decomposition.PCA(min(50, count), random_state=0)
         found = keep.fit_transform(found)
     # Its threads synchronise at every step: on busy cores they are far slower than a
     # single thread.
@@ -81,24 +77,8 @@ def embed(features: np.ndarray, seed: int = 0) -> np.ndarray:
         return manifold.TSNE(
             init="pca" if width > 1 else "random",
             perplexity=min(30.0, (count - 1) / 3.0),
-            random_state=seed,
+            random_state=0,
         ).fit_transform(found)
-
-
-def spread(labels: np.ndarray, points: int, seed: int = 0) -> np.ndarray:
-    """Subsamples at most `points` examples, as evenly over the classes as possible.
-
-    The seed is of the choice within a class. Returns indices, ascending.
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    shuffled = labels[order]
-    # The rank of an example is how many of its class come before it: the first of each
-    # class are taken, then the second, until there are enough.
-    turn = np.zeros(len(labels), int)
-    for label in np.unique(labels):
-        of_class = shuffled == label
-        turn[of_class] = np.arange(of_class.sum())
-    return np.sort(order[np.argsort(turn, kind="stable")[:points]])
 
 
 def scatter(

@@ -27,34 +27,33 @@ def draw(group: Group, path: pathlib.Path) -> bool:
     such, and the effective sample size. Returns whether there was something to draw:
     not where all weights are one, as SGD's.
     """
-    epochs, found = group.course(lambda e: e["weight_by_class"])
+    epochs, found = _of_classes(group)
     if not len(epochs) or _all_one(group, found):
         return False
-    drawers: list[Callable[[Axes], None]] = []
-    if found.shape[2] <= SINGLY:
-        drawers.append(lambda panel: _by_class(panel, group, epochs, found))
-    else:
-        by_part = functools.partial(_by_part, group=group, epochs=epochs, found=found)
-        for parts, title in (
-            (halves(group.class_counts), "Weight by half of the classes"),
-            (shots(group.class_counts), "Weight by size of the class"),
-        ):
-            if len(parts) > 1:
-                drawers.append(functools.partial(by_part, parts=parts, title=title))
-        drawers.append(lambda panel: _as_map(panel, epochs, found))
-    for key, draw_more in {
+    drawers: list[Callable[[Axes, Group], None]] = [_by_class]
+    if found.shape[2] > SINGLY:
+        drawers = [
+            functools.partial(_by_part, parts=parts, title=title)
+            for parts, title in (
+                (halves(group.class_counts), "Weight by half of the classes"),
+                (shots(group.class_counts), "Weight by size of the class"),
+            )
+            if len(parts) > 1
+        ]
+        drawers.append(_as_map)
+    for key, drawer in {
         "weight_mislabelled": _of_mislabelled,
         "effective_sample_size": _effective,
     }.items():
         if len(group.course(lambda e, key=key: e[key])[0]):
-            drawers.append(functools.partial(draw_more, group=group))
+            drawers.append(drawer)
 
     columns = 2 if len(drawers) == 4 else min(len(drawers), 3)
     rows = math.ceil(len(drawers) / columns)
     with plot_style.saved(path, (5.6 * columns, 4.4 * rows + 0.6)) as sheet:
         panels = np.ravel(sheet.subplots(rows, columns))
         for panel, drawer in zip(panels, drawers, strict=False):
-            drawer(panel)
+            drawer(panel, group)
         for panel in panels[len(drawers) :]:
             panel.set_axis_off()
         if handles := axes.mark((), [group], [plot_style.GREY]):
@@ -105,6 +104,11 @@ def mean_weight(
     return metrics.ratio(sums, counts.sum(axis=-1))
 
 
+def _of_classes(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs, and the mean weight of each class, `[runs, epochs, classes]`."""
+    return group.course(lambda e: e["weight_by_class"])
+
+
 def _all_one(group: Group, weights: np.ndarray) -> bool:
     """Whether no class, and within a class no example, weighs more than another."""
     _, effective = group.course(lambda e: e["effective_sample_size"])
@@ -112,11 +116,10 @@ def _all_one(group: Group, weights: np.ndarray) -> bool:
     return bool(np.allclose(values[np.isfinite(values)], 1.0, atol=1e-3))
 
 
-def _by_class(
-    panel: "Axes", group: Group, epochs: np.ndarray, found: np.ndarray
-) -> None:
+def _by_class(panel: "Axes", group: Group) -> None:
     """A line for each class, the mean over the seeds."""
     panel.set_yscale("log")
+    epochs, found = _of_classes(group)
     weights = axes.mean(found)
     classes = weights.shape[1]
     palette = plot_style.colors(classes) if classes <= 3 else plot_style.shades(classes)
@@ -136,16 +139,10 @@ def _by_class(
     _axis(panel, group, weights, "Weight by class")
 
 
-def _by_part(
-    panel: "Axes",
-    group: Group,
-    epochs: np.ndarray,
-    found: np.ndarray,
-    parts: Parts,
-    title: str,
-) -> None:
+def _by_part(panel: "Axes", group: Group, parts: Parts, title: str) -> None:
     """A line for each group of classes: the mean weight of their examples."""
     panel.set_yscale("log")
+    epochs, found = _of_classes(group)
     lines = []
     palette = plot_style.colors(len(parts))
     for (name, inside), color in zip(parts.items(), palette, strict=True):
@@ -158,10 +155,11 @@ def _by_part(
     _axis(panel, group, np.array(lines), title)
 
 
-def _as_map(panel: "Axes", epochs: np.ndarray, found: np.ndarray) -> None:
+def _as_map(panel: "Axes", group: Group) -> None:
     """A heat map of weights, classes by epochs; white is a weight of one."""
     from matplotlib import ticker
 
+    epochs, found = _of_classes(group)
     weights = axes.mean(found)
     logs = np.log2(weights, out=np.full(weights.shape, np.nan), where=weights > 0.0)
     known = np.abs(logs[np.isfinite(logs)])
@@ -177,9 +175,7 @@ def _as_map(panel: "Axes", epochs: np.ndarray, found: np.ndarray) -> None:
         interpolation="nearest",
         extent=(epochs[0] - half, epochs[-1] + half, weights.shape[1] - 0.5, -0.5),
     )
-    panel.set_title("Weight by class")
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("class")
+    panel.set(title="Weight by class", xlabel="epoch", ylabel="class")
     panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
     panel.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     bar = panel.figure.colorbar(image, ax=panel)
@@ -193,10 +189,9 @@ def _of_mislabelled(panel: "Axes", group: Group) -> None:
     panel.set_yscale("log")
     drawn = []
     for name, color in zip(("clean", "mislabelled"), plot_style.COLORS, strict=False):
-        epochs, found = group.course(lambda e, key=f"weight_{name}": e[key])
-        if len(epochs):
-            axes.line(panel, epochs, found, color, label=name)
-            drawn.append(found.ravel())
+        measure = lambda e, key=f"weight_{name}": e[key]
+        found = axes.course(panel, group, measure, color, label=name)
+        drawn.append(found.ravel())
     panel.legend(loc="best", fontsize=9.5)
     title = "Weight of clean and mislabelled examples"
     _axis(panel, group, np.concatenate(drawn), title)

@@ -40,20 +40,19 @@ class Result:
         reached = f"epoch {done} of {self.run.epochs}"
         return f"{reached}; {self.diverged.rstrip('.')}" if self.diverged else reached
 
-    def evaluated(self, split: str = "test") -> list[Event]:
-        """The epochs after which a split was evaluated."""
-        return [event for event in self.epochs if event.get(split)]
-
     def best(self, split: str) -> Event | None:
         """The first epoch of the highest accuracy on a split, of those with a test.
 
         None where the split was never evaluated together with the test.
         """
-        both = [event for event in self.evaluated(split) if event.get("test")]
-        known = [e for e in both if float(e[split]["accuracy"]) >= 0.0]  # NaN is not
-        if not known:
-            return None
-        return max(known, key=lambda event: float(event[split]["accuracy"]))
+        known = [
+            event
+            for event in self.epochs
+            if event.get(split) and event.get("test")
+            if float(event[split]["accuracy"]) >= 0.0  # NaN is not
+        ]
+        accuracy = lambda event: float(event[split]["accuracy"])
+        return max(known, key=accuracy, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,10 @@ class Group:
 
         None if there is no such epoch.
         """
-        tested = [{e["epoch"]: e for e in r.evaluated()} for r in self.results]
+        tested = [
+            {event["epoch"]: event for event in result.epochs if event.get("test")}
+            for result in self.results
+        ]
         common = set.intersection(*(set(events) for events in tested))
         return [events[max(common)] for events in tested] if common else None
 
@@ -183,16 +185,13 @@ def grouped(results: Iterable[Result]) -> list[Group]:
             )
         seeds[seed] = result
     groups = [[seeds[seed] for seed in sorted(seeds)] for seeds in together.values()]
-    titles = _titles([members[0] for members in groups])
-    return [*map(_group, titles, groups)]
-
-
-def _group(title: str, members: list[Result]) -> Group:
-    """Of the finished runs; of those that have begun if none is; or of all."""
-    finished = [r for r in members if r.finished]
-    begun = [r for r in members if r.epochs]
-    taken = finished or begun or members
-    return Group(title, taken, [r for r in members if r not in taken])
+    titles, found = _titles([members[0] for members in groups]), []
+    for title, members in zip(titles, groups, strict=True):
+        finished = [r for r in members if r.finished]
+        begun = [r for r in members if r.epochs]
+        taken = finished or begun or members
+        found.append(Group(title, taken, [r for r in members if r not in taken]))
+    return found
 
 
 def _measured(epochs: list[Event], measure: Measure) -> dict[int, Any]:

@@ -29,27 +29,19 @@ class Counts(NamedTuple):
     log_odds: tuple[jax.Array, ...] = ()
 
 
-def count(
-    logits: jax.Array,
-    labels: jax.Array,
-    present: jax.Array,
-    losses: jax.Array | None = None,
-) -> Counts:
-    """Accumulates accuracy, confusion matrix and calibration of a batch.
+def count(logits: jax.Array, labels: jax.Array, present: jax.Array) -> Counts:
+    """Accumulates accuracy, confusion matrix, calibration and loss of a batch.
 
     Of equal logits the one of the first class counts as larger, so a network with equal
     logits always predicts class 0, and its top five are the first five. A logit that is
     NaN is the smallest; the loss stays NaN.
 
     Logits are `[batch, classes]` and labels, in [0, classes), `[batch]`; `present` is
-    False for padding; without losses `[batch]` they are cross-entropy. The confusion
-    counts are left out, `[0, 0]`, above `LARGEST_CONFUSION` classes.
+    False for padding; the loss is cross-entropy. The confusion counts are left out,
+    `[0, 0]`, above `LARGEST_CONFUSION` classes.
     """
     logits = logits.astype(jnp.float32)
-    if losses is None:
-        losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
-            logits, labels
-        )
+    losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
     classes = logits.shape[1]
     here = present.astype(jnp.int32)
     logits = jnp.nan_to_num(logits, nan=jnp.finfo(logits.dtype).min)

@@ -55,12 +55,8 @@ after the first stage, from which `suggest_lam` has its λ, in the mean over see
 what that λ did: each data set and λ."""
 
 
-def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `[n, d]` and labels `[n]`, before subsampling and label noise."""
-    kind, *numbers = name.split()
-    if kind != "made":
-        return untuned.load(kind, data_dir)
-    sep, rare, noise = map(float, numbers)
+def made(sep: float, rare: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs `[n, d]` and labels `[n]` of two synthetic classes; see `MADE`."""
     x, y = make_classification(
         6000,
         20,
@@ -84,9 +80,10 @@ def names() -> list[str]:
 
 def task(name: str, data_dir: pathlib.Path, seeds: Sequence[int]) -> untuned.Task:
     """Splits as `untuned` does; subsamples digits' training part and flips labels."""
-    inputs, labels = load(name, data_dir)
-    kind, *numbers = name.split()
-    tail, noise = map(float, numbers) if kind == "digits" else (1.0, 0.0)
+    kind, *words = name.split()
+    numbers = [*map(float, words)]
+    inputs, labels = made(*numbers) if kind == "made" else untuned.load(kind, data_dir)
+    tail, noise = numbers if kind == "digits" else (1.0, 0.0)
     splits = [untuned.split(inputs, labels, seed, tail, noise) for seed in seeds]
     return untuned.stacked(splits)
 

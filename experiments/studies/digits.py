@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from experiments.configs import Data, Optimizer, Run, replace
-from experiments.fields import Checked, Finite, Size
+from experiments.fields import Checked, Finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,6 @@ class Study(Checked):
     title: str  # heading of its table
     run: Run  # repeated for every seed and λ; its own are not used
     lams: tuple[Finite, ...]  # grid of λ, from which validation accuracy chooses
-    seeds: Size = 8  # number of seeds, from 0
 
     def runs(self, seed: int) -> list[Run]:
         """SGD, then ABSGD with every λ."""
@@ -68,3 +67,16 @@ LABEL_NOISE = Study(
     ),
     lams=(-2.0, -1.0, -0.5),
 )
+
+
+def studies(epochs: int | None = None) -> list[Study]:
+    """Both studies, evaluated only after the last epoch.
+
+    `epochs` is in place of their own number; None keeps that.
+    """
+    found = []
+    for study in (LONG_TAIL, LABEL_NOISE):
+        last = epochs or study.run.epochs
+        run = replace(study.run, {"epochs": last, "eval_every": last})
+        found.append(dataclasses.replace(study, run=run))
+    return found

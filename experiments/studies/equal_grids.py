@@ -246,7 +246,7 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         together.state = study.begin(networks, together.state)
     plainly = jobs[0].setting.method == "sgd"
     before = together.evaluate() if plainly and study.begin else None
-    events, failures = grid.fit_vmapped(together, runs)
+    events, failures = grid.fit_vmapped(together)
     ended = together.counts("train") if plainly and not study.begin else None
     lines = []
     for index, ((setting, network, seed), failed) in enumerate(

@@ -135,10 +135,6 @@ def _chosen(
     return _Method(method, own)
 
 
-def _methods(found: Iterable[Record], data: str) -> list[str]:
-    return list(dict.fromkeys(r["method"] for r in found if r["data"] == data))
-
-
 def titles() -> dict[str, tuple[str, str]]:
     """Title and name of the hyperparameter of each method, by its name."""
     contents = configs.Contents("table", (2,), ("0", "1"))
@@ -160,7 +156,8 @@ def _table(
     known = titles()
     head = ["method", "chosen", *measures.values()]
     head += [f"{measures[gain]} against SGD" for gain in gains]
-    methods = [_chosen(found, data, name) for name in _methods(found, data)]
+    names = dict.fromkeys(r["method"] for r in found if r["data"] == data)
+    methods = [_chosen(found, data, name) for name in names]
     plain = next(one for one in methods if one.name == "sgd")
     first = next(iter(measures))
     level = lambda one: -np.mean([*one.of(first).values()]) if one.records else np.inf

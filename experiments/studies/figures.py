@@ -114,16 +114,15 @@ class _Annealed(vmapped.VmappedRuns):
 
     def _hyperparams(self, step: int) -> methods.StepHyperparams:
         found = super()._hyperparams(step)
-        end = self._runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
+        end = self.runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
         # From ∞ an annealed λ is in proportion to the last.
         factor = np.asarray(absgd_jax.anneal(1.0, 0, end)(step))
         return found._replace(lam=found.lam * factor)
 
 
-_Group = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]  # see `_groups`
-
-
-def _groups(figure: str) -> list[_Group]:
+def _groups(
+    figure: str,
+) -> list[list[tuple[Mapping[str, Any], Mapping[str, Any]]]]:
     """The runs of a figure on digits, in groups that share a program.
 
     Each run is given by what its record says of it and by its changes.
@@ -173,26 +172,30 @@ def _groups(figure: str) -> list[_Group]:
             return [[({"rule": fixed}, absgd)], [({"rule": "automatic λ"}, automatic)]]
 
 
-def _trained(figure: str, group: _Group, seeds: Sequence[int]) -> Any:
-    """Vmapped runs on digits; a record for each and seed."""
+def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Trains the runs of a figure on digits, vmapped; a record for each and seed."""
+    lines = []
     last = {"eval_every": LONG_TAIL.run.epochs, "data.augment_on": "device"}
-    jobs = [
-        (facts, configs.replace(LONG_TAIL.run, {**last, **changes, "seed": seed}))
-        for facts, changes in group
-        for seed in seeds
-    ]
     tasks = {seed: load_task(LONG_TAIL.run.data, seed) for seed in seeds}
-    runs, layout = [run for _, run in jobs], sharding.layout(1)
-    annealed = any(facts.get("strategy") == report.ANNEALED for facts, _ in group)
-    build = _Annealed if annealed else vmapped.VmappedRuns
-    together = build(runs, [tasks[run.seed] for run in runs], layout)
-    events, failures = grid.fit_vmapped(together, runs)
-    for index, (facts, run) in enumerate(jobs):
-        own = events[index]
-        line = {"figure": figure, **facts, "seed": run.seed, "test": None}
-        if failures[index] is None:
+    layout, short = sharding.layout(1), lambda value: float(f"{value:.4g}")
+    for group in _groups(figure):
+        jobs = [
+            (facts, configs.replace(LONG_TAIL.run, {**last, **changes, "seed": seed}))
+            for facts, changes in group
+            for seed in seeds
+        ]
+        annealed = any(facts.get("strategy") == report.ANNEALED for facts, _ in group)
+        build = _Annealed if annealed else vmapped.VmappedRuns
+        of_jobs = [tasks[run.seed] for _, run in jobs]
+        together = build([run for _, run in jobs], of_jobs, layout)
+        events, failures = grid.fit_vmapped(together)
+        for index, (facts, run) in enumerate(jobs):
+            own = events[index]
+            line = {"figure": figure, **facts, "seed": run.seed, "test": None}
+            lines.append(line)
+            if failures[index] is not None:
+                continue
             line["test"] = round(own[-1]["test"]["accuracy"], 5)
-            short = lambda value: float(f"{value:.4g}")
             if figure == "weights":
                 of_epochs = (event["weight_by_class"] for event in own)
                 line["weights"] = [[*map(short, weights)] for weights in of_epochs]
@@ -204,14 +207,7 @@ def _trained(figure: str, group: _Group, seeds: Sequence[int]) -> Any:
                 features = outputs_of("features", state, test, run, layout)
                 line["labels"] = test.labels
                 line["points"] = np.round(np.float64(tsne.embed(features)), 1)
-        yield line
-
-
-def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The records of a figure on digits."""
-    return [
-        line for group in _groups(figure) for line in _trained(figure, group, seeds)
-    ]
+    return lines
 
 
 def main(config: commands.Figures) -> int:

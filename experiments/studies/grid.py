@@ -66,7 +66,7 @@ class Outcome:
     """The trials of one setting."""
 
     results: dict[int, Result]  # of the finished ones, by seed
-    diverged: frozenset[int]  # seeds whose loss was not finite
+    diverged: set[int]  # seeds whose loss was not finite
 
     @property
     def ended(self) -> set[int]:
@@ -152,15 +152,21 @@ def main(
 
 
 def outcomes(trials: Iterable[Trial]) -> dict[Any, Outcome]:
-    """What is in the directories of trials, by setting, in order."""
+    """What is in the directories of trials, by setting, in order.
+
+    Raises BadConfiguration where a directory holds another run.
+    """
     found: dict[Any, Outcome] = {}
     for trial in trials:
-        outcome = found.setdefault(trial.setting, Outcome({}, frozenset()))
-        result, seed = read(trial), trial.run.seed
-        if result is not None and result.finished:
-            outcome.results[seed] = result
-        elif diverged(trial):
-            found[trial.setting] = Outcome(outcome.results, outcome.diverged | {seed})
+        outcome = found.setdefault(trial.setting, Outcome({}, set()))
+        if (trial.out / run_dir.CONFIG).is_file():
+            result = aggregate.read(trial.out)
+            evaluation.require_same(f"{trial.out} holds a run", result.run, trial.run)
+            if result.finished:
+                outcome.results[trial.run.seed] = result
+                continue
+        if diverged(trial):
+            outcome.diverged.add(trial.run.seed)
     return found
 
 
@@ -172,18 +178,6 @@ def complete(outcomes: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
     """
     seeds = set.intersection(*(outcome.ended for outcome in outcomes.values()))
     return {s: o.of(sorted(seeds)) for s, o in outcomes.items()} if seeds else {}
-
-
-def read(trial: Trial) -> Result | None:
-    """The result of a trial so far; None if it has not begun.
-
-    Raises BadConfiguration where its directory holds another run.
-    """
-    if not (trial.out / run_dir.CONFIG).is_file():
-        return None
-    result = aggregate.read(trial.out)
-    evaluation.require_same(f"{trial.out} holds a run", result.run, trial.run)
-    return result
 
 
 def diverged(trial: Trial) -> bool:
@@ -258,14 +252,14 @@ def _train_missing(grid: Grid, tasks: Mapping[int, Task]) -> None:
 
 
 def fit_vmapped(
-    together: vmapped.VmappedRuns, members: Sequence[configs.Run]
+    together: vmapped.VmappedRuns,
 ) -> tuple[list[list[aggregate.Event]], list[str | None]]:
     """Trains vmapped runs; the events of each, and why it ended early or None."""
-    events: list[list[aggregate.Event]] = [[] for _ in members]
+    events: list[list[aggregate.Event]] = [[] for _ in together.runs]
     callbacks = [
         loop.Callbacks(lambda own=own, **event: own.append(event)) for own in events
     ]
-    return events, loop.fit_all(together, members, loop.Position(0, 0, {}), callbacks)
+    return events, loop.fit_all(together, callbacks)
 
 
 def _session(grid: Grid, trial: Trial) -> Session:
@@ -305,7 +299,8 @@ def _train(
         if grid.vmapped:
             callbacks += [loop.Callbacks(lambda **event: None)] * padding
             most = session.steps_per_dispatch
-            failures = vmapped.fit(members, of_run, layout, callbacks, most=most)
+            together = vmapped.VmappedRuns(members, of_run, layout, most)
+            failures = loop.fit_all(together, callbacks)
         else:
             (run,), (task,) = members, of_run
             start = loop.begin(run, task, layout)

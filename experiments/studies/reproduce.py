@@ -10,6 +10,7 @@ fill an accelerator: each claims the cell that it trains.
 """
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 import shutil
@@ -18,13 +19,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments import commands, configs, presets
-from experiments.data import packed
+from experiments.data import loader, packed
 from experiments.data.task import Task, load_task
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies import grid
-from experiments.train import checkpoint, loop, runs, sharding, steps
+from experiments.studies.equal_grids_report import PASSES
+from experiments.train import checkpoint, evaluation, loop, runs, sharding, steps
 from experiments.train.session import Session
 
 RHO = 0.4
@@ -157,16 +160,23 @@ def _known(found: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
     }
 
 
+def validated(
+    found: Iterable[Mapping[str, Any]], setting: str, row: str
+) -> dict[float, float | None]:
+    """Validation accuracy by λ, None where the run diverged."""
+    return {
+        float(r["lam"]): r["accuracy"]
+        for r in found
+        if (r["setting"], r["row"], r["split"]) == (setting, row, "validation")
+    }
+
+
 def chosen(found: Iterable[Mapping[str, Any]], setting: str, row: str) -> float | None:
     """The λ of the best validation accuracy, the larger of equals.
 
     None if not all are recorded yet, or all diverged.
     """
-    accuracies = {
-        float(r["lam"]): r["accuracy"]
-        for r in found
-        if (r["setting"], r["row"], r["split"]) == (setting, row, "validation")
-    }
+    accuracies = validated(found, setting, row)
     if any(lam not in accuracies for lam in LAMS):
         return None
     return grid.best({lam: accuracies[lam] for lam in reversed(LAMS)})
@@ -213,9 +223,7 @@ def main(config: commands.Reproduce) -> int:
         _pack(config.pack, config, settings)
         return 0
     if config.features is not None and not config.list:
-        from experiments.studies import head_features
-
-        head_features.write(config, settings[0])
+        _write_features(config.features, config, settings[0])
         return 0
     own = None if config.list else worker(config, deadline)
     next_cells = lambda found: pending(found, settings, config.rows, config.seeds)
@@ -248,6 +256,62 @@ def _pack(
     count = packed.write(out, tasks)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {count:,} images, {size / 2**20:.1f} MiB")
+
+
+def _write_features(
+    out: pathlib.Path, config: commands.Reproduce, setting: str
+) -> None:
+    """Writes what enters the last layer of a setting's networks, one a seed.
+
+    Training only the last layer on these features takes seconds, so that a grid of
+    methods can be compared on real images. The file has, with S seeds: `train` [S, n,
+    features] and `train_labels` [S, n], of `PASSES` passes, each augmented differently;
+    `test` and `test_labels`, of the same form, are of the images without augmentation;
+    and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
+    Networks that are not trained yet are trained first.
+    """
+    found: list[dict[str, np.ndarray]] = []
+    own = worker(config)
+    for seed in range(config.seeds):
+        run = run_of(Cell(setting, ROWS[0].name, math.inf, seed, "test"), config.smoke)
+        task = own.task(run)
+        state = plainly_trained(run, task, own)
+        if state is None:
+            raise configs.BadConfiguration(
+                f"Another process is training in {config.out}."
+            )
+        found.append(_features_of(first_stage(run), task, state, own))
+    stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(out, **stacked)
+
+
+def _features_of(
+    run: configs.Run, task: Task, state: steps.TrainState, own: Worker
+) -> dict[str, np.ndarray]:
+    layout, session = own.layout, own.session
+    features = steps.program(run, layout).features
+    on_host = dataclasses.replace(run.data, augment_on="host")
+    passes = range(run.epochs, run.epochs + PASSES)  # none that it was trained on
+    batches = loader.training(
+        task.train, on_host, run.batch_size, seed=run.seed, epochs=passes
+    )
+    parts: list[Any] = []
+    for batch in batches:
+        kept = np.asarray(features(state, layout.shard(batch)))[batch.present]
+        parts.append((kept, batch.labels[batch.present]))
+    train, train_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    head = evaluation.head(state)
+    return {
+        "train": train,
+        "train_labels": train_labels,
+        "test": evaluation.outputs_of(
+            "features", state, task.test, run, layout, session
+        ),
+        "test_labels": task.test.labels,
+        "kernel": head[("kernel",)],
+        "bias": head[("bias",)],
+    }
 
 
 def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:

@@ -1,7 +1,7 @@
 """The page of `reproduce`'s records: our numbers next to the paper's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,16 +69,35 @@ def _title(setting: str) -> str:
     )
 
 
-def _rows(
-    found: Sequence[Record], setting: str
-) -> list[tuple[reproduce.Row, dict[int, Record]]]:
-    """Rows that have a test, with its records by seed."""
+class _Tested(NamedTuple):
+    """The tests of a row."""
+
+    row: reproduce.Row
+    count: int  # of seeds
+    finished: dict[int, Record]  # by seed, of those whose loss stayed finite
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds a mean is of, and how many of them all diverged."""
+        finished = len(self.finished)
+        diverged = f"; {self.count - finished} of {self.count} diverged"
+        return f"{finished}" + (diverged if finished < self.count else "")
+
+    def values(self, key: str) -> np.ndarray:
+        """A number that is recorded, or several, `[seeds, ...]`."""
+        return np.array([r[key] for r in self.finished.values()], float)
+
+
+def _rows(found: Sequence[Record], setting: str) -> list[_Tested]:
+    """The rows that have a test."""
     rows = []
     for row in ROWS:
         key = (row.name, "test", reproduce.lam_of(found, setting, row))
         own = (r for r in found if (r["row"], r["split"], float(r["lam"])) == key)
         if tested := {r["seed"]: r for r in own}:
-            rows.append((row, tested))
+            tests = sorted(tested.items())
+            finished = {seed: r for seed, r in tests if r["accuracy"] is not None}
+            rows.append(_Tested(row, len(tests), finished))
     return rows
 
 
@@ -86,42 +105,27 @@ def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
     head = ["method", "ours", "against SGD (CE)", "three rarest", "seeds", "λ"]
     head += ["mean weight", *(f"paper, {name}" for name in paper.VERSIONS.values())]
     lines, plain = [head], {}
-    for row, tested in _rows(found, setting):
-        finished = _finished(tested)
-        if not finished:
-            lines.append([row.name, *["–"] * 3, _seeds(tested), *["–"] * 4])
+    for own in _rows(found, setting):
+        name = own.row.name
+        if not own.finished:
+            lines.append([name, *["–"] * 3, own.seeds, *["–"] * 4])
             continue
-        accuracy = {seed: r["accuracy"] for seed, r in finished.items()}
-        of = lambda key, own=finished: np.array([r[key] for r in own.values()], float)
-        rarest = of("recall")[:, -3:].mean(axis=1)
+        accuracy = {seed: r["accuracy"] for seed, r in own.finished.items()}
         lines.append(
             [
-                row.name,
-                formatting.spread(of("accuracy")),
+                name,
+                formatting.spread(own.values("accuracy")),
                 formatting.paired(accuracy, plain),
-                formatting.spread(rarest),
-                _seeds(tested),
-                formatting.number(float(f"{of('last_lam').mean():.2g}")),
-                f"{of('total_weight').mean():.2f}",
-                *(_printed(setting, row.name, version) for version in paper.VERSIONS),
+                formatting.spread(own.values("recall")[:, -3:].mean(axis=1)),
+                own.seeds,
+                formatting.number(float(f"{own.values('last_lam').mean():.2g}")),
+                f"{own.values('total_weight').mean():.2f}",
+                *(_printed(setting, name, version) for version in paper.VERSIONS),
             ]
         )
-        if row is ROWS[0]:
+        if own.row is ROWS[0]:
             plain = accuracy
     return lines
-
-
-def _finished(tested: Mapping[int, Record]) -> dict[int, Record]:
-    """The records of the seeds whose loss stayed finite."""
-    return {seed: r for seed, r in sorted(tested.items()) if r["accuracy"] is not None}
-
-
-def _seeds(tested: Mapping[int, Record]) -> str:
-    """How many seeds a mean is of, and how many of them all diverged."""
-    finished = len(_finished(tested))
-    if finished == len(tested):
-        return f"{finished}"
-    return f"{finished}; {len(tested) - finished} of {len(tested)} diverged"
 
 
 def _printed(setting: str, row: str, version: str) -> str:
@@ -143,12 +147,7 @@ def _printed(setting: str, row: str, version: str) -> str:
 def _choices(found: Sequence[Record], setting: str) -> list[list[str]]:
     lines = [["method", *(f"λ = {lam:g}" for lam in reproduce.LAMS), "chosen"]]
     for row in ROWS:
-        accuracies = {
-            float(r["lam"]): r["accuracy"]
-            for r in found
-            if (r["row"], r["split"]) == (row.name, "validation")
-        }
-        if accuracies:
+        if accuracies := reproduce.validated(found, setting, row.name):
             shown = {
                 lam: "diverged" if accuracy is None else formatting.percent(accuracy)
                 for lam, accuracy in accuracies.items()
@@ -160,21 +159,15 @@ def _choices(found: Sequence[Record], setting: str) -> list[list[str]]:
 
 
 def _recalls(found: Sequence[Record], setting: str) -> list[list[str]]:
-    rows = [
-        (row.name, _seeds(tested), [*_finished(tested).values()])
-        for row, tested in _rows(found, setting)
-        if _finished(tested)
-    ]
-    classes = len(rows[0][2][0]["recall"])
+    rows = [own for own in _rows(found, setting) if own.finished]
+    classes = rows[0].values("recall").shape[1]
     parts = np.array_split(np.arange(classes), 10)
-    name = lambda part: (
-        f"{part[0] + 1}" if len(part) == 1 else f"{part[0] + 1} to {part[-1] + 1}"
-    )
+    name = lambda part: " to ".join(dict.fromkeys(f"{part[i] + 1}" for i in (0, -1)))
     lines = [["method", "seeds", *map(name, parts)]]
-    for row, seeds, finished in rows:
-        recall = np.mean([r["recall"] for r in finished], axis=0)
+    for own in rows:
+        recall = own.values("recall").mean(axis=0)
         means = (formatting.percent(recall[part].mean()) for part in parts)
-        lines.append([row, seeds, *means])
+        lines.append([own.row.name, own.seeds, *means])
     return lines
 
 
@@ -195,7 +188,7 @@ def not_run(found: Sequence[Record]) -> str:
             left.append(f"{_title(setting)}: none of its rows yet.")
             continue
         own = [r for r in found if r["setting"] == setting]
-        done = {row.name: len(tested) for row, tested in _rows(own, setting)}
+        done = {tested.row.name: tested.count for tested in _rows(own, setting)}
         missing = [
             f"{row.name} ({done.get(row.name, 0)} of {reproduce.SEEDS} seeds)"
             for row in ROWS

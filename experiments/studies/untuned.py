@@ -297,17 +297,10 @@ def train(
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Trains all jobs, each a learning rate, setting and seed, in one program.
 
-    Args:
-      data: of all seeds.
-      protocol: "second stage": `steps` of SGD at the largest rate, the same for all
-        jobs of a seed, then as many of the job's own. "from step 0": twice as many.
-      sign: of λ.
-      jobs: all of one kind.
-      seeds: those of `data`.
-      steps: of one stage.
-
-    Returns:
-      Parameters `[jobs, ...]`; and what is recorded, each `[jobs]`.
+    The protocol "second stage" is `steps` of SGD at the largest rate, the same for all
+    jobs of a seed, then as many of the job's own; "from step 0" is twice as many of
+    these. `sign` is that of λ, `seeds` are those of the data, and all jobs are of one
+    kind. Returns parameters `[jobs, ...]`; and what is recorded, each `[jobs]`.
     """
     (form,) = {_kind(s) for _, s, _ in jobs}
     rows = [

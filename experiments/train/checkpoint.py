@@ -26,6 +26,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from experiments.configs import BadConfiguration
+from experiments.data.types import DamagedData
 from experiments.results import run_log
 from experiments.train import distributed
 
@@ -34,11 +36,11 @@ METADATA = "metadata.json"
 OVERHEAD = 8_000  # bytes per array on top of its numbers: its description and blocks
 
 
-class DamagedCheckpoint(Exception):
+class DamagedCheckpoint(DamagedData):
     """No checkpoint is what was written."""
 
 
-class OtherConfiguration(Exception):
+class OtherConfiguration(BadConfiguration):
     """A checkpoint has the state of another run than the one that asks for it."""
 
 

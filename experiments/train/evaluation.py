@@ -15,7 +15,7 @@ from flax import nnx
 from experiments import commands, configs
 from experiments.data import imdb, inputs
 from experiments.data.task import Task, load_task
-from experiments.data.types import DamagedData, Examples, Files
+from experiments.data.types import Examples, Files
 from experiments.results import run_dir, run_log
 from experiments.train import checkpoint, loop, sharding, steps
 from experiments.train.progress import say
@@ -55,16 +55,11 @@ def newest(
     run: configs.Run,
     extended: Collection[int] = (),
 ) -> tuple[int, steps.TrainState, dict[str, Any]] | None:
-    """The newest intact checkpoint; errors become those of the command line.
+    """The newest intact checkpoint; one of another run is a BadConfiguration.
 
     `extended` has the other numbers of epochs that it may have been of.
     """
-    try:
-        found = saver.restore(like)
-    except checkpoint.OtherConfiguration as error:
-        raise configs.BadConfiguration(str(error)) from error
-    except checkpoint.DamagedCheckpoint as error:
-        raise DamagedData(str(error)) from error
+    found = saver.restore(like)
     if found is not None:
         there = run_dir.parse(found[2]["run"])
         if there.epochs in extended:

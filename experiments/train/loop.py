@@ -33,6 +33,9 @@ class Position(NamedTuple):
     totals: dict[str, Any]  # of the epoch's batches so far; see `_add`
 
 
+FIRST = Position(0, 0, {})
+
+
 class Callbacks(NamedTuple):
     """Callbacks of the training loop.
 
@@ -58,7 +61,7 @@ class Start(NamedTuple):
     """The state and the position that a loop starts from."""
 
     state: steps.TrainState
-    position: Position = Position(0, 0, {})
+    position: Position = FIRST
 
 
 def fit(
@@ -93,7 +96,7 @@ def fit(
             prefetched = loader.Prefetched(ahead, session.prefetch, layout.shard)
             batches = stack.enter_context(prefetched)
         stepper = _OneRun(run, task, layout, session, start.state, batches)
-        (failure,) = fit_all(stepper, [run], start.position, [callbacks], until)
+        (failure,) = fit_all(stepper, [callbacks], start.position, until)
     if failure is not None:
         raise FloatingPointError(failure)
     return stepper.state
@@ -101,9 +104,8 @@ def fit(
 
 def fit_all(
     stepper: Any,
-    runs: Sequence[configs.Run],
-    position: Position,
     callbacks: Sequence[Callbacks],
+    position: Position = FIRST,
     until: int | None = None,
 ) -> list[str | None]:
     """Trains all runs of a stepper, and writes one event per run and epoch.
@@ -112,13 +114,15 @@ def fit_all(
     Returns for each run the message about such a loss, or None.
 
     Args:
-      stepper: makes the updates of all runs: see `vmapped.VmappedRuns`. The metrics
-        of a single run have no axis of runs, and those of a single update none at all.
-      runs: with one schedule of epochs and evaluations.
-      position: to continue from.
+      stepper: makes the updates of its `runs`, of one schedule of epochs and
+        evaluations: see `vmapped.VmappedRuns`. The metrics of a single run have no axis
+        of runs, and those of a single update none at all. The seconds of an epoch are
+        those of all runs together.
       callbacks: of each run; `due` and `save` are those of the first.
+      position: to continue from.
       until: epoch to stop before, from 0; None trains to the end.
     """
+    runs = stepper.runs
     run, per_epoch = runs[0], stepper.per_epoch
     due, save = callbacks[0].due, callbacks[0].save
     failures: list[str | None] = [None] * len(runs)
@@ -176,7 +180,7 @@ class _OneRun:
         state: steps.TrainState,
         batches: loader.Prefetched | None,
     ) -> None:
-        self.per_epoch, self.state = steps_per_epoch(run, task), state
+        self.runs, self.per_epoch, self.state = [run], steps_per_epoch(run, task), state
         self._run, self._task, self._layout, self._session = run, task, layout, session
         self._program = steps.program(run, layout, session.parallel)
         self._stats = dataset_stats(run, task, layout)

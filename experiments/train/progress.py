@@ -1,6 +1,7 @@
 """What a person sees of a training: a line an epoch, and the numbers of the bar."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -20,11 +21,14 @@ def say(message: str) -> None:
         tqdm.write(message + "\n", file=sys.stderr, end="")
 
 
+@dataclasses.dataclass
 class EpochLines:
     """Writes a line after every epoch of a run, by a function that takes lines."""
 
-    def __init__(self, run: configs.Run, write: Callable[[str], None]) -> None:
-        self._run, self._write = run, write
+    run: configs.Run
+    write: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._last = time.monotonic()
         self._seconds: list[float] = []  # of the epochs of this process
 
@@ -37,9 +41,9 @@ class EpochLines:
         self._last = now
         # The first epoch compiles, and says little of the others.
         measured = self._seconds[1:] or self._seconds
-        left = self._run.epochs - event["epoch"]
+        left = self.run.epochs - event["epoch"]
         eta = left * sum(measured) / len(measured)
-        self._write(line(self._run, event, self._seconds[-1], eta))
+        self.write(line(self.run, event, self._seconds[-1], eta))
 
 
 def line(run: configs.Run, event: Event, seconds: float, eta: float) -> str:
@@ -56,7 +60,9 @@ def line(run: configs.Run, event: Event, seconds: float, eta: float) -> str:
         parts.append(f"λ {float(event['lam']):.3g}")
     if run.method.weights:
         parts.append(f"effective sample {event['effective_sample_size']:.0%}")
-    return "  ".join([*parts, f"{seconds:.1f} s", f"ETA {_clock(eta)}"])
+    return "  ".join(
+        [*parts, f"{seconds:.1f} s", f"ETA {tqdm.format_interval(round(eta))}"]
+    )
 
 
 def accuracies(event: Event | None) -> str:
@@ -77,10 +83,3 @@ def bar(run: configs.Run, shown: dict[str, float]) -> dict[str, str]:
 
 def _accuracy(found: dict[str, Any] | None) -> str:
     return "–" if found is None else f"{found['accuracy']:.1%}"
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (f"{hours}:" if hours else "") + f"{minutes:02}:{rest:02}"

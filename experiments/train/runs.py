@@ -229,41 +229,25 @@ class NotSaved(OSError):
     """A training came to its end, and its last checkpoint could not be written."""
 
 
+@dataclasses.dataclass
 class RunLogger:
-    """Trains a run, and logs it: events, progress and checkpoints.
+    """Trains a run, and logs it: events, progress and checkpoints."""
 
-    Args:
-      run: what is trained.
-      session: how the step is run, and the time between checkpoints within an epoch.
-      recorder: the log.
-      saver: the checkpoints.
-      interrupted: asked after every dispatch whether to save a checkpoint and stop.
-      bar: of updates; None for none.
-      save_at: the epochs, from 1, that end with a checkpoint; None for all.
-      tell: takes a line after every epoch; None for no lines.
-      losses_in: run directory in which the losses of the training examples are kept
-        after every epoch; None keeps none.
-    """
+    run: configs.Run
+    session: Session  # how the step is run, and the time between two checkpoints
+    recorder: run_log.Recorder
+    saver: checkpoint.Checkpoints
+    interrupted: Callable[[], bool]  # asked after every dispatch: save and stop?
+    bar: Any = None  # of updates; None for none
+    save_at: Collection[int | None] | None = None  # epochs that are saved; None for all
+    tell: Callable[[str], None] = lambda line: None  # takes a line after every epoch
+    losses_in: pathlib.Path | None = None  # run directory that keeps examples' losses
+    dispatches: int = 0  # of several hosts, since the start of this process
 
-    def __init__(
-        self,
-        run: configs.Run,
-        session: Session,
-        recorder: run_log.Recorder,
-        saver: checkpoint.Checkpoints,
-        interrupted: Callable[[], bool],
-        bar: Any = None,
-        save_at: Collection[int | None] | None = None,
-        tell: Callable[[str], None] | None = None,
-        losses_in: pathlib.Path | None = None,
-    ) -> None:
-        self._run, self._session, self._losses_in = run, session, losses_in
-        self._recorder, self._saver, self._bar = recorder, saver, bar
-        self._interrupted, self._save_at, self._tell = interrupted, save_at, tell
+    def __post_init__(self) -> None:
         self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
-        self.dispatches = 0  # of several hosts, since the start of this process
 
     def fit(
         self,
@@ -280,17 +264,16 @@ class RunLogger:
           NotSaved: the checkpoint of the end could not be written.
         """
         began = time.monotonic()
-        lines = progress.EpochLines(self._run, self._tell) if self._tell else None
+        lines = progress.EpochLines(self.run, self.tell)
 
         def write(**event: Any) -> None:
-            self._recorder.write(**event)
-            if lines is not None:
-                lines(event)
+            self.recorder.write(**event)
+            lines(event)
 
         def save(step: int, state: steps.TrainState, position: loop.Position) -> None:
-            if self._losses_in is not None and position.batch == 0:
+            if self.losses_in is not None and position.batch == 0:
                 logits = evaluation.outputs_of(
-                    "logits", state, task.train, self._run, layout, self._session
+                    "logits", state, task.train, self.run, layout, self.session
                 )
                 self._keep_losses(position.epoch, logits, task.train.labels)
             self._save(step, state, position)
@@ -298,24 +281,22 @@ class RunLogger:
         callbacks = loop.Callbacks(write, self._stepped, self._due, save)
         try:
             state = loop.fit(
-                self._run, task, layout, self._session, start, callbacks, until=until
+                self.run, task, layout, self.session, start, callbacks, until=until
             )
         except FloatingPointError as error:
-            self._recorder.write(event="diverged", error=str(error))
-            raise FloatingPointError(
-                f"{error} {aggregate.remedy(self._run)}"
-            ) from error
+            self.recorder.write(event="diverged", error=str(error))
+            raise FloatingPointError(f"{error} {aggregate.remedy(self.run)}") from error
         finally:
-            self._saver.wait()
+            self.saver.wait()
             self._note_failures()
-        step = (until or self._run.epochs) * loop.steps_per_epoch(self._run, task)
+        step = (until or self.run.epochs) * loop.steps_per_epoch(self.run, task)
         seconds = time.monotonic() - began
-        self._recorder.write(event="finished", step=step, seconds=seconds)
+        self.recorder.write(event="finished", step=step, seconds=seconds)
         if not self.saved:
-            there = self._saver.steps()
+            there = self.saver.steps()
             raise NotSaved(
                 "The training came to its end, but its last checkpoint could not be "
-                f"saved ({self._saver.failures[-1].reason}). Make room: the same "
+                f"saved ({self.saver.failures[-1].reason}). Make room: the same "
                 "command then "
                 + (f"goes on from step {there[-1]}." if there else "starts over.")
             )
@@ -324,13 +305,13 @@ class RunLogger:
     @property
     def saved(self) -> bool:
         """Whether the last checkpoint that was asked for is on the disk."""
-        self._saver.wait()
-        return self._saver.newest_saved
+        self.saver.wait()
+        return self.saver.newest_saved
 
     def _stepped(self, step: int, shown: dict[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix(progress.bar(self._run, shown), refresh=False)
-            self._bar.update()
+        if self.bar is not None:
+            self.bar.set_postfix(progress.bar(self.run, shown), refresh=False)
+            self.bar.update()
 
     def _due(self, step: int) -> bool:
         if jax.process_count() > 1:
@@ -341,22 +322,22 @@ class RunLogger:
             reached = multihost_utils.reached_preemption_sync_point
             self._stops |= reached(self.dispatches)
             return self._stops
-        return self._interrupted() or self._late()
+        return self.interrupted() or self._late()
 
     def _late(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._session.checkpoint_seconds
+        return time.monotonic() - self._saved_at >= self.session.checkpoint_seconds
 
     def _save(
         self, step: int, state: steps.TrainState, position: loop.Position
     ) -> None:
-        self._stops |= self._interrupted()
-        every = self._save_at is None or position.epoch in self._save_at
+        self._stops |= self.interrupted()
+        every = self.save_at is None or position.epoch in self.save_at
         if every or self._stops or self._late():
             metadata = {
                 "position": position._asdict(),
-                "run": run_log.plain(self._run),
+                "run": run_log.plain(self.run),
             }
-            self._saver.save(step, state, metadata)
+            self.saver.save(step, state, metadata)
             self._saved_at = time.monotonic()
             self._note_failures()
         if self._stops:
@@ -364,19 +345,19 @@ class RunLogger:
 
     def _keep_losses(self, epoch: int, logits: np.ndarray, labels: np.ndarray) -> None:
         """Keeps the losses of the training examples, unless the disk refuses them."""
-        if self._losses_in is None or jax.process_index() != 0:
+        if self.losses_in is None or jax.process_index() != 0:
             return
         try:
             losses = example_losses.cross_entropy(logits, labels)
-            example_losses.write(self._losses_in, epoch, losses)
+            example_losses.write(self.losses_in, epoch, losses)
         except OSError as error:
             say(f"The losses after epoch {epoch} could not be kept: {error}")
 
     def _note_failures(self) -> None:
         """Logs the checkpoints that could not be saved since the last call."""
-        for step, reason in self._saver.failures[self._failures :]:
-            self._recorder.write(event="save_failed", step=step, error=reason)
-        self._failures = len(self._saver.failures)
+        for step, reason in self.saver.failures[self._failures :]:
+            self.recorder.write(event="save_failed", step=step, error=reason)
+        self._failures = len(self.saver.failures)
 
 
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:

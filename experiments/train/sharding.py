@@ -47,14 +47,13 @@ class Layout(NamedTuple):
 
     def replicate(self, tree: Any) -> Any:
         """Copies a tree to every device; it must be the same on every host."""
-        return jax.tree.map(self._replicate_one, tree)
-
-    def _replicate_one(self, array: Any) -> Any:
         if jax.process_count() == 1:
-            return jax.device_put(array, self.replicated)
-        whole = np.asarray(array)
-        return jax.make_array_from_callback(
-            whole.shape, self.replicated, lambda index: whole[index]
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(
+            lambda array: jax.make_array_from_callback(
+                np.shape(array), self.replicated, np.asarray(array).__getitem__
+            ),
+            tree,
         )
 
 

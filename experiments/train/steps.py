@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-import absgd_jax
 from experiments import configs, fields, methods, models
 from experiments.data import augment
 from experiments.data.loader import Batch
@@ -288,10 +287,7 @@ def eval_step(
 ) -> metrics.Counts:
     """Accumulates the confusion matrix and the other counts of an evaluation."""
     logits = logits_step(graph, run, state, batch)
-    losses = absgd_jax.losses.softmax_cross_entropy_with_integer_labels(
-        logits, batch.labels
-    )
-    return metrics.count(logits, batch.labels, batch.present, losses)
+    return metrics.count(logits, batch.labels, batch.present)
 
 
 def prune_step(

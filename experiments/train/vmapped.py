@@ -75,13 +75,14 @@ def _size(examples: Examples | None) -> int:
 
 
 class VmappedRuns:
-    """The training state of vmapped runs, on one device.
+    """The training state of vmapped runs, on one device; `loop.fit_all` trains them.
 
     Runs that share a task are given one object. `most` bounds the updates of a
     dispatch, of each run. Runs that cannot be vmapped are a BadConfiguration; see
     `require`.
 
     Attributes:
+      runs: as they are given.
       per_epoch: updates of each run in an epoch.
       waited: seconds that the device has waited for batches: always 0.
       state: training state; the first axis of every array is that of the runs.
@@ -97,7 +98,7 @@ class VmappedRuns:
         most: int = 1,
     ) -> None:
         require(runs, tasks)
-        self._runs, self._layout = runs, layout
+        self.runs, self._layout = runs, layout
         self._each = list(zip(runs, tasks, strict=True))
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
         self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
@@ -149,7 +150,7 @@ class VmappedRuns:
             index[number:end], present[number:end], hyperparams, self._dispatch_size
         )
         update = device_loop.compiled(
-            self._runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
+            self.runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
         )
         self.state, step_metrics = update(
             self.state, self._splits["train"], self._stats, step_inputs
@@ -169,7 +170,7 @@ class VmappedRuns:
         examples = self._splits[name]
         if examples is None:
             return None
-        run, count = self._runs[0], examples.rows.shape[1]
+        run, count = self.runs[0], examples.rows.shape[1]
         size = min(loop.EVAL_BATCH, 2 * run.batch_size)
         look = _evaluation(fields.compiled(run), self._layout)
         # Without the fields that only training needs.
@@ -196,25 +197,6 @@ class VmappedRuns:
         ]
 
 
-def fit(
-    runs: Sequence[configs.Run],
-    tasks: Sequence[Task],
-    layout: Layout,
-    callbacks: Sequence[loop.Callbacks],
-    *,
-    most: int = 1,
-) -> list[str | None]:
-    """Trains the runs, and writes one event per run and epoch, as `loop.fit` does.
-
-    A run whose loss is not finite writes nothing from that epoch on; the others go on.
-    Returns for each run the message about such a loss, or None. The seconds of an epoch
-    are those of all runs together; `due` and `save` of the callbacks are not called.
-    See `VmappedRuns`.
-    """
-    together = VmappedRuns(runs, tasks, layout, most)
-    return loop.fit_all(together, runs, loop.Position(0, 0, {}), callbacks)
-
-
 @functools.cache
 def _evaluation(run: configs.Run, layout: Layout) -> Callable[..., metrics.Counts]:
     """Compiles the evaluation of vmapped runs."""
@@ -237,22 +219,19 @@ def _to_device(
 ) -> dict[str, DeviceDataset | None]:
     """Copies all splits to the device: distinct inputs once, rows for each run."""
     distinct = Distinct()
-    known: dict[int, dict[str, Any]] = {}
-    for task in tasks:
-        if id(task) not in known:
-            known[id(task)] = {
-                name: None
-                if (examples := getattr(task, name)) is None
-                else (distinct.add(examples.inputs), examples.labels.astype(np.int32))
-                for name in _SPLITS
-            }
+    known: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
+    for task in {id(task): task for task in tasks}.values():
+        for name in _SPLITS:
+            if (examples := getattr(task, name)) is not None:
+                rows = distinct.add(examples.inputs)
+                known[id(task), name] = rows, examples.labels.astype(np.int32)
     inputs = layout.replicate(distinct.stacked())
-    found: dict[str, DeviceDataset | None] = {}
-    for name in _SPLITS:
-        own = [known[id(task)][name] for task in tasks]
-        if own[0] is None:
-            found[name] = None
-            continue
-        rows, labels = (np.stack(each) for each in zip(*own, strict=True))
-        found[name] = DeviceDataset(inputs, *layout.replicate((rows, labels)))
-    return found
+
+    def of_all(name: str) -> DeviceDataset | None:
+        if getattr(tasks[0], name) is None:
+            return None
+        own = [known[id(task), name] for task in tasks]
+        rows_and_labels = tuple(np.stack(each) for each in zip(*own, strict=True))
+        return DeviceDataset(inputs, *layout.replicate(rows_and_labels))
+
+    return {name: of_all(name) for name in _SPLITS}
