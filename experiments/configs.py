@@ -579,6 +579,10 @@ class Method(Checked):
         return registry.METHODS[plain].title if plain else self.info.title
 
 
+# What `absgd_jax.absgd` does where no λ is given.
+AUTOMATIC = Method(rho=0.4, gamma=0.1, max_weight=2.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Checked):
     """The optimizer and its schedule, the same for all methods.

@@ -1,11 +1,13 @@
 """Methods on equal terms: what is trained, what is chosen, and what the table says."""
 
 import json
+import math
 import shutil
 
 import numpy as np
 import pytest
 
+import absgd_jax
 from experiments import cli as command_line
 from experiments import configs, presets
 from experiments.results import aggregate
@@ -99,6 +101,10 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
             for one in methods[name].runs(plain):
                 assert np.sign(one.method.lam) == sign
                 assert one.method.start_at == run.method.start_at
+        for one in methods["absgd_auto"].runs(plain):
+            assert one.method.lam == sign * math.inf
+            assert one.method.rho == absgd_jax.kl_radius().rho
+            assert one.method.start_at == 0.0
         for one in methods["eg_examples"].runs(plain):
             step_size = one.method.step_size  # w falls where the loss is large
             assert np.sign(step_size) == -sign

@@ -15,11 +15,10 @@ _NOTE = (
 
 def presets() -> list[Preset]:
     """Tables, arrays, folders of images, and texts."""
-    adaptive = configs.Method("absgd", rho=0.4, max_weight=2.0, gamma=0.1)
     small = configs.Optimizer(learning_rate=0.05, decay="cosine", weight_decay=5e-4)
 
     def preset(name: str, title: str, data: configs.Data, **fields: Any) -> Preset:
-        fields = {"method": adaptive, "optimizer": small, **fields}
+        fields = {"method": configs.AUTOMATIC, "optimizer": small, **fields}
         run = configs.Run(data=data, **fields)
         return Preset(name, "Your own data (--data.path PATH)", title, run, note=_NOTE)
 
@@ -49,7 +48,7 @@ def presets() -> list[Preset]:
             configs.Data("text"),
             model=configs.Model("bilstm", widths=(64,), dropout=0.5),
             # An LSTM hardly moves under SGD.
-            method=dataclasses.replace(adaptive, name="abadam"),
+            method=dataclasses.replace(configs.AUTOMATIC, name="abadam"),
             optimizer=dataclasses.replace(small, learning_rate=2e-3, weight_decay=1e-2),
             epochs=10,
             batch_size=32,

@@ -91,8 +91,8 @@ def _automatic(
     sgd: MethodGrid, name: str, changes: Mapping[str, Any] | None = None
 ) -> MethodGrid:
     """The library's default, from the first step."""
-    method = configs.Method("absgd", rho=0.4, max_weight=2.0, gamma=0.1)
-    return sgd._replace(name=name, changes={"method": method, **(changes or {})})
+    changes = {"method": configs.AUTOMATIC, **(changes or {})}
+    return sgd._replace(name=name, changes=changes)
 
 
 def _data(width: int, classes: int) -> configs.Data:

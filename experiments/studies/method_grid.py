@@ -8,6 +8,7 @@ size; `at_rates` tunes all methods' learning rates too. Imports no JAX.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -220,13 +221,15 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     lams, rate = _lams(run), run.optimizer.learning_rate
     attention = {"gamma": run.method.gamma, "init_s": run.method.init_s}
     adam, by_adam = {RATE: ADAM_RATE}, {"method": configs.Method("adam")}
+    sign = 1.0 if _noisy(run) else -1.0
+    radius = dataclasses.replace(configs.AUTOMATIC, lam=-sign * math.inf)
+    automatic = {"method": radius}
     # Steps as long as with momentum, which these do without.
     still = {
         "optimizer.momentum": 0.0,
         "optimizer.nesterov": False,
         RATE: rate / (1.0 - run.optimizer.momentum),
     }
-    sign = 1.0 if _noisy(run) else -1.0
     by_example = _step_sizes(0.1 * sign, 0.03 * sign, 0.3 * sign)
     by_group = _step_sizes(0.01, 0.1, 0.001)
     alphas = _over("α", (0.5, 0.7, 0.9), "method.cvar_alpha")
@@ -235,6 +238,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     return [
         MethodGrid("sgd", "SGD", {}, *_rates(rate)),
         MethodGrid("absgd", "ABSGD", of("absgd", **attention), *lams),
+        MethodGrid("absgd_auto", "ABSGD, automatic λ", automatic, *_rates(rate)),
         MethodGrid("adam", "Adam", by_adam, *_rates(ADAM_RATE)),
         MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, *lams),
         MethodGrid("eg", "EG, within the batch", of("eg"), *lams),
