@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ NOT_RUN = {
     ),
 }
 TIMED = 20  # steps
+_WHOLE_FLAGS = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def main(config: commands.Results) -> int:
@@ -131,12 +133,13 @@ def _compared(path: pathlib.Path) -> str:
     ]
     scope = "every method" if every else f"{len(methods)} methods"
     reduced = ", reduced" if changes else ""
+    command = f"python -m experiments compare {preset.name} {' '.join(flags).strip()}"
     noise = "Labels of validation images are as wrong as those of training images. "
     return formatting.blocks(
         f"## {preset.title}: {scope}{reduced}",
         f"{run['epochs']} epochs, batches of {run['batch_size']}, {settings} settings "
         f"a method; on a CPU with JAX {results['versions']['jax']}, by",
-        f"    python -m experiments compare {preset.name} {' '.join(flags).strip()}",
+        "    " + " \\\n        ".join(textwrap.wrap(command, 80, **_WHOLE_FLAGS)),
         (noise if run["data"]["noise_rate"] else "")
         + "[Methods](methods.md) says what they are.",
         compare.table(results, {}).strip(),
