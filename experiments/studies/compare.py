@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -215,11 +215,10 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
         for setting in found["grid"]
         if setting["value"] == found["chosen"]
     }
-    measures = {
-        measure: head
-        for measure, head in (MEASURES | OF_TWO_CLASSES).items()
-        if _informative(measure, chosen.values())
-    }
+    measures: dict[str, str] = {}
+    for measure, head in (MEASURES | OF_TWO_CLASSES).items():
+        if _informative(measure, measures, chosen.values()):
+            measures[measure] = head
     head = ["method", "chosen", *measures.values(), "against SGD"]
     costs = ["time", "memory"] if measured else []
     rows, plain = [[*head, *costs, "backward"]], {}
@@ -255,21 +254,20 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
     return formatting.blocks(formatting.markdown(rows), legend) + "\n"
 
 
-def _informative(measure: str, chosen: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a measure of the methods is known, and is not the accuracy once more.
+def _informative(
+    measure: str, shown: Iterable[str], chosen: Collection[Mapping[str, Any]]
+) -> bool:
+    """Whether a measure of the methods is known, and none of those shown once more.
 
-    So is the balanced accuracy of a balanced test set, and that of frequent classes
-    where no class is rare.
+    On a balanced test set the balanced accuracy is the accuracy, and where no class is
+    rare so is that of the frequent ones.
     """
     values = lambda one, name: np.array([*one.get(name, {}).values()], float)
     known = [one for one in chosen if np.isfinite(values(one, measure)).any()]
-    return bool(known) and (
-        measure == "accuracy"
-        or any(
-            not np.allclose(values(one, measure), values(one, "accuracy"))
-            for one in known
-        )
+    repeats = lambda other: all(
+        np.allclose(values(one, measure), values(one, other)) for one in known
     )
+    return bool(known) and not any(map(repeats, shown))
 
 
 def _measures(compared: Sequence[Compared]) -> dict[str, str]:
