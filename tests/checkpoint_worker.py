@@ -92,7 +92,7 @@ def endless(folder):
             print("written", max(saved.steps(), default=0), flush=True)
 
 
-# Hosts.
+# Several devices and hosts.
 
 
 def mesh_of_all():
@@ -113,6 +113,21 @@ def spread(state):
         "key": jax.jit(lambda: jax.random.key(7), out_shardings=everywhere)(),
         "local": jnp.int32(5),
     }
+
+
+def eight_devices(folder):
+    """Takes up the state of one device, overwrites its memory, and saves it."""
+    jax.config.update("jax_num_cpu_devices", 8)
+    with checkpoints(folder) as saved:
+        expected = spread(numbers(1))
+        step, state, _ = saved.restore(spread(numbers(0)))
+        assert step == 1
+        assert_same(state, expected)
+        state["same"] = add_one(state["same"])
+        assert_same(state["same"], add_one(expected["same"]))
+        saved.save(2, state, {})
+        add_one(state["same"])
+    assert not saved.failures
 
 
 def hosts(folder, host, address):

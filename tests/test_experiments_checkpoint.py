@@ -213,6 +213,24 @@ def damage(folder, step):
     (folder / str(step) / checkpoint.METADATA).write_text("{}")
 
 
+def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        for step in (1, 2):
+            saved.save(step, numbers(step), {})
+    damage(tmp_path, 1)
+    damage(tmp_path, 2)
+    log = []
+    with (
+        checkpoints(tmp_path, log.append) as saved,
+        pytest.raises(
+            checkpoint.DamagedCheckpoint, match=r"damaged \(steps 1, 2\). Remove"
+        ),
+    ):
+        saved.restore(numbers(0))
+    assert [line[:23] for line in log] == [f"Checkpoint {n} is damaged" for n in (2, 1)]
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_its_step_made_again(tmp_path):
     with checkpoints(tmp_path, keep=2) as saved:
         for step in (1, 2):
@@ -315,7 +333,7 @@ def test_an_interrupt_waits_for_what_is_being_written(tmp_path):
     assert logging.getLogger("absl").filters == filters
 
 
-# Hosts.
+# Devices and hosts.
 
 
 def host_leaves(state):
@@ -326,6 +344,19 @@ def host_leaves(state):
         "key": jax.random.key(7),
         "local": jnp.int32(5),
     }
+
+
+def test_a_state_moves_between_one_device_and_eight(programs, tmp_path):
+    with checkpoints(tmp_path) as saved:
+        saved.save(1, host_leaves(numbers(1)), {})
+    program = programs.call(checkpoint_worker.eight_devices, tmp_path)
+    assert program.end() == 0, program.said
+    with checkpoints(tmp_path) as saved:
+        step, state, _ = saved.restore(host_leaves(numbers(0)))
+    assert step == 2
+    expected = host_leaves(numbers(1))
+    expected["same"] = jax.tree.map(lambda x: x + 1, expected["same"])
+    assert_same(state, expected)
 
 
 def test_hosts_save_together_and_go_on_from_the_same_step(programs, tmp_path):

@@ -38,6 +38,18 @@ def test_every_route_trains_to_the_same_numbers(by_pullback, route, microbatch):
     problem.same(problem.train(configs.replace(RUN, changes)), by_pullback)
 
 
+def test_the_dense_route_keeps_the_same_bound():
+    bounded = {"method.init_s": None, "method.max_weight": 1.5}
+    dense = {"method.route": "dense", "method.microbatch_size": 8}
+    found, expected = (
+        problem.train(configs.replace(RUN, bounded | changes))
+        for changes in (dense, {})
+    )
+    problem.same(found, expected)
+    largest = [float(one.largest) for one in found[1]]
+    np.testing.assert_allclose(largest, [1.0, 1.0, 1.5, 1.5], rtol=1e-6)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_every_route_follows_a_radius_from_the_switch_on(sign):
     radius = {"method.rho": 0.1, "method.lam": sign * math.inf, "method.init_s": None}

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy import special
 
 from experiments import configs, models
 from experiments.cli import main
@@ -108,10 +107,15 @@ def test_factors_multiply_logits_and_start_as_ones():
 # OLTR.
 
 
+def _softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
 def _memory(v, m, w, recalls, selects):
     """The published code, in float64."""
     nearest = np.linalg.norm(v[:, None] - m, axis=2).min(axis=1, keepdims=True)
-    remembered = special.softmax(v @ recalls[0] + recalls[1], axis=1) @ m
+    remembered = _softmax(v @ recalls[0] + recalls[1]) @ m
     x = 10.0 / nearest * (v + np.tanh(v @ selects[0] + selects[1]) * remembered)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return 16.0 * length / (1 + length) * (x / length) @ (w / np.linalg.norm(w, axis=0))
@@ -169,9 +173,9 @@ def test_attention_is_the_published_one():
     expected = np.empty_like(maps)
     for image, found in zip(maps, expected, strict=True):
         x = image.reshape(6, 4)
-        weight = special.softmax(spatial(x.reshape(-1)))
+        weight = _softmax(spatial(x.reshape(-1)))
         for i in range(6):
-            alike = special.softmax([theta(x[i]) @ phi(x[j]) for j in range(6)])
+            alike = _softmax(np.array([theta(x[i]) @ phi(x[j]) for j in range(6)]))
             looked = sum(alike[j] * g(x[j]) for j in range(6))
             found.reshape(6, 4)[i] = x[i] + weight[i] * (looked @ mask)
     np.testing.assert_allclose(attend(attention), expected, rtol=1e-4, atol=1e-5)
@@ -252,6 +256,21 @@ def test_oltr_starts_from_what_stage_one_knows_and_learns_on(stage_one, seen, tm
     other = _flat(nnx.state(runs._network(again, task, layout, session), nnx.Param))
     for path, value in other.items():
         np.testing.assert_array_equal(value, after[path])
+
+
+# Range loss trains.
+
+
+def test_range_loss_narrows_classes(stage_one, seen, tmp_path):
+    def spread(splits):
+        features, labels = splits["train"]
+        own = [features[labels == label].std(axis=0).mean() for label in range(10)]
+        return np.mean(own) / features.std(axis=0).mean()
+
+    strong = ("--loss.name", "range", "--loss.range-intra", "1", "--epochs", "4")
+    out = _train(tmp_path, "--start-from", str(stage_one), *strong)
+    assert np.isfinite(_last(out)["loss"])
+    assert spread(evaluation.features(out).splits) < spread(seen.splits)
 
 
 # Classifiers that need no training.

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import absgd_jax
@@ -156,6 +157,38 @@ def test_weights_are_those_of_the_aggregation(max_weight):
         unchanged = np.diff(states.tilted_loss) == 0, np.diff(states.log_discount) == 0
         np.testing.assert_array_equal(unchanged, [[*2 * [0], *4 * [1], *2 * [0]]] * 2)
         np.testing.assert_array_equal(states.count, np.arange(9) + 1)
+
+
+def test_multisteps_is_absgd_on_microbatches_with_s_carried_along():
+    """Four microbatches a step: their directions at one w, averaged."""
+    attention = absgd_jax.attention(0.7, 0.3)
+    accumulate = optax.MultiSteps(optax.sgd(0.05), 4)
+    batches = list(zip(X[:20], LABELS[:20], V[:20], strict=True))
+
+    with jax.enable_x64(True):
+        params = {"w": jnp.asarray(W)}
+        state, opt_state = attention.init(), accumulate.init(params)
+
+        def step(params, state, opt_state, *batch):
+            grads, state = weighted_gradient(attention, params, state, *batch)
+            updates, opt_state = accumulate.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), state, opt_state
+
+        step = jax.jit(step)
+        for batch in batches:
+            params, state, opt_state = step(params, state, opt_state, *batch)
+
+    w, s, share, directions = W, 0.0, 1.0, []
+    for t, (x, labels, v) in enumerate(batches):
+        losses, gradients = oracle.softmax_regression(w, x, labels)
+        s = 0.7 * s + 0.3 * np.average(np.exp(losses / 0.7), weights=v)
+        share *= 0.7
+        p = np.exp(losses / 0.7) / (s / (1 - share))
+        directions.append(np.tensordot(v * p, gradients, 1) / v.sum())
+        if t % 4 == 3:
+            w = w - 0.05 * np.mean(directions, axis=0)
+            directions = []
+    np.testing.assert_allclose(params["w"], w, rtol=0, atol=2e-6)
 
 
 def test_one_step_is_compiled_although_lam_follows_a_schedule():
