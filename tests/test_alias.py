@@ -1,5 +1,8 @@
 """ABSGD is Eq. (2), ABAdam Eq. (9); AB-AdaGrad and AB-RMSProp are one-line chains."""
 
+import functools
+import pathlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -149,3 +152,60 @@ def test_two_stage_switches_at_its_step():
     for lams in ((0.0, 1.0), (1.0, np.nan)):
         with pytest.raises(ValueError, match="lam must be nonzero"):
             absgd_jax.two_stage(lams[0], 1, first=lams[1])
+
+
+# What the authors' package for PyTorch, version 0.0.1, trains in float64: a network
+# with one hidden layer on 48 examples of three unequal classes, in batches of 16, two
+# epochs with plain and three with weighted losses; see `docs/from_pytorch.md`.
+AUTHORS = np.load(pathlib.Path(__file__).parent / "authors_package.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "lam", "alpha"),
+    [
+        ("absgd", 0.5, 1.0),
+        ("absgd", -1.0, 0.5),
+        ("abadam", 0.5, 1.0),
+        ("abadam", -1.0, 1.0),
+    ],
+)
+def test_the_authors_package_trains_to_the_same_parameters(name, lam, alpha):
+    """Their `u` is zero where the weights begin; `abalpha` divides the weights."""
+    descent = {"absgd": optax.sgd(0.05, momentum=0.9), "abadam": optax.adam(0.05)}
+
+    def optimizer(lam, init_s=None):
+        return optax.chain(
+            absgd_jax.attentional_aggregate(lam, gamma=0.9, init_s=init_s),
+            optax.scale(1.0 if init_s is None else 1.0 / alpha),
+            optax.add_decayed_weights(1e-2),
+            descent[name],
+        )
+
+    def losses_of(params, x, labels):
+        hidden = jnp.tanh(x @ params[0].T + params[1])
+        logits = hidden @ params[2].T + params[3]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(weighted, params, state, x, labels):
+        tx = optimizer(lam, 0.0) if weighted else optimizer(jnp.inf)
+        losses, pullback = jax.vjp(lambda params: losses_of(params, x, labels), params)
+        updates, state = tx.update(pullback, state, params, losses=losses)
+        return optax.apply_updates(params, updates), state
+
+    with jax.enable_x64(True):
+        params = [jnp.asarray(AUTHORS[f"package_start_{i}"]) for i in range(4)]
+        state = optimizer(jnp.inf).init(params)
+        for epoch, order in enumerate(AUTHORS["package_order"]):
+            if epoch == 2:
+                state = (optimizer(lam, 0.0).init(params)[0], *state[1:])
+            for pick in order.reshape(-1, 16):
+                x, labels = AUTHORS["package_x"][pick], AUTHORS["package_labels"][pick]
+                params, state = step(epoch >= 2, params, state, x, labels)
+    for i, found in enumerate(params):
+        start, end = (
+            AUTHORS[f"package_start_{i}"],
+            AUTHORS[f"package_{name}_{lam:g}_{i}"],
+        )
+        assert np.linalg.norm(end - start) > 0.1
+        np.testing.assert_allclose(found, end, rtol=1e-12, atol=1e-12)
