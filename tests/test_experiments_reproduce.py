@@ -18,8 +18,10 @@ from experiments import cli, commands, configs
 from experiments.data import packed
 from experiments.data.task import load_task
 from experiments.data.types import MissingData
-from experiments.results import run_dir, run_log
+from experiments.report import formatting
+from experiments.results import paper, run_dir, run_log
 from experiments.studies import (
+    paper_tables_report,
     reproduce,
     reproduce_report,
     results_page,
@@ -201,6 +203,67 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
     assert len(own) == 2  # accuracy, and recall of each class
     assert all("| 2; 1 of 3 diverged |" in line for line in own)
     assert "| 62.0 ± 2.8 |" in own[0]
+
+
+def _tables(text):
+    """Cells of the tables under headings, by heading, method and column."""
+    tables = {}
+    for part in text.split("\n### ")[1:]:
+        heading, *lines = part.splitlines()
+        rows = [
+            [cell.strip() for cell in line.split("|")[1:-1]]
+            for line in lines
+            if line.startswith("| ")
+        ]
+        head, *rows = rows
+        for method, *cells in rows:
+            for column, cell in zip(head[1:], cells, strict=True):
+                tables[heading, method, column] = cell
+    return tables
+
+
+def test_every_printed_result_stands_in_its_table_once():
+    found = _tables(paper_tables_report.section([]))
+    assert len(found) >= len(paper.rows())
+    for row in paper.rows():
+        heading = f"{paper.VERSIONS[row.version].capitalize()}, Table {row.table}"
+        of_row = {
+            column: found.pop((heading, method, column))
+            for at, method, column in list(found)
+            if (at, method) == (heading, row.method)
+            and column.startswith(f"{row.dataset} ")
+            and (f" {row.imbalance} {row.ratio} " in column or not row.ratio)
+            and row.backbone in column
+            and ("top 5" in column) == (row.metric == "top5")
+        }
+        assert [cell.rstrip("?") for cell in of_row.values()] == [row.printed or "–"]
+    assert set(found.values()) <= {"–"}  # a method that the paper has for other data
+
+
+def test_ours_stands_only_beside_the_same_row_of_the_same_data():
+    records = run_log.read(ROOT / "results" / results_page.REPRODUCE)
+    bold = {
+        key: cell
+        for key, cell in _tables(paper_tables_report.section(records)).items()
+        if "**" in cell
+    }
+    assert {column for _, _, column in bold} == {"CIFAR10 LT 100 ResNet32"}
+    ours = [
+        r["accuracy"] for r in records if (r["row"], r["split"]) == ("SGD (CE)", "test")
+    ]
+    shown = f"**{formatting.spread(np.array(ours))} ({len(ours)})**"
+    assert bold["Later version, Table 1", "SGD (CE)", "CIFAR10 LT 100 ResNet32"] == (
+        f"71.75 ± 0.75; {shown}"
+    )
+
+
+def test_what_is_left_has_a_preset_for_all_data_of_the_paper():
+    _, *rows = paper_tables_report.costs([]).splitlines()[2:]
+    data = {line.split("|")[1].strip() for line in rows[1:]}
+    assert data == {
+        " ".join(filter(None, (row.dataset, row.imbalance, row.ratio)))
+        for row in paper.rows()
+    }
 
 
 def test_what_is_not_run_has_its_cost_by_the_step_that_was_timed():

@@ -48,19 +48,21 @@ def table(presets: Sequence[Preset], first: Sequence[Preset] = ()) -> str:
 
 def _row(preset: Preset) -> tuple[str, ...]:
     run = preset.run
-    cost = "by your data"
-    if run.data.known:
-        measured = _cost.seconds(run)
-        time = _cost.duration(_cost.estimate(run) if measured is None else measured)
-        steps = run.epochs * _cost.steps_per_epoch(run)
-        cost = f"{steps:,} in {'~' if measured is None else ''}{time}"
     return (
         preset.name,
         _data(run.data),
         run.model.name + ("" if preset.needs is None else " 2*"),
         _schedule(run),
-        cost,
+        steps_and_time(run) if run.data.known else "by your data",
     )
+
+
+def steps_and_time(run: configs.Run) -> str:
+    """Steps, and time on two CPU cores; an estimate has `~`."""
+    measured = _cost.seconds(run)
+    time = _cost.duration(_cost.estimate(run) if measured is None else measured)
+    steps = run.epochs * _cost.steps_per_epoch(run)
+    return f"{steps:,} in {'~' if measured is None else ''}{time}"
 
 
 def _data(data: configs.Data) -> str:

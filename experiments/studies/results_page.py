@@ -21,6 +21,7 @@ from experiments.studies import (
     equal_grids_report,
     figures_report,
     method_grid,
+    paper_tables_report,
     reproduce_report,
 )
 
@@ -82,8 +83,10 @@ def page(folder: pathlib.Path) -> str:
         equal_grids_report.tables(grids),
         *map(_compared, sorted(folder.glob(COMPARED))),
         figures_report.section(figures),
+        paper_tables_report.section(found),
         "## Not run",
         reproduce_report.not_run(found),
+        paper_tables_report.costs(found),
         *map(not_run, costs),
     ]
     return formatting.blocks(*sections) + "\n"

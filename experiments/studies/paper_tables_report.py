@@ -1,0 +1,128 @@
+"""Every table of the paper: its numbers, ours beside them, and what the others cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments import presets
+from experiments.presets import Preset
+from experiments.presets._listing import steps_and_time
+from experiments.report import formatting
+from experiments.results import paper
+from experiments.studies import reproduce_report
+
+_INTRODUCTION = """All {numbers} results of both versions, percent on the test set.
+**Bold** is ours at the full protocol, by the records above, with the number of seeds in
+brackets; where a cell has none, we did not train it. The comparisons above have methods
+of these tables on less data or in smaller networks, and cannot be held against print.
+"?" is certainly a misprint. How a preset departs from the paper, and what the paper
+does not give, is in `python -m experiments train PRESET --help`."""
+
+
+class _Column(NamedTuple):
+    """What the cells of a column have in common."""
+
+    dataset: str
+    imbalance: str
+    ratio: str
+    backbone: str
+    metric: str
+
+    @classmethod
+    def of(cls, row: paper.Row) -> "_Column":
+        return cls(*(getattr(row, name) for name in cls._fields))
+
+    @property
+    def title(self) -> str:
+        shape = self.imbalance if self.ratio else ""
+        of_five = "top 5" if self.metric == "top5" else ""
+        parts = (self.dataset, shape, self.ratio, self.backbone, of_five)
+        return " ".join(filter(None, parts))
+
+
+def section(found: Sequence[Mapping[str, Any]]) -> str:
+    """The tables beside the records of `reproduce`, in Markdown."""
+    ours = _ours(found)
+    numbers = sum(row.mean is not None for row in paper.rows())
+    parts: list[str | Sequence[str]] = [
+        "## Every table of the paper",
+        _INTRODUCTION.format(numbers=numbers),
+    ]
+    for version, name in paper.VERSIONS.items():
+        own = [row for row in paper.rows() if row.version == version]
+        for table in sorted({row.table for row in own}):
+            rows = [row for row in own if row.table == table]
+            parts += [
+                f"### {name.capitalize()}, Table {table}",
+                formatting.markdown(_table(rows, ours)),
+            ]
+    return formatting.blocks(*parts)
+
+
+def costs(found: Sequence[Mapping[str, Any]]) -> str:
+    """What each kind of data takes, and what it waits for, in Markdown."""
+    return formatting.blocks(
+        "By data: steps and time of one training, on two CPU cores; ~ is an estimate "
+        "from the operations of the network. A suffix stands for a preset of its own.",
+        formatting.markdown(_costs(_ours(found))),
+    )
+
+
+def _ours(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
+    """Our accuracies by data set, imbalance, ratio and method, as printed."""
+    return {
+        (*reproduce_report.block(setting), own.row.name): (
+            f"{formatting.spread(own.values('accuracy'))} ({own.seeds})"
+        )
+        for setting in reproduce_report.recorded_settings(found)
+        for own in reproduce_report.tested_rows(found, setting)
+        if own.finished
+    }
+
+
+def _table(
+    rows: Sequence[paper.Row], ours: Mapping[tuple[str, ...], str]
+) -> list[list[str]]:
+    """A row for each method, a column for each data set."""
+    columns = list(dict.fromkeys(map(_Column.of, rows)))
+    cells: dict[tuple[str, _Column], list[str]] = {}
+    for row in rows:
+        doubt = "?" if "typo" in row.note else ""
+        own = ours.get((row.dataset, row.imbalance, row.ratio, row.method))
+        text = (row.printed or "–") + doubt + (f"; **{own}**" if own else "")
+        cells.setdefault((row.method, _Column.of(row)), []).append(text)
+    lines = [["method", *(column.title for column in columns)]]
+    for method in dict.fromkeys(row.method for row in rows):
+        of_method = (cells.get((method, column), ["–"]) for column in columns)
+        lines.append([method, *map("; ".join, of_method)])
+    return lines
+
+
+def _costs(ours: Mapping[tuple[str, ...], str]) -> list[list[str]]:
+    """A row for each kind of data: presets, their cost, and what they wait for."""
+    by_data: dict[tuple[str, ...], list[Preset]] = {}
+    for preset in presets.every():
+        for key in preset.paper:
+            if not preset.smoke and "author_code" not in preset.name:
+                own = by_data.setdefault(key[2:5], [])
+                own += [preset] if preset not in own else []
+    rows: dict[tuple[str, ...], set[str]] = {}
+    for row in paper.rows():
+        data = (row.dataset, row.imbalance, row.ratio)
+        rows.setdefault(data, set()).add(row.method)
+    lines = [["data", "rows trained", "presets", "one training", "waits for"]]
+    for data, own in by_data.items():
+        base = min((preset.name for preset in own), key=len)
+        names = [base, *(p.name.removeprefix(base) for p in own if p.name != base)]
+        times = dict.fromkeys(steps_and_time(preset.run) for preset in own)
+        trained = sum((*data, row) in ours for row in rows[data])
+        images = own[0].run.data.info.files
+        lines.append(
+            [
+                " ".join(filter(None, data)),
+                f"{trained} of {len(rows[data])}",
+                ", ".join(f"`{name}`" for name in names),
+                "; ".join(times),
+                "its images, and an accelerator" if images else "an accelerator",
+            ]
+        )
+    return lines
