@@ -134,12 +134,13 @@ def _compared(path: pathlib.Path) -> str:
         f"--seeds {results['seeds']} --no-measure",
         variant("", changes).flags,
     ]
+    title = preset.title.partition(": CE")[0]  # the methods have losses of their own
     scope = "every method" if every else f"{len(methods)} methods"
     reduced = ", reduced" if changes else ""
     command = f"python -m experiments compare {preset.name} {' '.join(flags).strip()}"
     noise = "Labels of validation images are as wrong as those of training images. "
     return formatting.blocks(
-        f"## {preset.title}: {scope}{reduced}",
+        f"## {title}: {scope}{reduced}",
         f"{run['epochs']} epochs, batches of {run['batch_size']}, {settings} settings "
         f"a method; on a CPU with JAX {results['versions']['jax']}, by",
         "    " + " \\\n        ".join(textwrap.wrap(command, 80, **_WHOLE_FLAGS)),
