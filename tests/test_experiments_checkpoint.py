@@ -136,6 +136,8 @@ def test_differences_name_the_fields():
         "method.gamma: 0.9 there, absent here",
         "method.k: absent there, None here",
     ]
+    whole = os.path.abspath("runs/a")
+    assert checkpoint.differences({"a": "runs/a"}, {"a": whole}) == []
     for value in (float("inf"), float("nan"), (1, (2,)), None):
         assert checkpoint.differences({"a": value}, {"a": value}) == []
     assert checkpoint.differences({"a": {"b": 1}}, {"a": 1}) == [

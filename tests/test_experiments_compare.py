@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import shutil
 
 import numpy as np
@@ -212,14 +213,17 @@ def test_a_comparison_says_all_of_it(compared, capsys):
     assert costs["crt"]["flops"] < 0.9  # no gradient of the body
 
 
-def test_a_second_run_trains_nothing_and_more_can_be_added(compared):
+def test_a_second_run_trains_nothing_and_more_can_be_added(compared, monkeypatch):
     written = lambda: {
         path: path.stat().st_mtime_ns for path in compared.glob("runs/*/records.jsonl")
     }
     # Three plain ones, three with attention, three second stages; two seeds.
     records, before = written(), _results(compared)
     assert len(records) == 2 * 9
-    assert _compare(compared, "--methods", "absgd,crt,ncm,tau", "--no-measure") == 0
+    # The same directory by another name: second stages hold the path of their first.
+    monkeypatch.chdir(compared.parent)
+    relative = pathlib.Path(compared.name)
+    assert _compare(relative, "--methods", "absgd,crt,ncm,tau", "--no-measure") == 0
     after = _results(compared)
     assert written() == records
     assert {name: after[name] for name in before} == before

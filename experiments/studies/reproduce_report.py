@@ -20,9 +20,9 @@ JSON line a training, by `python -m experiments reproduce`); then comparisons of
 on last layers, tables, digits, and reduced CIFAR and IMDB; figures; every table of the
 paper, ours beside print; and what is not run.
 
-The tables of CIFAR in full are of the paper's protocol: published images, ResNet-32, batches of
-128, SGD with momentum 0.9, 200 epochs, η = 0.1 divided by 100 at epochs 160 and 180.
-Accuracy is that of the last epoch on the test set, in percent, mean ± standard
+The tables of CIFAR in full are of the paper's protocol: published images, ResNet-32,
+batches of 128, SGD with momentum 0.9, 200 epochs, η = 0.1 divided by 100 at epochs 160
+and 180. Accuracy is that of the last epoch on the test set, in percent, mean ± standard
 deviation over seeds; a seed whose loss was not finite is counted as diverged, and the
 mean is of the others. Differences are paired by seed, ± standard error. A fixed λ is
 the best of {lams} by accuracy on a balanced part of the training set (100 images of

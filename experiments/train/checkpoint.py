@@ -56,14 +56,21 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
     A line for each field, like `method.lam: 0.5 there, 1.0 here`; fields that only one
     of them has are `absent` in the other. What is the same in JSON is equal, so a tuple
-    equals a list and an infinity its name.
+    equals a list and an infinity its name; and so are two paths of one place.
     """
     old, new = run_log.flat(run_log.plain(there)), run_log.flat(run_log.plain(here))
     return [
         f"{name}: {_shown(old, name)} there, {_shown(new, name)} here"
         for name in old | new
-        if name not in old or name not in new or old[name] != new[name]
+        if name not in old or name not in new or not _same(old[name], new[name])
     ]
+
+
+def _same(there: Any, here: Any) -> bool:
+    texts = isinstance(there, str) and isinstance(here, str)
+    return there == here or (
+        texts and os.path.realpath(there) == os.path.realpath(here)
+    )
 
 
 class Checkpoints:
