@@ -1,4 +1,4 @@
-"""Every table of the paper: its numbers, ours beside them, and what the others cost."""
+"""Every table of the paper: its numbers and ours, and what the others cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from experiments.studies import reproduce_report
 _INTRODUCTION = """All {numbers} results of both versions, percent on the test set.
 **Bold** is ours at the full protocol, by the records above, with the number of seeds in
 brackets; where a cell has none, we did not train it. The comparisons above have methods
-of these tables on less data or in smaller networks, and cannot be held against print.
-"?" is certainly a misprint. How a preset departs from the paper, and what the paper
-does not give, is in `python -m experiments train PRESET --help`."""
+of these tables on less data or in smaller networks, and cannot be compared with the
+printed numbers. A number with "?" is certainly a misprint. How a preset differs from
+the paper, and what the paper does not give, is in
+`python -m experiments train PRESET --help`."""
 
 
 class _Column(NamedTuple):
@@ -40,7 +41,7 @@ class _Column(NamedTuple):
 
 
 def section(found: Sequence[Mapping[str, Any]]) -> str:
-    """The tables beside the records of `reproduce`, in Markdown."""
+    """The tables with what the records of `reproduce` have, in Markdown."""
     ours = _ours(found)
     numbers = sum(row.mean is not None for row in paper.rows())
     parts: list[str | Sequence[str]] = [
