@@ -240,7 +240,7 @@ def test_every_printed_result_stands_in_its_table_once():
     assert set(found.values()) <= {"–"}  # a method that the paper has for other data
 
 
-def test_ours_stands_only_beside_the_same_row_of_the_same_data():
+def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
     records = run_log.read(ROOT / "results" / results_page.REPRODUCE)
     bold = {
         key: cell
