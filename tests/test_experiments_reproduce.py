@@ -247,9 +247,13 @@ def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
         for key, cell in _tables(paper_tables_report.section(records)).items()
         if "**" in cell
     }
-    assert {column for _, _, column in bold} == {"CIFAR10 LT 100 ResNet32"}
+    assert {column for _, _, column in bold} == {
+        " ".join((*reproduce_report.block(setting), "ResNet32"))
+        for setting in reproduce_report.recorded_settings(records)
+    }
+    own = (SETTING, "SGD (CE)", "test")
     ours = [
-        r["accuracy"] for r in records if (r["row"], r["split"]) == ("SGD (CE)", "test")
+        r["accuracy"] for r in records if (r["setting"], r["row"], r["split"]) == own
     ]
     shown = f"**{formatting.spread(np.array(ours))} ({len(ours)})**"
     assert bold["Later version, Table 1", "SGD (CE)", "CIFAR10 LT 100 ResNet32"] == (
@@ -258,8 +262,9 @@ def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
 
 
 def test_what_is_left_has_a_preset_for_all_data_of_the_paper():
-    _, *rows = paper_tables_report.costs([]).splitlines()[2:]
-    data = {line.split("|")[1].strip() for line in rows[1:]}
+    lines = paper_tables_report.costs([]).splitlines()
+    _, *rows = (line for line in lines if line.startswith("| "))
+    data = {line.split("|")[1].strip() for line in rows}
     assert data == {
         " ".join(filter(None, (row.dataset, row.imbalance, row.ratio)))
         for row in paper.rows()

@@ -103,7 +103,7 @@ def _costs(ours: Mapping[tuple[str, ...], str]) -> list[list[str]]:
     by_data: dict[tuple[str, ...], list[Preset]] = {}
     for preset in presets.every():
         for key in preset.paper:
-            if not preset.smoke and "author_code" not in preset.name:
+            if "author_code" not in preset.name:
                 own = by_data.setdefault(key[2:5], [])
                 own += [preset] if preset not in own else []
     rows: dict[tuple[str, ...], set[str]] = {}
