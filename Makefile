@@ -1,6 +1,6 @@
-# make demo | test | test-quick | test-library | test-oldest | coverage | docs | check |
-# format | release-check | clean. Each makes its own environment: in .venv, or in .venv-oldest for
-# test-oldest.
+# make demo | test | test-quick | test-library | test-oldest | test-torch | coverage | docs |
+# check | format | release-check | clean. Each makes its own environment: in .venv, or in
+# .venv-oldest for test-oldest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,8 +9,8 @@ OLDEST ?= .venv-oldest
 export JAX_PLATFORMS ?= cpu
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-library test-oldest coverage docs check format \
-  release-check clean
+.PHONY: demo test test-quick test-library test-oldest test-torch coverage docs check \
+  format release-check clean
 .DEFAULT_GOAL := test
 
 # XLA compiles most tests with fewer optimizations, see tests/compiling.py. These are
@@ -82,11 +82,15 @@ test-oldest: $(OLDEST)/.installed
 	$(QUICK) $(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT)
 	$(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
 
+# With an interpreter that has PyTorch: the variants of the benchmarks that are written in it.
+test-torch: $(VENV)/.installed-test
+	TORCH_PYTHON='$(TORCH_PYTHON)' $(BIN)/python -m pytest -q tests/torch_check.py
+
 # The site, with warnings as errors, and what can only be tested once it is built.
 SITE ?= docs/_build/html
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -j 16 -E -W -n docs $(SITE)
-	ABSGD_SITE=$(SITE) $(BIN)/python -m pytest -q tests/test_docs.py
+	ABSGD_SITE=$(SITE) $(BIN)/python -m pytest -q tests/test_docs.py tests/site_check.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

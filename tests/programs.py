@@ -36,7 +36,8 @@ class Programs:
             # What is a file here would be one to the streams of the programs too.
             stderr=subprocess.PIPE,
             # A process that has threads must not be forked.
-            env=compiling.environment(OPENBLAS_NUM_THREADS="1"),
+            # Lines are written whole, or those of two threads would mix.
+            env=compiling.environment(OPENBLAS_NUM_THREADS="1", PYTHONUNBUFFERED=""),
         )  # fmt: skip
         self._folder = tempfile.TemporaryDirectory()
         self._started = []

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import subprocess
 import sys
 
 import jax
@@ -284,23 +283,3 @@ def test_a_suite_that_dies_keeps_what_it_measured(tmp_path, monkeypatch, capsys)
     (group,) = json.loads((tmp_path / "sweep.json").read_text())["groups"]
     assert group["variants"]["one"]["samples"] == [2.0]
     assert "sweep: the second ended" in capsys.readouterr().err
-
-
-def _torch_python():
-    """An interpreter that has torch: this one, or the one that a variable names."""
-    python = os.environ.get("BENCH_TORCH_PYTHON", sys.executable)
-    command = [python, "-c", "import importlib.util as u; assert u.find_spec('torch')"]
-    there = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    return python if there else None
-
-
-@pytest.mark.skipif(_torch_python() is None, reason="PyTorch is not installed.")
-def test_the_torch_worker_speaks_the_same_language():
-    command = (_torch_python(), "-I", str(peers.SCRIPT))
-    size = {"batch": 4, "blocks": (5, 5, 5), "widths": (16, 32, 64)}
-    with _child("torch", command) as child:
-        package = bool(child.ask({})["absgd"])
-        for request in peers.pytorch(package, **size).values():
-            built = child.ask({"build": request | {"platform": "cpu"}})
-            assert built["parameters"] == PARAMETERS
-            assert child.run(2) > 0.0

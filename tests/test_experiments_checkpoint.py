@@ -1,10 +1,12 @@
 """Checkpoints, against real files, full disks, damage, kills and hosts."""
 
+import itertools
 import logging
 import os
 import re
 import signal
 import subprocess
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import jax
@@ -288,6 +290,26 @@ def test_a_full_disk_does_not_stop_the_run(programs, tmp_path):
     assert program.said.count("could not be saved") == 2
     with checkpoints(tmp_path) as saved:
         assert_same(saved.restore(numbers(0, 100_000))[1], numbers(5, 100_000))
+
+
+def test_what_other_threads_still_write_after_an_error_is_removed_too(
+    tmp_path, monkeypatch
+):
+    late = iter(range(3))
+
+    def write_one(_):
+        for file in itertools.islice(late, 1):
+            (tmp_path / "unfinished" / "1").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "unfinished" / "1" / str(file)).touch()
+
+    with checkpoints(tmp_path) as saved:
+        monkeypatch.setattr(saved, "_begin", lambda *_: Future().result(timeout=0))
+        monkeypatch.setattr(checkpoint.time, "sleep", write_one)
+        saved.save(1, numbers(1), {})
+        saved.wait()
+        assert [failure.step for failure in saved.failures] == [1]
+    assert list(late) == []
+    assert os.listdir(tmp_path) == []
 
 
 # Kills.

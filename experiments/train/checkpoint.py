@@ -19,6 +19,7 @@ import pathlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -345,7 +346,7 @@ class Checkpoints:
     def _fail(self, step: int, error: Exception) -> None:
         """Logs a failed save, and frees the disk space that it took."""
         if self._primary:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+            _remove_written_to(self._unfinished)
         # What follows in brackets is how the file was opened, in hundreds of words.
         reason = re.split(r" \[(?:os_error|tensorstore)", str(error), maxsplit=1)[0]
         reason = f"{type(error).__name__}: {reason}"
@@ -386,6 +387,19 @@ def _damage(folder: pathlib.Path) -> str | None:
         return None
     name = min(line.partition("  ")[2] for line in set(written) ^ set(found))
     return f"{folder / name} is not as it was written."
+
+
+def _remove_written_to(folder: pathlib.Path) -> None:
+    """Removes a folder that TensorStore may still write to, for some seconds at most.
+
+    The first array that fails ends Orbax's save. The others' threads go on, cannot be
+    waited for, and make again the folders that they do not find.
+    """
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            break
 
 
 def _sync(path: pathlib.Path) -> None:
