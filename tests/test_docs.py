@@ -51,3 +51,24 @@ def test_a_page_can_be_read_in_one_sitting():
         for page in PAGES
     }
     assert {page for page, lines in lengths.items() if lines > 200} <= LONG
+
+
+def test_differences_quoted_in_the_text_are_those_of_a_generated_or_measured_page():
+    """A mean and its error; a page's own tables, and the README's, are sources too."""
+    quoted = re.compile(r"\d+\.\d+ ± \d+\.\d+")
+    sources = [DOCS / name for name in GENERATED] + [*(DOCS / "measured").glob("*.md")]
+    known = {n for page in sources for n in quoted.findall(page.read_text("utf-8"))}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    known.update(quoted.findall(_tables(readme)))
+    checked = 0
+    for page in [ROOT / "README.md", *PAGES]:
+        text = page.read_text("utf-8")
+        own = set(quoted.findall(_tables(text))) if page.stem == "wrong_labels" else ()
+        for number in quoted.findall(text):
+            assert number in known or number in own, (page.name, number)
+            checked += 1
+    assert checked > 100
+
+
+def _tables(text):
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))

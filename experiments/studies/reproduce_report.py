@@ -27,12 +27,20 @@ deviation over seeds; a seed whose loss was not finite is counted as diverged, a
 mean is of the others. Differences are paired by seed, ± standard error. A fixed λ is
 the best of {lams} by accuracy on a balanced part of the training set (100 images of
 each class of CIFAR-10, 10 of CIFAR-100) that is held out in trainings only for that
-purpose, with seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen. λ
-and class weights begin at epoch 160, unless a row says otherwise.
+purpose, with seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen;
+its λ is that of the last update. λ and class weights begin at epoch 160, unless a row
+says otherwise. The mean weight is that of the last epoch, "three rarest" the mean
+recall of the three classes with the fewest training images.
 
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
-chooses λ on the test set; in brackets is what they print above their SGD (CE).
+chooses λ on the test set; in brackets is what they print above their SGD (CE). Of the
+paper's two versions the later one has wrong labels and ABAdam; the earlier one is of
+imbalance alone, with IMDB and COVID-LT.
+
+In all comparisons many, medium and few are the mean recall of the classes with more
+than 100, with 20 to 100 and with fewer than 20 training examples, and the calibration
+error is the expected calibration error, with 15 bins of the confidence, in percent.
 """
 
 _COST = """They wait for time on an accelerator. A seed of a loss costs 160 epochs, that

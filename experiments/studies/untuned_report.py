@@ -203,9 +203,12 @@ def _shortfalls(scores: _Scores, setting: Setting) -> dict[_Cell, float]:
 
 
 def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
-    head = ["setting", "mean", "worst", "in", "cells below −1", "of them by 2 s.e."]
-    head += ["most behind the best fixed λ", "in", "cells over 0.5 behind"]
-    rows = [head]
+    signs = np.array([DATA[data] for data, _, _ in scores.cells])
+    kinds = {1: "mean, imbalanced", -1: "mean, wrong labels"}
+    kinds = {sign: title for sign, title in kinds.items() if sign in signs}
+    head = ["setting", *kinds.values(), "worst", "in", "cells below −1"]
+    head += ["of them by 2 s.e.", "most behind the best fixed λ", "in"]
+    rows = [[*head, "cells over 0.5 behind"]]
     for s in settings:
         gains = [scores.gain(cell, s) for cell in scores.cells]
         means = np.array([gain.mean() for gain in gains])
@@ -217,7 +220,7 @@ def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
         rows.append(
             [
                 s.name,
-                formatting.points(means.mean()),
+                *(formatting.points(means[signs == sign].mean()) for sign in kinds),
                 formatting.points(means[worst]),
                 _name(scores.cells[worst]),
                 str(len(below)),
