@@ -202,8 +202,6 @@ def test_a_preset_describes_itself_and_can_be_written_down(family):
             assert line == "" or line.startswith("  ") or before == ""
         assert presets.get(preset.name) == preset
         json.dumps(run_log.plain(preset.run), allow_nan=False)
-        if preset.lams:
-            assert preset.run.method.lam in preset.lams
 
 
 def test_the_listing_has_all_of_them_and_fits_a_terminal():

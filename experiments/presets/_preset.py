@@ -58,7 +58,6 @@ class Preset:
     # Its rows there: the run's own (without changes), and those to compare with it.
     variants: tuple[Variant, ...] = ()
     figures: tuple[str, ...] = ()  # of the paper, that are drawn from it
-    lams: tuple[float, ...] = ()  # grid of λ; () where there is nothing to choose
     choice: str = ""  # where the run's λ and γ come from, and how to choose λ
     note: str = ""  # how it differs from the paper, and what the paper does not give
     needs: str | None = None  # preset whose finished run this one starts from
@@ -159,7 +158,6 @@ def smoke_preset(preset: Preset, run: configs.Run) -> Preset:
         paper=(),
         variants=(),
         figures=(),
-        lams=(),
         choice="",
         note="A tiny network on a few examples, to see that everything runs.",
         needs=preset.needs and f"{preset.needs}_smoke",

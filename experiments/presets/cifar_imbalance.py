@@ -8,7 +8,6 @@ from experiments.results.paper import Key
 
 _EPOCHS = 200
 _SWITCH = 160 / _EPOCHS
-_LAMS = (0.1, *(float(lam) for lam in range(1, 11)))
 
 _DATASETS: dict[configs.Source, str] = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 _SHAPES: dict[str, tuple[Any, str]] = {
@@ -233,7 +232,6 @@ def _table(setting: _Setting, suffix: str) -> Preset:
             *([_RESAMPLING] if loss == "CB-CE" else []),
         ),
         figures=_DRAWN.get(name, ()),
-        lams=_LAMS,
         choice=setting.choice(why),
         note=note + _NOTE,
     )
@@ -298,7 +296,6 @@ def _author_code(setting: _Setting) -> list[Preset]:
                 variant(f"SGD ({row.loss})", of=setting.name + suffix),
                 variant(f"ABSGD ({row.loss})"),
             ),
-            lams=_LAMS,
             choice=setting.choice(why),
             note="Weights divided by α and η divided by 100 an epoch early, once. "
             + note,

@@ -8,7 +8,6 @@ from experiments.results.paper import Key
 
 _EPOCHS = 120
 _SWITCH = 80 / _EPOCHS
-_LAMS = (-0.1, -0.5, -1.0, -2.0, -3.0, -5.0)
 _RATES = (20, 40)
 
 _DATASETS: dict[configs.Source, str] = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
@@ -227,7 +226,6 @@ def _preset(variation: _Variation, setting: _Setting, suffix: str) -> Preset:
         run=configs.replace(_run(setting, loss), changes),
         paper=(key,) if printed else (),
         variants=(variant(f"SGD ({loss})", baseline), *rows) if printed else (),
-        lams=_LAMS,
         choice=_choice(setting, loss),
         note=variation.note.format(name=name) + _note(setting, loss),
     )

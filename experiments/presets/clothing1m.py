@@ -65,7 +65,6 @@ def _table(suffix: str) -> list[Preset]:
             run=configs.replace(run, changes),
             paper=(Key("000", 7, "Clothing1M", "real noise"),),
             variants=rows,
-            lams=(-1.0, -5.0, -10.0, -15.0),
             choice=_CHOICE,
             note=differs + _NOTE,
             pretrained=PRETRAINED.format("resnet50"),

@@ -23,7 +23,6 @@ def _preset(name: str, study: Study, lam: float) -> Preset:
         family="Digits",
         title=study.title,
         run=configs.replace(study.run, {"method.lam": lam}),
-        lams=study.lams,
         choice=f"λ = {lam:g} is what validation chooses in the demo. The preset holds "
         "out 20 validation images of each class.",
         note="Its data set is not the paper's; the two-stage recipe is.",

@@ -93,7 +93,6 @@ def _imdb(epoch: int, ending: str) -> Preset:
         run=run,
         paper=paper,
         variants=variants,
-        lams=(1.0, 5.0, 10.0),
         choice=_CHOICE.format(1000),
         note="The paper gives no vocabulary, length, width, momentum, decay or "
         "batch size, and no code: those are ours, and so is which tenth is "
@@ -137,7 +136,6 @@ def _covid_lt(ratio: int, ending: str) -> Preset:
             variant(f"SGD ({printed.replace('CB-', 'DRW-')})", baseline),
             variant(f"ABSGD ({printed})"),
         ),
-        lams=(1.0, 5.0, 10.0),
         choice=_CHOICE.format(25),
         note="Counts follow the paper's formula; the totals of its text "
         "(12,875 and 4,516) do not. Which images it took is not published. "

@@ -49,7 +49,6 @@ def _imagenet_lt() -> list[Preset]:
                 "head": "Trains what the texts say; the tables say the last block, "
                 "too.",
             },
-            lams=_LAMS,
             choice=_CHOICE,
             note="Batches of 512 at η = 0.2, of the earlier version's appendix and of "
             "Kang et al.'s code; its table says 64. The class of most images has "
@@ -116,7 +115,6 @@ def _places_lt() -> list[Preset]:
                     "last_block": "Trains what the later version's text says; the "
                     "tables say only the head.",
                 },
-                lams=_LAMS,
                 choice=_CHOICE,
                 note=f"{remark} {batches}",
                 pretrained=True,
@@ -189,7 +187,6 @@ def _inaturalist18() -> list[Preset]:
     return found
 
 
-_LAMS = (1.0, 5.0, 10.0, 20.0, 30.0)
 _CHOICE = (
     "The later version chooses λ among 10, 20 and 30, the earlier one among 1, 5 and "
     "10; 10 is in both, and γ = 0.5 is ours. Choose on the data set's validation "
@@ -228,7 +225,6 @@ def _two_stages(
     note_1: str = "",
     paper_2: tuple[Key, ...] = (),
     method: str = "ABSGD",
-    lams: tuple[float, ...] = (),
     pretrained: bool = False,
     unless: str = "",
 ) -> list[Preset]:
@@ -268,7 +264,6 @@ def _two_stages(
                 ),
                 paper=paper_2 if second and paper_2 else paper,
                 variants=(variant(variants[0].method, of=first), variant(method)),
-                lams=lams,
                 choice=choice,
                 note=f"{why} {note}",
                 needs=first,
@@ -301,7 +296,6 @@ def _cb_ce(
             variant("CB-CE", by_weights),
             variant("ABSGD (CB-CE)"),
         ),
-        lams=(0.1, 1.0, 10.0),
         choice="The paper chooses λ among 0.1, 1 and 10; 1 is the middle one, γ = 0.5 "
         "is ours. Choose on the data set's validation images.",
         note=note,

@@ -1,7 +1,7 @@
 """Every table of the paper: its numbers and ours, and what the others cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments import presets
 from experiments.presets import Preset
@@ -19,25 +19,13 @@ the paper, and what the paper does not give, is in
 `python -m experiments train PRESET --help`."""
 
 
-class _Column(NamedTuple):
-    """What the cells of a column have in common."""
-
-    dataset: str
-    imbalance: str
-    ratio: str
-    backbone: str
-    metric: str
-
-    @classmethod
-    def of(cls, row: paper.Row) -> "_Column":
-        return cls(*(getattr(row, name) for name in cls._fields))
-
-    @property
-    def title(self) -> str:
-        shape = self.imbalance if self.ratio else ""
-        of_five = "top 5" if self.metric == "top5" else ""
-        parts = (self.dataset, shape, self.ratio, self.backbone, of_five)
-        return " ".join(filter(None, parts))
+def _column(row: paper.Row) -> str:
+    """The heading of a result's column."""
+    shape = row.imbalance if row.ratio else ""
+    of_five = "top 5" if row.metric == "top5" else ""
+    return " ".join(
+        filter(None, (row.dataset, shape, row.ratio, row.backbone, of_five))
+    )
 
 
 def section(found: Sequence[Mapping[str, Any]]) -> str:
@@ -84,14 +72,14 @@ def _table(
     rows: Sequence[paper.Row], ours: Mapping[tuple[str, ...], str]
 ) -> list[list[str]]:
     """A row for each method, a column for each data set."""
-    columns = list(dict.fromkeys(map(_Column.of, rows)))
-    cells: dict[tuple[str, _Column], list[str]] = {}
+    columns = list(dict.fromkeys(map(_column, rows)))
+    cells: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         doubt = "?" if "typo" in row.note else ""
         own = ours.get((row.dataset, row.imbalance, row.ratio, row.method))
         text = (row.printed or "–") + doubt + (f"; **{own}**" if own else "")
-        cells.setdefault((row.method, _Column.of(row)), []).append(text)
-    lines = [["method", *(column.title for column in columns)]]
+        cells.setdefault((row.method, _column(row)), []).append(text)
+    lines = [["method", *columns]]
     for method in dict.fromkeys(row.method for row in rows):
         of_method = (cells.get((method, column), ["–"]) for column in columns)
         lines.append([method, *map("; ".join, of_method)])

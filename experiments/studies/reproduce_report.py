@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import presets
 from experiments.report import formatting
 from experiments.results import paper
 from experiments.studies import reproduce
@@ -73,11 +74,7 @@ def recorded_settings(found: Sequence[Record]) -> list[str]:
 
 
 def _title(setting: str) -> str:
-    source, shape = setting.split("_")
-    name = source.upper().replace("CIFAR", "CIFAR-")
-    return (
-        f"{name}, {'long tail' if shape[:2] == 'lt' else 'step'} of ratio {shape[2:]}"
-    )
+    return presets.get(setting).title.partition(": ")[0]
 
 
 def block(setting: str) -> tuple[str, str, str]:
@@ -87,8 +84,8 @@ def block(setting: str) -> tuple[str, str, str]:
       >>> block("cifar10_lt100")
       ('CIFAR10', 'LT', '100')
     """
-    source, shape = setting.split("_")
-    return source.upper(), shape[:2].upper(), shape[2:]
+    key = presets.get(setting).paper[0]
+    return key.dataset, key.imbalance, key.ratio
 
 
 class _Tested(NamedTuple):
