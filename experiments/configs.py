@@ -11,6 +11,7 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -734,7 +735,7 @@ class Run(Checked):
         return round(share * self.epochs)
 
 
-def replace(config: Any, changes: dict[str, Any]) -> Any:
+def replace(config: Any, changes: Mapping[str, Any]) -> Any:
     """A copy of a configuration, a frozen dataclass, with other values by name.
 
     A dot leads into a nested dataclass, which is the new one if the changes replace it

@@ -2,6 +2,7 @@
 
 import dataclasses
 import textwrap
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments import configs
@@ -25,25 +26,18 @@ class Variant(NamedTuple):
     """A row of the paper's table, as changes of the preset's run."""
 
     method: str  # as printed
-    changes: tuple[tuple[str, Any], ...] = ()  # of the run, as in `configs.replace`
+    changes: Mapping[str, Any] = {}  # of the run, as in `configs.replace`
     of: str = ""  # name of another preset that the row is to be had from; "" for none
 
     @property
     def flags(self) -> str:
         """The changes on the command line."""
-        return " ".join(_flag(name, value) for name, value in self.changes)
+        return " ".join(_flag(name, value) for name, value in self.changes.items())
 
     @property
     def how(self) -> str:
         """How to run the row, in words or flags."""
         return f"see {self.of}" if self.of else self.flags or "as it is"
-
-
-def variant(
-    method: str, changes: dict[str, Any] | None = None, of: str = ""
-) -> Variant:
-    """A row, from a mapping of changes."""
-    return Variant(method, tuple((changes or {}).items()), of)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +78,7 @@ class Preset:
         own = [variant for variant in self.variants if not variant.of]
         for variant in own:
             if variant.method == method:
-                return configs.replace(self.run, dict(variant.changes))
+                return configs.replace(self.run, variant.changes)
         known = ", ".join(variant.method for variant in own) or "none"
         raise LookupError(f"{self.name} has no row {method!r}; it has {known}.")
 
@@ -150,18 +144,13 @@ class Preset:
 
 def smoke_preset(preset: Preset, run: configs.Run) -> Preset:
     """The smoke preset of a preset: same family, without numbers of the paper."""
-    return dataclasses.replace(
-        preset,
-        name=f"{preset.name}_smoke",
-        title=f"{preset.title}, made small",
-        run=run,
-        paper=(),
-        variants=(),
-        figures=(),
-        choice="",
+    return Preset(
+        f"{preset.name}_smoke",
+        preset.family,
+        f"{preset.title}, made small",
+        run,
         note="A tiny network on a few examples, to see that everything runs.",
         needs=preset.needs and f"{preset.needs}_smoke",
-        pretrained="",
         smoke=True,
     )
 

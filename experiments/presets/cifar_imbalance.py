@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from experiments import configs
-from experiments.presets._preset import Preset, variant
+from experiments.presets._preset import Preset, Variant
 from experiments.results.paper import Key
 
 _EPOCHS = 200
@@ -45,7 +45,7 @@ _ROWS = {
 }
 
 # Cross-entropy without class weights. It stands here for the table that it is in.
-_RESAMPLING = variant(
+_RESAMPLING = Variant(
     "Resampling (CE)",
     _SGD | {"loss.class_weights": False, "data.sampling": "effective"},
 )
@@ -227,8 +227,8 @@ def _table(setting: _Setting, suffix: str) -> Preset:
         run=setting.run(config, lam),
         paper=setting.keys(table),
         variants=(
-            variant(f"SGD ({loss})", baseline),
-            *([] if loss == "LDAM" else [variant(f"ABSGD ({loss})")]),
+            Variant(f"SGD ({loss})", baseline),
+            *([] if loss == "LDAM" else [Variant(f"ABSGD ({loss})")]),
             *([_RESAMPLING] if loss == "CB-CE" else []),
         ),
         figures=_DRAWN.get(name, ()),
@@ -293,8 +293,8 @@ def _author_code(setting: _Setting) -> list[Preset]:
             run=configs.replace(setting.run(row.config), changes),
             paper=setting.keys(row.table),
             variants=(
-                variant(f"SGD ({row.loss})", of=setting.name + suffix),
-                variant(f"ABSGD ({row.loss})"),
+                Variant(f"SGD ({row.loss})", of=setting.name + suffix),
+                Variant(f"ABSGD ({row.loss})"),
             ),
             choice=setting.choice(why),
             note="Weights divided by α and η divided by 100 an epoch early, once. "

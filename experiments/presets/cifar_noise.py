@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from experiments import configs
-from experiments.presets._preset import Preset, variant
+from experiments.presets._preset import Preset, Variant
 from experiments.results.paper import Key
 
 _EPOCHS = 120
@@ -210,7 +210,7 @@ def _preset(variation: _Variation, setting: _Setting, suffix: str) -> Preset:
     rows = []
     if loss == "SCE":
         baseline |= _SGD_SCE.get(setting, {})
-        rows = [variant("EG (SCE)", {"method.gamma": 1.0}), variant("ABSGD (SCE)")]
+        rows = [Variant("EG (SCE)", {"method.gamma": 1.0}), Variant("ABSGD (SCE)")]
     if variation.ending == "_author_code":
         del rows[0]
         if setting[:2] in _AUTHOR_TAU:
@@ -225,7 +225,7 @@ def _preset(variation: _Variation, setting: _Setting, suffix: str) -> Preset:
         + variation.what,
         run=configs.replace(_run(setting, loss), changes),
         paper=(key,) if printed else (),
-        variants=(variant(f"SGD ({loss})", baseline), *rows) if printed else (),
+        variants=(Variant(f"SGD ({loss})", baseline), *rows) if printed else (),
         choice=_choice(setting, loss),
         note=variation.note.format(name=name) + _note(setting, loss),
     )

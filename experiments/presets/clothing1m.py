@@ -1,7 +1,7 @@
 """Clothing1M, a million labels off the web: Table 7 of the later version."""
 
 from experiments import configs
-from experiments.presets._preset import PRETRAINED, Preset, variant
+from experiments.presets._preset import PRETRAINED, Preset, Variant
 from experiments.results.paper import Key
 
 _LOSSES = {
@@ -51,10 +51,10 @@ def _table(suffix: str) -> list[Preset]:
             "Cross-entropy is not clipped where p_y falls below 1e-7, as it is in "
             "clothing1m_sce, SGD's row included. "
         )
-    absgd = variant(f"ABSGD ({loss})")
+    absgd = Variant(f"ABSGD ({loss})")
     as_stated = (
-        variant(f"SGD ({loss})", {"method.name": "sgd"}),
-        variant(f"EG ({loss})", {"method.gamma": 1.0}),
+        Variant(f"SGD ({loss})", {"method.name": "sgd"}),
+        Variant(f"EG ({loss})", {"method.gamma": 1.0}),
         absgd,
     )
     return [
@@ -75,7 +75,7 @@ def _table(suffix: str) -> list[Preset]:
                 "_author_code",
                 ", as the authors' readme",
                 readme,
-                (variant(f"SGD ({loss})", of=name), absgd),
+                (Variant(f"SGD ({loss})", of=name), absgd),
                 note,
             ),
         )

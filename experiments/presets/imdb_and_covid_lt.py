@@ -4,7 +4,7 @@ Both have four losses, 90 epochs, and η divided by 100 at epochs 30 and 60.
 """
 
 from experiments import configs
-from experiments.presets._preset import IMAGENET_INPUTS, PRETRAINED, Preset, variant
+from experiments.presets._preset import IMAGENET_INPUTS, PRETRAINED, Preset, Variant
 from experiments.results.paper import Key
 
 _EPOCHS = 90
@@ -79,8 +79,8 @@ def _imdb(epoch: int, ending: str) -> Preset:
         )
         paper = (Key("002", 5, "IMDB (90% of negatives removed)", "step", "10"),)
         variants = (
-            variant(f"SGD ({printed})", baseline),
-            variant(f"ABSGD ({printed})"),
+            Variant(f"SGD ({printed})", baseline),
+            Variant(f"ABSGD ({printed})"),
         )
         name, remark = name.removesuffix("_from30"), ""
     else:
@@ -133,8 +133,8 @@ def _covid_lt(ratio: int, ending: str) -> Preset:
         ),
         paper=(Key("002", 6, "COVID-LT", "LT", str(ratio)),),
         variants=(
-            variant(f"SGD ({printed.replace('CB-', 'DRW-')})", baseline),
-            variant(f"ABSGD ({printed})"),
+            Variant(f"SGD ({printed.replace('CB-', 'DRW-')})", baseline),
+            Variant(f"ABSGD ({printed})"),
         ),
         choice=_CHOICE.format(25),
         note="Counts follow the paper's formula; the totals of its text "

@@ -6,7 +6,7 @@ Tables 3, 4 and 5 of the later version; 3, 4, 8 and 9 of the earlier one.
 from typing import Any
 
 from experiments import configs
-from experiments.presets._preset import IMAGENET_INPUTS, PRETRAINED, Preset, variant
+from experiments.presets._preset import IMAGENET_INPUTS, PRETRAINED, Preset, Variant
 from experiments.results.paper import Key
 
 _LAYERS = {
@@ -41,7 +41,7 @@ def _imagenet_lt() -> list[Preset]:
             "ResNet-50",
             run,
             paper=tables,
-            variants=(variant("Vanilla Model"), variant("CB-CE", weighted)),
+            variants=(Variant("Vanilla Model"), Variant("CB-CE", weighted)),
             stage_2={},
             trained={
                 "last_block": "Trains what the tables say; the texts say only the "
@@ -103,10 +103,10 @@ def _places_lt() -> list[Preset]:
                 run,
                 paper=tables,
                 variants=(
-                    variant("Vanilla Model [LB+FC]"),
-                    variant("Vanilla Model [FC]", head),
-                    variant("Vanilla Model (Focal) [LB+FC]", focal),
-                    variant("Vanilla Model (Focal) [FC]", focal | head),
+                    Variant("Vanilla Model [LB+FC]"),
+                    Variant("Vanilla Model [FC]", head),
+                    Variant("Vanilla Model (Focal) [LB+FC]", focal),
+                    Variant("Vanilla Model (Focal) [FC]", focal | head),
                 ),
                 stage_2={"epochs": 30},
                 trained={
@@ -164,7 +164,7 @@ def _inaturalist18() -> list[Preset]:
             network,
             run,
             paper=tables,
-            variants=(variant("CE"),),
+            variants=(Variant("CE"),),
             method="ABSGD (CB-CE)",
             stage_2={"epochs": 30, "loss.class_weights": True},
             trained={
@@ -263,7 +263,7 @@ def _two_stages(
                     },
                 ),
                 paper=paper_2 if second and paper_2 else paper,
-                variants=(variant(variants[0].method, of=first), variant(method)),
+                variants=(Variant(variants[0].method, of=first), Variant(method)),
                 choice=choice,
                 note=f"{why} {note}",
                 needs=first,
@@ -292,9 +292,9 @@ def _cb_ce(
         run=configs.replace(run, {"loss.class_weights": True, "method": method}),
         paper=(Key("002", 3, family),),
         variants=(
-            variant("CE", {"method.name": "sgd", "loss.class_weights": False}),
-            variant("CB-CE", by_weights),
-            variant("ABSGD (CB-CE)"),
+            Variant("CE", {"method.name": "sgd", "loss.class_weights": False}),
+            Variant("CB-CE", by_weights),
+            Variant("ABSGD (CB-CE)"),
         ),
         choice="The paper chooses λ among 0.1, 1 and 10; 1 is the middle one, γ = 0.5 "
         "is ours. Choose on the data set's validation images.",

@@ -20,8 +20,7 @@ def rows(preset: str | None, run: configs.Run) -> list[tuple[paper.Row, bool]]:
         variant.method
         for variant in known.variants
         if not variant.of
-        and _identity(configs.replace(known.run, dict(variant.changes)))
-        == _identity(run)
+        and _identity(configs.replace(known.run, variant.changes)) == _identity(run)
     }
     return [(row, row.method in own) for row in known.results]
 

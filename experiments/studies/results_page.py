@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import trainer_step
 from experiments import commands, configs, presets
 from experiments.presets import _cost
-from experiments.presets._preset import variant
+from experiments.presets._preset import Variant
 from experiments.report import formatting, html
 from experiments.results import run_log
 from experiments.studies import (
@@ -132,7 +132,7 @@ def _compared(path: pathlib.Path) -> str:
         *([] if every else [f"--methods {','.join(methods)}"]),
         *(["--rates 1"] if settings == method_grid.GRID else []),
         f"--seeds {results['seeds']} --no-measure",
-        variant("", changes).flags,
+        Variant("", changes).flags,
     ]
     title = preset.title.partition(": CE")[0]  # the methods have losses of their own
     scope = "every method" if every else f"{len(methods)} methods"
