@@ -84,6 +84,8 @@ test-oldest: $(OLDEST)/.installed
 
 # With an interpreter that has PyTorch: the variants of the benchmarks that are written in it.
 test-torch: $(VENV)/.installed-test
+	@test -x '$(TORCH_PYTHON)' || { echo "TORCH_PYTHON must be the path of an interpreter\
+ that has PyTorch, got '$(TORCH_PYTHON)'."; exit 1; }
 	TORCH_PYTHON='$(TORCH_PYTHON)' $(BIN)/python -m pytest -q tests/torch_check.py
 
 # The site, with warnings as errors, and what can only be tested once it is built.

@@ -36,8 +36,8 @@ recall of the three classes with the fewest training images.
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
 chooses λ on the test set; in brackets is what they print above their SGD (CE). Of the
-paper's two versions the later one has wrong labels and ABAdam; the earlier one is of
-imbalance alone, with IMDB and COVID-LT.
+paper's two versions the later one has ABAdam and experiments with wrong labels; the
+earlier one is of imbalance alone, with IMDB and COVID-LT.
 
 In all comparisons many, medium and few are the mean recall of the classes with more
 than 100, with 20 to 100 and with fewer than 20 training examples, and the calibration

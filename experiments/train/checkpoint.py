@@ -390,7 +390,7 @@ def _damage(folder: pathlib.Path) -> str | None:
 
 
 def _remove_written_to(folder: pathlib.Path) -> None:
-    """Removes a folder that TensorStore may still write to, for some seconds at most.
+    """Removes a folder that TensorStore may still write to; gives up after 5 seconds.
 
     The first array that fails ends Orbax's save. The others' threads go on, cannot be
     waited for, and make again the folders that they do not find.
