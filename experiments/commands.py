@@ -80,8 +80,8 @@ class Compare(Checked):
 
     Every method has one hyperparameter with three values, each at three learning rates,
     or nine learning rates where it has none; validation accuracy over all seeds chooses
-    among the nine. Resumes from what the run directory holds, also with more methods or
-    seeds. Writes there:
+    among the nine. Resumes from what the run directory holds, also with more methods,
+    rates or seeds. Writes there:
 
       grid.json     what all trainings share
       table.md      one row a method
@@ -98,6 +98,9 @@ class Compare(Checked):
         own; only 1 gives each method three settings and not nine.
       seeds: number of seeds, from 0; each trains every method on its own split.
       measure: whether the steps are timed, each in turn with a step of plain SGD.
+      reuse: results.json of earlier comparisons with the same run and versions, as of
+        another machine. What they trained is not trained again, but for the first
+        stages of methods of two.
       session: directories, devices and loaders.
     """
 
@@ -106,6 +109,7 @@ class Compare(Checked):
     rates: tuple[PositiveFinite, ...] = (1.0, 0.5, 2.0)
     seeds: Size = 3
     measure: bool = True
+    reuse: tuple[pathlib.Path, ...] = ()
     session: Flat[Session] = _SESSION
 
     def __post_init__(self) -> None:

@@ -173,7 +173,7 @@ def test_what_diverged_is_not_chosen_and_is_shown():
     always = _compared("always", ([], [], [0, 1]))
     assert grid.choose(once.outcomes) == "1"
     assert grid.choose(always.outcomes) is None
-    setting = compare._Setting(LONG_TAIL, None, None, seeds=2)
+    setting = compare._Setting(LONG_TAIL, None, None, seeds=2, reused={})
     results = compare._results("digits_long_tail", setting, [sgd, once, always])
     text = compare.table(results, {"once": {"time": 1.5}})
     assert "time" not in compare.table(results, {}).splitlines()[0]
@@ -240,6 +240,43 @@ def test_an_interrupt_reports_the_methods_that_are_whole(
     assert "Interrupted; the same command goes on" in capsys.readouterr().err
 
 
+def test_what_an_earlier_comparison_trained_is_not_trained_again(compared, tmp_path):
+    arguments = ("--methods", "absgd,crt", "--seeds", "3", "--no-measure")
+    earlier = ("--reuse", str(compared / "results.json"))
+    assert _compare(tmp_path, *arguments, *earlier) == 0
+    whole = _results(compared)
+    for name, found in _results(tmp_path).items():
+        for own, there in zip(found["grid"], whole[name]["grid"], strict=True):
+            for measure in ("validation", *compare.MEASURES):
+                seeds = own[measure]
+                assert {s: v for s, v in seeds.items() if s != "2"} == there[measure]
+                assert len(seeds) == 3
+    # Of those seeds only second stages, and the one training that they start from.
+    trained = {path.name for path in tmp_path.glob("runs/*-seed[01]")}
+    assert {name.partition("-")[0] for name in trained} == {"sgd", "crt"}
+    assert {name for name in trained if "sgd" in name} == {
+        "sgd-0.1-seed0",
+        "sgd-0.1-seed1",
+    }
+    assert len([*tmp_path.glob("runs/*-seed2")]) == 9
+
+
+def test_another_comparison_is_not_reused(compared, tmp_path, shell):
+    results = compared / "results.json"
+    command = ("compare", "digits_long_tail", "--out", tmp_path / "out", *SHORT)
+    reuse = ("--methods", "absgd", "--reuse", results)
+    shell.refused(2, f"{results} holds a comparison", *command, *reuse, "--epochs", "3")
+    other = json.loads(results.read_text())
+    other["versions"]["jax"] = "0.1.0"
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(other))
+    shell.refused(2, "versions.jax", *command, "--reuse", older)
+    shell.refused(2, "--reuse needs files results.json", *command, "--reuse", tmp_path)
+    table = compared / "table.md"
+    shell.refused(2, f"got {table}", *command, "--reuse", table)
+    assert not (tmp_path / "out").exists()
+
+
 def test_second_stages_share_the_first(compared):
     seconds = map(aggregate.read, compared.glob("runs/crt-*-seed1"))
     (first,) = {result.run.start_from for result in seconds}
@@ -264,3 +301,8 @@ def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):
     assert not any(result.resumed for result in results)
     lines = [(r.directory / "records.jsonl").read_text().count("\n") for r in results]
     assert lines == 6 * [1]
+    reuse = ("--reuse", str(tmp_path / "results.json"))
+    rate = ("--optimizer.learning-rate", "1e30")
+    assert _compare(tmp_path / "again", *arguments, *rate, *reuse) == 0
+    assert _results(tmp_path / "again") == _results(tmp_path)
+    assert not (tmp_path / "again" / "runs").exists()

@@ -13,7 +13,7 @@ from experiments import commands, configs
 from experiments.models import posthoc_classifiers
 from experiments.report import formatting
 from experiments.results import metrics, run_dir, run_log
-from experiments.results.aggregate import Measure
+from experiments.results.aggregate import Measure, Result
 from experiments.studies import grid, method_grid
 from experiments.studies.grid import Grid, Outcome, Trial
 from experiments.studies.method_grid import MethodGrid
@@ -53,6 +53,7 @@ class _Setting(NamedTuple):
     session: Session
     out: pathlib.Path
     seeds: int
+    reused: Mapping[str, list[Result]]  # of earlier comparisons, by `_key`
 
 
 def main(preset: str, config: commands.Compare) -> int:
@@ -60,7 +61,7 @@ def main(preset: str, config: commands.Compare) -> int:
 
     Returns 0, or 130 if it was interrupted; the same command then resumes. Raises
     BadConfiguration where there is no such method, or no validation data; or the
-    directory holds a comparison of other runs.
+    directory, or a file to reuse, holds a comparison of other runs.
     """
     base = method_grid.plain(config.run)
     methods = [
@@ -68,7 +69,8 @@ def main(preset: str, config: commands.Compare) -> int:
         for method in method_grid.choose(config.run, config.methods)
     ]
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
-    setting = _Setting(base, config.session, out, config.seeds)
+    reused = _reused(preset, base, config.reuse)
+    setting = _Setting(base, config.session, out, config.seeds, reused)
     trials = _trials(setting, methods)
 
     def finish() -> None:
@@ -106,7 +108,12 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
                     start_from = trials[-1].out
                 if method.classifier is None:
                     run = dataclasses.replace(run, seed=seed, start_from=start_from)
-                    trials.append(_trial(setting, method, value, run))
+                    trial = _trial(setting, method, value, run)
+                    # A second stage needs the network of the first one, not metrics.
+                    own = setting.reused.get(_key(method.name, method.changes, changes))
+                    if method.stage == 1 and own is not None and seed < len(own):
+                        trial = trial._replace(known=own[seed])
+                    trials.append(trial)
     return list({trial.out: trial for trial in trials}.values())
 
 
@@ -116,6 +123,50 @@ def _trial(
     shown = value.replace(", η = ", "-rate").replace(", ", "_")
     name = f"{method.name}-{shown}"
     return grid.trial(setting.out, (method.name, value), name, run)
+
+
+def _key(name: str, *changes: Any) -> str:
+    """A key of one setting of a method, equal for its JSON."""
+    return json.dumps(run_log.plain([name, *changes]), sort_keys=True)
+
+
+def _reused(
+    preset: str, base: configs.Run, paths: Iterable[pathlib.Path]
+) -> dict[str, list[Result]]:
+    """The results of earlier comparisons, seed by seed, with the metrics of a table.
+
+    A seed that they lack diverged. Raises BadConfiguration where there is no such file,
+    or what it compares is not the same, or was trained by other versions.
+    """
+    here = {"preset": preset, "run": base, "versions": run_log.versions()}
+    found = {}
+    for path in paths:
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            same = {name: there[name] for name in here}
+            seeds, methods = range(there["seeds"]), there["methods"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise configs.BadConfiguration(
+                f"--reuse needs files {RESULTS} of comparisons, got {path}: {error!r}."
+            ) from error
+        evaluation.require_same(
+            f"{path} holds a comparison", same, here, "Do not reuse it"
+        )
+        for name, method in methods.items():
+            for own in method["grid"]:
+                key = _key(name, method["changes"], own.pop("changes"))
+                own.pop("value")
+                found[key] = [_result(base, own, seed) for seed in seeds]
+    return found
+
+
+def _result(base: configs.Run, metrics: Mapping[str, Any], seed: int) -> Result:
+    """What a comparison recorded of a training: `metrics` is by name and seed."""
+    of_seed = {name: values.get(str(seed)) for name, values in metrics.items()}
+    accuracy = of_seed.pop("validation")
+    event = {"validation": {"accuracy": accuracy}, "test": of_seed}
+    ended = {"diverged": "recorded"} if accuracy is None else {"finished": True}
+    return Result(pathlib.Path(), None, base, np.array([]), [event], **ended)
 
 
 def _first_stage(

@@ -37,6 +37,7 @@ class Trial(NamedTuple):
     setting: Any  # what the trials have in common that differ only in the seed
     run: configs.Run
     out: pathlib.Path  # run directory
+    known: Result | None = None  # of an earlier grid: such a trial is not trained
 
 
 def trial(out: pathlib.Path, setting: Hashable, name: str, run: configs.Run) -> Trial:
@@ -152,20 +153,20 @@ def main(
 
 
 def outcomes(trials: Iterable[Trial]) -> dict[Any, Outcome]:
-    """What is in the directories of trials, by setting, in order.
+    """What is known of trials or in their directories, by setting, in order.
 
     Raises BadConfiguration where a directory holds another run.
     """
     found: dict[Any, Outcome] = {}
     for trial in trials:
         outcome = found.setdefault(trial.setting, Outcome({}, set()))
-        if (trial.out / run_dir.CONFIG).is_file():
+        result = trial.known
+        if result is None and (trial.out / run_dir.CONFIG).is_file():
             result = aggregate.read(trial.out)
             evaluation.require_same(f"{trial.out} holds a run", result.run, trial.run)
-            if result.finished:
-                outcome.results[trial.run.seed] = result
-                continue
-        if diverged(trial):
+        if result is not None and result.finished:
+            outcome.results[trial.run.seed] = result
+        elif diverged(trial):
             outcome.diverged.add(trial.run.seed)
     return found
 
@@ -182,6 +183,8 @@ def complete(outcomes: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
 
 def diverged(trial: Trial) -> bool:
     """Whether the loss of a trial, or of what it starts from, was not finite."""
+    if trial.known is not None:
+        return trial.known.diverged is not None
     return any(
         (out / run_dir.CONFIG).is_file() and aggregate.read(out).diverged is not None
         for out in (trial.out, trial.run.start_from)
@@ -213,7 +216,8 @@ def _begin(grid: Grid) -> dict[int, Task]:
         there = json.loads(path.read_text(encoding="utf-8"))
         evaluation.require_same(f"{grid.out} holds a grid", there, shared)
     tasks: dict[int, Task] = {}
-    for _, run, _ in grid.trials if grid.vmapped else grid.trials[:1]:
+    checked = grid.trials if grid.vmapped else grid.trials[:1]
+    for run in (trial.run for trial in checked):
         if run.seed not in tasks:
             tasks[run.seed] = evaluation.task_of(run, grid.session)
             if tasks[run.seed].validation is None:

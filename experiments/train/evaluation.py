@@ -34,7 +34,9 @@ def task_of(run: configs.Run, session: Session) -> Task:
         raise configs.BadConfiguration(str(error)) from error
 
 
-def require_same(holder: str, there: Any, here: Any) -> None:
+def require_same(
+    holder: str, there: Any, here: Any, otherwise: str = "Give another --out"
+) -> None:
     """Refuses to go on with another configuration than the one that is there.
 
     Both are configurations, or their JSON. The message of the BadConfiguration names
@@ -45,7 +47,7 @@ def require_same(holder: str, there: Any, here: Any) -> None:
         raise configs.BadConfiguration(
             f"{holder} of another configuration:\n  "
             + "\n  ".join(differing)
-            + "\nGive another --out, or the same configuration."
+            + f"\n{otherwise}, or give the same configuration."
         )
 
 
