@@ -179,7 +179,7 @@ def resume(config: commands.Resume) -> int:
     done = result.epochs[-1]["epoch"] if result.epochs else 0
     if done and not (out / run_dir.CHECKPOINTS).is_dir():
         raise configs.BadConfiguration(
-            f"{out} has no checkpoint to go on from: runs of a comparison or a sweep "
+            f"{out} has no checkpoint to go on from: the runs of a demo or a sweep "
             f"keep none. Train it again: python -m experiments train --config "
             f"{shlex.quote(str(out / run_dir.CONFIG))} --out DIR"
         )
