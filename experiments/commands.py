@@ -99,8 +99,8 @@ class Compare(Checked):
       seeds: number of seeds, from 0; each trains every method on its own split.
       measure: whether the steps are timed, each in turn with a step of plain SGD.
       reuse: results.json of earlier comparisons with the same run and versions, as of
-        another machine. What they trained is not trained again, but for the first
-        stages of methods of two.
+        another machine. What they trained is not trained again, except by methods
+        of two stages, which need the first one's network.
       session: directories, devices and loaders.
     """
 

@@ -272,6 +272,9 @@ def test_another_comparison_is_not_reused(compared, tmp_path, shell):
     older.write_text(json.dumps(other))
     shell.refused(2, "versions.jax", *command, "--reuse", older)
     shell.refused(2, "--reuse needs files results.json", *command, "--reuse", tmp_path)
+    del other["methods"]["absgd"]["grid"][0]["changes"]
+    older.write_text(json.dumps(other))
+    shell.refused(2, "KeyError('changes')", *command, "--reuse", older)
     table = compared / "table.md"
     shell.refused(2, f"got {table}", *command, "--reuse", table)
     assert not (tmp_path / "out").exists()

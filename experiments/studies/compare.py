@@ -139,30 +139,35 @@ def _reused(
     or what it compares is not the same, or was trained by other versions.
     """
     here = {"preset": preset, "run": base, "versions": run_log.versions()}
-    found = {}
+    found: dict[str, list[Result]] = {}
     for path in paths:
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-            same = {name: there[name] for name in here}
-            seeds, methods = range(there["seeds"]), there["methods"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            shared = {name: there[name] for name in here}
+            results = {
+                _key(name, method["changes"], own["changes"]): [
+                    _result(base, own, seed) for seed in range(there["seeds"])
+                ]
+                for name, method in there["methods"].items()
+                for own in method["grid"]
+            }
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise configs.BadConfiguration(
                 f"--reuse needs files {RESULTS} of comparisons, got {path}: {error!r}."
             ) from error
-        evaluation.require_same(
-            f"{path} holds a comparison", same, here, "Do not reuse it"
-        )
-        for name, method in methods.items():
-            for own in method["grid"]:
-                key = _key(name, method["changes"], own.pop("changes"))
-                own.pop("value")
-                found[key] = [_result(base, own, seed) for seed in seeds]
+        holder = f"{path} holds a comparison"
+        evaluation.require_same(holder, shared, here, "Do not reuse it")
+        found |= results
     return found
 
 
-def _result(base: configs.Run, metrics: Mapping[str, Any], seed: int) -> Result:
-    """What a comparison recorded of a training: `metrics` is by name and seed."""
-    of_seed = {name: values.get(str(seed)) for name, values in metrics.items()}
+def _result(base: configs.Run, recorded: Mapping[str, Any], seed: int) -> Result:
+    """A training of a setting that `RESULTS` has metrics of, by name and seed."""
+    of_seed = {
+        name: values.get(str(seed))
+        for name, values in recorded.items()
+        if name not in ("value", "changes")
+    }
     accuracy = of_seed.pop("validation")
     event = {"validation": {"accuracy": accuracy}, "test": of_seed}
     ended = {"diverged": "recorded"} if accuracy is None else {"finished": True}
