@@ -261,6 +261,23 @@ def test_what_an_earlier_comparison_trained_is_not_trained_again(compared, tmp_p
     assert len([*tmp_path.glob("runs/*-seed2")]) == 9
 
 
+def test_first_stages_are_trained_whatever_is_known_of_them(tmp_path):
+    methods = method_grid.choose(LONG_TAIL, "crt+norm,sgd+norm")
+    plain = method_grid.plain(LONG_TAIL)
+    result = compare._result(plain, {"validation": {"0": 0.5}}, seed=0)
+    reused = {
+        compare._key(method.name, method.changes, changes): [result]
+        for method in methods
+        for _, changes in method.grid
+    }
+    setting = compare._Setting(plain, None, tmp_path, seeds=1, reused=reused)
+    trials = compare._trials(setting, methods)
+    needed = {trial.run.start_from for trial in trials} - {None}
+    assert needed
+    assert needed <= {trial.out for trial in trials if trial.known is None}
+    assert len([trial for trial in trials if trial.known is not None]) == 5
+
+
 def test_another_comparison_is_not_reused(compared, tmp_path, shell):
     results = compared / "results.json"
     command = ("compare", "digits_long_tail", "--out", tmp_path / "out", *SHORT)

@@ -114,7 +114,11 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
                     if method.stage == 1 and own is not None and seed < len(own):
                         trial = trial._replace(known=own[seed])
                     trials.append(trial)
-    return list({trial.out: trial for trial in trials}.values())
+    found: dict[pathlib.Path, Trial] = {}
+    for trial in trials:  # a first stage is trained, even if its metrics are known
+        if trial.known is None or trial.out not in found:
+            found[trial.out] = trial
+    return list(found.values())
 
 
 def _trial(
