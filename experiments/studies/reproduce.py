@@ -9,6 +9,7 @@ Several processes may work in one directory at once, since one small network doe
 fill an accelerator: each claims the cell that it trains.
 """
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -268,20 +269,27 @@ def _write_features(
     features] and `train_labels` [S, n], of `PASSES` passes, each augmented differently;
     `test` and `test_labels`, of the same form, are of the images without augmentation;
     and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
-    Networks that are not trained yet are trained first.
+    Networks that are not trained yet are trained first; several processes may share
+    that, and each writes the file.
     """
-    found: list[dict[str, np.ndarray]] = []
     own = worker(config)
+    jobs: collections.deque[tuple[configs.Run, Task]] = collections.deque()
     for seed in range(config.seeds):
         run = run_of(Cell(setting, ROWS[0].name, math.inf, seed, "test"), config.smoke)
-        task = own.task(run)
+        if config.epochs is not None:
+            run = dataclasses.replace(run, epochs=config.epochs)
+        jobs.append((run, own.task(run)))
+    found: dict[int, dict[str, np.ndarray]] = {}
+    while jobs:
+        run, task = jobs.popleft()
         state = plainly_trained(run, task, own)
-        if state is None:
-            raise configs.BadConfiguration(
-                f"Another process is training in {config.out}."
-            )
-        found.append(_features_of(first_stage(run), task, state, own))
-    stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
+        if state is None:  # another process trains it
+            jobs.append((run, task))
+            time.sleep(1.0)
+        else:
+            found[run.seed] = _features_of(first_stage(run), task, state, own)
+    each = [found[seed] for seed in range(config.seeds)]
+    stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez(out, **stacked)
 
@@ -362,7 +370,7 @@ def plainly_trained(
     held_out = "-held-out" if task.validation is not None else ""
     data, loss, head = plain.data, plain.loss.name, plain.model.head
     name = f"{data.source}-{data.imbalance}{data.imbalance_ratio:g}-{loss}-{head}"
-    out = own.config.out / f"{name}{held_out}-first-seed{run.seed}"
+    out = own.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
     with run_dir.claim(out) as claimed:
         if not claimed:
             return None
