@@ -412,10 +412,10 @@ class EqualGrids(Checked):
 
     Attributes:
       data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
-        last; or of cifar10-lt100-head.npz, which `reproduce --features` writes.
+        last; or of SETTING-head.npz, which `reproduce --features` writes.
       seeds: number of seeds, from 0.
       out: JSON lines, one per run; runs that it has are not repeated.
-      data: some of the data sets; the tables if none is given.
+      data: names of the files; the three tables if none is given.
     """
 
     data_dir: pathlib.Path = pathlib.Path("data")

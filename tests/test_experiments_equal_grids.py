@@ -10,6 +10,7 @@ from experiments.studies import equal_grids_report as report
 from experiments.studies.equal_grids import Job
 
 NETWORKS, WIDTH, CLASSES = 2, 5, 3
+HEAD = "cifar100-st10-head"
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,12 @@ def folder(tmp_path_factory):
     of = lambda n: rng.exponential(size=(NETWORKS, n, WIDTH)).astype(np.float32)
     labels = lambda n: rng.integers(0, CLASSES, (NETWORKS, n)).astype(np.int32)
     np.savez(
-        path / f"{report.HEAD}.npz",
+        path / f"{HEAD}.npz",
         **{"train": of(90), "train_labels": labels(90)},
         **{"test": of(40), "test_labels": labels(40)},
         kernel=rng.normal(size=(NETWORKS, WIDTH, CLASSES)).astype(np.float32),
         bias=rng.normal(size=(NETWORKS, CLASSES)).astype(np.float32),
+        epochs=np.full(NETWORKS, 24),
     )
     return path
 
@@ -36,7 +38,7 @@ def short(study):
     return study._replace(run=configs.replace(study.run, {"epochs": 1}))
 
 
-@pytest.mark.parametrize("name", ["oil-spill", report.HEAD])
+@pytest.mark.parametrize("name", ["oil-spill", HEAD])
 def test_every_method_has_nine_settings_over_the_same_rates(folder, name):
     study = equal_grids.study(name, folder)
     low, _, high = study.factors
@@ -51,9 +53,9 @@ def test_every_method_has_nine_settings_over_the_same_rates(folder, name):
 
 
 def test_the_last_layer_begins_as_that_of_its_network(folder):
-    study = short(equal_grids.study(report.HEAD, folder))
+    study = short(equal_grids.study(HEAD, folder))
     (setting, *_) = study.settings("sgd")
-    with np.load(folder / f"{report.HEAD}.npz") as kept:
+    with np.load(folder / f"{HEAD}.npz") as kept:
         logits = kept["test"] @ kept["kernel"] + kept["bias"][:, None]
         right = logits.argmax(-1) == kept["test_labels"]
     jobs = [Job(setting, network, 0) for network in range(NETWORKS)]
@@ -63,11 +65,11 @@ def test_the_last_layer_begins_as_that_of_its_network(folder):
 
 def test_training_the_last_layer_is_softmax_regression(folder):
     """The hidden layer stays the identity: one full batch of SGD by hand."""
-    study = short(equal_grids.study(report.HEAD, folder))
+    study = short(equal_grids.study(HEAD, folder))
     setting = study.settings("sgd")[-1]
     plain = {"batch_size": 90, "optimizer.weight_decay": 0.0}
     setting = setting._replace(run=configs.replace(setting.run, plain))
-    with np.load(folder / f"{report.HEAD}.npz") as kept:
+    with np.load(folder / f"{HEAD}.npz") as kept:
         x, y = kept["train"][1], np.eye(CLASSES)[kept["train_labels"][1]]
         logits = x @ kept["kernel"][1] + kept["bias"][1]
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -80,7 +82,7 @@ def test_training_the_last_layer_is_softmax_regression(folder):
 
 
 def test_jobs_end_with_all_seeds_of_the_setting_that_validation_chose(folder):
-    study = equal_grids.study(report.HEAD, folder)
+    study = equal_grids.study(HEAD, folder)
     found, settings = [], study.settings("absgd")
 
     def finish(jobs, score):
@@ -131,3 +133,28 @@ def test_what_losses_say_is_what_suggest_lam_has():
         own = after_first_stage.effective_fraction(losses, lam)
         assert own == pytest.approx(fraction, rel=1e-6)
     assert sorted(found["effective"].values())[::-1] == [*found["effective"].values()]
+
+
+def test_the_page_has_a_part_for_the_networks_of_each_setting(folder):
+    found = []
+    for data, epochs in (("cifar10-st100-head", 160), (HEAD, 24)):
+        study = short(equal_grids.study(HEAD, folder))
+        study = study._replace(name=data, epochs_before=epochs)
+        settings = study.settings("sgd")[:2]
+        jobs = [Job(one, network, 0) for one in settings for network in range(NETWORKS)]
+        found += equal_grids.train(study, jobs)
+    page = report.last_layer(found)
+    before = [r["before"] for r in found[:NETWORKS]]
+    _, first, second = page.split("### ")
+    assert first.startswith("CIFAR-10, step of ratio 100")
+    assert second.startswith("CIFAR-100, step of ratio 10")
+    assert "2 networks of 24 epochs" in second
+    assert "of 160" in first
+    assert f"{100 * np.mean(before):.1f} ± " in " ".join(second.split())
+
+
+def test_the_rarest_classes_are_three_tenths_of_all(folder):
+    study = equal_grids.study(HEAD, folder)
+    recall = np.arange(100.0)[::-1]
+    summary = {"recall": recall, "accuracy": 0.5, "calibration_error": 0.1}
+    assert equal_grids._short(study, summary)["tail"] == recall[70:].mean()

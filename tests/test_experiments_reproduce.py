@@ -1,5 +1,6 @@
 """The campaign over the paper's tables: cells, their order, resuming, and the page."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -316,4 +317,25 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
     with np.load(file) as found:
         logits = found["test"][1] @ layer["w"][1] + layer["b"][1]
         right = np.argmax(logits, -1) == found["test_labels"][1]
+        assert found["epochs"].tolist() == [run.epoch_at(run.method.start_at)] * 2
     assert sum(int(count.correct.sum()) for count in counts) == right.sum()
+
+
+def test_processes_share_the_networks_of_a_last_layer(folder, tmp_path, monkeypatch):
+    """The file is the same where another process has the first network for a while."""
+    more = ("--seeds", "2", "--epochs", "5", "--features")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert cli.main(campaign(folder, alone, *more, str(alone / "f.npz"))) == 0
+    first, _ = sorted(path.name for path in alone.glob("*-first-4-epochs-seed?"))
+    with contextlib.ExitStack() as other:
+        other.enter_context(run_dir.lock(shared / first))
+        monkeypatch.setattr(reproduce.time, "sleep", lambda _: other.close())
+        assert cli.main(campaign(folder, shared, *more, str(shared / "f.npz"))) == 0
+    with np.load(alone / "f.npz") as one, np.load(shared / "f.npz") as two:
+        chex.assert_trees_all_equal({**one}, {**two})
+        assert one["epochs"].tolist() == [4, 4]
+
+
+def test_epochs_are_only_of_the_networks_of_features():
+    with pytest.raises(ValueError, match="epochs = 5 is for the networks of features"):
+        commands.Reproduce(epochs=5)

@@ -9,6 +9,7 @@ line.
 import dataclasses
 import itertools
 import pathlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,9 +32,9 @@ from experiments.studies.equal_grids_report import (
     PASSES,
     SETTINGS,
     TABLES,
+    TAIL,
 )
 from experiments.studies.method_grid import MethodGrid
-from experiments.studies.untuned_report import HEAD
 from experiments.train import sharding, vmapped
 
 START = 0.6  # fraction of the epochs after which λ or deferred weights begin
@@ -61,6 +62,7 @@ class Study(NamedTuple):
     task: Callable[[int, int], Task]  # of a network and a seed
     # The state in which runs of these networks begin, of a fresh one.
     begin: Callable[[Sequence[int], Any], Any] | None = None
+    epochs_before: int = 0  # of plain training of those networks
 
     def settings(self, method: str) -> list[Setting]:
         """The nine settings of a method."""
@@ -130,17 +132,20 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
     return Study(name, plain, (0.25, 1.0, 4.0), found, 1, task)
 
 
-def last_layer(data_dir: pathlib.Path) -> Study:
+def last_layer(name: str, data_dir: pathlib.Path) -> Study:
     """The last layer of trained networks, on what enters it.
 
     Of the test images one half is for choosing and the other is reported, since no
     training image is new to these networks.
     """
-    path = data_dir.expanduser() / f"{HEAD}.npz"
+    path = data_dir.expanduser() / f"{name}.npz"
     if not path.exists():
-        raise MissingData(f"There is no {path}: see `reproduce --features`.")
+        raise MissingData(
+            f"There is no {path}: python -m experiments reproduce --settings "
+            f"{report.setting_of(name)} --features {shlex.quote(str(path))}"
+        )
     with np.load(path) as file:
-        kept = {name: file[name] for name in file.files}
+        kept = {key: file[key] for key in file.files}
     networks, _, width = kept["train"].shape
     classes = kept["kernel"].shape[-1]
     run = configs.Run(
@@ -156,8 +161,8 @@ def last_layer(data_dir: pathlib.Path) -> Study:
     plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
     found = {one.name: one for one in method_grid.choose(run, _OF_LAST_LAYER)}
     base = {"loss.class_weights": True, "loss.class_weights_in": "base"}
-    for name, changes in (("automatic", {}), ("automatic_cb_base", base)):
-        found[name] = _automatic(found["sgd"], name, changes)
+    for method, changes in (("automatic", {}), ("automatic_cb_base", base)):
+        found[method] = _automatic(found["sgd"], method, changes)
 
     def task(network: int, seed: int) -> Task:
         del seed
@@ -182,7 +187,8 @@ def last_layer(data_dir: pathlib.Path) -> Study:
         }
         return with_values(state, layers)
 
-    return Study(HEAD, plain, (0.1, 1.0, 10.0), found, networks, task, begin)
+    factors, epochs = (0.1, 1.0, 10.0), int(kept["epochs"][0])
+    return Study(name, plain, factors, found, networks, task, begin, epochs)
 
 
 def with_values(state: Any, values: Mapping[tuple[Any, ...], np.ndarray]) -> Any:
@@ -200,7 +206,9 @@ def with_values(state: Any, values: Mapping[tuple[Any, ...], np.ndarray]) -> Any
 
 def study(name: str, data_dir: pathlib.Path) -> Study:
     """The study of a data set."""
-    return last_layer(data_dir) if name == HEAD else tables(name, data_dir)
+    if report.is_last_layer(name):
+        return last_layer(name, data_dir)
+    return tables(name, data_dir)
 
 
 class Job(NamedTuple):
@@ -216,7 +224,7 @@ def pending(
 ) -> list[Job]:
     """The trainings of a method that are missing: first those that choose."""
     known = {tuple(r[name] for name in RUN) for r in found}
-    choosing = min(seeds, CHOOSING) if study.name == HEAD else seeds
+    choosing = min(seeds, CHOOSING) if study.begin else seeds
 
     def missing(settings: Iterable[Setting], seeds: int) -> list[Job]:
         return [
@@ -258,6 +266,7 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
             line[split] = None if failed else _short(study, events[index][-1][split])
         if before is not None:
             line["before"] = round(before[index]["test"]["accuracy"], 5)
+            line["epochs_before"] = study.epochs_before
         if ended is not None and not failed:
             odds = np.concatenate([part[index] for part in ended.log_odds])
             line |= losses_after(odds, of_jobs[index].train.labels)
@@ -280,8 +289,9 @@ def losses_after(log_odds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def _short(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:
-    known = {**summary, "tail": np.mean(summary["recall"][-3:])}
-    measures = OF_LAST_LAYER if study.name == HEAD else OF_TABLES
+    rarest = round(TAIL * len(summary["recall"]))
+    known = {**summary, "tail": np.mean(summary["recall"][-rarest:])}
+    measures = OF_LAST_LAYER if study.begin else OF_TABLES
     return {name: round(float(known[name]), 5) for name in measures}
 
 

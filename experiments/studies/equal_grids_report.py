@@ -11,7 +11,6 @@ from absgd_jax._diagnostics import WRONG_SHARE
 from experiments import configs, presets
 from experiments.report import formatting
 from experiments.studies import grid, method_grid
-from experiments.studies.untuned_report import HEAD
 
 Record = Mapping[str, Any]
 Key = tuple[int, int]  # network and seed
@@ -19,6 +18,7 @@ Key = tuple[int, int]  # network and seed
 TABLES = ("mammography", "oil-spill", "phoneme")
 SETTINGS = 9  # of each method
 EPOCHS, PASSES = 3, 4  # of the last layer: epochs, and augmented passes in each
+TAIL = 0.3  # share of the classes, the rarest ones, whose recall is shown
 CHOOSING = 2  # seeds by which a setting of the last layer is chosen; all for tables
 # What the method grid of `compare` does not have, or names otherwise.
 TITLES = {
@@ -36,9 +36,10 @@ OF_TABLES = {
 }
 OF_LAST_LAYER = {
     "accuracy": "accuracy",
-    "tail": "three rarest",
+    "tail": f"rarest {TAIL:.0%}",
     "calibration_error": "calibration error",
 }
+_HEAD = "-head"  # how names of last layers end
 HARM = 0.01  # of average precision
 FRACTIONS = (0.95, 0.9, 0.75, 0.5, 0.0)  # lower ends of ranges of effective fractions
 
@@ -50,15 +51,20 @@ is."""
 _LAST_LAYER = """## The last layer of trained networks
 
 The last layer alone is trained further, for {epochs} epochs of {passes} augmented
-passes each, on what enters it in {networks} ResNet-32 after 160 epochs of plain
-training on the long tail of CIFAR-10 of ratio 100. {each} The setting is
+passes each, on what enters it in ResNet-32 after plain training. {each} The setting is
 the best by accuracy on one half of the test images, since no training image is new to
 these networks, over {choosing} seeds of each network; the other half is shown. Percent,
-mean ± standard deviation over {networks} networks and {seeds} seeds of the order of the
-examples. Differences are paired by network and seed; ± is the standard error over the
-{networks} networks. TERM and RECOVER have no momentum, and rates ten times as
-high. All weights begin at the first step of this stage, before which
-accuracy is {before}.
+mean ± standard deviation over networks and over seeds of the order of the examples.
+"Rarest {tail}" is the mean recall of that share of the classes. Differences are paired
+by network and seed; ± is the standard error over the networks. TERM and RECOVER have no
+momentum, and rates ten times as high. All weights begin at the first step of this
+stage.
+"""
+
+_NETWORKS = """### {title}
+
+{networks} networks of {epochs} epochs of plain training, after which accuracy is
+{before}, and {seeds} seeds of each.
 """
 
 _TABLES = """## Overlapping classes: three imbalanced tables
@@ -111,10 +117,11 @@ def best(
     the rate is chosen. Settings that diverged once are left out; None if there are no
     others.
     """
-    measure = next(iter(OF_LAST_LAYER if data == HEAD else OF_TABLES))
+    of_head = is_last_layer(data)
+    measure = next(iter(OF_LAST_LAYER if of_head else OF_TABLES))
     scores: dict[tuple[str, float], list[float | None]] = {}
     for r in found:
-        chooses = data != HEAD or r["seed"] < CHOOSING
+        chooses = not of_head or r["seed"] < CHOOSING
         fits = (r["data"], r["method"]) == (data, method)
         if fits and chooses and value in (None, r["value"]):
             score = None if r["validation"] is None else r["validation"][measure]
@@ -133,6 +140,16 @@ def _chosen(
     key = (data, method, *(setting or ()))
     own = [r for r in found if (r["data"], r["method"], r["value"], r["rate"]) == key]
     return _Method(method, own)
+
+
+def is_last_layer(data: str) -> bool:
+    """Whether records are of the last layer of networks, and not of a table."""
+    return data.endswith(_HEAD)
+
+
+def setting_of(data: str) -> str:
+    """The setting of `reproduce` whose networks a last layer is of."""
+    return data.removesuffix(_HEAD).replace("-", "_")
 
 
 def titles() -> dict[str, tuple[str, str]]:
@@ -164,7 +181,7 @@ def _table(
     rows = []
     for one in [plain, *sorted((m for m in methods if m is not plain), key=level)]:
         title, hyperparameter = known[one.name]
-        if data == HEAD and one.name == "absgd":
+        if is_last_layer(data) and one.name == "absgd":
             title = "ABSGD"
         if not one.records:
             rows.append([title, "diverged", *["–"] * (len(head) - 2)])
@@ -190,7 +207,7 @@ def _difference(
     """Paired; of a last layer the mean over seeds of each network."""
     both = sorted(ours.keys() & theirs.keys())
     gaps = np.array([ours[key] - theirs[key] for key in both])
-    if data == HEAD:
+    if is_last_layer(data):
         networks = np.array([network for network, _ in both])
         gaps = np.array([gaps[networks == n].mean() for n in np.unique(networks)])
     return formatting.difference(gaps)
@@ -198,21 +215,31 @@ def _difference(
 
 def last_layer(found: Sequence[Record]) -> str:
     """The section of the last layer; nothing if there are no records of it."""
-    own = [r for r in found if r["data"] == HEAD]
+    own = [r for r in found if is_last_layer(r["data"])]
     if not own:
         return ""
-    before = {r["network"]: r["before"] for r in own if "before" in r}
     introduction = _LAST_LAYER.format(
         each=_EACH.format(settings=SETTINGS),
         epochs=EPOCHS,
         passes=PASSES,
-        networks=len(before),
-        seeds=len({r["seed"] for r in own}),
         choosing=CHOOSING,
-        before=formatting.spread(np.array([*before.values()])),
+        tail=f"{TAIL:.0%}",
     )
-    table = _table(own, HEAD, OF_LAST_LAYER, ["accuracy"])
-    return formatting.blocks(_wrapped(introduction), table)
+    parts: list[Any] = [_wrapped(introduction)]
+    for data in dict.fromkeys(r["data"] for r in own):
+        plain = [r for r in own if r["data"] == data and "before" in r]
+        before = {r["network"]: r["before"] for r in plain}
+        (epochs,) = {r["epochs_before"] for r in plain}
+        networks = _NETWORKS.format(
+            title=presets.get(setting_of(data)).title.partition(": ")[0],
+            networks=len(before),
+            epochs=epochs,
+            before=formatting.spread(np.array([*before.values()])),
+            seeds=len({r["seed"] for r in plain}),
+        )
+        parts += [_wrapped(networks)]
+        parts += [_table(own, data, OF_LAST_LAYER, ["accuracy"])]
+    return formatting.blocks(*parts)
 
 
 def _wrapped(text: str) -> str:
@@ -223,7 +250,7 @@ def _wrapped(text: str) -> str:
 
 def tables(found: Sequence[Record]) -> str:
     """The section of the tables, with the check on losses."""
-    own = [r for r in found if r["data"] != HEAD]
+    own = [r for r in found if not is_last_layer(r["data"])]
     if not own:
         return ""
     run = presets.get("own_table").run

@@ -269,8 +269,9 @@ def _write_features(
     features] and `train_labels` [S, n], of `PASSES` passes, each augmented differently;
     `test` and `test_labels`, of the same form, are of the images without augmentation;
     and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
-    Networks that are not trained yet are trained first; several processes may share
-    that, and each writes the file.
+    `epochs` [S] is how many of plain training each network had. Networks that are not
+    trained yet are trained first; several processes may share that, and each writes the
+    file.
     """
     own = worker(config)
     jobs: collections.deque[tuple[configs.Run, Task]] = collections.deque()
@@ -319,6 +320,7 @@ def _features_of(
         "test_labels": task.test.labels,
         "kernel": head[("kernel",)],
         "bias": head[("bias",)],
+        "epochs": np.array(run.epoch_at(run.method.start_at)),
     }
 
 
