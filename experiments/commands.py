@@ -405,7 +405,7 @@ class AfterFirstStage(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class EqualGrids(Checked):
-    """Methods at nine settings each, the learning rate among them.
+    """Methods at equally many settings, the learning rate among them.
 
     On imbalanced tables, and on the last layer of CIFAR networks. What came out is a
     part of docs/results.md, which the command `results` writes.
@@ -667,7 +667,7 @@ COMMANDS = {
     ),
     "equal-grids": Command(
         EqualGrids,
-        "--data-dir DIR: methods on tables, each at nine settings, rates among them",
+        "--data-dir DIR: methods on tables, at equally many settings, rates among them",
     ),
     "reproduce": Command(
         Reproduce,

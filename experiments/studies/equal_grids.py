@@ -1,9 +1,9 @@
 """Methods on tables and on the last layer of a CIFAR network, tuned alike.
 
-Each has nine settings, as in `compare`: three values at three learning rates, or nine
-learning rates where it has no hyperparameter of its own. The setting is chosen on
-validation examples. All runs of one method are vmapped, and each is logged as one JSON
-line.
+Each has as many settings, as in `compare`: three values at each of some learning rates,
+or all of them learning rates where it has no hyperparameter of its own. The setting is
+chosen on validation examples. All runs of one method are vmapped, and each is logged as
+one JSON line.
 """
 
 import dataclasses
@@ -30,15 +30,19 @@ from experiments.studies.equal_grids_report import (
     OF_LAST_LAYER,
     OF_TABLES,
     PASSES,
-    SETTINGS,
     TABLES,
     TAIL,
+    VALUES,
 )
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import sharding, vmapped
 
 START = 0.6  # fraction of the epochs after which λ or deferred weights begin
 LAMS = (5.0, 2.0, 1.0)  # as in the method grid
+# Learning rates of last layers; a lower highest one, at which nearly all methods were
+# best, for the networks that came first.
+RATES = (0.001, 0.01, 0.1, 1.0)
+RATES_OF = {"cifar10-lt100-head": RATES[:3]}
 RUN = ("data", "method", "value", "rate", "network", "seed")  # what a record is of
 
 
@@ -55,8 +59,8 @@ class Study(NamedTuple):
     """A data set and how it is trained on."""
 
     name: str  # of the data set
-    run: configs.Run  # plain training, at the middle learning rate
-    factors: tuple[float, float, float]  # low to high learning rate over that of `run`
+    run: configs.Run  # plain training
+    factors: tuple[float, ...]  # low to high learning rates over that of `run`
     methods: Mapping[str, MethodGrid]  # by name
     networks: int  # trained networks whose last layer is trained; 1 for tables
     task: Callable[[int, int], Task]  # of a network and a seed
@@ -65,13 +69,14 @@ class Study(NamedTuple):
     epochs_before: int = 0  # of plain training of those networks
 
     def settings(self, method: str) -> list[Setting]:
-        """The nine settings of a method."""
+        """The settings of a method: three at each learning rate."""
         one = self.methods[method]
         base = one.changes.get(_RATE, self.run.optimizer.learning_rate)
         values, factors, found = one.grid, self.factors, []
         if one.hyperparameter == "η":  # as many rates as others have settings
             values = (("", {}),)
-            factors = np.geomspace(min(factors), max(factors), SETTINGS).tolist()
+            count = VALUES * len(factors)
+            factors = np.geomspace(min(factors), max(factors), count).tolist()
         for (value, changes), factor in itertools.product(values, factors):
             rate = float(f"{base * factor:.3g}")
             more = {**one.changes, **changes, _RATE: rate}
@@ -187,7 +192,10 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
         }
         return with_values(state, layers)
 
-    factors, epochs = (0.1, 1.0, 10.0), int(kept["epochs"][0])
+    factors = tuple(
+        rate / run.optimizer.learning_rate for rate in RATES_OF.get(name, RATES)
+    )
+    epochs = int(kept["epochs"][0])
     return Study(name, plain, factors, found, networks, task, begin, epochs)
 
 

@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 Key = tuple[int, int]  # network and seed
 
 TABLES = ("mammography", "oil-spill", "phoneme")
-SETTINGS = 9  # of each method
+VALUES = 3  # of a hyperparameter, at each learning rate
 EPOCHS, PASSES = 3, 4  # of the last layer: epochs, and augmented passes in each
 TAIL = 0.3  # share of the classes, the rarest ones, whose recall is shown
 CHOOSING = 2  # seeds by which a setting of the last layer is chosen; all for tables
@@ -43,39 +43,39 @@ _HEAD = "-head"  # how names of last layers end
 HARM = 0.01  # of average precision
 FRACTIONS = (0.95, 0.9, 0.75, 0.5, 0.0)  # lower ends of ranges of effective fractions
 
-_EACH = """Each method has {settings} settings: three values of its
-hyperparameter at three learning rates, or {settings} learning rates over the same range
-where it has none. What is chosen at an end of its range may not be the best there
-is."""
+_EACH = """Each method has {settings} settings: three values of its hyperparameter at
+each of {count} learning rates from {low:g} to {high:g}, or {settings} learning rates
+over the same range where it has none."""
+_END = "What is chosen at an end of its range may not be the best there is."
 
 _LAST_LAYER = """## The last layer of trained networks
 
 The last layer alone is trained further, for {epochs} epochs of {passes} augmented
-passes each, on what enters it in ResNet-32 after plain training. {each} The setting is
+passes each, on what enters it in ResNet-32 after plain training. The setting is
 the best by accuracy on one half of the test images, since no training image is new to
 these networks, over {choosing} seeds of each network; the other half is shown. Percent,
 mean ± standard deviation over networks and over seeds of the order of the examples.
 "Rarest {tail}" is the mean recall of that share of the classes. Differences are paired
 by network and seed; ± is the standard error over the networks. TERM and RECOVER have no
 momentum, and rates ten times as high. All weights begin at the first step of this
-stage.
+stage. {end}
 """
 
 _NETWORKS = """### {title}
 
 {networks} networks of {epochs} epochs of plain training, after which accuracy is
-{before}, and {seeds} seeds of each.
+{before}, and {seeds} seeds of each. {each}
 """
 
 _TABLES = """## Overlapping classes: three imbalanced tables
 
 The network and the optimizer of `own_table`: an MLP 128-64, {epochs} epochs, batches of
 {batch}. {seeds}, each with splits of its own: 60% to train, 20% each for
-validation and test. {each} The setting is the best by average precision on validation
-examples, over all seeds; F1 and balanced accuracy are at the threshold of the highest
-F1 on validation examples. λ in the second stage and deferred class weights begin after
-60% of the epochs, all other weights at the first step. Percent on the test part, mean ±
-standard deviation; differences are paired by seed, ± standard error.
+validation and test. {each} {end} The setting is the best by average precision on
+validation examples, over all seeds; F1 and balanced accuracy are at the threshold of
+the highest F1 on validation examples. λ in the second stage and deferred class weights
+begin after 60% of the epochs, all other weights at the first step. Percent on the test
+part, mean ± standard deviation; differences are paired by seed, ± standard error.
 """
 
 _CHECK = """### Whether the losses tell beforehand
@@ -219,11 +219,11 @@ def last_layer(found: Sequence[Record]) -> str:
     if not own:
         return ""
     introduction = _LAST_LAYER.format(
-        each=_EACH.format(settings=SETTINGS),
         epochs=EPOCHS,
         passes=PASSES,
         choosing=CHOOSING,
         tail=f"{TAIL:.0%}",
+        end=_END,
     )
     parts: list[Any] = [_wrapped(introduction)]
     for data in dict.fromkeys(r["data"] for r in own):
@@ -236,10 +236,20 @@ def last_layer(found: Sequence[Record]) -> str:
             epochs=epochs,
             before=formatting.spread(np.array([*before.values()])),
             seeds=len({r["seed"] for r in plain}),
+            each=_each(plain),
         )
         parts += [_wrapped(networks)]
         parts += [_table(own, data, OF_LAST_LAYER, ["accuracy"])]
     return formatting.blocks(*parts)
+
+
+def _each(plain: Iterable[Record]) -> str:
+    """The settings of each method, by the learning rates of SGD."""
+    rates = {r["rate"] for r in plain}
+    count = len(rates) // VALUES
+    return _EACH.format(
+        settings=len(rates), count=count, low=min(rates), high=max(rates)
+    )
 
 
 def _wrapped(text: str) -> str:
@@ -255,7 +265,8 @@ def tables(found: Sequence[Record]) -> str:
         return ""
     run = presets.get("own_table").run
     introduction = _TABLES.format(
-        each=_EACH.format(settings=SETTINGS),
+        each=_each(r for r in own if r["method"] == "sgd"),
+        end=_END,
         seeds=formatting.count(len({r["seed"] for r in own}), "seed").capitalize(),
         epochs=run.epochs,
         batch=run.batch_size,
