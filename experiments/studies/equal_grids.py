@@ -1,7 +1,7 @@
 """Methods on tables and on the last layer of a CIFAR network, tuned alike.
 
-Each has as many settings, as in `compare`: three values at each of some learning rates,
-or all of them learning rates where it has no hyperparameter of its own. The setting is
+Each has equally many settings, as `compare` has: three values at each learning rate,
+or only learning rates where it has no hyperparameter of its own. The setting is
 chosen on validation examples. All runs of one method are vmapped, and each is logged as
 one JSON line.
 """
