@@ -116,6 +116,20 @@ def test_a_row_is_tested_once_its_lam_is_chosen():
     assert reproduce.chosen(diverged, SETTING, "ABSGD (CE)") == LAMS[1]
 
 
+def test_rows_of_one_loss_share_their_plain_training():
+    """Logits are adjusted, and examples or losses weighted, after it alone."""
+    runs = [
+        reproduce.run_of(Cell(SETTING, row.name, 1.0, 0, "test"))
+        for row in reproduce.ROWS
+        if row.preset in ("", "_cb_ce") and "from the first step" not in row.name
+    ]
+    assert {run.loss.name for run in runs} == {"cross_entropy", "logit_adjusted"}
+    assert {run.loss.class_weights_in for run in runs} == {"loss", "base"}
+    plain, *others = map(reproduce.first_stage, runs)
+    assert others == [plain] * len(others)
+    assert plain.loss == configs.Loss()
+
+
 def test_what_is_recorded_is_not_pending():
     rows = ["SGD (CE)", "SGD (LDAM)"]
     cells = reproduce.pending([], [SETTING, "cifar10_st100"], rows, seeds=2)

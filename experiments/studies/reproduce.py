@@ -13,6 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import math
+import os
 import pathlib
 import shutil
 import time
@@ -58,6 +59,8 @@ class Row(NamedTuple):
 _SGD = {"method.lam": math.inf, "method.init_s": 1.0}
 _RADIUS = _SGD | {"method.rho": RHO, "method.gamma": 0.1, "method.init_s": None}
 _DEFERRED = _SGD | {"loss.class_weights_norm": "weights"}
+_BASE = {"loss.class_weights_in": "base"}
+_ADJUSTED = "logit_adjusted"
 _ONE = {"method.lam": 1.0}
 _FIRST = {"method.start_at": 0.0}
 # In order of importance.
@@ -68,6 +71,9 @@ ROWS = (
     Row("SGD (CB-CE), deferred", "_cb_ce", _DEFERRED),
     Row("ABSGD (CB-CE)", "_cb_ce", {}, chooses=True),
     Row("ABSGD (CB-CE), ρ = 0.4", "_cb_ce", _RADIUS),
+    Row("ABSGD (CB-CE), base weights, ρ = 0.4", "_cb_ce", _BASE | _RADIUS),
+    Row("SGD (CE), logit adjustment", "", _SGD | {"loss.name": _ADJUSTED}),
+    Row("ABSGD (CB-CE), base weights", "_cb_ce", _BASE, chooses=True),
     Row("ABSGD (CE), ρ = 0.4 from the first step", "", _RADIUS | _FIRST),
     Row("ABSGD (CE), λ = 1 from the first step", "", _ONE | _FIRST),
     Row("SGD (LDAM)", "_ldam", _SGD),
@@ -116,15 +122,22 @@ def run_of(cell: Cell, smoke: bool = False) -> configs.Run:
 
 
 def first_stage(run: configs.Run) -> configs.Run:
-    """Plain training with the run's loss, data and schedule, which cells share."""
+    """Plain training with the run's loss, data and schedule, which cells share.
+
+    The loss is cross-entropy where logits are to be adjusted.
+    """
+    name = "cross_entropy" if run.loss.name == _ADJUSTED else run.loss.name
     return configs.replace(
         run,
         {
+            "loss.name": name,
             "method": configs.Method(
                 lam=math.inf, start_at=run.method.start_at, gamma=0.5, init_s=0.0
             ),
             "loss.class_weights": False,
             "loss.class_weights_norm": "examples",
+            "loss.class_weights_in": "loss",
+            "loss.class_weights_from": 0.0,
         },
     )
 
@@ -209,7 +222,7 @@ def worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
     session = Session(
         devices=1,
         workers=0,
-        checkpoint_seconds=300.0,
+        checkpoint_seconds=60.0,
         steps_per_dispatch=1 if on_cpu else _DISPATCH,
     )
     return Worker(config, sharding.layout(1), session, deadline)
@@ -271,7 +284,7 @@ def _write_features(
     and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
     `epochs` [S] is how many of plain training each network had. Networks that are not
     trained yet are trained first; several processes may share that, and each writes the
-    file.
+    whole file, by one rename.
     """
     own = worker(config)
     jobs: collections.deque[tuple[configs.Run, Task]] = collections.deque()
@@ -292,7 +305,10 @@ def _write_features(
     each = [found[seed] for seed in range(config.seeds)]
     stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(out, **stacked)
+    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **stacked)
+    temporary.replace(out)
 
 
 def _features_of(

@@ -29,9 +29,13 @@ mean is of the others. Differences are paired by seed, ± standard error. A fixe
 the best of {lams} by accuracy on a balanced part of the training set (100 images of
 each class of CIFAR-10, 10 of CIFAR-100) that is held out in trainings only for that
 purpose, with seed 0; it is then kept for all seeds. Of a radius ρ nothing is chosen;
-its λ is that of the last update. λ and class weights begin at epoch 160, unless a row
-says otherwise. The mean weight is that of the last epoch, "three rarest" the mean
-recall of the three classes with the fewest training images.
+its λ is that of the last update. λ, class weights and logit adjustment (τ = 1) begin at
+epoch 160, unless a row says otherwise. ABSGD attends to losses that have the class
+weights as factors, as published, or, with base weights, to losses without them. The
+mean weight is that of the last epoch, "three rarest" the mean recall of the three
+classes with the fewest training images. Rows that were not trained at the same time
+start from plain trainings of their own, so that their difference has that of two
+trainings of one seed too.
 
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
