@@ -39,10 +39,7 @@ from experiments.train import sharding, vmapped
 
 START = 0.6  # fraction of the epochs after which λ or deferred weights begin
 LAMS = (5.0, 2.0, 1.0)  # as in the method grid
-# Learning rates of last layers; a lower highest one, at which nearly all methods were
-# best, for the networks that came first.
-RATES = (0.001, 0.01, 0.1, 1.0)
-RATES_OF = {"cifar10-lt100-head": RATES[:3]}
+RATES = (0.001, 0.01, 0.1, 1.0)  # learning rates of last layers
 RUN = ("data", "method", "value", "rate", "network", "seed")  # what a record is of
 
 
@@ -165,8 +162,15 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
     )
     plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
     found = {one.name: one for one in method_grid.choose(run, _OF_LAST_LAYER)}
-    base = {"loss.class_weights": True, "loss.class_weights_in": "base"}
-    for method, changes in (("automatic", {}), ("automatic_cb_base", base)):
+    automatic = {
+        "automatic": {},
+        "automatic_cb_base": {
+            "loss.class_weights": True,
+            "loss.class_weights_in": "base",
+        },
+        "automatic_adjusted": {"loss.name": "logit_adjusted"},
+    }
+    for method, changes in automatic.items():
         found[method] = _automatic(found["sgd"], method, changes)
 
     def task(network: int, seed: int) -> Task:
@@ -192,9 +196,7 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
         }
         return with_values(state, layers)
 
-    factors = tuple(
-        rate / run.optimizer.learning_rate for rate in RATES_OF.get(name, RATES)
-    )
+    factors = tuple(rate / run.optimizer.learning_rate for rate in RATES)
     epochs = int(kept["epochs"][0])
     return Study(name, plain, factors, found, networks, task, begin, epochs)
 

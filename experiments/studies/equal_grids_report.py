@@ -26,6 +26,7 @@ TITLES = {
     "absgd_first": "ABSGD from the first step",
     "automatic": "ABSGD, automatic λ",
     "automatic_cb_base": "ABSGD (CB base weights), automatic λ",
+    "automatic_adjusted": "ABSGD (logit adjustment), automatic λ",
 }
 # What is recorded; the first one chooses the setting.
 OF_TABLES = {

@@ -12,6 +12,7 @@ fill an accelerator: each claims the cell that it trains.
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -211,9 +212,19 @@ class Worker(NamedTuple):
 
     def task(self, run: configs.Run) -> Task:
         """The examples of a run."""
-        if self.config.packed is not None:
-            return packed.read(self.config.packed, run.data)
-        return load_task(run.data, run.seed, self.config.data_dir)
+        return _task(run.data, run.seed, self.config.packed, self.config.data_dir)
+
+
+@functools.lru_cache(maxsize=4)  # of three seeds, and with a validation set
+def _task(
+    data: configs.Data,
+    seed: int,
+    packed_in: pathlib.Path | None,
+    data_dir: pathlib.Path | None,
+) -> Task:
+    if packed_in is not None:
+        return packed.read(packed_in, data)
+    return load_task(data, seed, data_dir)
 
 
 def worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
