@@ -117,7 +117,7 @@ def test_a_row_is_tested_once_its_lam_is_chosen():
 
 
 def test_rows_of_one_loss_share_their_plain_training():
-    """Logits are adjusted, and examples or losses weighted, after it alone."""
+    """Adjusted logits, class weights and λ begin only after it."""
     runs = [
         reproduce.run_of(Cell(SETTING, row.name, 1.0, 0, "test"))
         for row in reproduce.ROWS

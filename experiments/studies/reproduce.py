@@ -212,19 +212,14 @@ class Worker(NamedTuple):
 
     def task(self, run: configs.Run) -> Task:
         """The examples of a run."""
-        return _task(run.data, run.seed, self.config.packed, self.config.data_dir)
+        if self.config.packed is not None:
+            return _unpacked(self.config.packed, run.data)
+        return load_task(run.data, run.seed, self.config.data_dir)
 
 
-@functools.lru_cache(maxsize=4)  # of three seeds, and with a validation set
-def _task(
-    data: configs.Data,
-    seed: int,
-    packed_in: pathlib.Path | None,
-    data_dir: pathlib.Path | None,
-) -> Task:
-    if packed_in is not None:
-        return packed.read(packed_in, data)
-    return load_task(data, seed, data_dir)
+@functools.lru_cache(maxsize=2)  # those of a setting's tests and of its validations
+def _unpacked(folder: pathlib.Path, data: configs.Data) -> Task:
+    return packed.read(folder, data)
 
 
 def worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
