@@ -175,6 +175,7 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
     sittings = 0
     while sittings < 20:
         sittings += 1
+        monkeypatch.setattr(reproduce.jax, "__version__", f"0.{sittings}")
         minutes = ("--minutes", str(12 / 60))
         assert cli.main(campaign(folder, tmp_path / "parts", *rows, *minutes)) == 0
         over = "2 cells are recorded, 0 can be trained next.\n"
@@ -182,6 +183,13 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
             break
     assert sittings > 2
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    # A cell names the versions of all its sittings.
+    one, _ = run_log.read(tmp_path / "whole" / "records.jsonl")
+    first, second = run_log.read(tmp_path / "parts" / "records.jsonl")
+    assert ", then " not in one["jax"]
+    assert first["device"] == one["device"]
+    for record in (first, second):
+        assert record["jax"].startswith("0.1, then 0.2, then ")
 
 
 def test_processes_share_a_campaign(folder, tmp_path):

@@ -18,7 +18,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -354,6 +354,7 @@ def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
             return False
         run = run_of(cell, own.config.smoke)
         task, began = own.task(run), time.monotonic()
+        earlier = sum(event["seconds"] for event in _events(out, "epoch"))
         try:
             start = _start(run, task, own)
             if start is None:  # another process trains what it starts from
@@ -364,9 +365,29 @@ def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
             return True
         except FloatingPointError:
             pass
-        _append(records, cell, aggregate.read(out), time.monotonic() - began)
+        seconds = earlier + time.monotonic() - began
+        # Where it was trained, in all sittings, those of the plain training first.
+        plain = _plain_directory(run, own) if run.method.start_at else out
+        sessions = [*_events(plain, "session"), *_events(out, "session")]
+        _append(records, cell, aggregate.read(out), seconds, sessions)
         shutil.rmtree(out / run_dir.CHECKPOINTS, ignore_errors=True)
     return True
+
+
+def _events(out: pathlib.Path, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind in a directory's records, which may not be there yet."""
+    events, _ = run_log.events(out / run_dir.RECORDS)
+    return [event for event in events if event["event"] == kind]
+
+
+def _plain_directory(run: configs.Run, own: Worker) -> pathlib.Path:
+    """Where the plain training that a cell's run starts from is kept."""
+    plain = first_stage(run)
+    data, loss, head = plain.data, plain.loss.name, plain.model.head
+    held_out = "-held-out" if data.validation_per_class else ""
+    name = f"{data.source}-{data.imbalance}{data.imbalance_ratio:g}-{loss}-{head}"
+    switch = run.epoch_at(run.method.start_at)
+    return own.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
 
 
 def _start(run: configs.Run, task: Task, own: Worker) -> loop.Start | None:
@@ -391,10 +412,7 @@ def plainly_trained(
     None while another process trains it.
     """
     switch, plain = run.epoch_at(run.method.start_at), first_stage(run)
-    held_out = "-held-out" if task.validation is not None else ""
-    data, loss, head = plain.data, plain.loss.name, plain.model.head
-    name = f"{data.source}-{data.imbalance}{data.imbalance_ratio:g}-{loss}-{head}"
-    out = own.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
+    out = _plain_directory(run, own)
     with run_dir.claim(out) as claimed:
         if not claimed:
             return None
@@ -423,11 +441,16 @@ def _train(
         if found is not None:
             step, state, kept = found
             start = loop.Start(state, loop.Position(**kept["position"]))
-        recorder = run_log.Recorder(out / run_dir.RECORDS, resume_at=step)
+        recorder = stack.enter_context(
+            run_log.Recorder(out / run_dir.RECORDS, resume_at=step)
+        )
+        if start.position.epoch < (until or run.epochs):
+            device, version = jax.devices()[0].device_kind, jax.__version__
+            recorder.write(event="session", step=step, device=device, jax=version)
         logger = runs.RunLogger(
             run,
             own.session,
-            stack.enter_context(recorder),
+            recorder,
             saver,
             lambda: time.monotonic() > own.deadline,
             save_at=(until,),
@@ -436,9 +459,13 @@ def _train(
 
 
 def _append(
-    records: pathlib.Path, cell: Cell, result: aggregate.Result, seconds: float
+    records: pathlib.Path,
+    cell: Cell,
+    result: aggregate.Result,
+    seconds: float,
+    sessions: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Records the result of a cell."""
+    """Records the result of a cell, with all devices and versions it was trained on."""
     line: dict[str, Any] = cell._asdict() | {"accuracy": None}
     if result.diverged is not None:
         line["diverged"] = result.diverged
@@ -455,5 +482,6 @@ def _append(
         }
     print(f"{cell.name}: {line['accuracy']}", flush=True)
     line |= {"epochs": result.run.epochs, "seconds": round(seconds, 1)}
-    line |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    for name in ("device", "jax"):
+        line[name] = ", then ".join(dict.fromkeys(each[name] for each in sessions))
     run_log.append(records, [line])
