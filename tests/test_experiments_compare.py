@@ -1,5 +1,6 @@
 """Methods on equal terms: what is trained, what is chosen, and what the table says."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -109,6 +110,24 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
         for one in methods["eg_examples"].runs(plain):
             step_size = one.method.step_size  # w falls where the loss is large
             assert np.sign(step_size) == -sign
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("", "absgd"),
+        ("_focal", "absgd_focal"),
+        ("_cb_ce", "absgd_cb"),
+        ("_cb_focal", "absgd_cb_focal"),
+    ],
+)
+def test_compared_rows_of_absgd_are_those_of_the_presets(row, name):
+    for data in ("cifar10_lt100", "cifar100_st10", "imdb", "covid_lt100"):
+        preset = presets.get(data + row).run
+        base = presets.get(data).run
+        for run in method_grid.every(base)[name].runs(method_grid.plain(base)):
+            of_row = dataclasses.replace(preset.method, lam=run.method.lam)
+            assert (run.loss, run.method) == (preset.loss, of_row)
 
 
 def test_a_method_that_is_not_there_is_named(tmp_path, shell):

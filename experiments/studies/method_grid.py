@@ -260,7 +260,8 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
     # has the weights inside, is a plain mean in LDAM's code.
     mean = {"loss.class_weights_norm": "weights"}
     always, deferred = weighted | mean, weighted | mean | deferral
-    focal = weighted | {"loss.name": "focal"}
+    focused = {"loss.name": "focal"}
+    focal = weighted | focused
     absgd = _of(run, "absgd", gamma=run.method.gamma, init_s=run.method.init_s)
     attended = absgd | weighted | deferral
     base = {"loss.class_weights_in": "base"}
@@ -276,7 +277,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
         MethodGrid("resampling", "Resampling by effective number", effective, *rates),
         MethodGrid("cb_ce", "CB-CE, weights always on", always, *betas),
         MethodGrid("drw_ce", "CB-CE, weights deferred (DRW)", deferred, *betas),
-        MethodGrid("focal", "Focal", {"loss.name": "focal"}, *focusing),
+        MethodGrid("focal", "Focal", focused, *focusing),
         MethodGrid("cb_focal", "CB-Focal, weights always on", focal, *focusing),
         MethodGrid(
             "drw_focal", "CB-Focal, weights deferred", focal | deferral, *focusing
@@ -289,6 +290,8 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
             "absgd_cb_mean", "ABSGD (CB-CE), weighted mean", attended | mean, *lams
         ),
         MethodGrid("absgd_cb_base", "ABSGD (CB base weights)", attended | base, *lams),
+        MethodGrid("absgd_focal", "ABSGD (Focal)", absgd | focused, *lams),
+        MethodGrid("absgd_cb_focal", "ABSGD (CB-Focal)", attended | focused, *lams),
     ]
 
 
