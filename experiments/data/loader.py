@@ -13,11 +13,11 @@ BatchNorm's statistics. Closing the iterator ends its processes. With `augment_o
 "device" images are not augmented here.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import queue
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -237,14 +237,15 @@ def _in_memory(
 class Prefetched(Iterator[Any]):
     """Batches that a thread loads and moves to the devices, while others are used.
 
-    `batches` is an iterator, which the thread owns from now on, and closes at the end,
-    if it can be; `size` is how many batches at most are ready and not yet taken, at
-    least 1. What `to_device` returns comes in the same order. An exception of `batches`
-    or `to_device` is raised in place of the batch. Close it, or use it in `with`, if it
-    may be left early.
+    `batches` is an iterator, which the thread owns from now on, and which is closed at
+    the end, if it can be; `size` is how many batches at most are ready and not yet
+    taken, at least 1. What `to_device` returns comes in the same order. An exception of
+    `batches` or `to_device` is raised in place of the batch. Close it, or use it in
+    `with`, if it may be left early.
 
     Attributes:
       waited: seconds that the consumer has waited for batches so far.
+      close: ends the thread and closes `batches`. Needed unless it is exhausted.
 
     Examples:
       >>> with Prefetched(iter([1, 2, 3]), 2, lambda number: 10 * number) as numbers:
@@ -256,34 +257,25 @@ class Prefetched(Iterator[Any]):
         self, batches: Iterator[Any], size: int, to_device: Callable[[Any], Any]
     ) -> None:
         self.waited = 0.0
-        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
-        self._ended = False
-        stop = threading.Event()
+        thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         # Neither holds a reference to this object, so that it can be collected.
-        self._release = weakref.finalize(self, _release, stop, self._ready)
-        arguments = (batches, to_device, self._ready, stop)
-        self._thread = threading.Thread(target=_produce, args=arguments, daemon=True)
-        self._thread.start()
+        self._load = lambda: thread.submit(lambda: to_device(next(batches)))
+        self.close = weakref.finalize(self, _end, thread, batches)
+        self._ready = collections.deque(self._load() for _ in range(size))
 
     def __next__(self) -> Any:
-        if self._ended:
+        if not self.close.alive:
             raise StopIteration
         began = time.monotonic()
-        kind, value = self._ready.get()
-        self.waited += time.monotonic() - began
-        if kind == "batch":
-            return value
-        self._ended = True
-        self._thread.join()
-        if kind == "error":
-            raise value
-        raise StopIteration
-
-    def close(self) -> None:
-        """Stops the thread and closes its iterator. Needed unless it is exhausted."""
-        self._ended = True
-        self._release()
-        self._thread.join()
+        try:
+            batch = self._ready.popleft().result()
+        except BaseException:  # StopIteration after the last batch
+            self.close()
+            raise
+        finally:
+            self.waited += time.monotonic() - began
+        self._ready.append(self._load())
+        return batch
 
     def __enter__(self) -> "Prefetched":
         return self
@@ -292,30 +284,7 @@ class Prefetched(Iterator[Any]):
         self.close()
 
 
-def _produce(
-    batches: Iterator[Any],
-    to_device: Callable[[Any], Any],
-    ready: "queue.Queue[tuple[str, Any]]",
-    stop: threading.Event,
-) -> None:
-    last: tuple[str, Any] = ("end", None)
-    try:
-        try:
-            for batch in batches:
-                ready.put(("batch", to_device(batch)))
-                if stop.is_set():
-                    break
-        finally:
-            if hasattr(batches, "close"):
-                batches.close()
-    except BaseException as error:
-        last = ("error", error)
-    if not stop.is_set():
-        ready.put(last)
-
-
-def _release(stop: threading.Event, ready: "queue.Queue[tuple[str, Any]]") -> None:
-    """Lets the thread end: it queues at most one more batch, and there is room."""
-    stop.set()
-    while not ready.empty():
-        ready.get_nowait()
+def _end(thread: concurrent.futures.Executor, batches: Iterator[Any]) -> None:
+    thread.shutdown(cancel_futures=True)
+    if hasattr(batches, "close"):
+        batches.close()
