@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any, Self
 
@@ -94,7 +94,7 @@ class Recorder:
         try:
             self._write(line.encode())
             if self._curves is not None and event.get("event") == "epoch":
-                self._curves.write(event["step"], dict(_numbers(event)))
+                self._curves.write(event["step"], flat(event, "/"))
         except OSError as error:
             if self._log is None:
                 raise
@@ -136,8 +136,11 @@ class _Curves:
         self._purge_from = resume_at + 1
         self._writer: Any = None
 
-    def write(self, step: int, numbers: dict[str, float]) -> None:
-        """Raises OSError if the disk refuses; the next step begins another file."""
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Writes the values that are numbers.
+
+        Raises OSError if the disk refuses; the next step begins another file.
+        """
         from tensorboardX.event_file_writer import EventsWriter  # a second of imports
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
@@ -150,8 +153,10 @@ class _Curves:
                 began = {"session_log": SessionLog(status=SessionLog.START)}
                 event = Event(wall_time=time.time(), step=self._purge_from, **began)
                 self._writer.write_event(event)
-            for name, number in numbers.items():
-                summary = scalar(name, number)
+            for name, value in values.items():
+                if not isinstance(value, int | float):
+                    continue
+                summary = scalar(name, value)
                 event = Event(wall_time=time.time(), step=step, summary=summary)
                 self._writer.write_event(event)
             self._writer.flush()
@@ -165,15 +170,6 @@ class _Curves:
             with contextlib.suppress(OSError):
                 self._writer.close()
             self._writer = None
-
-
-def _numbers(event: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of an event, those inside another under its name."""
-    for name, value in event.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield prefix + name, value
 
 
 def _keep_until(path: pathlib.Path, step: int) -> None:
@@ -226,8 +222,8 @@ def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
     return found, len(lines) - len(found)
 
 
-def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested names joined by dots.
+def flat(fields: dict[str, Any], by: str = ".") -> dict[str, Any]:
+    """Nested names joined by dots, or by another string.
 
     Examples:
       >>> flat({"a": {"b": 1}})
@@ -236,9 +232,10 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}.")
+            inside = flat(value, by)
+            found |= {f"{name}{by}{inner}": inside[inner] for inner in inside}
         else:
-            found[prefix + name] = value
+            found[name] = value
     return found
 
 
