@@ -87,7 +87,7 @@ _RATE = "optimizer.learning_rate"
 _OF_LAST_LAYER = (
     "sgd,absgd,eg,eg_examples,term,term_stochastic,recover,group_dro,cvar,joint,"
     "resampling,cb_ce,focal,cb_focal,ldam,ldam_drw,logit_adjusted,absgd_cb,"
-    "absgd_cb_mean,absgd_cb_base"
+    "absgd_cb_mean,absgd_cb_base,absgd_focal,absgd_cb_focal"
 )
 
 
