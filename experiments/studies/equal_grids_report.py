@@ -20,13 +20,16 @@ VALUES = 3  # of a hyperparameter, at each learning rate
 EPOCHS, PASSES = 3, 4  # of the last layer: epochs, and augmented passes in each
 TAIL = 0.3  # share of the classes, the rarest ones, whose recall is shown
 CHOOSING = 2  # seeds by which a setting of the last layer is chosen; all for tables
-# What the method grid of `compare` does not have, or names otherwise.
+# What the method grid of `compare` does not have, or names otherwise: title, and name
+# of the hyperparameter.
+WIDE = 50.0  # bound of the weights
 TITLES = {
-    "absgd": "ABSGD in the second stage",
-    "absgd_first": "ABSGD from the first step",
-    "automatic": "ABSGD, automatic λ",
-    "automatic_cb_base": "ABSGD (CB base weights), automatic λ",
-    "automatic_adjusted": "ABSGD (logit adjustment), automatic λ",
+    "absgd": ("ABSGD in the second stage", "λ"),
+    "absgd_first": ("ABSGD from the first step", "λ"),
+    "automatic": ("ABSGD, automatic λ", "η"),
+    "automatic_cb_base": ("ABSGD (CB base weights), automatic λ", "η"),
+    "automatic_adjusted": ("ABSGD (logit adjustment), automatic λ", "η"),
+    "automatic_wide": (f"ABSGD, automatic λ, weights up to {WIDE:g}", "ρ"),
 }
 # What is recorded; the first one chooses the setting.
 OF_TABLES = {
@@ -158,10 +161,7 @@ def titles() -> dict[str, tuple[str, str]]:
     contents = configs.Contents("table", (2,), ("0", "1"))
     data = configs.Data("table", contents=contents)
     every = method_grid.every(configs.Run(data=data, model=configs.Model("mlp")))
-    found = {name: (one.title, one.hyperparameter) for name, one in every.items()}
-    return found | {
-        name: (title, found.get(name, ("", "λ"))[1]) for name, title in TITLES.items()
-    }
+    return {n: (one.title, one.hyperparameter) for n, one in every.items()} | TITLES
 
 
 def _table(
