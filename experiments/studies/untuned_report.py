@@ -60,6 +60,7 @@ RHOS, BOUNDS = (0.05, 0.1, 0.2, 0.4, 0.8), (2.0, 3.0, 5.0, math.inf)
 RADII = tuple(
     Setting(rho=rho, bound=bound) for bound, rho in itertools.product(BOUNDS, RHOS)
 )
+WIDE = tuple(Setting(rho=rho, bound=50.0) for rho in (0.4, 0.8, 1.6))
 # Without a bound there is no other divergence to follow.
 FORMER = tuple(s._replace(form="bounded") for s in RADII if s.bound < math.inf)
 GAMMAS = tuple(DEFAULT._replace(gamma=gamma) for gamma in (0.5, 0.9))
@@ -72,7 +73,7 @@ SCENT = tuple(
     for setting in (*(Setting(lam=lam) for lam in (1.0, 2.0, 5.0)), DEFAULT)
     for a in (0.1, 1.0, 10.0)
 )
-COMPARED = (*RADII, *GAMMAS, *SCENT, *FORMER, *OTHERS)
+COMPARED = (*RADII, *WIDE, *GAMMAS, *SCENT, *FORMER, *OTHERS)
 # What these miss is listed.
 LOOKED_AT = (
     DEFAULT,
@@ -160,6 +161,7 @@ def page(records: Sequence[dict[str, Any]]) -> str:
     )
     for title, chosen in (
         *at("Radius", RADII),
+        ("Radius, c = 50", WIDE),
         ("γ", (DEFAULT, *GAMMAS)),
         *at(FORMS["bounded"], FORMER),
         ("Other forms", OTHERS),
