@@ -226,8 +226,8 @@ def flat(fields: dict[str, Any], by: str = ".") -> dict[str, Any]:
     """Nested names joined by dots, or by another string.
 
     Examples:
-      >>> flat({"a": {"b": 1}})
-      {'a.b': 1}
+      >>> flat({"a": {"b": 1}}), flat({"a": {"b": 1}}, "/")
+      ({'a.b': 1}, {'a/b': 1})
     """
     found: dict[str, Any] = {}
     for name, value in fields.items():

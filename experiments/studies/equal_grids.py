@@ -22,7 +22,7 @@ from experiments.data.task import Task
 from experiments.data.types import Examples, MissingData
 from experiments.results import run_log
 from experiments.studies import equal_grids_report as report
-from experiments.studies import grid, method_grid, untuned
+from experiments.studies import grid, method_grid, untuned, untuned_report
 from experiments.studies.after_first_stage import effective_fraction
 from experiments.studies.equal_grids_report import (
     CHOOSING,
@@ -33,7 +33,6 @@ from experiments.studies.equal_grids_report import (
     TABLES,
     TAIL,
     VALUES,
-    WIDE,
 )
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import sharding, vmapped
@@ -41,7 +40,6 @@ from experiments.train import sharding, vmapped
 START = 0.6  # fraction of the epochs after which λ or deferred weights begin
 LAMS = (5.0, 2.0, 1.0)  # as in the method grid
 RATES = (0.001, 0.01, 0.1, 1.0)  # learning rates of last layers
-RADII = (0.4, 0.8, 1.6)  # of the automatic λ where weights may be large
 RUN = ("data", "method", "value", "rate", "network", "seed")  # what a record is of
 
 
@@ -174,8 +172,10 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
     }
     for method, changes in automatic.items():
         found[method] = _automatic(found["sgd"], method, changes)
-    wide = [{"method.rho": rho, "method.max_weight": WIDE} for rho in RADII]
-    radii = tuple((f"{one['method.rho']:g}", one) for one in wide)
+    radii = tuple(
+        (f"{one.rho:g}", {"method.rho": one.rho, "method.max_weight": one.bound})
+        for one in untuned_report.WIDE
+    )
     found["automatic_wide"] = found["automatic"]._replace(
         name="automatic_wide", hyperparameter="ρ", grid=radii
     )

@@ -11,6 +11,7 @@ from absgd_jax._diagnostics import WRONG_SHARE
 from experiments import configs, presets
 from experiments.report import formatting
 from experiments.studies import grid, method_grid
+from experiments.studies.untuned_report import WIDE
 
 Record = Mapping[str, Any]
 Key = tuple[int, int]  # network and seed
@@ -22,14 +23,13 @@ TAIL = 0.3  # share of the classes, the rarest ones, whose recall is shown
 CHOOSING = 2  # seeds by which a setting of the last layer is chosen; all for tables
 # What the method grid of `compare` does not have, or names otherwise: title, and name
 # of the hyperparameter.
-WIDE = 50.0  # bound of the weights
 TITLES = {
     "absgd": ("ABSGD in the second stage", "λ"),
     "absgd_first": ("ABSGD from the first step", "λ"),
     "automatic": ("ABSGD, automatic λ", "η"),
     "automatic_cb_base": ("ABSGD (CB base weights), automatic λ", "η"),
     "automatic_adjusted": ("ABSGD (logit adjustment), automatic λ", "η"),
-    "automatic_wide": (f"ABSGD, automatic λ, weights up to {WIDE:g}", "ρ"),
+    "automatic_wide": (f"ABSGD, automatic λ, weights up to {WIDE[0].bound:g}", "ρ"),
 }
 # What is recorded; the first one chooses the setting.
 OF_TABLES = {

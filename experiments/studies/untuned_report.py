@@ -60,6 +60,7 @@ RHOS, BOUNDS = (0.05, 0.1, 0.2, 0.4, 0.8), (2.0, 3.0, 5.0, math.inf)
 RADII = tuple(
     Setting(rho=rho, bound=bound) for bound, rho in itertools.product(BOUNDS, RHOS)
 )
+# Weights may be large; `equal_grids` has these radii too.
 WIDE = tuple(Setting(rho=rho, bound=50.0) for rho in (0.4, 0.8, 1.6))
 # Without a bound there is no other divergence to follow.
 FORMER = tuple(s._replace(form="bounded") for s in RADII if s.bound < math.inf)
