@@ -59,6 +59,7 @@ class Row(NamedTuple):
 # With λ = ∞ and s_0 = 1 all weights are one: SGD, by the compiled program of ABSGD.
 _SGD = {"method.lam": math.inf, "method.init_s": 1.0}
 _RADIUS = _SGD | {"method.rho": RHO, "method.gamma": 0.1, "method.init_s": None}
+_WIDE = _RADIUS | {"method.rho": 1.6, "method.max_weight": 50.0}
 _DEFERRED = _SGD | {"loss.class_weights_norm": "weights"}
 _BASE = {"loss.class_weights_in": "base"}
 _ADJUSTED = "logit_adjusted"
@@ -77,6 +78,7 @@ ROWS = (
     Row("ABSGD (CB-CE), base weights", "_cb_ce", _BASE, chooses=True),
     Row("ABSGD (CE), ρ = 0.4 from the first step", "", _RADIUS | _FIRST),
     Row("ABSGD (CE), λ = 1 from the first step", "", _ONE | _FIRST),
+    Row("ABSGD (CE), ρ = 1.6, weights up to 50", "", _WIDE),
     Row("SGD (LDAM)", "_ldam", _SGD),
     Row("SGD (CB-LDAM)", "_cb_ldam", _DEFERRED),
     Row("ABSGD (CB-LDAM)", "_cb_ldam", {}, chooses=True),
