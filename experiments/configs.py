@@ -469,7 +469,8 @@ class Method(Checked):
     Attributes:
       name: plain `sgd` or `adam`; either with attention: `absgd`, `abadam`; or SGD with
         the weights of a baseline, see docs/methods.md.
-      lam: λ from `start_at` on, nonzero, in units of loss; ±inf for equal weights.
+      lam: λ from `start_at` on, nonzero, in units of loss; ±inf for equal weights if
+        rho is None. With rho only its sign counts.
       rho: radius ρ, in nats: λ adapts so that the weights stay that far from uniform,
         see `absgd_jax.kl_radius`; `lam` is then ±inf and gives the sign. None for a
         fixed λ.
@@ -483,7 +484,8 @@ class Method(Checked):
         that of `term`, and a of `recover`.
       init_s: s_0; 0 as in the earlier version of the paper, None for weights that
         average one from the start.
-      max_weight: upper bound on each weight, at least 1; None for none.
+      max_weight: upper bound on each weight, at least 1; None for 2 with rho, and for
+        none otherwise.
       alpha: constant by which the weights are divided; the paper's is 1, the authors'
         code has 0.5.
       uniform: whether one is added to every weight from `start_at` on, as the authors'

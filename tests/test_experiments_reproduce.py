@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -15,13 +16,16 @@ import chex
 import numpy as np
 import pytest
 
-from experiments import cli, commands, configs
+from experiments import cli, commands, configs, presets
 from experiments.data import packed
 from experiments.data.task import load_task
 from experiments.data.types import MissingData
 from experiments.report import formatting
 from experiments.results import paper, run_dir, run_log
 from experiments.studies import (
+    equal_grids_report,
+    method_grid,
+    overview_report,
     paper_tables_report,
     reproduce,
     reproduce_report,
@@ -209,6 +213,48 @@ def test_processes_share_a_campaign(folder, tmp_path):
 def test_the_page_is_what_the_records_make():
     page = results_page.page(ROOT / "results")
     assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()
+
+
+def test_the_overview_has_the_gains_of_the_sections():
+    page = results_page.page(ROOT / "results")
+    overview, sections = page.split("## The paper's protocol in full")
+    gains = {}  # by the method's title in the overview, in the order of columns
+    for line in overview.splitlines():
+        if line.startswith("| "):
+            _, title, *cells = (cell.strip() for cell in line.split("|")[1:-1])
+            gains.setdefault(title, cells)
+    for title, of_sections in {
+        "logit adjustment": ("Logit adjustment", "SGD (CE), logit adjustment"),
+        "ABSGD on SCE": ("ABSGD (SCE)",),
+        "ABSGD, λ chosen": ("ABSGD", "ABSGD (CE)"),
+    }.items():
+        shown = {cell for cell in gains[title] if cell != "–"}
+        of_rows = {
+            cell.strip()
+            for line in sections.splitlines()
+            if line.split("|")[1:2] and line.split("|")[1].strip() in of_sections
+            for cell in line.split("|")
+        }
+        assert shown
+        assert shown <= of_rows
+
+
+def test_the_overview_names_methods_that_there_are():
+    known = {
+        "compared": {
+            one
+            for name in ("digits_long_tail", "digits_label_noise")
+            for one in method_grid.every(presets.get(name).run)
+        },
+        "last_layer": equal_grids_report.titles(),
+        "in_full": {row.name for row in reproduce.ROWS},
+    }
+    families = [*overview_report.IMBALANCED.values()]
+    families += overview_report.MISLABELLED.values()
+    for row in itertools.chain(*families):
+        for study, names in known.items():
+            name = getattr(row, study)
+            assert name is None or name.removesuffix("+norm") in names
 
 
 def test_a_diverged_seed_is_counted_and_the_others_are_shown():

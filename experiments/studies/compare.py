@@ -262,32 +262,41 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
         run_log.save(path, measured)
 
 
-def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a method, and notes on how to read it, in Markdown.
-
-    `results` is what `RESULTS` holds, plain SGD's first; `measured` has results of
-    `relative_costs` by method, and may lack some, or all.
-    """
-    methods = results["methods"]
-    chosen = {
+def chosen(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The chosen setting and its metrics, by the name of each method that has one."""
+    return {
         name: setting
-        for name, found in methods.items()
+        for name, found in results["methods"].items()
         for setting in found["grid"]
         if setting["value"] == found["chosen"]
     }
+
+
+def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a method, and notes on how to read it, in Markdown.
+
+    Plain SGD comes first, then the others by their accuracy. `results` is what
+    `RESULTS` holds; `measured` has results of `relative_costs` by method, and may lack
+    some, or all.
+    """
+    methods, settings = results["methods"], chosen(results)
     measures: dict[str, str] = {}
     for measure, head in (MEASURES | OF_TWO_CLASSES).items():
-        if _informative(measure, measures, chosen.values()):
+        if _informative(measure, measures, settings.values()):
             measures[measure] = head
     head = ["method", "chosen", *measures.values(), "against SGD"]
     costs = ["time", "memory"] if measured else []
-    rows, plain = [[*head, *costs, "backward"]], {}
-    for name, found in methods.items():
-        if found["chosen"] is None:
+    rows = [[*head, *costs, "backward"]]
+    plain = settings.get("sgd", {}).get("accuracy", {})
+    accuracy = lambda name: np.mean([*settings[name]["accuracy"].values()])
+    level = lambda name: -accuracy(name) if name in settings else np.inf
+    for name in sorted(methods, key=lambda name: (name != "sgd", level(name))):
+        found = methods[name]
+        if name not in settings:
             blank = ["–"] * (len(rows[0]) - 2)
             rows.append([found["title"], "diverged", *blank])
             continue
-        own = chosen[name]
+        own = settings[name]
         # Of each measure by seed; None, such as without rare classes, becomes NaN.
         values = (np.array([*own[m].values()], float) for m in measures)
         ratios = (measured.get(name, {}).get(cost) for cost in costs)
@@ -296,13 +305,11 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
                 found["title"],
                 f"{found['hyperparameter']} = {found['chosen']}".replace("-", "−"),
                 *map(formatting.spread, values),
-                formatting.paired(own["accuracy"], plain),
+                "–" if name == "sgd" else formatting.paired(own["accuracy"], plain),
                 *("–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios),
                 str(found["backward"]) + ("*" if found["stage"] == 2 else ""),
             ]
         )
-        if name == "sgd":
-            plain = own["accuracy"]
     legend = (
         "Test set, percent, mean ± standard deviation over "
         f"{formatting.count(results['seeds'], 'seed')}, at the last epoch; the "

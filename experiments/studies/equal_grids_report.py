@@ -137,9 +137,10 @@ def best(
     return grid.best(means)
 
 
-def _chosen(
+def chosen(
     found: Sequence[Record], data: str, method: str, value: str | None = None
 ) -> _Method:
+    """The records of a method at the setting that `best` chooses."""
     setting = best(found, data, method, value)
     key = (data, method, *(setting or ()))
     own = [r for r in found if (r["data"], r["method"], r["value"], r["rate"]) == key]
@@ -175,7 +176,7 @@ def _table(
     head = ["method", "chosen", *measures.values()]
     head += [f"{measures[gain]} against SGD" for gain in gains]
     names = dict.fromkeys(r["method"] for r in found if r["data"] == data)
-    methods = [_chosen(found, data, name) for name in names]
+    methods = [chosen(found, data, name) for name in names]
     plain = next(one for one in methods if one.name == "sgd")
     first = next(iter(measures))
     level = lambda one: -np.mean([*one.of(first).values()]) if one.records else np.inf
@@ -194,7 +195,7 @@ def _table(
             title += f" ({bad} of {len(one.records)} diverged)"
         values = (np.array([*one.of(measure).values()]) for measure in measures)
         differences = (
-            "–" if one is plain else _difference(one.of(gain), plain.of(gain), data)
+            "–" if one is plain else difference(one.of(gain), plain.of(gain), data)
             for gain in gains
         )
         spreads = map(formatting.spread, values)
@@ -202,7 +203,7 @@ def _table(
     return formatting.markdown([head, *rows])
 
 
-def _difference(
+def difference(
     ours: Mapping[Key, float], theirs: Mapping[Key, float], data: str
 ) -> str:
     """Paired; of a last layer the mean over seeds of each network."""
@@ -286,13 +287,13 @@ def _check(found: Sequence[Record], known: Sequence[str]) -> str:
     rows = [["data", "wrong", "warned", "λ", "effective fraction", "points"]]
     pairs: list[tuple[float, float]] = []  # effective fraction and gain
     for name in known:
-        plain = _chosen(found, name, "sgd")
+        plain = chosen(found, name, "sgd")
         ended = {r["seed"]: r for r in plain.records if "wrong" in r}
         warned = sum(r["wrong"] >= WRONG_SHARE for r in ended.values())
         wrong = formatting.spread(np.array([r["wrong"] for r in ended.values()]))
         theirs = plain.of("average_precision")
         for lam in lams:
-            own = _chosen(found, name, "absgd", lam).of("average_precision")
+            own = chosen(found, name, "absgd", lam).of("average_precision")
             effective = {seed: r["effective"][lam] for seed, r in ended.items()}
             rows.append(
                 [
@@ -301,7 +302,7 @@ def _check(found: Sequence[Record], known: Sequence[str]) -> str:
                     f"{warned} of {len(ended)}",
                     lam,
                     f"{np.mean([*effective.values()]):.2f}",
-                    _difference(own, theirs, name) if own else "diverged",
+                    difference(own, theirs, name) if own else "diverged",
                 ]
             )
             both = own.keys() & theirs.keys()

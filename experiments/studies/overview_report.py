@@ -1,0 +1,211 @@
+"""The overview at the head of the page of results: gains by method and data set."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.report import formatting
+from experiments.studies import compare, equal_grids_report, reproduce_report
+
+Record = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """A method by its names in the studies; None where a study does not have it."""
+
+    title: str
+    compared: str | None  # in `compare`
+    last_layer: str | None  # in `equal_grids`
+    in_full: str | None = None  # in `reproduce`
+
+
+class Column(NamedTuple):
+    """A data set, with what SGD has and the methods gain, by their names there."""
+
+    heading: str
+    sgd: str
+    gains: Mapping[str, str]
+    study: str  # the field of `Row` that holds the names
+
+
+_LATE = "ABSGD (CE), ρ = 0.4"
+# By what the weights are made from; in tables with rare classes.
+IMBALANCED = {
+    "class counts": (
+        Row("LDAM-DRW", "ldam_drw", "ldam_drw", "SGD (CB-LDAM)"),
+        Row(
+            "logit adjustment",
+            "logit_adjusted",
+            "logit_adjusted",
+            "SGD (CE), logit adjustment",
+        ),
+        Row("class weights, deferred (DRW)", "drw_ce", None, "SGD (CB-CE), deferred"),
+        Row("class weights from the first step", "cb_ce", "cb_ce"),
+    ),
+    "class counts and losses": (
+        Row(
+            "ABSGD, class weights in the loss", "absgd_cb", "absgd_cb", "ABSGD (CB-CE)"
+        ),
+        Row(
+            "ABSGD, class weights as base weights",
+            "absgd_cb_base",
+            "absgd_cb_base",
+            "ABSGD (CB-CE), base weights",
+        ),
+        Row(
+            "automatic λ, class weights as base weights",
+            None,
+            "automatic_cb_base",
+            "ABSGD (CB-CE), base weights, ρ = 0.4",
+        ),
+        Row("automatic λ, logit adjustment", None, "automatic_adjusted"),
+        Row("group DRO over the classes", "group_dro", "group_dro"),
+    ),
+    "losses alone": (
+        Row("ABSGD, λ chosen", "absgd", "absgd", "ABSGD (CE)"),
+        Row(
+            "ABSGD, automatic λ",
+            "absgd_auto",
+            "automatic",
+            f"{_LATE} from the first step",
+        ),
+        Row("automatic λ in the second stage", None, None, _LATE),
+        Row(
+            "automatic λ, weights up to 50",
+            None,
+            "automatic_wide",
+            "ABSGD (CE), ρ = 1.6, weights up to 50",
+        ),
+        Row("TERM within the batch", "term", "term"),
+        Row("EG, a weight for each example", "eg_examples", "eg_examples"),
+        Row("focal loss", "focal", "focal", "SGD (Focal)"),
+        Row("ABSGD on the focal loss", "absgd_focal", "absgd_focal", "ABSGD (Focal)"),
+    ),
+}
+MISLABELLED = {
+    "weights from losses": (
+        Row("ABSGD, automatic λ < 0", "absgd_auto", None),
+        Row("ABSGD, λ < 0 chosen", "absgd", None),
+        Row("EG within the batch", "eg", None),
+        Row("EG, a weight for each example", "eg_examples", None),
+        Row("TERM within the batch", "term", None),
+        Row("RECOVER", "recover", None),
+    ),
+    "another loss": (
+        Row("SCE", "sce", None),
+        Row("ABSGD on SCE", "absgd_sce", None),
+        Row("GCE", "gce", None),
+        Row("truncated GCE", "tce", None),
+    ),
+    "other": (
+        Row("Meta-Weight-Net, with clean examples", "mw_net", None),
+        Row("SGD, logits divided by their norm", "sgd+norm", None),
+        Row("ABSGD, λ < 0 chosen, the same logits", "absgd+norm", None),
+    ),
+}
+
+_INTRODUCTION = """## Overview
+
+Points of accuracy that methods gain on SGD on the same data, each at its chosen
+setting: mean ± standard error of the differences, paired by seed or by network. The
+first row has the accuracy of SGD, in percent; a dash stands for what was not trained.
+The sections below have settings, protocols and commands, and many more methods.
+
+"In full" is the paper's protocol, in which λ and class weights begin after four fifths
+of the epochs; "reduced" has fewer and smaller images, smaller networks and fewer
+epochs; "last layer" trains that alone, on images of full size. Class weights in the
+loss are factors of the losses that ABSGD attends to, as published; base weights are not
+seen by attention. The automatic λ is the library's default, `kl_radius(0.4)` with
+weights up to 2 (the sign is −1 under wrong labels): from the first step, but in full
+with class weights from when these begin. With weights up to 50 ρ is 1.6 in full, and
+chosen otherwise.
+"""
+
+
+def section(
+    found: Sequence[Record],
+    grids: Sequence[Record],
+    compared: Iterable[tuple[str, Mapping[str, Any]]],
+) -> str:
+    """Two tables: data with rare classes, and data with wrong labels.
+
+    The records are those of `reproduce` and `equal_grids`; of `compare` the results,
+    with the heading of each.
+    """
+    imbalanced = [
+        _in_full(found, setting)
+        for setting in reproduce_report.recorded_settings(found)
+    ]
+    mislabelled: list[Column] = []
+    for heading, results in compared:
+        data = results["run"]["data"]
+        if "sgd" in results["methods"] and data["source"] != "imdb":
+            columns = mislabelled if data["noise_rate"] else imbalanced
+            columns.append(_of_comparison(heading, results))
+    layers = dict.fromkeys(r["data"] for r in grids if "before" in r)
+    imbalanced += [_of_last_layer(grids, data) for data in layers]
+    return formatting.blocks(
+        _INTRODUCTION,
+        "### Rare classes",
+        _table(imbalanced, IMBALANCED),
+        "### Wrong labels",
+        _table(mislabelled, MISLABELLED),
+    )
+
+
+def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column:
+    accuracy = {
+        name: setting["accuracy"] for name, setting in compare.chosen(results).items()
+    }
+    plain = accuracy["sgd"]
+    gains = {n: formatting.paired(own, plain) for n, own in accuracy.items()}
+    return Column(heading, _level(plain), gains, "compared")
+
+
+def _in_full(found: Sequence[Record], setting: str) -> Column:
+    tested = {own.row.name: own for own in reproduce_report.tested_rows(found, setting)}
+    accuracy = {
+        name: {seed: r["accuracy"] for seed, r in own.finished.items()}
+        for name, own in tested.items()
+    }
+    plain = accuracy[reproduce_report.ROWS[0].name]
+    gains = {name: formatting.paired(own, plain) for name, own in accuracy.items()}
+    heading = f"{reproduce_report.title(setting)}, in full"
+    return Column(heading, _level(plain), gains, "in_full")
+
+
+def _of_last_layer(found: Sequence[Record], data: str) -> Column:
+    own = [r for r in found if r["data"] == data]
+    accuracy = {
+        name: equal_grids_report.chosen(own, data, name).of("accuracy")
+        for name in dict.fromkeys(r["method"] for r in own)
+    }
+    plain = accuracy["sgd"]
+    gains = {
+        name: equal_grids_report.difference(values, plain, data)
+        for name, values in accuracy.items()
+        if values
+    }
+    setting = equal_grids_report.setting_of(data)
+    heading = f"{reproduce_report.title(setting)}, last layer"
+    return Column(heading, _level(plain), gains, "last_layer")
+
+
+def _level(plain: Mapping[Any, float]) -> str:
+    return formatting.percent(np.mean([*plain.values()]))
+
+
+def _table(
+    columns: Sequence[Column], families: Mapping[str, Sequence[Row]]
+) -> list[str]:
+    """A row a method that some column has, under the name of its family."""
+    rows = [["by", "method", *(column.heading for column in columns)]]
+    rows.append(["", "SGD, accuracy", *(column.sgd for column in columns)])
+    for family, methods in families.items():
+        for row in methods:
+            gains = [column.gains.get(getattr(row, column.study)) for column in columns]
+            if any(gains):
+                rows.append([family, row.title, *(gain or "–" for gain in gains)])
+                family = ""
+    return formatting.markdown(rows)
