@@ -52,7 +52,22 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
-class Resume(Checked):
+class _Trained(Checked):
+    """What commands on the newest checkpoint of a run have in common.
+
+    Attributes:
+      dir: run directory.
+      data_dir: where the data sets are; None for where they were in training.
+      devices: number of devices; None for all there are.
+    """
+
+    dir: tyro.conf.Positional[pathlib.Path]
+    data_dir: pathlib.Path | None = None
+    devices: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume(_Trained):
     """Goes on with a run as its config.json says; a finished one with more epochs.
 
     Schedule points are fractions of the epochs, so more epochs move those that are not
@@ -61,17 +76,12 @@ class Resume(Checked):
     those before it.
 
     Attributes:
-      dir: run directory.
       epochs: epochs in all, those that are trained already included; None for those of
         config.json.
-      data_dir: where the data sets are; None for where they were.
       devices: number of devices; None for as many as were asked for in training.
     """
 
-    dir: tyro.conf.Positional[pathlib.Path]
     epochs: Size | None = None
-    data_dir: pathlib.Path | None = None
-    devices: Size | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,32 +208,22 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(_Trained):
     """Evaluates the newest checkpoint of a run, on validation and test examples.
 
     Prints the numbers and writes them to evaluation.json in the run directory, if it
     can be written to.
-
-    Attributes:
-      dir: run directory.
-      data_dir: where the data sets are; None for where they were in training.
-      devices: number of devices; None for all there are.
     """
-
-    dir: tyro.conf.Positional[pathlib.Path]
-    data_dir: pathlib.Path | None = None
-    devices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Predict:
+class Predict(_Trained):
     """Classifies examples with the newest checkpoint of a run; writes CSV.
 
     A row for each example: its path or index, the predicted class, and the probability
     of each class. They are prepared as the run prepares its test examples.
 
     Attributes:
-      dir: run directory.
       input: a folder of images (or one image); or an .npy or .npz file of examples as
         the data set stores them, `[n, ...]`: images of bytes, or of numbers in [0, 1],
         or token ids. Texts: .txt, one in each line, or a folder of .txt files, or the
@@ -233,14 +233,10 @@ class Predict:
       out: CSV file to write; None for standard output.
       data_dir: where the data sets are, for the test set and the vocabulary; None for
         where they were in training.
-      devices: number of devices; None for all there are.
     """
 
-    dir: tyro.conf.Positional[pathlib.Path]
     input: tyro.conf.Positional[pathlib.Path | None] = None
     out: pathlib.Path | None = None
-    data_dir: pathlib.Path | None = None
-    devices: Size | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +289,7 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class Suspects:
+class Suspects(_Trained):
     """Lists the training examples whose labels are most likely wrong.
 
     The trained network classifies its training set once, not augmented. Writes to the
@@ -308,22 +304,31 @@ class Suspects:
     right: docs/wrong_labels.md.
 
     Attributes:
-      dir: run directory.
       out: where the files go; None for the run directory.
       show: examples that are printed.
-      data_dir: where the data sets are; None for where they were in training.
-      devices: number of devices; None for all there are.
     """
 
-    dir: tyro.conf.Positional[pathlib.Path]
     out: pathlib.Path | None = None
     show: Count = 10
-    data_dir: pathlib.Path | None = None
-    devices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo(Checked):
+class _OnDigits(Checked):
+    """What the studies of the demo's two presets have in common.
+
+    Attributes:
+      out: output directory.
+      seeds: number of seeds, from 0; each trains every method on its own split.
+      epochs: epochs of every training, in place of those of the two presets.
+    """
+
+    out: pathlib.Path
+    seeds: Size = 8
+    epochs: Size | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo(_OnDigits):
     """Trains with SGD and ABSGD on scikit-learn's handwritten digits.
 
     Twice: long-tailed (imbalance ratio 50), and balanced with 40% of the labels wrong.
@@ -337,20 +342,13 @@ class Demo(Checked):
     Finished trainings are not repeated; another number of epochs needs another
     directory. Ctrl-C reports on the finished runs and exits with 130; the same command
     then continues. The same seeds give the same numbers on the same machine.
-
-    Attributes:
-      out: output directory.
-      seeds: number of seeds, from 0; each trains every method on its own split.
-      epochs: epochs of every training, in place of those of the two presets.
     """
 
     out: pathlib.Path = pathlib.Path("runs/demo")
-    seeds: Size = 8
-    epochs: Size | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipes(Checked):
+class Recipes(_OnDigits):
     """Varies when attention is switched on, γ and λ, on the demo's two data sets.
 
     Prints how far each recipe is from SGD on the test set, in points; a few minutes.
@@ -358,13 +356,9 @@ class Recipes(Checked):
     Attributes:
       out: output directory, with the files of the demo but its figure; finished
         trainings are not repeated.
-      seeds: number of seeds, from 0.
-      epochs: epochs of every training, in place of those of the two presets.
     """
 
     out: pathlib.Path = pathlib.Path("runs/recipes")
-    seeds: Size = 8
-    epochs: Size | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
+import pathlib
+import typing
 
 import pytest
 
 from experiments import commands, configs, fields
+from experiments.commands import COMMANDS
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, studies
 from experiments.train.session import Session
+
+RUN = pathlib.Path("run")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,8 @@ from experiments.train.session import Session
         (lambda: commands.Demo(seeds=0), "seeds .* got 0"),
         (lambda: commands.Demo(epochs=0), "epochs .* got 0"),
         (lambda: commands.Recipes(seeds=0), "seeds must be at least 1, got 0"),
+        (lambda: commands.Evaluate(RUN, devices=0), "devices must be at least 1"),
+        (lambda: commands.Suspects(RUN, show=-3), "show must not be negative, got -3"),
         (lambda: commands.Bench(repeats=0), "repeats must be at least 1, got 0"),
         (lambda: commands.Bench(sizes=()), r"sizes and batches must have .* got \(\)"),
         (
@@ -91,6 +98,17 @@ from experiments.train.session import Session
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_of_a_command_has_a_bound(name):
+    config = COMMANDS[name].config
+    hints = typing.get_type_hints(config)
+    for field, declared in fields._declared(config).items():
+        kinds = {hints[field], *typing.get_args(hints[field])}
+        if kinds & {int, float}:
+            assert issubclass(config, fields.Checked)
+            assert any(isinstance(each, fields.Bound) for each in declared), field
 
 
 def test_a_program_cannot_depend_on_what_is_not_compiled_in():
