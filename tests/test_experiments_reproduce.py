@@ -62,7 +62,7 @@ def numbers(out):
     """Records without what differs from run to run."""
     return {
         (r["row"], r["lam"], r["seed"], r["split"]): (r["recall"], r["total_weight"])
-        for r in run_log.read(out / "records.jsonl")
+        for r in run_log.events(out / "records.jsonl")[0]
     }
 
 
@@ -145,7 +145,7 @@ def test_what_is_recorded_is_not_pending():
 
 def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     assert cli.main(campaign(folder, tmp_path, "--rows", "ABSGD (CE)")) == 0
-    records = run_log.read(tmp_path / "records.jsonl")
+    records = run_log.events(tmp_path / "records.jsonl")[0]
     tested = next(r for r in records if r["split"] == "test")
     cell = Cell(**{name: tested[name] for name in Cell._fields})
     run = reproduce.run_of(cell, smoke=True)
@@ -164,7 +164,7 @@ def test_sgd_weighs_all_alike_and_a_radius_does_not(folder, tmp_path):
     rows = ["SGD (CE)", "ABSGD (CE), ρ = 0.4"]
     command = campaign(folder, tmp_path, "--seeds", "1", "--rows", *rows)
     assert cli.main(command) == 0
-    sgd, radius = run_log.read(tmp_path / "records.jsonl")
+    sgd, radius = run_log.events(tmp_path / "records.jsonl")[0]
     assert sgd["effective_sample_size"] == sgd["total_weight"] == 1.0
     assert sgd["last_lam"] == "inf"
     assert radius["effective_sample_size"] < 1.0
@@ -188,8 +188,8 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
     assert sittings > 2
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
     # A cell names the versions of all its sittings.
-    one, _ = run_log.read(tmp_path / "whole" / "records.jsonl")
-    first, second = run_log.read(tmp_path / "parts" / "records.jsonl")
+    one, _ = run_log.events(tmp_path / "whole" / "records.jsonl")[0]
+    first, second = run_log.events(tmp_path / "parts" / "records.jsonl")[0]
     assert ", then " not in one["jax"]
     assert first["device"] == one["device"]
     for record in (first, second):
@@ -207,7 +207,11 @@ def test_processes_share_a_campaign(folder, tmp_path):
     with subprocess.Popen(command, cwd=ROOT) as other:
         assert cli.main(arguments) == 0
         assert other.wait(timeout=300) == 0
-    assert len(run_log.read(tmp_path / "records.jsonl")) == len(numbers(tmp_path)) == 3
+    assert (
+        len(run_log.events(tmp_path / "records.jsonl")[0])
+        == len(numbers(tmp_path))
+        == 3
+    )
 
 
 def test_the_page_is_what_the_records_make():
@@ -310,7 +314,7 @@ def test_every_printed_result_stands_in_its_table_once():
 
 
 def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
-    records = run_log.read(ROOT / "results" / results_page.REPRODUCE)
+    records = run_log.events(ROOT / "results" / results_page.REPRODUCE)[0]
     bold = {
         key: cell
         for key, cell in _tables(paper_tables_report.section(records)).items()
@@ -345,7 +349,7 @@ def test_what_is_not_run_has_its_cost_by_the_step_that_was_timed():
     text = results_page.not_run({**cost, "load": 1.0})
     assert "72 trainings" in text
     assert "takes 6.5 h" in text  # 120 epochs of 391 steps
-    (recorded,) = run_log.read(ROOT / "results" / results_page.COSTS)
+    (recorded,) = run_log.events(ROOT / "results" / results_page.COSTS)[0]
     assert {*cost, "load"} <= {*recorded}
 
 
@@ -402,6 +406,17 @@ def test_processes_share_the_networks_of_a_last_layer(folder, tmp_path, monkeypa
     with np.load(alone / "f.npz") as one, np.load(shared / "f.npz") as two:
         chex.assert_trees_all_equal({**one}, {**two})
         assert one["epochs"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--rows", "There is no row 'Nonsense': there are 'SGD (CE)', 'ABSGD (CE), "),
+        ("--settings", "Nonsense"),
+    ],
+)
+def test_an_unknown_part_of_the_tables_is_refused(flag, said, tmp_path, shell):
+    shell.refused(2, said, "reproduce", "--out", tmp_path, flag, "Nonsense")
 
 
 def test_epochs_are_only_of_the_networks_of_features():

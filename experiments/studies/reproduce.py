@@ -238,6 +238,11 @@ def worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
 
 def main(config: commands.Reproduce) -> int:
     """Trains cells until all are recorded or the minutes are over; returns 0."""
+    known = [row.name for row in ROWS]
+    if unknown := [name for name in config.rows if name not in known]:
+        raise configs.BadConfiguration(
+            f"There is no row {unknown[0]!r}: there are {', '.join(map(repr, known))}."
+        )
     settings = config.settings or SETTINGS
     deadline = time.monotonic() + 60.0 * config.minutes
     records = config.records or config.out / RECORDS
