@@ -110,7 +110,7 @@ def test_the_distributions_are_the_published_ones(panels):
 
 
 def test_the_legend_names_the_class_of_each_line(panels):
-    found = run_log.read(ROOT / "results" / "figures.jsonl")
+    found = run_log.events(ROOT / "results" / "figures.jsonl")[0]
     own = [r for r in found if r["figure"] == "weights"]
     figures_report._weights(own, *panels)
     rule = own[-1]["rule"]
@@ -123,7 +123,7 @@ def test_the_legend_names_the_class_of_each_line(panels):
 
 
 def test_every_figure_is_drawn_from_the_records(tmp_path):
-    found = run_log.read(ROOT / "results" / "figures.jsonl")
+    found = run_log.events(ROOT / "results" / "figures.jsonl")[0]
     paths = figures_report.draw(found, tmp_path)
     names = {path.name for path in (ROOT / "docs" / "figures").glob("*.png")}
     assert {path.name for path in paths} | {toy.FIGURE} == names

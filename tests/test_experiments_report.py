@@ -188,7 +188,7 @@ def test_three_seeds_are_averaged_and_stand_beside_the_paper(figures, absgd, cap
         assert (folder / name).is_file()
         assert f"]({name})" in text
 
-    events = [run_log.read(path / run_dir.RECORDS) for path in absgd]
+    events = [run_log.events(path / run_dir.RECORDS)[0] for path in absgd]
     _, accuracy = figures["curves.png"].axes
     test = next(line for line in accuracy.lines if len(line.get_xdata()) == 10)
     expected = [[100.0 * e["test"]["accuracy"] for e in of[:10]] for of in events]
@@ -231,7 +231,7 @@ def test_several_runs_are_compared_and_an_old_report_replaced(absgd, sgd, both):
     }  # fmt: skip
     text = (both / command.REPORT).read_text(encoding="utf-8")
     for title, dirs in {"ABSGD, λ = 1": absgd, "SGD": sgd}.items():
-        last = [run_log.read(path / run_dir.RECORDS)[9] for path in dirs]
+        last = [run_log.events(path / run_dir.RECORDS)[0][9] for path in dirs]
         found = _row(text, f"cifar10_lt100, {title}")
         assert found["seeds"] == "3"
         for split, column in (("test", ""), ("validation", "validation ")):
@@ -314,7 +314,7 @@ def test_differences_are_paired_by_seed_against_what_does_not_weight(
     _, _, differences = text.partition("## Differences, paired by seed")
     differences, _, _ = differences.partition("\n# ")
     (row,) = [line for line in differences.splitlines() if line.startswith("| c")]
-    last = lambda path: run_log.read(path / run_dir.RECORDS)[9]["test"]["accuracy"]
+    last = lambda path: run_log.events(path / run_dir.RECORDS)[0][9]["test"]["accuracy"]
     found = 100.0 * np.subtract([*map(last, absgd[1:])], [*map(last, sgd[1:])])
     error = found.std(ddof=1) / math.sqrt(2)
     assert cells(row)[:3] == [
@@ -447,6 +447,16 @@ def test_torn_lines_are_passed_over_and_counted(tmp_path):
         assert [e["epoch"] for e in found.epochs] == epochs
         assert found.unreadable == (not torn.endswith(two))
     assert "1 torn line of records.jsonl passed over" in _section(found)
+
+
+def test_a_torn_line_costs_no_record_that_is_appended(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"seed": 0}\n{"se')
+    run_log.append(path, [{"seed": 1}, {"seed": 2}])
+    run_log.append(path, [{"seed": 3}])
+    found, unreadable = run_log.events(path)
+    assert [record["seed"] for record in found] == [0, 1, 2, 3]
+    assert unreadable == 1
 
 
 def test_unfinished_seeds_are_left_out_or_cut_to_what_all_have(tmp_path):
@@ -587,7 +597,7 @@ def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_p
 
 def test_seeds_are_pooled_in_calibration_and_confusion(absgd):
     (group,) = aggregate.grouped(map(aggregate.read, absgd))
-    last = [run_log.read(path / run_dir.RECORDS)[9]["test"] for path in absgd]
+    last = [run_log.events(path / run_dir.RECORDS)[0][9]["test"] for path in absgd]
     found = calibration.bins(group)
     examples = np.sum([e["calibration"]["examples"] for e in last], axis=0)
     np.testing.assert_array_equal(found.examples, examples)
@@ -624,11 +634,13 @@ def test_records_come_back(tmp_path):
     with run_log.Recorder(path) as recorder:
         recorder.write(lam=math.inf, loss=np.float32(0.5), counts=np.arange(3))
         # On the disk already, whatever happens next.
-        assert run_log.read(path) == [{"lam": "inf", "loss": 0.5, "counts": [0, 1, 2]}]
+        assert run_log.events(path)[0] == [
+            {"lam": "inf", "loss": 0.5, "counts": [0, 1, 2]}
+        ]
         recorder.write(run=LONG_TAIL.run, name="λ", bound=None)
         with pytest.raises(TypeError, match="not JSON serializable"):
             recorder.write(value=object())
-    last = run_log.read(path)[-1]
+    last = run_log.events(path)[0][-1]
     assert last["run"]["data"]["imbalance_ratio"] == 50.0
     assert float(last["run"]["method"]["lam"]) == math.inf
     assert last["name"] == "λ"

@@ -178,7 +178,7 @@ def test_a_sweep_leaves_a_run_for_every_member(swept):
         (seed, lam) for seed in range(2) for lam in (-1.0, math.inf)
     }
     for out, one in zip(outs, kept, strict=True):
-        events = run_log.read(out / run_dir.RECORDS)
+        events = run_log.events(out / run_dir.RECORDS)[0]
         assert [event["event"] for event in events] == [*3 * ["epoch"], "finished"]
         assert events[-1]["step"] == events[-2]["step"] == 21
         assert events[-2]["lam"] == run_log.plain(one.run.method.lam)

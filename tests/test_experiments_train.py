@@ -58,7 +58,7 @@ def test_config_and_records_say_what_was_trained_and_how(trained):
     assert config["run"]["method"]["lam"] == -1.0
     assert sum(config["class_counts"]) == 300  # 60 a class, less 30 held out
     assert {"jax", "flax", "optax", "python"} <= config["versions"].keys()
-    events = run_log.read(trained / run_dir.RECORDS)
+    events = run_log.events(trained / run_dir.RECORDS)[0]
     assert [event["event"] for event in events] == ["epoch", "epoch", "finished"]
     first, last, finished = events
     assert first["lam"] == "inf"

@@ -32,7 +32,7 @@ def _train(out, *arguments):
 
 
 def _last(out):
-    events = run_log.read(out / run_dir.RECORDS)
+    events = run_log.events(out / run_dir.RECORDS)[0]
     return [event for event in events if event["event"] == "epoch"][-1]
 
 

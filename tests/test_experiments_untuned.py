@@ -9,8 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import commands
 from experiments.results import run_log
-from experiments.studies import after_first_stage, untuned, untuned_report
+from experiments.studies import (
+    after_first_stage,
+    figures,
+    untuned,
+    untuned_report,
+)
 from experiments.studies.untuned_report import DEFAULT, RATES, SGD, Setting
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
@@ -25,7 +31,7 @@ DOCS = pathlib.Path(__file__).parents[1] / "docs"
     ],
 )
 def test_the_page_is_what_the_records_make(name, page):
-    records = run_log.read(DOCS / f"{name}.jsonl")
+    records = run_log.events(DOCS / f"{name}.jsonl")[0]
     assert (DOCS / f"{name}.md").read_bytes() == page(records).encode()
 
 
@@ -76,12 +82,38 @@ def test_the_records_are_resumed(tmp_path, capsys):
     more([SGD, DEFAULT])
     lines = out.read_text(encoding="utf-8")
     assert lines.startswith(before)
-    runs = {tuple(r[k] for k in untuned_report.RUNS) for r in run_log.read(out)}
+    runs = {tuple(r[k] for k in untuned_report.RUNS) for r in run_log.events(out)[0]}
     assert len(runs) == len(lines.splitlines()) == 2 * 2 * len(RATES)
     capsys.readouterr()
     more([SGD, DEFAULT])
     assert out.read_text(encoding="utf-8") == lines
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("study", "config", "records"),
+    [
+        (untuned, commands.Untuned, DOCS / "untuned.jsonl"),
+        (after_first_stage, commands.AfterFirstStage, DOCS / "after_first_stage.jsonl"),
+        (figures, commands.Figures, DOCS.parent / "results" / "figures.jsonl"),
+    ],
+)
+def test_a_torn_line_does_not_end_a_study(
+    study, config, records, tmp_path, monkeypatch, capsys
+):
+    out, drawn = tmp_path / "study.jsonl", []
+    out.write_bytes(records.read_bytes() + b'{"data": "to')
+    monkeypatch.setattr(untuned, "task", lambda *_: None)  # all is trained already
+    monkeypatch.setattr(untuned, "run", lambda *_: None)
+    monkeypatch.setattr(figures.toy, "figure", lambda *_: None)
+    monkeypatch.setattr(figures.report, "draw", lambda found, _: [drawn.append(found)])
+    paths = {"records": out, "out": tmp_path} if study is figures else {"out": out}
+    assert study.main(config(**paths)) == 0
+    if study is figures:
+        assert drawn == [run_log.events(records)[0]]
+    else:
+        page = records.with_suffix(".md").read_bytes()
+        assert out.with_suffix(".md").read_bytes() == page
 
 
 def test_the_training_part_alone_is_thinned_and_relabelled(tmp_path):
@@ -111,5 +143,5 @@ def test_records_have_the_share_that_the_network_gets_wrong(tmp_path):
 
 
 def test_every_data_set_of_the_first_stage_is_recorded():
-    records = run_log.read(DOCS / "after_first_stage.jsonl")
+    records = run_log.events(DOCS / "after_first_stage.jsonl")[0]
     assert {line["data"] for line in records} == set(after_first_stage.names())

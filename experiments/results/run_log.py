@@ -191,18 +191,18 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
 def append(path: pathlib.Path, records: Iterable[Any]) -> None:
     """Appends JSON lines, each what `plain` takes, in one call.
 
-    Other processes do not cut into it. The file and its directory are made if need be.
+    Other processes do not cut into it. The file and its directory are made if need be;
+    a last line that was torn is ended first. Raises OSError if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(plain(one), ensure_ascii=False) + "\n" for one in records]
-    with path.open("ab", buffering=0) as file:
-        file.write("".join(lines).encode())
-
-
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The events of a file, in order."""
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    data = "".join(lines).encode()
+    with path.open("a+b", buffering=0) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            data = data if file.read(1) == b"\n" else b"\n" + data
+        while data:
+            data = data[file.write(data) :]
 
 
 def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:

@@ -143,7 +143,7 @@ def main(config: commands.AfterFirstStage) -> int:
         for name in (name for name in names() if name not in known):
             run_log.append(out, measure(name, config.data_dir, seeds, untuned.STAGE))
             print(name, flush=True)
-        report = page(run_log.read(out))
+        report = page(run_log.events(out)[0])
         out.with_suffix(".md").write_text(report, encoding="utf-8")
     return 0
 

@@ -218,7 +218,7 @@ def main(config: commands.Figures) -> int:
             lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
             run_log.append(config.records, lines)
             print(name, flush=True)
-    found = run_log.read(config.records)
+    found = run_log.events(config.records)[0]
     config.out.mkdir(parents=True, exist_ok=True)
     shown = commands.Toy()
     toy.figure(*toy.take(shown.seed, shown.lam), config.out / toy.FIGURE)

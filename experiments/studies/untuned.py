@@ -394,6 +394,6 @@ def main(config: commands.Untuned) -> int:
         for name in names:
             task(name, config.data_dir, seeds)  # what is missing is said at once
         run(out, config.data_dir, names, seeds, untuned_report.SETTINGS)
-        page = untuned_report.page(run_log.read(out))
+        page = untuned_report.page(run_log.events(out)[0])
         out.with_suffix(".md").write_text(page, encoding="utf-8")
     return 0
