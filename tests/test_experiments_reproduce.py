@@ -194,6 +194,11 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
     assert first["device"] == one["device"]
     for record in (first, second):
         assert record["jax"].startswith("0.1, then 0.2, then ")
+        # And the time of all its epochs, also of those that a sitting ended in.
+        cell = Cell(SETTING, record["row"], math.inf, 0, "test")
+        found, _ = run_log.events(tmp_path / "parts" / cell.name / run_dir.RECORDS)
+        spent = sum(each["seconds"] for each in found if each["event"] == "epoch")
+        assert record["seconds"] >= spent > 0.0
 
 
 def test_processes_share_a_campaign(folder, tmp_path):

@@ -100,6 +100,18 @@ def test_other_methods_and_samplers_too(task):
     assert 0 < ours[3].kept.sum() < EXAMPLES
 
 
+def test_an_epoch_has_its_time_from_before_a_resume(task):
+    _, _, saved, _ = _fit(RUN, task, 1, due=lambda step: step == 11)
+    (state, place), events = next(each[1:] for each in saved if each[0] == 11), []
+    assert place.seconds >= place.waited > 0.0
+    callbacks = loop.Callbacks(lambda **event: events.append(event))
+    place = place._replace(seconds=1e3 + place.seconds, waited=1e2 + place.waited)
+    start = loop.Start(LAYOUT.replicate(state), place)
+    loop.fit(RUN, task, LAYOUT, SESSIONS[1], start, callbacks)
+    assert [event["seconds"] > 1e3 for event in events] == [True, False]
+    assert [event["waited"] > 1e2 for event in events] == [True, False]
+
+
 def test_what_is_saved_between_dispatches_is_gone_on_with(task, by_one):
     whole = _fit(RUN, task, 4, due=lambda step: step == 11)
     saved = {step: (state, place) for step, state, place in whole[2]}
@@ -107,6 +119,7 @@ def test_what_is_saved_between_dispatches_is_gone_on_with(task, by_one):
     state, place = saved[11]
     assert (place.epoch, place.batch) == (1, 4)
     assert place.totals["steps"] == 4
+    assert place.seconds > 0.0
     rest = _fit(RUN, task, 4, loop.Start(LAYOUT.replicate(state), place))
     assert [shown[0] for shown in rest[1]] == list(range(12, 22))
     problem.same(rest[3], whole[3])

@@ -366,7 +366,8 @@ def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
             start = _start(run, task, own)
             if start is None:  # another process trains what it starts from
                 return False
-            _train(run, task, own, out, start)
+            _, begun = _train(run, task, own, out, start)
+            earlier += begun
         except runs.Interrupted:
             print(f"{cell.name}: the time is up; its state is saved.", flush=True)
             return True
@@ -424,7 +425,8 @@ def plainly_trained(
         if not claimed:
             return None
         first = loop.begin(plain, task, own.layout)
-        return _train(plain, task, own, out, first, until=switch)
+        state, _ = _train(plain, task, own, out, first, until=switch)
+        return state
 
 
 def _train(
@@ -434,11 +436,13 @@ def _train(
     out: pathlib.Path,
     start: loop.Start,
     until: int | None = None,
-) -> steps.TrainState:
+) -> tuple[steps.TrainState, float]:
     """Trains from a start, or from the newest checkpoint of its directory.
 
-    Only what is trained until an epoch keeps a checkpoint of its end. Raises
-    Interrupted when the deadline has passed, and the state is saved.
+    Returns the state, and the seconds that earlier sittings spent on the epoch that
+    this one began in the middle of. Only what is trained until an epoch keeps a
+    checkpoint of its end. Raises Interrupted when the deadline has passed, and the
+    state is saved.
     """
     runs.write_config(out, "reproduce", run, own.session, task)
     with contextlib.ExitStack() as stack:
@@ -462,7 +466,8 @@ def _train(
             lambda: time.monotonic() > own.deadline,
             save_at=(until,),
         )
-        return logger.fit(task, own.layout, start, until)
+        state = logger.fit(task, own.layout, start, until)
+        return state, start.position.seconds
 
 
 def _append(

@@ -31,6 +31,8 @@ class Position(NamedTuple):
     epoch: int  # from 0
     batch: int  # within that epoch, from 0
     totals: dict[str, Any]  # of the epoch's batches so far; see `_add`
+    seconds: float = 0.0  # that the epoch has taken so far
+    waited: float = 0.0  # seconds of those in which the loop waited for batches
 
 
 FIRST = Position(0, 0, {})
@@ -127,9 +129,10 @@ def fit_all(
     due, save = callbacks[0].due, callbacks[0].save
     failures: list[str | None] = [None] * len(runs)
     for epoch in range(position.epoch, run.epochs if until is None else until):
-        began, waited = time.monotonic(), stepper.waited
-        number = position.batch if epoch == position.epoch else 0
-        totals = [dict(position.totals) if number else {} for _ in runs]
+        begun = position if epoch == position.epoch else FIRST
+        began = time.monotonic() - begun.seconds
+        waited = stepper.waited - begun.waited
+        number, totals = begun.batch, [dict(begun.totals) for _ in runs]
         stepper.begin_epoch(epoch, number)
         unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
             collections.deque()
@@ -147,8 +150,9 @@ def fit_all(
             if None not in failures:
                 return failures
             if stop and not whole:
-                save(step, stepper.state, Position(epoch, number, totals[0]))
-        waited, seconds = stepper.waited - waited, time.monotonic() - began
+                times = time.monotonic() - began, stepper.waited - waited
+                save(step, stepper.state, Position(epoch, number, totals[0], *times))
+        seconds, waited = time.monotonic() - began, stepper.waited - waited
         looks = epoch + 1 == run.epochs or (epoch + 1) % run.eval_every == 0
         evaluated = stepper.evaluate() if looks else [dict.fromkeys(SPLITS)] * len(runs)
         rates = np.broadcast_to(hyperparams[-1].learning_rate, len(runs))
