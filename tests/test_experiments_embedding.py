@@ -41,8 +41,13 @@ def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
         "another": {"train": _features([9, 6, 3], 2)},
     }
     path = tmp_path / "features.png"
-    counts = {"one": np.array([900, 600, 300])}
-    tsne.figure(runs, path, class_counts=counts)
+    counts = {"one": np.array([900, 600, 300, 2])}
+    names = {"one": ["cat", "dog", "fox", "owl"]}  # of which none is drawn
+    tsne.figure(runs, path, class_counts=counts, class_names=names)
+    legends = [panel.get_legend() for panel in figures[path.name].axes]
+    texts = [[text.get_text() for text in one.texts] for one in legends if one]
+    expected = ["cat  (900)", "dog  (600)", "fox  (300)", "owl  (2)"]
+    assert texts == [expected, ["0", "1", "2", "3"]]
     # A row for each run, a column for each split, a point for each example drawn.
     points = [
         sum(len(each.get_offsets()) for each in panel.collections)

@@ -149,4 +149,5 @@ def _draw_features(
         {group.title: features(group).splits for group in groups},
         path,
         class_counts={g.title: g.results[0].class_counts for g in groups},
+        class_names={g.title: g.run.data.class_names for g in groups},
     )

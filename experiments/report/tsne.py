@@ -1,7 +1,7 @@
 """t-SNE of penultimate features."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,20 +22,24 @@ def figure(
     path: pathlib.Path,
     *,
     class_counts: Mapping[str, np.ndarray] | None = None,
+    class_names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Draws a panel for every run and split, a run per row.
 
     Each panel is an embedding of its own, in which near points had near features; the
     positions of clusters, and distances between them, have no meaning. The features and
-    labels are by title of the run and name of the split, the training examples of each
-    class, for the legend, by title. Raises ValueError where there is nothing to draw,
-    or a split has fewer than four examples.
+    labels are by title of the run and name of the split; the training examples and the
+    name of each class, for the legend, by title. Raises ValueError where there is
+    nothing to draw, or a split has fewer than four examples.
     """
     splits = list(dict.fromkeys(s for run in features_by_run.values() for s in run))
     if not splits:
         raise ValueError("There are no features to draw.")
     labels = [of for run in features_by_run.values() for _, of in run.values()]
-    classes = 1 + max(int(of.max()) for of in labels)
+    counts, names = class_counts or {}, class_names or {}
+    # A class may have none of the examples that are drawn.
+    seen = [1 + int(of.max()) for of in labels]
+    classes = max([*seen, *map(len, counts.values())])
     rows = len(features_by_run)
     with plot_style.saved(path, (4.6 * len(splits) + 2.0, 4.5 * rows + 0.3)) as sheet:
         panels = sheet.subplots(rows, len(splits), squeeze=False)
@@ -50,7 +54,7 @@ def figure(
                 name = plot_style.wrapped(title, 4.6 * len(splits))
                 small = {"color": "#555555", "fontsize": 9.5}
                 row[0].text(0.0, 1.09, name, transform=row[0].transAxes, **small)
-            legend(row[-1], classes, (class_counts or {}).get(title))
+            legend(row[-1], classes, counts.get(title), names.get(title))
         if rows == 1:
             plot_style.caption(sheet, next(iter(features_by_run)))
 
@@ -102,10 +106,16 @@ def _look(label: int) -> dict[str, Any]:
     return {"color": plot_style.COLORS[color], "marker": _MARKERS[marker]}
 
 
-def legend(panel: "Axes", classes: int, counts: np.ndarray | None) -> None:
+def legend(
+    panel: "Axes",
+    classes: int,
+    counts: np.ndarray | None,
+    names: Sequence[str] | None = None,
+) -> None:
     """Draws the legend of the classes to the right of the last panel of a row.
 
-    It has the training examples of each class, `[classes]`, unless they are None.
+    It has the training examples of each class, `[classes]`, unless they are None, and
+    their numbers in place of names that are None.
     """
     from matplotlib import cm, colors, lines
 
@@ -114,9 +124,10 @@ def legend(panel: "Axes", classes: int, counts: np.ndarray | None) -> None:
         bar = panel.figure.colorbar(scale, ax=panel, label="class")
         bar.outline.set_visible(False)
         return
-    names = map(str, range(classes))
+    names = names or [*map(str, range(classes))]
     if counts is not None:
-        names = (f"{label}  ({count:,.0f})" for label, count in enumerate(counts))
+        each = zip(names, counts, strict=False)  # another run may have more classes
+        names = [f"{name}  ({count:,.0f})" for name, count in each]
     handles = [
         lines.Line2D([], [], markersize=5, linestyle="", label=name, **_look(label))
         for label, name in enumerate(names)
