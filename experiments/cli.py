@@ -1,6 +1,5 @@
 """The command line: `python -m experiments <command>`."""
 
-import contextlib
 import dataclasses
 import difflib
 import errno
@@ -9,8 +8,7 @@ import itertools
 import os
 import pathlib
 import sys
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tyro
@@ -65,11 +63,10 @@ def _command(words: list[str]) -> int:
         meant = f"Did you mean {close[0]!r}?" if close else f"See {PROGRAM} --help."
         raise configs.BadConfiguration(f"There is no command {name!r}. {meant}")
     config = COMMANDS[name].config
+    rest = _spelled_out(config, rest)
     if "run" in config.__annotations__:
         return _with_preset(name, rest)
-    with _with_hints(config, rest):
-        parsed = tyro.cli(config, prog=f"{PROGRAM} {name}", args=rest)
-    return _run(name, parsed)
+    return _run(name, tyro.cli(config, prog=f"{PROGRAM} {name}", args=rest))
 
 
 def _with_preset(command: str, arguments: list[str]) -> int:
@@ -84,12 +81,14 @@ def _with_preset(command: str, arguments: list[str]) -> int:
         config = _overridden(command, kept.run, kept.session, source, arguments)
         return _run(command, kept.preset or kept.run.data.source, config)
     if not arguments or arguments[0].startswith("-"):
+        names = ", ".join(f"--{name}" for name in ALIASES)
         print(
             f"usage: {PROGRAM} {command} PRESET [--field value ...]\n"
             f"       {PROGRAM} {command} --config DIR/config.json [--field value ...]"
             "\n\n"
             f"The presets: {PROGRAM} list. "
-            f"The fields: {PROGRAM} {command} PRESET --help."
+            f"The fields: {PROGRAM} {command} PRESET --help.\n"
+            f"Names of other programs are taken too: {names}."
         )
         return 0 if arguments[:1] in (["-h"], ["--help"]) else BAD_CONFIGURATION
     name, *rest = arguments
@@ -114,16 +113,14 @@ def _overridden(
 ) -> Any:
     """The configuration of a command: a run and a session, and flags over them."""
     kind = COMMANDS[command].config
-    arguments = _own_network(arguments)
     try:
-        with _with_hints(kind, arguments):
-            return tyro.cli(
-                kind,
-                default=kind(run, session=session),
-                prog=f"{PROGRAM} {command} {source}",
-                description=description,
-                args=arguments,
-            )
+        return tyro.cli(
+            kind,
+            default=kind(run, session=session),
+            prog=f"{PROGRAM} {command} {source}",
+            description=description,
+            args=_own_network(arguments),
+        )
     except ValueError as error:  # fields that do not go together
         raise configs.BadConfiguration(str(error)) from error
 
@@ -211,7 +208,7 @@ def _usage() -> str:
     return "\n".join([usage, "", DESCRIPTION, "", *lines, "", more])
 
 
-# What other programs call a flag, by the last word of its name here.
+# What other programs call a flag of this one; these names are taken too.
 ALIASES = {
     "arch": "model.name",
     "augment": "data.augment-on",
@@ -219,6 +216,7 @@ ALIASES = {
     "bs": "batch-size",
     "dataset": "data.source",
     "gpus": "devices",
+    "lam": "method.lam",
     "lambda": "method.lam",
     "learning-rate": "optimizer.learning-rate",
     "log-dir": "out",
@@ -233,42 +231,19 @@ ALIASES = {
     "output": "out",
     "output-dir": "out",
     "wd": "optimizer.weight-decay",
+    "weight-decay": "optimizer.weight-decay",
 }
 
 
-@contextlib.contextmanager
-def _with_hints(config: Any, words: Sequence[str]) -> Iterator[None]:
-    """Where the parser refuses a flag, names the one that may be meant."""
-    try:
-        yield
-    except SystemExit as stopped:
-        flags = _flags(config) if stopped.code else []
-        for word in words:
-            flag = word.partition("=")[0].removeprefix("--").replace("_", "-")
-            if not word.startswith("--") or flag in flags:
-                continue
-            same = [known for known in flags if known.split(".")[-1] == flag]
-            alias = [known for known in [ALIASES.get(flag)] if known in flags]
-            if meant := alias or same:
-                names = " or ".join(f"--{known}" for known in meant)
-                print(f"There is no --{flag}. Did you mean {names}?", file=sys.stderr)
-        raise
-
-
-def _flags(config: type, prefix: str = "") -> list[str]:
-    """The flags of a configuration and of those in it, without their dashes."""
-    flags = []
-    hints = typing.get_type_hints(config, include_extras=True)
-    for field in dataclasses.fields(config):
-        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
-        kind = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-        if not dataclasses.is_dataclass(kind):
-            flags.append(name)
-        elif kind is hint:
-            flags += _flags(kind, f"{name}.")
-        else:  # as `commands.Flat` declares it
-            flags += _flags(kind, prefix)
-    return flags
+def _spelled_out(config: type, arguments: list[str]) -> list[str]:
+    """The flags of a command with our names in place of `ALIASES`."""
+    own, found = {field.name for field in dataclasses.fields(config)}, []
+    for word in arguments:
+        flag, *value = word.split("=", 1)
+        name = flag.removeprefix("--").replace("_", "-")
+        meant = ALIASES.get(name) if flag.startswith("--") and name not in own else None
+        found.append("=".join([f"--{meant}", *value]) if meant else word)
+    return found
 
 
 # What a path that cannot be written, or read, is refused by.

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import operator
 import os
 import pathlib
 import shutil
@@ -307,20 +308,36 @@ def test_a_closed_terminal_saves_as_sigterm_does(shell, programs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "meant"),
+    ("command", "words", "fields"),
     [
-        ("--lr", "--optimizer.learning-rate"),
-        ("--lam", "--method.lam"),
-        ("--lambda", "--method.lam"),
-        ("--weight_decay=1", "--optimizer.weight-decay"),
-        ("--batch", "--batch-size"),
-        ("--output-dir", "--out"),
+        ("train digits_label_noise", "--lr 0.5", {"run.optimizer.learning_rate": 0.5}),
+        ("sweep digits_label_noise", "--lam=-2", {"run.method.lam": -2.0}),
+        ("train digits_label_noise", "--lr=0.5 --lambda 3 --weight_decay=1 --bs 9",
+         {"run.optimizer.learning_rate": 0.5, "run.method.lam": 3.0,
+          "run.optimizer.weight_decay": 1.0, "run.batch_size": 9}),
+        ("compare digits_label_noise", "--gpus 1 --model my:net --output-dir here",
+         {"session.devices": 1, "run.model.custom": "my:net",
+          "session.out": pathlib.Path("here")}),
+        ("demo", "--output here --num-epochs 3",
+         {"out": pathlib.Path("here"), "epochs": 3}),
+        ("toy", "--lam 0.3", {"lam": 0.3}),
     ],
+)  # fmt: skip
+def test_flags_of_other_programs_are_taken(command, words, fields, monkeypatch):
+    configs = []
+    run = lambda name, *found: configs.append(found[-1]) or 0
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main([*command.split(), *words.split()]) == 0
+    for name, value in fields.items():
+        assert operator.attrgetter(name)(configs[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [("--gamma", "--method.gamma"), ("--momentum", "--optimizer.mom")],
 )
-def test_a_flag_of_other_programs_is_answered_with_ours(flag, meant, shell):
-    status, _, said = shell("train", "digits_label_noise", flag, "0.1")
-    assert status == 2
-    assert f"Did you mean {meant}?" in said
+def test_a_slip_of_the_pen_is_answered_with_the_flag(flag, meant, shell):
+    shell.refused(2, meant, "train", "digits_label_noise", flag, "0.1")
 
 
 def test_a_suggested_command_can_be_pasted(shell, finished):
