@@ -8,13 +8,11 @@ real ones.
 import collections
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
 import time
 import typing
-from importlib import metadata
 from typing import Any, Literal
 
 import jax
@@ -23,7 +21,10 @@ import tyro
 from flax import nnx
 
 from benchmarks import library_step, step_cost
+from experiments.fields import Checked, Size, refuse
 from experiments.models import resnet
+from experiments.report import formatting
+from experiments.results import run_log
 from experiments.train import sharding
 
 Name = Literal[
@@ -50,7 +51,7 @@ LEARNING_RATE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaling:
+class Scaling(Checked):
     """Compiles a bottleneck ResNet's training step for many devices, and analyses it.
 
     Prints two Markdown tables, of costs and of collectives, and writes all costs to the
@@ -68,22 +69,20 @@ class Scaling:
       out: run directory.
     """
 
-    devices: int = 256
-    batch_per_device: int = 32
-    image: int = 224
-    blocks: tuple[int, ...] = (3, 4, 6, 3)
-    width: int = 64
-    classes: int = 1000
+    devices: Size = 256
+    batch_per_device: Size = 32
+    image: Size = 224
+    blocks: tuple[Size, ...] = (3, 4, 6, 3)
+    width: Size = 64
+    classes: Size = 1000
     steps: tuple[Name, ...] = typing.get_args(Name)
     out: pathlib.Path = pathlib.Path("runs/scaling")
 
     def __post_init__(self) -> None:
-        sizes = (self.devices, self.batch_per_device, self.image, self.width)
-        if not self.blocks or min(*sizes, self.classes, *self.blocks) < 1:
-            raise ValueError(f"Every size must be positive, got {self}.")
+        super().__post_init__()
+        refuse(not self.blocks, "blocks must have one stage at least, got none.")
         missing = {_baseline(step) for step in self.steps} - {*self.steps}
-        if missing:
-            raise ValueError(f"Nothing to compare with: add {', '.join(missing)}.")
+        refuse(missing, f"Nothing to compare with: add {', '.join(missing)}.")
 
 
 def _baseline(step: Name) -> Name:
@@ -102,21 +101,16 @@ def main(config: Scaling) -> int:
     costs: dict[Name, Any] = {
         name: _compiled(name, config, layout) for name in STEPS if name in config.steps
     }
-    print(_cost_table(costs), _message_table(costs), sep="\n\n")
+    print(formatting.blocks(_cost_table(costs), _message_table(costs)))
     record = {
-        "config": dataclasses.asdict(config) | {"out": str(config.out)},
-        "versions": {
-            package: metadata.version(package)
-            for package in ("jax", "jaxlib", "flax", "optax")
-        },
+        "config": config,
+        "versions": run_log.versions(),
         "parameters": step_cost.parameters(network(config)[1]),
         "costs": costs,
     }
-    config.out.mkdir(parents=True, exist_ok=True)
     blocks = "-".join(map(str, config.blocks))
     size = f"{config.devices}x{config.batch_per_device}_{config.image}px_{blocks}"
-    path = config.out / f"{size}.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    run_log.save(config.out / f"{size}.json", record)
     return 0
 
 
@@ -160,44 +154,41 @@ def _compiled(name: Name, config: Scaling, layout: sharding.Layout) -> dict[str,
     }
 
 
-def _cost_table(costs: dict[Name, Any]) -> str:
+def _cost_table(costs: dict[Name, Any]) -> list[str]:
     """Costs on one device: a row per step, compared with the SGD of its kind."""
-    rows = [
-        "| step | FLOPs, 10⁹ | − SGD's, 1 | / SGD's | temporary, MB | / SGD's "
-        "| arguments − SGD's, B | collectives | bytes of all |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    flops_head = ["FLOPs, 10⁹", "− SGD's, 1", "/ SGD's"]
+    memory_head = ["temporary, MB", "/ SGD's", "arguments − SGD's, B"]
+    rows = [["step", *flops_head, *memory_head, "collectives", "bytes of all"]]
     for name, cost in costs.items():
         sgd = costs[_baseline(name)]
         flops, temporary = cost["flops"], cost["temporary_bytes"]
-        rows.append(
-            f"| {STEPS[name]} "
-            f"| {flops / 1e9:.3f} | {flops - sgd['flops']:,.0f} "
-            f"| {flops / sgd['flops']:.6f} "
-            f"| {temporary / 1e6:.3f} "
-            f"| {temporary / sgd['temporary_bytes']:.6f} "
-            f"| {cost['argument_bytes'] - sgd['argument_bytes']} "
-            f"| {len(cost['collectives'])} "
-            f"| {sum(each['bytes'] for each in cost['collectives']):,} |"
-        )
-    return "\n".join(rows)
+        row = [
+            STEPS[name],
+            f"{flops / 1e9:.3f}",
+            f"{flops - sgd['flops']:,.0f}",
+            f"{flops / sgd['flops']:.6f}",
+            f"{temporary / 1e6:.3f}",
+            f"{temporary / sgd['temporary_bytes']:.6f}",
+            f"{cost['argument_bytes'] - sgd['argument_bytes']}",
+            f"{len(cost['collectives'])}",
+            f"{sum(each['bytes'] for each in cost['collectives']):,}",
+        ]
+        rows.append(row)
+    return formatting.markdown(rows)
 
 
-def _message_table(costs: dict[Name, Any]) -> str:
+def _message_table(costs: dict[Name, Any]) -> list[str]:
     """The collectives of each step that the SGD of its kind does not have."""
-    rows = [
-        "| step | beyond SGD's | bytes | convolutions and products that wait for it |",
-        "|---|---|--:|--:|",
-    ]
+    waiting = "convolutions and products that wait for it"
+    rows = [["step", "beyond SGD's", "bytes", waiting]]
     for name, cost in costs.items():
         own, sgd = cost["collectives"], costs[_baseline(name)]["collectives"]
         for sign, some in (("", _missing(own, sgd)), ("− ", _missing(sgd, own))):
-            rows += [
-                f"| {STEPS[name]} | {sign}{each['kind']} {', '.join(each['arrays'])} "
-                f"| {each['bytes']:,} | {each['waiting']} of {cost['heavy']} |"
-                for each in some
-            ]
-    return "\n".join(rows)
+            for each in some:
+                message = f"{sign}{each['kind']} {', '.join(each['arrays'])}"
+                waits = f"{each['waiting']} of {cost['heavy']}"
+                rows.append([STEPS[name], message, f"{each['bytes']:,}", waits])
+    return formatting.markdown(rows)
 
 
 def _missing(some: list[Any], others: list[Any]) -> list[Any]:
