@@ -193,8 +193,8 @@ class Runner:
             if not reason:
                 samples, taken = measure(
                     {name: child.run for name, child in children.items()},
-                    rounds=rounds or self.config.rounds,
-                    sample_seconds=self.config.sample_seconds,
+                    rounds=rounds or self.config.repeats,
+                    sample_seconds=0.002 if self.config.quick else 0.2,
                     steps=steps,
                 )
         measured = {

@@ -563,26 +563,6 @@ class Bench(Checked):
             f"{self.sizes} and {self.batches}.",
         )
 
-    @property
-    def parameters(self) -> tuple[int, ...]:
-        """The sizes that are measured."""
-        return (1_000,) if self.quick else self.sizes
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """The batches that are measured."""
-        return (4, 16) if self.quick else self.batches
-
-    @property
-    def rounds(self) -> int:
-        """Samples of every variant."""
-        return 3 if self.quick else self.repeats
-
-    @property
-    def sample_seconds(self) -> float:
-        """Least seconds of a sample."""
-        return 0.002 if self.quick else 0.2
-
 
 class Command(NamedTuple):
     """A command.

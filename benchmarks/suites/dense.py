@@ -19,7 +19,7 @@ PARAMETERS = 100_000
 
 def measure(runner: Runner) -> Iterator[Group]:
     """Yields a group for each batch."""
-    batches = runner.config.batch_sizes
+    batches = runner.config.batches
     micro = min(batches)
     parameters = 1_000 if runner.config.quick else PARAMETERS
     routes = {

@@ -57,14 +57,14 @@ def measure(runner: Runner) -> Iterator[Group]:
     digits = []
     for preset in DIGITS:
         epochs = 1 if config.quick else 10
-        digits.append(_trainings(runner, preset, epochs, small, config.rounds))
+        digits.append(_trainings(runner, preset, epochs, small, config.repeats))
         yield digits[-1]
     yield _demo(runner, digits)
     if config.data_dir is None:
         runner.say(f"{CIFAR} is left out: it needs --data-dir.")
     else:
         # An epoch of it is a minute on a CPU, and is timed four times a round.
-        changes, rounds = SMALL if config.quick else {}, min(config.rounds, 3)
+        changes, rounds = SMALL if config.quick else {}, min(config.repeats, 3)
         yield _trainings(runner, CIFAR, 1, changes, rounds)
     yield _starts(runner, DIGITS[0], small)
     if not config.quick:

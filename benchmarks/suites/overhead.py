@@ -37,8 +37,8 @@ SMALL = {"model.blocks": (1, 1), "model.widths": (4, 8)}
 def measure(runner: Runner) -> Iterator[Group]:
     """Yields a group for each size and batch, then the networks."""
     config = runner.config
-    for parameters in config.parameters:
-        for batch in config.batch_sizes:
+    for parameters in config.sizes:
+        for batch in config.batches:
             size = {"parameters": parameters, "batch": batch}
             yield runner.group(
                 f"MLP, {parameters:,} parameters, batch {batch}",
