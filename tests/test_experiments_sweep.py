@@ -240,11 +240,6 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
     assert seen[2:] == [[(0, 4)]]
 
 
-def test_groups_are_filled_up_to_one_size():
-    assert [len(group) for group in grid.grouped(range(10), 4)] == [4, 3, 3]
-    assert grid.grouped("ab", 9) == [["a", "b"]]
-
-
 def test_a_diverged_setting_is_not_chosen():
     ok = {(1.0, 0.5): scored([0.4, 0.6], [0.1, 0.3])}
     bad = {(2.0, 0.5): scored([0.9], [0.9], diverged=[1])}

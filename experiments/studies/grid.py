@@ -27,7 +27,6 @@ from experiments.train.session import Session
 
 GRID, TABLE, TRAININGS = "grid.json", "table.md", run_dir.TRAININGS
 
-T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -192,19 +191,6 @@ def diverged(trial: Trial) -> bool:
     )
 
 
-def grouped(members: Sequence[T], most: int) -> list[list[T]]:
-    """Splits members into as few groups as possible, of almost one size.
-
-    They are in order, the first one the largest, of `most` members at most.
-
-    Examples:
-      >>> grouped("abcdefgh", 3)
-      [['a', 'b', 'c'], ['d', 'e', 'f'], ['g', 'h']]
-    """
-    parts = np.array_split(np.arange(len(members)), -(-len(members) // most))
-    return [[members[index] for index in part] for part in parts]
-
-
 def _begin(grid: Grid) -> dict[int, Task]:
     """Refuses what cannot be trained, and describes what can in the directory.
 
@@ -235,7 +221,10 @@ def _begin(grid: Grid) -> dict[int, Task]:
 def _train_missing(grid: Grid, tasks: Mapping[int, Task]) -> None:
     """Trains one after the other, or in groups of one size, which share a program."""
     missing = [t for t in grid.trials if not outcomes([t])[t.setting].ended]
-    groups = grouped(missing, grid.vmapped or 1) if missing else []
+    # As few groups as possible, the first one the largest.
+    count = -(-len(missing) // (grid.vmapped or 1))
+    parts = np.array_split(np.arange(len(missing)), count) if missing else ()
+    groups = [[missing[index] for index in part] for part in parts]
     total, done = sum(trial.run.epochs for trial in missing), 0
     # None: no bar where standard error is not a terminal.
     with tqdm(total=total, unit="epoch", disable=None) as progress:
