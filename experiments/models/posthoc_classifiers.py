@@ -18,15 +18,12 @@ class NearestMean(NamedTuple):
 
         A class without an example has -inf, so that it is never predicted.
         """
+        from sklearn.metrics import pairwise  # a second of imports
+
         x = _transformed(features, self.centre, self.normalises)
-        # Distances are the same from any origin. In the midst of the means the squares
-        # that are subtracted are small, and so is what float32 loses of them.
-        there = self.examples > 0
-        origin = np.mean(self.means, axis=0, where=there[:, None])
-        x, means = x - origin, self.means - origin
-        squares = np.sum(means**2, axis=1) - 2.0 * x @ means.T
-        squares += np.sum(x**2, axis=1, keepdims=True)
-        return np.where(there, -np.maximum(squares, 0.0), -np.inf).astype(np.float32)
+        # It computes in float64: float32 would lose small distances of large features.
+        squares = pairwise.euclidean_distances(x, self.means, squared=True)
+        return np.where(self.examples > 0, -squares, -np.inf).astype(np.float32)
 
 
 def nearest_class_mean(
@@ -107,8 +104,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
 
 
 def _transformed(features: Any, centre: np.ndarray, normalises: bool) -> np.ndarray:
+    from sklearn import preprocessing
+
     x = np.asarray(features, np.float32) - centre
-    if not normalises:
-        return x
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norms > 0.0, norms, 1.0)
+    return preprocessing.normalize(x) if normalises else x
