@@ -21,18 +21,6 @@ _OPERATIONS = {
 _SECONDS_OF_OPERATIONS, _SECONDS_OF_TEXT = 0.055, 0.02
 # Of the time of a step that trains everything: the backward pass is two thirds of it.
 _SHARE = {"all": 1.0, "last_block": 0.5, "head": 1 / 3, "scale": 1 / 3}
-_NETWORKS = {
-    "convnet": "The convolutional network",
-    "resnet20": "ResNet-20",
-    "resnet32": "ResNet-32",
-    "resnet18": "ResNet-18",
-    "resnet34": "ResNet-34",
-    "resnet50": "ResNet-50",
-    "resnet152": "ResNet-152",
-    "sce_cnn": "The CNN of SCE",
-    "bilstm": "The BiLSTM",
-    "mlp": "The MLP",
-}
 
 
 def examples(data: configs.Data) -> int:
@@ -102,8 +90,7 @@ def cost(run: configs.Run) -> str:
         f"{run.epochs} epochs of {steps:,} steps: {examples(run.data):,} examples in "
         f"batches of {run.batch_size}."
     )
-    network = _NETWORKS[run.model.name]
-    total = seconds(run)
+    network, total = run.model.name, seconds(run)
     if total is not None:
         step = total / (run.epochs * steps)
         return (
