@@ -172,11 +172,3 @@ def test_no_example_at_all_is_not_a_number(answers, count):
     for name in ("accuracy", "top5", "loss", "balanced", "calibration_error"):
         assert np.isnan(found[name])
     assert found["many"] is None
-
-
-def test_what_does_not_fit_is_refused(answers, count):
-    counts = count(*answers)
-    with pytest.raises(ValueError, match=r"shape \(8,\), got \(7,\)"):
-        metrics.summary(counts, TRAINING[1:])
-    with pytest.raises(ValueError, match=r"in \[0, 8\], got 9"):
-        metrics.summary(counts, TRAINING, tail_classes=9)

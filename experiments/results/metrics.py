@@ -113,9 +113,6 @@ def summary(
       `calibration_error`; `calibration`, the bins' `examples`, `confidence` and
       `accuracy`, NaN where one is empty; `confusion` counts or None. A mean over no
       example is NaN. Of two classes also what `binary` returns.
-
-    Raises:
-      ValueError: for `class_counts` of another shape, or a tail of too many classes.
     """
     *sums, log_odds = jax.device_get(counts)
     counts = Counts(*map(np.asarray, sums))
@@ -124,14 +121,6 @@ def summary(
         of_two = binary(np.concatenate(log_odds)[: len(labels)], labels, threshold)
     class_counts = np.asarray(class_counts)
     classes = len(counts.examples)
-    if class_counts.shape != (classes,):
-        raise ValueError(
-            f"class_counts must have the shape ({classes},), got {class_counts.shape}."
-        )
-    if not 0 <= tail_classes <= classes:
-        raise ValueError(
-            f"tail_classes must lie in [0, {classes}], got {tail_classes}."
-        )
     recall = ratio(counts.correct, counts.examples)
     tail = np.arange(classes) >= classes - tail_classes
     bins = {
