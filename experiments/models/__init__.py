@@ -1,7 +1,6 @@
 """Networks, one per module; `build` makes the network of a config."""
 
 import functools
-import math
 from typing import Any, Literal
 
 import jax
@@ -119,9 +118,3 @@ def trained(
         "head": nnx.All(nnx.Param, lambda path, _: path[0] in ("head", "attention")),
         "scale": nnx.All(nnx.Param, lambda path, _: path == ("head", "scale")),
     }[which]
-
-
-def count(network: Network) -> int:
-    """Number of parameters; the network may be abstract (`nnx.eval_shape`)."""
-    leaves = jax.tree.leaves(nnx.state(network, nnx.Param))
-    return sum(math.prod(leaf.shape) for leaf in leaves)
