@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -66,6 +66,37 @@ class Start(NamedTuple):
     position: Position = FIRST
 
 
+class Stepper(Protocol):
+    """Makes the updates of runs of one schedule of epochs and evaluations.
+
+    The metrics of a single run have no axis of runs, and those of a single update none
+    at all.
+    """
+
+    runs: Sequence[configs.Run]
+    per_epoch: int  # updates of each run in an epoch
+    state: steps.TrainState  # of all runs
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the loop has waited for batches."""
+        ...
+
+    def begin_epoch(self, epoch: int, first: int = 0) -> None:
+        """Prepares an epoch, which goes on at the batch `first`."""
+        ...
+
+    def advance(
+        self, number: int
+    ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
+        """Makes one dispatch of updates, from a batch of the epoch on."""
+        ...
+
+    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
+        """The `summaries` of each run."""
+        ...
+
+
 def fit(
     run: configs.Run,
     task: Task,
@@ -105,7 +136,7 @@ def fit(
 
 
 def fit_all(
-    stepper: Any,
+    stepper: Stepper,
     callbacks: Sequence[Callbacks],
     position: Position = FIRST,
     until: int | None = None,
@@ -116,10 +147,8 @@ def fit_all(
     Returns for each run the message about such a loss, or None.
 
     Args:
-      stepper: makes the updates of its `runs`, of one schedule of epochs and
-        evaluations: see `vmapped.VmappedRuns`. The metrics of a single run have no axis
-        of runs, and those of a single update none at all. The seconds of an epoch are
-        those of all runs together.
+      stepper: makes the updates of its `runs`. The seconds of an epoch are those of all
+        runs together.
       callbacks: of each run; `due` and `save` are those of the first.
       position: to continue from.
       until: epoch to stop before, from 0; None trains to the end.

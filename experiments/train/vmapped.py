@@ -88,7 +88,7 @@ class VmappedRuns:
       state: training state; the first axis of every array is that of the runs.
     """
 
-    waited = 0.0
+    waited: float = 0.0
 
     def __init__(
         self,
