@@ -26,26 +26,26 @@ from experiments.methods import weighting
 from experiments.methods.weighting import WeightingInput, WeightingResult
 
 
-class Line(NamedTuple):
+class LinearizedLosses(NamedTuple):
     """The losses of a batch, linearised at w."""
 
     losses: jax.Array  # float32 [batch]
     statistics: Any  # of the network after the forward pass
-    along: Callable[[Any], jax.Array]  # v -> ⟨∇L_i, v⟩, [batch]
-    pull: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i, a backward pass
+    jvp: Callable[[Any], jax.Array]  # v -> ⟨∇L_i, v⟩, [batch]
+    vjp: Callable[[jax.Array], Any]  # a [batch] -> Σ_i a_i ∇L_i, a backward pass
 
 
-def linearized(weighting_input: WeightingInput) -> Line:
+def linearized(weighting_input: WeightingInput) -> LinearizedLosses:
     """Linearises the losses of a batch, by one forward pass."""
-    losses, along, statistics = jax.linearize(
+    losses, jvp, statistics = jax.linearize(
         weighting_input.losses_of, weighting_input.params, has_aux=True
     )
-    transposed = jax.linear_transpose(along, weighting_input.params)
-    return Line(losses, statistics, along, lambda a: transposed(a)[0])
+    transposed = jax.linear_transpose(jvp, weighting_input.params)
+    return LinearizedLosses(losses, statistics, jvp, lambda a: transposed(a)[0])
 
 
 def derivative(
-    weighting_input: WeightingInput, line: Line, weights: jax.Array | None
+    weighting_input: WeightingInput, at_w: LinearizedLosses, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """The derivative of the meta loss after a virtual step, by each weight in it.
 
@@ -58,20 +58,20 @@ def derivative(
     )
     there = weighting_input.params
     if weights is not None:
-        there = optax.apply_updates(there, down(line.pull(weights)))
+        there = optax.apply_updates(there, down(at_w.vjp(weights)))
     C, gradient = jax.value_and_grad(weighting_input.meta_loss_of)(there)
     # Scaled before the product, not after it: on a CPU XLA then keeps a seventh less.
-    slope = line.along(down(gradient))
+    slope = at_w.jvp(down(gradient))
     return jnp.where(weighting_input.present, slope, 0.0), C
 
 
 def weighted_by(
     weighting_input: WeightingInput,
-    line: Line,
+    at_w: LinearizedLosses,
     p: jax.Array,
     state: Any,
     objective: Any,
 ) -> WeightingResult:
     """The result for weights p: the gradient `mean_i p_i ∇L_i` and the metrics."""
-    gradient = line.pull(weighting.cotangent(p, weighting_input.present))
-    return WeightingResult(gradient, state, line.losses, line.statistics, p, objective)
+    gradient = at_w.vjp(weighting.cotangent(p, weighting_input.present))
+    return WeightingResult(gradient, state, at_w.losses, at_w.statistics, p, objective)

@@ -25,9 +25,9 @@ def rule(run: configs.Run) -> weighting.Rule:
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """Result by two backward passes, batch and meta batch, and one tangent product."""
-    line = _meta_gradient.linearized(weighting_input)
-    slope, C = _meta_gradient.derivative(weighting_input, line, None)
+    at_w = _meta_gradient.linearized(weighting_input)
+    slope, C = _meta_gradient.derivative(weighting_input, at_w, None)
     p = jnp.maximum(-slope, 0.0)  # η p̃
     total = jnp.sum(p)
     scale = jnp.sum(weighting_input.present) / jnp.where(total > 0.0, total, 1.0)
-    return _meta_gradient.weighted_by(weighting_input, line, p * scale, state, C)
+    return _meta_gradient.weighted_by(weighting_input, at_w, p * scale, state, C)

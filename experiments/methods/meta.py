@@ -41,12 +41,12 @@ def before(weighting_input: WeightingInput, state: Any) -> WeightingResult:
 
 def gradient(weighting_input: WeightingInput, state: Any) -> WeightingResult:
     """Result by three backward passes, one on the meta set, and a tangent product."""
-    line = _meta_gradient.linearized(_unweighted(weighting_input))
+    at_w = _meta_gradient.linearized(_unweighted(weighting_input))
     of_class = weighting_input.class_weights[weighting_input.labels]
     virtual = jnp.where(weighting_input.present, of_class, 0.0)
-    slope, C = _meta_gradient.derivative(weighting_input, line, virtual)
+    slope, C = _meta_gradient.derivative(weighting_input, at_w, virtual)
     p = of_class - weighting_input.hyperparams.step_size * slope
-    return _meta_gradient.weighted_by(weighting_input, line, p, state, C)
+    return _meta_gradient.weighted_by(weighting_input, at_w, p, state, C)
 
 
 def _unweighted(weighting_input: WeightingInput) -> WeightingInput:

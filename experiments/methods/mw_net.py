@@ -71,12 +71,12 @@ def weigh(theta: Theta, losses: jax.Array) -> jax.Array:
 
 def gradient(weighting_input: WeightingInput, state: NetState) -> WeightingResult:
     """Result by three backward passes, one on the meta set, and a tangent product."""
-    line = _meta_gradient.linearized(weighting_input)
+    at_w = _meta_gradient.linearized(weighting_input)
     # What padding holds must not come to Θ, nor as 0 · ∞.
-    losses = jnp.where(weighting_input.present, line.losses, 0.0)
+    losses = jnp.where(weighting_input.present, at_w.losses, 0.0)
     p, pullback = jax.vjp(lambda theta: weigh(theta, losses), state.theta)
     virtual = weighting.cotangent(p, weighting_input.present)
-    slope, C = _meta_gradient.derivative(weighting_input, line, virtual)
+    slope, C = _meta_gradient.derivative(weighting_input, at_w, virtual)
     (gradient,) = pullback(weighting.cotangent(slope, weighting_input.present))
 
     direction, adam = optax.scale_by_adam().update(gradient, state.adam)
@@ -84,5 +84,5 @@ def gradient(weighting_input: WeightingInput, state: NetState) -> WeightingResul
     theta = jax.tree.map(descend, state.theta, direction)
     p = weigh(theta, losses)
     return _meta_gradient.weighted_by(
-        weighting_input, line, p, NetState(theta, adam), C
+        weighting_input, at_w, p, NetState(theta, adam), C
     )
