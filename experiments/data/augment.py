@@ -66,7 +66,7 @@ def _crop_and_mirror(
 
 def _rotate(images: np.ndarray, angle: np.ndarray) -> np.ndarray:
     height, width = images.shape[1:3]
-    row, column, inside = _origins(np, height, width, angle)
+    row, column, inside = source_pixels(np, height, width, angle)
     image = np.arange(len(images))[:, None, None]
     pixels = images.reshape(-1, images.shape[-1])
     turned = pixels.take((image * height + row) * width + column, axis=0)
@@ -95,12 +95,12 @@ def _one_on_device(image: jax.Array, key: jax.Array, data: configs.Data) -> jax.
     if data.rotation:
         limit = math.radians(data.rotation)
         angle = jax.random.uniform(angle_key, (1,), minval=-limit, maxval=limit)
-        row, column, inside = (x[0] for x in _origins(jnp, height, width, angle))
+        row, column, inside = (x[0] for x in source_pixels(jnp, height, width, angle))
         image = jnp.where(inside[..., None], image[row, column], 0)
     return image
 
 
-def _origins(xp: Any, height: int, width: int, angle: Any) -> tuple[Any, Any, Any]:
+def source_pixels(xp: Any, height: int, width: int, angle: Any) -> tuple[Any, Any, Any]:
     """The source pixel of each pixel: row, column, and whether it is in the image.
 
     Each `[n, height, width]`: int32 and int32 within the image, and bool.

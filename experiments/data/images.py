@@ -21,9 +21,9 @@ import PIL.ImageEnhance
 from experiments import configs
 from experiments.data.types import DamagedData, Files
 
-_AREAS = (0.08, 1.0)  # of a random part, of the whole image
-_SIDES = (3 / 4, 4 / 3)  # of a random part, width over height
-_TRIES = 10  # at a random part that lies within the image
+SCALE = (0.08, 1.0)  # of a random part, of the whole image
+RATIO = (3 / 4, 4 / 3)  # of a random part, width over height
+TRIES = 10  # at a random part that lies within the image
 
 
 class Wanted(NamedTuple):
@@ -203,9 +203,9 @@ def part(
       Szegedy et al., `Going deeper with convolutions
       <https://arxiv.org/abs/1409.4842>`_; the tries are torchvision's.
     """
-    narrowest, widest = _SIDES
-    for _ in range(_TRIES):
-        area = width * height * rng.uniform(*_AREAS)
+    narrowest, widest = RATIO
+    for _ in range(TRIES):
+        area = width * height * rng.uniform(*SCALE)
         sides = math.exp(rng.uniform(math.log(narrowest), math.log(widest)))
         w, h = round(math.sqrt(area * sides)), round(math.sqrt(area / sides))
         if 0 < w <= width and 0 < h <= height:
