@@ -31,7 +31,7 @@ def main() -> int:
         else:
             run = run or ready.start()
             answer = {"seconds": run(request["run"])}
-        print(json.dumps(run_log.plain(answer)), file=answers, flush=True)
+        print(json.dumps(run_log.to_jsonable(answer)), file=answers, flush=True)
     # Here, not when Python ends: a loader's processes would leave memory behind.
     run = ready = None
     gc.collect()

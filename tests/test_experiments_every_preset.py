@@ -41,7 +41,7 @@ def _settings(run):
         by_format = name.startswith(("run.data", "run.model"))
         return {(form if by_format else "any", name, str(value))}
 
-    return flat("run", run_log.plain(run) | {"seed": 0})
+    return flat("run", run_log.to_jsonable(run) | {"seed": 0})
 
 
 def _fewest_with_every_setting():

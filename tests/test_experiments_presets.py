@@ -201,7 +201,7 @@ def test_a_preset_describes_itself_and_can_be_written_down(family):
         for before, line in itertools.pairwise(lines):
             assert line == "" or line.startswith("  ") or before == ""
         assert presets.get(preset.name) == preset
-        json.dumps(run_log.plain(preset.run), allow_nan=False)
+        json.dumps(run_log.to_jsonable(preset.run), allow_nan=False)
 
 
 def test_the_listing_has_all_of_them_and_fits_a_terminal():

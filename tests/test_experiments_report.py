@@ -96,7 +96,7 @@ def _write(path, run=TEN, events=(), counts=EVEN, preset=None):
     """A run directory."""
     path.mkdir(parents=True)
     config = {"preset": preset, "run": run, "versions": {}, "class_counts": counts}
-    (path / run_dir.CONFIG).write_text(json.dumps(run_log.plain(config)))
+    (path / run_dir.CONFIG).write_text(json.dumps(run_log.to_jsonable(config)))
     with run_log.Recorder(path / run_dir.RECORDS) as recorder:
         for event in events:
             recorder.write(**event)
@@ -421,7 +421,7 @@ def test_what_was_done_again_replaces_what_it_was(tmp_path):
     ]
     found = _result(tmp_path / "run", TEN, events)
     assert [e["epoch"] for e in found.epochs] == [1, 2, 3]
-    assert found.epochs[2] == run_log.plain(again[0])
+    assert found.epochs[2] == run_log.to_jsonable(again[0])
     assert (found.resumed, found.failed_saves, found.finished) == (1, 1, False)
     assert found.progress == "epoch 3 of 10"
     text = _section(found)

@@ -139,7 +139,7 @@ def test_what_is_recorded_is_not_pending():
     cells = reproduce.pending([], [SETTING, "cifar10_st100"], rows, seeds=2)
     assert len(cells) == 8
     assert cells[0] == Cell(SETTING, "SGD (CE)", math.inf, 0, "test")
-    line = json.loads(json.dumps(run_log.plain(cells[0]._asdict())))
+    line = json.loads(json.dumps(run_log.to_jsonable(cells[0]._asdict())))
     assert reproduce.pending([line], [SETTING, "cifar10_st100"], rows, 2) == cells[1:]
 
 

@@ -38,7 +38,7 @@ def _fit(run, task, many, start=None, due=lambda step: False):
     )
     start = start or loop.begin(run, task, LAYOUT)
     state = loop.fit(run, task, LAYOUT, session, start, callbacks)
-    events = [run_log.plain(event) for event in events]
+    events = [run_log.to_jsonable(event) for event in events]
     for event in events:
         del event["seconds"], event["waited"]
     return events, shown, saved, jax.device_get(state)

@@ -41,7 +41,7 @@ def _vmapped(runs, tasks, most):
     of_runs = [tasks[run.seed] for run in runs]
     together = vmapped.VmappedRuns(runs, of_runs, LAYOUT, most)
     events, failures = grid.fit_vmapped(together)
-    return run_log.plain(events), failures
+    return run_log.to_jsonable(events), failures
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def alone(tasks):
         callbacks = loop.Callbacks(lambda own=own, **event: own.append(event))
         start = loop.begin(run, tasks[run.seed], LAYOUT)
         loop.fit(run, tasks[run.seed], LAYOUT, session, start, callbacks)
-    return run_log.plain(events)
+    return run_log.to_jsonable(events)
 
 
 @pytest.mark.parametrize("most", [1, 4])
@@ -181,7 +181,7 @@ def test_a_sweep_leaves_a_run_for_every_member(swept):
         events = run_log.events(out / run_dir.RECORDS)[0]
         assert [event["event"] for event in events] == [*3 * ["epoch"], "finished"]
         assert events[-1]["step"] == events[-2]["step"] == 21
-        assert events[-2]["lam"] == run_log.plain(one.run.method.lam)
+        assert events[-2]["lam"] == run_log.to_jsonable(one.run.method.lam)
         assert sum(one.class_counts) == 200
     groups = aggregate.grouped(map(aggregate.read, outs))
     assert [len(group.results) for group in groups] == [2, 2]

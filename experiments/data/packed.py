@@ -115,7 +115,7 @@ def _tiles(folder: pathlib.Path) -> np.ndarray:
 
 
 def _key(data: configs.Data) -> str:
-    text = json.dumps(run_log.plain(_changed(data)), sort_keys=True)
+    text = json.dumps(run_log.to_jsonable(_changed(data)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

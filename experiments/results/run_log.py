@@ -14,34 +14,35 @@ from importlib import metadata
 from typing import Any, Self
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Converts a value for strict JSON: a float that is not finite becomes a string.
 
     Dataclasses, mappings, sequences, arrays and scalars, however nested, become dicts,
     lists and scalars; `float("inf")` parses such a string.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value))
+        return to_jsonable(dataclasses.asdict(value))
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if isinstance(value, pathlib.PurePath):
         return str(value)
     if hasattr(value, "tolist"):  # NumPy and JAX, arrays and scalars
-        return plain(value.tolist())
+        return to_jsonable(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
 def save(path: pathlib.Path, value: Any) -> None:
-    """Writes what `plain` takes as strict JSON, and makes the directory if need be.
+    """Writes what `to_jsonable` takes as strict JSON.
 
-    It is by one rename: a kill leaves the old file or the new one.
+    By one rename: a kill leaves the old file or the new one. The directory is made if
+    need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(to_jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -89,7 +90,7 @@ class Recorder:
         """Appends one line."""
         if self._file is None:
             return
-        event = plain(event)
+        event = to_jsonable(event)
         line = json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n"
         try:
             self._write(line.encode())
@@ -189,13 +190,13 @@ def _keep_until(path: pathlib.Path, step: int) -> None:
 
 
 def append(path: pathlib.Path, records: Iterable[Any]) -> None:
-    """Appends JSON lines, each what `plain` takes, in one call.
+    """Appends JSON lines, each what `to_jsonable` takes, in one call.
 
     Other processes do not cut into it. The file and its directory are made if need be;
     a last line that was torn is ended first. Raises OSError if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(plain(one), ensure_ascii=False) + "\n" for one in records]
+    lines = [json.dumps(to_jsonable(one), ensure_ascii=False) + "\n" for one in records]
     data = "".join(lines).encode()
     with path.open("a+b", buffering=0) as file:
         if file.tell():

@@ -131,7 +131,7 @@ def _trial(
 
 def _key(name: str, *changes: Any) -> str:
     """A key of one setting of a method, equal for its JSON."""
-    return json.dumps(run_log.plain([name, *changes]), sort_keys=True)
+    return json.dumps(run_log.to_jsonable([name, *changes]), sort_keys=True)
 
 
 def _reused(

@@ -197,7 +197,7 @@ def _begin(grid: Grid) -> dict[int, Task]:
     Returns tasks by seed: all if vmapped, or one.
     """
     path = grid.out / GRID
-    shared = run_log.plain({"preset": grid.preset, **grid.shared})
+    shared = run_log.to_jsonable({"preset": grid.preset, **grid.shared})
     if path.is_file():
         there = json.loads(path.read_text(encoding="utf-8"))
         evaluation.require_same(f"{grid.out} holds a grid", there, shared)

@@ -150,7 +150,7 @@ def _heading(results: Mapping[str, Any]) -> str:
 def _changes(results: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a comparison's runs that its preset has otherwise."""
     preset = presets.get(results["preset"])
-    stated = run_log.plain(method_grid.plain(preset.run))
+    stated = run_log.to_jsonable(method_grid.plain(preset.run))
     own, stated = map(run_log.flat, (results["run"], stated))
     return {n: v for n, v in own.items() if v != stated[n] and n != "eval_every"}
 

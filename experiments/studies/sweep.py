@@ -37,7 +37,7 @@ def main(preset: str, config: commands.Sweep) -> int:
         for seed in range(config.seeds)
         for run in (dataclasses.replace(s, seed=seed) for s in config.settings())
     ]
-    shared = run_log.plain(config.run)
+    shared = run_log.to_jsonable(config.run)
     del shared["seed"], shared["method"]["lam"], shared["method"]["gamma"]
     most = config.vmapped or len(trials)
 

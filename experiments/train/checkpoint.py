@@ -59,7 +59,10 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     of them has are `absent` in the other. What is the same in JSON is equal, so a tuple
     equals a list and an infinity its name; and so are two paths of one place.
     """
-    old, new = run_log.flat(run_log.plain(there)), run_log.flat(run_log.plain(here))
+    old, new = (
+        run_log.flat(run_log.to_jsonable(there)),
+        run_log.flat(run_log.to_jsonable(here)),
+    )
     return [
         f"{name}: {_shown(old, name)} there, {_shown(new, name)} here"
         for name in old | new
@@ -172,7 +175,7 @@ class Checkpoints:
         self._restored, self._newest = True, step
         leaves = _named(state)
         described = {name: _described(leaf) for name, leaf in leaves.items()}
-        note = {"metadata": run_log.plain(metadata), "state": described}
+        note = {"metadata": run_log.to_jsonable(metadata), "state": described}
         text = json.dumps(note, allow_nan=False, indent=1)
         self.wait()
         try:

@@ -42,7 +42,9 @@ def require_same(
     Both are configurations, or their JSON. The message of the BadConfiguration names
     the fields that differ and what holds them, such as `runs/a holds a run`.
     """
-    differing = checkpoint.differences(run_log.plain(there), run_log.plain(here))
+    differing = checkpoint.differences(
+        run_log.to_jsonable(there), run_log.to_jsonable(here)
+    )
     if differing:
         raise configs.BadConfiguration(
             f"{holder} of another configuration:\n  "

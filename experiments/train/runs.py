@@ -335,7 +335,7 @@ class RunLogger:
         if every or self._stops or self._late():
             metadata = {
                 "position": position._asdict(),
-                "run": run_log.plain(self.run),
+                "run": run_log.to_jsonable(self.run),
             }
             self.saver.save(step, state, metadata)
             self._saved_at = time.monotonic()
@@ -432,7 +432,7 @@ def _network(
 
 def _shape(run: configs.Run) -> dict[str, Any]:
     """What decides the shapes of the parameters."""
-    model = run_log.plain(run.model)
+    model = run_log.to_jsonable(run.model)
     for name in ("statistics_momentum", "dropout", "dtype", "pretrained"):
         del model[name]
     return {"model": model, "classes": run.data.classes}
