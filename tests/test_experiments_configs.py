@@ -80,7 +80,10 @@ RUN = pathlib.Path("run")
             lambda: commands.Sweep(_run(), session=Session(record_losses=True)),
             "A sweep records no losses of single examples",
         ),
-        (lambda: Session(silence_seconds=0.0), "silence_seconds .* got 0.0"),
+        (
+            lambda: Session(stall_timeout_seconds=0.0),
+            "stall_timeout_seconds .* got 0.0",
+        ),
         (lambda: commands.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: commands.Demo(seeds=0), "seeds .* got 0"),
         (lambda: commands.Demo(epochs=0), "epochs .* got 0"),

@@ -152,7 +152,7 @@ def test_a_host_that_hangs_ends_both_after_a_while(hosts, tmp_path):
         "train", "own_images", "--data.path", tmp_path / "images", "--data.image-size",
         "8", "--model.name", "convnet", "--model.widths", "4", "--batch-size", "8",
         "--data.validation-share", "0", "--workers", "0", "--no-tensorboard",
-        "--silence-seconds", "8",
+        "--stall-timeout-seconds", "8",
     )  # fmt: skip
     both = hosts(tmp_path / "run", train)
     statuses = [host.end() for host in both]

@@ -87,10 +87,10 @@ def bounded_wait(dispatches: Callable[[], int], seconds: float) -> Iterator[None
             elif time.monotonic() - since > seconds:
                 say(
                     f"Process {jax.process_index()} of {jax.process_count()} stops: no "
-                    f"update for {seconds:g} s (--silence-seconds). Another process "
-                    "hangs, perhaps in reading its data, or is slow to evaluate. Start "
-                    "the same commands again on all hosts, and they go on from the "
-                    "last checkpoint."
+                    f"update for {seconds:g} s (--stall-timeout-seconds). Another "
+                    "process hangs, perhaps in reading its data, or is slow to "
+                    "evaluate. Start the same commands again on all hosts, and they go "
+                    "on from the last checkpoint."
                 )
                 os._exit(1)
 

@@ -136,7 +136,7 @@ def main(
         if jax.process_count() > 1:
             dispatches = lambda: logger.dispatches
             stack.enter_context(
-                distributed.bounded_wait(dispatches, session.silence_seconds)
+                distributed.bounded_wait(dispatches, session.stall_timeout_seconds)
             )
         tell("Compiling the step; the first update comes after it.")
         try:

@@ -30,9 +30,10 @@ class Session(Checked):
       coordinator: address of the first process, `host:port`; None to ask the cluster.
       processes: number of processes; None to ask the cluster.
       process: index of this process, from 0; None to ask the cluster.
-      silence_seconds: seconds without an update, compiling and evaluating included,
-        after which a process of several ends, because another one hangs; inf waits for
-        ever. A host that is lost ends the others after some ten seconds in any case.
+      stall_timeout_seconds: seconds without an update, compiling and evaluating
+        included, after which a process of several ends, because another one hangs; inf
+        waits for ever. A host that is lost ends the others after some ten seconds in
+        any case.
       workers: processes that decode image files; as many more for the meta set, if the
         method uses it.
       prefetch: batches that are loaded ahead of the device.
@@ -59,7 +60,7 @@ class Session(Checked):
     coordinator: str | None = None
     processes: Size | None = None
     process: Count | None = None
-    silence_seconds: Positive = 3600.0
+    stall_timeout_seconds: Positive = 3600.0
     workers: Count = 2
     prefetch: Size = 2
     steps_per_dispatch: Size = 1
