@@ -14,7 +14,7 @@ from numpy.random import RandomState
 from experiments.data.imbalance import (
     long_tail_counts,
     scale_counts,
-    select_published,
+    select,
     step_counts,
 )
 from experiments.data.label_noise import (
@@ -118,18 +118,10 @@ def test_a_ratio_that_leaves_one_example_leaves_one(head):
     assert step_counts(head, 2, head) == [head, 1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((50, 10, 100), "A ratio of 100 leaves no example of a minority class"),
-        ((50, 10, 0.5), "The ratio is 0.5; it must be at least 1"),
-        ((50, 10, math.nan), "The ratio is nan"),
-        ((50, 1, 2), "A step needs 2 classes or more, not 1"),
-    ],
-)
-def test_steps_that_are_none_are_refused(arguments, message):
+def test_a_step_that_leaves_no_example_is_refused():
+    message = "A ratio of 100 leaves no example of a minority class"
     with pytest.raises(ValueError, match=message):
-        step_counts(*arguments)
+        step_counts(50, 10, 100)
 
 
 @given(
@@ -179,7 +171,7 @@ def test_counts_that_do_not_scale_are_refused(counts, total, message):
 )
 def test_the_published_selection_image_for_image(ratio, digest):
     counts = long_tail_counts(5000, 10, ratio)
-    chosen = select_published(CIFAR10, counts, RandomState(0))
+    chosen = select(CIFAR10, counts, RandomState(0))
     assert chosen.dtype == np.int64
     assert _digest(chosen) == digest
 
@@ -194,24 +186,24 @@ def test_the_published_selection_takes_the_counts_and_nests(sizes, seed, data):
     labels.flags.writeable = False
     counts = [data.draw(st.integers(0, size)) for size in sizes]
     fewer = [count // 2 for count in counts]
-    chosen = select_published(labels, counts, RandomState(seed))
+    chosen = select(labels, counts, RandomState(seed))
     assert np.bincount(labels[chosen], minlength=len(sizes)).tolist() == counts
     assert len(set(chosen)) == len(chosen)
     assert (np.diff(labels[chosen]) >= 0).all()
-    assert set(select_published(labels, fewer, RandomState(seed))) <= set(chosen)
+    assert set(select(labels, fewer, RandomState(seed))) <= set(chosen)
 
 
 def test_the_generator_of_the_selection_is_advanced_and_decides():
     labels, rng = np.arange(400) % 4, RandomState(5)
-    first, second = (select_published(labels, [9] * 4, rng) for _ in range(2))
-    again = select_published(labels, [9] * 4, RandomState(5))
+    first, second = (select(labels, [9] * 4, rng) for _ in range(2))
+    again = select(labels, [9] * 4, RandomState(5))
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(second)
 
 
 def test_a_class_too_small_to_select_from_is_refused():
     with pytest.raises(ValueError, match="Class 1 has 2 examples, fewer than 3"):
-        select_published(np.array([0, 1, 1]), [1, 3], RandomState(0))
+        select(np.array([0, 1, 1]), [1, 3], RandomState(0))
 
 
 # Resampling.
@@ -243,13 +235,6 @@ def test_probabilities_in_the_limits_of_beta():
     assert effective_number_probabilities(labels[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("beta", [1.0, -0.1, math.nan])
-def test_a_beta_without_effective_number_is_refused(beta):
-    message = rf"beta is {beta}; it must be in \[0, 1\)"
-    with pytest.raises(ValueError, match=message):
-        effective_number_probabilities(np.arange(3), beta)
-
-
 # Noise: what all rules share.
 
 
@@ -272,40 +257,6 @@ def test_noise_is_seeded_and_says_what_is_wrong(name):
     assert not wrong.any()
     noisy, wrong = noise(labels[:0], 0.4, rng=RandomState(3))
     assert noisy.shape == wrong.shape == (0,)
-
-
-@pytest.mark.parametrize("name", NOISES)
-@pytest.mark.parametrize(
-    ("labels", "rate", "message"),
-    [
-        *((None, rate, rf"rate is {rate}; it must be in \[0, 1\]")
-          for rate in (-0.1, 1.1, math.nan)),
-        (np.array([0, 100]), 0.2, "run from 0 to 100; they must be in 0 ... 9"),
-        (np.array([-1, 3]), 0.2, "run from -1 to 3; they must be in 0"),
-        (np.zeros((2, 1), int), 0.2, r"are int64 \[2, 1\]; they must be integers"),
-        (np.zeros(2), 0.2, r"labels are float64 \[2\]; they must be integers"),
-    ],
-)  # fmt: skip
-def test_labels_and_rates_that_no_rule_covers_are_refused(name, labels, rate, message):
-    own, noise, _ = NOISES[name]
-    with pytest.raises(ValueError, match=message):
-        noise(own if labels is None else labels, rate, rng=RandomState(0))
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda rng: select_published(CIFAR10, [1] * 10, rng),
-        lambda rng: asymmetric_cifar100_sce(CIFAR100, 0.2, rng, RandomState(0)),
-        *(
-            lambda rng, labels=labels, noise=noise: noise(labels, 0.2, rng=rng)
-            for labels, noise, _ in NOISES.values()
-        ),
-    ],
-)
-def test_a_generator_with_another_stream_is_refused(draw):
-    with pytest.raises(TypeError, match="generator is a Generator; the published"):
-        draw(np.random.default_rng(0))
 
 
 def _chances(name, rate):
@@ -404,10 +355,7 @@ def test_symmetric_noise_of_sce_draws_what_one_call_per_example_draws(
     np.testing.assert_array_equal(noisy, expected)
 
 
-def test_symmetric_noise_of_too_few_classes_or_examples_is_refused():
-    for noise in (symmetric_noise_sce, symmetric_noise_gce):
-        with pytest.raises(ValueError, match="needs 2 classes or more, not 1"):
-            noise(np.zeros(5, int), 0.2, 1, RandomState(0))
+def test_symmetric_noise_of_too_few_examples_is_refused():
     labels = np.repeat([0, 1], [90, 10])
     with pytest.raises(ValueError, match="Class 1 has 10 examples, fewer than 20"):
         symmetric_noise_sce(labels, 0.4, 2, RandomState(0))

@@ -1,10 +1,9 @@
 """Class imbalance: the counts of long tails and steps, and the examples that are kept.
 
-`select` takes a `numpy.random.Generator` and serves any data set. `select_published`
-takes a `numpy.random.RandomState` and draws from it in the order of LDAM's code
-(https://github.com/kaidic/LDAM-DRW), so that the same seed keeps the same images; that
-NumPy keeps the streams of `RandomState` is the promise of its NEP 19. Neither touches
-NumPy's global state.
+`select` takes a `numpy.random.Generator`, or a `numpy.random.RandomState`, from which
+it draws in the order of LDAM's code (https://github.com/kaidic/LDAM-DRW), so that the
+same seed keeps the same images; that NumPy keeps the streams of `RandomState` is the
+promise of its NEP 19. It does not touch NumPy's global state.
 
 Counts are examples per class, in the order of the classes; a selection is the indices
 of the examples that are kept, int64 `[sum(counts)]`, grouped by class. Every function
@@ -33,10 +32,8 @@ def subsample(
         counts = scale_counts(counts, data.total)
     if data.scarce_first:
         counts = counts[::-1]
-    if data.corruption_seed is None:
-        return select(labels, counts, rng)
-    published = np.random.RandomState(data.corruption_seed)
-    return select_published(labels, counts, published)
+    seed = data.corruption_seed
+    return select(labels, counts, rng if seed is None else np.random.RandomState(seed))
 
 
 def long_tail_counts(head_count: int, classes: int, ratio: float) -> list[int]:
@@ -74,7 +71,8 @@ def step_counts(head_count: int, classes: int, ratio: float) -> list[int]:
     """Examples per class: all of the first half of the classes, few of the last half.
 
     `n_i = head_count` for the majority, `int(head_count / ratio)` for the minority,
-    which has one class more where their number is odd. The ratio is at least 1.
+    which has one class more where their number is odd. There are at least two classes,
+    and the ratio is at least 1.
 
     Examples:
       >>> step_counts(5000, 10, 100)
@@ -89,10 +87,6 @@ def step_counts(head_count: int, classes: int, ratio: float) -> list[int]:
       The step of LDAM's code, which leaves a class out when the classes are odd in
       number.
     """
-    if classes < 2:
-        raise ValueError(f"A step needs 2 classes or more, not {classes}.")
-    if not ratio >= 1.0:
-        raise ValueError(f"The ratio is {ratio}; it must be at least 1.")
     # Divided, where the published code multiplies by 1 / ratio: the same for 10, 20,
     # 50, 100 and 200, while 49 · (1 / 49) falls short of 1.
     tail_count = int(head_count / ratio)
@@ -146,19 +140,7 @@ def select(
     counts: Sequence[int],
     rng: np.random.Generator | np.random.RandomState,
 ) -> np.ndarray:
-    """A random subsample with a given number of examples of class 0, 1, ..."""
-    chosen = []
-    for label, count in enumerate(counts):
-        indices = np.flatnonzero(labels == label)
-        _check.enough(label, len(indices), count)
-        chosen.append(rng.permutation(indices)[:count])
-    return np.concatenate(chosen)
-
-
-def select_published(
-    labels: np.ndarray, counts: Sequence[int], rng: np.random.RandomState
-) -> np.ndarray:
-    """The examples that the published long-tailed and step CIFAR sets keep.
+    """A random subsample with a given number of examples of class 0, 1, ...
 
     For the classes in increasing order: shuffle the class's indices, keep the first
     `counts[class]`. One generator serves all classes, so a class's choice depends on
@@ -167,16 +149,20 @@ def select_published(
 
     With `RandomState(0)` and the labels of CIFAR in torchvision's order of training
     (five batches one after another), image for image those of LDAM's code. All training
-    seeds share that set. `counts` has every class of the labels.
+    seeds share that set.
 
     Examples:
       >>> labels = np.array([0, 1, 0, 1, 0, 1])
-      >>> select_published(labels, [2, 1], np.random.RandomState(0)).tolist()
+      >>> select(labels, [2, 1], np.random.RandomState(0)).tolist()
       [4, 2, 5]
 
     References:
       Cao et al., `Learning imbalanced datasets with label-distribution-aware margin
       loss <https://arxiv.org/abs/1906.07413>`_, and its code.
     """
-    _check.published(labels, len(counts), rng)
-    return select(labels, counts, rng)
+    chosen = []
+    for label, count in enumerate(counts):
+        indices = np.flatnonzero(labels == label)
+        _check.enough(label, len(indices), count)
+        chosen.append(rng.permutation(indices)[:count])
+    return np.concatenate(chosen)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 
 from experiments import configs
-from experiments.data import _check
 
 PER_VISIT = 4  # examples of a class that class-aware sampling takes at a time
 
@@ -77,9 +76,6 @@ def effective_number_probabilities(
       `Class-balanced loss based on effective number of samples
       <https://arxiv.org/abs/1901.05555>`_.
     """
-    _check.integers(labels)
-    if not 0.0 <= beta < 1.0:
-        raise ValueError(f"beta is {beta}; it must be in [0, 1).")
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     # expm1, since 1 − β^n loses its digits as β nears 1. The factor 1 − β is common to
     # all classes, so it drops out.
