@@ -424,6 +424,15 @@ def test_exported_vectors_are_prepared_by_the_readme(here, trained, tmp_path, sh
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def test_exported_texts_are_tokenized_by_the_readme(trained, tmp_path, predicted):
+    out = trained[0] / "reviews"
+    texts = [*GOOD, "It's<br />NOT a\tfilm. Élan! 3 awful-good", "", "a dull film " * 9]
+    _write(tmp_path / "raw.csv", [("text",), *((text,) for text in texts)])
+    found = _by_the_readme(out, texts, "texts = raw")
+    _, expected = predicted(out, tmp_path / "raw.csv")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 def test_texts_are_predicted_from_lines_files_and_columns(trained, tmp_path, predicted):
     out = trained[0] / "reviews"
     (tmp_path / "lines.txt").write_text("\n".join(GOOD), encoding="utf-8")

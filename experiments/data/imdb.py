@@ -7,7 +7,7 @@ order in which TFDS stored them. Class 0 is negative, 1 positive.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,14 +27,12 @@ def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     not use labels or the test split. Takes some ten seconds.
     """
     train, test = _texts(data, data_dir, download)
-    as_ids = _tokenizer(train[0], data)
+    as_ids = text.Tokenizer(text.vocabulary(train[0], data.vocabulary), data.length)
     splits = [Examples(as_ids(texts), labels) for texts, labels in (train, test)]
     return Dataset(splits[0], splits[1], None)
 
 
-def tokenizer(
-    data: configs.Data, data_dir: pathlib.Path | None
-) -> Callable[[np.ndarray], np.ndarray]:
+def tokenizer(data: configs.Data, data_dir: pathlib.Path | None) -> text.Tokenizer:
     """A function from other texts, `StringDType` `[n]`, to token ids like `load`'s.
 
     MissingData if the reviews, whose training split has the vocabulary, are not there.
@@ -49,15 +47,7 @@ def tokenizer(
             f"{data_dir or 'any known directory'}: give --data-dir, the one that holds "
             f"{_FOLDER}/ or imdb_reviews/; or give token ids in a .npy file."
         ) from error
-    as_ids = _tokenizer(texts, data)
-    return lambda stored: as_ids(stored.tolist())
-
-
-def _tokenizer(
-    train: Sequence[str], data: configs.Data
-) -> Callable[[Sequence[str]], np.ndarray]:
-    known = text.vocabulary(train, data.vocabulary)
-    return lambda texts: text.ids(texts, known, data.length)
+    return text.Tokenizer(text.vocabulary(texts, data.vocabulary), data.length)
 
 
 def _texts(

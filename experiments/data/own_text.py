@@ -22,9 +22,9 @@ def load(data: configs.Data) -> Dataset:
     in_folders = path.is_dir() and not any(path.glob("train*.[ctp]*"))
     parts = from_folders(path) if in_folders else _from_tables(data)
 
-    def fit(train: np.ndarray):
+    def fit(train: np.ndarray) -> text.Tokenizer:
         known = text.vocabulary(train.tolist(), data.vocabulary)
-        return lambda stored: text.ids(stored.tolist(), known, data.length)
+        return text.Tokenizer(known, data.length)
 
     return own.dataset(parts, data, "text", (data.length,), fit)
 

@@ -6,8 +6,10 @@ apostrophes within it included.
 """
 
 import collections
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,30 @@ def vocabulary(texts: Iterable[str], size: int) -> list[str]:
         counts.update(words(text))
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [word for word, _ in ranked[:size]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Makes token ids of texts; called with `StringDType` `[n]` or a sequence."""
+
+    known: list[str]  # the vocabulary, from the most frequent word
+    length: int  # of the token ids of a text
+
+    def __call__(self, texts: np.ndarray | Sequence[str]) -> np.ndarray:
+        """int32 `[n, length]`; see `ids`."""
+        return ids([*texts], self.known, self.length)
+
+    def described(self) -> dict[str, Any]:
+        """For JSON: the vocabulary, the length, and how words are split."""
+        return {
+            "vocabulary": self.known,
+            "first_id": FIRST_WORD,
+            "unknown": UNKNOWN,
+            "padding": PADDING,
+            "length": self.length,
+            "space": _BREAK.pattern,
+            "word": _WORD.pattern,
+        }
 
 
 def ids(texts: Sequence[str], known: Sequence[str], length: int) -> np.ndarray:

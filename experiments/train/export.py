@@ -10,7 +10,7 @@ from jax import export
 from safetensors.numpy import save
 
 from experiments import commands, configs
-from experiments.data import own, own_table
+from experiments.data import own, own_table, text
 from experiments.results import run_dir, run_log
 from experiments.train import evaluation, sharding, steps
 from experiments.train.session import Session
@@ -50,6 +50,10 @@ _ENCODED = (
     "the others have a 0 or 1 for each category. Without a header columns are called "
     "1, 2, and so on."
 )
+_TOKENIZED = (
+    f"{PREPARE} has the words of the training set in the order of their ids, and the "
+    "regular expressions of a word and of what stands for a space."
+)
 _CODE = f"""\
     import json, pathlib
     import jax, numpy as np
@@ -83,6 +87,29 @@ _CODE_ENCODED = """\
 
     probabilities = network.call(prepared(rows))
 """
+_CODE_TOKENIZED = """\
+    import re
+
+    prepare = json.loads(pathlib.Path("prepare.json").read_text(encoding="utf-8"))
+    ids = {w: i for i, w in enumerate(prepare["vocabulary"], prepare["first_id"])}
+
+    def prepared(texts):
+        tokens = np.full((len(texts), prepare["length"]), prepare["padding"], np.int32)
+        for row, text in zip(tokens, texts):
+            text = re.sub(prepare["space"], " ", text.lower())
+            words = re.findall(prepare["word"], text)[-len(row):]
+            found = [ids.get(word, prepare["unknown"]) for word in words]
+            row[len(row) - len(found):] = found
+        return tokens
+
+    probabilities = network.call(prepared(texts))
+"""
+# Of each kind of `Task.prepare`: what it makes, what is said of it, and how it is done.
+_PREPARING = {
+    own_table.Encoded: ("prepared rows", _ENCODED, _CODE_ENCODED),
+    own.Standardised: ("prepared examples", _SCALED, _CODE_SCALED),
+    text.Tokenizer: ("token ids of texts", _TOKENIZED, _CODE_TOKENIZED),
+}
 
 
 def main(config: commands.Export) -> int:
@@ -111,10 +138,8 @@ def main(config: commands.Export) -> int:
         "platforms": PLATFORMS,
         "versions": run_log.versions(),
     }
-    if isinstance(prepare, own_table.Encoded):
-        examples, prepared, code = "prepared rows", _ENCODED, _CODE_ENCODED
-    elif isinstance(prepare, own.Standardised):
-        examples, prepared, code = "prepared examples", _SCALED, _CODE_SCALED
+    if prepare is not None:
+        examples, prepared, code = _PREPARING[type(prepare)]
     else:
         examples, prepared = f"examples as {data.source} stores them", _PREPARED[dtype]
         code = "    probabilities = network.call(examples)\n"
@@ -132,7 +157,7 @@ def main(config: commands.Export) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / NETWORK).write_bytes(exported.serialize())
         (out / WEIGHTS).write_bytes(save(weights(state)))
-        if isinstance(prepare, own.Standardised | own_table.Encoded):
+        if prepare is not None:
             run_log.save(out / PREPARE, prepare.described())
         run_log.save(out / "export.json", described)
         (out / "README.txt").write_text(readme, encoding="utf-8")
