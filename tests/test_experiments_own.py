@@ -66,6 +66,7 @@ def here(tmp_path_factory):
         file = root / "pictures" / f"digit {digits.target[index]}" / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[index]).save(file)
+    (root / "broken_data.py").write_text(BROKEN_DATA, encoding="utf-8")
     texts = [(GOOD[i % 4], "good") for i in range(24)]
     texts += [(BAD[i % 4], "bad") for i in range(24)]
     _write(root / "reviews.csv", [("text", "label"), *texts])
@@ -268,6 +269,17 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn():
     assert all(np.isnan(value) for value in one_class.values())
 
 
+BROKEN_DATA = """
+import numpy as np
+
+number = 3
+
+def words():
+    return (np.zeros((6, 2)), ["cat", "dog"] * 3), None, None, ["cat", "dog"]
+
+def fails():
+    return np.stack([])
+"""
 ROWS = [["a", "b", "y"], *([i, "uv"[i % 2], i % 2] for i in range(20))]
 X, Y = np.zeros((9, 3)), np.arange(9) % 3
 TABLE, ARRAYS = "own_table", "own_arrays"
@@ -286,8 +298,21 @@ BROKEN = {  # preset, data, exit status, and what is said
     "images": (ARRAYS, {"x": X, "y": Y}, 2, "set model.name to 'mlp'"),
     "npz": (ARRAYS, ROWS, 3, "is no .npz or .npy file"),
     "classes": ("own_images", "pictures/digit 0", 3, "must have a subfolder for each"),
-    "function": ("own_python", "my_data:nothing", 3, "has no attribute 'nothing'"),
-    "colon": ("own_python", "my_data.py", 3, "must be module:function"),
+    "function": ("own_python", "my_data:nothing", 2, "my_data has no nothing"),
+    "module": (
+        "own_python",
+        "no_data:wine",
+        2,
+        "There is no module no_data to take wi",
+    ),
+    "colon": ("own_python", "my_data.py", 2, "is given as module:function, got 'my_da"),
+    "a call": ("own_python", "broken_data:number", 2, r"be a function \(\), got int"),
+    "its line": (
+        "own_python",
+        "broken_data:fails",
+        2,
+        r"ValueError.*data.py, line 10\)",
+    ),
     "text": ("own_text", [["text"], ["x"], ["y"]], 3, "has no column but the label"),
 }
 

@@ -10,18 +10,14 @@ and labels; test and validation may be None. The module is looked for in the wor
 directory too.
 """
 
-import importlib
-import os
 import pathlib
-import sys
-import traceback
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from experiments import configs
+from experiments import configs, user_code
 from experiments.data import own
 from experiments.data.types import DamagedData, Dataset, MissingData
 
@@ -59,27 +55,8 @@ def load(data: configs.Data) -> Dataset:
 
 def _called(data: configs.Data) -> Dataset:
     """The arrays that a function returns."""
-    module_name, colon, name = (data.path or "").partition(":")
-    if not (module_name and colon and name):
-        raise MissingData(
-            f"--data.path must be module:function for --data.source python, got "
-            f"{data.path!r}."
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # whatever the module raises
-        reason = f"{type(error).__name__}: {error}"
-        raise MissingData(f"{data.path} cannot be imported: {reason}.") from error
-    try:
-        returned = function()
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise DamagedData(
-            f"{data.path} raised {type(error).__name__}: {error} "
-            f"({last.filename}, line {last.lineno})."
-        ) from error
+    name = data.path or ""
+    returned = user_code.call(name, user_code.load(name))
     if not isinstance(returned, tuple | list) or not 1 <= len(returned) <= 4:
         raise DamagedData(
             f"{data.path} must return train, test and validation, each inputs and "

@@ -1,18 +1,13 @@
 """A network of one's own, from `module:function`; see docs/your_network.md."""
 
-import importlib
 import inspect
-import pathlib
-import sys
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import configs
+from experiments import configs, user_code
 from experiments.models.network import Network
 
 
@@ -66,9 +61,8 @@ def build(model: configs.Model, data: configs.Data, rngs: nnx.Rngs) -> Network:
     BadConfiguration if there is no such function, it fails, or it returns no module of
     `flax.nnx`.
     """
-    function = _function(model.custom)
-    shape = data.shape
-    module = _called(model.custom, lambda: function(data.classes, shape, rngs))
+    function = user_code.load(model.custom, "classes, shape, rngs")
+    module = user_code.call(model.custom, function, data.classes, data.shape, rngs)
     if not isinstance(module, nnx.Module):
         raise configs.BadConfiguration(
             f"{model.custom} must return a module of flax.nnx, got "
@@ -97,7 +91,7 @@ def check(network: Network, model: configs.Model, data: configs.Data) -> None:
     def logits(state: Any, inputs: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(inputs, jnp.ones(batch, bool))
 
-    found = _called(model.custom, lambda: jax.eval_shape(logits, state, inputs))
+    found = user_code.call(model.custom, jax.eval_shape, logits, state, inputs)
     if found.shape != (batch, data.classes):
         raise configs.BadConfiguration(
             f"{model.custom} must map inputs [batch, {_sizes(data.shape)}] to logits "
@@ -108,53 +102,3 @@ def check(network: Network, model: configs.Model, data: configs.Data) -> None:
 
 def _sizes(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """The function of `module:function`."""
-    module_name, _, path = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise configs.BadConfiguration(
-                f"{module_name} cannot be imported: {error}."
-            ) from error
-        raise configs.BadConfiguration(
-            f"There is no module {module_name} to take {path} from. It is looked for "
-            f"in this directory ({pathlib.Path.cwd()}), and in PYTHONPATH."
-        ) from error
-    except Exception as error:
-        raise configs.BadConfiguration(
-            f"{module_name} cannot be imported: {_described(error)}."
-        ) from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise configs.BadConfiguration(f"{module_name} has no {path}.")
-        found = getattr(found, part)
-    if not callable(found):
-        raise configs.BadConfiguration(
-            f"{name} must be a function (classes, shape, rngs), got "
-            f"{type(found).__name__}."
-        )
-    return found
-
-
-def _called(name: str, call: Callable[[], Any]) -> Any:
-    """Calls code that is not ours; its errors say where they come from."""
-    try:
-        return call()
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
-        own = [frame for frame in frames if frame.filename == file]
-        where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-        raise configs.BadConfiguration(
-            f"{name} failed: {_described(error)}{where}"
-        ) from error
-
-
-def _described(error: Exception) -> str:
-    """Kind and first line of an error."""
-    message = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *message[:1]])
