@@ -19,8 +19,9 @@ from sklearn import datasets as sklearn_datasets
 from sklearn import metrics as sklearn_metrics
 
 from experiments import cli, configs, presets
-from experiments.data import datasets
+from experiments.data import datasets, inputs
 from experiments.data.task import load_task
+from experiments.data.types import DamagedData
 from experiments.results import metrics, run_dir
 from tests import programs
 
@@ -280,6 +281,8 @@ def words():
 def fails():
     return np.stack([])
 """
+DECIMAL_COMMAS = [["a", "y"], *([f"{i},5", i % 2] for i in range(20))]
+STRAY = [["a", "y"], *(["-" if i == 7 else i, i % 2] for i in range(20))]
 ROWS = [["a", "b", "y"], *([i, "uv"[i % 2], i % 2] for i in range(20))]
 X, Y = np.zeros((9, 3)), np.arange(9) % 3
 TABLE, ARRAYS = "own_table", "own_arrays"
@@ -313,6 +316,8 @@ BROKEN = {  # preset, data, exit status, and what is said
         2,
         r"ValueError.*data.py, line 10\)",
     ),
+    "decimals": (TABLE, DECIMAL_COMMAS, 3, "line 2: '0,5' is not a number.*1234.5"),
+    "stray": (TABLE, STRAY, 3, "line 9: '-' is.* most cells of the column 'a'.*drop a"),
     "text": ("own_text", [["text"], ["x"], ["y"]], 3, "has no column but the label"),
 }
 
@@ -339,6 +344,20 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(shell):
     words = ["train", "own_table", "--data.path", "patients.csv", "--data.label", "who"]
     said = "no column 'who'; its columns are id, diagnosis, radius"
     shell.refused(3, said, *words)
+
+
+@pytest.mark.parametrize("cell", ["12", "3,5"])
+def test_a_few_numbers_among_words_are_categories(cell, tmp_path):
+    rows = [[cell if i % 3 == 0 else "ab"[i % 2], i % 2] for i in range(60)]
+    task = _task(_write(tmp_path / "one.csv", [["a", "y"], *rows]))
+    assert task.train.inputs.shape[1] == 3
+
+
+def test_training_says_how_columns_are_read(tmp_path, shell):
+    path = _write(tmp_path / "one.csv", ROWS)
+    words = ["train", "own_table", "--data.path", path, "--epochs", "1"]
+    _, _, said = shell(*words, "--batch-size", "4", "--out", tmp_path / "run")
+    assert "Columns: 1 of numbers, 1 of categories." in said
 
 
 def test_an_image_that_is_none_is_named(here, tmp_path, shell):
@@ -391,6 +410,37 @@ def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
     assert head == ["index", "predicted", "benign", "malignant"]
     assert len(found) == len(rows) - 1
     assert {*map(tuple, expected)} <= {*map(tuple, found)}
+
+
+NUMBERED = [[i % 2, 0.1 * i, "uv"[i % 2], 5.0 - i, f"id {i}"] for i in range(30)]
+NUMBERED_DATA = {"label": "1", "drop": ("5",)}
+
+
+@pytest.mark.parametrize("words_first", [False, True])
+def test_columns_without_header_are_the_same_without_the_label(words_first, tmp_path):
+    rows = [row[:1] + row[2:3] for row in NUMBERED] if words_first else NUMBERED
+    fields = {"label": "1"} if words_first else NUMBERED_DATA
+    path = _write(tmp_path / "one.csv", rows)
+    data = datasets.resolve(configs.Data("table", str(path), **fields))
+    prepare = load_task(data, 0).prepare
+    other = _write(tmp_path / "other.csv", [row[1:] for row in rows])
+    found, expected = (inputs.load(p, data, prepare).examples for p in (other, path))
+    assert len(found.labels) == len(rows)
+    np.testing.assert_array_equal(found.inputs, expected.inputs)
+
+
+@pytest.mark.parametrize("keep", [slice(1, 4), slice(2, 5), slice(0, 3)])
+def test_another_number_of_columns_without_header_is_refused(keep, tmp_path):
+    path = _write(tmp_path / "one" / "train.csv", NUMBERED)
+    data = datasets.resolve(configs.Data("table", str(path), **NUMBERED_DATA))
+    other = _write(tmp_path / "one" / "test.csv", [row[keep] for row in NUMBERED])
+    said = (
+        r"test.csv has 3 columns: without a header, it must have the 5 of .*train.csv"
+    )
+    with pytest.raises(DamagedData, match=rf"{said}, or without the label's, 1, in"):
+        inputs.load(other, data)
+    with pytest.raises(DamagedData, match=f"{said} in their order"):
+        datasets.load(configs.Data("table", str(path.parent), **NUMBERED_DATA), None)
 
 
 def _by_the_readme(run, raw, read):

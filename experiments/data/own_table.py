@@ -36,6 +36,7 @@ class Table:
     names: list[str]  # of the columns
     rows: list[list[str]]  # cells, as text
     lines: Sequence[int]  # of each row, from 1
+    header: bool = True  # whether the columns have names; else they are numbered
 
     def where(self, row: int) -> str:
         """A row for messages."""
@@ -63,8 +64,8 @@ class Table:
 
 def load(data: configs.Data) -> Dataset:
     """Loads a table; see `datasets`."""
-    tables = {name: read(path) for name, path in files(data).items()}
-    train = tables["train"]
+    found = tables(data)
+    train = found["train"]
     label = label_of(train, data.label)
     categories = _used(train, data, label)
     parts = {
@@ -73,7 +74,7 @@ def load(data: configs.Data) -> Dataset:
             table.labels(table.column(train.names[label])),
             table.where,
         )
-        for name, table in tables.items()
+        for name, table in found.items()
     }
     width = sum(1 if each is None else len(each) for each in categories.values())
     fit = lambda inputs: _fit(inputs, categories)
@@ -83,7 +84,15 @@ def load(data: configs.Data) -> Dataset:
 def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
     """The rows of another file as `load` stores those of `data`; of labels no need."""
     train = read(files(data)["train"])
-    return _stored(read(path), _used(train, data, label_of(train, data.label)))
+    label = label_of(train, data.label)
+    return _stored(read(path, train, label), _used(train, data, label))
+
+
+def tables(data: configs.Data) -> dict[str, Table]:
+    """The table of each split."""
+    paths = files(data)
+    train = read(paths.pop("train"))
+    return {"train": train} | {name: read(path, train) for name, path in paths.items()}
 
 
 def _used(
@@ -115,10 +124,14 @@ def files(data: configs.Data) -> dict[str, pathlib.Path]:
     return found
 
 
-def read(path: pathlib.Path) -> Table:
-    """Reads a file.
+def read(
+    path: pathlib.Path, train: Table | None = None, label: int | None = None
+) -> Table:
+    """Reads a file, where `train` has been read with columns as those of `train`.
 
-    DamagedData if it is not text, has no row, or a row has too few or too many cells.
+    Where that has no header, this has none; the columns are then the same, or without
+    that of the `label`. DamagedData if it is not text, has no row, or a row has too few
+    or too many cells.
     """
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
@@ -140,10 +153,13 @@ def read(path: pathlib.Path) -> Table:
     if not numbered:
         raise DamagedData(f"{path} is empty.")
     _, head = numbered[0]
-    if any(map(_is_number, head)):
+    header = not any(map(_is_number, head)) and (train is None or train.header)
+    if header:
+        names, numbered = head, numbered[1:]
+    elif train is None or train.header:
         names = [str(number) for number in range(1, len(head) + 1)]
     else:
-        names, numbered = head, numbered[1:]
+        names = _numbers_of(path, len(head), train, label)
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise DamagedData(f"{path} has two columns {repeated[0]!r}.")
@@ -155,7 +171,24 @@ def read(path: pathlib.Path) -> Table:
     if not numbered:
         raise DamagedData(f"{path} has a header and no row.")
     lines, rows = zip(*numbered, strict=True)
-    return Table(path, names, list(rows), lines)
+    return Table(path, names, list(rows), lines, header)
+
+
+def _numbers_of(
+    path: pathlib.Path, width: int, train: Table, label: int | None
+) -> list[str]:
+    """The numbers, in training, of the columns of a file without a header."""
+    unlabelled = [*train.names]
+    if label is not None:
+        del unlabelled[label]
+    for names in (train.names, unlabelled):
+        if width == len(names):
+            return names
+    less = "" if label is None else f", or without the label's, {train.names[label]},"
+    raise DamagedData(
+        f"{path} has {width} columns: without a header, it must have the "
+        f"{len(train.names)} of {train.path}{less} in their order."
+    )
 
 
 def label_of(table: Table, name: str | None) -> int:
@@ -192,12 +225,24 @@ def _parquet(path: pathlib.Path) -> Table:
 def _categories(table: Table, name: str) -> dict[str, int] | None:
     """The categories of a column, numbered from 0; None for a numeric one."""
     column = table.column(name)
-    cells = [
-        row[column] for row in table.rows if row[column].lower() not in own.MISSING
-    ]
-    if all(map(_is_number, cells)):
+    cells = {
+        index: cell
+        for index, row in enumerate(table.rows)
+        if (cell := row[column]).lower() not in own.MISSING
+    }
+    odd = {index: cell for index, cell in cells.items() if not _is_number(cell)}
+    if not odd:
         return None
-    found = {cell: number for number, cell in enumerate(sorted({*cells}))}
+    words = sum(not _is_number(cell.replace(",", ".")) for cell in odd.values())
+    if words < len(cells) / 2:
+        row, cell = next(iter(odd.items()))
+        raise DamagedData(
+            f"{table.where(row)}: {cell!r} is not a number, and most cells of the "
+            f"column {name!r} are. Numbers are written as 1234.5, and the cell of a "
+            "missing one is empty: correct the file, or leave the column out with "
+            f"--data.drop {name}. If they are categories, begin each with a letter."
+        )
+    found = {cell: number for number, cell in enumerate(sorted({*cells.values()}))}
     if len(found) > _MOST:
         raise DamagedData(
             f"{table.path}: the column {name!r} has {len(found):,} different values "

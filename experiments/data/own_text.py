@@ -19,8 +19,7 @@ _TEXTS = ("text", "sentence", "review", "comment", "message", "content")
 def load(data: configs.Data) -> Dataset:
     """Loads texts; see `datasets`."""
     path = own.path_of(data)
-    in_folders = path.is_dir() and not any(path.glob("train*.[ctp]*"))
-    parts = from_folders(path) if in_folders else _from_tables(data)
+    parts = from_folders(path) if _in_folders(path) else _from_tables(data)
 
     def fit(train: np.ndarray) -> text.Tokenizer:
         known = text.vocabulary(train.tolist(), data.vocabulary)
@@ -57,22 +56,19 @@ def unlabelled(
         if not lines:
             raise DamagedData(f"{path} has no text.")
         return _array(lines), None
-    table, name = own_table.read(path), data.text
-    of_training = own.path_of(data) if data.info.own else None
-    if (
-        name is None
-        and of_training is not None
-        and (of_training.is_file() or any(of_training.glob("train*.[ctp]*")))
-    ):
+    name, train, label = data.text, None, None
+    if data.info.own and not _in_folders(own.path_of(data)):
         train = own_table.read(own_table.files(data)["train"])
-        name = train.names[_text_of(train, None, own_table.label_of(train, data.label))]
+        label = own_table.label_of(train, data.label)
+        name = train.names[_text_of(train, name, label)]
+    table = own_table.read(path, train, label)
     column = _text_of(table, name, -1)
     return _array([row[column] for row in table.rows]), None
 
 
 def _from_tables(data: configs.Data) -> dict[str, own.Part]:
     """The texts of CSV files by split."""
-    tables = {name: own_table.read(p) for name, p in own_table.files(data).items()}
+    tables = own_table.tables(data)
     train = tables["train"]
     label = own_table.label_of(train, data.label)
     column = _text_of(train, data.text, label)
@@ -84,6 +80,11 @@ def _from_tables(data: configs.Data) -> dict[str, own.Part]:
         )
         for name, table in tables.items()
     }
+
+
+def _in_folders(path: pathlib.Path) -> bool:
+    """Whether texts are files in folders, not the cells of a table."""
+    return path.is_dir() and not any(path.glob("train*.[ctp]*"))
 
 
 def _text_of(table: own_table.Table, name: str | None, label: int) -> int:
