@@ -443,6 +443,45 @@ def test_another_number_of_columns_without_header_is_refused(keep, tmp_path):
         datasets.load(configs.Data("table", str(path.parent), **NUMBERED_DATA), None)
 
 
+ARRAYS_TRAINED_ON = {
+    "grey bytes": {"x": (40, 6, 5)},
+    "channels first": {"Images_Train": (40, 3, 6, 5), "labels_train": None},
+    "grey floats": {"data": (40, 6, 5)},
+    "floats, channels first": {"features": (40, 3, 6, 5)},
+    "vectors": {"inputs": (40, 7)},
+}
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+@pytest.mark.parametrize("kind", ARRAYS_TRAINED_ON)
+def test_arrays_that_were_trained_on_are_predicted(kind, in_folder, tmp_path):
+    ((name, shape), *_) = ARRAYS_TRAINED_ON[kind].items()
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    if "floats" in kind or kind == "vectors":
+        x = x + rng.normal(size=shape)
+    y = "labels_train" if "Train" in name else "y"
+    path = tmp_path / "arrays" if in_folder else tmp_path / "arrays.npz"
+    if in_folder:
+        path.mkdir()
+        np.save(path / f"{name}.npy", x)
+        np.save(path / f"{y}.npy", np.arange(40) % 2)
+    else:
+        np.savez(path, **{name: x, y: np.arange(40) % 2})
+    data = datasets.resolve(configs.Data("arrays", str(path)))
+    task = load_task(data, 0)
+    found = inputs.load(path, data, task.prepare).examples.inputs
+    np.testing.assert_array_equal(found[task.rows], task.train.inputs)
+
+
+def test_files_are_not_read_as_images_of_other_channels(here):
+    contents = configs.Contents("images", (8, 8, 4), ("a", "b"))
+    data = configs.Data("arrays", "x.npz", contents=contents)
+    said = r"images of 4: give them as arrays, \[n, 8, 8, 4\]"
+    with pytest.raises(DamagedData, match=said):
+        inputs.load(here / "pictures", data)
+
+
 def _by_the_readme(run, raw, read):
     """Probabilities of raw values, by the code of README.txt, which imports no Flax."""
     assert cli.main(["export", str(run)]) == 0

@@ -1,18 +1,15 @@
 """Examples without labels, for a trained network: images, texts, rows or arrays."""
 
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments import configs
-from experiments.data import images, own, own_table, own_text, text
+from experiments.data import images, own, own_arrays, own_table, own_text, text
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
-# Names under which an array of examples is looked for in an .npz file of several.
-NAMES = ("inputs", "images", "x", "x_test", "X")
 _ARRAYS = (".npy", ".npz")
 
 
@@ -31,9 +28,10 @@ def load(
     """Loads examples as a data set stores its own; those of a folder sorted by path.
 
     The source is a folder, searched with its subfolders, an image, or a .npy or .npz
-    file; of tables and texts what their formats are, or token ids in a .npy or .npz
-    file. `prepare`, of the task, or for texts a tokenizer, makes the network's inputs
-    of what is stored; None where they are the same.
+    file; of your own arrays what they are trained on; of tables and texts what their
+    formats are, or token ids in a .npy or .npz file. `prepare`, of the task, or for
+    texts a tokenizer, makes the network's inputs of what is stored; None where they are
+    the same.
 
     MissingData if a folder has nothing to classify; DamagedData if shape, dtype or
     range are not those of the data set.
@@ -43,10 +41,9 @@ def load(
         found, paths = own_text.unlabelled(source, data)
     elif data.source == "table":
         found = own_table.unlabelled(source, data)
-    elif prepare is not None and data.info.inputs != "text":
-        found = _numbers(_array(source), source, data)
-    elif source.suffix.lower() in _ARRAYS:
-        found, prepare = _checked(_array(source), source, data), None
+    elif _of_arrays(source, data, prepare is not None):
+        prepare = None if data.info.inputs == "text" else prepare  # ids are as they are
+        found = _checked(_array(source), source, data, prepare is not None)
     else:
         files = _files(source)
         paths = [str(files.path(index)) for index in range(len(files))]
@@ -70,6 +67,12 @@ def of_texts(source: pathlib.Path, data: configs.Data) -> bool:
     return data.info.inputs == "text" and source.suffix.lower() not in _ARRAYS
 
 
+def _of_arrays(source: pathlib.Path, data: configs.Data, standardised: bool) -> bool:
+    """Whether a source is arrays; what was standardised in training is nothing else."""
+    in_folder = data.info.module == "own_arrays" and any(source.glob("*.npy"))
+    return standardised or in_folder or source.suffix.lower() in _ARRAYS
+
+
 def _files(source: pathlib.Path) -> Files:
     """An image, or those of a folder; MissingData if it has none."""
     root, found = source.parent, [source]
@@ -88,6 +91,11 @@ def _files(source: pathlib.Path) -> Files:
 def _decoded(files: Files, data: configs.Data) -> np.ndarray:
     """Images of a data set held in memory: of its size, which nothing resizes."""
     height, width, channels = data.shape
+    if channels not in (1, 3):
+        raise DamagedData(
+            f"{files.path(0)} is read as 1 or 3 channels, and the run has images of "
+            f"{channels}: give them as arrays, [n, {height}, {width}, {channels}]."
+        )
     decoded = np.empty((len(files), *data.shape), np.uint8)
     for index, image in enumerate(decoded):
         picture = images.decode(files, index)
@@ -102,42 +110,28 @@ def _decoded(files: Files, data: configs.Data) -> np.ndarray:
 
 
 def _array(source: pathlib.Path) -> np.ndarray:
-    """The array of a file, or the one of several that has a known name."""
-    try:
-        loaded = np.load(source, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            names = loaded.files
-            known = [name for name in NAMES if name in names] or names
-            if len(names) > 1 and known == names:
-                raise DamagedData(
-                    f"{source} has the arrays {', '.join(names)}: name the one that is "
-                    f"to be classified {NAMES[0]!r}."
-                )
-            return loaded[known[0]]
-    except (ValueError, OSError, EOFError, IndexError, zipfile.BadZipFile) as error:
-        raise DamagedData(f"{source} cannot be read as arrays: {error}") from error
-
-
-def _numbers(
-    stored: np.ndarray, source: pathlib.Path, data: configs.Data
-) -> np.ndarray:
-    """Arrays of any numbers, which are standardised, as float32."""
-    if stored.shape[1:] != data.shape or stored.dtype.kind not in "uifb":
+    """The array of a file, or of several the one whose name says that it is inputs."""
+    arrays = own_arrays.read(source)
+    splits = ("", *own.SPLITS["test"], *own.SPLITS["train"])
+    name = own_arrays.named(arrays, own_arrays.INPUTS, splits)
+    if name is None and len(arrays) != 1:
         raise DamagedData(
-            f"{source} must hold numbers [n, {', '.join(map(str, data.shape))}], "
-            f"got {stored.dtype} {list(stored.shape)}."
+            f"{source} has the arrays {', '.join(arrays)}: name the one that is to be "
+            f"classified {own_arrays.INPUTS[0]!r}."
         )
-    return stored.astype(np.float32)
+    return next(iter(arrays.values())) if name is None else arrays[name]
 
 
 def _checked(
-    inputs: np.ndarray, source: pathlib.Path, data: configs.Data
+    inputs: np.ndarray, source: pathlib.Path, data: configs.Data, standardised: bool
 ) -> np.ndarray:
-    """The examples in a dtype of the data set, if they may be its own."""
-    if inputs.ndim == len(data.shape) and data.shape[-1] == 1:
-        inputs = inputs[..., np.newaxis]  # grey images without an axis of channels
+    """The examples in a dtype of the data set, if they may be its own.
+
+    What is `standardised` may be any numbers.
+    """
+    of_text = data.info.inputs == "text"
+    if not of_text:
+        inputs = own_arrays.as_stored(str(source), inputs)
     if inputs.shape[1:] != data.shape or not inputs.size:
         shape = ", ".join(map(str, data.shape))
         raise DamagedData(
@@ -147,13 +141,15 @@ def _checked(
     low, high = float(inputs.min()), float(inputs.max())
     got = f"got {inputs.dtype} from {low:g} to {high:g}."
     integers = np.issubdtype(inputs.dtype, np.integer)
-    if data.info.inputs == "text":
+    if of_text:
         words = data.vocabulary + text.FIRST_WORD
         if not (integers and low >= 0 and high < words):
             raise DamagedData(f"{source}: token ids are integers below {words}, {got}")
         return inputs.astype(np.int32)
-    if integers and low >= 0 and high <= 255:
-        return inputs.astype(np.uint8)
+    if standardised:
+        return inputs.astype(np.float32)
+    if inputs.dtype == np.uint8:
+        return inputs
     if np.issubdtype(inputs.dtype, np.floating) and low >= 0.0 and high <= 1.0:
         return inputs.astype(np.float32)
     raise DamagedData(

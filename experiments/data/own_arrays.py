@@ -12,7 +12,7 @@ directory too.
 
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from experiments import configs, user_code
 from experiments.data import own
 from experiments.data.types import DamagedData, Dataset, MissingData
 
-_INPUTS = ("x", "images", "data", "inputs", "features")
+INPUTS = ("x", "images", "data", "inputs", "features")
 _LABELS = ("y", "labels", "label", "targets", "target")
 _CHANNELS = (1, 3, 4)
 
@@ -31,12 +31,16 @@ def load(data: configs.Data) -> Dataset:
     if data.source == "python":
         return _called(data)
     path = own.path_of(data)
-    arrays = _read(path)
-    names = {name.lower(): name for name in arrays}
+    arrays = read(path)
+    if "" in arrays:
+        raise DamagedData(
+            f"{path} is a single array: give the directory that it is in, with the "
+            "labels next to it, or an .npz."
+        )
     found = {}
     for split, aliases in own.SPLITS.items():
         spelled = [*aliases, ""] if split == "train" else aliases
-        inputs, labels = (_named(names, kind, spelled) for kind in (_INPUTS, _LABELS))
+        inputs, labels = (named(arrays, kind, spelled) for kind in (INPUTS, _LABELS))
         if inputs and labels:
             found[split] = (arrays[inputs], arrays[labels])
         elif inputs or labels:
@@ -110,8 +114,8 @@ def _from_arrays(
     return own.dataset(parts, data, kind, shape, fit, class_names)
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of a file or a directory by name."""
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of a file or a directory by name; that of a .npy file has none, ""."""
     found = {}
     try:
         if path.is_dir():
@@ -122,21 +126,24 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             return found
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            raise DamagedData(
-                f"{path} is a single array: give the directory that it is in, with the "
-                "labels next to it, or an .npz."
-            )
+            return {"": loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise DamagedData(
             f"{path} is no .npz or .npy file of numbers or names. (It is damaged, of "
             "another format, or holds Python objects, which are not unpickled.)"
         ) from error
 
 
-def _named(names: Mapping[str, str], kinds: tuple[str, ...], splits: Any) -> str | None:
-    """The name of the array of one kind and split."""
+def named(
+    arrays: Iterable[str], kinds: tuple[str, ...], splits: Iterable[str]
+) -> str | None:
+    """The name of the array of one kind and split, the first of those that are there.
+
+    "" is for a name without a split. Capital letters are as small ones.
+    """
+    names = {name.lower(): name for name in arrays}
     for split in splits:
         for kind in kinds:
             for name in (f"{kind}_{split}", f"{split}_{kind}") if split else (kind,):
@@ -155,8 +162,7 @@ def _part(where: str, inputs: Any, labels: Any) -> own.Part:
             f"{where}: labels must be a vector, one for each input, got the shapes "
             f"{x.shape} of inputs and {y.shape} of labels."
         )
-    if x.dtype.kind not in "uifb":
-        raise DamagedData(f"{where}: inputs must be numbers, got {x.dtype}.")
+    x = as_stored(where, x)
     if y.dtype.kind == "f":
         bad = ~np.isfinite(y)
         if bad.any():
@@ -172,6 +178,17 @@ def _part(where: str, inputs: Any, labels: Any) -> own.Part:
         y = y.astype(np.int64)
     if y.dtype.kind == "S":
         y = np.char.decode(y, "utf-8")
+    return own.Part(x, y.tolist(), lambda index: f"{where}, example {index}")
+
+
+def as_stored(where: str, x: np.ndarray) -> np.ndarray:
+    """Images as `[n, height, width, channels]`, of bytes if possible, or vectors.
+
+    Images may have come as `[n, height, width]` or `[n, channels, height, width]`; a
+    number may be missing, NaN. DamagedData if they are of another shape, or no numbers.
+    """
+    if x.dtype.kind not in "uifb":
+        raise DamagedData(f"{where}: inputs must be numbers, got {x.dtype}.")
     if x.ndim == 3:
         x = x[..., np.newaxis]
     if x.ndim == 4 and x.shape[3] not in _CHANNELS and x.shape[1] in _CHANNELS:
@@ -188,4 +205,4 @@ def _part(where: str, inputs: Any, labels: Any) -> own.Part:
     if x.dtype.kind == "f" and np.isinf(x).any():
         row = int(np.isinf(x).reshape(len(x), -1).any(axis=1).argmax())
         raise DamagedData(f"{where}, example {row}: an input is not finite.")
-    return own.Part(x, y.tolist(), lambda index: f"{where}, example {index}")
+    return x
