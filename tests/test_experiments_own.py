@@ -67,6 +67,8 @@ def here(tmp_path_factory):
         file = root / "pictures" / f"digit {digits.target[index]}" / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images[index]).save(file)
+    for split in ("test", "val"):
+        shutil.copytree(root / "pictures", root / "no_train" / split)
     (root / "broken_data.py").write_text(BROKEN_DATA, encoding="utf-8")
     texts = [(GOOD[i % 4], "good") for i in range(24)]
     texts += [(BAD[i % 4], "bad") for i in range(24)]
@@ -127,6 +129,11 @@ def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell
     shell.printed(*command)
     shell.refused(0, "is finished", *command)
     lines = (here / "moved.csv").read_text("utf-8").splitlines()
+    few = [line for line in lines[2:] if "malignant" not in line]
+    _write(here / "moved.csv", [line.split(",") for line in [*lines[:2], *few]])
+    for command in ("evaluate", "suspects", "predict"):
+        said = "Class 'malignant' has 1 example left, too few to hold out 1"
+        shell.refused(2, said, command, "runs/moved")
     _write(here / "moved.csv", [line.split(",")[:-1] for line in lines])
     said = "moved.csv has changed since the run began"
     shell.refused(3, said, "evaluate", "runs/moved")
@@ -166,6 +173,25 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
     _write(tmp_path / "split" / "test.csv", [rows[0], ["", 1.0, "new", 0, 2]])
     (unseen,) = _task(tmp_path / "split").test.inputs
     np.testing.assert_array_equal(unseen[2:], 0.0)
+
+
+def test_folders_are_subsampled_as_tables_are(here):
+    files = sorted((here / "pictures").glob("*/*.png"))
+    table = [["path", "label"], *([file.name, file.parent.name] for file in files)]
+    table = _write(here / "pictures.csv", table)
+    found, expected = (
+        _task(path, source, seed=3, imbalance_ratio=5.0, **fields)
+        for path, source, fields in (
+            ("pictures", "folder", {"image_size": 8}),
+            (table, "table", {}),
+        )
+    )
+    assert found.class_counts.min() == found.class_counts.max() // 5
+    for name in ("rows", "class_counts"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for name in ("train", "validation", "test"):
+        labels = (getattr(task, name).labels for task in (found, expected))
+        np.testing.assert_array_equal(*labels)
 
 
 def test_rows_are_those_of_the_file(here):
@@ -301,6 +327,7 @@ BROKEN = {  # preset, data, exit status, and what is said
     "images": (ARRAYS, {"x": X, "y": Y}, 2, "set model.name to 'mlp'"),
     "npz": (ARRAYS, ROWS, 3, "is no .npz or .npy file"),
     "classes": ("own_images", "pictures/digit 0", 3, "must have a subfolder for each"),
+    "splits": ("own_images", "no_train", 3, "no_train has test/, val/ and no train/"),
     "function": ("own_python", "my_data:nothing", 2, "my_data has no nothing"),
     "module": (
         "own_python",
@@ -316,6 +343,7 @@ BROKEN = {  # preset, data, exit status, and what is said
         2,
         r"ValueError.*data.py, line 10\)",
     ),
+    "numbers": ("own_python", "broken_data:words", 3, "0 ... 1 where.*, got 'cat'"),
     "decimals": (TABLE, DECIMAL_COMMAS, 3, "line 2: '0,5' is not a number.*1234.5"),
     "stray": (TABLE, STRAY, 3, "line 9: '-' is.* most cells of the column 'a'.*drop a"),
     "text": ("own_text", [["text"], ["x"], ["y"]], 3, "has no column but the label"),

@@ -26,6 +26,7 @@ SPLITS = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
+_SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})  # cells, lower case
 
@@ -100,10 +101,14 @@ def dataset(
     for name, part in parts.items():
         for index, label in enumerate(part.labels):
             if label not in number:
-                raise DamagedData(
-                    f"{part.where(index)}: no training example has the label "
-                    f"{label!r}; there are {_listed(labels)}."
+                said = (
+                    f"labels must be 0 ... {len(labels) - 1} where the classes are "
+                    f"named, got {label!r}."
+                    if class_names
+                    else f"no training example has the label {label!r}; there are "
+                    f"{_listed(labels)}."
                 )
+                raise DamagedData(f"{part.where(index)}: {said}")
         numbers = np.array([number[label] for label in part.labels], np.int32)
         splits[name] = Examples(part.inputs, numbers)
     names = tuple(map(str, class_names or labels))
@@ -123,7 +128,7 @@ def listed(
 
     The path is a directory of classes, or of splits; files count that have the
     suffixes, in lower case; `what` they are is for messages. DamagedData if it is not a
-    directory, or a class has no such file.
+    directory, it has splits but no `train`, or a class has no such file.
     """
     if not path.is_dir():
         raise DamagedData(
@@ -137,6 +142,11 @@ def listed(
         classes = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
         if not classes:
             raise DamagedData(f"{root} must have a subfolder for each class, got none.")
+        if root == path and {d.name.lower() for d in classes} <= _SPLIT_NAMES:
+            raise DamagedData(
+                f"{path} has {', '.join(f'{d.name}/' for d in classes)} and no train/: "
+                "training examples are in train/, in a subfolder for each class."
+            )
         for folder in classes:
             files = [
                 f for f in sorted(folder.rglob("*")) if f.suffix.lower() in suffixes

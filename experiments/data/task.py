@@ -38,9 +38,9 @@ def load_task(
 
     In this order: every split keeps `examples_per_class`; validation set, meta set and,
     for digits, test set are held out; the training set is subsampled; labels of
-    training and validation are flipped. Sets of image files are never subsampled: they,
-    or the lists that come with them, are imbalanced already. The seed decides all of
-    it, unless `data.corruption_seed` is set; `data_dir` is as in `datasets.load`.
+    training and validation are flipped. COVID-LT is subsampled as it is read. The seed
+    decides all of it, unless `data.corruption_seed` is set; `data_dir` is as in
+    `datasets.load`.
 
     What is held out for validation is balanced, and its labels are as noisy as the
     training's. Without `validation_per_class` it is the data set's own validation
@@ -96,7 +96,7 @@ def load_task(
             part and part._replace(inputs=prepare(part.inputs))
             for part in (train, validation, test, meta)
         )
-    if data.imbalance_ratio > 1.0 and not data.info.files:
+    if data.imbalance_ratio > 1.0 and data.source != "covid_lt":
         kept = imbalance.subsample(train.labels, data, tail_rng)
         train, rows = train.take(kept), rows[kept]
     mislabelled = np.zeros(len(train.labels), bool)

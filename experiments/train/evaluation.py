@@ -94,10 +94,11 @@ def reopen(
 
     None is the directory of the data sets in training, and all devices that there are.
     Returns configuration, task, devices, step and state of the newest checkpoint; a
-    directory that is none of a run, or has no checkpoint, is a BadConfiguration.
+    directory that is none of a run, or has no checkpoint, is a BadConfiguration, as are
+    data with fewer examples than the run asks for.
     """
     kept = run_dir.load(out)
-    task = load_task(kept.run.data, kept.run.seed, data_dir or kept.data_dir)
+    task = task_of(kept.run, Session(data_dir=data_dir or kept.data_dir))
     layout = sharding.layout(devices)
     step, state = restore(out, kept, layout)
     return kept, task, layout, step, state
