@@ -13,27 +13,19 @@ def softmax_regression(w, x, labels):
     return losses, x[:, :, None] * (p - onehot)[:, None, :]
 
 
-def algorithm1(
-    w, batches, lam, gamma, *, eta, init_s=0.0, alpha=0.0, beta=0.0, corrected=False
-):
+def algorithm1(w, batches, lam, gamma, *, eta, init_s=None, alpha=0.0, beta=0.0):
     """Runs Algorithm 1 with Eq. (2) on (x, labels, v) batches.
 
-    Yields (w, s) after each step. `corrected` divides s by the share that s_0 = 0 has
-    lost, so that s is an average of the batches alone.
+    Yields (w, s) after each step.
     """
     w = w.astype(np.float64)
-    s, share, momentum = float(init_s), 1.0, np.zeros_like(w)
+    attention, momentum = Attention(lam, gamma, init_s), np.zeros_like(w)
     for x, labels, v in batches:
         losses, gradients = softmax_regression(w, x, labels)
-        exponentials = np.exp(losses / lam)
-        s = (1 - gamma) * s + gamma * (v * exponentials).sum() / v.sum()
-        share = (1 - gamma) * share
-        s_used = s / (1 - share) if corrected else s
-        p = exponentials / s_used
-        direction = ((v * p)[:, None, None] * gradients).sum(axis=0) / v.sum()
-        momentum = beta * momentum + direction + alpha * w
+        momentum = beta * momentum + attention.direction(losses, gradients, v)
+        momentum = momentum + alpha * w
         w = w - eta * momentum
-        yield w, s_used
+        yield w, attention.s
 
 
 def tilted_mean(losses, lam, v):
@@ -50,26 +42,32 @@ def tilted_mean(losses, lam, v):
 
 
 class Attention:
-    """Algorithm 1's s without s_0, and the direction of Eq. (2), step by step.
+    """Algorithm 1's s, and the direction of Eq. (2), step by step.
 
     Args:
       lam: λ.
       gamma: γ.
+      init_s: s_0; None divides s by the share that s_0 = 0 has lost, so that it is an
+        average of the batches alone.
     """
 
-    def __init__(self, lam, gamma=0.5):
-        self.lam, self.gamma = lam, gamma
-        self.s, self.share = 0.0, 1.0
+    def __init__(self, lam, gamma=0.5, init_s=None):
+        self.lam, self.gamma, self.corrected = lam, gamma, init_s is None
+        self._s, self._share = init_s or 0.0, 1.0
+
+    @property
+    def s(self):
+        return self._s / (1 - self._share) if self.corrected else self._s
 
     def weights(self, losses, v=None):
         """p [*batch] of a batch's losses [*batch]; s moves on."""
         losses = np.asarray(losses, np.float64)
         v = np.ones_like(losses) if v is None else np.asarray(v, np.float64)
         exponentials = np.exp(losses / self.lam)
-        self.s *= 1 - self.gamma
-        self.s += self.gamma * (v * exponentials).sum() / v.sum()
-        self.share *= 1 - self.gamma
-        return exponentials / (self.s / (1 - self.share))
+        self._s *= 1 - self.gamma
+        self._s += self.gamma * (v * exponentials).sum() / v.sum()
+        self._share *= 1 - self.gamma
+        return exponentials / self.s
 
     def direction(self, losses, jacobian, v=None):
         """`Σ v_i p_i ∇L_i / Σ v_i` from the losses' Jacobian [*batch, *parameter]."""

@@ -31,7 +31,7 @@ def algorithm_1(init_s):
     histories = [
         oracle.algorithm1(
             w, zip(*data, strict=True), *setting, eta=1e-3, alpha=1e-3, beta=0.9,
-            init_s=init_s or 0.0, corrected=init_s is None,
+            init_s=init_s,
         )
         for setting in settings
     ]  # fmt: skip

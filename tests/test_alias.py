@@ -36,24 +36,13 @@ def trained(optimizer):
         return np.stack(history)
 
 
-def directions(w):
-    """Algorithm 1's weighted gradient at each batch, and a slot for the next w."""
-    attention = oracle.Attention(LAM, GAMMA)
-    for x, labels, v in zip(*data, strict=True):
-        losses, gradients = oracle.softmax_regression(w, x, labels)
-        w = yield attention.direction(losses, gradients, v)
-
-
 def reference(step, *slots):
-    """Runs `step(G, w, *slots) -> w, *slots` along the oracle's directions."""
-    w, history = w_0, []
-    stream = directions(w)
-    G = next(stream)
-    for t in range(STEPS):
-        w, *slots = step(t + 1, G, w, *slots)
+    """Runs `step(t, G, w, *slots) -> w, *slots` along the oracle's directions."""
+    attention, w, history = oracle.Attention(LAM, GAMMA), w_0, []
+    for t, (x, labels, v) in enumerate(zip(*data, strict=True), 1):
+        losses, gradients = oracle.softmax_regression(w, x, labels)
+        w, *slots = step(t, attention.direction(losses, gradients, v), w, *slots)
         history.append(w)
-        if t + 1 < STEPS:
-            G = stream.send(w)
     return np.stack(history)
 
 

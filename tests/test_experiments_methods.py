@@ -12,6 +12,7 @@ from flax import nnx
 
 from experiments import configs, methods, presets
 from experiments.train import steps
+from tests import oracle
 
 CIFAR = configs.Run(
     data=configs.Data(source="cifar10"),
@@ -83,16 +84,10 @@ def start(run):
 @pytest.mark.parametrize("init_s", [0.0, 2.0, None])
 def test_algorithm_1_begins_at_the_switch(lam, init_s):
     """Against the algorithm as printed, in float64, from s_0 at the switch on."""
-    run = configs.replace(
-        CIFAR,
-        {
-            "method.lam": lam,
-            "method.init_s": init_s,
-            "method.start_at": 0.5,
-            "epochs": 4,
-        },
-    )
-    rng, state, s = np.random.default_rng(0), start(run), init_s
+    own = {"method.lam": lam, "method.init_s": init_s, "method.start_at": 0.5}
+    run = configs.replace(CIFAR, own | {"epochs": 4})
+    rng, state = np.random.default_rng(0), start(run)
+    attention = oracle.Attention(lam, 0.3, init_s)
     for step in range(8):
         losses = np.float32(rng.exponential(size=6))
         found = weighted(run, methods.step_hyperparams(run, 2, step), state, losses)
@@ -100,9 +95,8 @@ def test_algorithm_1_begins_at_the_switch(lam, init_s):
         if step < 4:
             np.testing.assert_array_equal(found.weights, 1.0)
         elif init_s is not None:
-            e = np.exp(np.asarray(losses, np.float64) / lam)
-            s = 0.7 * s + 0.3 * e.mean()
-            np.testing.assert_allclose(found.weights, e / s, rtol=1e-5)
+            expected = attention.weights(losses)
+            np.testing.assert_allclose(found.weights, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +211,9 @@ def test_the_sce_networks_hidden_layer_and_its_norm_decay_by_their_own():
     ],
     ids=["clipping comes before it", "outside Adam's means"],
 )
-def test_the_weight_decay(changes, gradient, expected):
+def test_weight_decay_is_neither_clipped_nor_scaled_by_adam(
+    changes, gradient, expected
+):
     decay = {"optimizer.weight_decay": 0.1, "optimizer.momentum": 0.0}
     run = configs.replace(CIFAR, decay | changes)
     updates = descended(run, jnp.array(gradient), jnp.ones(2))

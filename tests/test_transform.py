@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import absgd_jax
-from tests import oracle, problems
+from tests import problems
 from tests.problems import ROUTES, compiled, per_example_losses, route_step, transform
 
 params, x, labels, v = problems.start()
@@ -291,29 +291,6 @@ def test_one_absurd_loss_neither_takes_over_nor_stalls(absurd, absurd_step):
 
 
 # The normaliser, from a whole optimizer state.
-
-
-@pytest.mark.parametrize("init_s", [0.0, 2.0, None])
-def test_normalizer_recovers_s_from_a_whole_optimizer_state(init_s):
-    tx = optax.chain(
-        optax.named_chain(
-            ("attention", absgd_jax.attentional_aggregate(0.7, 0.3, init_s=init_s)),
-            ("sgd", optax.sgd(0.05)),
-        )
-    )
-    data = problems.batches(20)
-    w, state = params, tx.init(params)
-    if init_s is not None:
-        assert float(absgd_jax.normalizer(state, init_s)) == init_s
-    expected = oracle.algorithm1(
-        problems.initial_params()["w"], zip(*data, strict=True), 0.7, 0.3, eta=0.05,
-        init_s=init_s or 0.0, corrected=init_s is None,
-    )  # fmt: skip
-    step = jax.jit(functools.partial(route_step, "pullback", tx))
-    batches = zip(*problems.as_dtype(data, jnp.float32), strict=True)
-    for (_, s), (bx, blabels, bv) in zip(expected, batches, strict=True):
-        w, state, _ = step(w, state, bx, blabels, sample_weights=bv)
-        assert float(absgd_jax.normalizer(state, init_s)) == pytest.approx(s, rel=1e-5)
 
 
 def test_attention_state_must_be_there_once():

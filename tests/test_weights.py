@@ -54,11 +54,13 @@ def oracle_of(lam, gamma, **kwargs):
 
 @pytest.mark.parametrize("init_s", [None, 0.0, 2.0])
 def test_the_gradient_of_the_weighted_mean_is_equation_2(init_s):
-    start = {"init_s": init_s or 0.0, "corrected": init_s is None}
+    if init_s is not None:
+        begun = absgd_jax.attention(0.7, init_s=init_s).init()
+        assert float(absgd_jax.normalizer(begun, init_s)) == init_s
     for lam, gamma in ((0.7, 0.3), (-0.5, 0.9), (5.0, 1.0)):
         with jax.enable_x64(True):
             got, s = train(lam, gamma, init_s, (X, LABELS, V))
-        expected, expected_s = oracle_of(lam, gamma, **start)
+        expected, expected_s = oracle_of(lam, gamma, init_s=init_s)
         # The state is float32: each step's s is off by 1e-7, relatively.
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
         assert float(s) == pytest.approx(expected_s[-1], rel=1e-5)
@@ -68,7 +70,7 @@ def test_a_penalty_beside_the_mean_is_not_weighted():
     """It acts as weight decay does, whatever the weights."""
     with jax.enable_x64(True):
         got, _ = train(0.7, 0.3, None, (X, LABELS, V), 0.1)
-    expected, _ = oracle_of(0.7, 0.3, alpha=0.1, corrected=True)
+    expected, _ = oracle_of(0.7, 0.3, alpha=0.1)
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
 
 
