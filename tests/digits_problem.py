@@ -3,7 +3,9 @@
 As a command line and as a run. They share compiled programs, as do the tests' files.
 """
 
-from experiments import configs, presets
+import tyro
+
+from experiments import commands, presets
 from experiments.train import sharding
 
 LAYOUT = sharding.layout(1)
@@ -16,15 +18,5 @@ TINY = (
     "--data.augment-on", "device",
 )  # fmt: skip
 EXAMPLES, PER_EPOCH = 200, 7
-RUN = configs.replace(
-    presets.get(PRESET).run,
-    {
-        "model.widths": (4,),
-        "model.dropout": 0.2,
-        "data.examples_per_class": 90,
-        "batch_size": 32,
-        "epochs": 3,
-        "method.start_at": 0.34,
-        "data.augment_on": "device",
-    },
-)
+BEGUN = commands.Train(presets.get(PRESET).run)
+RUN = tyro.cli(commands.Train, default=BEGUN, args=TINY).run

@@ -12,19 +12,7 @@ from tests import training_problem as problem
 from tests.accelerators import exported
 from tests.digits_problem import LAYOUT
 
-# With all that is drawn on a device: dropout, and how images are moved.
-RUN = configs.replace(
-    problem.NORMALIZED,
-    {
-        "model.blocks": (1,),
-        "model.widths": (4,),
-        "model.dropout": 0.3,
-        "data.augment_on": "device",
-        "data.crop_padding": 4,
-        "data.flip": True,
-        "data.rotation": 15.0,
-    },
-)
+RUN = configs.replace(problem.DRAWN, {"data.rotation": 15.0})
 GIVEN = problem.given(LAYOUT)
 MOMENT = methods.step_hyperparams(RUN, 2, 0)
 CONVOLUTION = re.compile(r"stablehlo\.convolution.* -> tensor<[^>]*x(b?f\d+)>")
@@ -53,7 +41,7 @@ def assert_convolves_in(element, program):
     ],
     ids=["sgd", "bounded", "truncated"],
 )
-def test_a_step(method, dtype, element):
+def test_a_step_is_exported_for_gpu_and_tpu(method, dtype, element):
     run = configs.replace(RUN, {**method, "model.dtype": dtype})
     step = steps.program(run, LAYOUT).train(MOMENT)
     program = exported(step, start(run), problem.batch(0), GIVEN, MOMENT)
@@ -61,14 +49,14 @@ def test_a_step(method, dtype, element):
 
 
 @every_dtype
-def test_an_evaluation(dtype, element):
+def test_an_evaluation_is_exported_for_gpu_and_tpu(dtype, element):
     run = configs.replace(RUN, {"model.dtype": dtype})
     program = exported(steps.counts_of(run), start(run), problem.batch(0))
     assert_convolves_in(element, program)
 
 
 @every_dtype
-def test_many_steps_of_a_dispatch(dtype, element):
+def test_many_steps_of_a_dispatch_are_exported_for_gpu_and_tpu(dtype, element):
     run = configs.replace(RUN, {"model.dtype": dtype})
     batch = problem.batch(0)
     examples = device_loop.to_device(Examples(batch.inputs, batch.labels), LAYOUT)

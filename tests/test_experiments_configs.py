@@ -31,16 +31,12 @@ RUN = pathlib.Path("run")
         (lambda: _data(noise="asymmetric_sce"), "cifar100, got digits"),
         (lambda: configs.Data(source="imdb", flip=True), "imdb is text.* no flip"),
         (lambda: configs.Data(source="places_lt"), "image_size must be given"),
-        (
-            lambda: configs.Data(source="places_lt", image_size=8, rotation=1.0),
-            "held in memory, got places_lt",
-        ),
+        (lambda: configs.Data(source="places_lt", image_size=8, rotation=1.0),
+         "held in memory, got places_lt"),
         (lambda: configs.Model(widths=(0,)), "widths .* got 0"),
         (lambda: configs.Model(dropout=1.0), "dropout .* got 1.0"),
-        (
-            lambda: configs.Model(name="bilstm", dtype="bfloat16"),
-            "networks that read images.* got bilstm",
-        ),
+        (lambda: configs.Model(name="bilstm", dtype="bfloat16"),
+         "networks that read images.* got bilstm"),
         (lambda: configs.Loss(prune_from=2.0), "prune_from .* got 2.0"),
         (lambda: configs.Loss(effective_beta=1.0), "effective_beta .* got 1.0"),
         (lambda: configs.Method(lam=0.0), "lam must be nonzero, got 0.0"),
@@ -52,10 +48,8 @@ RUN = pathlib.Path("run")
         (lambda: configs.Method(start_at=-0.1), "start_at .* got -0.1"),
         (lambda: configs.Method(init_s=-1.0), "init_s .* got -1.0"),
         (lambda: configs.Method(max_weight=0.5), "max_weight .* at least 1, got 0.5"),
-        (
-            lambda: configs.Method(route="value", max_weight=2.0, init_s=0.0),
-            "max_weight together with init_s .* 'value'",
-        ),
+        (lambda: configs.Method(route="value", max_weight=2.0, init_s=0.0),
+         "max_weight together with init_s .* 'value'"),
         (lambda: configs.Method(route="value", uniform=True), "pullback .* 'value'"),
         (lambda: configs.Method(microbatch_size=4), "microbatch_size .* 4 with pull"),
         (lambda: configs.Optimizer(learning_rate=math.nan), "learning_rate .* nan"),
@@ -69,21 +63,14 @@ RUN = pathlib.Path("run")
         (lambda: _run(seed=-1), "seed .* got -1"),
         (lambda: _run(model=configs.Model(name="bilstm")), "got bilstm for digits"),
         (lambda: _run(loss=configs.Loss(name="ldam")), "'cosine', got 'linear'"),
-        (
-            lambda: _run(method=configs.Method(route="value", microbatch_size=4)),
-            "BatchNorm .* depends on the others",
-        ),
+        (lambda: _run(method=configs.Method(route="value", microbatch_size=4)),
+         "BatchNorm .* depends on the others"),
         (lambda: Session(devices=0), "devices .* got 0"),
         (lambda: Session(distributed=True, parallel="pmap"), "pmap runs on one host"),
         (lambda: Session(coordinator="a:1"), "coordinator needs --distributed"),
-        (
-            lambda: commands.Sweep(_run(), session=Session(record_losses=True)),
-            "A sweep records no losses of single examples",
-        ),
-        (
-            lambda: Session(stall_timeout_seconds=0.0),
-            "stall_timeout_seconds .* got 0.0",
-        ),
+        (lambda: commands.Sweep(_run(), session=Session(record_losses=True)),
+         "A sweep records no losses of single examples"),
+        (lambda: Session(stall_timeout_seconds=0.0), "stall_timeout_seconds .* got"),
         (lambda: commands.Toy(lam=0.0), "lam must be nonzero, got 0.0"),
         (lambda: commands.Demo(seeds=0), "seeds .* got 0"),
         (lambda: commands.Demo(epochs=0), "epochs .* got 0"),
@@ -92,13 +79,10 @@ RUN = pathlib.Path("run")
         (lambda: commands.Suspects(RUN, show=-3), "show must not be negative, got -3"),
         (lambda: commands.Bench(repeats=0), "repeats must be at least 1, got 0"),
         (lambda: commands.Bench(sizes=()), r"sizes and batches must have .* got \(\)"),
-        (
-            lambda: dataclasses.replace(LONG_TAIL, lams=(math.inf,)),
-            "lams must be finite",
-        ),
+        (lambda: dataclasses.replace(LONG_TAIL, lams=(math.inf,)), "lams must be"),
     ],
-)
-def test_what_cannot_be_is_refused(make, message):
+)  # fmt: skip
+def test_a_bad_field_is_refused_with_its_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -135,6 +119,9 @@ RADIUS = {"method.rho": 0.1}
     [
         ({}, {"method.lam": 0.5, "method.gamma": 0.1, "seed": 3, "epochs": 2}, True),
         ({}, {"data.crop_padding": 2, "data.imbalance_ratio": 5.0}, True),
+        ({}, {"data.sampling": "effective", "data.sampling_beta": 0.5}, True),
+        ({}, {"optimizer.decay": "cosine", "optimizer.learning_rate": 0.2}, True),
+        ({}, {"method.start_at": 0.0, "data.noise_rate": 0.2}, True),
         ({}, {"batch_size": 8}, False),
         ({}, {"method.init_s": 0.0}, False),
         (ON_DEVICE, {"data.crop_padding": 2}, False),

@@ -14,7 +14,6 @@ from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.digits_problem import LAYOUT, RUN
 
-TINY = {"model.blocks": (1,), "model.widths": (4,)}
 FLOAT32 = jnp.dtype("float32")
 
 
@@ -22,9 +21,11 @@ def _dtypes(tree):
     return {leaf.dtype for leaf in jax.tree.leaves(tree)}
 
 
-def test_what_is_kept_and_what_is_lost():
+def test_only_maps_are_bfloat16():
     """Maps in bfloat16; parameters, statistics, features, logits and losses not."""
-    half = configs.replace(problem.NORMALIZED, TINY | {"model.dtype": "bfloat16"})
+    half = configs.replace(
+        problem.NORMALIZED, problem.SMALL | {"model.dtype": "bfloat16"}
+    )
     network = steps.init_network(half, 0)
     network.eval()
     images = jnp.ones((2, 32, 32, 3))
@@ -58,7 +59,7 @@ def test_norms_take_their_moments_in_float32(kind):
 
 
 def test_a_step_is_that_of_float32_to_rounding():
-    run = configs.replace(problem.NORMALIZED, TINY)
+    run = configs.replace(problem.NORMALIZED, problem.SMALL)
     half = configs.replace(run, {"model.dtype": "bfloat16"})
     graphs, updates = [], []
     for each in (run, half):

@@ -24,7 +24,7 @@ from experiments import configs, fields, methods, presets
 from experiments.data.loader import Batch
 from experiments.models import heads
 from experiments.studies import method_grid
-from experiments.train import steps
+from experiments.train import sharding, steps
 from experiments.train.losses import per_example_losses
 
 PUBLISHED = np.load(pathlib.Path(__file__).parent / "published_values.npz")
@@ -40,6 +40,8 @@ def _relative(found, expected):
 
 class _Table(nnx.Module):
     """A network whose kernel has a row of logits for each example."""
+
+    blocks = ()
 
     def __init__(self, logits):
         self.head = nnx.Linear(*logits.shape, use_bias=False, rngs=nnx.Rngs(0))
@@ -68,20 +70,9 @@ def _gradient_of_a_step(run, logits, labels):
         },
     )
     batch = len(labels)
-    _, params, _ = nnx.split(_Table(logits), nnx.Param, ...)
     hyperparams = methods.step_hyperparams(run, 1, 0)
-    rule, descent = methods.rule(run), methods.descent(run, hyperparams)
-    state = steps.TrainState(
-        step=jnp.int32(0),
-        key=jax.random.key_data(jax.random.key(0)),
-        params=params,
-        frozen=nnx.State({}),
-        statistics=nnx.State({}),
-        optimizer=steps.OptimizerState(
-            rule.init(params, batch, 10), descent.init(params)
-        ),
-        kept=jnp.ones(0, bool),
-    )
+    program = steps.program(fields.compiled(run), sharding.layout(1))
+    state = program.init(_Table(logits), 0, batch)
     given = steps.DatasetStats(
         jnp.float32(PUBLISHED["class_counts"]),
         jnp.float32(PUBLISHED["class_weights"]),

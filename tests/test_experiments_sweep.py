@@ -77,17 +77,7 @@ def test_each_trains_as_it_would_alone(most, tasks, alone):
 
 def test_the_step_maps_over_runs_of_a_residual_network_too():
     """Convolutions, BatchNorm's gradient and statistics, keys of moves and dropout."""
-    run = configs.replace(
-        problem.NORMALIZED,
-        {
-            "model.blocks": (1,),
-            "model.widths": (4,),
-            "model.dropout": 0.3,
-            "data.augment_on": "device",
-            "data.crop_padding": 4,
-            "data.flip": True,
-        },
-    )
+    run = problem.DRAWN
     update = steps.updates_of(run)
     step = jax.jit(update)
     many = jax.jit(jax.vmap(update, in_axes=(0, 0, None, None)))
@@ -138,10 +128,7 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
     ("changes", "said"),
     [
         ({"start_from": "runs/first"}, "random parameters, got runs/first"),
-        (
-            {"loss.name": "truncated", "loss.prune_from": 0.5},
-            "do not prune examples: set loss.prune_from to 1, got 0.5",
-        ),
+        ({"loss.name": "truncated", "loss.prune_from": 0.5}, "_from to 1, got 0.5"),
         ({"data.augment_on": "host"}, "--data.augment-on device"),
     ],
 )
@@ -266,9 +253,9 @@ def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, shell):
     assert not out.exists()
 
 
-def test_vmapped_runs_can_be_timed():
+def test_the_benchmark_of_vmapped_runs_runs():
     ready = sweep_benchmark.vmapped_runs(
         "digits_long_tail", members=2, changes={"model.widths": (4,)}
     )
     assert (ready.facts["members"], ready.facts["updates_per_dispatch"]) == (2, 1)
-    assert ready.start()(4) > 0.0
+    ready.start()(4)

@@ -351,8 +351,7 @@ def test_a_gradient_costs_what_it_is_said_to(name):
 def test_a_network_trains(name):
     """The whole step: plain up to the switch, then by the rule."""
     changes = {"method.name": name, "method.init_s": None, "method.start_at": 0.25}
-    small = {"model.blocks": (1,), "model.widths": (4,)}
-    run = configs.replace(training_problem.RUN, small | changes)
+    run = configs.replace(training_problem.RUN, training_problem.SMALL | changes)
     state, seen = training_problem.train(run, updates=4)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
     effective = np.array([one.effective for one in seen])

@@ -20,6 +20,15 @@ RUN = configs.Run(
     batch_size=SIZE,
 )
 NORMALIZED = configs.replace(RUN, {"model.norm": "batch"})
+SMALL = {"model.blocks": (1,), "model.widths": (4,)}
+# With all that is drawn on a device: dropout, and how images are moved.
+DRAWN = configs.replace(
+    NORMALIZED,
+    SMALL | {
+        "model.dropout": 0.3, "data.augment_on": "device", "data.crop_padding": 4,
+        "data.flip": True,
+    },
+)  # fmt: skip
 WRONG = np.arange(EXAMPLES) % 5 == 0
 COUNTS = np.arange(10, 0, -1)
 

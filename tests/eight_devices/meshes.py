@@ -15,6 +15,8 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import absgd_jax
+from absgd_jax import _devices
 from tests import problems
 
 DEVICES = 8
@@ -46,6 +48,37 @@ def make_step(tx, route, axis_name=None, **settings):
         )[:2]  # fmt: skip
 
     return step
+
+
+def tilted_step(
+    tx, losses_fn=problems.per_example_losses, *, over=None, mean=False, local=False,
+    cast=False,
+):  # fmt: skip
+    """`tilted_loss` over an axis, differentiated by hand.
+
+    With `mean` the loop averages gradients where they do not arrive summed already;
+    with `local` the transform is told each device's weight, and rescales its gradients.
+    """
+
+    def step(params, state, x, labels, v):
+        lam = absgd_jax.attention_state(state).lam
+        value, grads = jax.value_and_grad(
+            lambda p: absgd_jax.tilted_loss(
+                losses_fn(p, x, labels), lam, sample_weights=v, axis_name=over
+            )
+        )(problems.vary(params, "data") if cast else params)
+        if mean and not types_are_kept(x):
+            grads, value = jax.lax.pmean((grads, value), "data")
+        total = {"total_weight": v.sum()} if local else {}
+        updates, state = tx.update(grads, state, params, value=value, **total)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def types_are_kept(x):
+    """Whether gradients of replicated parameters arrive summed: `check_vma=True`."""
+    return bool(_devices._varying(x))
 
 
 def train(step, tx, batches, params=None):

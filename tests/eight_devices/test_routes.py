@@ -1,5 +1,7 @@
 """Options that hold on eight devices as on one, and gradients that would be wrong."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -48,23 +50,8 @@ def test_dense_gradients_that_are_summed_already_are_refused():
         meshes.train(meshes.mapped(naive, True), tx, batches)
 
 
-def local_tilt(tx, cast):
-    """The step without a collective between forward and backward pass."""
-
-    def step(params, state, x, labels, v):
-        mine = problems.vary(params, "data") if cast else params
-        lam = absgd_jax.attention_state(state).lam
-        value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(
-                per_example_losses(p, x, labels), lam, sample_weights=v
-            )
-        )(mine)
-        updates, state = tx.update(
-            grads, state, params, value=value, total_weight=v.sum()
-        )
-        return optax.apply_updates(params, updates), state
-
-    return step
+# A step without a collective between forward and backward pass.
+local_tilt = functools.partial(meshes.tilted_step, local=True)
 
 
 @pytest.mark.parametrize(
@@ -90,29 +77,15 @@ def test_under_shard_map_a_global_gradient_needs_no_axis_name():
     assert_equal(meshes.train(step, tx, batches), one_device("value", 0.5))
 
 
-def value_and_mean_gradient(lam, axis_name):
-    """A step by the value whose gradients are averaged over devices in the loop."""
+def with_mean_gradient(lam, over):
+    """A pmapped loop that averages gradients over devices, as it has always done."""
     tx = meshes.optimizer("value", lam, 0.3)
-
-    def step(params, state, x, labels, v):
-        value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(
-                per_example_losses(p, x, labels),
-                absgd_jax.attention_state(state).lam,
-                sample_weights=v,
-                axis_name=axis_name,
-            )
-        )(params)
-        grads, value = jax.lax.pmean((grads, value), "data")
-        updates, state = tx.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    return step, tx, batches
+    return meshes.pmap(meshes.tilted_step(tx, over=over, mean=True), tx, batches)
 
 
 def test_under_pmap_a_mean_over_devices_does_too():
     """The pmean that a pmapped loop has already, in place of axis_name."""
-    got = meshes.pmap(*value_and_mean_gradient(0.5, "data"))
+    got = with_mean_gradient(0.5, "data")
     assert_equal(got, one_device("value", 0.5))
 
 
@@ -121,7 +94,7 @@ def test_under_pmap_a_mean_over_devices_does_too():
 
 def test_weights_per_device_would_be_another_objective():
     """The same code without axis_name, averaged over devices, is off by far."""
-    per_device, _ = meshes.pmap(*value_and_mean_gradient(0.2, None))
+    per_device, _ = with_mean_gradient(0.2, None)
     expected, _ = meshes.alone("value", 0.2)
     difference = np.abs(np.asarray(per_device["w"]) - np.asarray(expected["w"])).max()
     assert difference > 0.1 * np.abs(expected["w"]).max()

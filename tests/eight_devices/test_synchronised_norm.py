@@ -15,7 +15,6 @@ import pytest
 from jax import lax
 
 import absgd_jax
-from absgd_jax import _devices
 from tests import problems
 from tests.eight_devices import meshes
 
@@ -63,27 +62,8 @@ def by_tilted_loss(axis_name):
         absgd_jax.scale_by_attention(LAM, GAMMA), optax.sgd(0.3, momentum=0.9)
     )
 
-    def step(params, state, x, labels, v):
-        lam = absgd_jax.attention_state(state).lam
-        value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(
-                losses_of(axis_name)(p, x, labels),
-                lam,
-                sample_weights=v,
-                axis_name=axis_name,
-            )
-        )(params)
-        if axis_name is not None and not types_are_kept(x):
-            grads = lax.pmean(grads, axis_name)
-        updates, state = tx.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    return tx, step
-
-
-def types_are_kept(x):
-    """Whether gradients of replicated parameters arrive summed: `check_vma=True`."""
-    return bool(_devices._varying(x))
+    over = {"over": axis_name, "mean": axis_name is not None}
+    return tx, meshes.tilted_step(tx, losses_of(axis_name), **over)
 
 
 def by_weights(axis_name):
@@ -99,12 +79,12 @@ def by_weights(axis_name):
             losses = losses_of(axis_name)(params, x, labels)
             weights, after = attention.weigh(losses, state[0], sample_weights=v)
             loss = jnp.mean(weights * losses)
-            if axis_name is not None and types_are_kept(x):
+            if axis_name is not None and meshes.types_are_kept(x):
                 loss = lax.pmean(loss, axis_name)
             return loss, after
 
         grads, after = jax.grad(loss_fn, has_aux=True)(params)
-        if axis_name is not None and not types_are_kept(x):
+        if axis_name is not None and not meshes.types_are_kept(x):
             grads = lax.pmean(grads, axis_name)
         updates, sgd_state = sgd.update(grads, state[1], params)
         return optax.apply_updates(params, updates), (after, sgd_state)
@@ -170,17 +150,7 @@ def test_tilting_locally_and_rescaling_afterwards_is_not_exact(run):
         absgd_jax.scale_by_attention(LAM, GAMMA, axis_name="data"), optax.sgd(0.3)
     )
 
-    def local(params, state, x, labels, v):
-        value, grads = jax.value_and_grad(
-            lambda p: absgd_jax.tilted_loss(
-                losses_of("data")(p, x, labels), LAM, sample_weights=v
-            )
-        )(params)
-        updates, state = tx.update(
-            grads, state, params, value=value, total_weight=v.sum()
-        )
-        return optax.apply_updates(params, updates), state
-
+    local = meshes.tilted_step(tx, losses_of("data"), local=True)
     one, step = by_pullback(None)
     expected, _ = meshes.train(jax.jit(step), one, BATCHES[:1], start())
     got, _ = jax.device_get(run(local, tx, BATCHES[:1]))

@@ -11,17 +11,7 @@ from tests import training_problem as problem
 
 # BatchNorm, dropout, moves drawn on the device, and batches whose last devices hold
 # padding alone: whatever could tell devices apart.
-RUN = configs.replace(
-    problem.NORMALIZED,
-    {
-        "model.blocks": (1,),
-        "model.widths": (4,),
-        "model.dropout": 0.3,
-        "data.augment_on": "device",
-        "data.crop_padding": 4,
-        "data.flip": True,
-    },
-)
+RUN = problem.DRAWN
 
 
 def _batches(step):
@@ -41,8 +31,7 @@ def test_eight_devices_train_as_one(on_one, parallel):
 
 def test_eight_devices_train_as_one_by_the_value_route():
     """Under `pmap`, where each device has a part of the tilted loss."""
-    changes = {"method.route": "value", "model.blocks": (1,), "model.widths": (4,)}
-    run = configs.replace(problem.RUN, changes)
+    run = configs.replace(problem.RUN, problem.SMALL | {"method.route": "value"})
     eight = problem.train(run, 3, devices=8, parallel="pmap")
     problem.same(eight, problem.train(run, 3))
 
