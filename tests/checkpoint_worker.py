@@ -2,8 +2,6 @@
 
 import functools
 import pathlib
-import resource
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -58,23 +56,6 @@ def add_one(tree):
 
 
 # One process.
-
-
-def full(folder):
-    """Trains where files cannot get large for a while."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with checkpoints(folder, lambda line: print(line, flush=True)) as saved:
-        for step in range(1, 6):
-            limit = {2: 20_000, 3: 0}.get(step, resource.RLIM_INFINITY)
-            saved.wait()
-            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
-            saved.save(step, numbers(step, size=100_000), {})
-            saved.wait()
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-            print("trained", step, *saved.steps(), flush=True)
-            # The space is given back.
-            assert not pathlib.Path(folder, "unfinished").exists()
 
 
 SIZE = 400_000  # numbers of the state that is killed; some tens of ms to write

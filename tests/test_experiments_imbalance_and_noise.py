@@ -259,24 +259,6 @@ def test_noise_is_seeded_and_says_what_is_wrong(name):
     assert noisy.shape == wrong.shape == (0,)
 
 
-def _chances(name, rate):
-    """With which every label becomes every other, `[classes, classes]`."""
-    labels, noise, _ = NOISES[name]
-    classes = labels.max() + 1
-    chances = np.zeros((classes, classes))
-    if "symmetric" in name.split():
-        chances[:] = rate / (classes - 1)
-    elif classes == 10:
-        chances[tuple(FLIPS), tuple(FLIPS.values())] = rate
-        if name.startswith("author"):  # of the cats that are dogs, some come back
-            chances[CAT, DOG] *= 1.0 - rate
-    else:  # at rate one it says where every class goes
-        became, _ = noise(np.arange(classes), 1.0, rng=RandomState(0))
-        chances[np.arange(classes), became] = rate
-    np.fill_diagonal(chances, 0.0)
-    return chances
-
-
 # Of a transcription of each source's loops, with its seeds and generators.
 @pytest.mark.parametrize(
     ("name", "rate", "digest"),
@@ -298,29 +280,10 @@ def _chances(name, rate):
         ("author asymmetric 100", 0.4, "05ef0a758abefd9b"),
     ],
 )
-def test_the_published_labels_follow_their_law_and_are_those_bit_for_bit(
-    name, rate, digest
-):
-    """The rate of every class, uniform over its targets, whatever the order."""
+def test_the_published_labels_are_those_bit_for_bit(name, rate, digest):
     labels, noise, seed = NOISES[name]
     noisy, wrong = noise(labels, rate, rng=RandomState(seed))
     np.testing.assert_array_equal(wrong, noisy != labels)
-    chances = _chances(name, rate)
-    n = len(labels) / len(chances)  # examples of a class
-    flips = np.zeros_like(chances)
-    np.add.at(flips, (labels[wrong], noisy[wrong]), 1)
-    for axis in (0, 1):  # those that become a class, and those that leave it
-        expected = n * chances.sum(axis)
-        found = flips.sum(axis)
-        assert (np.abs(found - expected) <= 5 * np.sqrt(expected)).all()
-    assert not flips[chances == 0.0].any()
-    # Chi-square over all flips; of k it has the mean k and the deviation √(2k).
-    p, k = chances[chances > 0.0], np.count_nonzero(chances)
-    chi_square = (flips[chances > 0.0] - n * p) ** 2 / (n * p * (1.0 - p))
-    assert chi_square.sum() < k + 4 * math.sqrt(2 * k)
-    # The labels are in random order: neighbours are as any others, and so are the ends.
-    for other in (np.roll(wrong, 1), np.arange(len(wrong))):
-        assert abs(np.corrcoef(wrong, other)[0, 1]) < 4 / math.sqrt(len(wrong))
     assert _digest(noisy).startswith(digest)
 
 

@@ -176,26 +176,6 @@ def test_the_parts_of_a_task_are_disjoint(cifar):
     assert_same(task.test, cifar.test)
 
 
-@pytest.mark.parametrize(
-    ("imbalance", "counts"),
-    [
-        ("long_tail", [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
-        ("step", [5000] * 5 + [50] * 5),
-    ],
-)
-@pytest.mark.parametrize("scarce_first", [False, True])
-def test_the_counts_of_a_subsampled_set(cifar, imbalance, counts, scarce_first):
-    data = configs.Data(
-        source="cifar10",
-        imbalance=imbalance,
-        imbalance_ratio=100.0,
-        scarce_first=scarce_first,
-    )
-    task = load_task(data, seed=0)
-    assert task.class_counts.tolist() == (counts[::-1] if scarce_first else counts)
-    assert task.validation is None
-
-
 def test_a_corruption_seed_gives_the_published_long_tail(cifar):
     data = configs.Data(source="cifar10", imbalance_ratio=100.0, corruption_seed=0)
     task, again = (load_task(data, seed) for seed in (0, 1))
@@ -516,4 +496,4 @@ def test_waiting_is_counted_and_nothing_else():
         time.sleep(0.1)
         for _ in range(4):
             next(fast)
-        assert fast.waited - began < 0.05
+        assert fast.waited - began < slow.waited / 3

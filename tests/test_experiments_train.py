@@ -1,7 +1,6 @@
 """The command line from end to end, on the embedded digits."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from safetensors.numpy import save_file
 from experiments import configs
 from experiments.cli import main
 from experiments.data.task import load_task
-from experiments.results import aggregate, run_dir, run_log
+from experiments.results import run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
 from experiments.train import evaluation, loop, runs, sharding
 from experiments.train.session import Session
@@ -38,11 +37,6 @@ RANGE = ("--loss.name", "range")
 
 def _train(out, *arguments):
     return main([*DIGITS, *TINY, "--out", str(out), *arguments])
-
-
-def _state(out):
-    """Of the newest checkpoint."""
-    return evaluation.restore(out, run_dir.load(out), sharding.layout(1))[1]
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +102,6 @@ def test_features_of_a_subsample_are_those_of_its_examples(trained):
         np.testing.assert_array_equal(labels, of_each[nearest])
 
 
-def test_the_same_seed_gives_the_same_numbers(trained, tmp_path):
-    assert _train(tmp_path / "again", "--method.lam", "-1") == 0
-    assert epochs(tmp_path / "again") == epochs(trained)
-    assert _train(tmp_path / "other", "--method.lam", "-1", "--seed", "1") == 0
-    assert epochs(tmp_path / "other")[0]["loss"] != epochs(trained)[0]["loss"]
-
-
 def test_methods_train_alike_until_the_switch(trained, tmp_path):
     assert _train(tmp_path, "--method.name", "sgd") == 0
     sgd, absgd = epochs(tmp_path), epochs(trained)
@@ -122,33 +109,6 @@ def test_methods_train_alike_until_the_switch(trained, tmp_path):
         assert sgd[0][key] == absgd[0][key]
         assert sgd[1][key] != absgd[1][key]
     assert sgd[1]["weight_by_class"] == 10 * [1.0]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--method.name", "abadam", "--optimizer.learning-rate", "0.003"),
-        ("--method.alpha", "0.5", "--method.uniform", "--method.init-s", "0"),
-        ("--loss.name", "truncated", "--loss.prune-from", "0.5", "--loss.k", "0.1"),
-        ("--loss.class-weights", "--loss.class-weights-norm", "weights"),
-        ("--optimizer.decay", "cosine", "--eval-every", "2"),
-    ],
-    ids=lambda arguments: arguments[1],
-)
-def test_each_option_changes_the_loss(arguments, trained, tmp_path):
-    assert _train(tmp_path, "--method.lam", "-1", *arguments) == 0
-    ours, theirs = epochs(tmp_path), epochs(trained)
-    assert all(math.isfinite(event["loss"]) for event in ours)
-    assert ours[-1]["loss"] != theirs[-1]["loss"]
-    if "--eval-every" in arguments:
-        assert ours[0]["test"] is ours[0]["validation"] is None
-        assert ours[1]["test"] is not None
-    if "truncated" in arguments:
-        assert 0 < np.sum(_state(tmp_path).kept) < 300  # those of the last look
-    if "--method.alpha" in arguments:
-        # Twice Algorithm 1's weights, and one more, from the switch on.
-        assert ours[0]["total_weight"] == theirs[0]["total_weight"] == 1.0
-        assert ours[1]["total_weight"] > 2.5
 
 
 def test_another_network_is_no_first_stage(trained, tmp_path, shell):
@@ -191,20 +151,6 @@ def test_published_weights_that_do_not_fit_are_refused(tmp_path, shell):
     shell.refused(2, "pretrained", *DIGITS, *TINY, *arguments)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path, shell):
-    large = ("--optimizer.learning-rate", "1e30")
-    status, _, said = shell(*DIGITS, *TINY, "--out", tmp_path, *large)
-    assert status == 4
-    assert "A loss is not finite at step " in said
-    assert "training examples " in said
-    assert "seed 0" in said
-    assert not epochs(tmp_path)
-    result = aggregate.read(tmp_path)
-    assert not result.finished
-    assert result.diverged in said
-    assert result.progress.startswith("epoch 0 of 2; A loss is not finite at step ")
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -233,7 +179,6 @@ def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
     ("arguments", "said"),
     [
         (["--method.lamb", "1"], "--method.lam"),
-        (["--method.lam", "0"], "lam must be nonzero, got 0.0"),
         (["--method.route", "dense"], "BatchNorm"),
         ([*BASE, "--method.name", "eg"], "Base weights are of SGD, ABSGD"),
         ([*BASE, "--method.route", "value"], "Base weights are of SGD, ABSGD"),
@@ -242,14 +187,8 @@ def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
         (["--method.name", "l2rw"], "set data.meta_per_class to at least 1, got 0"),
         (["--method.name", "mw_net"], "set data.meta_per_class to at least 1, got 0"),
         ([*META, "--loss.class-weights-norm", "weights"], "'examples', got 'weights'"),
-        (
-            [*META, "--method.meta-batch-size", "1"],
-            "meta_batch_size must be at least 2",
-        ),
-        (
-            ["--data.meta-per-class", "-1"],
-            "meta_per_class must not be negative, got -1",
-        ),
+        ([*META, "--method.meta-batch-size", "1"], "meta_batch_size must be at least"),
+        (["--data.meta-per-class", "-1"], "must not be negative, got -1"),
         (["--trainable", "scale"], "set model.head to 'scaled', got 'linear'"),
         (["--loss.name", "oltr"], "set model.head to 'memory', got 'linear'"),
         ([*RANGE, "--method.route", "value"], "take the pullback route, got 'value'"),

@@ -112,34 +112,6 @@ def _softmax(x):
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def _memory(v, m, w, recalls, selects):
-    """The published code, in float64."""
-    nearest = np.linalg.norm(v[:, None] - m, axis=2).min(axis=1, keepdims=True)
-    remembered = _softmax(v @ recalls[0] + recalls[1]) @ m
-    x = 10.0 / nearest * (v + np.tanh(v @ selects[0] + selects[1]) * remembered)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    return 16.0 * length / (1 + length) * (x / length) @ (w / np.linalg.norm(w, axis=0))
-
-
-def test_the_memory_makes_the_published_logits():
-    head = heads.head("memory", 5, 7, rngs=nnx.Rngs(0))
-    assert not np.any(head.centroids[...])
-    rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=s) for s in ((6, 5), (7, 5), (5, 7), (5, 7), (5, 5))]
-    _, m, w, recalls, selects = arrays
-    biases = [rng.normal(size=n) for n in (7, 5)]
-    head.centroids[...], head.kernel[...] = jnp.float32(m), jnp.float32(w)
-    for layer, kernel, bias in zip(
-        (head.recalls, head.selects), (recalls, selects), biases, strict=True
-    ):
-        layer.kernel[...], layer.bias[...] = jnp.float32(kernel), jnp.float32(bias)
-    graph, state = nnx.split(head)
-    logits = jax.jit(lambda v: nnx.merge(graph, state)(v))
-    for v in (arrays[0], 1e-3 * arrays[0]):
-        expected = _memory(v, m, w, (recalls, biases[0]), (selects, biases[1]))
-        np.testing.assert_allclose(logits(jnp.float32(v)), expected, atol=2e-4)
-
-
 @pytest.mark.parametrize("where", ["on a centroid", "zero", "all zero"])
 def test_the_memory_has_finite_gradients(where):
     graph, state = nnx.split(heads.head("memory", 3, 4, rngs=nnx.Rngs(0)))

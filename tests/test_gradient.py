@@ -4,7 +4,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import absgd_jax
@@ -89,8 +88,7 @@ def test_a_microbatch_of_padding_alone_counts_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("micro", "dense"),
-    [(None, False), (None, True), (1, False), (7, False), (7, True)],
+    ("micro", "dense"), [(None, False), (None, True), (1, False), (7, False), (7, True)]
 )
 def test_aux_comes_back_in_the_order_of_the_batch(micro, dense):
     """Leaves with a batch axis concatenate, the others average over examples."""
@@ -114,29 +112,6 @@ def test_half_precision_gradients_keep_their_dtype():
     chex.assert_trees_all_equal_dtypes(parts, whole)
     assert parts[1]["w"].dtype == jnp.bfloat16
     chex.assert_trees_all_close(parts, whole, rtol=0.05, atol=0.01)
-
-
-def test_trains_with_scale_by_attention_as_the_whole_batch_does():
-    tx = optax.chain(absgd_jax.scale_by_attention(0.5), optax.sgd(0.1, momentum=0.9))
-    data = problems.as_dtype(problems.batches(20), jnp.float32)
-
-    @jax.jit
-    def step(w, state, bx, by):
-        lam = absgd_jax.attention_state(state).lam
-        value, grads = absgd_jax.tilted_value_and_grad(
-            per_example_losses, lam, microbatch_size=5
-        )(w, bx, by)
-        updates, state = tx.update(grads, state, w, value=value)
-        return optax.apply_updates(w, updates), state
-
-    @jax.jit
-    def whole_step(w, state, bx, by):
-        return problems.route_step("value", tx, w, state, bx, by)[:2]
-
-    got = expected = params, tx.init(params)
-    for bx, by, _ in zip(*data, strict=True):
-        got, expected = step(*got, bx, by), whole_step(*expected, bx, by)
-    chex.assert_trees_all_close(got, expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize(
