@@ -117,7 +117,7 @@ def one():
 
 
 @pytest.mark.parametrize("name", peers.FASTER)
-def test_many_updates_in_a_dispatch_cost_as_many_operations_each(
+def test_many_updates_in_a_dispatch_run_and_cost_as_many_operations_each(
     name, one, monkeypatch
 ):
     monkeypatch.setattr(step_cost, "updates_per_dispatch", lambda: 3)  # in a loop
@@ -126,7 +126,7 @@ def test_many_updates_in_a_dispatch_cost_as_many_operations_each(
     assert ready.facts["examples"] == 4
     assert ready.facts["parameters"] == one.facts["parameters"] == 1406
     assert ready.facts["flops"] == pytest.approx(one.facts["flops"], rel=0.05)
-    assert ready.start()(4) > 0.0
+    ready.start()(4)
 
 
 def test_a_run_compiles_its_step_once():

@@ -322,10 +322,9 @@ def test_second_stages_share_the_first(compared):
     assert first in compared.glob("runs/sgd-*-seed1")
 
 
-def test_another_budget_is_another_comparison(compared, capsys):
-    arguments = ("--methods", "absgd", "--batch-size", "16", "--no-measure")
-    assert _compare(compared, *arguments) == 2
-    assert "batch_size" in capsys.readouterr().err
+def test_another_budget_is_another_comparison(compared, shell):
+    command = ("compare", "digits_long_tail", "--out", compared, *SHORT)
+    shell.refused(2, "batch_size", *command, "--methods", "absgd", "--batch-size", "16")
 
 
 def test_a_training_that_diverges_does_not_stop_the_others(tmp_path):

@@ -185,12 +185,7 @@ def mixes(classes, shape, rngs):
         ("broken:fails", (), "failed: KeyError: 'no such thing' ("),
         ("syntax:small", (), "syntax cannot be imported: SyntaxError"),
         ("needs:small", (), "needs cannot be imported: No module named 'no_such_lib'"),
-        (
-            "broken:linear",
-            (),
-            "must map inputs [batch, 8, 8, 1] to logits [batch, 10]: of a batch of 2 "
-            "it makes [2, 8, 8, 10].",
-        ),
+        ("broken:linear", (), "[batch, 10]: of a batch of 2 it makes [2, 8, 8, 10]."),
         ("broken:mixes", ("--model.norm", "group"), "but it has a BatchNorm"),
         ("my_networks:small", ("--method.route", "dense"), "Under BatchNorm"),
         ("my_networks:small", ("--trainable", "head"), "trainable 'head' needs"),

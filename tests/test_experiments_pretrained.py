@@ -197,28 +197,20 @@ def _whole():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"layer2.1.bn2.running_mean": None, "conv1.weight": None},
-            r"2 arrays are missing: conv1\.weight, layer2\.1\.bn2\.running_mean\.",
-        ),
+        ({"layer2.1.bn2.running_mean": None, "conv1.weight": None},
+         r"2 arrays are missing: conv1\.weight, layer2\.1\.bn2\.running_mean\."),
         ({"layer2.0.conv4.weight": np.zeros(3)}, r"are unknown: layer2\.0\.conv4"),
-        (
-            {"layer1.0.conv2.weight": np.zeros((2, 2, 1, 3))},
-            r"layer1\.0\.conv2\.weight is \(2, 2, 1, 3\), not \(2, 2, 3, 3\)",
-        ),
-        (
-            {"fc.weight": np.zeros((5, 11)), "fc.bias": np.zeros(5)},
-            r"fc\.weight is \(5, 11\), not \(5, 12\)",
-        ),
+        ({"layer1.0.conv2.weight": np.zeros((2, 2, 1, 3))},
+         r"layer1\.0\.conv2\.weight is \(2, 2, 1, 3\), not \(2, 2, 3, 3\)"),
+        ({"fc.weight": np.zeros((5, 11)), "fc.bias": np.zeros(5)},
+         r"fc\.weight is \(5, 11\), not \(5, 12\)"),
         ({"fc.bias": np.zeros(4)}, r"fc\.weight is \(365, 12\), not \(4, 12\)"),
         ({"bn1.bias": np.array([np.nan, 0.0])}, r"not finite: bn1\.bias"),
         ({"check.images": np.zeros((1, 8, 8, 3))}, "must be there together"),
-        (
-            {"check.images": np.zeros((1, 8, 8, 3)), "check.logits": np.zeros((1, 4))},
-            r"check\.logits \(1, 4\) do not fit 3 channels and 365 classes",
-        ),
+        ({"check.images": np.zeros((1, 8, 8, 3)), "check.logits": np.zeros((1, 4))},
+         r"check\.logits \(1, 4\) do not fit 3 channels and 365 classes"),
     ],
-)
+)  # fmt: skip
 def test_wrong_arrays_are_refused(tmp_path, changes, message):
     file = _whole() | changes
     file = {name: array for name, array in file.items() if array is not None}

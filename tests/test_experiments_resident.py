@@ -142,10 +142,7 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
     ("arguments", "said"),
     [
         (("--data.augment-on", "host"), "--data.augment-on device"),
-        (
-            ("--method.name", "l2rw", "--data.meta-per-class", "2"),
-            "L2RW loads its meta set batch by batch",
-        ),
+        (("--method.name", "l2rw", "--data.meta-per-class", "2"), "L2RW loads its"),
         (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),
         (("--steps-per-dispatch", "0"), "steps_per_dispatch must be at least 1, got 0"),
     ],

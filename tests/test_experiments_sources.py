@@ -506,10 +506,7 @@ OUTSIDE = "the path must stay below the data set's directory, got "
         (IMAGENET, line("a.JPEG " + "9" * 5000), "4: expected `path label`, got"),
         (IMAGENET, line(" 3"), "4: expected `path label`, got ' 3'"),
         (IMAGENET, line(""), "4: expected `path label`, got ''"),
-        (
-            IMAGENET, line("a.JPEG 1000"),
-            "4: the label must be in 0 ... 999, got 'a.JPEG 1000'",
-        ),
+        (IMAGENET, line("a.JPEG 1000"), "4: the label must be in 0 ... 999, got 'a.J"),
         (IMAGENET, line("../a.JPEG 1"), f"4: {OUTSIDE}'../a.JPEG'"),
         (IMAGENET, line("train/../../a.JPEG 1"), f"4: {OUTSIDE}"),
         (IMAGENET, line("train/.. 1"), f"4: {OUTSIDE}"),
@@ -526,27 +523,15 @@ OUTSIDE = "the path must stay below the data set's directory, got "
         (TESTED, line(FIRST_OF_CLEAN_VAL), f"4: '{FIRST_OF_CLEAN_VAL}' is in"),
         (CLEAN, line("images/0/a.jpg 14"), "4: the label must be in 0 ... 13"),
         (NOISY, line("images/0/a.jpg"), "4: expected `path label`"),
-        (
-            CHEXPERT, swap("Pneumonia\n", "Pneumonitis\n"),
-            "line 1: there is no column 'Pneumonia'",
-        ),
-        (
-            CHEXPERT, swap(",1.0,1.0,\n", ",2.0,1.0,\n"),
-            "No Finding must be empty, 1.0, 0.0 or -1.0",
-        ),
-        (
-            CHEXPERT, swap("/train/patient", "/valid/patient"),
-            "expected a path as CheXpert-v1.0-small",
-        ),
+        (CHEXPERT, swap("Pneumonia\n", "Pneumonitis\n"), "1: there is no column 'Pneu"),
+        (CHEXPERT, swap(",1.0,1.0,\n", ",2.0,1.0,\n"), "must be empty, 1.0, 0.0 or -1"),
+        (CHEXPERT, swap("/train/patient", "/valid/patient"), "a path as CheXpert-v1.0"),
         (CHEXPERT, swap("/study1/", "/../"), OUTSIDE),
         (COHEN, swap("filename", "file"), "line 1: there is no column 'filename'"),
         (COHEN, swap(",case-2.png,", ",../case-2.png,"), OUTSIDE),
         (COHEN, swap(",case-2.png,", ",case-0.png,"), "case-0.png' is in"),
         (COHEN, swap("Two", "x" * 140_000), "is not a CSV file: field larger"),
-        (
-            COHEN, swap("1000,Pneumonia", "1000\n1000,Pneumonia"),
-            "line 2: the row is too short",
-        ),
+        (COHEN, swap("1000,Pneumonia", "1000\n1000,Pneumonia"), "2: the row is too sh"),
     ],
 )  # fmt: skip
 def test_a_spoilt_list_is_named_with_the_line(tmp_path, file, spoil, said):
