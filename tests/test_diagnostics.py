@@ -57,7 +57,7 @@ def test_a_suggested_lam_has_the_effective_fraction_that_it_is_for(sign, scale):
     )
 
 
-def test_what_ties_forbid_is_left_out():
+def test_a_fraction_that_ties_forbid_is_left_out():
     assert list(absgd_jax.suggest_lam([0.5, 0.5, 0.5, 0.0])) == [0.9]
 
 

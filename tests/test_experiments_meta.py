@@ -158,7 +158,7 @@ def test_padding_of_either_batch_changes_nothing(name):
     training_problem.same(padded, exact, rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_published_of_the_weights():
+def test_meta_weights_are_near_class_weights_and_l2rw_average_one():
     """META's are those of classes and a little; L2RW's average one; V's are shares."""
     labels = draw(2)[1]
     meta, l2rw, mw_net = (trained(name, "logistic", "rule")[1][2] for name in NAMES)
@@ -215,7 +215,7 @@ def _products(jaxpr):
 @pytest.mark.parametrize(
     ("name", "backward"), [("meta", 2), ("l2rw", 1), ("mw_net", 2)]
 )
-def test_the_passes_of_an_update(name, backward):
+def test_an_update_costs_fewer_products_than_differentiating_the_step(name, backward):
     """Forward 2 products, backward and tangent 3: no derivative by the inputs."""
     rule, params = the_rule(name), start("normalised")
     state = rule.init(params, 20, CLASSES)

@@ -233,7 +233,7 @@ def test_shortcuts_with_parameters_are_where_sizes_change(name, nothing):
     assert shortcuts[1].convolution.strides == 2
 
 
-def test_cosine_head():
+def test_a_cosine_head_ignores_lengths():
     head = heads.Cosine(7, 3, rngs=nnx.Rngs(0))
     features = jax.random.normal(jax.random.key(0), (4, 7))
     kernel = np.asarray(head.kernel[...], np.float64)
@@ -303,7 +303,7 @@ def test_recurrent_and_group_norm_networks_hold_parameters_and_nothing_else(name
         ("bilstm", {("blocks", 1)}),
     ],
 )
-def test_what_is_trained(name, last):
+def test_trainable_splits_parameters_and_loses_none(name, last):
     network = _abstract(*TINY[name][:2])
     paths = lambda state: {path for path, _ in nnx.to_flat_state(state)}
     every = paths(nnx.state(network, nnx.Param))

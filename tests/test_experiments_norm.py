@@ -178,8 +178,8 @@ def test_batch_norm_is_flax_batch_norm_where_all_are_present(shape):
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(4, 1), (64, 4), (196, 7), (17, 1)])
-def test_group_norm(channels, groups):
-    """Against NumPy, each example for itself."""
+def test_group_norm_is_that_of_numpy(channels, groups):
+    """Each example for itself."""
     x = np.random.default_rng(0).normal(1.0, size=(3, 2, 2, channels))
     x = x.astype(np.float32)
     module = norm.GroupNorm(channels, rngs=nnx.Rngs(0))

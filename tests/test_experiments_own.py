@@ -351,7 +351,7 @@ BROKEN = {  # preset, data, exit status, and what is said
 
 
 @pytest.mark.parametrize("missing", BROKEN)
-def test_what_is_wrong_is_said(missing, tmp_path, shell):
+def test_broken_data_is_refused_before_a_run_begins(missing, tmp_path, shell):
     preset, data, status, message = BROKEN[missing]
     if isinstance(data, list):
         data = _write(tmp_path / "one.csv", data)

@@ -371,7 +371,7 @@ def test_bands_stay_on_a_logarithmic_axis_and_weights_of_one_are_not_drawn(
     np.testing.assert_allclose([band.min() * 10, band.max()], expected)
 
 
-def test_extremes_are_reported_and_drawn(figures, tmp_path):
+def test_reports_of_two_and_of_a_hundred_classes(figures, tmp_path):
     counts = np.array([900, 90])
     two = _write(tmp_path / "two", TWO, _events(TWO, [0.7], counts=counts), counts)
     assert _report(two) == 0

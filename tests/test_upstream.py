@@ -84,7 +84,7 @@ def test_its_own_tests_pass(monkeypatch):
 
 
 @pytest.mark.parametrize("lam", [-1.5, 0.7, 1e5, np.inf])
-def test_it_is_the_library_s_value_route(lam):
+def test_the_contribution_is_the_value_route(lam):
     gamma = lambda count: 0.5 / (1.0 + count)
     theirs = contributed.absgd(0.05, lam, gamma)
     ours = from_the_library(0.05, lam, gamma)
