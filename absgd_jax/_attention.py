@@ -98,7 +98,8 @@ def tilt(
 
     Returns:
       T, r, V, mean, KL divergence and the extremes. `v_i r_i` is `p*_i` of Eq. (5). T
-      is NaN if a loss is not finite; it is any number if V is 0. Derivatives of every
+      and r are NaN if a loss is not finite or a weight NaN, any numbers if V is 0.
+      Derivatives of every
       order flow through T, r and V; the others are treated as constants.
     """
     present = weights > 0
@@ -132,8 +133,8 @@ def tilt(
         axis_name,
     )
     # Without examples nothing is divided by 0, and callers ask V.
-    some = jnp.where(V > 0, V, 1.0)
-    exp_sum = jnp.where(V > 0, exp_sum, 1.0)
+    some = jnp.where(V == 0, 1.0, V)
+    exp_sum = jnp.where(V == 0, 1.0, exp_sum)
     mean = lost_sum / (some / losses.size)
     plain = mean / lam <= -0.5
     log_mean = jnp.log(exp_sum / some)

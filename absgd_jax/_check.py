@@ -276,13 +276,15 @@ def _describe(value: Any) -> str:
 
 
 def sample_weights(array: jax.Array, losses: jax.Array) -> None:
-    """Base weights v: one for each loss, none negative."""
+    """Base weights v: one for each loss, none negative or NaN."""
     same_shape("sample_weights", array, "losses", losses)
     if isinstance(array, Tracer) or not array.is_fully_addressable:
         return
     # On the host, because under `jax.jit` a comparison of constants is traced.
-    if (np.asarray(array) < 0).any():
-        raise ValueError(f"sample_weights must not be negative, got {np.min(array)}.")
+    if not (np.asarray(array) >= 0).all():
+        raise ValueError(
+            f"sample_weights must not be negative or NaN, got {np.min(array)}."
+        )
 
 
 def where(mask: jax.Array, losses: jax.Array) -> None:

@@ -43,7 +43,8 @@ def tilted_loss(
 
     Returns:
       T, scalar, float32 (float64 for float64 losses). NaN, with a gradient of zero, if
-      every example is masked; NaN, with a gradient of NaN, if a loss is not finite.
+      every example is masked; NaN, with a gradient of NaN, if a loss is not finite or
+      a weight is negative or NaN.
 
     Raises:
       ValueError: λ is 0 or NaN; losses are a scalar; shapes differ.
@@ -417,7 +418,7 @@ class _TiltedObjective(NamedTuple):
             if shares is None:
                 tilt, shares = self.tilt(_weights.Batch(fixed, v))
                 tilt = tilt._replace(r=None)
-            total = jnp.sum(jnp.where(v > 0, shares * L, 0.0))
+            total = jnp.sum(jnp.where(v == 0, 0.0, shares * L))
             return total, (tilt, shares, jnp.sum(fixed))
 
         if self.dense:

@@ -59,8 +59,8 @@ def attentional_aggregate(
     λ = ±∞                  mean gradient, exactly
     one example             p = 1 at the first step, and at all steps if γ = 1
     all masked              update of zeros; s stays as it was
-    a loss is not finite    s stays as it was; the update is NaN, for
-                            `optax.apply_if_finite` *around the rest of the chain*
+    a loss is not finite,   s stays as it was; the update is NaN, for
+    or a base weight NaN    `optax.apply_if_finite` *around the rest of the chain*
     first step              weights average one; with `init_s=0.0` they are 1/γ times
                             larger, as in the earlier version of the paper
     ======================  ==========================================================
@@ -283,7 +283,7 @@ def _aggregate(
         _check.dense_gradients(name, updates, L, params)
         _check.local_gradients(updates, L, settings.axis_name)
         padded = where is not None or sample_weights is not None
-        direction = contract(updates, shares, batch.weights > 0 if padded else None)
+        direction = contract(updates, shares, batch.weights != 0 if padded else None)
     return _devices.sum_gradients(direction, L, settings.axis_name), new_state
 
 

@@ -177,7 +177,7 @@ class Batch(NamedTuple):
     """The examples of a batch, in one dtype of 32 bits at least."""
 
     losses: jax.Array  # [*batch]: L; at padding anything
-    weights: jax.Array  # [*batch]: v, not negative; 0 for padding
+    weights: jax.Array  # [*batch]: v; 0 for padding, NaN if negative or NaN
 
 
 def checked_batch(
@@ -198,6 +198,8 @@ def checked_batch(
         v = jnp.asarray(sample_weights)
         _check.sample_weights(v, given)
         v = v.astype(dtype)
+        # One that is traced cannot be refused: it counts like a loss of NaN.
+        v = jnp.where(v >= 0, v, jnp.nan)
     if where is not None:
         mask = jnp.asarray(where)
         _check.where(mask, given)
@@ -258,7 +260,7 @@ def tilt_batch(
             free = _attention.tilt(whole.losses, lam, whole.weights)
             tilt = free._replace(T=tilt.T, r=tilt.r, unbounded=free.T)
         tilt = tilt._replace(r=_devices.own_part(tilt.r, axis_name))
-    return Tilted(tilt, jnp.where(weights > 0, weights * tilt.r, 0.0))
+    return Tilted(tilt, jnp.where(weights == 0, 0.0, weights * tilt.r))
 
 
 class Step(NamedTuple):
@@ -339,7 +341,8 @@ def attention(
     padding (`where`)       its weight is 0; its loss must be finite, for 0 times NaN
                             is NaN in the mean, though not in `weigh`
     all masked              weights are 0; s stays as it was
-    a loss is not finite    all weights are NaN; s stays as it was
+    a loss is not finite,   all weights are NaN; s stays as it was
+    or a base weight NaN
     mapped axis             weights are scaled to the whole batch: the mean over
                             devices (`pmean`) of the local means is the whole's mean
     microbatches            called once each, s is carried along: ABSGD with the

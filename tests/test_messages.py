@@ -206,7 +206,9 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
          ValueError, r"at least one example, got shape \(0, 3\)"),
         (lambda: absgd_jax.tilted_loss(
             jnp.ones(2), 1.0, sample_weights=jnp.array([1.0, -2.0])
-        ), ValueError, r"must not be negative, got -2\.0"),
+        ), ValueError, r"must not be negative or NaN, got -2\.0"),
+        (lambda: weigh([1.0, 2.0], sample_weights=jnp.array([1.0, jnp.nan])),
+         ValueError, "must not be negative or NaN, got nan"),
         # The weights.
         (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
         (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),

@@ -222,15 +222,19 @@ def test_losses_that_are_not_finite_leave_s_alone(route):
         return optax.chain(transform(route, lam, 0.5), guarded)
 
     @jax.jit
-    def step(lam, w, state, x):
-        return route_step(route, optimizer(lam), w, state, x, labels)[:2]
+    def step(lam, w, state, x, v):
+        stepper = problems.stepper(route, optimizer(lam), sample_weights=v)
+        return stepper(w, state, x, labels)
 
+    once = jnp.ones(problems.BATCH)
+    inputs = [(x.at[2].set(bad), once) for bad in (jnp.nan, jnp.inf, -jnp.inf)]
+    weights = [(x, once.at[2].set(bad)) for bad in (jnp.nan, -1.0)]
     for lam in (1.0, -1.0):
         fresh = params, jax.jit(lambda lam: optimizer(lam).init(params))(lam)
-        for before in (fresh, step(lam, *fresh, x)):
-            expected, _ = step(lam, *before, x)
-            for bad in (jnp.nan, jnp.inf, -jnp.inf):
-                w_after, state_after = step(lam, *before, x.at[2].set(bad))
+        for before in (fresh, step(lam, *fresh, x, once)):
+            expected, _ = step(lam, *before, x, once)
+            for bad in inputs + weights:
+                w_after, state_after = step(lam, *before, *bad)
                 # apply_if_finite dropped the step
                 chex.assert_trees_all_equal(w_after, before[0])
                 was = absgd_jax.attention_state(before[1])
@@ -238,7 +242,7 @@ def test_losses_that_are_not_finite_leave_s_alone(route):
                 assert now == was._replace(count=was.count + 1)
                 assert int(optax.tree.get(state_after, "total_notfinite")) == 1
                 # Training goes on, as if that batch had not been.
-                w_next, _ = step(lam, w_after, state_after, x)
+                w_next, _ = step(lam, w_after, state_after, x, once)
                 chex.assert_trees_all_close(w_next, expected)
 
 
@@ -342,7 +346,7 @@ dense = {"w": jnp.ones((4, problems.FEATURES, problems.CLASSES))}
         (dense, {"losses": jnp.ones(4), "sample_weights": jnp.ones(3)}, ValueError,
          r"sample_weights must have the shape of losses, \(4,\), got \(3,\)"),
         (dense, {"losses": jnp.ones(4), "sample_weights": [1.0, 1.0, -2.0, 0.0]},
-         ValueError, r"sample_weights must not be negative, got -2\.0"),
+         ValueError, r"sample_weights must not be negative or NaN, got -2\.0"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(gradients, kwargs, error, message):
