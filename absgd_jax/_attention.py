@@ -39,8 +39,8 @@ class Tilt(NamedTuple):
     kl: jax.Array  # []: Σ v_i r_i log(r_i V), KL divergence of v r from v / V, in nats
     high: jax.Array  # []: the largest loss with v_i > 0
     low: jax.Array  # []: the smallest
-    # []: T of the losses before they were limited, of which mean, kl, high and low then
-    # are; None where none is limited, or nothing follows how the weights spread.
+    # []: T of the losses before they were limited, of which mean, kl, high and low are
+    # too; None where none is limited.
     unbounded: jax.Array | None = None
 
 

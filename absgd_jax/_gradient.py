@@ -124,6 +124,8 @@ def attentional_weights(
 class TiltedValue(NamedTuple):
     """The value that `tilted_value_and_grad` returns, for `update(..., value=)`.
 
+    Of all its numbers only `tilted_loss` is that of the losses limited to `max_weight`.
+
     Examples:
       >>> import absgd_jax, jax.numpy as jnp
       >>> x = jnp.array([0.0, 1.0, 5.0])
@@ -135,11 +137,12 @@ class TiltedValue(NamedTuple):
 
     tilted_loss: jax.Array  #: float32 []: T_λ of the whole batch; NaN if all is masked
     mean_loss: jax.Array  #: float32 []: Σ v_i L_i / Σ v_i, for the log
-    kl: jax.Array  #: float32 []: divergence of the batch's own weights from uniform
+    #: float32 []: divergence from uniform of the batch's own weights, without the bound
+    kl: jax.Array
     high: jax.Array  #: float32 []: largest loss
     low: jax.Array  #: float32 []: smallest loss
     max_weight: jax.Array | None = None  #: float32 []: the bound that was kept, if any
-    #: float32 []: T_λ without the bound, which a radius with a bound follows.
+    #: float32 []: T_λ without the bound, if there is one; a radius follows it
     unbounded: jax.Array | None = None
 
 

@@ -256,10 +256,9 @@ def tilt_batch(
             lax.index_in_dim(gathered, 1, of_batch, keepdims=False),
         )
         tilt = _attention.tilt(limit(whole, lam, state), lam, whole.weights)
-        if state.bound.unbounded is not None:
-            free = _attention.tilt(whole.losses, lam, whole.weights)
-            tilt = free._replace(T=tilt.T, r=tilt.r, unbounded=free.T)
-        tilt = tilt._replace(r=_devices.own_part(tilt.r, axis_name))
+        free = _attention.tilt(whole.losses, lam, whole.weights)
+        r = _devices.own_part(tilt.r, axis_name)
+        tilt = free._replace(T=tilt.T, r=r, unbounded=free.T)
     return Tilted(tilt, jnp.where(weights == 0, 0.0, weights * tilt.r))
 
 

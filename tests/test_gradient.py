@@ -64,6 +64,23 @@ def test_microbatches_give_the_whole_batch(micro, dense, weighted):
         assert float(value.mean_loss) == pytest.approx(float(mean), rel=1e-6)
 
 
+@pytest.mark.parametrize("micro", [None, 4])
+@pytest.mark.parametrize("lam", [0.5, absgd_jax.kl_radius(0.2)])
+def test_the_value_logs_losses_that_no_bound_has_limited(lam, micro):
+    tx = absgd_jax.absgd(0.0, lam, max_weight=1.1)
+    step = jax.jit(problems.stepper("tilted", tx))
+    _, state = step(params, tx.init(params), x, labels)  # a radius starts from ∞
+    logged = jax.jit(
+        lambda lam: absgd_jax.tilted_value_and_grad(
+            per_example_losses, lam, microbatch_size=micro
+        )(params, x, labels)[0]
+    )
+    value, free = logged(state), logged(absgd_jax.attention_state(state).lam)
+    assert value.tilted_loss < value.unbounded
+    found = value._replace(tilted_loss=value.unbounded, max_weight=None, unbounded=None)
+    chex.assert_trees_all_close(found, free, rtol=1e-5)
+
+
 def test_microbatches_are_exact_in_float64():
     with jax.enable_x64(True):
         start = {"w": jnp.asarray(problems.initial_params()["w"])}
