@@ -233,13 +233,33 @@ def losses(array: jax.Array, reason: str) -> None:
         )
 
 
-def differentiates(value_and_grad: Any, model: Any) -> None:
-    """A transform that fits the model: NNX's own for a module of Flax NNX."""
+def dense_by_jax(dense: bool, value_and_grad: Any) -> None:
+    """Per-example gradients, which are those of `jax.grad`."""
+    if dense and value_and_grad is not jax.value_and_grad:
+        raise TypeError(
+            "dense=True takes jax.vmap of jax.grad and would ignore value_and_grad="
+            f"{value_and_grad!r}. Leave one of them out. Of a module give the arrays, "
+            "by equinox.partition or flax.nnx.split, and put it together inside the "
+            "loss function."
+        )
+
+
+def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
+    """A transform that fits the model: NNX's own for a whole module of Flax NNX."""
     bases = type(model).__mro__
     is_module = any(
         base.__name__ == "Module" and base.__module__.startswith("flax.nnx")
         for base in bases
     )
+    if is_module and in_parts:
+        raise TypeError(
+            f"tilted_value_and_grad was given {type(model).__name__}, a module of Flax "
+            "NNX, which would change inside a loop over parts of the batch. With "
+            "microbatch_size or dense=True leave out value_and_grad= and give its "
+            "parameters: `graph, params, rest = nnx.split(model, nnx.Param, ...)`, and "
+            "`nnx.merge(graph, params, rest, copy=True)` inside the loss function. "
+            "(Statistics and random keys then stay as they were.)"
+        )
     if is_module and value_and_grad is jax.value_and_grad:
         raise TypeError(
             f"tilted_value_and_grad was given {type(model).__name__}, a module of Flax "

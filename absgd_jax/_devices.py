@@ -64,7 +64,9 @@ def sum_gradients(gradients: Any, like: ArrayLike, axis_name: AxisName) -> Any:
 def vary(params: Any, like: ArrayLike) -> Any:
     """The parameters as arrays that vary like `like`, so that gradients stay local."""
 
-    def cast(param: jax.Array) -> jax.Array:
+    def cast(param: Any) -> Any:
+        if callable(param):  # an activation in a module of Equinox
+            return param
         missing = _varying(like) - _varying(param)
         return _to_varying(param, tuple(sorted(missing))) if missing else param
 

@@ -194,13 +194,14 @@ def tilted_value_and_grad(
         is sharded in the same way. A BatchNorm takes its moments over one microbatch.
       dense: whether to make per-example gradients (`jax.vmap`), those of one microbatch
         at a time. The result is the same, and it costs more; for networks without
-        operations across examples.
+        operations across examples, and without `value_and_grad`.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Value and gradient are then those of the whole batch, on every device: no
         `pmean` of them, and no `axis_name` for `scale_by_attention`.
       value_and_grad: the framework's own: `flax.nnx.value_and_grad`,
         `equinox.filter_value_and_grad`. It is called as `value_and_grad(function,
-        has_aux=True)(params, *batch)`.
+        has_aux=True)(params, *batch)`. For microbatches of Flax NNX leave it out,
+        `nnx.split` the module and `nnx.merge` it inside the function.
 
     Returns:
       A function `(params, *batch, where=None, sample_weights=None)` to `(value,
@@ -213,8 +214,9 @@ def tilted_value_and_grad(
     Raises:
       ValueError: λ is 0 or NaN; `microbatch_size` not positive; no `AttentionState` in
         the optimizer state; or, when called, shapes that do not fit.
-      TypeError: λ is a schedule; the losses are not a floating-point array; a module of
-        Flax NNX without `value_and_grad=nnx.value_and_grad`.
+      TypeError: λ is a schedule; the losses are not a floating-point array; `dense`
+        with a `value_and_grad`, which it would ignore; a module of Flax NNX without
+        `value_and_grad=nnx.value_and_grad`, or with `microbatch_size` or `dense`.
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp, optax
@@ -247,6 +249,7 @@ def tilted_value_and_grad(
         lam = state.lam
     _check.number_lam("tilted_value_and_grad", lam)
     _check.microbatch_size(microbatch_size)
+    _check.dense_by_jax(dense, value_and_grad)
     objective = _TiltedObjective(
         per_example_loss_fn, lam, state, has_aux, dense, axis_name, value_and_grad
     )
@@ -257,9 +260,10 @@ def tilted_value_and_grad(
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
     ) -> tuple[Any, Any]:
-        _check.differentiates(value_and_grad, params)
+        in_parts = microbatch_size is not None or dense
+        _check.differentiates(value_and_grad, params, in_parts)
         data = _Data(batch, where, sample_weights)
-        if microbatch_size is not None or dense:
+        if in_parts:
             data = jax.tree.map(jnp.asarray, data)
             # `shard_map` would sum the gradients of each part over the devices.
             if axis_name is not None:
@@ -474,7 +478,8 @@ class _TiltedObjective(NamedTuple):
 
         first, rest = cut.parts(data)
         one = jax.tree.map(lambda x: x[0], first)
-        shapes = jax.eval_shape(self.differentiate, params, one).part
+        # The parameters are no argument: a module of Equinox holds functions, too.
+        shapes = jax.eval_shape(lambda one: self.differentiate(params, one).part, one)
         nothing = jax.tree.map(lambda x: jnp.zeros_like(x, _wide(x)), shapes)
         (tilt, grad), (aux, likes) = lax.scan(add, nothing, first)
         rest_aux = ()
@@ -496,7 +501,8 @@ class _TiltedObjective(NamedTuple):
         """
         if not self.has_aux:
             return None
-        _, whole = jax.eval_shape(self.losses_and_aux, params, batch)
+        of_batch = lambda batch: self.losses_and_aux(params, batch)
+        _, whole = jax.eval_shape(of_batch, batch)
         join = lambda like, parts, *rest: cut.join(
             like.shape != parts.shape[1:], parts, *rest
         )

@@ -1,5 +1,6 @@
 """Recipes of frameworks: Algorithm 1's updates, and the ordinary program at λ = ∞."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -167,3 +168,62 @@ def test_the_value_and_grad_of_nnx_moves_the_statistics():
         lambda model, x: (model(x) ** 2).sum(-1), 1.0, value_and_grad=nnx.value_and_grad
     )(model, x)
     np.testing.assert_allclose(model.mean[...], x.mean(0) / 2, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("max_weight", [None, 2.0])
+def test_microbatches_of_an_equinox_module_give_the_whole_batch(max_weight):
+    module = program.load("equinox_filter", lam=0.5)
+    model, _ = of_equinox(module).start()
+    tx = absgd_jax.absgd(0.1, 0.5, max_weight=max_weight)
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def gradient(model, micro, *batch):
+        call = absgd_jax.tilted_value_and_grad(
+            lambda *args: (module.loss_fn(*args), jax.numpy.float32(1.0)), state,
+            has_aux=True, microbatch_size=micro,
+            value_and_grad=eqx.filter_value_and_grad,
+        )  # fmt: skip
+        return call(model, *batch)
+
+    batch = checks.digits()[0]
+    whole, parts = (gradient(model, micro, *batch) for micro in (None, 5))
+    chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_dense_gradients_by_equinox_are_refused():
+    with pytest.raises(TypeError, match=r"would ignore value_and_grad=.*partition"):
+        absgd_jax.tilted_value_and_grad(
+            len, 1.0, dense=True, value_and_grad=eqx.filter_value_and_grad
+        )
+
+
+@pytest.mark.parametrize("parts", [{"microbatch_size": 5}, {"dense": True}])
+def test_an_nnx_module_in_parts_is_refused_and_its_arrays_are_taken(parts):
+    model = nnx.Linear(64, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, absgd_jax.absgd(0.1, 1.0), wrt=nnx.Param)
+    x, _ = checks.digits()[0]
+    losses_of = lambda model, x: (model(x) ** 2).sum(-1)
+
+    def gradient(of, params, **kwargs):
+        state = optimizer.opt_state
+        return absgd_jax.tilted_value_and_grad(of, state, **kwargs)(params, x)
+
+    by_nnx = {} if "dense" in parts else {"value_and_grad": nnx.value_and_grad}
+    with pytest.raises(TypeError, match=r"given Linear, .*nnx\.split.*nnx\.merge"):
+        gradient(losses_of, model, **parts, **by_nnx)
+
+    @nnx.jit
+    def step(model, optimizer):
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        merge = functools.partial(nnx.merge, copy=True)
+        split = lambda params, x: losses_of(merge(graph, params, rest), x)
+        value, grads = gradient(split, params, **parts)
+        optimizer.update(model, grads, value=value)
+        return grads
+
+    _, whole = gradient(losses_of, model, value_and_grad=nnx.value_and_grad)
+    before = model.kernel[...]
+    of_parts, of_whole = map(nnx.to_pure_dict, (step(model, optimizer), whole))
+    chex.assert_trees_all_close(of_parts, of_whole, rtol=1e-4, atol=1e-6)
+    assert (model.kernel[...] != before).any()
