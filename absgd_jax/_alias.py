@@ -60,7 +60,7 @@ def absgd(
       An `optax.GradientTransformationExtraArgs` with two forms of `update`:
       `update(per_example, state, params, *, losses, where=None, sample_weights=None)`
       as in `attentional_aggregate`, and `update(gradient, state, params, *, value)`
-      with both of `tilted_value_and_grad`.
+      with both of `tilted_value_and_grad`. A `value` that is a number is refused.
 
     Raises:
       ValueError: as `attentional_aggregate`.
@@ -143,7 +143,7 @@ def abadam(
       An `optax.GradientTransformationExtraArgs` with two forms of `update`:
       `update(per_example, state, params, *, losses, where=None, sample_weights=None)`
       as in `attentional_aggregate`, and `update(gradient, state, params, *, value)`
-      with both of `tilted_value_and_grad`.
+      with both of `tilted_value_and_grad`. A `value` that is a number is refused.
 
     Raises:
       ValueError: as `attentional_aggregate`.

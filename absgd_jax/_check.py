@@ -167,6 +167,16 @@ def missing_value(name: str, updates: Any, params: Any) -> Exception:
     )
 
 
+def plain_value(name: str, value: Any) -> Exception:
+    """The error for a number where the gradient may be that of any mean."""
+    return TypeError(
+        f"{name} takes as `value` the TiltedValue of tilted_value_and_grad(loss_fn, "
+        f"opt_state), with its gradient, got {_describe(value)}: the gradient of a "
+        "plain mean would be multiplied by noise. For that of tilted_loss, "
+        "differentiated by hand, take optax.chain(scale_by_attention(...), ...)."
+    )
+
+
 def function_with_value(name: str) -> Exception:
     """The error for a pullback where a gradient is needed."""
     return TypeError(

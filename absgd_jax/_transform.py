@@ -154,7 +154,9 @@ def scale_by_attention(
     `value` may also be that of `tilted_loss`, differentiated by hand. λ must then be
     the one that the state carries for this update, `attention_state(opt_state).lam`.
     (Under `optax.inject_hyperparams` a change of λ therefore arrives one step later
-    than in `attentional_aggregate`.)
+    than in `attentional_aggregate`.) With a fixed λ and no bound a number cannot be
+    told from `losses.mean()`: given that and its gradient, this multiplies the plain
+    gradient by noise. `absgd` and `abadam` take a `TiltedValue` only.
 
     A `value` that is not finite leaves the state as it was and the gradient unscaled:
     the gradient of `tilted_loss` is then NaN, or zero if every example was masked.
@@ -239,7 +241,10 @@ def _aggregate_or_rescale(
     **extra_args: Any,
 ) -> tuple[Any, AttentionState]:
     """Chooses the form of `update` by its keyword arguments."""
-    if extra_args.get("losses") is None and extra_args.get("value") is not None:
+    value = extra_args.get("value")
+    if extra_args.get("losses") is None and value is not None:
+        if not isinstance(value, TiltedValue):
+            raise _check.plain_value(name, value)
         _check.bound_of_values(settings.init_s, settings.max_weight)
         # Value and gradient are those of the whole batch.
         whole = settings._replace(axis_name=None)

@@ -223,9 +223,11 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
     state = tx.init(params)
     unbounded = jax.jit(absgd_jax.tilted_value_and_grad(per_example_losses, 0.3))
     value, grads = unbounded(params, x, labels)
-    for unknown in (value, value.tilted_loss):
-        with pytest.raises(TypeError, match=r"absgd has a max_weight.*opt_state"):
-            tx.update(grads, state, params, value=unknown)
+    with pytest.raises(TypeError, match=r"absgd has a max_weight.*opt_state"):
+        tx.update(grads, state, params, value=value)
+    rescale = absgd_jax.scale_by_attention(0.3, max_weight=2.0)
+    with pytest.raises(TypeError, match=r"scale_by_attention has a max_weight"):
+        rescale.update(grads, rescale.init(params), params, value=value.tilted_loss)
     with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
         absgd_jax.scale_by_attention(0.3, init_s=0.0, max_weight=2.0)
 
@@ -241,6 +243,9 @@ def test_the_aliases_take_either_route(make):
     chex.assert_trees_all_close(by_value, by_pullback, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match=f"{make.__name__}.update needs .*'losses'"):
         tx.update(params, tx.init(params), params)
+    # It may be `losses.mean()`, whose gradient is that of plain SGD.
+    with pytest.raises(TypeError, match=f"{make.__name__} takes .* the TiltedValue"):
+        tx.update(params, tx.init(params), params, value=jnp.float32(1.0))
 
 
 def test_base_weights_may_be_a_constant_of_a_compiled_function():

@@ -233,7 +233,8 @@ def test_without_static_args_the_momentum_turns_to_float32():
     inject = optax.inject_hyperparams(absgd_jax.absgd, hyperparam_dtype=jnp.float32)
     tx = inject(0.1, lam=0.3)
     before = tx.init(params)
-    _, after = jax.jit(tx.update)(params, before, params, value=jnp.float32(1.0))
+    dense = {"w": jnp.ones((1, 2), jnp.bfloat16)}
+    _, after = jax.jit(tx.update)(dense, before, params, losses=jnp.ones(1))
     trace = lambda state: jax.tree.leaves(state)[-1].dtype
     assert (trace(before), trace(after)) == (jnp.bfloat16, jnp.float32)
 
