@@ -305,6 +305,17 @@ def _describe(value: Any) -> str:
     return f"a value of type {type(value).__name__}"
 
 
+def averaged(path: Any, leaf: Any) -> None:
+    """A leaf of aux without a batch axis, of which microbatches have the mean."""
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        raise TypeError(
+            f"aux{jax.tree_util.keystr(path)}, {leaf.dtype} of shape {leaf.shape}, has "
+            "neither a batch axis nor a mean, and with microbatch_size or dense=True "
+            "aux is put together from that of parts. Return it per example (`pred == y`"
+            " for a number of hits) or as a floating-point mean, or leave it out."
+        )
+
+
 def sample_weights(array: jax.Array, losses: jax.Array) -> None:
     """Base weights v: one for each loss, none negative or NaN."""
     same_shape("sample_weights", array, "losses", losses)

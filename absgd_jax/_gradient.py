@@ -207,16 +207,18 @@ def tilted_value_and_grad(
       A function `(params, *batch, where=None, sample_weights=None)` to `(value,
       grads)`, or `((value, aux), grads)`. The value is a `TiltedValue`: the tilted loss
       for `update(..., value=value)`, and the mean loss for the log. `grads` is like
-      `params`. Both are those of the whole batch, on every device. Of aux, leaves with
-      a batch axis are put together in the order of the (local) batch; the others
-      (BatchNorm's moments, say) are averaged over its examples.
+      `params`. Both are those of the whole batch, on every device. Of the aux of
+      microbatches, leaves with a batch axis are put together in the order of the
+      (local) batch; the others (BatchNorm's moments, say) are averaged over its
+      examples, and must be floating point.
 
     Raises:
       ValueError: λ is 0 or NaN; `microbatch_size` not positive; no `AttentionState` in
         the optimizer state; or, when called, shapes that do not fit.
       TypeError: λ is a schedule; the losses are not a floating-point array; `dense`
         with a `value_and_grad`, which it would ignore; a module of Flax NNX without
-        `value_and_grad=nnx.value_and_grad`, or with `microbatch_size` or `dense`.
+        `value_and_grad=nnx.value_and_grad`, or with `microbatch_size` or `dense`; a
+        count or a key in the aux of microbatches.
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp, optax
@@ -503,10 +505,14 @@ class _TiltedObjective(NamedTuple):
             return None
         of_batch = lambda batch: self.losses_and_aux(params, batch)
         _, whole = jax.eval_shape(of_batch, batch)
-        join = lambda like, parts, *rest: cut.join(
-            like.shape != parts.shape[1:], parts, *rest
-        )
-        return jax.tree.map(join, whole, stacked, *rest)
+
+        def join(path: Any, like: Any, parts: jax.Array, *rest: jax.Array) -> jax.Array:
+            per_example = like.shape != parts.shape[1:]
+            if cut.size > 1 and not per_example:
+                _check.averaged(path, like)
+            return cut.join(per_example, parts, *rest)
+
+        return jax.tree_util.tree_map_with_path(join, whole, stacked, *rest)
 
 
 def contract(gradients: Any, cotangent: jax.Array, present: jax.Array | None) -> Any:

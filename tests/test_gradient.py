@@ -120,6 +120,20 @@ def test_aux_comes_back_in_the_order_of_the_batch(micro, dense):
     chex.assert_trees_all_close(aux, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", [{"micro": 7}, {"micro": None, "dense": True}])
+@pytest.mark.parametrize(
+    "of_labels", [jnp.sum, lambda _: jnp.array(True), lambda _: jax.random.key(0)]
+)
+def test_aux_that_has_no_mean_is_refused(of_labels, how):
+    def losses_and_aux(p, x, labels):
+        aux = {"right": labels == 0, "more": [of_labels(labels)]}
+        return per_example_losses(p, x, labels), aux
+
+    call = in_parts(losses_of=losses_and_aux, has_aux=True, **how)
+    with pytest.raises(TypeError, match=r"aux\['more'\]\[0\], .*Return it per example"):
+        call(1.0, params, x, labels)
+
+
 def test_half_precision_gradients_keep_their_dtype():
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     whole, parts = (

@@ -55,7 +55,8 @@ def train_step(params, state, opt_state, key, images, labels):
 # `loss` is now a `TiltedValue`; the number for the log is `loss.mean_loss`. The state
 # and the key pass through as they are, as long as the batch is not cut up: with
 # `microbatch_size=` every argument after the parameters must have the batch axis, so
-# the state and the key would be closed over instead.
+# the state and the key would be closed over instead; and of the new state only what is
+# floating point may be auxiliary output, not a counter such as that of `hk.BatchNorm`.
 
 
 # %%
