@@ -94,6 +94,21 @@ def test_inject_hyperparams_takes_schedules_and_all_of_the_alias():
     chex.assert_trees_all_close(trained(abadam)[0], expected, rtol=1e-5)
 
 
+def test_the_pullback_leaves_value_to_the_rest_of_the_chain():
+    """Which wants a number; a plateau of loss lowers the rate as it should."""
+    plateau = optax.contrib.reduce_on_plateau(patience=1, factor=0.5)
+    tx = optax.chain(reference, plateau)
+    losses, pull = jax.vjp(losses_of, params)
+    update = jax.jit(
+        lambda state: tx.update(pull, state, params, losses=losses, value=losses.mean())
+    )
+    state = tx.init(params)
+    for _ in range(4):
+        _, state = update(state)
+    assert float(optax.tree.get(state, "scale")) < 1.0
+    assert int(absgd_jax.attention_state(state).count) == 4
+
+
 @pytest.mark.parametrize("route", ["pullback", "value"])
 def test_freezing_after_aggregation(route):
     """Partition and mask the aggregated gradient, not the per-example ones."""
