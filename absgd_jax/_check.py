@@ -15,16 +15,16 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from absgd_jax._devices import AxisName, already_summed
-from absgd_jax._radius import KLRadius
 
+_SCALAR, _SCHEDULE = "a scalar", "a scalar or a schedule"
 _Number: Any = bool | int | float | complex | np.generic | np.ndarray | jax.Array
 
 
-def _concrete(name: str, value: Any, kind: str = "a scalar or a schedule") -> Any:
-    """The scalar as a float, or None where it is a schedule or traced."""
-    if callable(value):
-        return None
+def _concrete(name: str, value: Any, kind: str = _SCHEDULE) -> Any:
+    """The scalar as a float, or None where it is traced or may be a schedule and is."""
     if not isinstance(value, _Number):
+        if callable(value) and kind == _SCHEDULE:
+            return None
         raise TypeError(
             f"{name} must be {kind}, got {value!r} of type {type(value).__name__}."
         )
@@ -37,7 +37,7 @@ def _concrete(name: str, value: Any, kind: str = "a scalar or a schedule") -> An
     return float(value)
 
 
-def lam(value: Any, *, name: str = "lam", kind: str = "a scalar or a schedule") -> None:
+def lam(value: Any, *, name: str = "lam", kind: str = _SCHEDULE) -> None:
     """λ: a nonzero number, ±inf included."""
     number = _concrete(name, value, kind)
     if number is not None and not abs(number) >= np.finfo(np.float32).tiny:
@@ -49,14 +49,39 @@ def lam(value: Any, *, name: str = "lam", kind: str = "a scalar or a schedule") 
 
 def number_lam(function: str, value: Any) -> None:
     """λ as a number, where a schedule or a radius has no step to follow."""
-    if callable(value) or isinstance(value, KLRadius):
+    if callable(value) or hasattr(value, "rho"):  # a KLRadius, built on this module
         kind = "schedule" if callable(value) else "radius"
         raise TypeError(
             f"{function} takes λ as a number, got the {kind} {value!r}. A {kind} "
             "belongs to the transform; read its λ of this step from the optimizer "
             "state: attention_state(opt_state).lam."
         )
-    lam(value, kind="a scalar")
+    lam(value, kind=_SCALAR)
+
+
+def stage(name: str, value: Any) -> None:
+    """λ before or after a schedule, which is not one itself."""
+    if callable(value):
+        raise TypeError(
+            f"{name} must be {_SCALAR}, got the function {value!r}. One schedule after "
+            "another is optax.join_schedules."
+        )
+    lam(value, name=name, kind=_SCALAR)
+
+
+def rho(value: Any) -> None:
+    """ρ: nats of a radius."""
+    number = _concrete("rho", value, _SCALAR)
+    if number is not None and not 0.0 < number < math.inf:
+        raise ValueError(f"rho must be positive and finite, got {number}.")
+
+
+def fraction(value: Any) -> float | None:
+    """The share of a batch that still counts, as a float; None where it is traced."""
+    number = _concrete("fraction", value, _SCALAR)
+    if number is not None and not 0.0 < number < 1.0:
+        raise ValueError(f"fraction must lie in (0, 1), got {number}.")
+    return number
 
 
 def gamma(value: Any, *, name: str = "gamma") -> None:

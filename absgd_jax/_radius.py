@@ -1,13 +1,13 @@
 """A λ that follows a target: how far the weights may stray from uniform."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from absgd_jax import _check
 from absgd_jax._attention import Normalizer
 
 # The defaults of a radius for `gamma` and `max_weight`.
@@ -104,9 +104,7 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
       Qi et al., `Stochastic Constrained DRO with a Complexity Independent of Sample
       Size <https://arxiv.org/abs/2210.05740>`_: the problem.
     """
-    number = _concrete(rho)
-    if number is not None and not 0.0 < number < math.inf:
-        raise ValueError(f"rho must be positive and finite, got {number}.")
+    _check.rho(rho)
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, got {sign}.")
     return KLRadius(rho, sign)
@@ -134,16 +132,9 @@ def effective_fraction(fraction: ArrayLike, sign: int = 1) -> KLRadius:
       >>> round(absgd_jax.effective_fraction(0.8).rho, 3)
       0.223
     """
-    number = _concrete(fraction)
-    if number is None:
-        return kl_radius(-jnp.log(fraction), sign)
-    if not 0.0 < number < 1.0:
-        raise ValueError(f"fraction must lie in (0, 1), got {number}.")
-    return kl_radius(-math.log(number), sign)
-
-
-def _concrete(value: Any) -> float | None:
-    return None if isinstance(value, Tracer) else float(value)
+    number = _check.fraction(fraction)
+    log = jnp.log(fraction) if number is None else math.log(number)
+    return kl_radius(-log, sign)
 
 
 def divergence(mean_weight: jax.Array, kl: jax.Array) -> jax.Array:

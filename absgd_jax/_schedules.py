@@ -32,6 +32,7 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
     Raises:
       ValueError: a λ is 0 or NaN, `switch_step` is negative, or a radius comes after a
         `first` that is not ±inf.
+      TypeError: a λ is a schedule; `optax.join_schedules` puts one after another.
 
     Examples:
       >>> import absgd_jax
@@ -46,10 +47,11 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
     if switch_step < 0:
         raise ValueError(f"switch_step must not be negative, got {switch_step}.")
     if isinstance(lam, KLRadius):
+        _check.stage("first", first)
         _check.plain_first(first)
         return lam._replace(begin=switch_step)
-    _check.lam(lam)
-    _check.lam(first)
+    _check.stage("lam", lam)
+    _check.stage("first", first)
 
     def schedule(count: ArrayLike) -> jax.Array:
         before = jnp.asarray(count) < switch_step
@@ -79,6 +81,7 @@ def anneal(
 
     Raises:
       ValueError: a λ is 0 or NaN, or not 0 <= `begin_step` < `end_step`.
+      TypeError: a λ is a schedule or a radius.
 
     Examples:
       >>> import absgd_jax
@@ -86,8 +89,8 @@ def anneal(
       >>> [float(schedule(step)) for step in (0, 100, 125, 150, 200, 300)]
       [inf, inf, 2.0, 1.0, 0.5, 0.5]
     """
-    _check.lam(lam)
-    _check.lam(first)
+    _check.stage("lam", lam)
+    _check.stage("first", first)
     if not 0 <= begin_step < end_step:
         raise ValueError(
             "begin_step must not be negative and must come before end_step, got "

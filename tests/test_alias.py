@@ -139,7 +139,7 @@ def test_two_stage_switches_at_its_step():
     with pytest.raises(ValueError, match="switch_step must not be negative, got -1"):
         absgd_jax.two_stage(1.0, -1)
     for lams in ((0.0, 1.0), (1.0, np.nan)):
-        with pytest.raises(ValueError, match="lam must be nonzero"):
+        with pytest.raises(ValueError, match=r"(lam|first) must be nonzero"):
             absgd_jax.two_stage(lams[0], 1, first=lams[1])
 
 

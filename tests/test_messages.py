@@ -172,6 +172,8 @@ MAKE = (
          r"init_s must be None with kl_radius .*got 0\.0"),
         ({"max_weight": 0.5}, ValueError, r"max_weight must be at least 1, .* 0\.5"),
         ({"max_weight": "2"}, TypeError, "max_weight must"),
+        ({"max_weight": lambda count: 2.0}, TypeError, "max_weight must .* function"),
+        ({"init_s": lambda count: 0.0}, TypeError, "init_s must be .* type function"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("make", MAKE)
@@ -229,6 +231,23 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
         (lambda: radius(0.0), ValueError, r"rho must be .*got 0\.0"),
         (lambda: radius(0.1, 2), ValueError, "must be 1 or -1, got 2"),
         (lambda: absgd_jax.effective_fraction(1), ValueError, r"in \(0, 1\), got 1\.0"),
+        (lambda: radius(lambda step: 0.4), TypeError, "rho must be a scalar, got <fun"),
+        (lambda: absgd_jax.effective_fraction(jnp.ones(2)),
+         ValueError, r"fraction must be a scalar, got shape \(2,\)"),
+        # Schedules of schedules.
+        *(
+            (functools.partial(make, *args, **first), TypeError,
+             f"{'first' if first else 'lam'} must be a scalar.*optax.join_schedules")
+            for make, args in (
+                (absgd_jax.two_stage, (5,)), (absgd_jax.anneal, (0, 5)),
+            )
+            for args, first in (
+                ((lambda step: 0.5, *args), {}),
+                ((0.5, *args), {"first": lambda step: 2.0}),
+            )
+        ),
+        (lambda: absgd_jax.two_stage(radius(), 5, first=lambda step: jnp.inf),
+         TypeError, "first must be a scalar"),
         # Statistics and suggestions.
         (lambda: absgd_jax.suggest_lam([1.0, 1.0]),
          ValueError, r"all equal, got 2 between 1\.0"),
