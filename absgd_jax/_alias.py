@@ -21,7 +21,7 @@ def absgd(
     *,
     momentum: ArrayLike | None = 0.9,
     nesterov: bool = False,
-    weight_decay: ArrayLike = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
     axis_name: AxisName = None,
@@ -48,7 +48,7 @@ def absgd(
         None is 0.1 with a radius and 0.5 with a λ.
       momentum: β in [0, 1); None for none.
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: α, not negative.
+      weight_decay: α, not negative, scalar or schedule.
       init_s: s_0; None for weights that average one from the start, 0.0 as in the
         earlier version of the paper.
       max_weight: upper bound on each p_i, at least 1; None for none, and for 2 with
@@ -104,7 +104,7 @@ def abadam(
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
-    weight_decay: ArrayLike = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     bias_correction: bool = True,
     init_s: ArrayLike | None = None,
     max_weight: ArrayLike | None = None,
@@ -130,7 +130,7 @@ def abadam(
       b1: decay of the mean gradient, in [0, 1).
       b2: decay of the mean squared gradient, in [0, 1).
       eps: the paper's G_0, which it leaves open; positive.
-      weight_decay: α, not negative.
+      weight_decay: α, not negative, scalar or schedule.
       bias_correction: whether v and u start without bias.
       init_s: s_0; None for weights that average one from the start, 0.0 as in the
         earlier version of the paper.
@@ -177,11 +177,11 @@ def abadam(
     )
 
 
-def _decay(weight_decay: ArrayLike) -> optax.GradientTransformation:
+def _decay(weight_decay: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Adds `α w`; with a Python 0 for α it does nothing and needs no `params`."""
     if isinstance(weight_decay, float | int) and weight_decay == 0:
         return optax.identity()
-    return optax.add_decayed_weights(weight_decay)  # pyright: ignore[reportArgumentType]
+    return optax.add_decayed_weights(weight_decay)
 
 
 class _UncorrectedAdamState(NamedTuple):

@@ -120,6 +120,8 @@ def test_learning_rate_and_decay_may_follow_schedules():
         np.abs(np.diff(got[45:], axis=0)).max()
         < 0.2 * np.abs(np.diff(constant[45:], axis=0)).max()
     )
+    decayed = trained(absgd_jax.absgd(ETA, LAM, GAMMA, weight_decay=lambda _: 1e-2))
+    np.testing.assert_allclose(decayed, constant, rtol=1e-12)
 
 
 @pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])
