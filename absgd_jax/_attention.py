@@ -99,8 +99,8 @@ def tilt(
     Returns:
       T, r, V, mean, KL divergence and the extremes. `v_i r_i` is `p*_i` of Eq. (5). T
       and r are NaN if a loss is not finite or a weight NaN, any numbers if V is 0.
-      Derivatives of every
-      order flow through T, r and V; the others are treated as constants.
+      Derivatives of every order flow through T, r and V, but for that in a weight of
+      exactly 0, which is taken as 0; the others are treated as constants.
     """
     present = weights > 0
     # A difference may exceed the largest float although both losses are finite.

@@ -28,7 +28,8 @@ def tilted_loss(
     `T_λ(L; v) = λ log( Σ v_i exp(L_i/λ) / Σ v_i )`. It lies between the smallest and
     the largest loss, grows with λ⁻¹, and is the weighted mean at λ = ±∞; accurate to
     1e-6 in float32 for every λ between. Differentiable in losses, λ and weights, to
-    any order; its gradient in the losses is `attentional_weights`.
+    any order; its gradient in the losses is `attentional_weights`. A weight of exactly
+    0 is padding, whose derivative is 0: to learn weights start from small ones.
 
     Args:
       losses: L, floating, any shape `[*batch]`.

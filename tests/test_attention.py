@@ -198,6 +198,13 @@ def test_absent_examples_may_hold_anything():
     chex.assert_trees_all_equal(gradient[1::2], jnp.zeros(2))
 
 
+def test_a_weight_of_zero_has_a_derivative_of_zero():
+    """It cannot be told from padding, whose loss may be anything."""
+    of = lambda v: tilt(jnp.array([0.0, 1.0, 2.0]), jnp.float32(0.7), v)[0]
+    assert jax.grad(of)(jnp.array([1.0, 1.0, 0.0]))[2] == 0.0
+    assert jax.grad(of)(jnp.array([1.0, 1.0, 1e-6]))[2] > 1.0
+
+
 def test_no_example_at_all_gives_nan_with_a_gradient_of_zero():
     nobody = jnp.zeros(3, bool)
     value, gradient = jax.jit(jax.value_and_grad(absgd_jax.tilted_loss))(
