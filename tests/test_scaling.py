@@ -82,7 +82,7 @@ def test_text_without_a_program_is_refused():
 def test_steps_without_their_baseline_are_refused():
     with pytest.raises(ValueError, match="add mapped-sgd"):
         scaling.Scaling(steps=("sgd", "mapped-local"))
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="devices must be at least 1, got 0"):
         scaling.Scaling(devices=0)
 
 

@@ -204,7 +204,7 @@ def test_in_bfloat16_s_is_that_of_the_programs_own_losses():
         expected = sgd(gradient(weights), params)
         *carry, _ = module.train_step(params, opt_state, *batch)
         s = absgd_jax.normalizer(carry[1])
-        assert float(s) == pytest.approx(attention.s / (1 - attention.share), rel=1e-3)
+        assert float(s) == pytest.approx(attention.s, rel=1e-3)
         # Parameters and gradients are rounded by up to 1/256 of themselves.
         error = checks.flat(carry[0]) - checks.flat(params) - expected
         assert np.linalg.norm(error) < 0.1 * np.linalg.norm(expected)
