@@ -50,7 +50,7 @@ nb_custom_formats = {".py": "percent.reads"}
 nb_execution_mode = "force"
 nb_execution_excludepatterns = ["recipes/*"]
 nb_execution_raise_on_error = True
-nb_execution_timeout = 60
+nb_execution_timeout = 300
 nb_merge_streams = True
 # Compiling is most of what the notebooks cost, and their programs run for a second.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
