@@ -114,7 +114,7 @@ def _overridden(
     """The configuration of a command: a run and a session, and flags over them."""
     kind = COMMANDS[command].config
     try:
-        return tyro.cli(
+        config = tyro.cli(
             kind,
             default=kind(run, session=session),
             prog=f"{PROGRAM} {command} {source}",
@@ -123,6 +123,17 @@ def _overridden(
         )
     except ValueError as error:  # fields that do not go together
         raise configs.BadConfiguration(str(error)) from error
+    method, of_preset = config.run.method, run.method
+    given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    same = (method.lam, method.rho) == (of_preset.lam, of_preset.rho)
+    if same and method.rho and method.attends and "--method.lam" in given:
+        raise configs.BadConfiguration(
+            f"--method.lam {method.lam:g} changes nothing: with --method.rho "
+            f"{method.rho} λ follows the losses, and only its sign counts. Plain SGD "
+            "is --method.name sgd; a λ of your own needs --method.rho None and "
+            "--method.max-weight None, too."
+        )
+    return config
 
 
 def _own_network(arguments: list[str]) -> list[str]:

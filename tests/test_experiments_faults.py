@@ -327,6 +327,12 @@ def test_flags_of_other_programs_are_taken(command, words, fields, monkeypatch):
         assert operator.attrgetter(name)(configs[0]) == value
 
 
+@pytest.mark.parametrize("flag", ["--method.lam=inf", "--method.lam inf", "--lam inf"])
+def test_a_lam_of_infinity_is_not_taken_for_sgd_where_lam_follows(flag, shell):
+    said = "--method.name sgd; a λ of your own needs --method.rho None"
+    shell.refused(2, said, "train", "own_table", "--data.path", "x", *flag.split())
+
+
 @pytest.mark.parametrize(
     ("flag", "meant"),
     [("--gamma", "--method.gamma"), ("--momentum", "--optimizer.mom")],
