@@ -145,7 +145,7 @@ def scale_by_attention(
 
     For training loops that own the gradient of a scalar: take value and gradient of
     `tilted_value_and_grad(loss_fn, opt_state)` and pass the value as `value`. (Optax's
-    value-dependent transforms want a number of the same name: beside them take the
+    value-dependent transforms want a number of the same name: with them take the
     pullback with `losses=`, and `value=losses.mean()` for them.) Then ::
 
         Σ v_i p_i ∇L_i / Σ v_i  =  ∇T_λ(L) exp(T_λ(L)/λ) / s_{t+1}

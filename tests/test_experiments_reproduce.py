@@ -248,6 +248,17 @@ def test_the_overview_has_the_gains_of_the_sections():
         assert shown <= of_rows
 
 
+def test_the_overview_leaves_out_data_without_sgd():
+    of_row = {"setting": SETTING, "row": "ABSGD (CE), ρ = 0.4", "lam": "inf"}
+    record = of_row | {"seed": 0, "split": "test", "accuracy": 0.7}
+    diverged = record | {"row": "SGD (CE)", "accuracy": None}
+    for records in ([record], [record, diverged]):
+        assert "in full |" not in overview_report.section(records, [], [])
+    records = [record, diverged | {"accuracy": 0.6}]
+    assert "in full |" in (page := overview_report.section(records, [], []))
+    assert "| +10.0 " in page
+
+
 def test_the_overview_names_methods_that_there_are():
     known = {
         "compared": {

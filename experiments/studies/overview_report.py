@@ -137,10 +137,10 @@ def section(
         _in_full(found, setting)
         for setting in reproduce_report.recorded_settings(found)
     ]
-    mislabelled: list[Column] = []
+    mislabelled: list[Column | None] = []
     for heading, results in compared:
         data = results["run"]["data"]
-        if "sgd" in results["methods"] and data["source"] != "imdb":
+        if data["source"] != "imdb":
             columns = mislabelled if data["noise_rate"] else imbalanced
             columns.append(_of_comparison(heading, results))
     layers = dict.fromkeys(r["data"] for r in grids if "before" in r)
@@ -154,25 +154,35 @@ def section(
     )
 
 
-def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column:
+def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column | None:
     accuracy = {
         name: setting["accuracy"] for name, setting in compare.chosen(results).items()
     }
-    plain = accuracy["sgd"]
-    gains = {n: formatting.paired(own, plain) for n, own in accuracy.items()}
-    return Column(heading, _level(plain), gains, "compared")
+    return _column(heading, accuracy, "sgd", "compared")
 
 
-def _in_full(found: Sequence[Record], setting: str) -> Column:
+def _in_full(found: Sequence[Record], setting: str) -> Column | None:
     tested = {own.row.name: own for own in reproduce_report.tested_rows(found, setting)}
     accuracy = {
         name: {seed: r["accuracy"] for seed, r in own.finished.items()}
         for name, own in tested.items()
     }
-    plain = accuracy[reproduce_report.ROWS[0].name]
-    gains = {name: formatting.paired(own, plain) for name, own in accuracy.items()}
     heading = f"{reproduce_report.title(setting)}, in full"
-    return Column(heading, _level(plain), gains, "in_full")
+    return _column(heading, accuracy, reproduce_report.ROWS[0].name, "in_full")
+
+
+def _column(
+    heading: str,
+    accuracy: Mapping[str, Mapping[int, float]],
+    sgd: str,
+    study: str,
+) -> Column | None:
+    """Gains by seed; None where SGD was not trained, or diverged."""
+    plain = accuracy.get(sgd)
+    if not plain:
+        return None
+    gains = {n: formatting.paired(own, plain) for n, own in accuracy.items() if own}
+    return Column(heading, _level(plain), gains, study)
 
 
 def _of_last_layer(found: Sequence[Record], data: str) -> Column:
@@ -197,9 +207,10 @@ def _level(plain: Mapping[Any, float]) -> str:
 
 
 def _table(
-    columns: Sequence[Column], families: Mapping[str, Sequence[Row]]
+    found: Sequence[Column | None], families: Mapping[str, Sequence[Row]]
 ) -> list[str]:
     """A row a method that some column has, under the name of its family."""
+    columns = [column for column in found if column is not None]
     rows = [["by", "method", *(column.heading for column in columns)]]
     rows.append(["", "SGD, accuracy", *(column.sgd for column in columns)])
     for family, methods in families.items():
