@@ -441,8 +441,8 @@ class Reproduce(Checked):
       list: whether the cells that can be trained next are printed, and nothing trained.
       features: .npz file to write what enters the last layer after plain training to,
         for the first of the settings; networks that are not there are trained.
-      epochs: epochs of which those networks have the plain ones, in place of 200; the
-        rate is changed at the same fractions of them. Only for --features.
+      epochs: epochs in place of 200; the rate is changed, and λ and class weights
+        begin, at the same fractions of them. Needs records of its own.
     """
 
     minutes: PositiveFinite = 25.0
@@ -458,14 +458,6 @@ class Reproduce(Checked):
     list: bool = False
     features: pathlib.Path | None = None
     epochs: Size | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(
-            self.epochs is not None and self.features is None,
-            f"epochs = {self.epochs} is for the networks of features, which is not "
-            "given: cells of the tables have 200.",
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -250,12 +250,13 @@ def test_the_overview_has_the_gains_of_the_sections():
 
 def test_the_overview_leaves_out_data_without_sgd():
     of_row = {"setting": SETTING, "row": "ABSGD (CE), ρ = 0.4", "lam": "inf"}
+    of_row["epochs"] = 200
     record = of_row | {"seed": 0, "split": "test", "accuracy": 0.7}
     diverged = record | {"row": "SGD (CE)", "accuracy": None}
     for records in ([record], [record, diverged]):
-        assert "in full |" not in overview_report.section(records, [], [])
+        assert "in full |" not in overview_report.section([records], [], [])
     records = [record, diverged | {"accuracy": 0.6}]
-    assert "in full |" in (page := overview_report.section(records, [], []))
+    assert "in full |" in (page := overview_report.section([records], [], []))
     assert "| +10.0 " in page
 
 
@@ -435,6 +436,37 @@ def test_an_unknown_part_of_the_tables_is_refused(flag, said, tmp_path, shell):
     shell.refused(2, said, "reproduce", "--out", tmp_path, flag, "Nonsense")
 
 
-def test_epochs_are_only_of_the_networks_of_features():
-    with pytest.raises(ValueError, match="epochs = 5 is for the networks of features"):
-        commands.Reproduce(epochs=5)
+def test_cells_of_fewer_epochs_have_records_of_their_own(folder, tmp_path, shell):
+    command = campaign(folder, tmp_path, "--rows", "SGD (CB-CE), deferred")
+    command += ["--seeds", "1"]
+    fewer = ["--epochs", "5", "--records", tmp_path / "fewer.jsonl"]
+    shell.printed(*command)
+    shell.refused(2, "trainings of 3 epochs, and these would", *command, *fewer[:2])
+    shell.printed(*command, *fewer)
+    (whole,), (record,) = (
+        run_log.events(tmp_path / name)[0] for name in ("records.jsonl", "fewer.jsonl")
+    )
+    assert (whole["epochs"], record["epochs"]) == (3, 5)
+    # The last fifth begins after plain training of four epochs.
+    (own,) = tmp_path.glob("*-5-epochs")
+    (plain,) = tmp_path.glob("*-first-4-epochs-seed0")
+    epochs = [
+        [e["epoch"] for e in run_log.events(each / run_dir.RECORDS)[0] if "loss" in e]
+        for each in (plain, own)
+    ]
+    assert epochs == [[1, 2, 3, 4], [5]]
+
+
+def test_the_section_of_fewer_epochs_says_where_its_stages_begin():
+    place = {"device": "a", "jax": "0", "seconds": 1.0, "split": "test", "lam": "inf"}
+    record = {"setting": SETTING, "row": "SGD (CE)", "seed": 0, "accuracy": 0.6}
+    record |= {"recall": [0.6] * 10, "last_lam": "inf", "total_weight": 1.0} | place
+    page = reproduce_report.fewer_epochs([record | {"epochs": 30}], "a.jsonl")
+    assert page.startswith("## The paper's protocol in 30 epochs\n")
+    assert "at epochs 24 and 27," in page
+    assert "| SGD (CE) | 60.0 " in page
+    found = [[record | {"epochs": 200}], [record | {"epochs": 30}]]
+    overview = overview_report.section(found, [], [])
+    assert "ratio 100, in full | CIFAR-10, long tail of ratio 100, 30 epochs |" in (
+        overview
+    )

@@ -103,8 +103,11 @@ class Cell(NamedTuple):
         return f"{self.setting}-{row}-lam{self.lam:g}-{self.split}-seed{self.seed}"
 
 
-def run_of(cell: Cell, smoke: bool = False) -> configs.Run:
-    """The run of a cell."""
+def run_of(cell: Cell, smoke: bool = False, epochs: int | None = None) -> configs.Run:
+    """The run of a cell, with the preset's epochs if none are given.
+
+    The rate is changed, and λ and class weights begin, at the same fractions of them.
+    """
     (row,) = (row for row in ROWS if row.name == cell.row)
     preset = presets.get(f"{cell.setting}{row.preset}{'_smoke' if smoke else ''}")
     changes: dict[str, Any] = {
@@ -121,6 +124,8 @@ def run_of(cell: Cell, smoke: bool = False) -> configs.Run:
         if smoke:
             most = preset.run.data.examples_per_class or 0
             changes["data.examples_per_class"] = most + held_out
+    if epochs is not None:
+        changes["epochs"] = epochs
     return configs.replace(preset.run, changes)
 
 
@@ -212,6 +217,15 @@ class Worker(NamedTuple):
     session: Session
     deadline: float  # of `time.monotonic`
 
+    def run(self, cell: Cell) -> configs.Run:
+        """The run of a cell."""
+        return run_of(cell, self.config.smoke, self.config.epochs)
+
+    def directory(self, cell: Cell) -> pathlib.Path:
+        """Where a cell is trained."""
+        epochs = self.config.epochs
+        return self.config.out / f"{cell.name}{f'-{epochs}-epochs' if epochs else ''}"
+
     def task(self, run: configs.Run) -> Task:
         """The examples of a run."""
         if self.config.packed is not None:
@@ -252,6 +266,7 @@ def main(config: commands.Reproduce) -> int:
     if config.features is not None and not config.list:
         _write_features(config.features, config, settings[0])
         return 0
+    _refuse_other_epochs(config, records)
     own = None if config.list else worker(config, deadline)
     next_cells = lambda found: pending(found, settings, config.rows, config.seeds)
     while own is not None and time.monotonic() < deadline:
@@ -263,11 +278,23 @@ def main(config: commands.Reproduce) -> int:
     found, _ = run_log.events(records)
     cells = next_cells(found)
     for cell in cells if config.list else ():
-        run = run_of(cell, config.smoke)
+        run = run_of(cell, config.smoke, config.epochs)
         epochs = run.epochs - run.epoch_at(run.method.start_at)
         print(f"{cell.name}: {epochs} of {run.epochs} epochs are its own")
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
     return 0
+
+
+def _refuse_other_epochs(config: commands.Reproduce, records: pathlib.Path) -> None:
+    """Refuses records of other epochs, which would be taken for those of these."""
+    for record in run_log.events(records)[0]:
+        cell = Cell(record["setting"], record["row"], math.inf, 0, "test")
+        epochs = run_of(cell, config.smoke, config.epochs).epochs
+        if record["epochs"] != epochs:
+            raise configs.BadConfiguration(
+                f"{records} has trainings of {record['epochs']} epochs, and these "
+                f"would have {epochs}: give another file as --records."
+            )
 
 
 def _pack(
@@ -302,9 +329,7 @@ def _write_features(
     own = worker(config)
     jobs: collections.deque[tuple[configs.Run, Task]] = collections.deque()
     for seed in range(config.seeds):
-        run = run_of(Cell(setting, ROWS[0].name, math.inf, seed, "test"), config.smoke)
-        if config.epochs is not None:
-            run = dataclasses.replace(run, epochs=config.epochs)
+        run = own.run(Cell(setting, ROWS[0].name, math.inf, seed, "test"))
         jobs.append((run, own.task(run)))
     found: dict[int, dict[str, np.ndarray]] = {}
     while jobs:
@@ -355,11 +380,11 @@ def _features_of(
 
 def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
     """Trains a cell unless another process does; whether to look for the next one."""
-    out = own.config.out / cell.name
+    out = own.directory(cell)
     with run_dir.claim(out) as claimed:
         if not claimed or tuple(cell) in _known(run_log.events(records)[0]):
             return False
-        run = run_of(cell, own.config.smoke)
+        run = own.run(cell)
         task, began = own.task(run), time.monotonic()
         earlier = sum(event["seconds"] for event in _events(out, "epoch"))
         try:

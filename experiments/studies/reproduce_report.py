@@ -1,5 +1,6 @@
 """The page of `reproduce`'s records: our numbers next to the paper's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,15 @@ where an accelerator has it. The paper's numbers are of PyTorch, and the authors
 chooses λ on the test set; in brackets is what they print above their SGD (CE).
 """
 
+_FEWER = """## The paper's protocol in {epochs} epochs
+
+Trained by `python -m experiments reproduce --epochs {epochs}`; `{file}` has one JSON
+line a training. The protocol is that of the section above, in fewer epochs: the rate is
+divided by 100 at epochs {switch} and {second}, and λ, class weights and logit
+adjustment begin at epoch {switch}. The rows of a seed all start from one plain
+training. The printed numbers are of 200 epochs.
+"""
+
 _COST = """They wait for time on an accelerator. A seed of a loss costs 160 epochs, that
 all of its rows share, and each row, λ and seed 40 more;
 `python -m experiments reproduce --list` names them."""
@@ -49,7 +59,21 @@ def sections(found: Sequence[Record], file: str) -> str:
     It says from which file the records are.
     """
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
-    parts: list[Any] = [_PROTOCOL.format(file=file, lams=lams)]
+    return _sections(found, _PROTOCOL.format(file=file, lams=lams))
+
+
+def fewer_epochs(found: Sequence[Record], file: str) -> str:
+    """The tables of trainings that all had the same epochs, fewer than the paper's."""
+    (epochs,) = {record["epochs"] for record in found}
+    cell = reproduce.Cell(found[0]["setting"], ROWS[0].name, math.inf, 0, "test")
+    run = reproduce.run_of(cell, epochs=epochs)
+    switch, second = map(run.epoch_at, run.optimizer.drop_at)
+    text = _FEWER.format(epochs=epochs, file=file, switch=switch, second=second)
+    return _sections(found, text)
+
+
+def _sections(found: Sequence[Record], protocol: str) -> str:
+    parts: list[Any] = [protocol]
     for setting in recorded_settings(found):
         own = [r for r in found if r["setting"] == setting]
         parts += [f"### {title(setting)}", formatting.markdown(_table(own, setting))]

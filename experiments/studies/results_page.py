@@ -27,6 +27,7 @@ from experiments.studies import (
 )
 
 REPRODUCE, EQUAL_GRIDS = "reproduce.jsonl", "equal_grids.jsonl"
+FEWER_EPOCHS = "reproduce_*_epochs.jsonl"  # a file for each number of them
 FIGURES, COSTS = "figures.jsonl", "costs.jsonl"
 COMPARED = "compare_*.json"  # copies of what `compare` writes, results.json
 
@@ -92,6 +93,9 @@ def page(folder: pathlib.Path) -> str:
             f"{folder} has {len(found)} records of reproduce, and {sum(torn)} lines "
             "that are none."
         )
+    fewer = {
+        path.name: run_log.events(path)[0] for path in sorted(folder.glob(FEWER_EPOCHS))
+    }
     comparisons = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob(COMPARED))
@@ -99,8 +103,9 @@ def page(folder: pathlib.Path) -> str:
     with_headings = [(_heading(results), results) for results in comparisons]
     sections = [
         INTRODUCTION,
-        overview_report.section(found, grids, with_headings),
+        overview_report.section([found, *fewer.values()], grids, with_headings),
         reproduce_report.sections(found, REPRODUCE),
+        *(reproduce_report.fewer_epochs(own, name) for name, own in fewer.items()),
         equal_grids_report.last_layer(grids),
         equal_grids_report.tables(grids),
         *map(_compared, comparisons),
