@@ -84,6 +84,8 @@ class Data(Checked):
         target or y, or else the last. Without a header, its number, from 1.
       text: column of the text in your own CSV; None for the one with the longest cells.
       drop: columns of your own CSV that are not used, such as an id.
+      positive: of your own data of two classes, the one that average precision, F1 and
+        its threshold are of; None for the second by number or by the alphabet.
       test_share: fraction of each class of your own data that is held out as the test
         set, where they have none; the same for every seed.
       validation_share: fraction of each class of your own training data that is held
@@ -146,6 +148,7 @@ class Data(Checked):
     label: Host[str | None] = None
     text: Host[str | None] = None
     drop: Host[tuple[str, ...]] = ()
+    positive: Host[str | None] = None
     test_share: Host[BelowOne] = 0.2
     validation_share: Host[BelowOne] = 0.1
     imbalance: Host[Literal["long_tail", "step"]] = "long_tail"
@@ -242,7 +245,7 @@ class Data(Checked):
     def _check_own(self) -> None:
         """Refuses what is for your own data elsewhere, and the reverse."""
         own = registry.DATASETS[self.source].own
-        asked = changed(self, "path", "label", "text", "drop")
+        asked = changed(self, "path", "label", "text", "drop", "positive")
         refuse(
             not own and asked,
             f"For your own data only (--data.source table, ...): {asked}, got "

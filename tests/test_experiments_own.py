@@ -175,6 +175,18 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
     np.testing.assert_array_equal(unseen[2:], 0.0)
 
 
+def test_a_split_is_one_file(tmp_path, shell):
+    """Another kind of file is none, and two of one split are refused."""
+    for name in ("train", "val"):
+        _write(tmp_path / f"{name}.csv", ROWS)
+        (tmp_path / f"{name}.md").write_text("notes")
+    assert len(_task(tmp_path).validation.labels) == len(ROWS) - 1
+    _write(tmp_path / "Validation.tsv", ROWS)
+    words = ["train", "own_table", "--data.path", tmp_path, "--out", tmp_path / "out"]
+    said = "has Validation.tsv and val.csv, which are both for the validation set"
+    shell.refused(3, said, *words)
+
+
 def test_folders_are_subsampled_as_tables_are(here):
     files = sorted((here / "pictures").glob("*/*.png"))
     table = [["path", "label"], *([file.name, file.parent.name] for file in files)]
@@ -296,6 +308,31 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn():
     assert all(np.isnan(value) for value in one_class.values())
 
 
+@pytest.mark.parametrize(
+    ("source", "positive"), [("table", "fraud"), ("table", "ok"), ("arrays", "0")]
+)
+def test_the_positive_class_is_the_second(source, positive, tmp_path):
+    """Every example keeps the name of its class."""
+    names = ["fraud" if i % 5 == 0 else "ok" for i in range(60)]
+    if source == "table":
+        path = _write(tmp_path / "one.csv", [["a", "y"], *enumerate(names)])
+    else:
+        path = tmp_path / "one.npz"
+        np.savez(
+            path, x=np.arange(60.0)[:, None], y=[int(name == "ok") for name in names]
+        )
+    data = datasets.resolve(configs.Data(source, str(path), positive=positive))
+    assert data.class_names[1] == positive
+    found = datasets.load(data, None)
+    classes = {
+        float(stored): data.class_names[label]
+        for part in (found.train, found.test)
+        for stored, label in zip(part.inputs[:, 0], part.labels, strict=True)
+    }
+    given = names if source == "table" else [str(int(name == "ok")) for name in names]
+    assert classes == dict(enumerate(given))
+
+
 BROKEN_DATA = """
 import numpy as np
 
@@ -345,6 +382,7 @@ BROKEN = {  # preset, data, exit status, and what is said
     ),
     "numbers": ("own_python", "broken_data:words", 3, "0 ... 1 where.*, got 'cat'"),
     "decimals": (TABLE, DECIMAL_COMMAS, 3, "line 2: '0,5' is not a number.*1234.5"),
+    "commas": (TABLE, "0,5;1,5;a\n" * 9, 3, "line 1: '0,5' is not a number.*1234.5"),
     "stray": (TABLE, STRAY, 3, "line 9: '-' is.* most cells of the column 'a'.*drop a"),
     "text": ("own_text", [["text"], ["x"], ["y"]], 3, "has no column but the label"),
 }
@@ -353,7 +391,10 @@ BROKEN = {  # preset, data, exit status, and what is said
 @pytest.mark.parametrize("missing", BROKEN)
 def test_broken_data_is_refused_before_a_run_begins(missing, tmp_path, shell):
     preset, data, status, message = BROKEN[missing]
-    if isinstance(data, list):
+    if isinstance(data, str) and "\n" in data:
+        (tmp_path / "one.csv").write_text(data)
+        data = tmp_path / "one.csv"
+    elif isinstance(data, list):
         data = _write(tmp_path / "one.csv", data)
     elif isinstance(data, dict):
         np.savez(tmp_path / "one.npz", **data)
@@ -366,6 +407,20 @@ def test_broken_data_is_refused_before_a_run_begins(missing, tmp_path, shell):
     assert found == status
     assert re.search(message, said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "said"),
+    [
+        ("ab", "c", "data.positive must be one of two classes, got 'c' for a, b."),
+        ("abc", "a", "data.positive must be one of two classes, got 'a' for a, b, c."),
+    ],
+)
+def test_a_positive_class_must_be_one_of_two(labels, positive, said, tmp_path, shell):
+    rows = [(i, labels[i % len(labels)]) for i in range(30)]
+    path = _write(tmp_path / "one.csv", [("x", "y"), *rows])
+    words = ["train", "own_table", "--data.path", path, "--data.positive", positive]
+    shell.refused(2, said, *words, "--out", tmp_path / "out")
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(shell):

@@ -109,7 +109,8 @@ def resolve(data: configs.Data) -> configs.Data:
 # The last that was read, since a run reads its data twice: for `resolve`, and to train.
 _own: dict[object, Dataset] = {}
 _OF_OWN = (
-    "source", "path", "label", "text", "drop", "test_share", "vocabulary", "length",
+    "source", "path", "label", "text", "drop", "positive", "test_share", "vocabulary",
+    "length",
 )  # fmt: skip
 
 

@@ -11,12 +11,12 @@ training examples are needed, and `Dataset.fit` is called once these are known.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import configs
+from experiments import configs, fields
 from experiments.data import split
 from experiments.data.types import DamagedData, Dataset, Examples, Files, MissingData
 
@@ -59,14 +59,28 @@ def path_of(data: configs.Data) -> pathlib.Path:
     return path
 
 
-def below(path: pathlib.Path, directories: bool) -> dict[str, pathlib.Path]:
-    """The entries of a directory that have the name of a split, by split."""
+def below(
+    path: pathlib.Path, suffixes: Collection[str] = ()
+) -> dict[str, pathlib.Path]:
+    """The files of a directory with the name of a split and a suffix, by split.
+
+    Without suffixes the directories of that name. DamagedData if two are of one split,
+    such as `val` and `validation`.
+    """
     found = {}
     for entry in sorted(path.iterdir()):
+        if not (entry.suffix.lower() in suffixes if suffixes else entry.is_dir()):
+            continue
+        stem = entry.stem if suffixes else entry.name
         for name, names in SPLITS.items():
-            stem = entry.name if directories else entry.stem
-            if entry.is_dir() == directories and stem.lower() in names:
-                found[name] = entry
+            if stem.lower() not in names:
+                continue
+            if name in found:
+                raise DamagedData(
+                    f"{path} has {found[name].name} and {entry.name}, which are both "
+                    f"for the {name} set: leave one of them."
+                )
+            found[name] = entry
     return found
 
 
@@ -84,10 +98,11 @@ def dataset(
     as the network gets it. `fit` makes, of the stored training inputs, a function of
     stored inputs; None where the network gets what is stored. Labels are 0, 1, ... of
     the `class_names`; without these they are names themselves, in the order of numbers
-    or of the alphabet.
+    or of the alphabet. Of two classes the positive one, if it is given, is the second.
 
     DamagedData if there is one class only, or a label that no training example has.
-    ValueError if a class has too few examples to hold one out.
+    ValueError if a class has too few examples to hold one out, or the positive class is
+    none of two.
     """
     distinct = sorted({*parts["train"].labels}, key=_rank)
     labels = list(range(len(class_names))) if class_names else distinct
@@ -96,6 +111,15 @@ def dataset(
             f"{data.path}: there must be two classes or more, got "
             f"{', '.join(map(repr, distinct)) or 'no example'}."
         )
+    names = tuple(map(str, class_names or labels))
+    if data.positive is not None:
+        fields.refuse(
+            len(names) != 2 or data.positive not in names,
+            f"data.positive must be one of two classes, got {data.positive!r} for "
+            f"{_listed(names)}.",
+        )
+        if data.positive == names[0]:
+            labels, names = labels[::-1], names[::-1]
     number = {label: index for index, label in enumerate(labels)}
     splits = {}
     for name, part in parts.items():
@@ -111,7 +135,6 @@ def dataset(
                 raise DamagedData(f"{part.where(index)}: {said}")
         numbers = np.array([number[label] for label in part.labels], np.int32)
         splits[name] = Examples(part.inputs, numbers)
-    names = tuple(map(str, class_names or labels))
     train, test, rows = splits["train"], splits.get("test"), None
     if test is None:
         held = split.shares(train.labels, data.test_share, names)
@@ -134,7 +157,7 @@ def listed(
         raise DamagedData(
             f"{path} must be a directory with a subfolder for each class."
         )
-    splits = below(path, directories=True)
+    splits = below(path)
     roots = splits if "train" in splits else {"train": path}
     found = {}
     for name, root in roots.items():

@@ -111,11 +111,7 @@ def files(data: configs.Data) -> dict[str, pathlib.Path]:
     path = own.path_of(data)
     if path.is_file():
         return {"train": path}
-    found = {
-        name: file
-        for name, file in own.below(path, directories=False).items()
-        if file.suffix.lower() in _SUFFIXES
-    }
+    found = own.below(path, _SUFFIXES)
     if "train" not in found:
         raise MissingData(
             f"{path} has no train.csv: give the path of a file, or of a directory with "
@@ -139,8 +135,7 @@ def read(
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
-            delimiter = max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(file, delimiter=_delimiter(first), strict=True)
             numbered = [
                 (reader.line_num, [cell.strip() for cell in row])
                 for row in reader
@@ -153,7 +148,7 @@ def read(
     if not numbered:
         raise DamagedData(f"{path} is empty.")
     _, head = numbered[0]
-    header = not any(map(_is_number, head)) and (train is None or train.header)
+    header = not any(map(_is_decimal, head)) and (train is None or train.header)
     if header:
         names, numbered = head, numbered[1:]
     elif train is None or train.header:
@@ -172,6 +167,25 @@ def read(
         raise DamagedData(f"{path} has a header and no row.")
     lines, rows = zip(*numbered, strict=True)
     return Table(path, names, list(rows), lines, header)
+
+
+def _delimiter(line: str) -> str:
+    """The most frequent one, but not the comma where it is a decimal one.
+
+    Examples:
+      >>> _delimiter("a,b"), _delimiter("a;b"), _delimiter("0,5;1,5;2,5")
+      (',', ';', ';')
+    """
+    for delimiter in ";\t":
+        with_comma = [cell for cell in line.split(delimiter) if "," in cell]
+        if delimiter in line and all(map(_is_decimal, with_comma)):
+            return delimiter
+    return max(",;\t", key=line.count)
+
+
+def _is_decimal(cell: str) -> bool:
+    """Whether it is a number, with a decimal point or comma."""
+    return _is_number(cell.strip().replace(",", ".", 1))
 
 
 def _numbers_of(
@@ -233,7 +247,7 @@ def _categories(table: Table, name: str) -> dict[str, int] | None:
     odd = {index: cell for index, cell in cells.items() if not _is_number(cell)}
     if not odd:
         return None
-    words = sum(not _is_number(cell.replace(",", ".")) for cell in odd.values())
+    words = sum(not _is_decimal(cell) for cell in odd.values())
     if words < len(cells) / 2:
         row, cell = next(iter(odd.items()))
         raise DamagedData(

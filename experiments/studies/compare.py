@@ -148,6 +148,7 @@ def _reused(
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
             shared = {name: there[name] for name in here}
+            shared["run"] = run_dir.parse(there["run"])
             results = {
                 _key(name, method["changes"], own["changes"]): [
                     _result(base, own, seed) for seed in range(there["seeds"])

@@ -124,8 +124,9 @@ def evaluate(config: commands.Evaluate) -> int:
             print(f"  recall of each class: {', '.join(shown)}")
     if len(names) == 2:
         print(
-            f"The positive class of AUROC, average precision and F1 is {names[1]!r}. "
-            "The threshold on its probability is that of the highest F1 on validation."
+            f"The positive class of AUROC, average precision and F1 is {names[1]!r}; "
+            "with --data.positive a training of your own data has the other. The "
+            "threshold on its probability is that of the highest F1 on validation."
         )
     path = config.dir / run_dir.EVALUATION
     try:
