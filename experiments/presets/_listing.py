@@ -66,14 +66,14 @@ def steps_and_time(run: configs.Run) -> str:
 
 
 def _data(data: configs.Data) -> str:
-    """The source, with its imbalance or label noise, in short."""
-    name = data.source
+    """The source, with its imbalance and label noise, in short."""
+    parts = [data.source]
     if data.imbalance_ratio > 1.0:
         shape = {"long_tail": "LT", "step": "ST"}[data.imbalance]
-        return f"{name} {shape} {data.imbalance_ratio:g}"
+        parts.append(f"{shape} {data.imbalance_ratio:g}")
     if data.noise_rate:
-        return f"{name} {data.noise.split('_')[0][:-6]} {data.noise_rate:g}"
-    return name
+        parts.append(f"{data.noise.split('_')[0][:-6]} {data.noise_rate:g}")
+    return " ".join(parts)
 
 
 def _schedule(run: configs.Run) -> str:

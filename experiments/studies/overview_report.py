@@ -99,6 +99,12 @@ MISLABELLED = {
         Row("GCE", "gce", None),
         Row("truncated GCE", "tce", None),
     ),
+    "class counts": (
+        Row("LDAM-DRW", "ldam_drw", None),
+        Row("logit adjustment", "logit_adjusted", None),
+        Row("class weights from the first step", "cb_ce", None),
+        Row("ABSGD, class weights as base weights", "absgd_cb_base", None),
+    ),
     "other": (
         Row("Meta-Weight-Net, with clean examples", "mw_net", None),
         Row("SGD, logits divided by their norm", "sgd+norm", None),
