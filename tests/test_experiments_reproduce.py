@@ -351,6 +351,17 @@ def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
     )
 
 
+def test_a_setting_has_the_tests_of_its_own_rows():
+    record = {"row": "SGD (CE)", "lam": "inf", "seed": 0, "split": "test"}
+    records = [
+        record | {"setting": setting, "accuracy": accuracy}
+        for setting, accuracy in ((SETTING, 0.7), ("cifar10_st100", 0.5))
+    ]
+    for order in (records, records[::-1]):
+        (tested,) = reproduce_report.tested_rows(order, SETTING)
+        assert tested.values("accuracy").tolist() == [0.7]
+
+
 def test_what_is_left_has_a_preset_for_all_data_of_the_paper():
     lines = paper_tables_report.costs([]).splitlines()
     _, *rows = (line for line in lines if line.startswith("| "))
@@ -396,7 +407,7 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
     cell = Cell(SETTING, "SGD (CE)", math.inf, 1, "test")
     config = commands.Reproduce(out=tmp_path, packed=folder / "pack", smoke=True)
     run = reproduce.run_of(cell, smoke=True)
-    own = reproduce.worker(config)
+    own = reproduce.new_worker(config)
     task = own.task(run)
     state = reproduce.plainly_trained(run, task, own)
     program = steps.program(run, sharding.layout(1))

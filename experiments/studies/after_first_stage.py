@@ -111,10 +111,13 @@ def first_stage(
     x, y = data.train
     losses = np.asarray(jax.vmap(untuned.cross_entropy)(params, x, y))
     return [
-        {"data": name, "seed": seed, "wrong": float(np.mean(own > math.log(2.0)))}
-        | {"mean_loss": float(f"{own.mean():.3g}")}
-        | {f"effective {lam:g}": round(effective_fraction(own, lam), 4) for lam in LAMS}
-        for seed, own in zip(seeds, losses, strict=True)
+        {"data": name, "seed": seed, "wrong": float(np.mean(of_seed > math.log(2.0)))}
+        | {"mean_loss": float(f"{of_seed.mean():.3g}")}
+        | {
+            f"effective {lam:g}": round(effective_fraction(of_seed, lam), 4)
+            for lam in LAMS
+        }
+        for seed, of_seed in zip(seeds, losses, strict=True)
     ]
 
 
@@ -127,8 +130,8 @@ def measure(
     settings = [SGD, *(Setting(lam=lam, gamma=0.5) for lam in LAMS)]
     for rate in RATES:
         jobs = [(rate, s, seed) for s in settings for seed in seeds]
-        _, found = untuned.train(data, "second stage", 1, jobs, seeds, steps)
-        scores = (found["val"] + found["test"]).reshape(len(settings), -1) / 2
+        _, measured = untuned.train(data, "second stage", 1, jobs, seeds, steps)
+        scores = (measured["val"] + measured["test"]).reshape(len(settings), -1) / 2
         for setting, gains in zip(settings[1:], scores[1:] - scores[0], strict=True):
             for line, gain in zip(lines, gains, strict=True):
                 line[f"{setting.name}, {rate:g}"] = round(float(gain), 5)
@@ -173,8 +176,8 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     parts += [*_verdicts(means, columns), _FRACTIONS]
     for rate in RATES:
         pairs = [
-            (own[f"effective {lam:g}"], own[f"λ {lam:g}, {rate:g}"])
-            for own in (means[name] for name in order)
+            (of_data[f"effective {lam:g}"], of_data[f"λ {lam:g}, {rate:g}"])
+            for of_data in (means[name] for name in order)
             for lam in LAMS
         ]
         parts.append(f"At a rate of {rate:g}:")
@@ -188,15 +191,15 @@ def _verdicts(
     """How often a λ cost more than `HARM`, on either side of the rule."""
     from absgd_jax._diagnostics import WRONG_SHARE
 
-    warned = [own for own in means.values() if own["wrong"] >= WRONG_SHARE]
-    others = [own for own in means.values() if own["wrong"] < WRONG_SHARE]
+    warned = [of_data for of_data in means.values() if of_data["wrong"] >= WRONG_SHARE]
+    others = [of_data for of_data in means.values() if of_data["wrong"] < WRONG_SHARE]
     rows = [["λ, rate", "warned: harmed", "not warned: harmed", "gained, of all"]]
     for column in columns:
         harmed = [
-            f"{sum(own[column] < -HARM for own in side)} of {len(side)}"
+            f"{sum(of_data[column] < -HARM for of_data in side)} of {len(side)}"
             for side in (warned, others)
         ]
-        gained = sum(own[column] > HARM for own in means.values())
+        gained = sum(of_data[column] > HARM for of_data in means.values())
         rows.append([column, *harmed, f"{gained} of {len(means)}"])
     rule = (
         f"`suggest_lam` warns where at least {100 * WRONG_SHARE:g}% are wrong. Harmed "

@@ -98,27 +98,29 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
     """Method by method, so that each compiles its program once; first stages before."""
     trials = []
     for method in methods:
-        found = method.runs(setting.base)
+        runs = method.runs(setting.base)
         for seed in range(setting.seeds):
-            for (value, changes), run in zip(method.grid, found, strict=True):
+            for (value, changes), run in zip(method.grid, runs, strict=True):
                 start_from = run.start_from
                 if method.stage == 2:
-                    own = changes if method.classifier else {}
-                    trials.append(_first_stage(setting, method, seed, own))
+                    of_first = changes if method.classifier else {}
+                    trials.append(_first_stage(setting, method, seed, of_first))
                     start_from = trials[-1].out
                 if method.classifier is None:
                     run = dataclasses.replace(run, seed=seed, start_from=start_from)
                     trial = _trial(setting, method, value, run)
                     # A second stage needs the network of the first one, not metrics.
-                    own = setting.reused.get(_key(method.name, method.changes, changes))
-                    if method.stage == 1 and own is not None and seed < len(own):
-                        trial = trial._replace(known=own[seed])
+                    known = setting.reused.get(
+                        _key(method.name, method.changes, changes)
+                    )
+                    if method.stage == 1 and known is not None and seed < len(known):
+                        trial = trial._replace(known=known[seed])
                     trials.append(trial)
-    found: dict[pathlib.Path, Trial] = {}
+    by_directory: dict[pathlib.Path, Trial] = {}
     for trial in trials:  # a first stage is trained, even if its metrics are known
-        if trial.known is None or trial.out not in found:
-            found[trial.out] = trial
-    return list(found.values())
+        if trial.known is None or trial.out not in by_directory:
+            by_directory[trial.out] = trial
+    return list(by_directory.values())
 
 
 def _trial(
@@ -150,11 +152,11 @@ def _reused(
             shared = {name: there[name] for name in here}
             shared["run"] = run_dir.parse(there["run"])
             results = {
-                _key(name, method["changes"], own["changes"]): [
-                    _result(base, own, seed) for seed in range(there["seeds"])
+                _key(name, method["changes"], setting["changes"]): [
+                    _result(base, setting, seed) for seed in range(there["seeds"])
                 ]
                 for name, method in there["methods"].items()
-                for own in method["grid"]
+                for setting in method["grid"]
             }
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise configs.BadConfiguration(
@@ -229,7 +231,7 @@ def _classify(setting: _Setting, first: Trial) -> None:
     seen = evaluation.features(stage_one, setting.session.data_dir)
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
-    found, counts = {}, np.array(kept.class_counts)
+    classified, counts = {}, np.array(kept.class_counts)
     data = kept.run.data
     for method in method_grid.every(setting.base).values():
         for value, _ in method.grid:
@@ -241,14 +243,14 @@ def _classify(setting: _Setting, first: Trial) -> None:
                 classify = posthoc_classifiers.tau_normalised(seen.kernel, float(value))
             else:
                 continue
-            own = found[f"{method.classifier} {value}"] = {}
+            of_value = classified[f"{method.classifier} {value}"] = {}
             for split in ("validation", "test"):
                 x, y = seen.splits[split]
                 counted = metrics.count(classify(x), y, np.ones(len(y), bool))
-                own[split] = metrics.summary(
+                of_value[split] = metrics.summary(
                     counted, counts, data.tail_classes, labels=y
                 )
-    run_log.save(stage_one / CLASSIFIED, found)
+    run_log.save(stage_one / CLASSIFIED, classified)
 
 
 def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
@@ -267,9 +269,9 @@ def chosen(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The chosen setting and its metrics, by the name of each method that has one."""
     return {
         name: setting
-        for name, found in results["methods"].items()
-        for setting in found["grid"]
-        if setting["value"] == found["chosen"]
+        for name, method in results["methods"].items()
+        for setting in method["grid"]
+        if setting["value"] == method["chosen"]
     }
 
 
@@ -292,23 +294,23 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
     accuracy = lambda name: np.mean([*settings[name]["accuracy"].values()])
     level = lambda name: -accuracy(name) if name in settings else np.inf
     for name in sorted(methods, key=lambda name: (name != "sgd", level(name))):
-        found = methods[name]
+        method = methods[name]
         if name not in settings:
             blank = ["–"] * (len(rows[0]) - 2)
-            rows.append([found["title"], "diverged", *blank])
+            rows.append([method["title"], "diverged", *blank])
             continue
-        own = settings[name]
+        setting = settings[name]
         # Of each measure by seed; None, such as without rare classes, becomes NaN.
-        values = (np.array([*own[m].values()], float) for m in measures)
+        values = (np.array([*setting[m].values()], float) for m in measures)
         ratios = (measured.get(name, {}).get(cost) for cost in costs)
         rows.append(
             [
-                found["title"],
-                f"{found['hyperparameter']} = {found['chosen']}".replace("-", "−"),
+                method["title"],
+                f"{method['hyperparameter']} = {method['chosen']}".replace("-", "−"),
                 *map(formatting.spread, values),
-                "–" if name == "sgd" else formatting.paired(own["accuracy"], plain),
+                "–" if name == "sgd" else formatting.paired(setting["accuracy"], plain),
                 *("–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios),
-                str(found["backward"]) + ("*" if found["stage"] == 2 else ""),
+                str(method["backward"]) + ("*" if method["stage"] == 2 else ""),
             ]
         )
     legend = (

@@ -42,11 +42,11 @@ def main(config: commands.Demo) -> int:
     shared = {study.name: study.run for study in studies}
 
     def report() -> str:
-        found = grid.outcomes(trials)
+        outcomes = grid.outcomes(trials)
         comparisons, tables = {}, []
         for study in studies:
-            own = {lam: found[study.name, lam] for lam in (math.inf, *study.lams)}
-            comparisons[study.name] = compare(study, own)
+            by_lam = {lam: outcomes[study.name, lam] for lam in (math.inf, *study.lams)}
+            comparisons[study.name] = compare(study, by_lam)
             tables.append(table(study, comparisons[study.name]))
         if any(comparisons.values()):
             figure(comparisons, config.out / FIGURE)
@@ -95,15 +95,15 @@ def compare(study: Study, outcomes: Mapping[float, Outcome]) -> Comparison | Non
     return Comparison(study, ended, lam)
 
 
-def table(study: Study, found: Comparison | None) -> str:
+def table(study: Study, comparison: Comparison | None) -> str:
     """SGD against ABSGD, in Markdown that also reads well in a terminal."""
-    if found is None:
+    if comparison is None:
         return f"### {study.title}\n\nNo seed was finished by every method.\n"
-    data, seeds = study.run.data, len(found.sgd.results)
+    data, seeds = study.run.data, len(comparison.sgd.results)
     measures = {"test accuracy": grid.accuracy}
     if data.tail_classes:
         measures["tail recall"] = lambda e: e["test"]["tail_recall"]
-    sgd, absgd = found.sgd, found.absgd
+    sgd, absgd = comparison.sgd, comparison.absgd
     spreads = lambda outcome: [
         formatting.spread(outcome.last(measure)) for measure in measures.values()
     ]
@@ -114,11 +114,11 @@ def table(study: Study, found: Comparison | None) -> str:
     rows = [
         ["method", "λ", *measures],
         ["SGD", number(math.inf), *spreads(sgd)],
-        ["ABSGD", number(found.lam), *spreads(absgd)],
+        ["ABSGD", number(comparison.lam), *spreads(absgd)],
         ["difference", "", *gains],
     ]
     tried = []
-    for lam, outcome in found.outcomes.items():
+    for lam, outcome in comparison.outcomes.items():
         name = "SGD" if math.isinf(lam) else f"λ = {number(lam)}"
         shown = "diverged"
         if not outcome.diverged:
@@ -126,7 +126,7 @@ def table(study: Study, found: Comparison | None) -> str:
         tried.append(f"{name} {shown}")
     classes = data.classes
     tail = ", ".join(map(str, range(classes - data.tail_classes, classes)))
-    counts = found.class_counts
+    counts = comparison.class_counts
     first = next(iter(sgd.results.values()))
     labels = "balanced, labels clean"
     if data.noise_rate > 0.0:
@@ -158,52 +158,52 @@ def figure(comparisons: Mapping[str, Comparison | None], path: pathlib.Path) -> 
     label_noise = comparisons[LABEL_NOISE.name]
     with plot_style.saved(path, (13.5, 4.2)) as sheet:
         panels = sheet.subplots(1, 3)
-        for panel, found, draw in (
+        for panel, comparison, draw in (
             (panels[0], long_tail, _draw_class_weights),
             (panels[1], long_tail, _draw_recall),
             (panels[2], label_noise, _draw_clean_weights),
         ):
-            if found is None:
+            if comparison is None:
                 panel.set_axis_off()
                 message = "no seed finished"
                 panel.text(0.5, 0.5, message, ha="center", color=plot_style.GREY)
             else:
-                draw(panel, found)
+                draw(panel, comparison)
         sheet.get_layout_engine().set(wspace=0.06)
 
 
-def _draw_class_weights(panel: "Axes", found: Comparison) -> None:
+def _draw_class_weights(panel: "Axes", comparison: Comparison) -> None:
     """Mean attentional weight of each class over training."""
     from matplotlib import ticker
 
-    weights = found.absgd.course(lambda e: e["weight_by_class"]).mean(axis=0)
+    weights = comparison.absgd.course(lambda e: e["weight_by_class"]).mean(axis=0)
     epochs, classes = weights.shape
-    counts = found.class_counts
+    counts = comparison.class_counts
     palette = plot_style.shades(classes)
     for label, color in enumerate(palette):
-        name, own = f"{label}  ({counts[label]})", weights[:, label]
+        name, of_class = f"{label}  ({counts[label]})", weights[:, label]
         panel.plot(
-            np.arange(1, epochs + 1), own, color=color, linewidth=1.8, label=name
+            np.arange(1, epochs + 1), of_class, color=color, linewidth=1.8, label=name
         )
     panel.set_yscale("log")
     panel.set_ylim(min(0.4, 0.8 * weights.min()), max(2.5, 1.25 * weights.max()))
     panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     panel.yaxis.set_minor_locator(ticker.NullLocator())
-    _mark_switch(panel, found, height=0.05)
+    _mark_switch(panel, comparison, height=0.05)
     panel.set(xlabel="epoch", ylabel="mean attentional weight")
     panel.set_title("Long tail: weight by class")
     look = plot_style.OF_CLASSES | {"alignment": "center"}
     panel.legend(title="class (training images)", handlelength=1.2, **look)
 
 
-def _draw_recall(panel: "Axes", found: Comparison) -> None:
+def _draw_recall(panel: "Axes", comparison: Comparison) -> None:
     """Recall of each class, SGD against ABSGD."""
-    counts = found.class_counts
+    counts = comparison.class_counts
     positions = np.arange(len(counts))
     for outcome, name, color, marker, offset in (
-        (found.sgd, "SGD", _SGD, "s", -0.14),
-        (found.absgd, f"ABSGD, λ = {number(found.lam)}", _ABSGD, "o", 0.14),
+        (comparison.sgd, "SGD", _SGD, "s", -0.14),
+        (comparison.absgd, f"ABSGD, λ = {number(comparison.lam)}", _ABSGD, "o", 0.14),
     ):
         recall = 100.0 * outcome.last(lambda e: e["test"]["recall"])
         panel.errorbar(
@@ -221,7 +221,7 @@ def _draw_recall(panel: "Axes", found: Comparison) -> None:
     panel.set(ylim=(0, 104), title="Long tail: recall by class")
     panel.legend(
         loc="lower left",
-        title=f"mean ± standard error, n = {len(found.sgd.results)}",
+        title=f"mean ± standard error, n = {len(comparison.sgd.results)}",
         title_fontsize=9.5,
         alignment="left",
     )
@@ -229,13 +229,13 @@ def _draw_recall(panel: "Axes", found: Comparison) -> None:
     panel.set_axisbelow(True)
 
 
-def _draw_clean_weights(panel: "Axes", found: Comparison) -> None:
+def _draw_clean_weights(panel: "Axes", comparison: Comparison) -> None:
     """Weight of clean and of mislabelled examples over training."""
     for key, name, color in (
         ("weight_clean", "clean", _SGD),
         ("weight_mislabelled", "mislabelled", _ABSGD),
     ):
-        weights = found.absgd.course(lambda e, key=key: e[key])
+        weights = comparison.absgd.course(lambda e, key=key: e[key])
         mean, error = weights.mean(axis=0), formatting.standard_error(weights)
         epochs, band = np.arange(1, len(mean) + 1), (mean - error, mean + error)
         panel.plot(epochs, mean, color=color, linewidth=2.2)
@@ -250,22 +250,22 @@ def _draw_clean_weights(panel: "Axes", found: Comparison) -> None:
             fontweight="bold",
         )
     panel.set_ylim(0, 1.15 * panel.get_ylim()[1])
-    _mark_switch(panel, found, height=0.5)
-    rate = found.study.run.data.noise_rate
+    _mark_switch(panel, comparison, height=0.5)
+    rate = comparison.study.run.data.noise_rate
     panel.set_title(f"{rate:.0%} wrong labels: weight of examples")
     panel.set(xlabel="epoch", ylabel="mean attentional weight")
 
 
-def _mark_switch(panel: "Axes", found: Comparison, height: float) -> None:
+def _mark_switch(panel: "Axes", comparison: Comparison, height: float) -> None:
     """Marks where λ is switched on; `height` of the words, share of the panel's."""
-    run = found.study.run
+    run = comparison.study.run
     switch = run.epoch_at(run.method.start_at)
     panel.axvline(switch, color=plot_style.GREY, linewidth=1, linestyle=":")
     late = switch > run.epochs / 2  # then there is more room before it
     panel.annotate(
-        f"plain SGD, then λ = {number(found.lam)}"
+        f"plain SGD, then λ = {number(comparison.lam)}"
         if late
-        else f"λ = {number(found.lam)} from here on",
+        else f"λ = {number(comparison.lam)} from here on",
         (switch, height),
         xycoords=("data", "axes fraction"),
         xytext=(-6 if late else 6, 0),

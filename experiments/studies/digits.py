@@ -74,9 +74,9 @@ def studies(epochs: int | None = None) -> list[Study]:
 
     `epochs` is in place of their own number; None keeps that.
     """
-    found = []
+    adapted = []
     for study in (LONG_TAIL, LABEL_NOISE):
         last = epochs or study.run.epochs
         run = replace(study.run, {"epochs": last, "eval_every": last})
-        found.append(dataclasses.replace(study, run=run))
-    return found
+        adapted.append(dataclasses.replace(study, run=run))
+    return adapted

@@ -69,7 +69,7 @@ class Study(NamedTuple):
         """The settings of a method: three at each learning rate."""
         one = self.methods[method]
         base = one.changes.get(_RATE, self.run.optimizer.learning_rate)
-        values, factors, found = one.grid, self.factors, []
+        values, factors, combinations = one.grid, self.factors, []
         if one.hyperparameter == "η":  # as many rates as others have settings
             values = (("", {}),)
             count = VALUES * len(factors)
@@ -77,8 +77,10 @@ class Study(NamedTuple):
         for (value, changes), factor in itertools.product(values, factors):
             rate = float(f"{base * factor:.3g}")
             more = {**one.changes, **changes, _RATE: rate}
-            found.append(Setting(method, value, rate, configs.replace(self.run, more)))
-        return found
+            combinations.append(
+                Setting(method, value, rate, configs.replace(self.run, more))
+            )
+        return combinations
 
 
 _RATE = "optimizer.learning_rate"
@@ -119,10 +121,12 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
     run = dataclasses.replace(preset, data=data, method=method)
     plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
     methods = method_grid.choose(run, "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal")
-    found = {one.name: one for one in methods}
+    by_name = {one.name: one for one in methods}
     at_once = {"method": configs.Method("absgd")}
-    found["absgd_first"] = found["absgd"]._replace(name="absgd_first", changes=at_once)
-    found["automatic"] = _automatic(found["sgd"], "automatic")
+    by_name["absgd_first"] = by_name["absgd"]._replace(
+        name="absgd_first", changes=at_once
+    )
+    by_name["automatic"] = _automatic(by_name["sgd"], "automatic")
 
     def task(network: int, seed: int) -> Task:
         del network
@@ -131,7 +135,7 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
         clean, counts = np.zeros(len(train.labels), bool), np.bincount(train.labels)
         return Task(train, *others, clean, counts)
 
-    return Study(name, plain, (0.25, 1.0, 4.0), found, 1, task)
+    return Study(name, plain, (0.25, 1.0, 4.0), by_name, 1, task)
 
 
 def last_layer(name: str, data_dir: pathlib.Path) -> Study:
@@ -161,7 +165,7 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
         epochs=EPOCHS,
     )
     plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
-    found = {one.name: one for one in method_grid.choose(run, _OF_LAST_LAYER)}
+    by_name = {one.name: one for one in method_grid.choose(run, _OF_LAST_LAYER)}
     automatic = {
         "automatic": {},
         "automatic_cb_base": {
@@ -171,12 +175,12 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
         "automatic_adjusted": {"loss.name": "logit_adjusted"},
     }
     for method, changes in automatic.items():
-        found[method] = _automatic(found["sgd"], method, changes)
+        by_name[method] = _automatic(by_name["sgd"], method, changes)
     radii = tuple(
         (f"{one.rho:g}", {"method.rho": one.rho, "method.max_weight": one.bound})
         for one in untuned_report.WIDE
     )
-    found["automatic_wide"] = found["automatic"]._replace(
+    by_name["automatic_wide"] = by_name["automatic"]._replace(
         name="automatic_wide", hyperparameter="ρ", grid=radii
     )
 
@@ -205,7 +209,7 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
 
     factors = tuple(rate / run.optimizer.learning_rate for rate in RATES)
     epochs = int(kept["epochs"][0])
-    return Study(name, plain, factors, found, networks, task, begin, epochs)
+    return Study(name, plain, factors, by_name, networks, task, begin, epochs)
 
 
 def with_values(state: Any, values: Mapping[tuple[Any, ...], np.ndarray]) -> Any:
@@ -237,10 +241,10 @@ class Job(NamedTuple):
 
 
 def pending(
-    found: Sequence[Mapping[str, Any]], study: Study, method: str, seeds: int
+    records: Sequence[Mapping[str, Any]], study: Study, method: str, seeds: int
 ) -> list[Job]:
     """The trainings of a method that are missing: first those that choose."""
-    known = {tuple(r[name] for name in RUN) for r in found}
+    known = {tuple(r[name] for name in RUN) for r in records}
     choosing = min(seeds, CHOOSING) if study.begin else seeds
 
     def missing(settings: Iterable[Setting], seeds: int) -> list[Job]:
@@ -253,7 +257,7 @@ def pending(
         ]
 
     jobs = missing(study.settings(method), choosing)
-    best = None if jobs else report.best(found, study.name, method)
+    best = None if jobs else report.best(records, study.name, method)
     settings = [s for s in study.settings(method) if (s.value, s.rate) == best]
     return jobs or missing(settings, seeds)
 

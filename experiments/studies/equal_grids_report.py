@@ -113,7 +113,7 @@ class _Method(NamedTuple):
 
 
 def best(
-    found: Iterable[Record], data: str, method: str, value: str | None = None
+    records: Iterable[Record], data: str, method: str, value: str | None = None
 ) -> tuple[str, float] | None:
     """Value and rate of the best mean validation metric, the first of equals.
 
@@ -124,27 +124,29 @@ def best(
     of_head = is_last_layer(data)
     measure = next(iter(OF_LAST_LAYER if of_head else OF_TABLES))
     scores: dict[tuple[str, float], list[float | None]] = {}
-    for r in found:
+    for r in records:
         chooses = not of_head or r["seed"] < CHOOSING
         fits = (r["data"], r["method"]) == (data, method)
         if fits and chooses and value in (None, r["value"]):
             score = None if r["validation"] is None else r["validation"][measure]
             scores.setdefault((r["value"], r["rate"]), []).append(score)
     means = {
-        setting: None if None in own else float(np.mean(own))
-        for setting, own in scores.items()
+        setting: None if None in values else float(np.mean(values))
+        for setting, values in scores.items()
     }
     return grid.best(means)
 
 
 def chosen(
-    found: Sequence[Record], data: str, method: str, value: str | None = None
+    records: Sequence[Record], data: str, method: str, value: str | None = None
 ) -> _Method:
     """The records of a method at the setting that `best` chooses."""
-    setting = best(found, data, method, value)
+    setting = best(records, data, method, value)
     key = (data, method, *(setting or ()))
-    own = [r for r in found if (r["data"], r["method"], r["value"], r["rate"]) == key]
-    return _Method(method, own)
+    trained = [
+        r for r in records if (r["data"], r["method"], r["value"], r["rate"]) == key
+    ]
+    return _Method(method, trained)
 
 
 def is_last_layer(data: str) -> bool:
@@ -166,7 +168,7 @@ def titles() -> dict[str, tuple[str, str]]:
 
 
 def _table(
-    found: Sequence[Record],
+    records: Sequence[Record],
     data: str,
     measures: Mapping[str, str],
     gains: Sequence[str],
@@ -175,8 +177,8 @@ def _table(
     known = titles()
     head = ["method", "chosen", *measures.values()]
     head += [f"{measures[gain]} against SGD" for gain in gains]
-    names = dict.fromkeys(r["method"] for r in found if r["data"] == data)
-    methods = [chosen(found, data, name) for name in names]
+    names = dict.fromkeys(r["method"] for r in records if r["data"] == data)
+    methods = [chosen(records, data, name) for name in names]
     plain = next(one for one in methods if one.name == "sgd")
     first = next(iter(measures))
     level = lambda one: -np.mean([*one.of(first).values()]) if one.records else np.inf
@@ -189,7 +191,7 @@ def _table(
             rows.append([title, "diverged", *["–"] * (len(head) - 2)])
             continue
         ((value, rate),) = {(r["value"], r["rate"]) for r in one.records}
-        own = f"{hyperparameter} = {value}, ".replace("-", "−") if value else ""
+        shown = f"{hyperparameter} = {value}, ".replace("-", "−") if value else ""
         bad = sum(r["test"] is None for r in one.records)
         if bad:
             title += f" ({bad} of {len(one.records)} diverged)"
@@ -199,7 +201,7 @@ def _table(
             for gain in gains
         )
         spreads = map(formatting.spread, values)
-        rows.append([title, f"{own}η = {rate:g}", *spreads, *differences])
+        rows.append([title, f"{shown}η = {rate:g}", *spreads, *differences])
     return formatting.markdown([head, *rows])
 
 
@@ -215,10 +217,10 @@ def difference(
     return formatting.difference(gaps)
 
 
-def last_layer(found: Sequence[Record]) -> str:
+def last_layer(records: Sequence[Record]) -> str:
     """The section of the last layer; nothing if there are no records of it."""
-    own = [r for r in found if is_last_layer(r["data"])]
-    if not own:
+    of_layers = [r for r in records if is_last_layer(r["data"])]
+    if not of_layers:
         return ""
     introduction = _LAST_LAYER.format(
         epochs=EPOCHS,
@@ -228,8 +230,8 @@ def last_layer(found: Sequence[Record]) -> str:
         end=_END,
     )
     parts: list[Any] = [_wrapped(introduction)]
-    for data in dict.fromkeys(r["data"] for r in own):
-        plain = [r for r in own if r["data"] == data and "before" in r]
+    for data in dict.fromkeys(r["data"] for r in of_layers):
+        plain = [r for r in of_layers if r["data"] == data and "before" in r]
         before = {r["network"]: r["before"] for r in plain}
         (epochs,) = {r["epochs_before"] for r in plain}
         networks = _NETWORKS.format(
@@ -241,7 +243,7 @@ def last_layer(found: Sequence[Record]) -> str:
             each=_each(plain),
         )
         parts += [_wrapped(networks)]
-        parts += [_table(own, data, OF_LAST_LAYER, ["accuracy"])]
+        parts += [_table(of_layers, data, OF_LAST_LAYER, ["accuracy"])]
     return formatting.blocks(*parts)
 
 
@@ -260,40 +262,42 @@ def _wrapped(text: str) -> str:
     return formatting.blocks(heading, textwrap.fill(paragraph, 88))
 
 
-def tables(found: Sequence[Record]) -> str:
+def tables(records: Sequence[Record]) -> str:
     """The section of the tables, with the check on losses."""
-    own = [r for r in found if not is_last_layer(r["data"])]
-    if not own:
+    of_tables = [r for r in records if not is_last_layer(r["data"])]
+    if not of_tables:
         return ""
     run = presets.get("own_table").run
     introduction = _TABLES.format(
-        each=_each(r for r in own if r["method"] == "sgd"),
+        each=_each(r for r in of_tables if r["method"] == "sgd"),
         end=_END,
-        seeds=formatting.count(len({r["seed"] for r in own}), "seed").capitalize(),
+        seeds=formatting.count(
+            len({r["seed"] for r in of_tables}), "seed"
+        ).capitalize(),
         epochs=run.epochs,
         batch=run.batch_size,
     )
     parts: list[Any] = [_wrapped(introduction)]
-    known = [name for name in TABLES if any(r["data"] == name for r in own)]
+    known = [name for name in TABLES if any(r["data"] == name for r in of_tables)]
     for name in known:
         gains = ["average_precision", "balanced_at_threshold"]
-        parts += [f"### {name}", _table(own, name, OF_TABLES, gains)]
-    return formatting.blocks(*parts, _check(own, known))
+        parts += [f"### {name}", _table(of_tables, name, OF_TABLES, gains)]
+    return formatting.blocks(*parts, _check(of_tables, known))
 
 
-def _check(found: Sequence[Record], known: Sequence[str]) -> str:
+def _check(records: Sequence[Record], known: Sequence[str]) -> str:
     """What the losses after plain training say, and what λ then did."""
-    lams = list(dict.fromkeys(r["value"] for r in found if r["method"] == "absgd"))
+    lams = list(dict.fromkeys(r["value"] for r in records if r["method"] == "absgd"))
     rows = [["data", "wrong", "warned", "λ", "effective fraction", "points"]]
     pairs: list[tuple[float, float]] = []  # effective fraction and gain
     for name in known:
-        plain = chosen(found, name, "sgd")
+        plain = chosen(records, name, "sgd")
         ended = {r["seed"]: r for r in plain.records if "wrong" in r}
         warned = sum(r["wrong"] >= WRONG_SHARE for r in ended.values())
         wrong = formatting.spread(np.array([r["wrong"] for r in ended.values()]))
         theirs = plain.of("average_precision")
         for lam in lams:
-            own = chosen(found, name, "absgd", lam).of("average_precision")
+            precision = chosen(records, name, "absgd", lam).of("average_precision")
             effective = {seed: r["effective"][lam] for seed, r in ended.items()}
             rows.append(
                 [
@@ -302,11 +306,11 @@ def _check(found: Sequence[Record], known: Sequence[str]) -> str:
                     f"{warned} of {len(ended)}",
                     lam,
                     f"{np.mean([*effective.values()]):.2f}",
-                    difference(own, theirs, name) if own else "diverged",
+                    difference(precision, theirs, name) if precision else "diverged",
                 ]
             )
-            both = own.keys() & theirs.keys()
-            pairs += [(effective[key[1]], own[key] - theirs[key]) for key in both]
+            both = precision.keys() & theirs.keys()
+            pairs += [(effective[key[1]], precision[key] - theirs[key]) for key in both]
     return formatting.blocks(
         _CHECK.format(share=100 * WRONG_SHARE),
         formatting.markdown(rows),
@@ -323,8 +327,10 @@ def by_fraction(pairs: Sequence[tuple[float, float]], least: float) -> list[list
     """
     rows = [["effective fraction", "harmed", "gained", "mean"]]
     for low, high in zip(FRACTIONS, (np.inf, *FRACTIONS), strict=False):
-        own = np.array([gain for share, gain in pairs if low <= share < high])
+        gains = np.array([gain for share, gain in pairs if low <= share < high])
         name = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
-        counts = [f"{np.sum(s * own > least)} of {len(own)}" for s in (-1, 1)]
-        rows.append([name, *counts, formatting.difference(own) if len(own) else "–"])
+        counts = [f"{np.sum(s * gains > least)} of {len(gains)}" for s in (-1, 1)]
+        rows.append(
+            [name, *counts, formatting.difference(gains) if len(gains) else "–"]
+        )
     return rows

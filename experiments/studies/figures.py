@@ -98,13 +98,13 @@ def _norms(seeds: Sequence[int]) -> list[dict[str, Any]]:
     lines = []
     for lam in LAMS:
         for gamma in NORM_GAMMAS:
-            found = gradient_norms(lam, gamma, seeds)
-            parts = np.split(found, ends[:-1], axis=1)
+            norms = gradient_norms(lam, gamma, seeds)
+            parts = np.split(norms, ends[:-1], axis=1)
             means = np.stack([part.mean(1) for part in parts], axis=1)
             lines += [
                 {"figure": "norms", "lam": lam, "gamma": gamma, "seed": seed}
-                | {"steps": ends, "values": [float(f"{v:.4g}") for v in own]}
-                for seed, own in zip(seeds, means, strict=True)
+                | {"steps": ends, "values": [float(f"{v:.4g}") for v in mean]}
+                for seed, mean in zip(seeds, means, strict=True)
             ]
     return lines
 
@@ -113,11 +113,11 @@ class _Annealed(vmapped.VmappedRuns):
     """Vmapped runs whose 1/λ rises evenly from 0 until the other runs switch."""
 
     def _hyperparams(self, step: int) -> methods.StepHyperparams:
-        found = super()._hyperparams(step)
+        hyperparams = super()._hyperparams(step)
         end = self.runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
         # From ∞ an annealed λ is in proportion to the last.
         factor = np.asarray(absgd_jax.anneal(1.0, 0, end)(step))
-        return found._replace(lam=found.lam * factor)
+        return hyperparams._replace(lam=hyperparams.lam * factor)
 
 
 def _groups(
@@ -218,10 +218,10 @@ def main(config: commands.Figures) -> int:
             lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
             run_log.append(config.records, lines)
             print(name, flush=True)
-    found = run_log.events(config.records)[0]
+    records = run_log.events(config.records)[0]
     config.out.mkdir(parents=True, exist_ok=True)
     shown = commands.Toy()
     toy.figure(*toy.take(shown.seed, shown.lam), config.out / toy.FIGURE)
-    for path in report.draw(found, config.out):
+    for path in report.draw(records, config.out):
         print(path)
     return 0

@@ -66,7 +66,7 @@ CAPTIONS = {
 }
 
 
-def draw(found: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(records: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws the figures, each a PNG; returns their paths."""
     drawers = {
         "distributions": _distributions,
@@ -83,13 +83,13 @@ def draw(found: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
         paths.append(folder / f"{name}.png")
         with plot_style.saved(paths[-1], (6.0 if one else 10.0, 4.2)) as sheet:
             panels = np.ravel(sheet.subplots(1, 1 if one else 2, sharey=share))
-            drawer([r for r in found if r["figure"] == name], *panels)
+            drawer([r for r in records if r["figure"] == name], *panels)
     return paths
 
 
-def section(found: Sequence[Record]) -> str:
+def section(records: Sequence[Record]) -> str:
     """The figures with what they show; nothing if there are no records."""
-    if not found:
+    if not records:
         return ""
     from experiments.studies import figures
 
@@ -97,7 +97,7 @@ def section(found: Sequence[Record]) -> str:
     facts = {
         "examples": figures.EXAMPLES,
         "batch": figures.BATCH,
-        "seeds": len({r["seed"] for r in found}),
+        "seeds": len({r["seed"] for r in records}),
         "ratio": run.data.imbalance_ratio,
         "lam": number(DIGITS_LAM),
         "start": run.method.start_at,
@@ -111,21 +111,23 @@ def section(found: Sequence[Record]) -> str:
     return formatting.blocks("## Figures", *shown)
 
 
-def _by_seed(found: Iterable[Record], key: str) -> np.ndarray:
+def _by_seed(records: Iterable[Record], key: str) -> np.ndarray:
     """A value of each record, float `[seeds, ...]`, without what diverged."""
-    return np.array([r[key] for r in found if r[key] is not None], float)
+    return np.array([r[key] for r in records if r[key] is not None], float)
 
 
-def _accuracies(found: Iterable[Record], **facts: Any) -> np.ndarray:
+def _accuracies(records: Iterable[Record], **facts: Any) -> np.ndarray:
     """Accuracies in percent of the records with these facts, `[seeds]`."""
-    own = (r for r in found if all(r[key] == fact for key, fact in facts.items()))
-    return 100.0 * _by_seed(own, "test")
+    matching = (
+        r for r in records if all(r[key] == fact for key, fact in facts.items())
+    )
+    return 100.0 * _by_seed(matching, "test")
 
 
 def _errorbar(panel: "Axes", at: Any, values: list[np.ndarray], **style: Any) -> None:
     """Means of values, each `[seeds]`, at positions, with their standard errors."""
-    means = [own.mean() for own in values]
-    errors = [float(formatting.standard_error(own)) for own in values]
+    means = [of_seeds.mean() for of_seeds in values]
+    errors = [float(formatting.standard_error(of_seeds)) for of_seeds in values]
     panel.errorbar(at, means, errors, marker="o", capsize=3, **style)
 
 
@@ -155,12 +157,12 @@ def _distributions(_: Sequence[Record], *panels: "Axes") -> None:
     panels[0].set_ylabel("training images")
 
 
-def _norms(found: Sequence[Record], *panels: "Axes") -> None:
+def _norms(records: Sequence[Record], *panels: "Axes") -> None:
     shades = plot_style.colors(len(NORM_GAMMAS))
     for panel, lam in zip(panels, LAMS, strict=True):
         for gamma, color in zip(NORM_GAMMAS, shades, strict=True):
-            own = [r for r in found if (r["lam"], r["gamma"]) == (lam, gamma)]
-            steps, values = np.array(own[0]["steps"]), _by_seed(own, "values")
+            of_lam = [r for r in records if (r["lam"], r["gamma"]) == (lam, gamma)]
+            steps, values = np.array(of_lam[0]["steps"]), _by_seed(of_lam, "values")
             logs = np.log(values)
             mean, std = logs.mean(0), logs.std(0, ddof=1)
             label = "γ = 1/√t" if gamma is None else f"γ = {number(gamma)}"
@@ -178,31 +180,31 @@ def _norms(found: Sequence[Record], *panels: "Axes") -> None:
     panels[0].legend()
 
 
-def _gamma(found: Sequence[Record], panel: "Axes") -> None:
+def _gamma(records: Sequence[Record], panel: "Axes") -> None:
     sgd, absgd = plot_style.COLORS[:2]
-    values = [_accuracies(found, gamma=gamma) for gamma in GAMMAS]
+    values = [_accuracies(records, gamma=gamma) for gamma in GAMMAS]
     _errorbar(panel, GAMMAS, values, color=absgd)
-    top = _level(panel, _accuracies(found, gamma=None), sgd)
+    top = _level(panel, _accuracies(records, gamma=None), sgd)
     panel.text(GAMMAS[0], top, "SGD", color=sgd, va="bottom")
     panel.set(xlabel="γ", ylabel="accuracy, %", title=f"ABSGD, λ = {DIGITS_LAM:g}")
 
 
-def _momentum(found: Sequence[Record], panel: "Axes") -> None:
+def _momentum(records: Sequence[Record], panel: "Axes") -> None:
     names = ("SGD", f"ABSGD, λ = {DIGITS_LAM:g}")
     lams = (math.inf, DIGITS_LAM)
     for lam, color, name in zip(lams, plot_style.colors(2), names, strict=True):
-        own = [r for r in found if float(r["lam"]) == lam]
-        values = [_accuracies(own, momentum=beta) for beta in MOMENTA]
+        of_lam = [r for r in records if float(r["lam"]) == lam]
+        values = [_accuracies(of_lam, momentum=beta) for beta in MOMENTA]
         _errorbar(panel, MOMENTA, values, color=color, label=name)
     panel.set(xlabel="momentum β", ylabel="accuracy, %", title="Momentum")
     panel.legend()
 
 
-def _weights(found: Sequence[Record], *panels: "Axes") -> None:
-    rules = list(dict.fromkeys(r["rule"] for r in found))
+def _weights(records: Sequence[Record], *panels: "Axes") -> None:
+    rules = list(dict.fromkeys(r["rule"] for r in records))
     for panel, rule in zip(panels, rules, strict=True):
-        own = [r for r in found if r["rule"] == rule and r["test"] is not None]
-        weights = np.nanmean(_by_seed(own, "weights"), axis=0)  # [epochs, classes]
+        of_rule = [r for r in records if r["rule"] == rule and r["test"] is not None]
+        weights = np.nanmean(_by_seed(of_rule, "weights"), axis=0)  # [epochs, classes]
         epochs = np.arange(1, len(weights) + 1)
         counts = _counts()
         shades = plot_style.shades(len(counts))
@@ -216,20 +218,20 @@ def _weights(found: Sequence[Record], *panels: "Axes") -> None:
     )
 
 
-def _strategies(found: Sequence[Record], *panels: "Axes") -> None:
+def _strategies(records: Sequence[Record], *panels: "Axes") -> None:
     accuracy, lams = panels
     sgd, *others, of_radius = plot_style.colors(2 + len(STRATEGIES))
     for name, color in zip(STRATEGIES, others, strict=True):
-        own = [r for r in found if r["strategy"] == name]
-        values = [_accuracies(own, lam=lam) for lam in STRATEGY_LAMS]
+        of_strategy = [r for r in records if r["strategy"] == name]
+        values = [_accuracies(of_strategy, lam=lam) for lam in STRATEGY_LAMS]
         _errorbar(accuracy, STRATEGY_LAMS, values, color=color)
-        shown = next(r for r in own if r["lam"] == DIGITS_LAM)
+        shown = next(r for r in of_strategy if r["lam"] == DIGITS_LAM)
         inverse = 1.0 / np.array(shown["lams"], float)
         lams.plot(np.arange(1, 1 + len(inverse)), inverse, color=color, label=name)
     for name, color in ((RADIUS, of_radius), (SGD, sgd)):
-        own = [r for r in found if r["strategy"] == name]
-        _level(accuracy, _accuracies(own), color)
-        inverse = 1.0 / _by_seed(own, "lams")
+        of_strategy = [r for r in records if r["strategy"] == name]
+        _level(accuracy, _accuracies(of_strategy), color)
+        inverse = 1.0 / _by_seed(of_strategy, "lams")
         epochs = np.arange(1, 1 + inverse.shape[1])
         lams.plot(epochs, np.median(inverse, axis=0), color=color, label=name)
         lams.fill_between(
@@ -242,9 +244,9 @@ def _strategies(found: Sequence[Record], *panels: "Axes") -> None:
     lams.legend()
 
 
-def _tsne(found: Sequence[Record], *panels: "Axes") -> None:
+def _tsne(records: Sequence[Record], *panels: "Axes") -> None:
     counts = _counts()
-    for panel, run in zip(panels, found, strict=True):
+    for panel, run in zip(panels, records, strict=True):
         points, labels = np.array(run["points"]), np.array(run["labels"])
         tsne.scatter(panel, points, labels, len(counts))
         panel.set_axis_off()

@@ -156,9 +156,9 @@ def outcomes(trials: Iterable[Trial]) -> dict[Any, Outcome]:
 
     Raises BadConfiguration where a directory holds another run.
     """
-    found: dict[Any, Outcome] = {}
+    by_setting: dict[Any, Outcome] = {}
     for trial in trials:
-        outcome = found.setdefault(trial.setting, Outcome({}, set()))
+        outcome = by_setting.setdefault(trial.setting, Outcome({}, set()))
         result = trial.known
         if result is None and (trial.out / run_dir.CONFIG).is_file():
             result = aggregate.read(trial.out)
@@ -167,7 +167,7 @@ def outcomes(trials: Iterable[Trial]) -> dict[Any, Outcome]:
             outcome.results[trial.run.seed] = result
         elif diverged(trial):
             outcome.diverged.add(trial.run.seed)
-    return found
+    return by_setting
 
 
 def complete(outcomes: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
@@ -235,8 +235,8 @@ def _train_missing(grid: Grid, tasks: Mapping[int, Task]) -> None:
                 _train(grid, group, len(groups[0]), tasks, progress.update)
             elif not diverged(first := group[0]):  # as what it starts from may have
                 with contextlib.suppress(FloatingPointError):  # its records have it
-                    own = _session(grid, first)
-                    if runs.main(grid.preset, first.run, own, quiet=True):
+                    session = _session(grid, first)
+                    if runs.main(grid.preset, first.run, session, quiet=True):
                         raise KeyboardInterrupt
             done += sum(trial.run.epochs for trial in group)
             progress.update(done - progress.n)
@@ -250,7 +250,8 @@ def fit_vmapped(
     """Trains vmapped runs; the events of each, and why it ended early or None."""
     events: list[list[aggregate.Event]] = [[] for _ in together.runs]
     callbacks = [
-        loop.Callbacks(lambda own=own, **event: own.append(event)) for own in events
+        loop.Callbacks(lambda of_member=of_member, **event: of_member.append(event))
+        for of_member in events
     ]
     return events, loop.fit_all(together, callbacks)
 

@@ -73,8 +73,8 @@ def every(run: configs.Run) -> dict[str, MethodGrid]:
     which weights begin, and whether labels are noisy are the run's.
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
-    found = [method for make in makers for method in make(run)]
-    return {method.name: method for method in found if _fits(method, run)}
+    methods = [method for make in makers for method in make(run)]
+    return {method.name: method for method in methods if _fits(method, run)}
 
 
 def _fits(method: MethodGrid, run: configs.Run) -> bool:
@@ -96,7 +96,7 @@ def choose(run: configs.Run, names: str) -> list[MethodGrid]:
     """
     known = every(run)
     chosen = [name.strip() for name in names.split(",")] if names else list(known)
-    found = {"sgd": known["sgd"]}
+    methods = {"sgd": known["sgd"]}
     for name in chosen:
         base = name.removesuffix(NORMALISED).removesuffix(ADAM)
         if base not in known:
@@ -112,14 +112,14 @@ def choose(run: configs.Run, names: str) -> list[MethodGrid]:
             changes = {**method.changes, "loss.logit_norm": 1.0}
             title = f"{method.title}, logits normalised"
             method = method._replace(title=title, changes=changes)
-        found[name] = method._replace(name=name)
-    return list(found.values())
+        methods[name] = method._replace(name=name)
+    return list(methods.values())
 
 
 def _by_adam(method: MethodGrid, run: configs.Run) -> MethodGrid:
     """The method at Adam's learning rate, with Adam in the place of SGD."""
-    own = method.changes.get("method", plain(run).method)
-    name: Any = {"sgd": "adam", "absgd": "abadam"}.get(own.name)
+    objective = method.changes.get("method", plain(run).method)
+    name: Any = {"sgd": "adam", "absgd": "abadam"}.get(objective.name)
     if name is None or method.stage == 2:
         raise configs.BadConfiguration(
             f"{ADAM} is for losses and weights of SGD and ABSGD in one stage, got "
@@ -128,7 +128,7 @@ def _by_adam(method: MethodGrid, run: configs.Run) -> MethodGrid:
     grid = method.grid
     if method.hyperparameter == "η":
         _, grid = _rates(ADAM_RATE)
-    adam = {"method": dataclasses.replace(own, name=name), RATE: ADAM_RATE}
+    adam = {"method": dataclasses.replace(objective, name=name), RATE: ADAM_RATE}
     return method._replace(
         title=f"{method.title}, Adam",
         changes={**method.changes, **adam},
@@ -155,10 +155,10 @@ def at_rates(
     if tuple(factors) == (1.0,):
         return method
     if method.hyperparameter == "η":
-        (_, own), *_ = method.grid
+        (_, change), *_ = method.grid
         count = GRID * len(factors)
         spread = np.geomspace(min(factors) / 2.0, max(factors) * 2.0, count).round(6)
-        rates = [own[RATE] * f for f in sorted(spread, key=lambda f: abs(np.log(f)))]
+        rates = [change[RATE] * f for f in sorted(spread, key=lambda f: abs(np.log(f)))]
         _, grid = _over("η", tuple(float(f"{rate:.3g}") for rate in rates), RATE)
         return method._replace(grid=grid)
     rate = method.changes.get(RATE, run.optimizer.learning_rate)
@@ -324,7 +324,7 @@ def _two_stage(run: configs.Run) -> list[MethodGrid]:
     oltr = second | {"model.head": "memory", "loss.name": "oltr"}
     ncm, tau = ("centred", "l2", "plain"), ("1", "0.5", "1.5")
     after = functools.partial(MethodGrid, backward=0, stage=2)
-    found = [
+    methods = [
         MethodGrid("crt", "cRT", crt, *_rates(rate), stage=2),
         MethodGrid("lws", "LWS", lws, *_rates(rate), stage=2),
         after("ncm", "NCM", {}, *_over("features", ncm), classifier="ncm"),
@@ -332,9 +332,9 @@ def _two_stage(run: configs.Run) -> list[MethodGrid]:
     ]
     without_a_map = ("sce_cnn", "bilstm", "mlp")  # to attend to
     if run.model.name not in without_a_map:
-        found.append(MethodGrid("oltr", "OLTR", oltr, *_rates(rate / 10.0), stage=2))
+        methods.append(MethodGrid("oltr", "OLTR", oltr, *_rates(rate / 10.0), stage=2))
     intra = _over("intra", (0.01, 0.001, 0.1), "loss.range_intra")
-    return [*found, MethodGrid("range", "Range loss", {"loss.name": "range"}, *intra)]
+    return [*methods, MethodGrid("range", "Range loss", {"loss.name": "range"}, *intra)]
 
 
 def _noise(run: configs.Run) -> list[MethodGrid]:

@@ -142,9 +142,9 @@ def section(
     `equal_grids`; of `compare` the results, with the heading of each.
     """
     imbalanced = [
-        _at_full_size(found, setting)
-        for found in campaigns
-        for setting in reproduce_report.recorded_settings(found)
+        _at_full_size(records, setting)
+        for records in campaigns
+        for setting in reproduce_report.recorded_settings(records)
     ]
     mislabelled: list[Column | None] = []
     for heading, results in compared:
@@ -170,13 +170,12 @@ def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column | None:
     return _column(heading, accuracy, "sgd", "compared")
 
 
-def _at_full_size(found: Sequence[Record], setting: str) -> Column | None:
-    tested = {own.row.name: own for own in reproduce_report.tested_rows(found, setting)}
+def _at_full_size(records: Sequence[Record], setting: str) -> Column | None:
     accuracy = {
-        name: {seed: r["accuracy"] for seed, r in own.finished.items()}
-        for name, own in tested.items()
+        tested.row.name: {seed: r["accuracy"] for seed, r in tested.finished.items()}
+        for tested in reproduce_report.tested_rows(records, setting)
     }
-    ran = next(r["epochs"] for r in found if r["setting"] == setting)
+    ran = next(r["epochs"] for r in records if r["setting"] == setting)
     paper = presets.get(setting).run.epochs
     how = "in full" if ran == paper else f"{ran} epochs"
     heading = f"{reproduce_report.title(setting)}, {how}"
@@ -193,15 +192,19 @@ def _column(
     plain = accuracy.get(sgd)
     if not plain:
         return None
-    gains = {n: formatting.paired(own, plain) for n, own in accuracy.items() if own}
+    gains = {
+        n: formatting.paired(of_method, plain)
+        for n, of_method in accuracy.items()
+        if of_method
+    }
     return Column(heading, _level(plain), gains, study)
 
 
-def _of_last_layer(found: Sequence[Record], data: str) -> Column:
-    own = [r for r in found if r["data"] == data]
+def _of_last_layer(records: Sequence[Record], data: str) -> Column:
+    of_data = [r for r in records if r["data"] == data]
     accuracy = {
-        name: equal_grids_report.chosen(own, data, name).of("accuracy")
-        for name in dict.fromkeys(r["method"] for r in own)
+        name: equal_grids_report.chosen(of_data, data, name).of("accuracy")
+        for name in dict.fromkeys(r["method"] for r in of_data)
     }
     plain = accuracy["sgd"]
     gains = {
@@ -219,10 +222,10 @@ def _level(plain: Mapping[Any, float]) -> str:
 
 
 def _table(
-    found: Sequence[Column | None], families: Mapping[str, Sequence[Row]]
+    candidates: Sequence[Column | None], families: Mapping[str, Sequence[Row]]
 ) -> list[str]:
     """A row a method that some column has, under the name of its family."""
-    columns = [column for column in found if column is not None]
+    columns = [column for column in candidates if column is not None]
     rows = [["by", "method", *(column.heading for column in columns)]]
     rows.append(["", "SGD, accuracy", *(column.sgd for column in columns)])
     for family, methods in families.items():

@@ -28,18 +28,18 @@ def _column(row: paper.Row) -> str:
     )
 
 
-def section(found: Sequence[Mapping[str, Any]]) -> str:
+def section(records: Sequence[Mapping[str, Any]]) -> str:
     """The tables with what the records of `reproduce` have, in Markdown."""
-    ours = _ours(found)
+    ours = _ours(records)
     numbers = sum(row.mean is not None for row in paper.rows())
     parts: list[str | Sequence[str]] = [
         "## Every table of the paper",
         _INTRODUCTION.format(numbers=numbers),
     ]
     for version, name in paper.VERSIONS.items():
-        own = [row for row in paper.rows() if row.version == version]
-        for table in sorted({row.table for row in own}):
-            rows = [row for row in own if row.table == table]
+        of_version = [row for row in paper.rows() if row.version == version]
+        for table in sorted({row.table for row in of_version}):
+            rows = [row for row in of_version if row.table == table]
             parts += [
                 f"### {name.capitalize()}, Table {table}",
                 formatting.markdown(_table(rows, ours)),
@@ -47,24 +47,24 @@ def section(found: Sequence[Mapping[str, Any]]) -> str:
     return formatting.blocks(*parts)
 
 
-def costs(found: Sequence[Mapping[str, Any]]) -> str:
+def costs(records: Sequence[Mapping[str, Any]]) -> str:
     """What each kind of data takes, and what it waits for, in Markdown."""
     return formatting.blocks(
         "By data: steps and time of one training, on two CPU cores; ~ is an estimate "
         "from the operations of the network. A suffix stands for a preset of its own.",
-        formatting.markdown(_costs(_ours(found))),
+        formatting.markdown(_costs(_ours(records))),
     )
 
 
-def _ours(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
+def _ours(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
     """Our accuracies by data set, imbalance, ratio and method, as printed."""
     return {
-        (*reproduce_report.block(setting), own.row.name): (
-            f"{formatting.spread(own.values('accuracy'))} ({own.seeds})"
+        (*reproduce_report.block(setting), tested.row.name): (
+            f"{formatting.spread(tested.values('accuracy'))} ({tested.seeds})"
         )
-        for setting in reproduce_report.recorded_settings(found)
-        for own in reproduce_report.tested_rows(found, setting)
-        if own.finished
+        for setting in reproduce_report.recorded_settings(records)
+        for tested in reproduce_report.tested_rows(records, setting)
+        if tested.finished
     }
 
 
@@ -76,8 +76,8 @@ def _table(
     cells: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         doubt = "?" if "typo" in row.note else ""
-        own = ours.get((row.dataset, row.imbalance, row.ratio, row.method))
-        text = (row.printed or "–") + doubt + (f"; **{own}**" if own else "")
+        our = ours.get((row.dataset, row.imbalance, row.ratio, row.method))
+        text = (row.printed or "–") + doubt + (f"; **{our}**" if our else "")
         cells.setdefault((row.method, _column(row)), []).append(text)
     lines = [["method", *columns]]
     for method in dict.fromkeys(row.method for row in rows):
@@ -92,19 +92,22 @@ def _costs(ours: Mapping[tuple[str, ...], str]) -> list[list[str]]:
     for preset in presets.every():
         for key in preset.paper:
             if "author_code" not in preset.name:
-                own = by_data.setdefault(key[2:5], [])
-                own += [preset] if preset not in own else []
+                own_presets = by_data.setdefault(key[2:5], [])
+                own_presets += [preset] if preset not in own_presets else []
     rows: dict[tuple[str, ...], set[str]] = {}
     for row in paper.rows():
         data = (row.dataset, row.imbalance, row.ratio)
         rows.setdefault(data, set()).add(row.method)
     lines = [["data", "rows trained", "presets", "one training", "waits for"]]
-    for data, own in by_data.items():
-        base = min((preset.name for preset in own), key=len)
-        names = [base, *(p.name.removeprefix(base) for p in own if p.name != base)]
-        times = dict.fromkeys(steps_and_time(preset.run) for preset in own)
+    for data, own_presets in by_data.items():
+        base = min((preset.name for preset in own_presets), key=len)
+        names = [
+            base,
+            *(p.name.removeprefix(base) for p in own_presets if p.name != base),
+        ]
+        times = dict.fromkeys(steps_and_time(preset.run) for preset in own_presets)
         trained = sum((*data, row) in ours for row in rows[data])
-        images = own[0].run.data.info.files
+        images = own_presets[0].run.data.info.files
         lines.append(
             [
                 " ".join(filter(None, data)),

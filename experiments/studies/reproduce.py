@@ -151,7 +151,7 @@ def first_stage(run: configs.Run) -> configs.Run:
 
 
 def pending(
-    found: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     settings: Iterable[str],
     rows: Iterable[str] = (),
     seeds: int = SEEDS,
@@ -161,52 +161,57 @@ def pending(
     Settings are tables' columns, in order; without names of rows all are taken. A row
     whose λ is not chosen yet has the cells that choose it.
     """
-    found, names = list(found), set(rows)
-    known, cells = _known(found), []
+    records, names = list(records), set(rows)
+    known, cells = _known(records), []
     for setting in settings:
         for row in ROWS:
             if names and row.name not in names:
                 continue
             if row.chooses:
                 cells += [Cell(setting, row.name, lam, 0, "validation") for lam in LAMS]
-            lam = lam_of(found, setting, row)
+            lam = lam_of(records, setting, row)
             if lam is not None:
                 cells += [Cell(setting, row.name, lam, s, "test") for s in range(seeds)]
     return [cell for cell in cells if tuple(cell) not in known]
 
 
-def _known(found: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
+def _known(records: Iterable[Mapping[str, Any]]) -> set[tuple[Any, ...]]:
     """What identifies each record's cell."""
     return {
-        (r["setting"], r["row"], float(r["lam"]), r["seed"], r["split"]) for r in found
+        (r["setting"], r["row"], float(r["lam"]), r["seed"], r["split"])
+        for r in records
     }
 
 
 def validated(
-    found: Iterable[Mapping[str, Any]], setting: str, row: str
+    records: Iterable[Mapping[str, Any]], setting: str, row: str
 ) -> dict[float, float | None]:
     """Validation accuracy by λ, None where the run diverged."""
     return {
         float(r["lam"]): r["accuracy"]
-        for r in found
+        for r in records
         if (r["setting"], r["row"], r["split"]) == (setting, row, "validation")
     }
 
 
-def chosen(found: Iterable[Mapping[str, Any]], setting: str, row: str) -> float | None:
+def chosen(
+    records: Iterable[Mapping[str, Any]], setting: str, row: str
+) -> float | None:
     """The λ of the best validation accuracy, the larger of equals.
 
     None if not all are recorded yet, or all diverged.
     """
-    accuracies = validated(found, setting, row)
+    accuracies = validated(records, setting, row)
     if any(lam not in accuracies for lam in LAMS):
         return None
     return grid.best({lam: accuracies[lam] for lam in reversed(LAMS)})
 
 
-def lam_of(found: Iterable[Mapping[str, Any]], setting: str, row: Row) -> float | None:
+def lam_of(
+    records: Iterable[Mapping[str, Any]], setting: str, row: Row
+) -> float | None:
     """λ of a row's tests; None where it is not chosen yet."""
-    return chosen(found, setting, row.name) if row.chooses else math.inf
+    return chosen(records, setting, row.name) if row.chooses else math.inf
 
 
 class Worker(NamedTuple):
@@ -238,7 +243,7 @@ def _unpacked(folder: pathlib.Path, data: configs.Data) -> Task:
     return packed.read(folder, data)
 
 
-def worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
+def new_worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker:
     """A worker on one device, with many steps per dispatch where that is faster."""
     on_cpu = jax.default_backend() == "cpu"
     session = Session(
@@ -267,13 +272,13 @@ def main(config: commands.Reproduce) -> int:
         _write_features(config.features, config, settings[0])
         return 0
     _refuse_other_epochs(config, records)
-    own = None if config.list else worker(config, deadline)
+    worker = None if config.list else new_worker(config, deadline)
     next_cells = lambda found: pending(found, settings, config.rows, config.seeds)
-    while own is not None and time.monotonic() < deadline:
+    while worker is not None and time.monotonic() < deadline:
         cells = next_cells(run_log.events(records)[0])
         if not cells:
             break
-        if not any(_train_if_free(cell, own, records) for cell in cells):
+        if not any(_train_if_free(cell, worker, records) for cell in cells):
             time.sleep(1.0)  # other processes train them, and may open new ones
     found, _ = run_log.events(records)
     cells = next_cells(found)
@@ -301,12 +306,12 @@ def _pack(
     out: pathlib.Path, config: commands.Reproduce, settings: Iterable[str]
 ) -> None:
     """Writes the images of the settings' cells."""
-    own, tasks = worker(config), []
+    worker, tasks = new_worker(config), []
     for setting in settings:
         for split in ("test", "validation"):
             cell = Cell(setting, ROWS[0].name, math.inf, 0, split)
             run = run_of(cell, config.smoke)
-            tasks.append((run.data, own.task(run)))
+            tasks.append((run.data, worker.task(run)))
     count = packed.write(out, tasks)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {count:,} images, {size / 2**20:.1f} MiB")
@@ -326,21 +331,21 @@ def _write_features(
     trained yet are trained first; several processes may share that, and each writes the
     whole file, by one rename.
     """
-    own = worker(config)
+    worker = new_worker(config)
     jobs: collections.deque[tuple[configs.Run, Task]] = collections.deque()
     for seed in range(config.seeds):
-        run = own.run(Cell(setting, ROWS[0].name, math.inf, seed, "test"))
-        jobs.append((run, own.task(run)))
-    found: dict[int, dict[str, np.ndarray]] = {}
+        run = worker.run(Cell(setting, ROWS[0].name, math.inf, seed, "test"))
+        jobs.append((run, worker.task(run)))
+    features: dict[int, dict[str, np.ndarray]] = {}
     while jobs:
         run, task = jobs.popleft()
-        state = plainly_trained(run, task, own)
+        state = plainly_trained(run, task, worker)
         if state is None:  # another process trains it
             jobs.append((run, task))
             time.sleep(1.0)
         else:
-            found[run.seed] = _features_of(first_stage(run), task, state, own)
-    each = [found[seed] for seed in range(config.seeds)]
+            features[run.seed] = _features_of(first_stage(run), task, state, worker)
+    each = [features[seed] for seed in range(config.seeds)]
     stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
@@ -350,9 +355,9 @@ def _write_features(
 
 
 def _features_of(
-    run: configs.Run, task: Task, state: steps.TrainState, own: Worker
+    run: configs.Run, task: Task, state: steps.TrainState, worker: Worker
 ) -> dict[str, np.ndarray]:
-    layout, session = own.layout, own.session
+    layout, session = worker.layout, worker.session
     features = steps.program(run, layout).features
     on_host = dataclasses.replace(run.data, augment_on="host")
     passes = range(run.epochs, run.epochs + PASSES)  # none that it was trained on
@@ -378,20 +383,20 @@ def _features_of(
     }
 
 
-def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
+def _train_if_free(cell: Cell, worker: Worker, records: pathlib.Path) -> bool:
     """Trains a cell unless another process does; whether to look for the next one."""
-    out = own.directory(cell)
+    out = worker.directory(cell)
     with run_dir.claim(out) as claimed:
         if not claimed or tuple(cell) in _known(run_log.events(records)[0]):
             return False
-        run = own.run(cell)
-        task, began = own.task(run), time.monotonic()
+        run = worker.run(cell)
+        task, began = worker.task(run), time.monotonic()
         earlier = sum(event["seconds"] for event in _events(out, "epoch"))
         try:
-            start = _start(run, task, own)
+            start = _start(run, task, worker)
             if start is None:  # another process trains what it starts from
                 return False
-            _, begun = _train(run, task, own, out, start)
+            _, begun = _train(run, task, worker, out, start)
             earlier += begun
         except runs.Interrupted:
             print(f"{cell.name}: the time is up; its state is saved.", flush=True)
@@ -400,7 +405,7 @@ def _train_if_free(cell: Cell, own: Worker, records: pathlib.Path) -> bool:
             pass
         seconds = earlier + time.monotonic() - began
         # Where it was trained, in all sittings, those of the plain training first.
-        plain = _plain_directory(run, own) if run.method.start_at else out
+        plain = _plain_directory(run, worker) if run.method.start_at else out
         sessions = [*_events(plain, "session"), *_events(out, "session")]
         _append(records, cell, aggregate.read(out), seconds, sessions)
         shutil.rmtree(out / run_dir.CHECKPOINTS, ignore_errors=True)
@@ -413,23 +418,23 @@ def _events(out: pathlib.Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == kind]
 
 
-def _plain_directory(run: configs.Run, own: Worker) -> pathlib.Path:
+def _plain_directory(run: configs.Run, worker: Worker) -> pathlib.Path:
     """Where the plain training that a cell's run starts from is kept."""
     plain = first_stage(run)
     data, loss, head = plain.data, plain.loss.name, plain.model.head
     held_out = "-held-out" if data.validation_per_class else ""
     name = f"{data.source}-{data.imbalance}{data.imbalance_ratio:g}-{loss}-{head}"
     switch = run.epoch_at(run.method.start_at)
-    return own.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
+    return worker.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
 
 
-def _start(run: configs.Run, task: Task, own: Worker) -> loop.Start | None:
+def _start(run: configs.Run, task: Task, worker: Worker) -> loop.Start | None:
     """Where a run departs from plain training; None while another process trains it."""
-    fresh = loop.begin(run, task, own.layout)
+    fresh = loop.begin(run, task, worker.layout)
     switch = run.epoch_at(run.method.start_at)
     if switch == 0:
         return fresh
-    state = plainly_trained(run, task, own)
+    state = plainly_trained(run, task, worker)
     if state is None:
         return None
     rule = fresh.state.optimizer.rule
@@ -438,26 +443,26 @@ def _start(run: configs.Run, task: Task, own: Worker) -> loop.Start | None:
 
 
 def plainly_trained(
-    run: configs.Run, task: Task, own: Worker
+    run: configs.Run, task: Task, worker: Worker
 ) -> steps.TrainState | None:
     """The state of a cell's run after plain training, trained if need be.
 
     None while another process trains it.
     """
     switch, plain = run.epoch_at(run.method.start_at), first_stage(run)
-    out = _plain_directory(run, own)
+    out = _plain_directory(run, worker)
     with run_dir.claim(out) as claimed:
         if not claimed:
             return None
-        first = loop.begin(plain, task, own.layout)
-        state, _ = _train(plain, task, own, out, first, until=switch)
+        first = loop.begin(plain, task, worker.layout)
+        state, _ = _train(plain, task, worker, out, first, until=switch)
         return state
 
 
 def _train(
     run: configs.Run,
     task: Task,
-    own: Worker,
+    worker: Worker,
     out: pathlib.Path,
     start: loop.Start,
     until: int | None = None,
@@ -469,13 +474,13 @@ def _train(
     checkpoint of its end. Raises Interrupted when the deadline has passed, and the
     state is saved.
     """
-    runs.write_config(out, "reproduce", run, own.session, task)
+    runs.write_config(out, "reproduce", run, worker.session, task)
     with contextlib.ExitStack() as stack:
         folder = out / run_dir.CHECKPOINTS
         saver = stack.enter_context(checkpoint.Checkpoints(folder, keep=1, log=print))
-        step, found = 0, saver.restore(start.state)
-        if found is not None:
-            step, state, kept = found
+        step, restored = 0, saver.restore(start.state)
+        if restored is not None:
+            step, state, kept = restored
             start = loop.Start(state, loop.Position(**kept["position"]))
         recorder = stack.enter_context(
             run_log.Recorder(out / run_dir.RECORDS, resume_at=step)
@@ -485,13 +490,13 @@ def _train(
             recorder.write(event="session", step=step, device=device, jax=version)
         logger = runs.RunLogger(
             run,
-            own.session,
+            worker.session,
             recorder,
             saver,
-            lambda: time.monotonic() > own.deadline,
+            lambda: time.monotonic() > worker.deadline,
             save_at=(until,),
         )
-        state = logger.fit(task, own.layout, start, until)
+        state = logger.fit(task, worker.layout, start, until)
         return state, start.position.seconds
 
 

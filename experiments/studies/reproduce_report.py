@@ -53,42 +53,45 @@ all of its rows share, and each row, λ and seed 40 more;
 `python -m experiments reproduce --list` names them."""
 
 
-def sections(found: Sequence[Record], file: str) -> str:
+def sections(records: Sequence[Record], file: str) -> str:
     """The tables of CIFAR in full, in Markdown, without what is not run.
 
     It says from which file the records are.
     """
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
-    return _sections(found, _PROTOCOL.format(file=file, lams=lams))
+    return _sections(records, _PROTOCOL.format(file=file, lams=lams))
 
 
-def fewer_epochs(found: Sequence[Record], file: str) -> str:
+def fewer_epochs(records: Sequence[Record], file: str) -> str:
     """The tables of trainings that all had the same epochs, fewer than the paper's."""
-    (epochs,) = {record["epochs"] for record in found}
-    cell = reproduce.Cell(found[0]["setting"], ROWS[0].name, math.inf, 0, "test")
+    (epochs,) = {record["epochs"] for record in records}
+    cell = reproduce.Cell(records[0]["setting"], ROWS[0].name, math.inf, 0, "test")
     run = reproduce.run_of(cell, epochs=epochs)
     switch, second = map(run.epoch_at, run.optimizer.drop_at)
     text = _FEWER.format(epochs=epochs, file=file, switch=switch, second=second)
-    return _sections(found, text)
+    return _sections(records, text)
 
 
-def _sections(found: Sequence[Record], protocol: str) -> str:
+def _sections(records: Sequence[Record], protocol: str) -> str:
     parts: list[Any] = [protocol]
-    for setting in recorded_settings(found):
-        own = [r for r in found if r["setting"] == setting]
-        parts += [f"### {title(setting)}", formatting.markdown(_table(own, setting))]
-        parts.append(_devices(own))
-        if any(r["split"] == "validation" for r in own):
+    for setting in recorded_settings(records):
+        of_setting = [r for r in records if r["setting"] == setting]
+        parts += [
+            f"### {title(setting)}",
+            formatting.markdown(_table(of_setting, setting)),
+        ]
+        parts.append(_devices(of_setting))
+        if any(r["split"] == "validation" for r in of_setting):
             parts.append("How λ was chosen, by validation accuracy:")
-            parts.append(formatting.markdown(_choices(own, setting)))
+            parts.append(formatting.markdown(_choices(of_setting, setting)))
         parts.append("Recall of each class, most frequent first:")
-        parts.append(formatting.markdown(_recalls(own, setting)))
+        parts.append(formatting.markdown(_recalls(of_setting, setting)))
     return formatting.blocks(*parts)
 
 
-def recorded_settings(found: Sequence[Record]) -> list[str]:
+def recorded_settings(records: Sequence[Record]) -> list[str]:
     """Those of `reproduce` that have a record."""
-    return [s for s in reproduce.SETTINGS if any(r["setting"] == s for r in found)]
+    return [s for s in reproduce.SETTINGS if any(r["setting"] == s for r in records)]
 
 
 def title(setting: str) -> str:
@@ -126,42 +129,47 @@ class _Tested(NamedTuple):
         return np.array([r[key] for r in self.finished.values()], float)
 
 
-def tested_rows(found: Sequence[Record], setting: str) -> list[_Tested]:
+def tested_rows(records: Sequence[Record], setting: str) -> list[_Tested]:
     """The rows of a setting that have a test."""
     rows = []
     for row in ROWS:
-        key = (row.name, "test", reproduce.lam_of(found, setting, row))
-        own = (r for r in found if (r["row"], r["split"], float(r["lam"])) == key)
-        if tested := {r["seed"]: r for r in own}:
+        lam = reproduce.lam_of(records, setting, row)
+        tested = {
+            r["seed"]: r
+            for r in records
+            if (r["setting"], r["row"], r["split"]) == (setting, row.name, "test")
+            and float(r["lam"]) == lam
+        }
+        if tested:
             tests = sorted(tested.items())
             finished = {seed: r for seed, r in tests if r["accuracy"] is not None}
             rows.append(_Tested(row, len(tests), finished))
     return rows
 
 
-def _table(found: Sequence[Record], setting: str) -> list[list[str]]:
+def _table(records: Sequence[Record], setting: str) -> list[list[str]]:
     head = ["method", "ours", "against SGD (CE)", "three rarest", "seeds", "λ"]
     head += ["mean weight", *(f"paper, {name}" for name in paper.VERSIONS.values())]
     lines, plain = [head], {}
-    for own in tested_rows(found, setting):
-        name = own.row.name
-        if not own.finished:
-            lines.append([name, *["–"] * 3, own.seeds, *["–"] * 4])
+    for tested in tested_rows(records, setting):
+        name = tested.row.name
+        if not tested.finished:
+            lines.append([name, *["–"] * 3, tested.seeds, *["–"] * 4])
             continue
-        accuracy = {seed: r["accuracy"] for seed, r in own.finished.items()}
+        accuracy = {seed: r["accuracy"] for seed, r in tested.finished.items()}
         lines.append(
             [
                 name,
-                formatting.spread(own.values("accuracy")),
+                formatting.spread(tested.values("accuracy")),
                 formatting.paired(accuracy, plain),
-                formatting.spread(own.values("recall")[:, -3:].mean(axis=1)),
-                own.seeds,
-                formatting.number(float(f"{own.values('last_lam').mean():.2g}")),
-                f"{own.values('total_weight').mean():.2f}",
+                formatting.spread(tested.values("recall")[:, -3:].mean(axis=1)),
+                tested.seeds,
+                formatting.number(float(f"{tested.values('last_lam').mean():.2g}")),
+                f"{tested.values('total_weight').mean():.2f}",
                 *(_printed(setting, name, version) for version in paper.VERSIONS),
             ]
         )
-        if own.row is ROWS[0]:
+        if tested.row is ROWS[0]:
             plain = accuracy
     return lines
 
@@ -181,51 +189,50 @@ def _printed(setting: str, row: str, version: str) -> str:
     return "–"
 
 
-def _choices(found: Sequence[Record], setting: str) -> list[list[str]]:
+def _choices(records: Sequence[Record], setting: str) -> list[list[str]]:
     lines = [["method", *(f"λ = {lam:g}" for lam in reproduce.LAMS), "chosen"]]
     for row in ROWS:
-        if accuracies := reproduce.validated(found, setting, row.name):
+        if accuracies := reproduce.validated(records, setting, row.name):
             shown = {
                 lam: "diverged" if accuracy is None else formatting.percent(accuracy)
                 for lam, accuracy in accuracies.items()
             }
-            lam = reproduce.lam_of(found, setting, row)
+            lam = reproduce.lam_of(records, setting, row)
             cells = (shown.get(one, "–") for one in reproduce.LAMS)
             lines.append([row.name, *cells, "not yet" if lam is None else f"{lam:g}"])
     return lines
 
 
-def _recalls(found: Sequence[Record], setting: str) -> list[list[str]]:
-    rows = [own for own in tested_rows(found, setting) if own.finished]
+def _recalls(records: Sequence[Record], setting: str) -> list[list[str]]:
+    rows = [tested for tested in tested_rows(records, setting) if tested.finished]
     classes = rows[0].values("recall").shape[1]
     parts = np.array_split(np.arange(classes), 10)
     name = lambda part: " to ".join(dict.fromkeys(f"{part[i] + 1}" for i in (0, -1)))
     lines = [["method", "seeds", *map(name, parts)]]
-    for own in rows:
-        recall = own.values("recall").mean(axis=0)
+    for tested in rows:
+        recall = tested.values("recall").mean(axis=0)
         means = (formatting.percent(recall[part].mean()) for part in parts)
-        lines.append([own.row.name, own.seeds, *means])
+        lines.append([tested.row.name, tested.seeds, *means])
     return lines
 
 
-def _devices(found: Sequence[Record]) -> str:
-    where = sorted({f"{r['device']} (JAX {r['jax']})" for r in found})
-    seconds = sum(r["seconds"] for r in found)
+def _devices(records: Sequence[Record]) -> str:
+    where = sorted({f"{r['device']} (JAX {r['jax']})" for r in records})
+    seconds = sum(r["seconds"] for r in records)
     return (
-        f"{len(found)} trainings on {', '.join(where)}; {seconds / 60:.0f} minutes in "
-        "all, of processes that shared the device."
+        f"{len(records)} trainings on {', '.join(where)}; {seconds / 60:.0f} minutes "
+        "in all, of processes that shared the device."
     )
 
 
-def not_run(found: Sequence[Record]) -> str:
+def not_run(records: Sequence[Record]) -> str:
     """What of the campaign is left, with its cost in epochs."""
-    settings, left = recorded_settings(found), []
+    settings, left = recorded_settings(records), []
     for setting in reproduce.SETTINGS:
         if setting not in settings:
             left.append(f"{title(setting)}: none of its rows yet.")
             continue
-        own = [r for r in found if r["setting"] == setting]
-        done = {own.row.name: own.count for own in tested_rows(own, setting)}
+        done = {row.row.name: row.count for row in tested_rows(records, setting)}
         missing = [
             f"{row.name} ({done.get(row.name, 0)} of {reproduce.SEEDS} seeds)"
             for row in ROWS

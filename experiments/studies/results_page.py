@@ -87,10 +87,10 @@ def page(folder: pathlib.Path) -> str:
     """
     names = (REPRODUCE, EQUAL_GRIDS, FIGURES, COSTS)
     read = [run_log.events(folder / name) for name in names]
-    (found, grids, figures, costs), torn = zip(*read, strict=True)
-    if any(torn) or not found:
+    (campaign, grids, figures, costs), torn = zip(*read, strict=True)
+    if any(torn) or not campaign:
         raise configs.BadConfiguration(
-            f"{folder} has {len(found)} records of reproduce, and {sum(torn)} lines "
+            f"{folder} has {len(campaign)} records of reproduce, and {sum(torn)} lines "
             "that are none."
         )
     fewer = {
@@ -103,17 +103,20 @@ def page(folder: pathlib.Path) -> str:
     with_headings = [(_heading(results), results) for results in comparisons]
     sections = [
         INTRODUCTION,
-        overview_report.section([found, *fewer.values()], grids, with_headings),
-        reproduce_report.sections(found, REPRODUCE),
-        *(reproduce_report.fewer_epochs(own, name) for name, own in fewer.items()),
+        overview_report.section([campaign, *fewer.values()], grids, with_headings),
+        reproduce_report.sections(campaign, REPRODUCE),
+        *(
+            reproduce_report.fewer_epochs(records, name)
+            for name, records in fewer.items()
+        ),
         equal_grids_report.last_layer(grids),
         equal_grids_report.tables(grids),
         *map(_compared, comparisons),
         figures_report.section(figures),
-        paper_tables_report.section(found),
+        paper_tables_report.section(campaign),
         "## Not run",
-        reproduce_report.not_run(found),
-        paper_tables_report.costs(found),
+        reproduce_report.not_run(campaign),
+        paper_tables_report.costs(campaign),
         *map(not_run, costs),
     ]
     return formatting.blocks(*sections) + "\n"
@@ -156,8 +159,8 @@ def _changes(results: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a comparison's runs that its preset has otherwise."""
     preset = presets.get(results["preset"])
     stated = run_log.to_jsonable(method_grid.plain(preset.run))
-    own, stated = map(run_log.flat, (results["run"], stated))
-    return {n: v for n, v in own.items() if v != stated[n] and n != "eval_every"}
+    run, stated = map(run_log.flat, (results["run"], stated))
+    return {n: v for n, v in run.items() if v != stated[n] and n != "eval_every"}
 
 
 def _compared(results: Mapping[str, Any]) -> str:

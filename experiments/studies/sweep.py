@@ -42,21 +42,21 @@ def main(preset: str, config: commands.Sweep) -> int:
     most = config.vmapped or len(trials)
 
     def report() -> str:
-        found = grid.complete(grid.outcomes(trials))
-        chosen = grid.choose(found)
+        outcomes = grid.complete(grid.outcomes(trials))
+        chosen = grid.choose(outcomes)
         measured = lambda setting, **measures: {
             "lam": setting[0],
             "gamma": setting[1],
-            **{name: found[setting].by_seed(m) for name, m in measures.items()},
+            **{name: outcomes[setting].by_seed(m) for name, m in measures.items()},
         }
         results = {
             "versions": run_log.versions(),
             "best": chosen
             and measured(chosen, validation=grid.validation, test=grid.accuracy),
-            "settings": [measured(one, validation=grid.validation) for one in found],
+            "settings": [measured(one, validation=grid.validation) for one in outcomes],
         }
         run_log.save(out / RESULTS, results)
-        return table(found)
+        return table(outcomes)
 
     whole = Grid(out, preset, {"run": shared}, trials, config.session, vmapped=most)
     return grid.main(whole, report)

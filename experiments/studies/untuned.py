@@ -94,12 +94,12 @@ def _head(data_dir: pathlib.Path, seeds: Sequence[int]) -> Task:
             f"{shlex.quote(str(path))}"
         )
     with np.load(path) as file:
-        found = {name: file[name][list(seeds)] for name in file.files}
-    half = lambda i: (found["test"][:, i::2], found["test_labels"][:, i::2])
+        arrays = {name: file[name][list(seeds)] for name in file.files}
+    half = lambda i: (arrays["test"][:, i::2], arrays["test_labels"][:, i::2])
     return Task(
-        (found["train"], found["train_labels"]),
+        (arrays["train"], arrays["train_labels"]),
         {"val": half(0), "test": half(1)},
-        [{"w": found["kernel"], "b": found["bias"]}],
+        [{"w": arrays["kernel"], "b": arrays["bias"]}],
     )
 
 
@@ -334,12 +334,12 @@ def train(
     params, _, state = carry
     seen, shares = np.array(seen), np.array([*map(len, windows)]) / len(order)
     mean, divergence = np.einsum("w,wrk->kr", shares, seen)
-    found = {}
+    measured = {}
     for name, part in data.held_out.items():
         recalls = np.array(_recalls(params, runs.seed, *part))
-        found[name] = recalls[:, -1] if sign < 0 else recalls[:, :-1].mean(1)
-    found |= {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
-    return params, found | {"lam": np.array(state.lam)}
+        measured[name] = recalls[:, -1] if sign < 0 else recalls[:, :-1].mean(1)
+    measured |= {"mean": mean, "low": seen[..., 0].min(0), "kl": divergence}
+    return params, measured | {"lam": np.array(state.lam)}
 
 
 def run(
@@ -356,19 +356,19 @@ def run(
         data = task(name, data_dir, seeds)
         for protocol in untuned_report.PROTOCOLS[: 1 if data.params else None]:
             for kind in dict.fromkeys(map(_kind, settings)):
-                own = [setting for setting in settings if _kind(setting) == kind]
+                same_kind = [setting for setting in settings if _kind(setting) == kind]
                 jobs = [
                     (rate, s, seed)
-                    for s, rate, seed in itertools.product(own, RATES, seeds)
+                    for s, rate, seed in itertools.product(same_kind, RATES, seeds)
                     if (name, protocol, rate, s.name, seed) not in done
                 ]
                 if not jobs:
                     continue
                 began = time.monotonic()
-                _, found = train(data, protocol, DATA[name], jobs, seeds, steps)
+                _, measured = train(data, protocol, DATA[name], jobs, seeds, steps)
                 lines = [
                     dict(zip(RUNS, (name, protocol, rate, s.name, seed), strict=True))
-                    | {k: _short(k, v[i]) for k, v in found.items()}
+                    | {k: _short(k, v[i]) for k, v in measured.items()}
                     for i, (rate, s, seed) in enumerate(jobs)
                 ]
                 run_log.append(out, lines)

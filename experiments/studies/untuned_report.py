@@ -135,8 +135,8 @@ class _Scores:
 
     def score(self, case: _Case, setting: Setting) -> np.ndarray:
         """Mean of validation and test, `[seeds]`."""
-        found = self.records[case, setting.name]
-        return np.array([0.5 * (r["val"] + r["test"]) for r in found])
+        records = self.records[case, setting.name]
+        return np.array([0.5 * (r["val"] + r["test"]) for r in records])
 
     def gain(self, case: _Case, setting: Setting) -> np.ndarray:
         """Over SGD with the same seed, `[seeds]`."""
@@ -148,8 +148,8 @@ class _Scores:
 
     def seen(self, case: _Case, setting: Setting, key: str) -> float:
         """Another recorded metric, averaged over the seeds that have it."""
-        found = [r[key] for r in self.records[case, setting.name]]
-        return float(np.mean([math.nan if v is None else v for v in found]))
+        values = [r[key] for r in self.records[case, setting.name]]
+        return float(np.mean([math.nan if v is None else v for v in values]))
 
 
 def page(records: Sequence[dict[str, Any]]) -> str:
@@ -291,17 +291,17 @@ def _misses(scores: _Scores, setting: Setting) -> str:
 
 def _behind_a_chosen_lam(scores: _Scores, setting: Setting) -> dict[_Case, float]:
     """By case; a best λ in hindsight is partly the luck of its seeds."""
-    found = {}
+    behind = {}
     for case in scores.cases:
         fixed = np.stack([scores.gain(case, s) for s in FIXED])
-        own, halves = scores.gain(case, setting), []
-        for half in (0, 1) if len(own) > 1 else ():
+        gains, halves = scores.gain(case, setting), []
+        for half in (0, 1) if len(gains) > 1 else ():
             chosen = fixed[:, half::2].mean(axis=1).argmax()
             other = slice(1 - half, None, 2)
-            halves.append(fixed[chosen, other].mean() - own[other].mean())
+            halves.append(fixed[chosen, other].mean() - gains[other].mean())
         if halves:
-            found[case] = float(np.mean(halves))
-    return found
+            behind[case] = float(np.mean(halves))
+    return behind
 
 
 _Columns = Sequence[tuple[str, Callable[[_Case], str]]]  # heading, and what is below
