@@ -14,7 +14,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from absgd_jax._devices import AxisName, already_summed
+from absgd_jax._devices import AxisName, already_summed, devices, varies
 
 _SCALAR, _SCHEDULE = "a scalar", "a scalar or a schedule"
 _Number: Any = bool | int | float | complex | np.generic | np.ndarray | jax.Array
@@ -174,11 +174,17 @@ def missing_losses(name: str, updates: Any, params: Any) -> Exception:
     """The error for an aggregation without losses."""
     if _has_lost_its_leaves(updates, params):
         return _empty_updates(name)
-    return TypeError(
-        f"{name}.update needs the keyword argument 'losses', one loss per example: "
-        "update(pullback, state, params, losses=losses)."
-        + _SWALLOWED.format(given="losses=losses")
-    )
+    by_losses = "update(pullback, state, params, losses=losses)"
+    if name == "attentional_aggregate":
+        needs, given = f"the keyword argument 'losses': {by_losses}", "losses=losses"
+    else:
+        needs, given = (
+            "the keyword argument 'value', with the gradient, both of "
+            "tilted_value_and_grad: update(grads, state, params, value=value); or "
+            f"'losses', with the pullback of jax.vjp: {by_losses}",
+            "value=value",
+        )
+    return TypeError(f"{name}.update needs {needs}." + _SWALLOWED.format(given=given))
 
 
 def missing_value(name: str, updates: Any, params: Any) -> Exception:
@@ -280,7 +286,7 @@ def dense_by_jax(dense: bool, value_and_grad: Any) -> None:
 
 
 def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
-    """A transform that fits the model: NNX's own for a whole module of Flax NNX."""
+    """A transform that fits the model: NNX's or Equinox's own for their modules."""
     bases = type(model).__mro__
     is_module = any(
         base.__name__ == "Module" and base.__module__.startswith("flax.nnx")
@@ -301,6 +307,24 @@ def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
             "NNX, and would differentiate a copy of it whose statistics and random "
             "keys are thrown away. Say value_and_grad=nnx.value_and_grad."
         )
+    of_equinox = any(
+        base.__name__ == "Module" and base.__module__.startswith("equinox")
+        for base in bases
+    )
+    floating = lambda leaf: (
+        hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    )
+    if (
+        of_equinox
+        and value_and_grad is jax.value_and_grad
+        and not all(map(floating, jax.tree.leaves(model)))
+    ):
+        raise TypeError(
+            f"tilted_value_and_grad was given {type(model).__name__}, a module of "
+            "Equinox with leaves that are no floating-point arrays. Say value_and_grad="
+            "equinox.filter_value_and_grad; or, with dense=True, give the arrays of "
+            "equinox.partition(model, equinox.is_inexact_array)."
+        )
 
 
 def losses_of_function(output: Any, has_aux: bool) -> None:
@@ -315,7 +339,9 @@ def losses_of_function(output: Any, has_aux: bool) -> None:
     elif isinstance(output, tuple | list | dict):
         raise TypeError(
             f"The loss function must return an array of losses, got {_describe(output)}"
-            ". With has_aux=True it may return (losses, aux)."
+            ". With has_aux=True it may return (losses, aux). It is not differentiated "
+            "before: give eqx.filter_value_and_grad or nnx.value_and_grad as "
+            "value_and_grad=."
         )
     if not hasattr(output, "dtype"):
         raise TypeError(
@@ -434,6 +460,52 @@ def dense_gradients(name: str, gradients: Any, losses: jax.Array, params: Any) -
             raise ValueError(
                 f"The per-example gradient {_name(path)} must have shape "
                 f"{losses.shape + shapes[i]} (losses, then parameter), got {shape}."
+            )
+
+
+def mapped(axis_name: AxisName) -> None:
+    """An axis that is mapped where the function is called."""
+    try:
+        devices(axis_name)
+    except NameError as error:
+        raise NameError(
+            f"axis_name={axis_name!r} is mapped by no jax.pmap or jax.shard_map around "
+            "this call: call it in one that has an axis of that name, or leave "
+            "axis_name out. Sharded arrays under jax.jit need none."
+        ) from error
+
+
+def attention_state(state: Any) -> None:
+    """The state of `attention`, not losses or what a checkpoint made of it."""
+    if not hasattr(state, "tilted_loss"):
+        raise TypeError(
+            "weigh(losses, state) takes an AttentionState, which init() or the step "
+            f"before returned, got {_describe(state)}."
+        )
+
+
+def differentiated(output: Any) -> None:
+    """What `value_and_grad` with an aux returns."""
+    if not (isinstance(output, tuple) and len(output) == 2):
+        raise TypeError(
+            "value_and_grad must return ((value, aux), gradient), got "
+            f"{_describe(output)}. One that returns more, such as that of Flax's "
+            "DynamicScale, needs the weights of absgd_jax.attention in its loss."
+        )
+
+
+def whole_params(name: str, params: Any, axis_name: AxisName) -> None:
+    """Parameters that every device of the axis has, by the types of shard_map."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, jax.Array) and varies(leaf, axis_name):
+            raise ValueError(
+                f"{name} sums gradients over axis_name={axis_name!r}, and params"
+                f"{jax.tree_util.keystr(path)} differs from device to device. Where "
+                "that is a part of one parameter (FSDP), its gradient is summed when "
+                "the parts are gathered: take attention(axis_name="
+                f"{axis_name!r}), or arrays that are sharded under jax.jit, without "
+                "axis_name. Where every device has a copy, give it to shard_map with "
+                "in_specs=PartitionSpec()."
             )
 
 

@@ -38,6 +38,11 @@ def _varying(x: ArrayLike) -> frozenset[str]:
     )
 
 
+def varies(x: ArrayLike, axis_name: AxisName) -> bool:
+    """Whether an array is another one on each device of the axes, by its type."""
+    return bool(_names(axis_name) & _varying(x))
+
+
 def already_summed(gradient: ArrayLike, like: ArrayLike, axis_name: AxisName) -> bool:
     """Whether a gradient lacks an axis over which the losses behind it vary."""
     return bool(_names(axis_name) & _varying(like) - _varying(gradient))

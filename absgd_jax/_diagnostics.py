@@ -48,7 +48,9 @@ def weight_statistics(
 
     Args:
       weights: as `attention` returns them, `[*batch]`: averaging about one over all
-        entries, 0 for padding.
+        entries, 0 for padding. Inside `jax.pmap` or `jax.shard_map` those of all
+        devices, `jax.lax.all_gather(weights, axis_name)`: no mean of the devices'
+        statistics is that of the batch.
       where: bool `[*batch]`, False for padding; default none is.
       groups: int `[*batch]` in [0, num_groups): label, group, or whether a label is
         known to be right.

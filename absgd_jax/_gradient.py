@@ -1,5 +1,6 @@
 """The objective and its gradient, for loops that differentiate a scalar."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -122,10 +123,14 @@ def attentional_weights(
     return _weights.tilt_batch(batch, lam, axis_name=axis_name).shares
 
 
-class TiltedValue(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class TiltedValue:
     """The value that `tilted_value_and_grad` returns, for `update(..., value=)`.
 
     Of all its numbers only `tilted_loss` is that of the losses limited to `max_weight`.
+    It is a pytree and no number: a transform that reads a number from `value`, such as
+    `optax.contrib.reduce_on_plateau`, refuses it.
 
     Examples:
       >>> import absgd_jax, jax.numpy as jnp
@@ -266,6 +271,7 @@ def tilted_value_and_grad(
     ) -> tuple[Any, Any]:
         in_parts = microbatch_size is not None or dense
         _check.differentiates(value_and_grad, params, in_parts)
+        _check.whole_params("tilted_value_and_grad", params, axis_name)
         data = _Data(batch, where, sample_weights)
         if in_parts:
             data = jax.tree.map(jnp.asarray, data)
@@ -444,7 +450,9 @@ class _TiltedObjective(NamedTuple):
             return total, (tilt, aux, like)
 
         differentiated = self.value_and_grad(objective, has_aux=True)
-        (_, (tilt, aux, like)), grad = differentiated(params, *data.batch)
+        output = differentiated(params, *data.batch)
+        _check.differentiated(output)
+        (_, (tilt, aux, like)), grad = output
         return _Piece(_Part(tilt, grad), aux, like)
 
     def one_by_one(self, params: Any, batch: Any) -> _Dense:

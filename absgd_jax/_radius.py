@@ -54,7 +54,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
 
         p_i = min( c, exp((L_i − ν)/λ) )
 
-    with ν such that the weights average one. λ does not depend on c. c → ∞ is
+    with ν = λ log s, where s is the running normaliser of `attention`, so that the
+    weights average one over the batches. λ does not depend on c. c → ∞ is
     KL-constrained robust training, ρ → ∞ the conditional value at risk at level 1/c,
     ρ → 0 or c → 1 plain SGD.
 
@@ -65,8 +66,9 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
         log|λ|    += 0.05 clip( K/ρ − 1, −1, 20 )
 
     K is zero for weights of one and needs no large batch: its mean over batches
-    includes how the weights differ between batches. λ starts at ±∞, takes its first
-    size from the spread of a batch, and holds where there is nothing to follow: all
+    includes how the weights differ between batches. λ starts at ±∞, so that the first
+    update is plain SGD's, is then (max L − min L) / √(8ρ) of that batch, larger rather
+    than too small, and holds where there is nothing to follow: all
     losses equal, no example, a loss that is not finite, or losses spread over 50 λ
     already. A batch counts for 20 average ones at most in the normaliser without bound,
     so that one absurd loss does not move λ far.

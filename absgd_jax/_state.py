@@ -83,7 +83,12 @@ def attention_state(opt_state: Any) -> AttentionState:
         paths = ", ".join(jax.tree_util.keystr(path) or "the root" for path, _ in found)
         raise ValueError(
             f"Expected one AttentionState in the optimizer state, found {len(found)}"
-            + (f": {paths}." if found else ".")
+            + (
+                f": {paths}. Attend once, at the head of an optax.chain, and give "
+                "parameters different optimizers after it (optax.partition)."
+                if found
+                else "."
+            )
         )
     ((_, state),) = found
     # Frameworks wrap arrays in variables of their own.

@@ -269,6 +269,7 @@ def _aggregate(
     del extra_args
     if losses is None:
         raise _check.missing_losses(name, updates, params)
+    _check.whole_params(name, params, settings.axis_name)
     batch = _weights.checked_batch(
         losses,
         where,
@@ -345,6 +346,7 @@ def _rescale(
     del extra_args
     if value is None:
         raise _check.missing_value(name, updates, params)
+    _check.whole_params(name, params, settings.axis_name)
     limited = isinstance(value, TiltedValue) and value.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)
@@ -363,6 +365,7 @@ def _rescale(
     dtype = jnp.promote_types(part.dtype, state.tilted_loss.dtype)
     V_d = V_d.astype(dtype)[None]
     lam = state.lam.astype(dtype)  # the one that `value` was made with
+    _check.mapped(settings.axis_name)
 
     whole = _attention.tilt(part.astype(dtype)[None], lam, V_d, settings.axis_name)
     kl, high, low, unbounded = jax.tree.map(

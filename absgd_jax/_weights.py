@@ -243,6 +243,7 @@ def tilt_batch(
       state: has the bound to which the losses are limited; None is no bound.
       axis_name: mapped axes that the batch is spread over.
     """
+    _check.mapped(axis_name)
     losses, weights = batch
     lam = jnp.asarray(lam).astype(losses.dtype)
     if state is None or state.bound is None:
@@ -328,7 +329,10 @@ def attention(
         p_i     = exp(L_i/λ) / s_{t+1}
         weights = p_i v_i n / Σ v_i
 
-    so that the gradient of `jnp.mean(weights * losses)` is Eq. (2)'s direction
+    where, without s_0, γ is at first larger (1 at the first step), as Adam's bias
+    correction makes it; and with a bound c, `max_weight`, both exponentials are limited
+    to c s_{t+1}, which makes `p_i = min(c, exp(L_i/λ)/s_{t+1})`. Then
+    the gradient of `jnp.mean(weights * losses)` is Eq. (2)'s direction
     `Σ v_i p_i ∇L_i / Σ v_i`. Without padding and base weights, weights are p itself,
     and average about one. No gradient flows through them. Whatever else is in the loss
     (a penalty, an auxiliary loss) is added to the mean and is not weighted.
@@ -342,8 +346,10 @@ def attention(
     all masked              weights are 0; s stays as it was
     a loss is not finite,   all weights are NaN; s stays as it was
     or a base weight NaN
-    mapped axis             weights are scaled to the whole batch: the mean over
-                            devices (`pmean`) of the local means is the whole's mean
+    mapped axis             weights are scaled to the whole batch: keep the program's
+                            mean over devices (`pmean`) of the gradients of local means
+    another λ               a state belongs to its λ: after a change of its sign, or
+                            from a number to a radius, begin with `init()`
     microbatches            called once each, s is carried along: ABSGD with the
                             microbatch for its batch. For weights that need the whole
                             batch take `tilted_value_and_grad(microbatch_size=)`
@@ -406,6 +412,7 @@ def attention(
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
     ) -> tuple[jax.Array, AttentionState]:
+        _check.attention_state(state)
         batch = checked_batch(
             losses,
             where,

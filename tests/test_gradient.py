@@ -1,5 +1,7 @@
 """tilted_value_and_grad: the whole batch and its microbatches are one."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -77,7 +79,9 @@ def test_the_value_logs_losses_that_no_bound_has_limited(lam, micro):
     )
     value, free = logged(state), logged(absgd_jax.attention_state(state).lam)
     assert value.tilted_loss < value.unbounded
-    found = value._replace(tilted_loss=value.unbounded, max_weight=None, unbounded=None)
+    found = dataclasses.replace(
+        value, tilted_loss=value.unbounded, max_weight=None, unbounded=None
+    )
     chex.assert_trees_all_close(found, free, rtol=1e-5)
 
 

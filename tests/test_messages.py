@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from flax.training import train_state
+from flax.training import dynamic_scale, train_state
 
 import absgd_jax
 from absgd_jax import _devices
@@ -34,6 +34,80 @@ def test_what_a_train_state_swallows_is_named(name, keyword):
     message = f"needs the keyword argument '{keyword}'.*TrainState"
     with pytest.raises(TypeError, match=message):
         state.apply_gradients(grads=params, **{keyword: 1.0})
+
+
+def test_an_axis_that_is_not_mapped_is_named():
+    attention = absgd_jax.attention(1.0, axis_name="batch")
+    tx = absgd_jax.scale_by_attention(1.0, axis_name="batch")
+    calls = (
+        lambda: attention.weigh(losses_of(params), attention.init()),
+        lambda: tx.update(params, tx.init(params), params, value=jnp.ones([])),
+        lambda: absgd_jax.tilted_loss(losses_of(params), 1.0, axis_name="batch"),
+    )
+    for call in calls:
+        with pytest.raises(
+            NameError, match=r"axis_name='batch' is mapped by no jax\.pm"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("state", [None, {"lam": 1.0}, jnp.ones(3)])
+def test_what_is_no_state_of_attention_is_named(state):
+    with pytest.raises(TypeError, match=r"weigh\(losses, state\) takes an Attention"):
+        absgd_jax.attention(1.0).weigh(losses_of(params), state)
+
+
+def test_a_value_and_grad_that_returns_more_is_named():
+    scale = dynamic_scale.DynamicScale()
+    call = absgd_jax.tilted_value_and_grad(
+        losses_of, 1.0, value_and_grad=scale.value_and_grad
+    )
+    with pytest.raises(TypeError, match=r"DynamicScale, needs .*absgd_jax\.attention"):
+        call(params)
+
+
+def test_absgd_without_either_argument_names_both():
+    tx = absgd_jax.absgd(0.1, 1.0)
+    message = r"absgd\.update needs .*'value', .*value=value\); or 'losses'.*losses=los"
+    with pytest.raises(TypeError, match=message):
+        tx.update(params, tx.init(params), params)
+
+
+def test_two_attentions_in_an_optimizer_are_named():
+    label = lambda tree: jax.tree.map(lambda p: "a" if p.ndim > 1 else "b", tree)
+    transforms = {name: absgd_jax.absgd(0.1, 1.0) for name in "ab"}
+    state = optax.partition(transforms, label).init(params)
+    with pytest.raises(ValueError, match=r"found 2: .*Attend once.*optax\.partition"):
+        absgd_jax.tilted_value_and_grad(losses_of, state)
+
+
+def test_a_module_of_equinox_under_jax_is_refused():
+    model = equinox.nn.MLP(problems.FEATURES, 1, 4, 1, key=jax.random.key(0))
+    call = lambda **more: absgd_jax.tilted_value_and_grad(
+        lambda model, x: jax.vmap(model)(x)[:, 0], 1.0, **more
+    )(model, x)
+    with pytest.raises(TypeError, match=r"given MLP, .*equinox\.filter_value_and_grad"):
+        call()
+    call(value_and_grad=equinox.filter_value_and_grad)
+
+
+def test_a_function_that_is_differentiated_already_is_named():
+    differentiated = jax.value_and_grad(lambda params: losses_of(params).mean())
+    call = absgd_jax.tilted_value_and_grad(differentiated, 1.0)
+    with pytest.raises(TypeError, match=r"got a tuple of 2.*as value_and_grad="):
+        call(params)
+
+
+def test_a_tilted_value_is_no_number():
+    """A tuple would be stacked into an array wherever a number is expected."""
+    tx = optax.chain(absgd_jax.scale_by_attention(), optax.contrib.momo(0.1))
+    state = tx.init(params)
+    value, grads = absgd_jax.tilted_value_and_grad(losses_of, state)(params)
+    with pytest.raises(TypeError):
+        jnp.asarray(value)
+    with pytest.raises(TypeError):
+        tx.update(grads, state, params, value=value)
+    assert jax.tree.structure(jax.jit(lambda v: v)(value)) == jax.tree.structure(value)
 
 
 def test_a_pullback_in_an_nnx_optimizer_is_named():

@@ -50,6 +50,71 @@ def test_dense_gradients_that_are_summed_already_are_refused():
         meshes.train(meshes.mapped(naive, True), tx, batches)
 
 
+# Parameters in parts, by hand: the transpose of `all_gather` sums their gradients.
+
+
+def of_parts(make, optimizer):
+    """A step of parameters [8, 3], a row a device; `make` gives update and state."""
+
+    def step(part, state, x, labels):
+        return make(
+            lambda part: per_example_losses(
+                {"w": jax.lax.all_gather(part, "data", tiled=True)}, x, labels
+            ),
+            optimizer,
+            part,
+            state,
+        )
+
+    rng = np.random.default_rng(0)
+    w, x = (rng.normal(size=(n, 8)).astype(np.float32) for n in (3, 32))
+    labels = rng.integers(3, size=32)
+    rows, whole = jax.P("data"), jax.P()
+    spread_step = jax.shard_map(
+        step,
+        mesh=jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+        in_specs=(rows, whole, rows, rows),
+        out_specs=rows,
+    )
+    state = absgd_jax.attention(0.5, axis_name="data").init()
+    got = jax.jit(spread_step)(w.T, state, x, labels)
+    weights, _ = absgd_jax.attention(0.5).weigh(
+        per_example_losses({"w": w.T}, x, labels), absgd_jax.attention(0.5).init()
+    )
+    mean = lambda w: (weights * per_example_losses({"w": w}, x, labels)).mean()
+    return got, jax.grad(mean)(w.T)
+
+
+def test_attention_weighs_examples_whoever_holds_the_parameters():
+    def make(losses_of, _, part, state):
+        def loss(part):
+            losses = losses_of(part)
+            weights, _ = absgd_jax.attention(0.5, axis_name="data").weigh(losses, state)
+            return (weights * losses).mean() / jax.lax.psum(1, "data")
+
+        return jax.grad(loss)(part)
+
+    np.testing.assert_allclose(*of_parts(make, None), rtol=1e-5, atol=1e-7)
+
+
+def pulled(losses_of, tx, part, state):
+    losses, pullback = jax.vjp(losses_of, part)
+    return tx.update(pullback, state, part, losses=losses)[0]
+
+
+def by_value(losses_of, tx, part, state):
+    of = absgd_jax.tilted_value_and_grad(losses_of, 0.5, axis_name="data")
+    value, grads = of(part)
+    return tx.update(grads, state, part, value=value)[0]
+
+
+@pytest.mark.parametrize("make", [pulled, by_value])
+def test_parts_of_parameters_would_be_summed_twice_and_are_refused(make):
+    tx = absgd_jax.attentional_aggregate(0.5, axis_name="data")
+    with pytest.raises(ValueError, match=r"differs from device.*\(FSDP\).*attention\("):
+        of_parts(make, tx)
+
+
 # A step without a collective between forward and backward pass.
 local_tilt = functools.partial(meshes.tilted_step, local=True)
 
