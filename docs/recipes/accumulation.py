@@ -1,14 +1,15 @@
 # %% [markdown]
 # # Gradient accumulation with `optax.MultiSteps`
 #
-# For a program that calls its training step once per microbatch. Beside the import
-# three lines change, and six carry the state of the weights from one microbatch to the
-# next.
+# For a program that calls its training step once per microbatch. Beside the import four
+# lines change.
 #
-# **Trap.** `optax.MultiSteps` averages gradients and knows nothing of losses. Around
-# `absgd` it would weight a whole average by the losses of its last microbatch.
+# **Trap.** `optax.MultiSteps` averages gradients and knows nothing of losses. *Around*
+# `absgd` it would weight a whole average by the losses of its last microbatch: attention
+# stands in front of it.
 #
-# **Route.** The weights themselves, made before the gradients are averaged.
+# **Route.** Value and gradient of the tilted loss, and `scale_by_attention` at the head
+# of the chain.
 #
 # This is ABSGD with the microbatch for its batch: s takes a step per microbatch, and a
 # weight compares an example with those of its own microbatch and of those before. Where
@@ -27,9 +28,9 @@ import absgd_jax  # new
 
 MICROBATCHES = 4  # in an update
 SWITCH = 70  # updates; λ counts microbatches
-attention = absgd_jax.attention(lam=absgd_jax.two_stage(0.5, MICROBATCHES * SWITCH))  # new
 rate = optax.piecewise_constant_schedule(0.2, {SWITCH: 0.05})
-tx = optax.MultiSteps(optax.sgd(rate, momentum=0.9), every_k_schedule=MICROBATCHES)
+sgd = optax.MultiSteps(optax.sgd(rate, momentum=0.9), every_k_schedule=MICROBATCHES)
+tx = optax.chain(absgd_jax.scale_by_attention(lam=absgd_jax.two_stage(0.5, MICROBATCHES * SWITCH)), sgd.gradient_transformation())  # was: tx = sgd
 
 
 # %%
@@ -42,17 +43,21 @@ def example_losses(params, images, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def loss_fn(params, state, images, labels):  # was (state): def loss_fn(params, images, labels):
+def loss_fn(params, images, labels):
     losses = example_losses(params, images, labels)
-    weights, state = attention.weigh(losses, state)  # new
-    return jnp.mean(weights * losses), (losses.mean(), state)  # was: return losses.mean(), losses.mean()
+    return losses  # was: return losses.mean()
 
 
 @jax.jit
-def train_step(params, opt_state, state, images, labels):  # was (state): def train_step(params, opt_state, images, labels):
-    (_, (loss, state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, state, images, labels)  # was (state): (_, loss), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, images, labels)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, state, loss  # was (state): return optax.apply_updates(params, updates), opt_state, loss
+def train_step(params, opt_state, images, labels):
+    loss, grads = absgd_jax.tilted_value_and_grad(loss_fn, opt_state)(params, images, labels)  # was: loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
+    updates, opt_state = tx.update(grads, opt_state, params, value=loss)  # was: updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+
+# %% [markdown]
+# `loss` is now a `TiltedValue`; the number for the log is `loss.mean_loss`. The state of
+# the weights is in `opt_state`, beside the gradients that wait for their update.
 
 
 # %%
@@ -74,12 +79,11 @@ def main():
     images, labels = long_tail()
     params = init(jax.random.key(0))
     opt_state = tx.init(params)
-    state = attention.init()  # new (state)
     rng = np.random.default_rng(0)
     report("before", params, images, labels)
     for _ in range(100 * MICROBATCHES):
         batch = rng.choice(len(labels), 16)
-        params, opt_state, state, _ = train_step(params, opt_state, state, images[batch], labels[batch])  # was (state): params, opt_state, _ = train_step(params, opt_state, images[batch], labels[batch])
+        params, opt_state, _ = train_step(params, opt_state, images[batch], labels[batch])
     report("after", params, images, labels)
 
 

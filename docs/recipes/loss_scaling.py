@@ -6,13 +6,15 @@
 #
 # **Route:** weights (`attention`), because `DynamicScale.value_and_grad` differentiates
 # a scalar of the program's own. It scales that scalar after the weights are made, so
-# they are those of the losses as they are, and one scale fits all examples.
+# they are those of the losses as they are. Under `pmap` give the axis to both,
+# `attention(axis_name=)` and `DynamicScale(axis_name=)`.
 #
 # **Trap:** a step whose gradient overflows is dropped, and what belongs to the dropped
 # step must be dropped with it. A batch with a loss that is not finite never enters
 # attention's state; one with finite losses and an overflowing gradient does, so select
-# the state with `is_finite`, as the parameters. Keep the losses in float32: the logits
-# are cast before the softmax.
+# the state with `is_finite`, as the parameters. A weight may be as large as the batch:
+# where the scale overflows at once, give `max_weight=` or a lower scale. Keep the losses
+# in float32: the logits are cast before the softmax.
 
 # %%
 import functools
