@@ -59,6 +59,18 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+__all__ = [
+    "class_balanced_weights",
+    "generalized_cross_entropy",
+    "ldam_loss",
+    "ldam_margins",
+    "logit_adjusted_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss",
+    "symmetric_cross_entropy",
+    "truncated_generalized_cross_entropy",
+]
+
 _PerClass = ArrayLike | Sequence[float]
 
 

@@ -193,7 +193,9 @@ def test_every_public_name_has_an_example_that_is_run():
     names = set(absgd_jax.__all__) - {"losses"}
     public = [(name, getattr(absgd_jax, name)) for name in sorted(names)]
     functions = inspect.getmembers(absgd_jax.losses, inspect.isfunction)
-    public += [(name, thing) for name, thing in functions if not name.startswith("_")]
+    losses = [(name, thing) for name, thing in functions if not name.startswith("_")]
+    assert [name for name, _ in losses] == absgd_jax.losses.__all__
+    public += losses
     parser = doctest.DocTestParser()
     for name, thing in public:
         assert parser.get_examples(thing.__doc__), name
