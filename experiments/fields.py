@@ -73,8 +73,8 @@ def refuse(condition: object, message: str) -> None:
 
 def changed(config: Any, *names: str) -> str:
     """Those of the fields that do not have their defaults, with commas between them."""
-    own = (n for n in names if getattr(config, n) != getattr(type(config), n))
-    return ", ".join(own)
+    others = (n for n in names if getattr(config, n) != getattr(type(config), n))
+    return ", ".join(others)
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def load(name: str, arguments: str = "") -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise configs.BadConfiguration(
@@ -40,14 +40,14 @@ def load(name: str, arguments: str = "") -> Callable[..., Any]:
             f"{module_name} cannot be imported: {_described(error)}."
         ) from error
     for part in path.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise configs.BadConfiguration(f"{module_name} has no {path}.")
-        found = getattr(found, part)
-    if not callable(found):
+        target = getattr(target, part)
+    if not callable(target):
         raise configs.BadConfiguration(
-            f"{name} must be a function ({arguments}), got {type(found).__name__}."
+            f"{name} must be a function ({arguments}), got {type(target).__name__}."
         )
-    return found
+    return target
 
 
 def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -60,8 +60,10 @@ def call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
-        own = [frame for frame in frames if frame.filename == file]
-        where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+        of_file = [frame for frame in frames if frame.filename == file]
+        where = (
+            f" ({of_file[-1].filename}, line {of_file[-1].lineno})" if of_file else ""
+        )
         raise configs.BadConfiguration(
             f"{name} failed: {_described(error)}{where}"
         ) from error

@@ -127,13 +127,13 @@ def _load_own(data: configs.Data) -> Dataset:
         read = module.load(data)
         _own.clear()
         _own[key] = read
-    found = _own[key]
-    if data.contents is not None and data.contents != found.contents:
+    dataset = _own[key]
+    if data.contents is not None and data.contents != dataset.contents:
         raise DamagedData(
             f"{data.path} has changed since the run began: it had {data.contents}, and "
-            f"has {found.contents}. Train on it with another --out."
+            f"has {dataset.contents}. Train on it with another --out."
         )
-    return found
+    return dataset
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def below(
     Without suffixes the directories of that name. DamagedData if two are of one split,
     such as `val` and `validation`.
     """
-    found = {}
+    by_split = {}
     for entry in sorted(path.iterdir()):
         if not (entry.suffix.lower() in suffixes if suffixes else entry.is_dir()):
             continue
@@ -75,13 +75,13 @@ def below(
         for name, names in SPLITS.items():
             if stem.lower() not in names:
                 continue
-            if name in found:
+            if name in by_split:
                 raise DamagedData(
-                    f"{path} has {found[name].name} and {entry.name}, which are both "
-                    f"for the {name} set: leave one of them."
+                    f"{path} has {by_split[name].name} and {entry.name}, which are "
+                    f"both for the {name} set: leave one of them."
                 )
-            found[name] = entry
-    return found
+            by_split[name] = entry
+    return by_split
 
 
 def dataset(
@@ -159,9 +159,9 @@ def listed(
         )
     splits = below(path)
     roots = splits if "train" in splits else {"train": path}
-    found = {}
+    by_split = {}
     for name, root in roots.items():
-        found[name] = []
+        by_split[name] = []
         classes = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
         if not classes:
             raise DamagedData(f"{root} must have a subfolder for each class, got none.")
@@ -179,8 +179,8 @@ def listed(
                     f"{folder} has no {what}: expected files with the ending "
                     f"{', '.join(suffixes)}."
                 )
-            found[name] += [(file, folder.name) for file in files]
-    return found
+            by_split[name] += [(file, folder.name) for file in files]
+    return by_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

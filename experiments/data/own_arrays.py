@@ -37,24 +37,24 @@ def load(data: configs.Data) -> Dataset:
             f"{path} is a single array: give the directory that it is in, with the "
             "labels next to it, or an .npz."
         )
-    found = {}
+    splits = {}
     for split, aliases in own.SPLITS.items():
         spelled = [*aliases, ""] if split == "train" else aliases
         inputs, labels = (named(arrays, kind, spelled) for kind in (INPUTS, _LABELS))
         if inputs and labels:
-            found[split] = (arrays[inputs], arrays[labels])
+            splits[split] = (arrays[inputs], arrays[labels])
         elif inputs or labels:
             raise DamagedData(
                 f"{path} has {inputs or labels!r} and no "
                 f"{'labels' if inputs else 'inputs'} to it; it has "
                 f"{', '.join(arrays)}."
             )
-    if "train" not in found:
+    if "train" not in splits:
         raise DamagedData(
             f"{path} must have arrays x_train and y_train, or x and y, got "
             f"{', '.join(arrays) or 'none'}."
         )
-    return _from_arrays(found, data)
+    return _from_arrays(splits, data)
 
 
 def _called(data: configs.Data) -> Dataset:
@@ -67,21 +67,21 @@ def _called(data: configs.Data) -> Dataset:
             f"labels, got {type(returned).__name__}."
         )
     splits = dict(zip(("train", "test", "validation"), returned[:3], strict=False))
-    found = {split: pair for split, pair in splits.items() if pair is not None}
-    for split, pair in found.items():
+    given = {split: pair for split, pair in splits.items() if pair is not None}
+    for split, pair in given.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise DamagedData(
                 f"{data.path}: the {split} set must be inputs and labels, got "
                 f"{type(pair).__name__}."
             )
-    if "train" not in found:
+    if "train" not in given:
         raise DamagedData(f"{data.path} returned no training set.")
     names = tuple(map(str, returned[3])) if len(returned) == 4 and returned[3] else ()
-    return _from_arrays(found, data, names)
+    return _from_arrays(given, data, names)
 
 
 def _from_arrays(
-    found: Mapping[str, tuple[Any, Any]],
+    splits: Mapping[str, tuple[Any, Any]],
     data: configs.Data,
     class_names: tuple[str, ...] = (),
 ) -> Dataset:
@@ -94,7 +94,7 @@ def _from_arrays(
     """
     parts = {
         split: _part(f"{data.path}, {split} set", *pair)
-        for split, pair in found.items()
+        for split, pair in splits.items()
     }
     shape = parts["train"].inputs.shape[1:]
     for split, part in parts.items():
@@ -116,14 +116,14 @@ def _from_arrays(
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """All arrays of a file or a directory by name; that of a .npy file has none, ""."""
-    found = {}
+    arrays = {}
     try:
         if path.is_dir():
             for file in sorted(path.glob("*.npy")):
-                found[file.stem] = np.load(file, allow_pickle=False)
-            if not found:
+                arrays[file.stem] = np.load(file, allow_pickle=False)
+            if not arrays:
                 raise MissingData(f"{path} has no .npy file.")
-            return found
+            return arrays
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}

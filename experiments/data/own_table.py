@@ -111,13 +111,13 @@ def files(data: configs.Data) -> dict[str, pathlib.Path]:
     path = own.path_of(data)
     if path.is_file():
         return {"train": path}
-    found = own.below(path, _SUFFIXES)
-    if "train" not in found:
+    by_split = own.below(path, _SUFFIXES)
+    if "train" not in by_split:
         raise MissingData(
             f"{path} has no train.csv: give the path of a file, or of a directory with "
             "train.csv and, if you have them, test.csv and validation.csv."
         )
-    return found
+    return by_split
 
 
 def read(
@@ -256,14 +256,14 @@ def _categories(table: Table, name: str) -> dict[str, int] | None:
             "missing one is empty: correct the file, or leave the column out with "
             f"--data.drop {name}. If they are categories, begin each with a letter."
         )
-    found = {cell: number for number, cell in enumerate(sorted({*cells.values()}))}
-    if len(found) > _MOST:
+    numbers = {cell: number for number, cell in enumerate(sorted({*cells.values()}))}
+    if len(numbers) > _MOST:
         raise DamagedData(
-            f"{table.path}: the column {name!r} has {len(found):,} different values "
+            f"{table.path}: the column {name!r} has {len(numbers):,} different values "
             f"that are not numbers, more than {_MOST:,} categories: leave it out with "
             f"--data.drop {name}."
         )
-    return found
+    return numbers
 
 
 def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.ndarray:

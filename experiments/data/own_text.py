@@ -31,8 +31,8 @@ def load(data: configs.Data) -> Dataset:
 def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Part]:
     """The texts of a directory by split, but those of the folder `ignored`."""
     parts = {}
-    for split, found in own.listed(path, (".txt",), "text").items():
-        kept = [(file, label) for file, label in found if label != ignored]
+    for split, files in own.listed(path, (".txt",), "text").items():
+        kept = [(file, label) for file, label in files if label != ignored]
         where = lambda index, kept=kept: str(kept[index][0])
         texts = [_read(file) for file, _ in kept]
         parts[split] = own.Part(_array(texts), [label for _, label in kept], where)
@@ -47,10 +47,10 @@ def unlabelled(
     Texts are `StringDType` `[n]`; then the paths of the files of a folder, else None.
     """
     if path.is_dir():
-        found = sorted(path.rglob("*.txt"))
-        if not found:
+        files = sorted(path.rglob("*.txt"))
+        if not files:
             raise MissingData(f"{path} has no .txt file, nor have its subfolders.")
-        return _array([_read(file) for file in found]), [*map(str, found)]
+        return _array([_read(file) for file in files]), [*map(str, files)]
     if path.suffix.lower() == ".txt":
         lines = [line for line in _read(path).splitlines() if line.strip()]
         if not lines:

@@ -103,8 +103,8 @@ def _blaming(where: str) -> Iterator[None]:
 
 def _newest(directory: pathlib.Path) -> pathlib.Path | None:
     """The directory of the highest version below."""
-    found = [info.parent for info in directory.glob("*.*.*/dataset_info.json")]
-    numbered = [one for one in found if one.name.replace(".", "").isdigit()]
+    versions = [info.parent for info in directory.glob("*.*.*/dataset_info.json")]
+    numbered = [one for one in versions if one.name.replace(".", "").isdigit()]
     return max(
         numbered,
         key=lambda one: tuple(int(part) for part in one.name.split(".")),

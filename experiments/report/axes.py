@@ -47,9 +47,15 @@ def mark(
     """
     from matplotlib import lines
 
-    found = [(marks(group), color) for group, color in zip(groups, colors, strict=True)]
-    switches = [(own.switch, color) for own, color in found if own.switch is not None]
-    drops = [(own.drops, color) for own, color in found]
+    marked = [
+        (marks(group), color) for group, color in zip(groups, colors, strict=True)
+    ]
+    switches = [
+        (of_group.switch, color)
+        for of_group, color in marked
+        if of_group.switch is not None
+    ]
+    drops = [(of_group.drops, color) for of_group, color in marked]
     broad: dict[str, Any] = {"alpha": 0.3, "linewidth": 5}
     dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 1}
     for panel in panels:
@@ -80,7 +86,7 @@ def _once(marked: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 def line(
     panel: "Axes",
     epochs: np.ndarray,
-    found: np.ndarray,
+    values: np.ndarray,
     color: Any,
     style: str = "-",
     label: str | None = None,
@@ -90,7 +96,7 @@ def line(
     On a logarithmic axis the deviation is that of the logarithms: the mean less the
     usual one may be negative, and the band would fall to the floor.
     """
-    middle = mean(found)
+    middle = mean(values)
     panel.plot(
         epochs,
         middle,
@@ -101,14 +107,14 @@ def line(
         markersize=4,
         label=label,
     )
-    if len(found) > 1:
+    if len(values) > 1:
         if panel.get_yscale() == "log":
-            logs = np.full(found.shape, np.nan)
-            np.log(found, out=logs, where=np.isfinite(found) & (found > 0.0))
+            logs = np.full(values.shape, np.nan)
+            np.log(values, out=logs, where=np.isfinite(values) & (values > 0.0))
             factor = np.exp(logs.std(axis=0, ddof=1))
             low, high = middle / factor, middle * factor
         else:
-            deviation = found.std(axis=0, ddof=1)
+            deviation = values.std(axis=0, ddof=1)
             low, high = middle - deviation, middle + deviation
         panel.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
 
@@ -122,10 +128,10 @@ def course(
     label: str | None = None,
 ) -> np.ndarray:
     """A line for a measure, if it was taken; returns its values `[runs, epochs]`."""
-    epochs, found = group.course(measure)
+    epochs, values = group.course(measure)
     if len(epochs):
-        line(panel, epochs, found, color, style, label)
-    return found
+        line(panel, epochs, values, color, style, label)
+    return values
 
 
 def over_epochs(panel: "Axes", title: str, label: str, groups: list[Group]) -> None:

@@ -25,9 +25,9 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
     Returns whether there was something to draw.
     """
     drawn = [
-        (group.title, color, found)
+        (group.title, color, of_group)
         for group, color in zip(groups, plot_style.colors(len(groups)), strict=True)
-        if (found := bins(group)) is not None
+        if (of_group := bins(group)) is not None
     ]
     if not drawn:
         return False
@@ -38,20 +38,20 @@ def draw(groups: list[Group], path: pathlib.Path) -> bool:
         grey = {"color": plot_style.GREY, "linewidth": 1, "linestyle": ":"}
         diagram.plot((0, 100), (0, 100), label="perfect calibration", **grey)
         edges = np.linspace(0.0, 100.0, metrics.BINS + 1)
-        for title, color, found in drawn:
-            some = found.examples > 0
+        for title, color, of_group in drawn:
+            some = of_group.examples > 0
             name = f"{title}: " if len(drawn) > 1 else ""
-            name += f"calibration error {100.0 * found.error:.1f}"
+            name += f"calibration error {100.0 * of_group.error:.1f}"
             diagram.plot(
-                100.0 * found.confidence[some],
-                100.0 * found.accuracy[some],
+                100.0 * of_group.confidence[some],
+                100.0 * of_group.accuracy[some],
                 color=color,
                 marker="o",
                 markersize=5,
                 linewidth=1.8,
                 label=plot_style.wrapped(name, inches=4.6),
             )
-            shares = 100.0 * found.examples / found.examples.sum()
+            shares = 100.0 * of_group.examples / of_group.examples.sum()
             share.stairs(shares, edges, color=color, linewidth=1.8)
         diagram.set(title="Calibration on the test set", xlim=(0, 101), ylim=(0, 101))
         diagram.set_ylabel("accuracy of the bin, %")

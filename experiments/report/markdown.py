@@ -47,7 +47,7 @@ MEASURES = {
 
 def comparison(groups: list[Group]) -> str:
     """All groups below one another, at the last epoch and at the one validated."""
-    found: list[str | list[str]] = []
+    blocks: list[str | list[str]] = []
     for name in (LAST, ON_VALIDATION):
         rows = [
             [group.title, str(len(events)), *_measured(events)]
@@ -56,8 +56,8 @@ def comparison(groups: list[Group]) -> str:
         ]
         if rows:
             head = ["", "seeds", VALIDATION, *MEASURES.values()]
-            found += [f"Test set, {name}:", _table([head, *rows])]
-    found.append(
+            blocks += [f"Test set, {name}:", _table([head, *rows])]
+    blocks.append(
         "Percent, mean ± standard deviation over the seeds. To be chosen from by the "
         "accuracy on validation examples, not on the test set."
     )
@@ -67,8 +67,8 @@ def comparison(groups: list[Group]) -> str:
     ):
         titles = [group.title for group in groups if any(map(of, group.results))]
         if titles:
-            found.append(f"{word}: {'; '.join(titles)}.")
-    return formatting.blocks(*found, _differences(groups))
+            blocks.append(f"{word}: {'; '.join(titles)}.")
+    return formatting.blocks(*blocks, _differences(groups))
 
 
 def section(group: Group, figures: Sequence[str] = ()) -> str:
@@ -133,12 +133,12 @@ def describe(group: Group) -> str:
 
 def chosen(group: Group) -> dict[str, list[Event]]:
     """The epochs that are reported, by what they were chosen by; one for each seed."""
-    found = {
+    by_choice = {
         LAST: group.last(),
         ON_VALIDATION: group.best("validation"),
         ON_TEST: None if group.run.data.info.own else group.best("test"),
     }
-    return {name: events for name, events in found.items() if events is not None}
+    return {name: events for name, events in by_choice.items() if events is not None}
 
 
 def _differences(groups: list[Group]) -> str:
@@ -151,7 +151,7 @@ def _differences(groups: list[Group]) -> str:
                 group.run.data, sampling="shuffled", sampling_beta=0.9999
             )
             families.setdefault(data, []).append(group)
-    found: list[str | list[str]] = []
+    blocks: list[str | list[str]] = []
     for members in families.values():
         plain = [g for g in members if g.run.method.title in UNWEIGHTED]
         base = (plain or members)[0]
@@ -163,13 +163,13 @@ def _differences(groups: list[Group]) -> str:
         ]
         if rows:
             table = _table([["", "seeds", *MEASURES.values()], *rows])
-            found += [f"Test set, {LAST}, against {base.title}:", table]
+            blocks += [f"Test set, {LAST}, against {base.title}:", table]
     note = (
         "Points, mean ± standard error of the differences over the seeds that both "
         "have, on the same data."
     )
     heading = "## Differences, paired by seed"
-    return formatting.blocks(heading, *found, note) if found else ""
+    return formatting.blocks(heading, *blocks, note) if blocks else ""
 
 
 def _paired(group: Group, base: Group) -> list[str]:
@@ -196,10 +196,10 @@ def _settings(group: Group) -> str:
         base, of = presets.get(name or "").run, f"the preset {name}"
     except LookupError:
         base, of = configs.Run(), "the defaults"
-    own, usual = (run_log.flat(dataclasses.asdict(run)) for run in (group.run, base))
+    fields, usual = (run_log.flat(dataclasses.asdict(run)) for run in (group.run, base))
     rows = [
         [key, _setting(value), _setting(usual.get(key))]
-        for key, value in own.items()
+        for key, value in fields.items()
         # The seeds are named above; the contents are those of the data.
         if value != usual.get(key) and not key.startswith(("seed", "data.contents"))
     ]
@@ -272,8 +272,8 @@ def _accuracy(group: Group) -> list[str]:
 
 def _notes(group: Group) -> list[str]:
     """Notes on how to read the table."""
-    found = chosen(group)
-    last = found[LAST]
+    by_choice = chosen(group)
+    last = by_choice[LAST]
     of_seeds = (
         f"mean ± standard deviation over {len(last)} seeds"
         if len(last) > 1
@@ -297,7 +297,7 @@ def _notes(group: Group) -> list[str]:
             "on validation examples, or 0.5 without any."
         )
     notes = [f"Percent, {of_seeds}; {examples}.", shots]
-    if ON_VALIDATION in found:
+    if ON_VALIDATION in by_choice:
         noisy = group.run.data.noise_rate > 0.0
         notes.append(
             "On validation: of the epochs tested the first of the highest validation "
@@ -306,7 +306,7 @@ def _notes(group: Group) -> list[str]:
         )
     else:
         notes.append("There are no validation examples to choose an epoch by.")
-    if ON_TEST in found:
+    if ON_TEST in by_choice:
         notes.append(
             "On test: the epoch is chosen by the number that is reported, which is "
             "therefore too high. The authors' code does so."
@@ -316,17 +316,17 @@ def _notes(group: Group) -> list[str]:
 
 def _paper(group: Group) -> str:
     """The paper's results for the preset."""
-    found = paper_results.rows(group.results[0].preset, group.run)
-    if not found:
+    printed = paper_results.rows(group.results[0].preset, group.run)
+    if not printed:
         return ""
     table = [["table", "method", "metric", "percent", "runs", "this run"]]
-    for row, same in found:
+    for row, same in printed:
         metric, percent = MEASURES[METRICS[row.metric]], paper_results.accuracy(row)
-        own = [str(row.runs or ""), "yes" if same else ""]
-        table.append([_source(row), row.method, metric, percent, *own])
+        remarks = [str(row.runs or ""), "yes" if same else ""]
+        table.append([_source(row), row.method, metric, percent, *remarks])
     note = (
         "This run: the same but for the seed, λ and γ. "
-        if any(same for _, same in found)
+        if any(same for _, same in printed)
         else "None of these is this run: some setting was changed from the preset's. "
     )
     note += (
@@ -406,8 +406,8 @@ def _time(group: Group) -> str:
 def _measured(events: list[Event]) -> list[str]:
     """Validation accuracy, then each measure of the test set; empty if not taken."""
     validation = aggregate.values(events, lambda e: e["validation"]["accuracy"])
-    found = [validation, *(_test(events, key) for key in MEASURES)]
-    return ["" if values is None else formatting.spread(values) for values in found]
+    measures = [validation, *(_test(events, key) for key in MEASURES)]
+    return ["" if values is None else formatting.spread(values) for values in measures]
 
 
 def _test(events: list[Event], key: str) -> np.ndarray | None:

@@ -46,24 +46,24 @@ def main(config: commands.Suspects) -> int:
     )
     logits = evaluation.outputs_of("logits", state, task.train, kept.run, layout)
     lam, most = lam_of(kept.run, state), kept.run.method.max_weight
-    found = suspicion(logits, task.train.labels, lam, most)
-    index = np.arange(len(found.given)) if task.rows is None else task.rows
-    rows = _rows(found, task.train, index)
+    suspects = suspicion(logits, task.train.labels, lam, most)
+    index = np.arange(len(suspects.given)) if task.rows is None else task.rows
+    rows = _rows(suspects, task.train, index)
     print("\n".join(formatting.markdown(_named(rows, kept.run, config.show))))
-    differing = int((found.predicted != found.given).sum())
+    differing = int((suspects.predicted != suspects.given).sum())
     print(
-        f"\nStep {step}: {differing:,} of {len(found.given):,} training examples are "
-        "predicted to be of another class than their label says."
+        f"\nStep {step}: {differing:,} of {len(suspects.given):,} training examples "
+        "are predicted to be of another class than their label says."
     )
     arrays = {
         "index": index,  # of each example in the data set's training split
-        "labels": found.given,
-        "pred_probs": found.probabilities,
+        "labels": suspects.given,
+        "pred_probs": suspects.probabilities,
         "step": step,
     }
     tables = {LIST: rows}
-    if course := course_of(config.dir, kept.run, len(found.given)):
-        first = found.order[: config.show]
+    if course := course_of(config.dir, kept.run, len(suspects.given)):
+        first = suspects.order[: config.show]
         names = [row[0] for row in rows[1 : 1 + config.show]]
         print("\n".join(["", *_printed(course, first, names)]))
         tables[EPOCHS] = _long(course, first, names)
@@ -165,20 +165,22 @@ def _long(course: _Course, first: np.ndarray, names: list[str]) -> list[list[str
     return rows
 
 
-def _rows(found: Suspicion, examples: Examples, index: np.ndarray) -> list[list[str]]:
+def _rows(
+    suspects: Suspicion, examples: Examples, index: np.ndarray
+) -> list[list[str]]:
     """The list, its head first; image files also have their paths."""
     columns: dict[str, np.ndarray] = {
         "index": index,
-        "is_label_issue": found.predicted != found.given,
-        "label_quality": np.exp(-found.losses),
-        "given_label": found.given,
-        "predicted_label": found.predicted,
-        "loss": found.losses,
-        "weight": found.weights,
+        "is_label_issue": suspects.predicted != suspects.given,
+        "label_quality": np.exp(-suspects.losses),
+        "given_label": suspects.given,
+        "predicted_label": suspects.predicted,
+        "loss": suspects.losses,
+        "weight": suspects.weights,
     }
     if isinstance(examples.inputs, Files):
         columns["file"] = examples.inputs.paths
-    values = [column[found.order].tolist() for column in columns.values()]
+    values = [column[suspects.order].tolist() for column in columns.values()]
     return [[*columns], *([*map(_shown, row)] for row in zip(*values, strict=True))]
 
 

@@ -46,7 +46,7 @@ def tables_of(report: str) -> list[Table]:
       >>> table.title, table.rows[0], table.rows[1]
       ('Title', ['run', 'accuracy', 'accuracy ±'], ['a', '-0.5', '0.1'])
     """
-    found: list[Table] = []
+    tables: list[Table] = []
     headings: dict[str, str] = {}  # by level
     opened = introduction = ""
     for token in html.parser().parse(report):
@@ -57,16 +57,16 @@ def tables_of(report: str) -> list[Table]:
             introduction = ""
         elif token.type == "table_open":
             titles = [*headings.values(), introduction.rstrip(":")]
-            found.append(Table(", ".join(filter(None, titles)), []))
+            tables.append(Table(", ".join(filter(None, titles)), []))
         elif token.type == "tr_open":
-            found[-1].rows.append([])
+            tables[-1].rows.append([])
         elif token.type == "inline" and opened in ("th", "td"):
-            found[-1].rows[-1].append(token.content)
+            tables[-1].rows[-1].append(token.content)
         elif token.type == "inline" and opened in ("h1", "h2"):
             headings[opened] = token.content
         elif token.type == "inline":
             introduction = token.content if token.content.endswith(":") else ""
-    return [Table(title, _plain(rows)) for title, rows in found]
+    return [Table(title, _plain(rows)) for title, rows in tables]
 
 
 def _plain(rows: list[list[str]]) -> list[list[str]]:

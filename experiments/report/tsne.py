@@ -71,10 +71,10 @@ def embed(features: np.ndarray) -> np.ndarray:
     count, width = features.shape
     if count < 4:
         raise ValueError(f"t-SNE needs at least 4 examples, got {count}.")
-    found = np.asarray(features, np.float64)
+    points = np.asarray(features, np.float64)
     if width > 50:  # the usual first step: what is left out is mostly noise, and slow
         keep = decomposition.PCA(min(50, count), random_state=0)
-        found = keep.fit_transform(found)
+        points = keep.fit_transform(points)
     # Its threads synchronise at every step: on busy cores they are far slower than a
     # single thread.
     with threadpoolctl.threadpool_limits(1):
@@ -82,7 +82,7 @@ def embed(features: np.ndarray) -> np.ndarray:
             init="pca" if width > 1 else "random",
             perplexity=min(30.0, (count - 1) / 3.0),
             random_state=0,
-        ).fit_transform(found)
+        ).fit_transform(points)
 
 
 def scatter(

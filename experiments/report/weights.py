@@ -27,11 +27,11 @@ def draw(group: Group, path: pathlib.Path) -> bool:
     such, and the effective sample size. Returns whether there was something to draw:
     not where all weights are one, as SGD's.
     """
-    epochs, found = _of_classes(group)
-    if not len(epochs) or _all_one(group, found):
+    epochs, weights = _of_classes(group)
+    if not len(epochs) or _all_one(group, weights):
         return False
     drawers: list[Callable[[Axes, Group], None]] = [_by_class]
-    if found.shape[2] > SINGLY:
+    if weights.shape[2] > SINGLY:
         drawers = [
             functools.partial(_by_part, parts=parts, title=title)
             for parts, title in (
@@ -83,12 +83,12 @@ def halves(class_counts: np.ndarray) -> Parts:
 def shots(class_counts: np.ndarray) -> Parts:
     """The classes with many, medium and few training examples, where there are such."""
     many, few = class_counts > metrics.MANY, class_counts < metrics.FEW
-    found = {
+    by_shot = {
         f"many, > {metrics.MANY} each": many,
         f"medium, {metrics.FEW} to {metrics.MANY}": ~many & ~few,
         f"few, < {metrics.FEW}": few,
     }
-    return {name: inside for name, inside in found.items() if inside.any()}
+    return {name: inside for name, inside in by_shot.items() if inside.any()}
 
 
 def mean_weight(
@@ -142,11 +142,11 @@ def _by_class(panel: "Axes", group: Group) -> None:
 def _by_part(panel: "Axes", group: Group, parts: Parts, title: str) -> None:
     """A line for each group of classes: the mean weight of their examples."""
     panel.set_yscale("log")
-    epochs, found = _of_classes(group)
+    epochs, weights = _of_classes(group)
     lines = []
     palette = plot_style.colors(len(parts))
     for (name, inside), color in zip(parts.items(), palette, strict=True):
-        of_part = mean_weight(found, group.class_counts, inside)
+        of_part = mean_weight(weights, group.class_counts, inside)
         count = group.class_counts[inside].sum()
         axes.line(panel, epochs, of_part, color, label=f"{name}  ({count:,.0f})")
         lines.append(axes.mean(of_part))

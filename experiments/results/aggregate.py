@@ -85,10 +85,10 @@ class Group:
 
         Returns those epochs, `[epochs]`, and the values, float `[runs, epochs, ...]`.
         """
-        found = [_measured(result.epochs, measure) for result in self.results]
-        epochs = sorted(set.intersection(*(set(values) for values in found)))
+        by_result = [_measured(result.epochs, measure) for result in self.results]
+        epochs = sorted(set.intersection(*(set(values) for values in by_result)))
         return np.array(epochs, int), np.array(
-            [[values[epoch] for epoch in epochs] for values in found], float
+            [[values[epoch] for epoch in epochs] for values in by_result], float
         )
 
     def last(self) -> list[Event] | None:
@@ -111,10 +111,10 @@ class Group:
 
 def values(events: Sequence[Event], measure: Measure) -> np.ndarray | None:
     """A measure of one event of each run, float `[runs, ...]`; None if any lacks it."""
-    found = [_try(measure, event) for event in events]
-    if any(value is None for value in found):
+    measured = [_try(measure, event) for event in events]
+    if any(value is None for value in measured):
         return None
-    return np.array(found, float)  # "inf" and "nan" too
+    return np.array(measured, float)  # "inf" and "nan" too
 
 
 def read(directory: pathlib.Path) -> Result:
@@ -196,8 +196,8 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 
 def _measured(epochs: list[Event], measure: Measure) -> dict[int, Any]:
     """The measure by epoch, where it was taken."""
-    found = {event["epoch"]: _try(measure, event) for event in epochs}
-    return {epoch: value for epoch, value in found.items() if value is not None}
+    by_epoch = {event["epoch"]: _try(measure, event) for event in epochs}
+    return {epoch: value for epoch, value in by_epoch.items() if value is not None}
 
 
 def _try(measure: Measure, event: Event) -> Any:

@@ -46,9 +46,9 @@ def count(logits: jax.Array, labels: jax.Array, present: jax.Array) -> Counts:
     here = present.astype(jnp.int32)
     logits = jnp.nan_to_num(logits, nan=jnp.finfo(logits.dtype).min)
 
-    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
     first = jnp.arange(classes) < labels[:, None]
-    ahead = jnp.sum((logits > own) | ((logits == own) & first), axis=1)
+    ahead = jnp.sum((logits > of_label) | ((logits == of_label) & first), axis=1)
     correct = here * (ahead == 0)
     predictions = jnp.argmax(logits, axis=1)
 

@@ -211,7 +211,7 @@ def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
 
     The file may not be there yet, may still be written to, or was torn by a crash.
     """
-    found = []
+    parsed = []
     lines = path.read_bytes().splitlines() if path.is_file() else []
     for line in lines:
         try:
@@ -219,8 +219,8 @@ def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError:  # of JSON, or of UTF-8
             event = None
         if isinstance(event, dict):
-            found.append(event)
-    return found, len(lines) - len(found)
+            parsed.append(event)
+    return parsed, len(lines) - len(parsed)
 
 
 def flat(fields: dict[str, Any], by: str = ".") -> dict[str, Any]:
@@ -230,19 +230,19 @@ def flat(fields: dict[str, Any], by: str = ".") -> dict[str, Any]:
       >>> flat({"a": {"b": 1}}), flat({"a": {"b": 1}}, "/")
       ({'a.b': 1}, {'a/b': 1})
     """
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
             inside = flat(value, by)
-            found |= {f"{name}{by}{inner}": inside[inner] for inner in inside}
+            flattened |= {f"{name}{by}{inner}": inside[inner] for inner in inside}
         else:
-            found[name] = value
-    return found
+            flattened[name] = value
+    return flattened
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of the packages that the numbers depend on."""
     names = ("jax", "flax", "optax", "numpy", "scikit-learn")
-    found = {name: metadata.version(name) for name in names}
-    return found | {"python": sys.version.split()[0]}
+    installed = {name: metadata.version(name) for name in names}
+    return installed | {"python": sys.version.split()[0]}

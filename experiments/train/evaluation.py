@@ -63,13 +63,13 @@ def newest(
 
     `extended` has the other numbers of epochs that it may have been of.
     """
-    found = saver.restore(like)
-    if found is not None:
-        there = run_dir.parse(found[2]["run"])
+    restored = saver.restore(like)
+    if restored is not None:
+        there = run_dir.parse(restored[2]["run"])
         if there.epochs in extended:
             there = dataclasses.replace(there, epochs=run.epochs)
-        require_same(f"Checkpoint {found[0]} holds a run", there, run)
-    return found
+        require_same(f"Checkpoint {restored[0]} holds a run", there, run)
+    return restored
 
 
 def restore(
@@ -81,10 +81,10 @@ def restore(
         steps.init_network(run, run.seed), run.seed, sum(kept.class_counts)
     )
     with checkpoint.Checkpoints(out / run_dir.CHECKPOINTS, keep=2, log=say) as saver:
-        found = newest(saver, like, run, kept.extended)
-    if found is None:
+        restored = newest(saver, like, run, kept.extended)
+    if restored is None:
         raise configs.BadConfiguration(f"{out} has no checkpoint yet.")
-    return found[0], found[1]
+    return restored[0], restored[1]
 
 
 def reopen(
@@ -114,8 +114,8 @@ def evaluate(config: commands.Evaluate) -> int:
     )
     names = kept.run.data.class_names
     evaluated = loop.evaluate(state, kept.run, task, layout, Session())
-    found = {name: summary for name, summary in evaluated.items() if summary}
-    for name, of_split in found.items():
+    summaries = {name: summary for name, summary in evaluated.items() if summary}
+    for name, of_split in summaries.items():
         shown = (f"{k} {v:.4f}" for k, v in of_split.items() if type(v) is float)
         print(f"{name}: {', '.join(shown)}")
         if len(names) <= _LISTED:
@@ -130,7 +130,7 @@ def evaluate(config: commands.Evaluate) -> int:
         )
     path = config.dir / run_dir.EVALUATION
     try:
-        run_log.save(path, {"step": step, "class_names": names, **found})
+        run_log.save(path, {"step": step, "class_names": names, **summaries})
     except OSError as error:
         print(f"Step {step}.")
         print(f"{path} could not be saved ({error}).", file=sys.stderr)
@@ -218,17 +218,17 @@ def predict(config: commands.Predict) -> int:
     the network was trained on.
     """
     kept = run_dir.load(config.dir)
-    own = config.input is None or str(config.input) == "-"
+    of_run = config.input is None or str(config.input) == "-"
     data, data_dir = kept.run.data, config.data_dir or kept.data_dir
     task = prepare = paths = None
-    if not own:
+    if not of_run:
         inputs.require(config.input)
-    if own or (data.info.own and not data.info.files):  # those are prepared by it
+    if of_run or (data.info.own and not data.info.files):  # those are prepared by it
         task = task_of(kept.run, Session(data_dir=data_dir))
         prepare = task.prepare
     elif inputs.of_texts(config.input, data):
         prepare = imdb.tokenizer(data, data_dir)
-    if own:
+    if of_run:
         examples = task.test
         if isinstance(examples.inputs, Files):
             paths = [str(examples.inputs.path(i)) for i in range(len(examples.labels))]
@@ -244,11 +244,11 @@ def predict(config: commands.Predict) -> int:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     names = data.class_names
-    first = ["index" if paths is None else "path", *(["label"] if own else [])]
+    first = ["index" if paths is None else "path", *(["label"] if of_run else [])]
     writer.writerow([*first, "predicted", *names])
     for index, row in enumerate(probabilities):
         cells = [index if paths is None else paths[index]]
-        cells += [names[examples.labels[index]]] if own else []
+        cells += [names[examples.labels[index]]] if of_run else []
         cells += [names[row.argmax()], *(f"{p:.6g}" for p in row)]
         writer.writerow(cells)
     if config.out is None:

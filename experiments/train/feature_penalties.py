@@ -56,7 +56,7 @@ def centroids(
     # Two terms of one value: through the first features learn, through the second
     # centroids, and what the second adds is 0.
     fixed = jax.lax.stop_gradient
-    own = _square(features - fixed(centroids)[labels])
+    to_own_class = _square(features - fixed(centroids)[labels])
     of_class = jnp.zeros(classes, features.dtype).at[labels].add(present)
     if axis_name is not None:
         of_class = jax.lax.psum(of_class, axis_name)
@@ -71,7 +71,7 @@ def centroids(
     if axis_name is not None:
         total, n = jax.lax.psum((total, n), axis_name)
     repulsion = jnp.maximum(0.0, _MARGIN - total / (jnp.maximum(n, 1) * classes))
-    penalty = _CENTROIDS * (_ATTRACTION * own + _REPULSION * repulsion)
+    penalty = _CENTROIDS * (_ATTRACTION * to_own_class + _REPULSION * repulsion)
     return penalty + _ATTRACTION * (pulled - fixed(pulled))
 
 

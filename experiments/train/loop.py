@@ -313,7 +313,7 @@ def summaries(
 
     Of two classes the threshold is chosen on the validation set; without one it is 0.5.
     """
-    found: dict[str, dict[str, Any] | None] = {}
+    by_split: dict[str, dict[str, Any] | None] = {}
     threshold = None
     for split in SPLITS:
         summary: dict[str, Any] | None = None
@@ -325,8 +325,8 @@ def summaries(
                 labels=getattr(task, split).labels,
                 threshold=threshold,
             )
-        found[split], threshold = summary, (summary or {}).get("threshold", 0.5)
-    return found
+        by_split[split], threshold = summary, (summary or {}).get("threshold", 0.5)
+    return by_split
 
 
 def in_order(

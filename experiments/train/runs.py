@@ -379,11 +379,11 @@ def _start(
 ) -> tuple[loop.Start, int]:
     """From the newest checkpoint, or from the first step."""
     drawn = loop.begin(run, task, layout)
-    found = evaluation.newest(saver, drawn.state, run, extended)
-    if found is None:  # else what it started from is needed no more
+    restored = evaluation.newest(saver, drawn.state, run, extended)
+    if restored is None:  # else what it started from is needed no more
         network = _network(run, task, layout, session)
         return loop.begin(run, task, layout, network), 0
-    step, state, kept = found
+    step, state, kept = restored
     return loop.Start(state, loop.Position(**kept["position"])), step
 
 

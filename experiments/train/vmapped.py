@@ -126,8 +126,8 @@ class VmappedRuns:
             if (key := (run.seed, id(task))) not in drawn:
                 labels = task.train.labels
                 drawn[key] = device_loop.epoch_indices(run, labels, epoch)
-        found = [drawn[run.seed, id(task)] for run, task in self._each]
-        index, present = (np.stack(each, axis=1) for each in zip(*found, strict=True))
+        batches = [drawn[run.seed, id(task)] for run, task in self._each]
+        index, present = (np.stack(each, axis=1) for each in zip(*batches, strict=True))
         self._indices = index, present
         weights = [
             class_weights(run, task.class_counts, epoch) for run, task in self._each
@@ -159,11 +159,11 @@ class VmappedRuns:
 
     def _hyperparams(self, step: int) -> methods.StepHyperparams:
         """The hyperparameters of an update, `[runs]`."""
-        found = [
+        each = [
             methods.step_hyperparams(run, self.per_epoch, step)
             for run in self._different
         ]
-        return jax.tree.map(lambda x: x[self._which], device_loop.stacked(found))
+        return jax.tree.map(lambda x: x[self._which], device_loop.stacked(each))
 
     def counts(self, name: str) -> metrics.Counts | None:
         """Counts all runs on a split, each `[runs, ...]`; None without such a split."""
@@ -230,8 +230,8 @@ def _to_device(
     def of_all(name: str) -> DeviceDataset | None:
         if getattr(tasks[0], name) is None:
             return None
-        own = [known[id(task), name] for task in tasks]
-        rows_and_labels = tuple(np.stack(each) for each in zip(*own, strict=True))
+        of_tasks = [known[id(task), name] for task in tasks]
+        rows_and_labels = tuple(np.stack(each) for each in zip(*of_tasks, strict=True))
         return DeviceDataset(inputs, *layout.replicate(rows_and_labels))
 
     return {name: of_all(name) for name in _SPLITS}
