@@ -41,11 +41,11 @@ chooses λ on the test set; in brackets is what they print above their SGD (CE).
 
 _FEWER = """## The paper's protocol in {epochs} epochs
 
-Trained by `python -m experiments reproduce --epochs {epochs}`; `{file}` has one JSON
-line a training. The protocol is that of the section above, in fewer epochs: the rate is
-divided by 100 at epochs {switch} and {second}, and λ, class weights and logit
-adjustment begin at epoch {switch}. The rows of a seed all start from one plain
-training. The printed numbers are of 200 epochs.
+Trained by `python -m experiments reproduce --epochs {epochs}`; `{file}`
+has one JSON line a training. The protocol is that of the section above, in fewer
+epochs: the rate is divided by 100 at epochs {switch} and {second}, and λ, class weights
+and logit adjustment begin at epoch {switch}. The rows of a seed all start from one
+plain training. The printed numbers are of 200 epochs.
 """
 
 _COST = """They wait for time on an accelerator. A seed of a loss costs 160 epochs, that
