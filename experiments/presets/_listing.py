@@ -10,6 +10,8 @@ from experiments.presets._preset import Preset
 _HEADINGS = ("preset", "data", "model", "schedule", "steps and cost")
 _START = "To begin with: digits come with scikit-learn, nothing is downloaded"
 _LEGEND = (
+    "data      LT, ST: imbalance ratio; sym, asym, or after a comma: share of wrong "
+    "labels",
     "schedule  epochs x batch; λ 1@160: λ = 1 from epoch 160 on, plain SGD until then",
     "2*        starts from a finished run of a first stage",
     "cost      on two CPU cores; ~ estimated, no step was measured: what takes days",
@@ -67,13 +69,14 @@ def steps_and_time(run: configs.Run) -> str:
 
 def _data(data: configs.Data) -> str:
     """The source, with its imbalance and label noise, in short."""
-    parts = [data.source]
+    name = data.source
     if data.imbalance_ratio > 1.0:
         shape = {"long_tail": "LT", "step": "ST"}[data.imbalance]
-        parts.append(f"{shape} {data.imbalance_ratio:g}")
+        noise = f", {data.noise_rate:g}" if data.noise_rate else ""
+        return f"{name} {shape} {data.imbalance_ratio:g}{noise}"
     if data.noise_rate:
-        parts.append(f"{data.noise.split('_')[0][:-6]} {data.noise_rate:g}")
-    return " ".join(parts)
+        return f"{name} {data.noise.split('_')[0][:-6]} {data.noise_rate:g}"
+    return name
 
 
 def _schedule(run: configs.Run) -> str:
