@@ -70,7 +70,7 @@ def absgd(
       >>> y = jnp.array(9 * [0.0] + [1.0])  # nine common examples and a rare one
       >>> per_example_losses = lambda w: (w - y) ** 2
       >>> def fit(lam):
-      ...     tx = absgd_jax.absgd(0.1, lam, init_s=None)
+      ...     tx = absgd_jax.absgd(0.1, lam)
       ...     w = jnp.array(0.5)
       ...     state = tx.init(w)
       ...     for _ in range(100):

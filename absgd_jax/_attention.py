@@ -367,10 +367,12 @@ def bound_losses(
     old = jnp.where(gamma < 1.0, log_kept + above_top(tilted_loss), nothing)
     numerator = jnp.logaddexp(old, jnp.log(gamma) + rest - jnp.log(some))
     denominator = 1.0 - gamma * max_weight * V_k / some
-    solvable = denominator > 0.0
+    solvable = (denominator > 0.0) & (numerator > 0.75 * nothing)
     log_denominator = jnp.log(jnp.where(solvable, denominator, 1.0))
     limit = jnp.log(max_weight) + numerator - log_denominator  # log(c s), above `top`
-    k = jnp.argmax(solvable & (exponents <= limit))
+    # Exactly, the last solvable k always qualifies; rounding may not see it (c = 1).
+    last = solvable & ~jnp.append(solvable[1:], False)
+    k = jnp.argmax(solvable & ((exponents <= limit) | last))
     # At λ = ∞ all exponents are 0 and none is limited.
     unlimited = (k == 0) | jnp.isinf(lam)
     bound = top + jnp.where(unlimited, 0.0, lam * limit[k])

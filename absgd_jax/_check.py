@@ -170,10 +170,8 @@ _SWALLOWED = (
 )
 
 
-def missing_losses(name: str, updates: Any, params: Any) -> Exception:
+def missing_losses(name: str) -> Exception:
     """The error for an aggregation without losses."""
-    if _has_lost_its_leaves(updates, params):
-        return _empty_updates(name)
     by_losses = "update(pullback, state, params, losses=losses)"
     if name == "attentional_aggregate":
         needs, given = f"the keyword argument 'losses': {by_losses}", "losses=losses"
@@ -187,10 +185,8 @@ def missing_losses(name: str, updates: Any, params: Any) -> Exception:
     return TypeError(f"{name}.update needs {needs}." + _SWALLOWED.format(given=given))
 
 
-def missing_value(name: str, updates: Any, params: Any) -> Exception:
+def missing_value(name: str) -> Exception:
     """The error for a rescaling without a value."""
-    if _has_lost_its_leaves(updates, params):
-        return _empty_updates(name)
     return TypeError(
         f"{name}.update needs the keyword argument 'value', that of "
         "tilted_value_and_grad or of tilted_loss: update(grads, state, params, "
@@ -242,23 +238,25 @@ _INTO_NNX = (
 )
 
 
-def _has_lost_its_leaves(updates: Any, params: Any) -> bool:
-    return not callable(updates) and bool(
-        jax.tree.leaves(params) and not jax.tree.leaves(updates)
-    )
-
-
 def not_empty(name: str, updates: Any, params: Any) -> None:
     """Updates whose arrays the framework has kept."""
-    if _has_lost_its_leaves(updates, params):
-        raise _empty_updates(name)
-
-
-def _empty_updates(name: str) -> Exception:
-    return TypeError(
+    if callable(updates) or jax.tree.leaves(updates) or not jax.tree.leaves(params):
+        return
+    raise TypeError(
         f"{name} was given updates without a single array for params that have some. "
         + _INTO_NNX
     )
+
+
+def weighted_before(name: str, **arguments: ArrayLike | None) -> None:
+    """Arguments of the loss function's value, which come too late for its gradient."""
+    given = [key for key, argument in arguments.items() if argument is not None]
+    if given:
+        raise TypeError(
+            f"{name}.update takes no {' and '.join(given)} with `value=`: the gradient "
+            "is made with them already, by tilted_value_and_grad(...)(params, *batch, "
+            f"{given[0]}={given[0]})."
+        )
 
 
 def losses(array: jax.Array, reason: str) -> None:
@@ -287,11 +285,7 @@ def dense_by_jax(dense: bool, value_and_grad: Any) -> None:
 
 def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
     """A transform that fits the model: NNX's or Equinox's own for their modules."""
-    bases = type(model).__mro__
-    is_module = any(
-        base.__name__ == "Module" and base.__module__.startswith("flax.nnx")
-        for base in bases
-    )
+    is_module = _is_module(model, "flax.nnx")
     if is_module and in_parts:
         raise TypeError(
             f"tilted_value_and_grad was given {type(model).__name__}, a module of Flax "
@@ -307,15 +301,11 @@ def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
             "NNX, and would differentiate a copy of it whose statistics and random "
             "keys are thrown away. Say value_and_grad=nnx.value_and_grad."
         )
-    of_equinox = any(
-        base.__name__ == "Module" and base.__module__.startswith("equinox")
-        for base in bases
-    )
     floating = lambda leaf: (
         hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
     )
     if (
-        of_equinox
+        _is_module(model, "equinox")
         and value_and_grad is jax.value_and_grad
         and not all(map(floating, jax.tree.leaves(model)))
     ):
@@ -325,6 +315,13 @@ def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
             "equinox.filter_value_and_grad; or, with dense=True, give the arrays of "
             "equinox.partition(model, equinox.is_inexact_array)."
         )
+
+
+def _is_module(model: Any, package: str) -> bool:
+    return any(
+        base.__name__ == "Module" and base.__module__.startswith(package)
+        for base in type(model).__mro__
+    )
 
 
 def losses_of_function(output: Any, has_aux: bool) -> None:
@@ -364,6 +361,16 @@ def averaged(path: Any, leaf: Any) -> None:
             "neither a batch axis nor a mean, and with microbatch_size or dense=True "
             "aux is put together from that of parts. Return it per example (`pred == y`"
             " for a number of hits) or as a floating-point mean, or leave it out."
+        )
+
+
+def batch_first(path: Any, leaf: Any, shape: tuple[int, ...]) -> None:
+    """A leaf of aux that has one entry for each example, on its first axis."""
+    if leaf.shape != shape:
+        raise ValueError(
+            f"aux{jax.tree_util.keystr(path)} of shape {leaf.shape} grows with the "
+            f"batch, and must then have the batch axis first, as {shape}: with "
+            "microbatch_size or dense=True aux is put together from that of parts."
         )
 
 

@@ -125,8 +125,8 @@ def suggest_lam(
       fractions: effective fractions in (0, 1).
 
     Returns:
-      Fraction to λ, for the fractions that weights of these losses can have, none below
-      the share of examples that tie for the largest (smallest) loss.
+      Fraction to λ. A fraction that weights of these losses cannot have, below the
+      share of examples that tie for the largest (smallest) loss, is left out.
 
     Raises:
       ValueError: losses are equal or not finite, or a fraction is not in (0, 1).

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from absgd_jax import _attention, _check, _devices, _weights
 from absgd_jax._devices import AxisName
+from absgd_jax._radius import KLRadius
 from absgd_jax._state import AttentionState, WeightBound, attention_state
 
 _BEFORE_THE_MEAN = "The tilt needs the losses before their mean."
@@ -82,7 +83,7 @@ def attentional_weights(
     sample_weights: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
-    r"""The weights that are optimal for one batch on its own (Eq. 5).
+    r"""The distribution over one batch that is optimal for it alone (Eq. 5); sums to 1.
 
     `p*_i = v_i exp(L_i/λ) / Σ_j v_j exp(L_j/λ)`: for λ > 0 the worst distribution over
     the batch at a price of λ per nat of KL divergence from the uniform one, for λ < 0
@@ -147,6 +148,7 @@ class TiltedValue:
     kl: jax.Array
     high: jax.Array  #: float32 []: largest loss
     low: jax.Array  #: float32 []: smallest loss
+    lam: jax.Array  #: float32 []: λ that it was made with
     max_weight: jax.Array | None = None  #: float32 []: the bound that was kept, if any
     #: float32 []: T_λ without the bound, if there is one; a radius follows it
     unbounded: jax.Array | None = None
@@ -253,7 +255,8 @@ def tilted_value_and_grad(
       <https://arxiv.org/abs/2012.06951>`_, Eq. (2).
     """
     state = None
-    if not (callable(lam) or jax.tree_util.all_leaves([lam])):
+    refused = callable(lam) or isinstance(lam, KLRadius)
+    if not (refused or jax.tree_util.all_leaves([lam])):
         state = attention_state(lam)
         lam = state.lam
     _check.number_lam("tilted_value_and_grad", lam)
@@ -421,6 +424,7 @@ class _TiltedObjective(NamedTuple):
             kl=tilt.kl,
             high=tilt.high,
             low=tilt.low,
+            lam=jnp.asarray(self.lam, tilt.T.dtype),
             max_weight=None if self.bound is None else self.bound.max_weight,
             unbounded=tilt.unbounded,
         )
@@ -518,7 +522,9 @@ class _TiltedObjective(NamedTuple):
 
         def join(path: Any, like: Any, parts: jax.Array, *rest: jax.Array) -> jax.Array:
             per_example = like.shape != parts.shape[1:]
-            if cut.size > 1 and not per_example:
+            if per_example:
+                _check.batch_first(path, like, (cut.size, *parts.shape[2:]))
+            elif cut.size > 1:
                 _check.averaged(path, like)
             return cut.join(per_example, parts, *rest)
 
@@ -556,6 +562,7 @@ def _batch_size(data: Any) -> int:
     if len(sizes) != 1 or sizes == {()}:
         raise ValueError(
             "Every array of the batch must have the same leading axis, got leading "
-            f"axes {sorted(sizes)}."
+            f"axes {sorted(sizes)}. With microbatch_size or dense=True the arrays of "
+            "the batch are arguments, (params, x, y), of which parts can be taken."
         )
     return sizes.pop()[0]

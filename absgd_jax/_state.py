@@ -96,7 +96,9 @@ def attention_state(opt_state: Any) -> AttentionState:
     return jax.tree.map(jnp.asarray, state, is_leaf=is_array)
 
 
-def normalizer(opt_state: Any, init_s: ArrayLike | None = None) -> jax.Array:
+def normalizer(
+    opt_state: Any, *, init_s: ArrayLike | None = None, lam: ArrayLike | None = None
+) -> jax.Array:
     """Algorithm 1's s_t, from a whole optimizer state.
 
     `s_t = d_t s_0 + (1 − d_t) exp(F_t/λ)`. It is kept as F_t because s_t itself may
@@ -105,6 +107,9 @@ def normalizer(opt_state: Any, init_s: ArrayLike | None = None) -> jax.Array:
     Args:
       opt_state: state of an optimizer, however deeply chained or wrapped.
       init_s: s_0, as given to the transform; None is `exp(F_t/λ)`.
+      lam: λ of the update that made s_t, nonzero; None is that of the next one, which
+        is the same where λ is fixed. Where it moves, read `attention_state(opt_state)
+        .lam` before the update.
 
     Returns:
       s_t, shape `[]`.
@@ -131,7 +136,10 @@ def normalizer(opt_state: Any, init_s: ArrayLike | None = None) -> jax.Array:
     """
     _check.init_s(init_s)
     state = attention_state(opt_state)
-    seen = jnp.exp(state.tilted_loss / state.lam)
+    if lam is None:
+        lam = state.lam
+    _check.number_lam("normalizer", lam)
+    seen = jnp.exp(state.tilted_loss / jnp.asarray(lam).astype(state.lam.dtype))
     if init_s is None:
         return seen
     # Before the first batch F_0 has no meaning and s is s_0.

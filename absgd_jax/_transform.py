@@ -92,21 +92,22 @@ def attentional_aggregate(
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp, optax
-      >>> x, y = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 9.0])
+      >>> x, y = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 2.0, 6.0])
       >>> per_example_losses = lambda w: (w * x - y) ** 2
       >>> tx = optax.chain(
-      ...     absgd_jax.attentional_aggregate(lam=10.0), optax.sgd(0.01))
+      ...     absgd_jax.attentional_aggregate(lam=5.0), optax.sgd(0.01))
       >>> w = jnp.array(1.0)
       >>> state = tx.init(w)
       >>> losses, pullback = jax.vjp(per_example_losses, w)
       >>> updates, state = tx.update(pullback, state, w, losses=losses)
 
-      The third example, with a loss of 36 against 0 and 0, takes 95% of the weight:
+      The third example, with a loss of 9 against 0 and 0 and a gradient of −18, takes
+      75% of the weight:
 
-      >>> p = absgd_jax.attentional_weights(losses, lam=10.0)
+      >>> p = absgd_jax.attentional_weights(losses, lam=5.0)
       >>> [round(float(p_i), 3) for p_i in p]
-      [0.026, 0.026, 0.948]
-      >>> bool(jnp.allclose(updates, 0.01 * p[2] * 36.0))
+      [0.124, 0.124, 0.752]
+      >>> bool(jnp.allclose(updates, -0.01 * p[2] * -18.0))
       True
 
       In a training step, `jax.vjp` and `update` belong in *one* compiled function (an
@@ -123,7 +124,7 @@ def attentional_aggregate(
       ...     return optax.apply_updates(w, updates), state, aux
       >>> w, state, aux = train_step(w, state)
       >>> float(aux["mean loss"])
-      12.0
+      3.0
 
     References:
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
@@ -267,8 +268,9 @@ def _aggregate(
 ) -> tuple[Any, AttentionState]:
     """Per-example gradients, dense or as a pullback, to one gradient."""
     del extra_args
+    _check.not_empty(name, updates, params)
     if losses is None:
-        raise _check.missing_losses(name, updates, params)
+        raise _check.missing_losses(name)
     _check.whole_params(name, params, settings.axis_name)
     batch = _weights.checked_batch(
         losses,
@@ -284,7 +286,6 @@ def _aggregate(
         direction = _pull_back(updates, shares, jnp.asarray(losses).dtype)
         _check.differentiable(name, direction)
     else:
-        _check.not_empty(name, updates, params)
         _check.whole_tree(name, updates)
         _check.differentiable(name, updates)
         _check.dense_gradients(name, updates, L, params)
@@ -340,47 +341,52 @@ def _rescale(
     *,
     value: ArrayLike | TiltedValue | None = None,
     total_weight: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    sample_weights: ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[Any, AttentionState]:
     """∇T of a batch, or of this device's part of it, to the direction of Eq. (2)."""
     del extra_args
+    _check.not_empty(name, updates, params)
     if value is None:
-        raise _check.missing_value(name, updates, params)
+        raise _check.missing_value(name)
+    _check.weighted_before(name, where=where, sample_weights=sample_weights)
     _check.whole_params(name, params, settings.axis_name)
-    limited = isinstance(value, TiltedValue) and value.max_weight is not None
+    tilted = value if isinstance(value, TiltedValue) else None
+    limited = tilted is not None and tilted.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)
-    followed = isinstance(value, TiltedValue) and settings.axis_name is None
+    followed = tilted is not None and settings.axis_name is None
     if isinstance(settings.lam, KLRadius) and not followed:
         raise _check.unfollowed_value(name)
     if _is_pullback(updates):
         raise _check.function_with_value(name)
     _check.ordinary_gradients(name, updates, params)
-    if not isinstance(value, TiltedValue):
-        nothing = jnp.zeros([])  # only a radius reads it
-        value = TiltedValue(jnp.asarray(value), nothing, nothing, nothing, nothing)
-    part, V_d = jnp.asarray(value.tilted_loss), jnp.asarray(total_weight)
+    part = jnp.asarray(value if tilted is None else tilted.tilted_loss)
     _check.scalar("value", part)
-    _check.scalar("total_weight", V_d)
     dtype = jnp.promote_types(part.dtype, state.tilted_loss.dtype)
-    V_d = V_d.astype(dtype)[None]
-    lam = state.lam.astype(dtype)  # the one that `value` was made with
+    wide = lambda x: jnp.asarray(x).astype(dtype)
+    V_d = wide(total_weight)
+    _check.scalar("total_weight", V_d)
+    # The one that `value` was made with.
+    lam = wide(state.lam if tilted is None else tilted.lam)
     _check.mapped(settings.axis_name)
 
-    whole = _attention.tilt(part.astype(dtype)[None], lam, V_d, settings.axis_name)
-    kl, high, low, unbounded = jax.tree.map(
-        lambda x: jnp.asarray(x).astype(dtype),
-        (value.kl, value.high, value.low, value.unbounded),
-    )
-    whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
+    V_d = V_d[None]
+    whole = _attention.tilt(wide(part)[None], lam, V_d, settings.axis_name)
+    if tilted is not None:  # what a radius follows
+        kl, high, low, unbounded = jax.tree.map(
+            wide, (tilted.kl, tilted.high, tilted.low, tilted.unbounded)
+        )
+        whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
     after, scale, usable = _weights.advance(settings, state, whole, lam)
     factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
 
     _check.local_gradients(updates, part, settings.axis_name)
 
     def rescale(g: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(g.dtype, dtype)
-        return (factor.astype(wide) * g.astype(wide)).astype(g.dtype)
+        widest = jnp.promote_types(g.dtype, dtype)
+        return (factor.astype(widest) * g.astype(widest)).astype(g.dtype)
 
     rescaled = jax.tree.map(rescale, updates)
     return _devices.sum_gradients(rescaled, part, settings.axis_name), after

@@ -3,6 +3,7 @@
 `step` is Algorithm 1, and every other module of the package builds on it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -72,12 +73,9 @@ def _bound_at(
 
 def initial_state(settings: Settings, params: Any = None) -> AttentionState:
     """State before the first step; float64 only for float64 parameters."""
-    floats = [
-        jnp.finfo(p.dtype).dtype
-        for p in jax.tree.leaves(params)
-        if hasattr(p, "dtype") and jnp.issubdtype(p.dtype, jnp.inexact)
-    ]
-    dtype = jnp.promote_types(jnp.float32, jnp.result_type(jnp.float32, *floats))
+    dtypes = [getattr(p, "dtype", None) for p in jax.tree.leaves(params)]
+    wide = any(dtype in (jnp.float64, jnp.complex128) for dtype in dtypes)
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float64 if wide else jnp.float32)
     count = jnp.zeros([], jnp.int32)
     first_lam = settings.lam
     if isinstance(first_lam, KLRadius):
@@ -133,7 +131,7 @@ def advance(
 
     unbounded = 0.0
     if isinstance(settings.lam, KLRadius):
-        free = own
+        free, unbounded = own, keep_or(own.normalizer.tilted_loss, state.tilted_loss)
         if state.bound is not None and state.bound.unbounded is not None:
             free = _without_bound(state, batch, lam, gamma)
             unbounded = keep_or(free.normalizer.tilted_loss, state.bound.unbounded)
@@ -306,8 +304,8 @@ class Attention(NamedTuple):
       [1.0, 1.0]
     """
 
-    #: `init() -> state`
-    init: Callable[[], AttentionState]
+    #: `init(params=None) -> state`
+    init: Callable[..., AttentionState]
     #: `weigh(losses, state, *, where=None, sample_weights=None) -> (weights, state)`
     weigh: Callable[..., tuple[jax.Array, AttentionState]]
 
@@ -370,8 +368,9 @@ def attention(
         Under `jax.jit` with sharded arrays none is needed.
 
     Returns:
-      A pair of pure functions. `init() -> state`, an `AttentionState`. `weigh(losses,
-      state, *, where=None, sample_weights=None) -> (weights, state)` with `losses`
+      A pair of pure functions. `init(params=None) -> state`, an `AttentionState`, which
+      is float64 for float64 parameters and float32 without them. `weigh(losses, state,
+      *, where=None, sample_weights=None) -> (weights, state)` with `losses`
       floating, any shape `[*batch]`; `where` bool `[*batch]`, False for padding;
       `sample_weights` v, `[*batch]`, not negative; weights `[*batch]`, float32 or
       wider.
@@ -423,4 +422,4 @@ def attention(
         shares, new_state = step(settings, *lax.stop_gradient((state, batch)))
         return shares * (shares.size * _devices.devices(axis_name)), new_state
 
-    return Attention(lambda: initial_state(settings), weigh)
+    return Attention(functools.partial(initial_state, settings), weigh)

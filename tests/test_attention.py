@@ -257,7 +257,7 @@ def run_normaliser(batches, lam, gammas, init_s):
         mean, _, _ = tilt(losses, lam, jnp.ones_like(losses))
         F, log_d, scale = advance(*carry, mean, lam, gamma, init_s)
         state = absgd_jax.AttentionState(jnp.int32(1), F, log_d, lam)
-        return (F, log_d), (absgd_jax.normalizer(state, init_s), F, scale, mean)
+        return (F, log_d), (absgd_jax.normalizer(state, init_s=init_s), F, scale, mean)
 
     return jax.lax.scan(step, (jnp.zeros([]), jnp.zeros([])), (batches, gammas))[1]
 

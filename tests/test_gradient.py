@@ -138,6 +138,14 @@ def test_aux_that_has_no_mean_is_refused(of_labels, how):
         call(1.0, params, x, labels)
 
 
+@pytest.mark.parametrize("how", [{"micro": 4}, {"micro": None, "dense": True}])
+def test_aux_whose_batch_axis_is_not_the_first_is_refused(how):
+    of = lambda p, x, labels: (per_example_losses(p, x, labels), (x @ p["w"]).T)
+    call = in_parts(losses_of=of, has_aux=True, **how)
+    with pytest.raises(ValueError, match=r"aux of shape \(.*batch axis first, as"):
+        call(1.0, params, x, labels)
+
+
 def test_half_precision_gradients_keep_their_dtype():
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     whole, parts = (

@@ -66,13 +66,6 @@ def test_a_value_and_grad_that_returns_more_is_named():
         call(params)
 
 
-def test_absgd_without_either_argument_names_both():
-    tx = absgd_jax.absgd(0.1, 1.0)
-    message = r"absgd\.update needs .*'value', .*value=value\); or 'losses'.*losses=los"
-    with pytest.raises(TypeError, match=message):
-        tx.update(params, tx.init(params), params)
-
-
 def test_two_attentions_in_an_optimizer_are_named():
     label = lambda tree: jax.tree.map(lambda p: "a" if p.ndim > 1 else "b", tree)
     transforms = {name: absgd_jax.absgd(0.1, 1.0) for name in "ab"}
@@ -292,7 +285,11 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
         # Its gradient.
         (lambda: differentiate(losses_of, lam=lambda step: 1.0),
          TypeError, "tilted_value_and_grad takes λ as a number"),
+        (lambda: differentiate(losses_of, lam=radius()),
+         TypeError, "tilted_value_and_grad takes λ as a number, got the radius"),
         (lambda: differentiate(losses_of, lam=0.0), ValueError, "lam must be nonzero"),
+        (lambda: differentiate(lambda p: losses_of(p), microbatch_size=4),
+         ValueError, r"the arrays of the batch are arguments, \(params, x, y\)"),
         (lambda: differentiate(losses_of, microbatch_size=0),
          ValueError, "microbatch_size must be positive, got 0"),
         (lambda: differentiate(lambda p, x: x @ p["w"], x, dense=True),

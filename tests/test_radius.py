@@ -290,6 +290,18 @@ def test_a_batch_that_says_nothing_leaves_lam_alone(bad, bound):
     assert after == state._replace(count=state.count + PIECE)
 
 
+def test_a_radius_takes_over_the_robust_loss_of_a_fixed_lam():
+    """Far from 0, where a normaliser of its own would have begun."""
+    fixed, radius = absgd_jax.attention(2.0), absgd_jax.attention()
+    state, lams = fixed.init(), []
+    for index, losses in enumerate(100.0 + exponential(20)):
+        _, state = (fixed if index < 10 else radius).weigh(losses, state)
+        lams.append(float(state.lam))
+    assert lams[9] == 2.0
+    assert min(lams[10:]) > 0.2
+    assert max(lams[10:]) < 4.0
+
+
 def test_a_radius_begins_at_the_switch_of_two_stages():
     radius = absgd_jax.two_stage(absgd_jax.kl_radius(0.2), 30)
     weights, lams, _ = follow(radius, exponential(100))
@@ -354,36 +366,6 @@ def fresh(tx):
     """Parameters, state and a batch."""
     params, x, labels, _ = problems.start()
     return params, tx.init(params), x, labels
-
-
-def stepped(tx, route="pullback", steps=4):
-    """Parameters and state after some updates on one batch, and the step."""
-    params, state, *batch = fresh(tx)
-    step = jax.jit(problems.stepper(route, tx))
-    for _ in range(steps):
-        params, state = step(params, state, *batch)
-    return params, state, lambda params, state: step(params, state, *batch)
-
-
-def test_a_restored_state_goes_on_as_before():
-    """Its leaves are all that there is."""
-    tx = absgd_jax.absgd(0.1)
-    params, state, step = stepped(tx, "tilted")
-    leaves = jax.tree.map(np.array, jax.tree.leaves(state))
-    restored = jax.tree.unflatten(jax.tree.structure(tx.init(params)), leaves)
-    chex.assert_trees_all_equal(step(params, state), step(params, restored))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"max_weight": 3.0}, {"lam": absgd_jax.kl_radius(0.2), "gamma": 0.2}],
-    ids=["beside the default radius", "beside a radius that is given"],
-)
-def test_hyperparameters_may_be_injected_beside_a_radius(settings):
-    injected = optax.inject_hyperparams(absgd_jax.absgd)(0.1, **settings)
-    of = lambda params, state, _: (params, absgd_jax.attention_state(state))
-    plain = of(*stepped(absgd_jax.absgd(0.1, **settings)))
-    chex.assert_trees_all_close(of(*stepped(injected)), plain, rtol=1e-5)
 
 
 def test_a_value_that_does_not_say_how_weights_spread_is_refused():

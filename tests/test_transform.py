@@ -270,6 +270,37 @@ def test_max_weight_bounds_every_weight(kwargs):
         assert p.min() >= 0
 
 
+@pytest.mark.parametrize("size", [7, 100, 128])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_bound_of_one_makes_the_first_update_plain_sgds(size, weighted):
+    """And no later weight larger; s is found where it is that of the batch alone."""
+    rng = np.random.default_rng(2)
+    losses = np.float32(2 * rng.exponential(size=(3, size)))
+    v = np.float32(rng.exponential(size=size)) if weighted else np.ones(size, "f")
+    tx = absgd_jax.absgd(1.0, 1.0, max_weight=1.0, momentum=None)
+
+    @jax.jit
+    def both(state, losses):
+        of = lambda w: losses + w  # the gradient of each loss is that of its own w
+        w = jnp.zeros(size)
+        dense, after = tx.update(
+            jnp.eye(size), state, w, losses=losses, sample_weights=v
+        )
+        value, grads = absgd_jax.tilted_value_and_grad(of, state)(w, sample_weights=v)
+        tilted, _ = tx.update(grads, state, w, value=value)
+        return dense, tilted, after
+
+    state = tx.init(jnp.zeros(size))
+    for index, batch in enumerate(losses):
+        *updates, state = both(state, batch)
+        for update in updates:
+            weights = -update * v.sum() / v
+            assert weights.max() <= 1.0 + 1e-5
+            assert weights.min() > (0.0 if index else 1.0 - 1e-5)
+        robust = absgd_jax.attention_state(state).tilted_loss
+        assert losses.min() <= robust <= losses.max()
+
+
 @functools.partial(jax.jit, static_argnames="max_weight")
 def _mean_weights(max_weight, batches):
     """After each step at λ = 0.1."""
@@ -303,6 +334,50 @@ def test_attention_state_must_be_there_once():
     twice = optax.chain(*[absgd_jax.scale_by_attention(1.0)] * 2)
     with pytest.raises(ValueError, match=r"found 2: \[0\], \[1\]"):
         absgd_jax.normalizer(twice.init(params))
+
+
+def test_s_is_that_of_the_lam_it_was_made_with():
+    """Where λ moves, that of the next update makes another number of F."""
+    tx = absgd_jax.absgd(0.1, absgd_jax.two_stage(1.0, 1), 0.5, init_s=0.0)
+    losses = jnp.array([1.0, 2.0, 4.0])
+    _, state = tx.update(jnp.ones(3), tx.init(0.0), 0.0, losses=losses)
+    s = absgd_jax.normalizer(state, init_s=0.0, lam=jnp.inf)
+    assert float(s) == pytest.approx(0.5)  # γ exp(L/∞)
+    assert float(absgd_jax.normalizer(state, init_s=0.0)) > 5.0
+
+
+def test_a_value_of_another_lam_is_rescaled_by_its_own():
+    losses = np.random.default_rng(0).exponential(size=(4, 8)).astype(np.float32)
+    losses[1::2] += 2.0
+
+    def updates(lam_of_value, lam):
+        tx = absgd_jax.absgd(1.0, lam, momentum=None)
+        state, w = tx.init(jnp.zeros(8)), jnp.zeros(8)
+        for batch in losses:
+            of = absgd_jax.tilted_value_and_grad(lambda w, b=batch: b + w, lam_of_value)
+            value, grads = of(w)
+            update, state = tx.update(grads, state, w, value=value)
+            yield update
+
+    chex.assert_trees_all_close(
+        [*updates(0.5, 2.0)], [*updates(0.5, 0.5)], rtol=1e-5, atol=1e-7
+    )
+
+
+def test_the_total_weight_may_be_a_count():
+    tx = absgd_jax.scale_by_attention(1.0)
+    state = tx.init(0.0)
+    found = [
+        tx.update(jnp.float32(1.0), state, 0.0, value=2.0, total_weight=weight)
+        for weight in (jnp.ones(3, bool).sum(), 3.0)
+    ]
+    chex.assert_trees_all_equal(*found)
+
+
+def test_parameters_in_half_precision_have_a_state_under_strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        state = absgd_jax.absgd(0.1).init({"w": jnp.zeros(2, jnp.bfloat16)})
+    assert absgd_jax.attention_state(state).tilted_loss.dtype == jnp.float32
 
 
 def test_state_is_four_scalars_whatever_the_parameters():
@@ -377,3 +452,6 @@ def test_gradients_given_to_the_wrong_transform_are_refused():
     ):
         with pytest.raises(error, match=message):
             tx.update(gradients, tx.init(params), params, value=value)
+    mask = {"where": jnp.ones(16, bool), "value": 1.0}
+    with pytest.raises(TypeError, match=r"takes no where with `value=`.*where=where"):
+        tx.update(params, tx.init(params), params, **mask)

@@ -6,7 +6,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import absgd_jax
@@ -41,7 +40,7 @@ def train(lam, gamma, init_s, batches, decay=0.0):
 
     start = {"w": jnp.asarray(W)}, attention.init()
     (_, state), history = jax.lax.scan(step, start, batches)
-    return history, absgd_jax.normalizer(state, init_s)
+    return history, absgd_jax.normalizer(state, init_s=init_s)
 
 
 def oracle_of(lam, gamma, **kwargs):
@@ -56,7 +55,7 @@ def oracle_of(lam, gamma, **kwargs):
 def test_the_gradient_of_the_weighted_mean_is_equation_2(init_s):
     if init_s is not None:
         begun = absgd_jax.attention(0.7, init_s=init_s).init()
-        assert float(absgd_jax.normalizer(begun, init_s)) == init_s
+        assert float(absgd_jax.normalizer(begun, init_s=init_s)) == init_s
     for lam, gamma in ((0.7, 0.3), (-0.5, 0.9), (5.0, 1.0)):
         with jax.enable_x64(True):
             got, s = train(lam, gamma, init_s, (X, LABELS, V))
@@ -103,6 +102,20 @@ def test_weights_are_scaled_to_the_mean_over_all_entries_of_the_batch():
     p = np.exp(losses / 0.7) / np.exp(losses / 0.7).mean()
     np.testing.assert_allclose(plain, p, rtol=1e-5)
     assert state.tilted_loss.dtype == jnp.float32
+
+
+def test_a_state_for_float64_parameters_is_float64():
+    """As that of a transform, so that the weights are the same to rounding."""
+    attention = absgd_jax.attention(0.1, 0.3)
+    tx = absgd_jax.attentional_aggregate(0.1, 0.3)
+    with jax.enable_x64(True):
+        losses = jnp.asarray(np.random.default_rng(0).exponential(size=(20, 8)))
+        state, of_tx = attention.init(jnp.zeros(8)), tx.init(jnp.zeros(8))
+        for batch in losses:
+            weights, state = attention.weigh(batch, state)
+            update, of_tx = tx.update(jnp.eye(8), of_tx, losses=batch)
+            np.testing.assert_allclose(weights / 8, update, rtol=1e-12)
+    assert attention.init().tilted_loss.dtype == jnp.float32
 
 
 def test_no_gradient_flows_through_weights_or_state():
@@ -161,38 +174,6 @@ def test_weights_are_those_of_the_aggregation(max_weight):
         np.testing.assert_array_equal(states.count, np.arange(9) + 1)
 
 
-def test_multisteps_is_absgd_on_microbatches_with_s_carried_along():
-    """Four microbatches a step: their directions at one w, averaged."""
-    attention = absgd_jax.attention(0.7, 0.3)
-    accumulate = optax.MultiSteps(optax.sgd(0.05), 4)
-    batches = list(zip(X[:20], LABELS[:20], V[:20], strict=True))
-
-    with jax.enable_x64(True):
-        params = {"w": jnp.asarray(W)}
-        state, opt_state = attention.init(), accumulate.init(params)
-
-        def step(params, state, opt_state, *batch):
-            grads, state = weighted_gradient(attention, params, state, *batch)
-            updates, opt_state = accumulate.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), state, opt_state
-
-        step = jax.jit(step)
-        for batch in batches:
-            params, state, opt_state = step(params, state, opt_state, *batch)
-
-    w, s, share, directions = W, 0.0, 1.0, []
-    for t, (x, labels, v) in enumerate(batches):
-        losses, gradients = oracle.softmax_regression(w, x, labels)
-        s = 0.7 * s + 0.3 * np.average(np.exp(losses / 0.7), weights=v)
-        share *= 0.7
-        p = np.exp(losses / 0.7) / (s / (1 - share))
-        directions.append(np.tensordot(v * p, gradients, 1) / v.sum())
-        if t % 4 == 3:
-            w = w - 0.05 * np.mean(directions, axis=0)
-            directions = []
-    np.testing.assert_allclose(params["w"], w, rtol=0, atol=2e-6)
-
-
 def test_one_step_is_compiled_although_lam_follows_a_schedule():
     attention = absgd_jax.attention(absgd_jax.two_stage(0.5, 2))
     chex.clear_trace_counter()
@@ -241,7 +222,10 @@ def test_the_aliases_take_either_route(make):
         params, tx.init(params), x, labels
     )
     chex.assert_trees_all_close(by_value, by_pullback, rtol=1e-5, atol=1e-6)
-    with pytest.raises(TypeError, match=f"{make.__name__}.update needs .*'losses'"):
+    message = (
+        rf"{make.__name__}\.update needs .*'value', .*value=value\); or 'losses'.*=los"
+    )
+    with pytest.raises(TypeError, match=message):
         tx.update(params, tx.init(params), params)
     # It may be `losses.mean()`, whose gradient is that of plain SGD.
     with pytest.raises(TypeError, match=f"{make.__name__} takes .* the TiltedValue"):
