@@ -78,7 +78,8 @@ def _with_preset(command: str, arguments: list[str]) -> int:
     if path is not None:
         kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
         source = f"--config {path}"
-        config = _overridden(command, kept.run, kept.session, source, arguments)
+        run = configs.replace(kept.run, {"data.contents": None})  # read anew
+        config = _overridden(command, run, kept.session, source, arguments)
         return _run(command, kept.preset or kept.run.data.source, config)
     if not arguments or arguments[0].startswith("-"):
         names = ", ".join(f"--{name}" for name in ALIASES)
@@ -211,7 +212,11 @@ def _resolved(argument: Any) -> Any:
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items()]
+    lines = []
+    for name, command in COMMANDS.items():
+        summary = command.config.__doc__.partition("\n")[0]
+        said = ": ".join(filter(None, (command.usage, summary)))
+        lines.append(f"  {name:<{width}}  {said}")
     usage = f"usage: {PROGRAM} COMMAND ..."
     more = (
         f"{PROGRAM} COMMAND --help lists the flags of a command; --version, versions."

@@ -63,11 +63,13 @@ class Contents:
       inputs: what an example is.
       shape: of one example as the network gets it; () where that varies.
       class_names: of each class, in the order of the labels.
+      class_sizes: examples of each class, in all splits; () where they are not known.
     """
 
     inputs: Literal["images", "text", "table"]
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
+    class_sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,23 +19,17 @@ from sklearn import datasets as sklearn_datasets
 from sklearn import metrics as sklearn_metrics
 
 from experiments import cli, configs, presets
-from experiments.data import datasets, inputs
+from experiments.data import datasets, inputs, own, own_text
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import metrics, run_dir
 from tests import programs
+from tests.trees import write_csv
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "your_data.md"
 COMMANDS = re.findall(r"^python -m experiments (.*)$", PAGE.read_text("utf-8"), re.M)
 GOOD = ("a fine film", "I loved it", "great acting and a good story", "wonderful")
 BAD = ("a dull film", "I hated it", "poor acting and a weak story", "awful")
-
-
-def _write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    return path
 
 
 def _patients(path):
@@ -45,7 +39,7 @@ def _patients(path):
         cells = ["" if (index + c) % 17 == 0 else numbers[c] for c in (0, 1, 3)]
         shape = "round" if numbers[4] > 0.1 else "flat"
         rows.append([f"p{index}", data.target_names[target], *cells, shape])
-    return _write(path, rows)
+    return write_csv(path, rows)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +66,7 @@ def here(tmp_path_factory):
     (root / "broken_data.py").write_text(BROKEN_DATA, encoding="utf-8")
     texts = [(GOOD[i % 4], "good") for i in range(24)]
     texts += [(BAD[i % 4], "bad") for i in range(24)]
-    _write(root / "reviews.csv", [("text", "label"), *texts])
+    write_csv(root / "reviews.csv", [("text", "label"), *texts])
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
     (root / "my_data.py").write_text(code, encoding="utf-8")
     return root
@@ -130,13 +124,69 @@ def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell
     shell.refused(0, "is finished", *command)
     lines = (here / "moved.csv").read_text("utf-8").splitlines()
     few = [line for line in lines[2:] if "malignant" not in line]
-    _write(here / "moved.csv", [line.split(",") for line in [*lines[:2], *few]])
+    write_csv(here / "moved.csv", [line.split(",") for line in [*lines[:2], *few]])
     for command in ("evaluate", "suspects", "predict"):
         said = "Class 'malignant' has 1 example left, too few to hold out 1"
         shell.refused(2, said, command, "runs/moved")
-    _write(here / "moved.csv", [line.split(",")[:-1] for line in lines])
     said = "moved.csv has changed since the run began"
+    write_csv(here / "moved.csv", [line.split(",")[:-1] for line in lines])
     shell.refused(3, said, "evaluate", "runs/moved")
+    # With more rows others are held out: the test set would have trained examples.
+    write_csv(here / "moved.csv", [line.split(",") for line in [*lines, *lines[-20:]]])
+    for command in (
+        ("evaluate",),
+        ("predict",),
+        ("predict", "moved.csv"),
+        ("export",),
+        ("resume", "--epochs", "2"),
+    ):
+        shell.refused(3, said, command[0], "runs/moved", *command[1:])
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_configuration_of_a_run_is_taken_to_other_data(here, shell):
+    rows = [["a", "b", "y"], *([i, i % 7, "uvw"[i % 3]] for i in range(60))]
+    path = write_csv(here / "other.csv", rows)
+    config = ["train", "--config", "runs/patients", "--data.label", "y"]
+    more = ["--data.drop", "--data.path", path, "--epochs", "1", "--out", "runs/other"]
+    shell.printed(*config, *more)
+    found, expected = (run_dir.load(here / "runs" / n) for n in ("other", "patients"))
+    assert found.run.model == expected.run.model
+    assert found.run.data.class_names == ("u", "v", "w")
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_first_stage_on_another_vocabulary_is_refused(here, shell):
+    words = ["train", "own_text", "--data.path", "reviews.csv", "--data.length", "20"]
+    words += ["--model.widths", "4", "--epochs", "1", "--start-from", "runs/reviews"]
+    said = "embedding.embedding: [20002, 128] there, [10, 128] here"
+    out = here / "runs" / "second"
+    shell.refused(2, said, *words, "--data.vocabulary", "8", "--out", out)
+    shell.printed(*words, "--out", out)
+
+
+def test_hidden_copies_are_no_examples(here, trained, tmp_path, predicted):
+    pictures = shutil.copytree(here / "pictures", tmp_path / "pictures")
+    expected = list(own.listed(pictures, own.IMAGES, "image")["train"])
+    for folder in [*pictures.iterdir()]:
+        copies = folder / ".ipynb_checkpoints"
+        shutil.copytree(folder, copies)
+        shutil.copy(next(copies.iterdir()), folder / "._copy.png")
+    assert own.listed(pictures, own.IMAGES, "image")["train"] == expected
+    head, found = predicted(trained[0] / "pictures", pictures)
+    assert head[0] == "path"
+    assert len(found) == len(expected)
+
+
+def test_a_table_of_texts_is_found_whatever_the_case_of_its_name(tmp_path):
+    long = "fine " * 30_000  # longer than a field may be by csv's own limit
+    rows = 6 * [(long, "good"), ("a dull film", "bad")]
+    write_csv(tmp_path / "Train.csv", [("text", "label"), *rows])
+    (tmp_path / "lines.txt").write_text("a\u2028b\nc\n\n", encoding="utf-8")
+    data = configs.Data("text", str(tmp_path))
+    assert _task(tmp_path, "text").class_counts.sum() > 0
+    texts, _ = own_text.unlabelled(tmp_path / "lines.txt", data)
+    assert texts.tolist() == ["a\u2028b", "c"]
 
 
 def _task(path, source="table", seed=0, **fields):
@@ -151,7 +201,7 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
         number = "" if index % 7 == 0 else rng.normal(5.0, 3.0)
         kind = "rare" if index == 3 else "uv"[index % 2]
         rows.append([number, 1.0, kind, index, index % 3])
-    path = _write(tmp_path / "one.csv", rows)
+    path = write_csv(tmp_path / "one.csv", rows)
     task = _task(path)
     train, validation, test = task.train, task.validation, task.test
     assert [len(part.labels) for part in (train, validation, test)] == [42, 6, 12]
@@ -169,8 +219,8 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
     assert not np.array_equal(other.validation.inputs, validation.inputs)
 
     # With a test file of their own; what training has not seen is zeros.
-    _write(tmp_path / "split" / "train.csv", rows)
-    _write(tmp_path / "split" / "test.csv", [rows[0], ["", 1.0, "new", 0, 2]])
+    write_csv(tmp_path / "split" / "train.csv", rows)
+    write_csv(tmp_path / "split" / "test.csv", [rows[0], ["", 1.0, "new", 0, 2]])
     (unseen,) = _task(tmp_path / "split").test.inputs
     np.testing.assert_array_equal(unseen[2:], 0.0)
 
@@ -178,10 +228,10 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
 def test_a_split_is_one_file(tmp_path, shell):
     """Another kind of file is none, and two of one split are refused."""
     for name in ("train", "val"):
-        _write(tmp_path / f"{name}.csv", ROWS)
+        write_csv(tmp_path / f"{name}.csv", ROWS)
         (tmp_path / f"{name}.md").write_text("notes")
     assert len(_task(tmp_path).validation.labels) == len(ROWS) - 1
-    _write(tmp_path / "Validation.tsv", ROWS)
+    write_csv(tmp_path / "Validation.tsv", ROWS)
     words = ["train", "own_table", "--data.path", tmp_path, "--out", tmp_path / "out"]
     said = "has Validation.tsv and val.csv, which are both for the validation set"
     shell.refused(3, said, *words)
@@ -190,7 +240,7 @@ def test_a_split_is_one_file(tmp_path, shell):
 def test_folders_are_subsampled_as_tables_are(here):
     files = sorted((here / "pictures").glob("*/*.png"))
     table = [["path", "label"], *([file.name, file.parent.name] for file in files)]
-    table = _write(here / "pictures.csv", table)
+    table = write_csv(here / "pictures.csv", table)
     found, expected = (
         _task(path, source, seed=3, imbalance_ratio=5.0, **fields)
         for path, source, fields in (
@@ -224,7 +274,7 @@ def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
     table = pyarrow.table(columns | {"y": [0, 1, 1] * 10})
     parquet.write_table(table, tmp_path / "one.parquet")
     text = [["a", "k", "y"], *([1.0, "u", 0], ["", "v", 1], [3.0, "", 1]) * 10]
-    expected = _task(_write(tmp_path / "one.csv", text))
+    expected = _task(write_csv(tmp_path / "one.csv", text))
     found = _task(tmp_path / "one.parquet")
     np.testing.assert_array_equal(found.train.inputs, expected.train.inputs)
     np.testing.assert_array_equal(found.train.labels, expected.train.labels)
@@ -259,7 +309,7 @@ def test_texts_in_folders_are_those_of_a_table(tmp_path):
             file.write_text(text, encoding="utf-8")
     texts.sort(key=lambda one: one[1])
     for split in ("train", "test"):
-        _write(tmp_path / "table" / f"{split}.csv", [("review", "label"), *texts])
+        write_csv(tmp_path / "table" / f"{split}.csv", [("review", "label"), *texts])
     found, expected = (
         _task(tmp_path / name, "text", length=6) for name in ("texts", "table")
     )
@@ -315,7 +365,7 @@ def test_the_positive_class_is_the_second(source, positive, tmp_path):
     """Every example keeps the name of its class."""
     names = ["fraud" if i % 5 == 0 else "ok" for i in range(60)]
     if source == "table":
-        path = _write(tmp_path / "one.csv", [["a", "y"], *enumerate(names)])
+        path = write_csv(tmp_path / "one.csv", [["a", "y"], *enumerate(names)])
     else:
         path = tmp_path / "one.npz"
         np.savez(
@@ -385,17 +435,38 @@ BROKEN = {  # preset, data, exit status, and what is said
     "commas": (TABLE, "0,5;1,5;a\n" * 9, 3, "line 1: '0,5' is not a number.*1234.5"),
     "stray": (TABLE, STRAY, 3, "line 9: '-' is.* most cells of the column 'a'.*drop a"),
     "text": ("own_text", [["text"], ["x"], ["y"]], 3, "has no column but the label"),
+    "the column": (
+        TABLE,
+        "patients.csv",
+        3,
+        "no column 'who'; its columns are id, diagnosis, radius",
+        ("--data.label", "who"),
+    ),
+    "a positive class": (
+        TABLE,
+        ROWS,
+        2,
+        "data.positive must be one of two classes, got '2' for 0, 1.",
+        ("--data.positive", "2"),
+    ),
+    "two classes": (
+        TABLE,
+        [["a", "y"], *([i, i % 3] for i in range(30))],
+        2,
+        "data.positive must be one of two classes, got '1' for 0, 1, 2.",
+        ("--data.positive", "1"),
+    ),
 }
 
 
 @pytest.mark.parametrize("missing", BROKEN)
 def test_broken_data_is_refused_before_a_run_begins(missing, tmp_path, shell):
-    preset, data, status, message = BROKEN[missing]
+    preset, data, status, message, *more = BROKEN[missing]
     if isinstance(data, str) and "\n" in data:
         (tmp_path / "one.csv").write_text(data)
         data = tmp_path / "one.csv"
     elif isinstance(data, list):
-        data = _write(tmp_path / "one.csv", data)
+        data = write_csv(tmp_path / "one.csv", data)
     elif isinstance(data, dict):
         np.savez(tmp_path / "one.npz", **data)
         data = tmp_path / "one.npz"
@@ -403,41 +474,21 @@ def test_broken_data_is_refused_before_a_run_begins(missing, tmp_path, shell):
     if preset == "own_python":
         words[1:2] = ["own_table", "--data.source", "python"]
     words += [] if data is None else ["--data.path", str(data)]
-    found, _, said = shell(*words)
+    found, _, said = shell(*words, *itertools.chain(*more))
     assert found == status
     assert re.search(message, said)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("labels", "positive", "said"),
-    [
-        ("ab", "c", "data.positive must be one of two classes, got 'c' for a, b."),
-        ("abc", "a", "data.positive must be one of two classes, got 'a' for a, b, c."),
-    ],
-)
-def test_a_positive_class_must_be_one_of_two(labels, positive, said, tmp_path, shell):
-    rows = [(i, labels[i % len(labels)]) for i in range(30)]
-    path = _write(tmp_path / "one.csv", [("x", "y"), *rows])
-    words = ["train", "own_table", "--data.path", path, "--data.positive", positive]
-    shell.refused(2, said, *words, "--out", tmp_path / "out")
-
-
-def test_a_column_that_is_not_there_is_named_with_those_that_are(shell):
-    words = ["train", "own_table", "--data.path", "patients.csv", "--data.label", "who"]
-    said = "no column 'who'; its columns are id, diagnosis, radius"
-    shell.refused(3, said, *words)
-
-
 @pytest.mark.parametrize("cell", ["12", "3,5"])
 def test_a_few_numbers_among_words_are_categories(cell, tmp_path):
     rows = [[cell if i % 3 == 0 else "ab"[i % 2], i % 2] for i in range(60)]
-    task = _task(_write(tmp_path / "one.csv", [["a", "y"], *rows]))
+    task = _task(write_csv(tmp_path / "one.csv", [["a", "y"], *rows]))
     assert task.train.inputs.shape[1] == 3
 
 
 def test_training_says_how_columns_are_read(tmp_path, shell):
-    path = _write(tmp_path / "one.csv", ROWS)
+    path = write_csv(tmp_path / "one.csv", ROWS)
     words = ["train", "own_table", "--data.path", path, "--epochs", "1"]
     _, _, said = shell(*words, "--batch-size", "4", "--out", tmp_path / "run")
     assert "Columns: 1 of numbers, 1 of categories." in said
@@ -488,7 +539,7 @@ def test_rows_without_labels_are_prepared_as_those_of_the_test_set(
     with (here / "patients.csv").open(encoding="utf-8") as file:
         rows = list(csv.reader(file))
     # No label and no id, and the columns in another order.
-    other = _write(tmp_path / "other.csv", [row[:1:-1] for row in rows])
+    other = write_csv(tmp_path / "other.csv", [row[:1:-1] for row in rows])
     head, found = predicted(out, other)
     assert head == ["index", "predicted", "benign", "malignant"]
     assert len(found) == len(rows) - 1
@@ -503,10 +554,10 @@ NUMBERED_DATA = {"label": "1", "drop": ("5",)}
 def test_columns_without_header_are_the_same_without_the_label(words_first, tmp_path):
     rows = [row[:1] + row[2:3] for row in NUMBERED] if words_first else NUMBERED
     fields = {"label": "1"} if words_first else NUMBERED_DATA
-    path = _write(tmp_path / "one.csv", rows)
+    path = write_csv(tmp_path / "one.csv", rows)
     data = datasets.resolve(configs.Data("table", str(path), **fields))
     prepare = load_task(data, 0).prepare
-    other = _write(tmp_path / "other.csv", [row[1:] for row in rows])
+    other = write_csv(tmp_path / "other.csv", [row[1:] for row in rows])
     found, expected = (inputs.load(p, data, prepare).examples for p in (other, path))
     assert len(found.labels) == len(rows)
     np.testing.assert_array_equal(found.inputs, expected.inputs)
@@ -514,9 +565,9 @@ def test_columns_without_header_are_the_same_without_the_label(words_first, tmp_
 
 @pytest.mark.parametrize("keep", [slice(1, 4), slice(2, 5), slice(0, 3)])
 def test_another_number_of_columns_without_header_is_refused(keep, tmp_path):
-    path = _write(tmp_path / "one" / "train.csv", NUMBERED)
+    path = write_csv(tmp_path / "one" / "train.csv", NUMBERED)
     data = datasets.resolve(configs.Data("table", str(path), **NUMBERED_DATA))
-    other = _write(tmp_path / "one" / "test.csv", [row[keep] for row in NUMBERED])
+    other = write_csv(tmp_path / "one" / "test.csv", [row[keep] for row in NUMBERED])
     said = (
         r"test.csv has 3 columns: without a header, it must have the 5 of .*train.csv"
     )
@@ -586,7 +637,7 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, predicted):
         head, *rows = csv.reader(file)
     wards = [f"ward {i if i % 9 == 0 else i % 4}" for i in range(len(rows))]
     own = [[*row, ward] for row, ward in zip(rows, wards, strict=True)]
-    own = _write(tmp_path / "patients.csv", [[*head, "ward"], *own])
+    own = write_csv(tmp_path / "patients.csv", [[*head, "ward"], *own])
     out = tmp_path / "run"
     flags = ("--data.drop", "id", "--data.label", "diagnosis", "--epochs", "2")
     arguments = ("own_table", "--data.path", str(own), *flags, "--out", str(out))
@@ -596,7 +647,7 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, predicted):
     rows += [row | {"shape": "square", "ward": "?", "area": "NA"} for row in rows[:2]]
     names = [name for name in rows[0] if name != "diagnosis"][::-1]
     raw = [[row[name] for name in names] for row in rows]
-    raw = _write(tmp_path / "raw.csv", [names, *raw])
+    raw = write_csv(tmp_path / "raw.csv", [names, *raw])
     read = (
         "with open(raw, encoding='utf-8', newline='') as file:\n"
         "    rows = list(csv.DictReader(file))"
@@ -624,21 +675,7 @@ def test_exported_vectors_are_prepared_by_the_readme(here, trained, tmp_path, sh
 def test_exported_texts_are_tokenized_by_the_readme(trained, tmp_path, predicted):
     out = trained[0] / "reviews"
     texts = [*GOOD, "It's<br />NOT a\tfilm. Élan! 3 awful-good", "", "a dull film " * 9]
-    _write(tmp_path / "raw.csv", [("text",), *((text,) for text in texts)])
+    write_csv(tmp_path / "raw.csv", [("text",), *((text,) for text in texts)])
     found = _by_the_readme(out, texts, "texts = raw")
     _, expected = predicted(out, tmp_path / "raw.csv")
     np.testing.assert_allclose(found, expected, atol=2e-6)
-
-
-def test_texts_are_predicted_from_lines_files_and_columns(trained, tmp_path, predicted):
-    out = trained[0] / "reviews"
-    (tmp_path / "lines.txt").write_text("\n".join(GOOD), encoding="utf-8")
-    for index, text in enumerate(GOOD):
-        (tmp_path / "files").mkdir(exist_ok=True)
-        (tmp_path / "files" / f"{index}.txt").write_text(text, encoding="utf-8")
-    column = _write(tmp_path / "column.csv", [("text",), *((text,) for text in GOOD)])
-    head, of_lines = predicted(out, tmp_path / "lines.txt")
-    assert head == ["index", "predicted", "bad", "good"]
-    assert of_lines.shape == (4, 2)
-    for source in (tmp_path / "files", column):
-        np.testing.assert_array_equal(predicted(out, source)[1], of_lines)

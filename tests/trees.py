@@ -284,7 +284,7 @@ def covid_lt(root, other=130, normal=40, pneumonia=24, covid=16, seed=0):
                 count -= 1
     columns = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Pneumonia"
     rows = [rows[i] for i in rng.permutation(len(rows))]
-    write_csv(chexpert / "train.csv", columns, rows)
+    write_csv(chexpert / "train.csv", [columns.split(","), *rows])
     rows = []
     for i in range(covid + 4):
         finding = "Pneumonia/Viral/" + ("SARS" if i >= covid + 2 else "COVID-19")
@@ -300,7 +300,7 @@ def covid_lt(root, other=130, normal=40, pneumonia=24, covid=16, seed=0):
         notes = 'Two\nlines, with a comma and "quotes".'
         rows.append([patient, finding, "PA", modality, "images", file, notes])
     columns = "patientid,finding,view,modality,folder,filename,clinical_notes"
-    write_csv(cohen / "metadata.csv", columns, rows)
+    write_csv(cohen / "metadata.csv", [columns.split(","), *rows])
     return truth
 
 
@@ -359,6 +359,8 @@ def write_lines(path, lines):
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_csv(path, columns, rows):
+def write_csv(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([columns.split(","), *rows])
+        csv.writer(file).writerows(rows)
+    return path

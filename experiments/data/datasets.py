@@ -128,11 +128,15 @@ def _load_own(data: configs.Data) -> Dataset:
         _own.clear()
         _own[key] = read
     dataset = _own[key]
-    if data.contents is not None and data.contents != dataset.contents:
-        raise DamagedData(
-            f"{data.path} has changed since the run began: it had {data.contents}, and "
-            f"has {dataset.contents}. Train on it with another --out."
-        )
+    if (known := data.contents) is not None:
+        here = dataset.contents
+        if not known.class_sizes:  # a run of a build that did not keep them
+            here = dataclasses.replace(here, class_sizes=())
+        if known != here:
+            raise DamagedData(
+                f"{data.path} has changed since the run began: it had {known}, and has "
+                f"{here}. Train on it with another --out."
+            )
     return dataset
 
 

@@ -77,8 +77,7 @@ def _files(source: pathlib.Path) -> Files:
     """An image, or those of a folder; MissingData if it has none."""
     root, found = source.parent, [source]
     if source.is_dir():
-        root, found = source, sorted(source.rglob("*"))
-        found = [path for path in found if path.suffix.lower() in own.IMAGES]
+        root, found = source, own.files_below(source, own.IMAGES)
         if not found:
             raise MissingData(
                 f"{source} has no image (*{', *'.join(sorted(own.IMAGES))}), nor have "

@@ -84,6 +84,20 @@ def below(
     return by_split
 
 
+def files_below(folder: pathlib.Path, suffixes: Collection[str]) -> list[pathlib.Path]:
+    """The files of a folder and its subfolders that have a suffix, sorted.
+
+    Hidden ones are left out, and those in hidden folders, such as the copies of
+    `.ipynb_checkpoints`.
+    """
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in suffixes
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
 def dataset(
     parts: Mapping[str, Part],
     data: configs.Data,
@@ -135,12 +149,14 @@ def dataset(
                 raise DamagedData(f"{part.where(index)}: {said}")
         numbers = np.array([number[label] for label in part.labels], np.int32)
         splits[name] = Examples(part.inputs, numbers)
+    every = np.concatenate([examples.labels for examples in splits.values()])
+    sizes = tuple(np.bincount(every, minlength=len(names)).tolist())
     train, test, rows = splits["train"], splits.get("test"), None
     if test is None:
         held = split.shares(train.labels, data.test_share, names)
         train, test = train.take(held.train), train.take(held.held_out)
         rows = held.train
-    contents = configs.Contents(inputs, shape, names)
+    contents = configs.Contents(inputs, shape, names, sizes)
     return Dataset(train, test, splits.get("validation"), contents, fit, rows)
 
 
@@ -171,9 +187,7 @@ def listed(
                 "training examples are in train/, in a subfolder for each class."
             )
         for folder in classes:
-            files = [
-                f for f in sorted(folder.rglob("*")) if f.suffix.lower() in suffixes
-            ]
+            files = files_below(folder, suffixes)
             if not files and name == "train":
                 raise DamagedData(
                     f"{folder} has no {what}: expected files with the ending "

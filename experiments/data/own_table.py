@@ -24,7 +24,7 @@ from experiments.data import own
 from experiments.data.types import DamagedData, Dataset, MissingData
 
 LABELS = ("label", "class", "target", "y")  # names of the column of labels
-_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _MOST = 1000  # categories of a column
 
 
@@ -111,7 +111,7 @@ def files(data: configs.Data) -> dict[str, pathlib.Path]:
     path = own.path_of(data)
     if path.is_file():
         return {"train": path}
-    by_split = own.below(path, _SUFFIXES)
+    by_split = own.below(path, SUFFIXES)
     if "train" not in by_split:
         raise MissingData(
             f"{path} has no train.csv: give the path of a file, or of a directory with "
@@ -135,6 +135,7 @@ def read(
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
+            csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
             reader = csv.reader(file, delimiter=_delimiter(first), strict=True)
             numbered = [
                 (reader.line_num, [cell.strip() for cell in row])

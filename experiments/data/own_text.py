@@ -47,12 +47,13 @@ def unlabelled(
     Texts are `StringDType` `[n]`; then the paths of the files of a folder, else None.
     """
     if path.is_dir():
-        files = sorted(path.rglob("*.txt"))
+        files = own.files_below(path, (".txt",))
         if not files:
             raise MissingData(f"{path} has no .txt file, nor have its subfolders.")
         return _array([_read(file) for file in files]), [*map(str, files)]
     if path.suffix.lower() == ".txt":
-        lines = [line for line in _read(path).splitlines() if line.strip()]
+        # Not `splitlines`, which ends a line at other characters too.
+        lines = [line for line in _read(path).split("\n") if line.strip()]
         if not lines:
             raise DamagedData(f"{path} has no text.")
         return _array(lines), None
@@ -84,7 +85,7 @@ def _from_tables(data: configs.Data) -> dict[str, own.Part]:
 
 def _in_folders(path: pathlib.Path) -> bool:
     """Whether texts are files in folders, not the cells of a table."""
-    return path.is_dir() and not any(path.glob("train*.[ctp]*"))
+    return path.is_dir() and "train" not in own.below(path, own_table.SUFFIXES)
 
 
 def _text_of(table: own_table.Table, name: str | None, label: int) -> int:

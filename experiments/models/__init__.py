@@ -17,7 +17,7 @@ from experiments.models.mlp import Mlp
 from experiments.models.network import ImageNetwork, Network, compute_in_bfloat16
 from experiments.models.sce_cnn import SceCnn
 
-__all__ = ["Network", "build", "check", "count", "pretrained", "trained"]
+__all__ = ["Network", "build", "check", "pretrained", "trained"]
 
 
 def build(

@@ -414,6 +414,7 @@ def _network(
             for path, value in nnx.to_flat_state(part)
             if not (remembers and path[0] == "head")
         ]
+        _require_same_shapes(network, kept, run.start_from)
         nnx.update(network, nnx.from_flat_state(kept))
     if run.new_head:
         nnx.update(network.head, nnx.state(steps.init_network(run, run.seed).head))
@@ -428,14 +429,31 @@ def _network(
         )
         network.head.centroids[...] = jnp.asarray(means)
         if heads[0] == "linear":
-            last_layer = evaluation.head(state)
-            network.head.recalls.kernel[...] = jnp.asarray(last_layer[("kernel",)])
-            network.head.recalls.bias[...] = jnp.asarray(last_layer[("bias",)])
+            named = evaluation.weights(state)
+            network.head.recalls.kernel[...] = jnp.asarray(named["head.kernel"])
+            network.head.recalls.bias[...] = jnp.asarray(named["head.bias"])
     return network
 
 
+def _require_same_shapes(
+    network: Any, first: Sequence[tuple[Any, Any]], holder: pathlib.Path
+) -> None:
+    """Refuses variables of a first stage that the network has with another shape."""
+    here = dict(nnx.to_flat_state(nnx.state(network)))
+    differing = [
+        f"{'.'.join(map(str, path))}: {list(value.shape)} there, "
+        f"{list(here[path].shape)} here"
+        for path, value in first
+        if path in here and value.shape != here[path].shape
+    ]
+    if differing:
+        raise configs.BadConfiguration(
+            f"{holder} trained another network:\n  " + "\n  ".join(differing)
+        )
+
+
 def _shape(run: configs.Run) -> dict[str, Any]:
-    """What decides the shapes of the parameters."""
+    """The fields of a network that a second stage must have alike."""
     model = run_log.to_jsonable(run.model)
     for name in ("statistics_momentum", "dropout", "dtype", "pretrained"):
         del model[name]
