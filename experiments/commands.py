@@ -40,7 +40,7 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """One training; the defaults of its command line are those of a preset.
+    """Trains a preset, or resumes; with --config DIR/config.json, as another run did.
 
     Attributes:
       run: what is trained.
@@ -107,6 +107,8 @@ class Compare(Checked):
       rates: learning rates that are tried with each value, as multiples of the method's
         own; only 1 gives each method three settings and not nine.
       seeds: number of seeds, from 0; each trains every method on its own split.
+      early_stopping: whether each training counts as of the epoch of its highest
+        validation accuracy, and not of its last one. Methods of one stage only.
       measure: whether the steps are timed, each in turn with a step of plain SGD.
       reuse: results.json of earlier comparisons with the same run and versions, as of
         another machine. What they trained is not trained again, except by methods
@@ -118,6 +120,7 @@ class Compare(Checked):
     methods: str = ""
     rates: tuple[PositiveFinite, ...] = (1.0, 0.5, 2.0)
     seeds: Size = 3
+    early_stopping: bool = False
     measure: bool = True
     reuse: tuple[pathlib.Path, ...] = ()
     session: Flat[Session] = _SESSION
@@ -329,7 +332,7 @@ class _OnDigits(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Demo(_OnDigits):
-    """Trains with SGD and ABSGD on scikit-learn's handwritten digits.
+    """Trains SGD and ABSGD on scikit-learn's handwritten digits, in a minute or two.
 
     Twice: long-tailed (imbalance ratio 50), and balanced with 40% of the labels wrong.
     Prints a table, and writes to the output directory:
@@ -469,13 +472,11 @@ class Results:
       out: Markdown file to write.
       html: file to write the same page to as HTML, with its figures and style inside;
         None for none.
-      measure: whether to time first what a training that is not run would cost.
     """
 
     records: pathlib.Path = pathlib.Path("results")
     out: pathlib.Path = pathlib.Path("docs/results.md")
     html: pathlib.Path | None = None
-    measure: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -557,98 +558,42 @@ class Bench(Checked):
 
 
 class Command(NamedTuple):
-    """A command.
+    """A command; its summary is the first line of the docstring of its configuration.
 
     Attributes:
       config: its configuration.
-      summary: its line in the usage.
+      usage: what follows its name on the command line, without most of the flags.
       module: what runs it, imported only then; "" for the study of its name.
       function: from the configuration to the exit status. Of a command with a preset,
         whose fields are the defaults of `config.run`, the preset's name comes first.
     """
 
     config: Any
-    summary: str
+    usage: str = ""
     module: str = ""
     function: str = "main"
 
 
+_RUNS, _EVALUATION = "experiments.train.runs", "experiments.train.evaluation"
 COMMANDS = {
-    "list": Command(
-        List, "the presets: data, model, schedule and cost", "experiments.presets"
-    ),
-    "train": Command(
-        Train,
-        "PRESET [--field value ...] [--out DIR] [--seed N]: train, or resume; or "
-        "--config DIR/config.json in place of PRESET",
-        "experiments.train.runs",
-        "train",
-    ),
-    "resume": Command(
-        Resume,
-        "DIR [--epochs N]: go on with a run, or train a finished one for more epochs",
-        "experiments.train.runs",
-        "resume",
-    ),
-    "compare": Command(
-        Compare, "PRESET --methods a,b,c --seeds N: methods on equal terms, in a table"
-    ),
-    "sweep": Command(
-        Sweep, "PRESET --lams a,b --gammas x,y --seeds N: vmapped runs in one program"
-    ),
-    "evaluate": Command(
-        Evaluate,
-        "DIR: the newest checkpoint on validation and test examples",
-        "experiments.train.evaluation",
-        "evaluate",
-    ),
-    "predict": Command(
-        Predict,
-        "DIR [INPUT] [--out FILE]: probabilities of images, texts, rows..., as CSV",
-        "experiments.train.evaluation",
-        "predict",
-    ),
-    "export": Command(
-        Export,
-        "DIR [--out FOLDER]: the network for use without this programme",
-        "experiments.train.export",
-    ),
-    "report": Command(
-        Report,
-        "DIR...: tables and figures, next to the paper's numbers",
-        "experiments.report.command",
-    ),
-    "suspects": Command(
-        Suspects,
-        "DIR: the training examples whose labels are most likely wrong",
-        "experiments.report.suspects",
-    ),
-    "demo": Command(Demo, "SGD against ABSGD on embedded data; a minute or two"),
-    "recipes": Command(Recipes, "the demo with other switching epochs, γ and λ"),
-    "untuned": Command(
-        Untuned, "--data-dir DIR --seeds N --out FILE: a radius against fixed λ"
-    ),
-    "after-first-stage": Command(
-        AfterFirstStage, "--data-dir DIR: do the losses predict that a fixed λ harms"
-    ),
-    "equal-grids": Command(
-        EqualGrids,
-        "--data-dir DIR: methods on tables, at equally many settings, rates among them",
-    ),
-    "reproduce": Command(
-        Reproduce,
-        "--minutes N: the paper's tables on CIFAR in full, over many sittings",
-    ),
-    "results": Command(
-        Results,
-        "the page of what was recorded in results/, next to the paper's numbers",
-        "experiments.studies.results_page",
-    ),
-    "figures": Command(Figures, "the figures of the page of results"),
-    "toy": Command(Toy, "the paper's toy figure"),
-    "bench": Command(
-        Bench,
-        "[SUITE ...]: the cost of a step, of loading data and of whole trainings",
-        "benchmarks.command",
-    ),
+    "list": Command(List, "", "experiments.presets"),
+    "train": Command(Train, "PRESET [--out DIR] [--seed N]", _RUNS, "train"),
+    "resume": Command(Resume, "DIR [--epochs N]", _RUNS, "resume"),
+    "compare": Command(Compare, "PRESET --methods a,b,c --seeds N"),
+    "sweep": Command(Sweep, "PRESET --lams a,b --gammas x,y --seeds N"),
+    "evaluate": Command(Evaluate, "DIR", _EVALUATION, "evaluate"),
+    "predict": Command(Predict, "DIR [INPUT] [--out FILE]", _EVALUATION, "predict"),
+    "export": Command(Export, "DIR [--out FOLDER]", "experiments.train.export"),
+    "report": Command(Report, "DIR...", "experiments.report.command"),
+    "suspects": Command(Suspects, "DIR", "experiments.report.suspects"),
+    "demo": Command(Demo),
+    "recipes": Command(Recipes),
+    "untuned": Command(Untuned, "--data-dir DIR --seeds N --out FILE"),
+    "after-first-stage": Command(AfterFirstStage, "--data-dir DIR"),
+    "equal-grids": Command(EqualGrids, "--data-dir DIR"),
+    "reproduce": Command(Reproduce, "--data-dir DIR --minutes N"),
+    "results": Command(Results, "", "experiments.studies.results_page"),
+    "figures": Command(Figures),
+    "toy": Command(Toy),
+    "bench": Command(Bench, "[SUITE ...]", "benchmarks.command"),
 }

@@ -130,12 +130,6 @@ def test_compared_rows_of_absgd_are_those_of_the_presets(row, name):
             assert (run.loss, run.method) == (preset.loss, of_row)
 
 
-def test_a_method_that_is_not_there_is_named(tmp_path, shell):
-    command = ("compare", "digits_long_tail", "--out", tmp_path)
-    shell.refused(2, "'abgsd'", *command, "--methods", "absgd,abgsd")
-    assert not (tmp_path / "runs").exists()
-
-
 def test_normalised_logits_are_an_ending_of_any_method():
     sgd, found = method_grid.choose(LONG_TAIL, "absgd+norm")
     assert sgd.name == "sgd"
@@ -175,13 +169,6 @@ def _compared(name, *values):
 def _summary(accuracy):
     other = {"many": accuracy / 2, "medium": accuracy / 2, "few": None}
     return dict.fromkeys(compare.MEASURES, accuracy) | other
-
-
-def test_validation_chooses_whatever_the_test_set_says():
-    worse, better = scored([0.5, 0.7], [0.9, 0.9]), scored([0.6, 0.7], [0.1, 0.2])
-    assert grid.choose({"0": worse, "1": better}) == "1"
-    equal = {"0": scored([0.5], [0.1]), "1": scored([0.5], [0.9])}
-    assert grid.choose(equal) == "0"  # the first: what is published
 
 
 def test_what_diverged_is_not_chosen_and_is_shown():
@@ -247,6 +234,26 @@ def test_a_second_run_trains_nothing_and_more_can_be_added(compared, monkeypatch
     assert written() == records
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"tau"}
+
+
+def test_early_stopping_measures_the_epoch_that_validation_chooses(tmp_path, shell):
+    arguments = ("--methods", "absgd", "--early-stopping", "--no-measure")
+    assert _compare(tmp_path, *arguments, "--epochs", "4") == 0
+    for name, method in _results(tmp_path).items():
+        for setting in method["grid"]:
+            value = setting["value"]
+            for seed in range(2):
+                out = tmp_path / "runs" / f"{name}-{value}-seed{seed}"
+                epochs = aggregate.read(out).epochs
+                accuracies = [epoch["validation"]["accuracy"] for epoch in epochs]
+                assert len(accuracies) == 4
+                test = epochs[int(np.argmax(accuracies))]["test"]
+                assert setting["validation"][str(seed)] == max(accuracies)
+                assert setting["accuracy"][str(seed)] == test["accuracy"]
+    assert "at the epoch of each training" in (tmp_path / "table.md").read_text()
+    command = ("compare", "digits_long_tail", "--out", tmp_path / "two", *SHORT)
+    said = "first: leave out crt, ncm."
+    shell.refused(2, said, *command, "--methods", "crt,ncm", "--early-stopping")
 
 
 def test_an_interrupt_reports_the_methods_that_are_whole(

@@ -36,6 +36,7 @@ _COSTS = (
     "Time and memory are those of a step relative to plain SGD's (median of paired "
     "steps; all that the compiled program holds); "
 )
+_STOPPED = "the epoch of each training's highest validation accuracy"
 OF_TWO_CLASSES = {"auroc": "AUROC", "average_precision": "average precision"}
 
 
@@ -49,28 +50,40 @@ class Compared(NamedTuple):
 class _Setting(NamedTuple):
     """The arguments that all trainings of a comparison share."""
 
-    base: configs.Run  # plain training, evaluated only after the last epoch
+    base: configs.Run  # plain training
     session: Session
     out: pathlib.Path
     seeds: int
     reused: Mapping[str, list[Result]]  # of earlier comparisons, by `_key`
+    early_stopping: bool = False
 
 
 def main(preset: str, config: commands.Compare) -> int:
     """Trains the runs that are missing, and tabulates the methods.
 
     Returns 0, or 130 if it was interrupted; the same command then resumes. Raises
-    BadConfiguration where there is no such method, or no validation data; or the
-    directory, or a file to reuse, holds a comparison of other runs.
+    BadConfiguration where there is no such method, or no validation data; early
+    stopping meets a method of two stages; or the directory, or a file to reuse, holds a
+    comparison of other runs.
     """
     base = method_grid.plain(config.run)
+    if config.early_stopping:
+        base = dataclasses.replace(base, eval_every=1)
     methods = [
         method_grid.at_rates(method, base, config.rates)
         for method in method_grid.choose(config.run, config.methods)
     ]
+    staged = [method.name for method in methods if method.stage == 2]
+    if config.early_stopping and staged:
+        raise configs.BadConfiguration(
+            "--early-stopping compares methods of one stage, as the second one begins "
+            f"after the last epoch of the first: leave out {', '.join(staged)}."
+        )
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     reused = _reused(preset, base, config.reuse)
-    setting = _Setting(base, config.session, out, config.seeds, reused)
+    setting = _Setting(
+        base, config.session, out, config.seeds, reused, config.early_stopping
+    )
     trials = _trials(setting, methods)
 
     def finish() -> None:
@@ -83,6 +96,8 @@ def main(preset: str, config: commands.Compare) -> int:
 
     def report() -> str:
         found = grid.outcomes(trials)
+        if config.early_stopping:
+            found = {setting: outcome.stopped() for setting, outcome in found.items()}
         compared = [_compared(setting, method, found) for method in methods]
         missing = lambda outcome: len(outcome.ended) < config.seeds
         compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
@@ -315,7 +330,8 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
         )
     legend = (
         "Test set, percent, mean ± standard deviation over "
-        f"{formatting.count(results['seeds'], 'seed')}, at the last epoch; the "
+        f"{formatting.count(results['seeds'], 'seed')}, at "
+        f"{_STOPPED if results.get('early_stopping') else 'the last epoch'}; the "
         "difference in accuracy is paired by seed, ± standard error. What is chosen is "
         "the best of the method's grid by validation accuracy over all seeds. "
         f"{_COSTS if measured else ''}`backward` counts backward passes a step, clean "
@@ -367,6 +383,7 @@ def _results(
         "run": setting.base,
         "versions": run_log.versions(),
         "seeds": setting.seeds,
+        "early_stopping": setting.early_stopping,
         "methods": {
             method.name: {
                 "title": method.title,

@@ -78,6 +78,15 @@ class Outcome:
         kept = {seed: self.results[seed] for seed in seeds if seed in self.results}
         return Outcome(kept, self.diverged & {*seeds})
 
+    def stopped(self) -> "Outcome":
+        """Each result at the epoch of its highest validation accuracy alone."""
+        kept = {
+            seed: dataclasses.replace(result, epochs=[best])
+            for seed, result in self.results.items()
+            if (best := result.best("validation")) is not None
+        }
+        return Outcome(kept, self.diverged)
+
     def by_seed(self, measure: Measure) -> dict[int, Any]:
         """A metric of the last epoch, by seed."""
         return {seed: measure(r.epochs[-1]) for seed, r in self.results.items()}

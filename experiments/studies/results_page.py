@@ -1,18 +1,12 @@
 """The page of all records in `results/`, in Markdown and HTML."""
 
 import json
-import os
 import pathlib
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
-from benchmarks import trainer_step
 from experiments import commands, configs, presets
-from experiments.presets import _cost
 from experiments.presets._preset import Variant
 from experiments.report import formatting, html
 from experiments.results import run_log
@@ -28,7 +22,7 @@ from experiments.studies import (
 
 REPRODUCE, EQUAL_GRIDS = "reproduce.jsonl", "equal_grids.jsonl"
 FEWER_EPOCHS = "reproduce_*_epochs.jsonl"  # a file for each number of them
-FIGURES, COSTS = "figures.jsonl", "costs.jsonl"
+FIGURES = "figures.jsonl"
 COMPARED = "compare_*.json"  # copies of what `compare` writes, results.json
 
 INTRODUCTION = """# Results on the paper's tables
@@ -45,23 +39,11 @@ In comparisons many, medium and few are the mean recall of the classes with more
 is the expected calibration error, with 15 bins of the confidence, in percent.
 """
 
-# By preset, whose step is timed: what is not run, and its number of trainings.
-NOT_RUN = {
-    "cifar10_sym40": (
-        "Wrong labels on CIFAR-10, 40% symmetric and asymmetric, at the paper's size: "
-        "CE, SCE, GCE, EG, ABSGD (CE) and ABSGD (SCE), each with and without "
-        "normalised logits, 3 seeds",
-        2 * 6 * 2 * 3,
-    ),
-}
-TIMED = 20  # steps
 _WHOLE_FLAGS = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def main(config: commands.Results) -> int:
     """Writes the page, as HTML too if it is asked for; returns 0."""
-    if config.measure:
-        run_log.append(config.records / COSTS, map(measure, NOT_RUN))
     text = page(config.records)
     config.out.write_text(text, encoding="utf-8")
     print(config.out)
@@ -85,9 +67,9 @@ def page(folder: pathlib.Path) -> str:
     Raises BadConfiguration where there are no records of `reproduce`, or a line is
     none.
     """
-    names = (REPRODUCE, EQUAL_GRIDS, FIGURES, COSTS)
+    names = (REPRODUCE, EQUAL_GRIDS, FIGURES)
     read = [run_log.events(folder / name) for name in names]
-    (campaign, grids, figures, costs), torn = zip(*read, strict=True)
+    (campaign, grids, figures), torn = zip(*read, strict=True)
     if any(torn) or not campaign:
         raise configs.BadConfiguration(
             f"{folder} has {len(campaign)} records of reproduce, and {sum(torn)} lines "
@@ -117,42 +99,19 @@ def page(folder: pathlib.Path) -> str:
         "## Not run",
         reproduce_report.not_run(campaign),
         paper_tables_report.costs(campaign),
-        *map(not_run, costs),
     ]
     return formatting.blocks(*sections) + "\n"
-
-
-def measure(preset: str) -> dict[str, Any]:
-    """Times a training step of a preset, of plain SGD on random images."""
-    ready = trainer_step.build(preset=preset)
-    run_steps = ready.start()
-    run_steps(2)
-    seconds = [run_steps(1) for _ in range(TIMED)]
-    return {"preset": preset, "seconds": round(float(np.median(seconds)), 4)} | {
-        "device": jax.devices()[0].device_kind,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 1),
-        "jax": jax.__version__,
-    }
-
-
-def not_run(cost: Mapping[str, Any]) -> str:
-    """What is not run, with its cost by the step that was timed."""
-    what, trainings = NOT_RUN[cost["preset"]]
-    run = presets.get(cost["preset"]).run
-    steps = run.epochs * presets.steps_per_epoch(run)
-    one = _cost.duration(steps * cost["seconds"])
-    return (
-        f"* {what}: {trainings} trainings. A step of one took {cost['seconds']:.2g} s "
-        f"(median of {TIMED}, {cost['device']}, {cost['cores']} cores under a load of "
-        f"{cost['load']:g}), so that a training of {run.epochs} epochs takes {one}."
-    )
 
 
 def _heading(results: Mapping[str, Any]) -> str:
     """The data of a comparison of methods, and whether they or the network are less."""
     title = presets.get(results["preset"]).title.partition(": CE")[0]
-    return f"{title}, reduced" if _changes(results) else title
+    reduced = ", reduced" if _changes(results) else ""
+    return title + reduced + (", early stopping" if _stops_early(results) else "")
+
+
+def _stops_early(results: Mapping[str, Any]) -> bool:
+    return results.get("early_stopping", False)  # the first recordings lack it
 
 
 def _changes(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +131,7 @@ def _compared(results: Mapping[str, Any]) -> str:
     flags = [
         *([] if every else [f"--methods {','.join(methods)}"]),
         *(["--rates 1"] if settings == method_grid.GRID else []),
+        *(["--early-stopping"] if _stops_early(results) else []),
         f"--seeds {results['seeds']} --no-measure",
         Variant("", _changes(results)).flags,
     ]
