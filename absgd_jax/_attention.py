@@ -4,7 +4,7 @@ Pure functions of arrays, one line an equation. Symbols are the paper's (`Qi et 
 2012.06951 <https://arxiv.org/abs/2012.06951>`_), with two changes of notation:
 
 * `Σ` runs over the examples of a batch, each counted `v_i` times (1 unless the user
-  gives base weights, 0 for padding), and `V = Σ v_i` stands for the batch size.
+  gives sample weights, 0 for padding), and `V = Σ v_i` stands for the batch size.
 * The normaliser `s_t` is kept as `F_t = λ log s_t`, in units of loss. `s_t` itself
   overflows float32 as soon as a loss is 88 times λ; `F_t` lies between the losses
   that it has seen, estimates the robust objective, and keeps its meaning when λ moves.
@@ -223,21 +223,21 @@ def combine(a: Tilt, b: Tilt, lam: jax.Array) -> Combined:
     return Combined(whole, shares)
 
 
-class Advance(NamedTuple):
+class NormalizerUpdate(NamedTuple):
     """The running normaliser after one more batch."""
 
     normalizer: Normalizer
     scale: jax.Array  # []: exp(T/λ) / s_{t+1}, at most 1/γ
 
 
-def advance(
+def update_normalizer(
     normalizer: Normalizer,
     batch_tilt: jax.Array,
     lam: jax.Array,
     *,
     gamma: jax.Array,
     init_s: jax.Array | None,
-) -> Advance:
+) -> NormalizerUpdate:
     """One step of Algorithm 1's normaliser.
 
     With `d_t = Π (1 − γ_i)` the share that s_0 still has in s_t, and T the batch's
@@ -278,7 +278,7 @@ def advance(
             ((1.0 - gamma) * -jnp.expm1(log_d), old),
             ((1.0 - gamma) * jnp.exp(log_d) * init_s, -batch_tilt / lam),
         ]
-    return Advance(Normalizer(next_F, next_log_d), _inverse_sum(terms))
+    return NormalizerUpdate(Normalizer(next_F, next_log_d), _inverse_sum(terms))
 
 
 def _next_log_discount(log_discount: jax.Array, gamma: jax.Array) -> jax.Array:
@@ -317,7 +317,7 @@ def bound_losses(
 ) -> jax.Array:
     """Limits the losses so that no example weighs more than `max_weight`.
 
-    Clipping p_i would bound the step but still let one absurd loss set s so high that
+    Clipping p_i would bound the step but still let one outlier set s so high that
     every later weight is near zero. So the bound acts inside the normaliser: s is the
     solution of ::
 

@@ -375,7 +375,7 @@ def batch_first(path: Any, leaf: Any, shape: tuple[int, ...]) -> None:
 
 
 def sample_weights(array: jax.Array, losses: jax.Array) -> None:
-    """Base weights v: one for each loss, none negative or NaN."""
+    """Sample weights v: one for each loss, none negative or NaN."""
     same_shape("sample_weights", array, "losses", losses)
     if isinstance(array, Tracer) or not array.is_fully_addressable:
         return

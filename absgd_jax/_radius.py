@@ -71,7 +71,7 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
     than too small, and holds where there is nothing to follow: all
     losses equal, no example, a loss that is not finite, or losses spread over 50 λ
     already. A batch counts for 20 average ones at most in the normaliser without bound,
-    so that one absurd loss does not move λ far.
+    so that one outlier does not move λ far.
 
     Everything is in units of loss, so losses times 1,000 scale λ by 1,000 and leave the
     weights as they are; a constant added to all losses changes nothing.
@@ -153,7 +153,7 @@ def divergence(mean_weight: jax.Array, kl: jax.Array) -> jax.Array:
 def counted(tilted_loss: jax.Array, before: Normalizer, lam: jax.Array) -> jax.Array:
     """T of a batch, as far as it counts in the normaliser of weights without bound.
 
-    One absurd loss would set that normaliser so high that these weights are near zero
+    One outlier would set that normaliser so high that these weights are near zero
     for hundreds of steps, and λ would grow a thousandfold to bring them back.
 
     Args:

@@ -34,7 +34,7 @@ def attentional_aggregate(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Aggregates per-example gradients, weighted by attention to their losses.
 
-    With L_i the loss, v_i the base weight and g_i the gradient of example i::
+    With L_i the loss, v_i the sample weight and g_i the gradient of example i::
 
         s_{t+1} = (1 − γ) s_t + γ Σ v_i exp(L_i/λ) / Σ v_i
         p_i     = exp(L_i/λ) / s_{t+1}
@@ -60,7 +60,7 @@ def attentional_aggregate(
     one example             p = 1 at the first step, and at all steps if γ = 1
     all masked              update of zeros; s stays as it was
     a loss is not finite,   s stays as it was; the update is NaN, for
-    or a base weight NaN    `optax.apply_if_finite` *around the rest of the chain*
+    or a sample weight NaN  `optax.apply_if_finite` *around the rest of the chain*
     first step              weights average one; with `init_s=0.0` they are 1/γ times
                             larger, as in the earlier version of the paper
     ======================  ==========================================================
@@ -74,7 +74,7 @@ def attentional_aggregate(
         average about one from the first step on. The earlier version of the paper has
         0.0; the later one leaves s_0 open.
       max_weight: upper bound c on every p_i, at least 1. The bound acts on s too: an
-        absurd loss counts in it as one of weight c, and training goes on after it. None
+        outlier counts in it as one of weight c, and training goes on after it. None
         is no bound, and 2 with `kl_radius`.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Under `jax.jit` with sharded arrays none is needed.
@@ -379,7 +379,7 @@ def _rescale(
             wide, (tilted.kl, tilted.high, tilted.low, tilted.unbounded)
         )
         whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
-    after, scale, usable = _weights.advance(settings, state, whole, lam)
+    after, scale, usable = _weights.next_state(settings, state, whole, lam)
     factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
 
     _check.local_gradients(updates, part, settings.axis_name)

@@ -94,7 +94,7 @@ def initial_state(settings: Settings, params: Any = None) -> AttentionState:
     )
 
 
-class Advanced(NamedTuple):
+class NextState(NamedTuple):
     """The next state, and the factor that makes ∇T the direction of Eq. (2)."""
 
     state: AttentionState
@@ -102,9 +102,9 @@ class Advanced(NamedTuple):
     usable: jax.Array  # bool []: the batch has examples, and only finite losses
 
 
-def advance(
+def next_state(
     settings: Settings, state: AttentionState, batch: Tilt, lam: jax.Array
-) -> Advanced:
+) -> NextState:
     """One step of Algorithm 1's normaliser, from the T of a batch.
 
     Args:
@@ -123,7 +123,7 @@ def advance(
     gamma = _at(settings.gamma, state.count, dtype)
     init_s = settings.init_s
     init_s = None if init_s is None else jnp.asarray(init_s).astype(dtype)
-    own = _attention.advance(before, T, lam, gamma=gamma, init_s=init_s)
+    own = _attention.update_normalizer(before, T, lam, gamma=gamma, init_s=init_s)
     count = jnp.asarray(optax.safe_increment(state.count))
 
     def keep_or(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -142,7 +142,7 @@ def advance(
     else:
         next_lam = _at(settings.lam, count, state.lam.dtype)
 
-    return Advanced(
+    return NextState(
         AttentionState(
             count=count,
             tilted_loss=keep_or(own.normalizer.tilted_loss, state.tilted_loss),
@@ -157,8 +157,8 @@ def advance(
 
 def _without_bound(
     state: AttentionState, batch: Tilt, lam: jax.Array, gamma: jax.Array
-) -> _attention.Advance:
-    """`advance` of the normaliser of weights without bound, which λ follows."""
+) -> _attention.NormalizerUpdate:
+    """`update_normalizer` of the weights without bound, which λ follows."""
     assert state.bound is not None
     assert state.bound.unbounded is not None
     assert batch.unbounded is not None
@@ -168,7 +168,7 @@ def _without_bound(
     )
     T = jnp.where(batch.V > 0, batch.unbounded, before.tilted_loss)
     counted = _radius.counted(T, before, lam)
-    return _attention.advance(before, counted, lam, gamma=gamma, init_s=None)
+    return _attention.update_normalizer(before, counted, lam, gamma=gamma, init_s=None)
 
 
 class Batch(NamedTuple):
@@ -285,7 +285,7 @@ def step(settings: Settings, state: AttentionState, batch: Batch) -> Step:
     bound = _bound_at(settings, state.count, dtype)
     bounded = state._replace(bound=bound)
     tilt, shares = tilt_batch(batch, lam, bounded, settings.axis_name)
-    after, scale, _ = advance(settings, state, tilt, lam)
+    after, scale, _ = next_state(settings, state, tilt, lam)
     shares = shares * scale
     if bound is not None:  # exceeded by rounding, and by s_0
         largest = bound.max_weight / jnp.where(tilt.V > 0, tilt.V, 1.0)
@@ -320,7 +320,7 @@ def attention(
 ) -> Attention:
     r"""Weights of the examples of a batch, for any training loop.
 
-    With L_i the loss and v_i the base weight of example i, n examples in the whole
+    With L_i the loss and v_i the sample weight of example i, n examples in the whole
     batch, padding included, and s the running normaliser of Algorithm 1::
 
         s_{t+1} = (1 − γ) s_t + γ Σ v_i exp(L_i/λ) / Σ v_i
@@ -331,7 +331,7 @@ def attention(
     correction makes it; and with a bound c, `max_weight`, both exponentials are limited
     to c s_{t+1}, which makes `p_i = min(c, exp(L_i/λ)/s_{t+1})`. Then
     the gradient of `jnp.mean(weights * losses)` is Eq. (2)'s direction
-    `Σ v_i p_i ∇L_i / Σ v_i`. Without padding and base weights, weights are p itself,
+    `Σ v_i p_i ∇L_i / Σ v_i`. Without padding and sample weights, weights are p itself,
     and average about one. No gradient flows through them. Whatever else is in the loss
     (a penalty, an auxiliary loss) is added to the mean and is not weighted.
 
@@ -343,7 +343,7 @@ def attention(
                             is NaN in the mean, though not in `weigh`
     all masked              weights are 0; s stays as it was
     a loss is not finite,   all weights are NaN; s stays as it was
-    or a base weight NaN
+    or a sample weight NaN
     mapped axis             weights are scaled to the whole batch: keep the program's
                             mean over devices (`pmean`) of the gradients of local means
     another λ               a state belongs to its λ: after a change of its sign, or
@@ -362,7 +362,7 @@ def attention(
         average about one from the first step on; 0.0 is the earlier version of the
         paper, whose first weights are 1/γ times larger.
       max_weight: upper bound c on every p_i, at least 1. The bound acts on s too: an
-        absurd loss counts in it as one of weight c, and training goes on after it. None
+        outlier counts in it as one of weight c, and training goes on after it. None
         is no bound, and 2 with `kl_radius`.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Under `jax.jit` with sharded arrays none is needed.

@@ -1,14 +1,8 @@
 """`python -m experiments bench`: the cost of steps, loaders and whole trainings.
 
-How to read the tables. Every variant runs in a process of its own. All are compiled and
-warm before the first is timed; then they are timed in turn, in a new random order every
-round, so that a machine that slows down slows them all. A sample is the mean time of a
-step over some steps. A ratio is taken within a round, variant over baseline, and
-reported as the median over the rounds with its quartiles: ratios can be compared
-between machines. Seconds are printed too, and hold for this machine and day.
-
-Some suites have the baseline a second time, in another process. Its ratio is the noise
-of the measurement: no ratio is known better than that.
+How to read the tables: docs/measured/overhead.md. Every variant is a process of its
+own; all are warm before the first is timed, then timed in turn, in a new random order
+every round. A ratio is taken within a round.
 
 FLOPs and bytes are the compiler's own account of the compiled program. They are the
 same on every run, and `tests/test_costs_guard.py` holds them.

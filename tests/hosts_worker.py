@@ -3,9 +3,7 @@
 Each host is a process with devices of its own and reads its own rows of every batch.
 """
 
-import itertools
 import pathlib
-import time
 
 import jax
 import numpy as np
@@ -18,7 +16,6 @@ from tests import problems
 
 STEPS = 8
 PADDED_HOST = 1  # the host whose rows are padding where rows are
-RAISE_AT = 9  # the step after which the host that is to raise does
 FILLINGS = ("full", "padded")
 # The step is cut up by XLA, or written for one device. Not every route is here by both,
 # for compiling on every host is what takes the time: `eight_devices` has more.
@@ -140,32 +137,15 @@ def train(mesh, folder):
     np.savez(folder / f"{jax.process_index()}.npz", **results)
 
 
-def train_on(mesh, raising):
-    """Trains until something stops it, and says at which step it is."""
-    step, (params, state) = program(mesh, "pullback", "jit")
-    batches = global_batches(mesh)
-    for t in itertools.count():
-        params, state, _ = step(params, state, *batches[t % STEPS])
-        jax.block_until_ready(params)
-        print("step", t, flush=True)
-        if raising and t == RAISE_AT:
-            raise RuntimeError(f"the data of step {t + 1} cannot be read")
-        time.sleep(0.02)  # thousands of steps would only fill the log
-
-
-def main(what, folder, devices, address, host, hosts, heartbeat, shutdown, raising):
+def main(folder, devices, address, host, hosts):
     """Runs one of the hosts.
 
     Args:
-      what: `"train"`, or `"train_on"` until something stops it.
-      folder: where `train` leaves its results.
+      folder: where it leaves its results.
       devices: how many this host has.
       address: the coordinator's.
       host: the number of this one.
       hosts: how many there are.
-      heartbeat: seconds without one after which a host counts as lost.
-      shutdown: seconds that a host waits for the others at its end.
-      raising: the number of the host that raises, or None.
     """
     jax.config.update("jax_num_cpu_devices", devices)
     jax.distributed.initialize(
@@ -174,12 +154,7 @@ def main(what, folder, devices, address, host, hosts, heartbeat, shutdown, raisi
         num_processes=hosts,
         process_id=host,
         initialization_timeout=60,
-        heartbeat_timeout_seconds=heartbeat,
-        shutdown_timeout_seconds=shutdown,
     )
     assert jax.process_count() == hosts
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    if what == "train":
-        train(mesh, pathlib.Path(folder))
-    else:
-        train_on(mesh, raising=raising == host)
+    train(mesh, pathlib.Path(folder))

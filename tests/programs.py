@@ -148,7 +148,7 @@ class Shell:
         found, _, said = self(*words)
         said = " ".join(re.sub("[│╭╮╰╯─]", " ", said).split())
         assert found == status, said
-        assert message in said
+        assert message in said, said
 
 
 @contextlib.contextmanager

@@ -33,7 +33,9 @@ gradient_of_tilt = jax.jit(jax.grad(lambda *args: tilt(*args)[0]))
 def advance(F, log_d, mean, lam, gamma, init_s):
     """F, log d and the scale after a batch."""
     before = _attention.Normalizer(F, log_d)
-    after, scale = _attention.advance(before, mean, lam, gamma=gamma, init_s=init_s)
+    after, scale = _attention.update_normalizer(
+        before, mean, lam, gamma=gamma, init_s=init_s
+    )
     return *after, scale
 
 

@@ -1,4 +1,4 @@
-"""ABSGD inside what users have: Optax's combinators and NNX's optimizer."""
+"""ABSGD inside Optax's combinators."""
 
 import functools
 
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 import absgd_jax
 from tests import problems
@@ -80,18 +79,27 @@ def test_inject_hyperparams_and_changing_them_by_hand(route):
     assert_equal_steps(by_second)
 
 
-def test_inject_hyperparams_takes_schedules_and_all_of_the_alias():
-    schedule = absgd_jax.two_stage(0.7, 2)
-    injected = optax.inject_hyperparams(absgd_jax.absgd)(
-        learning_rate=0.1, lam=schedule, gamma=0.3, max_weight=4.0, weight_decay=1e-3
+SCHEDULE = {"lam": absgd_jax.two_stage(0.7, 2), "gamma": 0.3, "max_weight": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("alias", "settings"),
+    [
+        (absgd_jax.absgd, SCHEDULE | {"weight_decay": 1e-3}),
+        (absgd_jax.absgd, {"max_weight": 3.0}),  # beside the default radius
+        (absgd_jax.absgd, {"lam": absgd_jax.kl_radius(0.2), "gamma": 0.2}),
+        (absgd_jax.abadam, {"lam": 0.7}),
+    ],
+)
+def test_inject_hyperparams_takes_all_of_an_alias(alias, settings):
+    (w, state), (expected, plain) = (
+        trained(make(0.01, **settings))
+        for make in (optax.inject_hyperparams(alias), alias)
     )
-    plain = absgd_jax.absgd(0.1, schedule, 0.3, max_weight=4.0, weight_decay=1e-3)
-    w, state = trained(injected)
-    chex.assert_trees_all_close(w, trained(plain)[0], rtol=1e-6)
-    assert float(state.hyperparams["lam"]) == pytest.approx(0.7)
-    abadam = optax.inject_hyperparams(absgd_jax.abadam)(1e-2, lam=0.7)
-    expected = trained(absgd_jax.abadam(1e-2, 0.7))[0]
-    chex.assert_trees_all_close(trained(abadam)[0], expected, rtol=1e-5)
+    attention = [absgd_jax.attention_state(s) for s in (state, plain)]
+    chex.assert_trees_all_close((w, attention[0]), (expected, attention[1]), rtol=1e-5)
+    if settings.get("lam") is SCHEDULE["lam"]:
+        assert float(state.hyperparams["lam"]) == pytest.approx(0.7)
 
 
 def test_the_pullback_leaves_value_to_the_rest_of_the_chain():
@@ -190,21 +198,3 @@ def test_wrappers_that_keep_gradients_cannot_hold_an_aggregation():
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             tx.update(gradients, tx.init(params), params, losses=losses)
-
-
-# Flax NNX.
-
-
-def test_nnx_optimizer_takes_the_value():
-    model = nnx.Linear(problems.FEATURES, problems.CLASSES, rngs=nnx.Rngs(0))
-    tx = optax.chain(absgd_jax.scale_by_attention(0.7, 0.3), optax.sgd(0.1))
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    state = tx.init(nnx.state(model, nnx.Param))
-    value, grads = nnx.value_and_grad(
-        lambda model: absgd_jax.tilted_loss(cross_entropy(model(x), labels), 0.7)
-    )(model)
-    _, expected = tx.update(grads, state, value=value)
-    optimizer.update(model, grads, value=value)
-    got = absgd_jax.attention_state(optimizer.opt_state)
-    assert float(got.tilted_loss) == pytest.approx(float(value))
-    chex.assert_trees_all_close(got, absgd_jax.attention_state(expected))

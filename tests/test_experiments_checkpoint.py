@@ -216,24 +216,6 @@ def damage(folder, step):
     (folder / str(step) / checkpoint.METADATA).write_text("{}")
 
 
-def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path):
-    with checkpoints(tmp_path) as saved:
-        for step in (1, 2):
-            saved.save(step, numbers(step), {})
-    damage(tmp_path, 1)
-    damage(tmp_path, 2)
-    log = []
-    with (
-        checkpoints(tmp_path, log.append) as saved,
-        pytest.raises(
-            checkpoint.DamagedCheckpoint, match=r"damaged \(steps 1, 2\). Remove"
-        ),
-    ):
-        saved.restore(numbers(0))
-    assert [line[:23] for line in log] == [f"Checkpoint {n} is damaged" for n in (2, 1)]
-    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
-
-
 def test_a_damaged_checkpoint_is_set_aside_and_its_step_made_again(tmp_path):
     with checkpoints(tmp_path, keep=2) as saved:
         for step in (1, 2):

@@ -120,19 +120,6 @@ def test_a_run_is_trained_as_another_one_is_configured(trained, shell, tmp_path)
     assert (found.run.method.name, found.run.epochs) == ("sgd", 1)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--config"], "--config takes the config.json of a run"),
-        (["--config", "no/such.json"], "no/such.json cannot be read: No such file"),
-        (["--config", "pyproject.toml"], "is not the config of a run"),
-        (["digits_long_tail", "--config", "a.json"], "a preset or --config, not both"),
-    ],
-)
-def test_what_is_no_configuration_is_refused(arguments, said, shell):
-    shell.refused(2, said, "train", *arguments)
-
-
 # What is happening.
 
 

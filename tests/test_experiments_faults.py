@@ -327,20 +327,6 @@ def test_flags_of_other_programs_are_taken(command, words, fields, monkeypatch):
         assert operator.attrgetter(name)(configs[0]) == value
 
 
-@pytest.mark.parametrize("flag", ["--method.lam=inf", "--method.lam inf", "--lam inf"])
-def test_a_lam_of_infinity_is_not_taken_for_sgd_where_lam_follows(flag, shell):
-    said = "--method.name sgd; a λ of your own needs --method.rho None"
-    shell.refused(2, said, "train", "own_table", "--data.path", "x", *flag.split())
-
-
-@pytest.mark.parametrize(
-    ("flag", "meant"),
-    [("--gamma", "--method.gamma"), ("--momentum", "--optimizer.mom")],
-)
-def test_a_slip_of_the_pen_is_answered_with_the_flag(flag, meant, shell):
-    shell.refused(2, meant, "train", "digits_label_noise", flag, "0.1")
-
-
 def test_a_suggested_command_can_be_pasted(shell, finished):
     shell.refused(0, "is finished", *TRAIN, "--seed", "0", "--out", finished)
     out = finished.parent / "two words"

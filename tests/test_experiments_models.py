@@ -15,6 +15,7 @@ from experiments import configs, models
 from experiments.data import text
 from experiments.models import convnet, heads, resnet, sce_cnn
 from experiments.models.network import dropout
+from tests.training_problem import abstract
 
 CIFAR_10 = configs.Data(source="cifar10")
 CIFAR_100 = configs.Data(source="cifar100")
@@ -41,13 +42,9 @@ def _inputs(data, batch):
     return jax.random.normal(jax.random.key(1), (batch, size, size, data.channels))
 
 
-def _abstract(model, data):
-    return nnx.eval_shape(lambda: models.build(model, data, rngs=nnx.Rngs(0)))
-
-
 def _filled(model, data):
     """Graph and arrays, drawn by NumPy, which has nothing to compile."""
-    graph, state = nnx.split(_abstract(model, data))
+    graph, state = nnx.split(abstract(model, data))
     rng = np.random.default_rng(0)
     draw = lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype)
     return graph, jax.tree.map(draw, state)
@@ -68,7 +65,7 @@ def _filled(model, data):
     ],
 )
 def test_the_number_of_parameters_is_the_published_one(model, data, head, parameters):
-    network = _abstract(configs.Model(model, head=head), data)
+    network = abstract(configs.Model(model, head=head), data)
     assert step_cost.parameters(nnx.state(network, nnx.Param)) == parameters
 
 
@@ -115,7 +112,7 @@ def test_networks_classify_and_ignore_padding(name):
 def test_sce_cnn_fits_other_images():
     digits = configs.Data(test_per_class=1)
     model = configs.Model("sce_cnn", widths=(4, 6, 5))
-    network = _abstract(model, digits)
+    network = abstract(model, digits)
     assert network.hidden.kernel.shape == (2 * 2 * 6, 5)
     logits = nnx.eval_shape(lambda n, x: n(x), network, jnp.zeros((3, 8, 8, 1)))
     assert logits.shape == (3, 10)
@@ -136,7 +133,7 @@ def test_sce_cnn_fits_other_images():
 )
 def test_what_does_not_suit_a_network_is_refused(model, message):
     with pytest.raises(configs.BadConfiguration, match=message):
-        _abstract(model, CIFAR_10)
+        abstract(model, CIFAR_10)
 
 
 # Initial values.
@@ -223,16 +220,6 @@ def test_shortcuts_take_every_second_pixel_and_pad_both_sides(size):
     np.testing.assert_array_equal(resnet.Subsample(8, 8, 1)(found), found)
 
 
-@pytest.mark.parametrize(
-    ("name", "nothing"),
-    [("resnet50", [False, False, True]), ("resnet18", [True, False, True])],
-)
-def test_shortcuts_with_parameters_are_where_sizes_change(name, nothing):
-    shortcuts = [block.shortcut for block in _abstract(*TINY[name][:2]).blocks]
-    assert [shortcut is None for shortcut in shortcuts] == nothing
-    assert shortcuts[1].convolution.strides == 2
-
-
 def test_a_cosine_head_ignores_lengths():
     head = heads.Cosine(7, 3, rngs=nnx.Rngs(0))
     features = jax.random.normal(jax.random.key(0), (4, 7))
@@ -286,7 +273,7 @@ def test_padding_in_front_of_a_text_changes_nothing():
 @pytest.mark.parametrize("name", ["bilstm", "resnet20"])
 def test_recurrent_and_group_norm_networks_hold_parameters_and_nothing_else(name):
     model, data, _ = TINY[name]
-    network = _abstract(configs.replace(model, {"norm": "group"}), data)
+    network = abstract(configs.replace(model, {"norm": "group"}), data)
     assert not jax.tree.leaves(nnx.state(network, nnx.Not(nnx.Param)))
 
 
@@ -304,7 +291,7 @@ def test_recurrent_and_group_norm_networks_hold_parameters_and_nothing_else(name
     ],
 )
 def test_trainable_splits_parameters_and_loses_none(name, last):
-    network = _abstract(*TINY[name][:2])
+    network = abstract(*TINY[name][:2])
     paths = lambda state: {path for path, _ in nnx.to_flat_state(state)}
     every = paths(nnx.state(network, nnx.Param))
     head = {("head", "kernel"), ("head", "bias")}

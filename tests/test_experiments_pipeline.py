@@ -20,6 +20,7 @@ from experiments.data.types import Dataset, Examples, Files
 from experiments.studies.digits import LABEL_NOISE, LONG_TAIL
 from experiments.train import steps
 from tests.batches import assert_resumed_and_shared, assert_same
+from tests.programs import wait_until
 from tests.test_experiments_imbalance_and_noise import NOISES
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
@@ -414,13 +415,6 @@ class _Counted:
         self.closed = True
 
 
-def _wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_prefetching_keeps_the_order_and_ends():
     source = _Counted(end=50)
     ahead = loader.Prefetched(source, 3, lambda number: -number)
@@ -435,7 +429,7 @@ def test_prefetching_goes_so_far_ahead_and_no_further(size):
     source = _Counted()
     with loader.Prefetched(source, size, lambda number: number) as ahead:
         assert next(ahead) == 0
-        _wait_for(lambda: source.made == size + 1)
+        wait_until(lambda: source.made == size + 1)
         time.sleep(0.02)
         assert source.made == size + 1
 
@@ -480,7 +474,7 @@ def test_a_thread_does_not_outlive_its_consumer():
     ahead = loader.Prefetched(source, 2, lambda number: number)
     next(ahead)
     del ahead
-    _wait_for(lambda: threading.active_count() == threads)
+    wait_until(lambda: threading.active_count() == threads)
     assert source.closed
 
 
@@ -491,7 +485,7 @@ def test_waiting_is_counted_and_nothing_else():
         assert 0.15 < slow.waited < 10.0
     source = _Counted()
     with loader.Prefetched(source, 4, lambda number: number) as fast:
-        _wait_for(lambda: source.made == 4)
+        wait_until(lambda: source.made == 4)
         began = fast.waited
         time.sleep(0.1)
         for _ in range(4):

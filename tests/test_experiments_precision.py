@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import configs, models
+from experiments import configs
 from experiments.data.task import load_task
 from experiments.models import norm
 from experiments.train import loop, steps
@@ -116,10 +116,7 @@ def test_all_networks_of_images_compute_in_it():
     for name in ("convnet", "resnet32", "resnet18", "resnet50", "sce_cnn"):
         model = configs.Model(name=name, dtype="bfloat16")
         data = configs.Data(source="cifar10")
-        network = nnx.eval_shape(
-            lambda model=model, data=data: models.build(model, data, rngs=nnx.Rngs(0))
-        )
-        for path, module in nnx.iter_modules(network):
+        for path, module in nnx.iter_modules(problem.abstract(model, data)):
             if isinstance(module, nnx.Conv | nnx.Linear):
                 half = module.dtype == jnp.bfloat16
                 assert half != (path[0] == "head"), (name, path)

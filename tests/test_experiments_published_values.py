@@ -142,39 +142,6 @@ def test_weighted_losses_go_down_the_published_gradient(
     assert _relative(found, PUBLISHED[f"{published}_gradient"]) < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("loss", "logits", "published", "divided"),
-    [
-        *(
-            (configs.Loss("focal", focusing=g), "logits", f"cb_focal_{g:g}", False)
-            for g in (0.5, 1.0, 2.0)
-        ),
-        (configs.Loss(), "logits", "cb_ce", True),
-        (configs.Loss("ldam"), "ldam_cosines", "ldam_drw", True),
-    ],
-)
-def test_losses_with_class_weights_are_the_published_ones(
-    loss, logits, published, divided
-):
-    weights = PUBLISHED["class_weights"]
-    total = weights[LABELS].sum() if divided else len(LABELS)
-
-    def mean(logits):
-        losses = per_example_losses(
-            loss,
-            logits,
-            LABELS,
-            class_counts=PUBLISHED["class_counts"],
-            class_weights=weights,
-        )
-        return jnp.sum(losses) / total
-
-    with jax.enable_x64(True):
-        value, gradient = jax.jit(jax.value_and_grad(mean))(PUBLISHED[logits])
-        assert value == pytest.approx(float(PUBLISHED[f"{published}_loss"]), rel=1e-12)
-        assert _relative(gradient, PUBLISHED[f"{published}_gradient"]) < 1e-12
-
-
 # Symmetric cross-entropy.
 
 

@@ -204,7 +204,10 @@ def test_where_all_checkpoints_are_damaged_nothing_is_overwritten(shell, out):
     for step in saved(out):
         damage(out, step)
     before = everything(out)
-    damaged = f"All checkpoints in {out / 'checkpoints'} are damaged"
+    steps = ", ".join(map(str, saved(out)))
+    damaged = (
+        f"All checkpoints in {out / 'checkpoints'} are damaged (steps {steps}). Remove"
+    )
     shell.refused(3, damaged, *TRAIN, "--out", out)
     assert everything(out) == before
 
@@ -220,13 +223,6 @@ def test_another_configuration_is_refused(shell, out, with_config):
     assert "\n  seed: 0 there, 1 here\n" in said
     assert said.count(" there, ") == 2
     assert everything(out) == before
-
-
-def test_more_than_the_data_have_is_refused(shell, tmp_path):
-    out = tmp_path / "run"
-    more = ("--data.validation-per-class", "60", "--out", out)
-    shell.refused(2, "too few to hold out", *TRAIN, *more)
-    assert not out.exists()
 
 
 # Messages.

@@ -372,15 +372,6 @@ def test_what_is_left_has_a_preset_for_all_data_of_the_paper():
     }
 
 
-def test_what_is_not_run_has_its_cost_by_the_step_that_was_timed():
-    cost = {"preset": "cifar10_sym40", "seconds": 0.5, "device": "cpu", "cores": 2}
-    text = results_page.not_run({**cost, "load": 1.0})
-    assert "72 trainings" in text
-    assert "takes 6.5 h" in text  # 120 epochs of 391 steps
-    (recorded,) = run_log.events(ROOT / "results" / results_page.COSTS)[0]
-    assert {*cost, "load"} <= {*recorded}
-
-
 def test_the_page_is_written_as_html_too(tmp_path, capsys):
     out, page = tmp_path / "results.md", tmp_path / "results.html"
     records = str(ROOT / "results")
@@ -434,17 +425,6 @@ def test_processes_share_the_networks_of_a_last_layer(folder, tmp_path, monkeypa
     with np.load(alone / "f.npz") as one, np.load(shared / "f.npz") as two:
         chex.assert_trees_all_equal({**one}, {**two})
         assert one["epochs"].tolist() == [4, 4]
-
-
-@pytest.mark.parametrize(
-    ("flag", "said"),
-    [
-        ("--rows", "There is no row 'Nonsense': there are 'SGD (CE)', 'ABSGD (CE), "),
-        ("--settings", "Nonsense"),
-    ],
-)
-def test_an_unknown_part_of_the_tables_is_refused(flag, said, tmp_path, shell):
-    shell.refused(2, said, "reproduce", "--out", tmp_path, flag, "Nonsense")
 
 
 def test_cells_of_fewer_epochs_have_records_of_their_own(folder, tmp_path, shell):

@@ -138,24 +138,6 @@ def test_a_loss_that_is_not_finite_is_named_by_its_step(task):
             _fit(RUN, bad, many)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--data.augment-on", "host"), "--data.augment-on device"),
-        (("--method.name", "l2rw", "--data.meta-per-class", "2"), "L2RW loads its"),
-        (("--parallel", "pmap"), "one process, under --parallel jit, got 4"),
-        (("--steps-per-dispatch", "0"), "steps_per_dispatch must be at least 1, got 0"),
-    ],
-    ids=lambda value: value[1] if isinstance(value, tuple) else "",
-)
-def test_what_cannot_be_many_at_once_is_refused(arguments, said, tmp_path, shell):
-    out = tmp_path / "run"
-    many = ("--data.augment-on", "device", "--steps-per-dispatch", "4")
-    train = ("train", "digits_label_noise", "--out", out, *many)
-    shell.refused(2, said, *train, *arguments)
-    assert not out.exists()
-
-
 def test_image_files_are_refused():
     data = configs.Data(source="places_lt", image_size=8)
     run = configs.Run(data=data, model=configs.Model("resnet18"))

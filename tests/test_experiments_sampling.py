@@ -53,14 +53,6 @@ def test_draws_have_the_frequencies_of_the_theory(rule, beta):
     assert np.sum((alike - expected) ** 2) / expected < 775
 
 
-def test_class_aware_visits_every_class_as_often():
-    visits = -(-len(LABELS) // 4)
-    drawn = LABELS[sampling.class_aware(LABELS, np.random.default_rng(0))]
-    of_class = np.bincount(drawn, minlength=6)[COUNTS > 0]
-    assert of_class.max() - of_class.min() <= 2 * 4
-    assert abs(of_class.mean() - 4 * visits / 5) <= 1
-
-
 @given(
     counts=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
     per_visit=st.integers(1, 5),

@@ -385,7 +385,7 @@ def test_words_and_their_numbers(texts, size, length):
     every = [word for one in tokens for word in one]
     ranked = sorted(set(every), key=lambda word: (-every.count(word), word))[:size]
     assert text.vocabulary(texts, size) == ranked
-    table = text.ids(texts, ranked, length)
+    table = text.Tokenizer(ranked, length)(texts)
     assert table.shape == (len(texts), length)
     assert table.dtype == np.int32
     for row, words in zip(table, tokens, strict=True):
@@ -402,7 +402,7 @@ def test_reviews_keep_their_order_and_their_ends(tmp_path):
     for split, (texts, labels) in zip(loaded, truth.values(), strict=False):
         np.testing.assert_array_equal(split.labels, labels)
         assert split.labels.dtype == np.int32
-        np.testing.assert_array_equal(split.inputs, text.ids(texts, known, 12))
+        np.testing.assert_array_equal(split.inputs, text.Tokenizer(known, 12)(texts))
     assert loaded.train.inputs.max() == 7
     assert loaded.train.inputs[:, -1].min() > 0
 

@@ -236,23 +236,6 @@ def test_a_diverged_setting_is_not_chosen():
     assert "Every setting diverged." in sweep.table(bad)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--lams", "1,x"), "lams must be numbers with commas between them, got '1,x'"),
-        (("--lams", "1,1.0"), "lams must differ, got '1,1.0'"),
-        (("--gammas", "2"), "gamma must lie in (0, 1], got 2.0"),
-        (("--vmapped", "0"), "vmapped must be at least 1, got 0"),
-        (("--devices", "2"), "one process, on one device"),
-        (("--data.validation-per-class", "0"), "give --data.validation-per-class"),
-    ],
-)
-def test_what_cannot_be_swept_is_refused(arguments, said, tmp_path, shell):
-    out = tmp_path / "sweep"
-    shell.refused(2, said, "sweep", PRESET, "--out", out, *TINY, *arguments)
-    assert not out.exists()
-
-
 def test_the_benchmark_of_vmapped_runs_runs():
     ready = sweep_benchmark.vmapped_runs(
         "digits_long_tail", members=2, changes={"model.widths": (4,)}

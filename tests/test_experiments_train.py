@@ -1,6 +1,7 @@
 """The command line from end to end, on the embedded digits."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -30,6 +31,14 @@ L2RW = (
 )  # fmt: skip
 
 
+LONG_TAILED = ("train", "digits_long_tail")
+COMPARE = ("compare", "digits_long_tail")
+SWEEP = ("sweep", "digits_long_tail")
+NOT_HELD_OUT = "--data.validation-per-class=0"
+OWN = ("train", "own_table", "--data.path", "x")
+OWN_LAM = "--method.name sgd; a λ of your own needs --method.rho None"
+PYPROJECT = str(pathlib.Path(__file__).parents[1] / "pyproject.toml")
+MANY = (*DIGITS, "--data.augment-on", "device", "--steps-per-dispatch", "4")
 BASE = ("--loss.class-weights-in", "base")
 META = ("--method.name", "meta", "--data.meta-per-class", "2")
 RANGE = ("--loss.name", "range")
@@ -102,15 +111,6 @@ def test_features_of_a_subsample_are_those_of_its_examples(trained):
         np.testing.assert_array_equal(labels, of_each[nearest])
 
 
-def test_methods_train_alike_until_the_switch(trained, tmp_path):
-    assert _train(tmp_path, "--method.name", "sgd") == 0
-    sgd, absgd = epochs(tmp_path), epochs(trained)
-    for key in ("loss", "validation", "test"):
-        assert sgd[0][key] == absgd[0][key]
-        assert sgd[1][key] != absgd[1][key]
-    assert sgd[1]["weight_by_class"] == 10 * [1.0]
-
-
 def test_another_network_is_no_first_stage(trained, tmp_path, shell):
     train = (*DIGITS, *TINY, "--out", tmp_path / "run", "--start-from", trained)
     status, _, said = shell(*train, "--model.widths", "4", "4")
@@ -165,6 +165,28 @@ def test_published_weights_that_do_not_fit_are_refused(tmp_path, shell):
         ([*DIGITS, "--devices", "99"], 2, "got 99"),
         ([*L2RW, "30"], 2, "too few to hold out 100"),
         ([*L2RW, "2", "--parallel", "pmap"], 2, "L2RW runs under --parallel jit"),
+        (["train", "--config"], 2, "--config takes the config.json of a run"),
+        (["train", "--config", "no/such.json"], 2, "no/such.json cannot be read: No"),
+        (["train", "--config", PYPROJECT], 2, "is not the config of a run"),
+        ([*LONG_TAILED, "--config", "a.json"], 2, "a preset or --config, not both"),
+        (["reproduce", "--settings", "Nonsense"], 2, "Nonsense"),
+        (["reproduce", "--rows", "Nonsense"], 2, "There is no row 'Nonsense': there a"),
+        ([*COMPARE, "--methods", "absgd,abgsd"], 2, "'abgsd'"),
+        ([*OWN, "--method.lam=inf"], 2, OWN_LAM),
+        ([*OWN, "--method.lam", "inf"], 2, OWN_LAM),
+        ([*OWN, "--lam", "inf"], 2, OWN_LAM),
+        ([*DIGITS, "--gamma", "0.1"], 2, "--method.gamma"),
+        ([*DIGITS, "--momentum", "0.1"], 2, "--optimizer.mom"),
+        ([*MANY, "--data.augment-on", "host"], 2, "--data.augment-on device"),
+        ([*MANY, *L2RW[2:], "2"], 2, "L2RW loads its"),
+        ([*MANY, "--parallel", "pmap"], 2, "one process, under --parallel jit, got 4"),
+        ([*MANY, "--steps-per-dispatch", "0"], 2, "must be at least 1, got 0"),
+        ([*SWEEP, "--lams", "1,x"], 2, "lams must be numbers with commas between them"),
+        ([*SWEEP, "--lams", "1,1.0"], 2, "lams must differ, got '1,1.0'"),
+        ([*SWEEP, "--gammas", "2"], 2, "gamma must lie in (0, 1], got 2.0"),
+        ([*SWEEP, "--vmapped", "0"], 2, "vmapped must be at least 1, got 0"),
+        ([*SWEEP, "--devices", "2"], 2, "one process, on one device"),
+        ([*SWEEP, NOT_HELD_OUT], 2, "give --data.validation-per-class"),
     ],
 )
 def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import special
 
 from experiments import configs, models
 from experiments.cli import main
@@ -16,6 +17,7 @@ from experiments.models.attention import Attention
 from experiments.results import metrics, run_dir, run_log
 from experiments.train import evaluation, runs, sharding, steps
 from experiments.train.session import Session
+from tests.training_problem import abstract
 
 TINY = (
     "--model.widths", "4", "8", "--data.examples-per-class", "100",
@@ -107,11 +109,6 @@ def test_factors_multiply_logits_and_start_as_ones():
 # OLTR.
 
 
-def _softmax(x):
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
 @pytest.mark.parametrize("where", ["on a centroid", "zero", "all zero"])
 def test_the_memory_has_finite_gradients(where):
     graph, state = nnx.split(heads.head("memory", 3, 4, rngs=nnx.Rngs(0)))
@@ -145,17 +142,18 @@ def test_attention_is_the_published_one():
     expected = np.empty_like(maps)
     for image, found in zip(maps, expected, strict=True):
         x = image.reshape(6, 4)
-        weight = _softmax(spatial(x.reshape(-1)))
+        weight = special.softmax(spatial(x.reshape(-1)))
         for i in range(6):
-            alike = _softmax(np.array([theta(x[i]) @ phi(x[j]) for j in range(6)]))
+            alike = special.softmax(
+                np.array([theta(x[i]) @ phi(x[j]) for j in range(6)])
+            )
             looked = sum(alike[j] * g(x[j]) for j in range(6))
             found.reshape(6, 4)[i] = x[i] + weight[i] * (looked @ mask)
     np.testing.assert_allclose(attend(attention), expected, rtol=1e-4, atol=1e-5)
 
 
 def _abstract(name, head, data=configs.Data(source="cifar10"), **more):  # noqa: B008
-    model = configs.Model(name, head=head, **more)
-    return nnx.eval_shape(lambda: models.build(model, data, rngs=nnx.Rngs(0)))
+    return abstract(configs.Model(name, head=head, **more), data)
 
 
 @pytest.mark.parametrize(

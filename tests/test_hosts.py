@@ -1,11 +1,6 @@
-"""Several hosts: real processes over loopback, with real signals and real deaths."""
+"""Several hosts, which are processes over loopback, train as one."""
 
-import contextlib
 import functools
-import os
-import re
-import signal
-import time
 
 import jax
 import numpy as np
@@ -14,35 +9,16 @@ import pytest
 from tests import hosts_worker, problems
 from tests.programs import reserved_address
 
-# A host counts as lost after so many seconds without a heartbeat. JAX's default is 100;
-# much less than this would take a busy machine for a dead one.
-HEARTBEAT = 8
-# Seconds between the loss of a host and the end of the last of the others. It has to be
-# bounded; what is above the heartbeat is for a busy machine.
-BOUND = HEARTBEAT + 30
-
-
-def start(
-    server, what, hosts, address, *, folder=None, devices=1, heartbeat=60, shutdown=60,
-    raising=None,
-):  # fmt: skip
-    """Starts hosts; see `hosts_worker.main`."""
-    rest = hosts, heartbeat, shutdown, raising
-    return [
-        server.call(hosts_worker.main, what, folder, devices, address, host, *rest)
-        for host in range(hosts)
-    ]
-
-
-# The same updates as one process.
-
 
 @pytest.fixture(scope="module")
 def trained(server, tmp_path_factory):
     """What each of two hosts of two devices holds after training in every case."""
     folder = tmp_path_factory.mktemp("hosts")
     with reserved_address() as address:
-        hosts = start(server, "train", 2, address, folder=folder, devices=2)
+        hosts = [
+            server.call(hosts_worker.main, folder, 2, address, host, 2)
+            for host in range(2)
+        ]
         assert [host.end() for host in hosts] == [0, 0], [host.said for host in hosts]
     results = []
     for host in range(len(hosts)):
@@ -92,58 +68,3 @@ def test_hosts_train_as_one_process_does(trained, route, spread, filling):
         assert first.dtype == value.dtype
         for other in others:
             assert other.tobytes() == first.tobytes()
-
-
-# A host that is lost: the others stop, in bounded time, and say why.
-
-
-def wait_for_the_middle_of_training(hosts):
-    for host in hosts:
-        host.wait_for(lambda host=host: "step 5\n" in host.said)
-        assert "step 5\n" in host.said, host.said
-
-
-def said_by_stopped(host, since):
-    """What a host has printed when it has stopped, as it must have done by itself."""
-    assert host.end() not in (0, -signal.SIGKILL)
-    assert time.monotonic() < since + BOUND
-    assert "another task died" in host.said
-    return host.said
-
-
-# Hosts, the one that is lost, and how; the coordinator is host 0. A host that is
-# stopped is there, holds its connections and does nothing.
-LOSSES = [(4, 2, signal.SIGKILL), (2, 0, signal.SIGKILL), (2, 1, signal.SIGSTOP)]
-
-
-def test_when_a_host_is_lost_the_others_stop_and_say_so(programs):
-    """Each case begins while the hosts of the one before wait for a heartbeat."""
-    with contextlib.ExitStack() as stack:
-        left = []
-        for hosts, lost, how in LOSSES:
-            address = stack.enter_context(reserved_address())
-            running = start(programs, "train_on", hosts, address, heartbeat=HEARTBEAT)
-            wait_for_the_middle_of_training(running)
-            os.kill(running.pop(lost).process, how)
-            left.append((lost, running, time.monotonic()))
-        for lost, survivors, since in left:
-            for survivor in survivors:
-                said = said_by_stopped(survivor, since)
-                assert re.search(
-                    r"leader task was preempted/died"
-                    if lost == 0
-                    else rf"Task {lost} heartbeat timeout|"
-                    rf"tasks are unhealthy \(stopped sending heartbeats\):\n{lost}\n",
-                    said,
-                ), said
-
-
-def test_when_a_host_raises_the_others_stop_too(programs):
-    """Its process waits for the others at exit and its heart beats: it is not lost."""
-    with reserved_address() as address:
-        running = start(programs, "train_on", 2, address, shutdown=5, raising=1)
-        wait_for_the_middle_of_training(running)
-        since = time.monotonic()
-        other, raised = (said_by_stopped(host, since) for host in running)
-    assert "The first task at the barrier: 1." in other
-    assert "RuntimeError: the data of step 10 cannot be read" in raised

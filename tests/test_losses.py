@@ -91,6 +91,7 @@ TABLE = {
     "gce": (GCE, {}, partial(gce, q=0.7), 0),
     "gce_1": (GCE, {"q": 1}, partial(gce, q=1), 0),
     "tce": (TCE, {}, partial(tce, q=0.7, k=0.5), 0),
+    "tce_0": (TCE, {"k": 0.0}, partial(tce, q=0.7, k=0.0), 0),
     "tce_0.2": (TCE, {"q": 0.4, "k": 0.2}, partial(tce, q=0.4, k=0.2), 0),
     "logit_adjusted": (ADJUSTED, {"class_counts": COUNTS},
                        partial(logit_adjusted, tau=1.0), 1),
@@ -180,17 +181,6 @@ def test_truncation_follows_the_flags_it_is_given():
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     grads = jax.grad(lambda f: TCE(f, labels, keep=KEEP).sum())(jnp.float32(logits))
     np.testing.assert_array_equal(jnp.any(grads != 0, axis=-1), KEEP)
-
-
-def test_truncation_by_default_is_the_smaller_of_the_pruned_and_the_kept_loss():
-    logits, labels = batch(3)
-    tce = partial(TCE, logits, labels)
-    keep = jnp.exp(-CE(logits, labels)) > 0.5
-    assert 0 < keep.sum() < keep.size
-    kept, pruned = tce(keep=jnp.ones(64)), tce(keep=jnp.zeros(64))
-    np.testing.assert_array_equal(tce(), jnp.minimum(kept, pruned))
-    np.testing.assert_array_equal(tce(), tce(keep=keep))
-    np.testing.assert_array_equal(kept, tce(k=0.0))
 
 
 def test_symmetric_cross_entropy_clips_where_it_is_told_also_if_traced():

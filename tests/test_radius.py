@@ -259,7 +259,7 @@ def test_a_radius_out_of_reach_stops_at_the_worst_share(sign):
     assert abs(float(state.lam)) > np.ptp(losses) / 100
 
 
-def test_one_absurd_loss_is_forgotten():
+def test_one_outlier_is_forgotten():
     batches = exponential(400)
     radius = absgd_jax.kl_radius(0.2)
     batches[200, 5] = 1e4

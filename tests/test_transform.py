@@ -313,16 +313,16 @@ def _mean_weights(max_weight, batches):
     return jax.lax.scan(step, tx.init(jnp.zeros(16)), batches)[1]
 
 
-@pytest.mark.parametrize("absurd_step", [0, 10])
-@pytest.mark.parametrize("absurd", [20.0, 1e4])
-def test_one_absurd_loss_neither_takes_over_nor_stalls(absurd, absurd_step):
+@pytest.mark.parametrize("outlier_step", [0, 10])
+@pytest.mark.parametrize("outlier", [20.0, 1e4])
+def test_one_outlier_neither_takes_over_nor_stalls(outlier, outlier_step):
     losses = np.random.default_rng(0).uniform(0.4, 0.6, size=(40, 16))
-    losses[absurd_step, 3] = absurd
+    losses[outlier_step, 3] = outlier
     bounded, unbounded = (_mean_weights(c, np.float32(losses)) for c in (4.0, None))
-    assert bounded[absurd_step] < 4.0
-    assert (bounded[absurd_step + 1 :] > 0.3).all()
+    assert bounded[outlier_step] < 4.0
+    assert (bounded[outlier_step + 1 :] > 0.3).all()
     # And without the bound it does stall: the weights stay near zero to the end.
-    assert (unbounded[absurd_step + 1 :] < 1e-3).all()
+    assert (unbounded[outlier_step + 1 :] < 1e-3).all()
 
 
 # The normaliser, from a whole optimizer state.

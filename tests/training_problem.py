@@ -3,8 +3,9 @@
 import chex
 import jax
 import numpy as np
+from flax import nnx
 
-from experiments import configs, methods
+from experiments import configs, methods, models
 from experiments.data.loader import Batch
 from experiments.train import sharding, steps
 
@@ -31,6 +32,11 @@ DRAWN = configs.replace(
 )  # fmt: skip
 WRONG = np.arange(EXAMPLES) % 5 == 0
 COUNTS = np.arange(10, 0, -1)
+
+
+def abstract(model, data):
+    """A network of shapes, without numbers."""
+    return nnx.eval_shape(lambda: models.build(model, data, rngs=nnx.Rngs(0)))
 
 
 def batch(step, present=SIZE, size=SIZE):

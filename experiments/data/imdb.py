@@ -21,7 +21,7 @@ _COUNT = 25_000  # of each split, half of them of each class
 
 
 def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
-    """Loads the reviews as token ids, int32 `[n, length]`; see `datasets`, `text.ids`.
+    """Loads the reviews as token ids, int32 `[n, length]`; see `datasets`, `text`.
 
     The vocabulary is that of the whole training split, before it is subsampled: it does
     not use labels or the test split. Takes some ten seconds.

@@ -38,7 +38,6 @@ from experiments.data import _check
 # horse. SCE and the author code go through the sources in this order, and it decides
 # the draws.
 _CIFAR10_FLIPS = ((9, 1), (2, 0), (3, 5), (5, 3), (4, 7))
-_CIFAR10_CLASSES = 10
 
 # All public code takes five consecutive fine labels for a superclass of CIFAR-100. In
 # the data set they are not: its fine labels are in alphabetical order.
@@ -263,11 +262,16 @@ def _drawn_anew(
     labels: np.ndarray, transitions: np.ndarray, rng: np.random.RandomState
 ) -> Noisy:
     """Draws every label from its row of `transitions`."""
+    # From NumPy 2.5 on classes of probability 0 use up random numbers too, and the
+    # published labels would come out otherwise: only the last may be among them.
+    last = len(transitions) - 1
+    possible = [np.union1d(np.flatnonzero(row), last) for row in transitions]
     noisy = labels.copy()
     # One draw per label, as in the sources: no vectorised draw has their stream.
     # Takes 0.1 s for the 50,000 labels of CIFAR.
     for i, label in enumerate(labels):
-        noisy[i] = _one_of(transitions[label], rng)
+        at = possible[label]
+        noisy[i] = at[rng.multinomial(1, transitions[label, at]).argmax()]
     return noisy, noisy != labels
 
 
@@ -276,18 +280,3 @@ def _blocks(classes: int) -> range:
     if classes < 1 or classes % _BLOCK:
         raise ValueError(f"{classes} classes do not make blocks of {_BLOCK}.")
     return range(0, classes, _BLOCK)
-
-
-def _one_of(probabilities: np.ndarray, rng: np.random.RandomState) -> int:
-    """`rng.multinomial(1, probabilities).argmax()`, as NumPy drew it up to 2.4.
-
-    From 2.5 on the classes of probability 0 use up random numbers too, so that the
-    published labels would come out otherwise.
-    """
-    possible = np.flatnonzero(probabilities)
-    rest = 1.0
-    for index in possible[possible < len(probabilities) - 1]:
-        if rng.binomial(1, min(probabilities[index] / rest, 1.0)):
-            return int(index)
-        rest -= probabilities[index]
-    return len(probabilities) - 1

@@ -53,8 +53,22 @@ class Tokenizer:
     length: int  # of the token ids of a text
 
     def __call__(self, texts: np.ndarray | Sequence[str]) -> np.ndarray:
-        """int32 `[n, length]`; see `ids`."""
-        return ids([*texts], self.known, self.length)
+        """The token ids of the last words of each text, padded in front.
+
+        int32 `[n, length]`: 0 for padding, 1 for an unknown token, 2 for the first of
+        the known words, and so on.
+
+        Examples:
+          >>> tokenize = Tokenizer(["a", "film"], length=3)
+          >>> tokenize(["a film", "not a good film"]).tolist()
+          [[0, 2, 3], [2, 1, 3]]
+        """
+        numbers = {word: id for id, word in enumerate(self.known, start=FIRST_WORD)}
+        table = np.full((len(texts), self.length), PADDING, np.int32)
+        for row, text in zip(table, texts, strict=True):
+            kept = words(text)[-self.length :]
+            row[self.length - len(kept) :] = [numbers.get(w, UNKNOWN) for w in kept]
+        return table
 
     def described(self) -> dict[str, Any]:
         """For JSON: the vocabulary, the length, and how words are split."""
@@ -67,21 +81,3 @@ class Tokenizer:
             "space": _BREAK.pattern,
             "word": _WORD.pattern,
         }
-
-
-def ids(texts: Sequence[str], known: Sequence[str], length: int) -> np.ndarray:
-    """The token ids of the last words of each text, padded in front.
-
-    int32 `[texts, length]`: 0 for padding, 1 for an unknown token, 2 for the first of
-    the known words, and so on.
-
-    Examples:
-      >>> ids(["a film", "not a good film"], ["a", "film"], 3).tolist()
-      [[0, 2, 3], [2, 1, 3]]
-    """
-    numbers = {word: number for number, word in enumerate(known, start=FIRST_WORD)}
-    table = np.full((len(texts), length), PADDING, np.int32)
-    for row, text in zip(table, texts, strict=True):
-        kept = words(text)[-length:]
-        row[length - len(kept) :] = [numbers.get(word, UNKNOWN) for word in kept]
-    return table

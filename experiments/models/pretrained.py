@@ -1,9 +1,8 @@
-"""Loads pretrained weights, checked by name, shape and the logits they produce."""
+"""Loads pretrained weights, checked by name and shape."""
 
 import pathlib
 import zipfile
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -16,8 +15,6 @@ from experiments.models.network import Network
 from experiments.models.norm import BatchNorm
 from experiments.models.resnet import ResNet, Subsample
 
-TOLERANCE = 1e-3  # of the largest stored logit; what float32 leaves open is below it
-_CHECKS = ("check.images", "check.logits")
 _SHOWN = 10  # names in a message
 
 
@@ -32,10 +29,6 @@ def load(network: Network, path: pathlib.Path) -> bool:
     The head is taken if the file's has as many classes as the network's and the
     network's is linear. Otherwise it is left as it was drawn.
 
-    A file can have reference logits: `check.images`, float32 `[n, height, width, 3]`,
-    normalised, and `check.logits`, `[n, classes]`, those of the file's network with its
-    head. If our network's logits differ, the file is refused.
-
     Returns:
       Whether the head was taken.
 
@@ -44,8 +37,7 @@ def load(network: Network, path: pathlib.Path) -> bool:
         projections, or the file is neither `.safetensors` nor `.npz`.
       MissingData: there is no file.
       DamagedData: arrays are missing, too many, or of other shapes, or have numbers
-        that are not finite; or the logits differ from those in the file by more than
-        `TOLERANCE` times the largest of them. The network is then as it was.
+        that are not finite. The network is then as it was.
     """
     parts = ()
     if isinstance(network, ResNet):
@@ -57,13 +49,7 @@ def load(network: Network, path: pathlib.Path) -> bool:
             f"BatchNorm, got a {names}."
         )
     arrays = _read(path)
-    checks = [arrays.pop(name) for name in _CHECKS if name in arrays]
-    loaded = nnx.clone(network)
-    head = _assign(loaded, arrays, path)
-    if checks:
-        _check(loaded, arrays, checks, path)
-    nnx.update(network, nnx.state(loaded))
-    return head
+    return _assign(network, arrays, path)
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -158,41 +144,3 @@ def _assign(network: ResNet, arrays: dict[str, np.ndarray], path: pathlib.Path) 
     for name, (variable, axes) in variables.items():
         variable[...] = jnp.asarray(arrays[name].transpose(axes))
     return taken
-
-
-def _check(
-    network: Network,
-    arrays: dict[str, np.ndarray],
-    checks: list[np.ndarray],
-    path: pathlib.Path,
-) -> None:
-    """Refuses a file whose logits the network does not make."""
-    kernel, bias = arrays["fc.weight"], arrays["fc.bias"]
-    if [array.ndim for array in checks] != [4, 2]:
-        raise DamagedData(
-            f"{path}: {' and '.join(_CHECKS)} must be there together, of 4 and of 2 "
-            f"axes, got shapes {[array.shape for array in checks]}."
-        )
-    images, logits = checks
-    channels = network.stem.convolution.in_features
-    if images.shape[-1] != channels or logits.shape != (len(images), len(bias)):
-        raise DamagedData(
-            f"{path}: check.images {images.shape} and check.logits {logits.shape} do "
-            f"not fit {channels} channels and {len(bias)} classes."
-        )
-    network.eval()
-    graph, state = nnx.split(network)
-
-    @jax.jit
-    def features(state: nnx.State, images: jax.Array) -> jax.Array:
-        return nnx.merge(graph, state).features(images)
-
-    with jax.default_matmul_precision("highest"):
-        found = np.asarray(features(state, images)) @ kernel.T + bias
-    difference = np.max(np.abs(found - logits), initial=0.0)
-    allowed = TOLERANCE * np.max(np.abs(logits), initial=0.0)
-    if not difference <= allowed:
-        raise DamagedData(
-            f"{path}: the network's logits differ from check.logits by up to "
-            f"{difference:.3g}, more than {allowed:.3g}."
-        )

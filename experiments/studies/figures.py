@@ -112,8 +112,9 @@ def _norms(seeds: Sequence[int]) -> list[dict[str, Any]]:
 class _Annealed(vmapped.VmappedRuns):
     """Vmapped runs whose 1/λ rises evenly from 0 until the other runs switch."""
 
-    def _hyperparams(self, step: int) -> methods.StepHyperparams:
-        hyperparams = super()._hyperparams(step)
+    def _hyperparams(self, batch: int) -> methods.StepHyperparams:
+        hyperparams = super()._hyperparams(batch)
+        step = self._epoch * self.per_epoch + batch
         end = self.runs[0].epoch_at(LONG_TAIL.run.method.start_at) * self.per_epoch
         # From ∞ an annealed λ is in proportion to the last.
         factor = np.asarray(absgd_jax.anneal(1.0, 0, end)(step))

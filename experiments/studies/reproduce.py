@@ -369,7 +369,7 @@ def _features_of(
         kept = np.asarray(features(state, layout.shard(batch)))[batch.present]
         parts.append((kept, batch.labels[batch.present]))
     train, train_labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    head = evaluation.head(state)
+    named = evaluation.weights(state)
     return {
         "train": train,
         "train_labels": train_labels,
@@ -377,8 +377,8 @@ def _features_of(
             "features", state, task.test, run, layout, session
         ),
         "test_labels": task.test.labels,
-        "kernel": head[("kernel",)],
-        "bias": head[("bias",)],
+        "kernel": named["head.kernel"],
+        "bias": named["head.bias"],
         "epochs": np.array(run.epoch_at(run.method.start_at)),
     }
 

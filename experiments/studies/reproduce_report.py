@@ -221,7 +221,7 @@ def _devices(records: Sequence[Record]) -> str:
     seconds = sum(r["seconds"] for r in records)
     return (
         f"{len(records)} trainings on {', '.join(where)}; {seconds / 60:.0f} minutes "
-        "in all, of processes that shared the device."
+        "after the shared plain trainings, by processes that shared the device."
     )
 
 

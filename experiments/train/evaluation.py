@@ -177,8 +177,8 @@ def features(
             part = part.take(rng.choice(count, min(examples, count), replace=False))
         outputs = outputs_of("features", state, part, kept.run, layout)
         found[name] = outputs, part.labels
-    last_layer = head(state)
-    return HeadInputs(found, last_layer[("kernel",)], last_layer.get(("bias",)))
+    named = weights(state)
+    return HeadInputs(found, named["head.kernel"], named.get("head.bias"))
 
 
 def outputs_of(
@@ -200,13 +200,13 @@ def outputs_of(
     return np.concatenate(parts)[: len(examples.labels)]
 
 
-def head(state: steps.TrainState) -> dict[tuple[Any, ...], np.ndarray]:
-    """The parameters of the head by name, whether they are trained or not."""
+def weights(state: steps.TrainState) -> dict[str, np.ndarray]:
+    """Parameters and statistics by name, such as `blocks.0.norm.mean`."""
     return {
-        path[1:]: np.asarray(value[...])
-        for part in (state.params, state.frozen)
+        ".".join(map(str, path)): np.asarray(value[...])
+        for part in (state.params, state.frozen, state.statistics)
         for path, value in nnx.to_flat_state(part)
-        if path[0] == "head"
+        if not isinstance(value, nnx.RngState)
     }
 
 

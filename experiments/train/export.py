@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax import export
 from safetensors.numpy import save
 
@@ -156,7 +155,7 @@ def main(config: commands.Export) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / NETWORK).write_bytes(exported.serialize())
-        (out / WEIGHTS).write_bytes(save(weights(state)))
+        (out / WEIGHTS).write_bytes(save(evaluation.weights(state)))
         if prepare is not None:
             run_log.save(out / PREPARE, prepare.described())
         run_log.save(out / "export.json", described)
@@ -183,13 +182,3 @@ def exported_of(
     )
     network = jax.jit(steps.probabilities_of(run, state))
     return export.export(network, platforms=PLATFORMS)(example)
-
-
-def weights(state: steps.TrainState) -> dict[str, np.ndarray]:
-    """Parameters and statistics by name, such as `blocks.0.norm.mean`."""
-    return {
-        ".".join(map(str, path)): np.asarray(value[...])
-        for part in (state.params, state.frozen, state.statistics)
-        for path, value in nnx.to_flat_state(part)
-        if not isinstance(value, nnx.RngState)
-    }

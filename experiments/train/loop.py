@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,35 +66,58 @@ class Start(NamedTuple):
     position: Position = FIRST
 
 
-class Stepper(Protocol):
+class Stepper:
     """Makes the updates of runs of one schedule of epochs and evaluations.
 
-    The metrics of a single run have no axis of runs, and those of a single update none
-    at all.
+    It makes many in a dispatch, from indices of examples on the device; one run can be
+    given batches instead. The metrics of a single run have no axis of runs, and those
+    of a single update none at all.
     """
 
     runs: Sequence[configs.Run]
     per_epoch: int  # updates of each run in an epoch
     state: steps.TrainState  # of all runs
-
-    @property
-    def waited(self) -> float:
-        """Seconds that the loop has waited for batches."""
-        ...
+    waited: float = 0.0  # seconds that the loop has waited for batches
+    _layout: Layout
+    _size: int  # updates of a dispatch
+    _examples: device_loop.DeviceDataset
+    _stats: steps.DatasetStats
+    _epoch: int
+    _indices: tuple[np.ndarray, np.ndarray]  # of the epoch's batches, and `present`
+    _vmapped: bool = False
 
     def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Prepares an epoch, which goes on at the batch `first`."""
-        ...
+        raise NotImplementedError
+
+    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
+        """The `summaries` of each run."""
+        raise NotImplementedError
 
     def advance(
         self, number: int
     ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes one dispatch of updates, from a batch of the epoch on."""
-        ...
+        """Makes one dispatch of updates, from a batch of the epoch on.
 
-    def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
-        """The `summaries` of each run."""
-        ...
+        Returns the metrics of each, followed by those of padding; and hyperparameters.
+        """
+        end = min(number + self._size, self.per_epoch)
+        hyperparams = [self._hyperparams(batch) for batch in range(number, end)]
+        index, present = (part[number:end] for part in self._indices)
+        step_inputs = device_loop.step_inputs(index, present, hyperparams, self._size)
+        on = bool(np.any(hyperparams[0].on))
+        update = device_loop.compiled(
+            self.runs[0], self._layout, on=on, vmapped=self._vmapped
+        )
+        self.state, step_metrics = update(
+            self.state, self._examples, self._stats, step_inputs
+        )
+        return step_metrics, hyperparams
+
+    def _hyperparams(self, batch: int) -> methods.StepHyperparams:
+        """The hyperparameters of the update from a batch of the epoch."""
+        step = self._epoch * self.per_epoch + batch
+        return methods.step_hyperparams(self.runs[0], self.per_epoch, step)
 
 
 def fit(
@@ -201,7 +224,7 @@ def fit_all(
     return failures
 
 
-class _OneRun:
+class _OneRun(Stepper):
     """The stepper of one run: batch by batch, or many per dispatch without batches."""
 
     def __init__(
@@ -224,11 +247,6 @@ class _OneRun:
             most = session.steps_per_dispatch
             self._size = device_loop.dispatch_size(self.per_epoch, most)
 
-    @property
-    def waited(self) -> float:
-        """Seconds that the loop has waited for batches."""
-        return 0.0 if self._batches is None else self._batches.waited
-
     def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Prunes examples if it is time, sets class weights and draws the batches."""
         run, self._epoch = self._run, epoch
@@ -244,27 +262,14 @@ class _OneRun:
     def advance(
         self, number: int
     ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes one dispatch of updates, from a batch of the epoch on."""
-        run, per_epoch, first = self._run, self.per_epoch, self._epoch * self.per_epoch
-        end = number + 1
+        """Makes one update, or one dispatch of many without batches."""
         if self._batches is None:
-            end = min(number + self._size, per_epoch)
-        hyperparams = [
-            methods.step_hyperparams(run, per_epoch, first + batch)
-            for batch in range(number, end)
-        ]
-        if self._batches is not None:
-            update, batch = self._program.train(hyperparams[0]), next(self._batches)
-            args = batch, self._stats, hyperparams[0]
-        else:
-            update = device_loop.compiled(run, self._layout, on=bool(hyperparams[0].on))
-            index, present = (part[number:end] for part in self._indices)
-            step_inputs = device_loop.step_inputs(
-                index, present, hyperparams, self._size
-            )
-            args = self._examples, self._stats, step_inputs
-        self.state, step_metrics = update(self.state, *args)
-        return step_metrics, hyperparams
+            return super().advance(number)
+        hyperparams, batch = self._hyperparams(number), next(self._batches)
+        self.waited = self._batches.waited
+        update = self._program.train(hyperparams)
+        self.state, step_metrics = update(self.state, batch, self._stats, hyperparams)
+        return step_metrics, [hyperparams]
 
     def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
         """The `summaries` of the run."""

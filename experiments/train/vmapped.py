@@ -74,21 +74,16 @@ def _size(examples: Examples | None) -> int:
     return 0 if examples is None else len(examples.labels)
 
 
-class VmappedRuns:
+class VmappedRuns(loop.Stepper):
     """The training state of vmapped runs, on one device; `loop.fit_all` trains them.
 
     Runs that share a task are given one object. `most` bounds the updates of a
     dispatch, of each run. Runs that cannot be vmapped are a BadConfiguration; see
-    `require`.
-
-    Attributes:
-      runs: as they are given.
-      per_epoch: updates of each run in an epoch.
-      waited: seconds that the device has waited for batches: always 0.
-      state: training state; the first axis of every array is that of the runs.
+    `require`. The first axis of every array of the state is that of the runs, and of
+    metrics the one after that of the updates.
     """
 
-    waited: float = 0.0
+    _vmapped = True
 
     def __init__(
         self,
@@ -101,8 +96,9 @@ class VmappedRuns:
         self.runs, self._layout = runs, layout
         self._each = list(zip(runs, tasks, strict=True))
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
-        self._dispatch_size = device_loop.dispatch_size(self.per_epoch, most)
+        self._size = device_loop.dispatch_size(self.per_epoch, most)
         self._splits = _to_device(tasks, layout)
+        self._examples = self._splits["train"]
         # One after the other to the host: the device has to hold all of them only once.
         begun = [
             jax.device_get(
@@ -111,8 +107,6 @@ class VmappedRuns:
             for each in self._each
         ]
         self.state, self._stats = layout.replicate(device_loop.stacked(begun))
-        self._epoch = -1
-        self._indices: tuple[np.ndarray, np.ndarray]
         # Hyperparameters do not depend on the seed.
         alike = [dataclasses.replace(run, seed=0) for run in runs]
         self._different = list(dict.fromkeys(alike))
@@ -134,31 +128,9 @@ class VmappedRuns:
         ]
         self._stats = self._stats._replace(class_weights=np.stack(weights))
 
-    def advance(
-        self, number: int
-    ) -> tuple[steps.StepMetrics, list[methods.StepHyperparams]]:
-        """Makes one dispatch of updates, from a batch of the epoch, from 0, on.
-
-        Returns the metrics of each update, `[updates, runs, ...]`, followed by those of
-        padding; and the hyperparameters of each update, `[runs]`.
-        """
-        index, present = self._indices
-        end = min(number + self._dispatch_size, self.per_epoch)
-        first = self._epoch * self.per_epoch
-        hyperparams = [self._hyperparams(first + batch) for batch in range(number, end)]
-        step_inputs = device_loop.step_inputs(
-            index[number:end], present[number:end], hyperparams, self._dispatch_size
-        )
-        update = device_loop.compiled(
-            self.runs[0], self._layout, on=bool(hyperparams[0].on[0]), vmapped=True
-        )
-        self.state, step_metrics = update(
-            self.state, self._splits["train"], self._stats, step_inputs
-        )
-        return step_metrics, hyperparams
-
-    def _hyperparams(self, step: int) -> methods.StepHyperparams:
+    def _hyperparams(self, batch: int) -> methods.StepHyperparams:
         """The hyperparameters of an update, `[runs]`."""
+        step = self._epoch * self.per_epoch + batch
         each = [
             methods.step_hyperparams(run, self.per_epoch, step)
             for run in self._different

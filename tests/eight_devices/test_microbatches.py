@@ -1,9 +1,8 @@
-"""Microbatches on top of sharding, and why `optax.MultiSteps` is not the same."""
+"""Microbatches on top of sharding."""
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -63,33 +62,6 @@ def test_microbatches_of_a_sharded_batch(axis_type, dense):
     assert_like_one_device((start, state), 0.5)
     for moved in ("all-gather", "all-to-all", "collective-permute"):
         assert f" {moved}(" not in step.as_text(), "a microbatch was moved"
-
-
-def test_multisteps_is_another_and_wrong_answer():
-    """It averages microbatch gradients, each tilted alone, and keeps the last T only.
-
-    Not an error that anything could raise: it runs, and trains on another objective.
-    """
-    params = meshes.start()
-    (x, labels, _), *_ = batches
-    tx = meshes.optimizer("value", 0.2, 0.3)
-
-    @jax.jit
-    def gradient(x, labels):
-        value_and_grad = absgd_jax.tilted_value_and_grad(per_example_losses, 0.2)
-        return value_and_grad(params, x, labels)
-
-    update = jax.jit(tx.update)
-    value, grads = gradient(x, labels)
-    right, _ = update(grads, tx.init(params), params, value=value)
-    several = optax.MultiSteps(tx, 4)
-    state, update = several.init(params), jax.jit(several.update)
-    for i in range(4):
-        micro = slice(8 * i, 8 * (i + 1))
-        value, grads = gradient(x[micro], labels[micro])
-        wrong, state = update(grads, state, params, value=value)
-    norm = lambda tree: float(optax.tree.norm(tree))
-    assert norm(jax.tree.map(jnp.subtract, wrong, right)) > 0.1 * norm(right)
 
 
 def memory(step, params, batch):

@@ -135,31 +135,8 @@ def test_local_tilt_of_summed_gradients_is_refused():
         meshes.train(step, tx, batches)
 
 
-def test_under_shard_map_a_global_gradient_needs_no_axis_name():
-    """`tilted_loss(axis_name=)` alone: its gradient is already the whole batch's."""
-    tx = meshes.optimizer("value", 0.5, 0.3)
-    step = meshes.mapped(meshes.make_step(tx, "value", "data"), check_vma=True)
-    assert_equal(meshes.train(step, tx, batches), one_device("value", 0.5))
-
-
-def with_mean_gradient(lam, over):
-    """A pmapped loop that averages gradients over devices, as it has always done."""
-    tx = meshes.optimizer("value", lam, 0.3)
-    return meshes.pmap(meshes.tilted_step(tx, over=over, mean=True), tx, batches)
-
-
 def test_under_pmap_a_mean_over_devices_does_too():
     """The pmean that a pmapped loop has already, in place of axis_name."""
-    got = with_mean_gradient(0.5, "data")
-    assert_equal(got, one_device("value", 0.5))
-
-
-# Why all this: what a device-local normaliser would do.
-
-
-def test_weights_per_device_would_be_another_objective():
-    """The same code without axis_name, averaged over devices, is off by far."""
-    per_device, _ = with_mean_gradient(0.2, None)
-    expected, _ = meshes.alone("value", 0.2)
-    difference = np.abs(np.asarray(per_device["w"]) - np.asarray(expected["w"])).max()
-    assert difference > 0.1 * np.abs(expected["w"]).max()
+    tx = meshes.optimizer("value", 0.5, 0.3)
+    step = meshes.tilted_step(tx, over="data", mean=True)
+    assert_equal(meshes.pmap(step, tx, batches), one_device("value", 0.5))

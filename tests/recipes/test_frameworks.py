@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import chex
 import equinox as eqx
 import jax
-import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -142,13 +141,6 @@ def test_without_attention_it_is_the_ordinary_program(name):
     checks.is_the_ordinary_program(name, train, rtol=1e-6, atol=2e-6)
 
 
-def test_further_arguments_of_apply_gradients_do_not_reach_the_optimizer():
-    """The trap that the page of Linen names."""
-    state = program.load("linen").create_state()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'value'"):
-        state.apply_gradients(grads=state.params, value=1.0)
-
-
 def test_the_pullback_of_equinox_gives_the_same_update():
     module = program.load("equinox_filter", lam=0.5)
     recipe = of_equinox(module)
@@ -159,15 +151,6 @@ def test_the_pullback_of_equinox_gives_the_same_update():
     carry, _ = recipe.step((model, opt_state), x, y)
     got = recipe.kept((eqx.apply_updates(model, updates), None))
     chex.assert_trees_all_close(got, recipe.kept(carry), atol=1e-6)
-
-
-def test_the_value_and_grad_of_nnx_moves_the_statistics():
-    model = nnx.BatchNorm(64, momentum=0.5, rngs=nnx.Rngs(0))
-    x, _ = checks.digits()[0]
-    absgd_jax.tilted_value_and_grad(
-        lambda model, x: (model(x) ** 2).sum(-1), 1.0, value_and_grad=nnx.value_and_grad
-    )(model, x)
-    np.testing.assert_allclose(model.mean[...], x.mean(0) / 2, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("max_weight", [None, 2.0])

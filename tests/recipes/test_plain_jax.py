@@ -222,71 +222,6 @@ def test_lam_and_the_momentum_keep_their_dtypes():
     assert state.tilted_loss.dtype == jnp.float32
 
 
-def test_without_hyperparam_dtype_lam_is_rounded():
-    params = {"w": jnp.ones(2, jnp.bfloat16)}
-    state = optax.inject_hyperparams(absgd_jax.absgd)(0.1, lam=0.3).init(params)
-    assert float(absgd_jax.attention_state(state).lam) == 0.30078125
-
-
-def test_without_static_args_the_momentum_turns_to_float32():
-    params = {"w": jnp.ones(2, jnp.bfloat16)}
-    inject = optax.inject_hyperparams(absgd_jax.absgd, hyperparam_dtype=jnp.float32)
-    tx = inject(0.1, lam=0.3)
-    before = tx.init(params)
-    dense = {"w": jnp.ones((1, 2), jnp.bfloat16)}
-    _, after = jax.jit(tx.update)(dense, before, params, losses=jnp.ones(1))
-    trace = lambda state: jax.tree.leaves(state)[-1].dtype
-    assert (trace(before), trace(after)) == (jnp.bfloat16, jnp.float32)
-
-
-# Clipping and frozen layers.
-
-
-def test_attention_inside_the_partition_is_refused():
-    module = program.load("clip_ema_freeze")
-    tx = optax.partition(
-        {"trained": absgd_jax.absgd(0.1, 0.7), "frozen": optax.set_to_zero()},
-        {"features": "frozen", "head": "trained"},
-    )
-    params, *_ = start(module)
-    grads = jax.tree.map(lambda p: np.ones((2, *p.shape), np.float32), params)
-    with pytest.raises(ValueError, match="masked leaves"):
-        tx.update(grads, tx.init(params), params, losses=np.ones(2, np.float32))
-
-
-def smooth_losses(params, images, labels):
-    """A pullback of these holds floating-point arrays alone."""
-    logits = jax.nn.gelu(images @ params["features"]) @ params["head"]
-    return optax.softmax_cross_entropy(logits, np.eye(10, dtype=np.float32)[labels])
-
-
-CLIPS = {
-    "clip": (optax.clip(1e-2), "indices must have an integer type"),
-    "norm": (optax.clip_by_global_norm(1e-2), "lax.select requires arguments to have"),
-}
-
-
-@pytest.mark.parametrize("clip", CLIPS)
-def test_clipping_in_front_of_a_pullback_is_wrong_or_an_error(clip):
-    params, *_ = start(program.load("clip_ema_freeze"))
-    attention, (clip, message) = absgd_jax.attentional_aggregate(0.7), CLIPS[clip]
-
-    def aggregate(losses_of, *order):
-        of = lambda params: losses_of(params, *checks.digits()[0])
-        losses, pullback = jax.vjp(of, params)
-        tx = optax.chain(*order)
-        return checks.flat(
-            tx.update(pullback, tx.init(params), params, losses=losses)[0]
-        )
-
-    right = aggregate(smooth_losses, attention, clip)
-    wrong = aggregate(smooth_losses, clip, attention)
-    assert np.linalg.norm(wrong) < 0.1 * np.linalg.norm(right)
-    of_labels = lambda params, *batch: two_layers(params, None, *batch)
-    with pytest.raises((TypeError, ValueError), match=message):
-        aggregate(of_labels, clip, attention)
-
-
 # Tokens.
 
 
@@ -302,15 +237,3 @@ def test_losses_at_padding_may_be_anything():
     )
     got = step_of(module)(carry, inputs, targets, mask)[0]
     np.testing.assert_allclose(checks.flat(got), checks.flat(expected), rtol=1e-6)
-
-
-def test_a_floor_under_the_losses_changes_no_update():
-    """As label smoothing is one, for all tokens the same."""
-    carry = start(program.load("tokens"))
-    updates = []
-    for floor in (0.0, 1.0):
-        module = program.load("tokens", lam=checks.LAM)
-        losses = module.token_losses
-        module.token_losses = lambda *a, losses=losses, floor=floor: losses(*a) + floor
-        updates.append(checks.flat(step_of(module)(carry, *batches(module)[0])[0]))
-    np.testing.assert_allclose(*updates, rtol=0, atol=1e-6)
