@@ -73,15 +73,18 @@ def test_every_method_is_tried_at_as_many_settings(rates):
 
 
 def test_classifiers_choose_among_first_stages(tmp_path):
-    arguments = ("--methods", "ncm", "--rates", "1", "0.5", "--no-measure")
-    assert _compare(tmp_path, "--epochs", "1", "--seeds", "1", *arguments) == 0
-    found = _results(tmp_path)
-    settings = [one["value"] for one in found["ncm"]["grid"]]
-    assert settings[:2] == ["centred", "centred, η = 0.05"]
-    # More than those of the three classifiers of one first stage.
-    accuracies = {json.dumps(one["accuracy"]) for one in found["ncm"]["grid"]}
-    assert len(accuracies) > method_grid.GRID
-    assert len(found["sgd"]["grid"]) == 6
+    plain = method_grid.plain(LONG_TAIL)
+    (ncm,) = (
+        method_grid.at_rates(method, plain, (1.0, 0.5))
+        for method in method_grid.choose(LONG_TAIL, "ncm")
+        if method.name == "ncm"
+    )
+    assert [value for value, _ in ncm.grid][:2] == ["centred", "centred, η = 0.05"]
+    setting = compare._Setting(plain, None, tmp_path, seeds=1, reused={})
+    trials = compare._trials(setting, [ncm])
+    assert all(trial.run.method.name == "sgd" for trial in trials)
+    rates = [trial.run.optimizer.learning_rate for trial in trials]
+    assert rates == pytest.approx([0.1, 0.05])
 
 
 def test_the_plain_run_has_nothing_of_a_method():

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
@@ -22,6 +23,7 @@ from experiments.train import steps
 from tests.batches import assert_resumed_and_shared, assert_same
 from tests.programs import wait_until
 from tests.test_experiments_imbalance_and_noise import NOISES
+from tests.training_problem import abstract
 
 DIGITS = configs.Data(validation_per_class=20, test_per_class=50)
 MOVED = configs.Data(source="cifar100", crop_padding=4, flip=True, rotation=20.0)
@@ -266,9 +268,9 @@ def test_stored_images_are_averaged_to_the_size_that_the_network_gets(monkeypatc
         rounding = 0.5 if small.dtype == np.uint8 else 1e-6
         np.testing.assert_allclose(small, sum(corners), rtol=0.0, atol=rounding)
         for model in (configs.Model("sce_cnn", widths=(4, 8)), configs.Model()):
-            run = configs.Run(data, model)
-            network = steps.init_network(run, seed=0)
-            assert network(steps.prepare(data, small[:3])).shape == (3, 10)
+            images = steps.prepare(data, small[:3])
+            logits = nnx.eval_shape(lambda n, x: n(x), abstract(model, data), images)
+            assert logits.shape == (3, 10)
 
 
 def test_image_files_are_never_subsampled(loads):
