@@ -83,7 +83,7 @@ def attentional_weights(
     sample_weights: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
-    r"""The distribution over one batch that is optimal for it alone (Eq. 5); sums to 1.
+    r"""The distribution over one batch that is optimal for that batch (Eq. 5).
 
     `p*_i = v_i exp(L_i/λ) / Σ_j v_j exp(L_j/λ)`: for λ > 0 the worst distribution over
     the batch at a price of λ per nat of KL divergence from the uniform one, for λ < 0

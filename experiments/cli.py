@@ -78,7 +78,7 @@ def _with_preset(command: str, arguments: list[str]) -> int:
     if path is not None:
         kept = run_dir.load_file(path / run_dir.CONFIG if path.is_dir() else path)
         source = f"--config {path}"
-        run = configs.replace(kept.run, {"data.contents": None})  # read anew
+        run = configs.replace(kept.run, {"data.contents": None})  # read again
         config = _overridden(command, run, kept.session, source, arguments)
         return _run(command, kept.preset or kept.run.data.source, config)
     if not arguments or arguments[0].startswith("-"):

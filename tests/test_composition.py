@@ -86,7 +86,7 @@ SCHEDULE = {"lam": absgd_jax.two_stage(0.7, 2), "gamma": 0.3, "max_weight": 4.0}
     ("alias", "settings"),
     [
         (absgd_jax.absgd, SCHEDULE | {"weight_decay": 1e-3}),
-        (absgd_jax.absgd, {"max_weight": 3.0}),  # beside the default radius
+        (absgd_jax.absgd, {"max_weight": 3.0}),  # with the default radius
         (absgd_jax.absgd, {"lam": absgd_jax.kl_radius(0.2), "gamma": 0.2}),
         (absgd_jax.abadam, {"lam": 0.7}),
     ],

@@ -273,7 +273,7 @@ def test_max_weight_bounds_every_weight(kwargs):
 @pytest.mark.parametrize("size", [7, 100, 128])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_bound_of_one_makes_the_first_update_plain_sgds(size, weighted):
-    """And no later weight larger; s is found where it is that of the batch alone."""
+    """And no later weight is larger, though rounding may hide the solution for s."""
     rng = np.random.default_rng(2)
     losses = np.float32(2 * rng.exponential(size=(3, size)))
     v = np.float32(rng.exponential(size=size)) if weighted else np.ones(size, "f")

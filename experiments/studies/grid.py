@@ -79,7 +79,7 @@ class Outcome:
         return Outcome(kept, self.diverged & {*seeds})
 
     def stopped(self) -> "Outcome":
-        """Each result at the epoch of its highest validation accuracy alone."""
+        """Each result with only the epoch of its highest validation accuracy."""
         kept = {
             seed: dataclasses.replace(result, epochs=[best])
             for seed, result in self.results.items()

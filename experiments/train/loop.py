@@ -1,5 +1,6 @@
 """The loop over epochs: of one run here, of vmapped runs in `vmapped`."""
 
+import abc
 import collections
 import contextlib
 import functools
@@ -66,7 +67,7 @@ class Start(NamedTuple):
     position: Position = FIRST
 
 
-class Stepper:
+class Stepper(abc.ABC):
     """Makes the updates of runs of one schedule of epochs and evaluations.
 
     It makes many in a dispatch, from indices of examples on the device; one run can be
@@ -86,13 +87,13 @@ class Stepper:
     _indices: tuple[np.ndarray, np.ndarray]  # of the epoch's batches, and `present`
     _vmapped: bool = False
 
+    @abc.abstractmethod
     def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Prepares an epoch, which goes on at the batch `first`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def evaluate(self) -> list[dict[str, dict[str, Any] | None]]:
         """The `summaries` of each run."""
-        raise NotImplementedError
 
     def advance(
         self, number: int
