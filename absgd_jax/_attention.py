@@ -367,6 +367,7 @@ def bound_losses(
     old = jnp.where(gamma < 1.0, log_kept + above_top(tilted_loss), nothing)
     numerator = jnp.logaddexp(old, jnp.log(gamma) + rest - jnp.log(some))
     denominator = 1.0 - gamma * max_weight * V_k / some
+    # Where all are limited and no s_t is left the numerator is `nothing`: no solution.
     solvable = (denominator > 0.0) & (numerator > 0.75 * nothing)
     log_denominator = jnp.log(jnp.where(solvable, denominator, 1.0))
     limit = jnp.log(max_weight) + numerator - log_denominator  # log(c s), above `top`

@@ -36,7 +36,7 @@ _COSTS = (
     "Time and memory are those of a step relative to plain SGD's (median of paired "
     "steps; all that the compiled program holds); "
 )
-_STOPPED = "the epoch of each training's highest validation accuracy"
+_BEST_EPOCH = "the epoch of each training's highest validation accuracy"
 OF_TWO_CLASSES = {"auroc": "AUROC", "average_precision": "average precision"}
 
 
@@ -97,7 +97,7 @@ def main(preset: str, config: commands.Compare) -> int:
     def report() -> str:
         found = grid.outcomes(trials)
         if config.early_stopping:
-            found = {setting: outcome.stopped() for setting, outcome in found.items()}
+            found = {key: outcome.at_best_epoch() for key, outcome in found.items()}
         compared = [_compared(setting, method, found) for method in methods]
         missing = lambda outcome: len(outcome.ended) < config.seeds
         compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
@@ -331,7 +331,7 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
     legend = (
         "Test set, percent, mean ± standard deviation over "
         f"{formatting.count(results['seeds'], 'seed')}, at "
-        f"{_STOPPED if results.get('early_stopping') else 'the last epoch'}; the "
+        f"{_BEST_EPOCH if results.get('early_stopping') else 'the last epoch'}; the "
         "difference in accuracy is paired by seed, ± standard error. What is chosen is "
         "the best of the method's grid by validation accuracy over all seeds. "
         f"{_COSTS if measured else ''}`backward` counts backward passes a step, clean "

@@ -78,7 +78,7 @@ class Outcome:
         kept = {seed: self.results[seed] for seed in seeds if seed in self.results}
         return Outcome(kept, self.diverged & {*seeds})
 
-    def stopped(self) -> "Outcome":
+    def at_best_epoch(self) -> "Outcome":
         """Each result with only the epoch of its highest validation accuracy."""
         kept = {
             seed: dataclasses.replace(result, epochs=[best])
