@@ -425,9 +425,10 @@ class EqualGrids(Checked):
 class Reproduce(Checked):
     """Trains the cells of the paper's tables on CIFAR at the full protocol.
 
-    200 epochs of ResNet-32, three seeds, λ chosen on validation examples; in order of
-    importance, and resumable: a recorded cell is not trained again, and a training that
-    ran out of time is resumed. Several processes may share one directory.
+    200 epochs of ResNet-32, three seeds, λ chosen on validation examples; and 120 where
+    labels are wrong, with nothing chosen. In order of importance, and resumable: a
+    recorded cell is not trained again, and a training that ran out of time is resumed.
+    Several processes may share one directory.
 
     Attributes:
       minutes: time after which trainings stop, each with a checkpoint.
@@ -435,7 +436,8 @@ class Reproduce(Checked):
       data_dir: of the official binary files, or TFDS's.
       packed: folder that --pack wrote, in place of `data_dir`.
       records: JSON lines, one per cell; None for `out`/records.jsonl.
-      settings: columns of the tables, such as cifar10_lt100; all if none is given.
+      settings: columns of the tables, such as cifar10_lt100 or cifar10_sym40; all if
+        none is given.
       rows: rows by name, such as "SGD (CE)"; all if none is given.
       seeds: number of seeds, from 0.
       smoke: whether to train the smoke presets: tiny networks on a few examples.
@@ -444,8 +446,8 @@ class Reproduce(Checked):
       list: whether the cells that can be trained next are printed, and nothing trained.
       features: .npz file to write what enters the last layer after plain training to,
         for the first of the settings; networks that are not there are trained.
-      epochs: epochs in place of 200; the rate is changed, and λ and class weights
-        begin, at the same fractions of them. Needs records of its own.
+      epochs: epochs in place of 200 or 120; the rate is changed, and λ and class
+        weights begin, at the same fractions of them. Needs records of its own.
     """
 
     minutes: PositiveFinite = 25.0

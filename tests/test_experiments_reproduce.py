@@ -41,20 +41,22 @@ from tests import trees
 ROOT = pathlib.Path(__file__).parents[1]
 SETTING = "cifar10_lt100"
 CELL = Cell(SETTING, "ABSGD (CE)", 1.0, 1, "test")
+WRONG = Cell("cifar10_sym40", "ABSGD (SCE)", math.inf, 0, "test")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The smoke preset's images, packed."""
+    """The smoke presets' images, packed."""
     directory = tmp_path_factory.mktemp("reproduce")
     data_dir = trees.build("cifar10", directory / "data")
-    arguments = ["--smoke", "--settings", SETTING, "--data-dir", str(data_dir)]
-    assert cli.main(["reproduce", *arguments, "--pack", str(directory / "pack")]) == 0
+    settings = ["--settings", SETTING, WRONG.setting, "--data-dir", str(data_dir)]
+    command = ["reproduce", "--smoke", *settings, "--pack", str(directory / "pack")]
+    assert cli.main(command) == 0
     return directory
 
 
-def campaign(folder, out, *more):
-    arguments = ["--smoke", "--settings", SETTING, "--packed", str(folder / "pack")]
+def campaign(folder, out, *more, setting=SETTING):
+    arguments = ["--smoke", "--settings", setting, "--packed", str(folder / "pack")]
     return ["reproduce", *arguments, "--out", str(out), *more]
 
 
@@ -67,8 +69,9 @@ def numbers(out):
 
 
 def test_packed_examples_are_those_of_the_data_set(folder):
-    for split in ("test", "validation"):
-        run = reproduce.run_of(CELL._replace(split=split, seed=0), smoke=True)
+    cells = [CELL._replace(split=s, seed=0) for s in ("test", "validation")]
+    for cell in (*cells, WRONG):
+        run = reproduce.run_of(cell, smoke=True)
         task = load_task(run.data, 0, folder / "data")
         read = packed.read(folder / "pack", run.data)
         names = ("train", "validation", "test", "class_counts", "mislabelled")
@@ -134,6 +137,21 @@ def test_rows_of_one_loss_share_their_plain_training():
     assert plain.loss == configs.Loss()
 
 
+def test_only_equal_plain_trainings_share_a_directory(tmp_path):
+    config = commands.Reproduce(out=tmp_path, smoke=True)
+    worker, found = reproduce.new_worker(config), {}
+    for setting in reproduce.SETTINGS:
+        for row, split in itertools.product(
+            reproduce.rows_of(setting), ("test", "validation")
+        ):
+            run = reproduce.run_of(Cell(setting, row.name, 1.0, 0, split))
+            if run.method.start_at:
+                directory = reproduce._plain_directory(run, worker)
+                found.setdefault(directory, set()).add(reproduce.first_stage(run))
+    assert {len(trainings) for trainings in found.values()} == {1}
+    assert len(set.union(*found.values())) == len(found)
+
+
 def test_what_is_recorded_is_not_pending():
     rows = ["SGD (CE)", "SGD (LDAM)"]
     cells = reproduce.pending([], [SETTING, "cifar10_st100"], rows, seeds=2)
@@ -143,8 +161,10 @@ def test_what_is_recorded_is_not_pending():
     assert reproduce.pending([line], [SETTING, "cifar10_st100"], rows, 2) == cells[1:]
 
 
-def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
-    assert cli.main(campaign(folder, tmp_path, "--rows", "ABSGD (CE)")) == 0
+@pytest.mark.parametrize("cell", [CELL, WRONG], ids=lambda cell: cell.setting)
+def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path, cell):
+    row = ("--rows", cell.row)
+    assert cli.main(campaign(folder, tmp_path, *row, setting=cell.setting)) == 0
     records = run_log.events(tmp_path / "records.jsonl")[0]
     tested = next(r for r in records if r["split"] == "test")
     cell = Cell(**{name: tested[name] for name in Cell._fields})
@@ -158,6 +178,13 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path):
     recall, weight = numbers(tmp_path)[cell[1:]]
     np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)
     np.testing.assert_allclose(weight, events[-1]["total_weight"], atol=1e-4)
+    if (early := tested.get(reproduce.STOPPED_EARLY)) is not None:
+        best = max(events, key=lambda event: event["validation"]["accuracy"])
+        expected = best["test"]["accuracy"], best["test"]["calibration_error"]
+        assert early["epoch"] == best["epoch"]
+        found = early["accuracy"], early["calibration_error"]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (early is None) == (cell.setting == SETTING)
 
 
 def test_sgd_weighs_all_alike_and_a_radius_does_not(folder, tmp_path):
@@ -268,7 +295,7 @@ def test_the_overview_names_methods_that_there_are():
             for one in method_grid.every(presets.get(name).run)
         },
         "last_layer": equal_grids_report.titles(),
-        "in_full": {row.name for row in reproduce.ROWS},
+        "in_full": {r.name for r in reproduce.ROWS + reproduce.MISLABELLED_ROWS},
     }
     families = [*overview_report.IMBALANCED.values()]
     families += overview_report.MISLABELLED.values()
@@ -293,6 +320,37 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
     assert len(own) == 2  # accuracy, and recall of each class
     assert all("| 2; 1 of 3 diverged |" in line for line in own)
     assert "| 62.0 ± 2.8 |" in own[0]
+
+
+def test_wrong_labels_are_tabulated_at_the_last_epoch_and_stopped_early():
+    rows = reproduce.MISLABELLED_ROWS[0].name, WRONG.row
+    measured = ((0.60, 0.80), (0.62, 0.80)), ((0.70, 0.82), (0.74, 0.80))
+    records = [
+        {"row": row, "seed": seed, "accuracy": last, "calibration_error": 0.1}
+        | {"setting": WRONG.setting, "split": "test", "lam": "inf", "last_lam": "inf"}
+        | {"stopped_early": {"accuracy": early, "calibration_error": 0.05}}
+        | {"device": "a", "jax": "0", "seconds": 1.0, "epochs": 120}
+        for row, results in zip(rows, measured, strict=True)
+        for seed, (last, early) in enumerate(results)
+    ]
+    page = reproduce_report.sections(records, "a.jsonl")
+    _, absgd = (
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in page.partition(reproduce_report.title(WRONG.setting))[
+            2
+        ].splitlines()
+        if line.startswith(tuple(f"| {row}" for row in rows))
+    )
+    last = ["72.0 ± 2.8", "+11.0 ± 1.0", "10.0 ± 0.0"]
+    early = ["81.0 ± 1.4", "+1.0 ± 1.0", "5.0 ± 0.0"]
+    assert absgd == [*last, *early, "2", "∞", "88.65 ± 0.21 (+2.9)"]
+    overview = overview_report.section([records], [], [])
+    rare, wrong = overview.split("### Wrong labels")
+    assert "noise" not in rare.partition("### Rare")[2]
+    assert "rate 0.4, in full | CIFAR-10, symmetric noise of rate 0.4, in full, e" in (
+        wrong
+    )
+    assert re.search(r"\| ABSGD on SCE *\| \+11.0 ± 1.0 *\| \+1.0 ± 1.0", wrong)
 
 
 def _tables(text):

@@ -53,7 +53,7 @@ def write(folder: pathlib.Path, tasks: Iterable[tuple[configs.Data, Task]]) -> i
     """Writes the images and labels of tasks; returns the number of different images.
 
     The tasks have images in memory, uint8 `[n, side, side, 3]` with one side for all,
-    no wrong labels and no meta set; each comes with its configuration.
+    and no meta set; each comes with its configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     distinct = Distinct()

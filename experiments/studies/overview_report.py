@@ -7,7 +7,12 @@ import numpy as np
 
 from experiments import presets
 from experiments.report import formatting
-from experiments.studies import compare, equal_grids_report, reproduce_report
+from experiments.studies import (
+    compare,
+    equal_grids_report,
+    reproduce,
+    reproduce_report,
+)
 
 Record = Mapping[str, Any]
 
@@ -86,7 +91,9 @@ IMBALANCED = {
 }
 MISLABELLED = {
     "weights from losses": (
-        Row("ABSGD, automatic λ < 0", "absgd_auto", None),
+        Row(
+            "ABSGD, automatic λ < 0", "absgd_auto", None, f"{_LATE} from the first step"
+        ),
         Row("ABSGD, λ < 0 chosen", "absgd", None),
         Row("EG within the batch", "eg", None),
         Row("EG, a weight for each example", "eg_examples", None),
@@ -94,10 +101,10 @@ MISLABELLED = {
         Row("RECOVER", "recover", None),
     ),
     "another loss": (
-        Row("SCE", "sce", None),
-        Row("ABSGD on SCE", "absgd_sce", None),
+        Row("SCE", "sce", None, "SGD (SCE)"),
+        Row("ABSGD on SCE", "absgd_sce", None, "ABSGD (SCE)"),
         Row("GCE", "gce", None),
-        Row("truncated GCE", "tce", None),
+        Row("truncated GCE", "tce", None, "SGD (TCE)"),
     ),
     "class counts": (
         Row("LDAM-DRW", "ldam_drw", None),
@@ -120,15 +127,15 @@ first row has the accuracy of SGD, in percent; a dash stands for what was not tr
 The sections below have settings, protocols and commands, and many more methods.
 
 "In full" is the paper's protocol, in which λ and class weights begin after four fifths
-of the epochs; "30 epochs" is the same in 30 epochs of 200; "reduced" has fewer and
-smaller images, smaller networks and fewer epochs; "last layer" trains that alone, on
-images of full size; "early stopping" takes each training at the epoch of its highest
-validation accuracy, by labels as noisy as the training's. Class weights in the loss are
-factors of the losses that ABSGD attends to, as published; base weights are not seen by
-attention. The automatic λ is the library's default, `kl_radius(0.4)` with weights up to
-2 (the sign is −1 under wrong labels): from the first step, but with class weights in
-full and in 30 epochs from when these begin. With weights up to 50 ρ is 1.6 in full and
-in 30 epochs, and chosen otherwise.
+of the epochs (λ after two thirds under wrong labels); "30 epochs" is the same in 30
+epochs of 200; "reduced" has fewer and smaller images, smaller networks and fewer
+epochs; "last layer" trains that alone, on images of full size; "early stopping" takes
+each training at the epoch of its highest validation accuracy, by labels as noisy as the
+training's. Class weights in the loss are factors of the losses that ABSGD attends to,
+as published; base weights are not seen by attention. The automatic λ is the library's
+default, `kl_radius(0.4)` with weights up to 2 (the sign is −1 under wrong labels): from
+the first step, but with class weights in full and in 30 epochs from when these begin.
+With weights up to 50 ρ is 1.6 in full and in 30 epochs, and chosen otherwise.
 """
 
 
@@ -142,12 +149,15 @@ def section(
     The records are those of `reproduce`, in full and in fewer epochs, and of
     `equal_grids`; of `compare` the results, with the heading of each.
     """
-    imbalanced = [
-        _at_full_size(records, setting)
-        for records in campaigns
-        for setting in reproduce_report.recorded_settings(records)
-    ]
+    imbalanced: list[Column | None] = []
     mislabelled: list[Column | None] = []
+    for records in campaigns:
+        for setting in reproduce_report.recorded_settings(records):
+            if setting in reproduce.MISLABELLED:
+                mislabelled.append(_at_full_size(records, setting))
+                mislabelled.append(_at_full_size(records, setting, early=True))
+            else:
+                imbalanced.append(_at_full_size(records, setting))
     for heading, results in compared:
         data = results["run"]["data"]
         if data["source"] != "imdb":
@@ -171,15 +181,19 @@ def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column | None:
     return _column(heading, accuracy, "sgd", "compared")
 
 
-def _at_full_size(records: Sequence[Record], setting: str) -> Column | None:
+def _at_full_size(
+    records: Sequence[Record], setting: str, early: bool = False
+) -> Column | None:
+    at = (lambda r: r[reproduce.STOPPED_EARLY]) if early else (lambda r: r)
     accuracy = {
-        tested.row.name: {seed: r["accuracy"] for seed, r in tested.finished.items()}
+        tested.row.name: {s: at(r)["accuracy"] for s, r in tested.finished.items()}
         for tested in reproduce_report.tested_rows(records, setting)
     }
     ran = next(r["epochs"] for r in records if r["setting"] == setting)
     paper = presets.get(setting).run.epochs
     how = "in full" if ran == paper else f"{ran} epochs"
     heading = f"{reproduce_report.title(setting)}, {how}"
+    heading += ", early stopping" if early else ""
     return _column(heading, accuracy, reproduce_report.ROWS[0].name, "in_full")
 
 

@@ -4,6 +4,8 @@ A cell is a row of a table at one λ and one seed: 200 epochs, of which the firs
 plain training. All rows of one loss share those, so each is trained once per seed and
 kept; a cell then costs 40 epochs. λ is chosen on a validation set that is held out for
 that purpose, and the row is trained at the chosen λ on all examples, for every seed.
+Where labels are wrong nothing is chosen, and every cell holds out examples, whose
+labels are as wrong: they tell the epoch at which early stopping would have stopped.
 
 Several processes may work in one directory at once, since one small network does not
 fill an accelerator: each claims the cell that it trains.
@@ -35,14 +37,22 @@ from experiments.train.session import Session
 
 RHO = 0.4
 LAMS = (0.5, 1.0, 2.0, 5.0, 10.0)
-SETTINGS = tuple(
+IMBALANCED = tuple(
     f"{source}_{shape}{ratio}"
     for ratio in (100, 10)
     for source in ("cifar10", "cifar100")
     for shape in ("lt", "st")
 )
+MISLABELLED = tuple(
+    f"{source}_{kind}{rate}"
+    for rate in (40, 20)
+    for source in ("cifar10", "cifar100")
+    for kind in ("sym", "asym")
+)
+SETTINGS = IMBALANCED + MISLABELLED
 SEEDS = 3
 RECORDS = "records.jsonl"
+STOPPED_EARLY = "stopped_early"  # in a record: at the highest validation accuracy
 _DISPATCH = 1000  # updates at once on an accelerator: an epoch has fewer
 _EVAL_EVERY = 20
 
@@ -52,13 +62,15 @@ class Row(NamedTuple):
 
     name: str  # as printed, if the paper prints it
     preset: str  # what follows the setting's name in that of the row's preset
-    changes: Mapping[str, Any]  # of the preset's run
+    # Of the preset's run, after those that a printed row of this name has there.
+    changes: Mapping[str, Any]
     chooses: bool = False  # whether λ is chosen, among `LAMS`
 
 
 # With λ = ∞ and s_0 = 1 all weights are one: SGD, by the compiled program of ABSGD.
 _SGD = {"method.lam": math.inf, "method.init_s": 1.0}
 _RADIUS = _SGD | {"method.rho": RHO, "method.gamma": 0.1, "method.init_s": None}
+_DISTRUST = _RADIUS | {"method.lam": -math.inf}
 _WIDE = _RADIUS | {"method.rho": 1.6, "method.max_weight": 50.0}
 _DEFERRED = _SGD | {"loss.class_weights_norm": "weights"}
 _BASE = {"loss.class_weights_in": "base"}
@@ -79,11 +91,22 @@ ROWS = (
     Row("ABSGD (CE), ρ = 0.4 from the first step", "", _RADIUS | _FIRST),
     Row("ABSGD (CE), λ = 1 from the first step", "", _ONE | _FIRST),
     Row("ABSGD (CE), ρ = 1.6, weights up to 50", "", _WIDE),
+    Row("SGD (CB-Focal)", "_cb_focal", _SGD | _FIRST),
     Row("SGD (LDAM)", "_ldam", _SGD),
     Row("SGD (CB-LDAM)", "_cb_ldam", _DEFERRED),
     Row("ABSGD (CB-LDAM)", "_cb_ldam", {}, chooses=True),
     Row("SGD (Focal)", "_focal", _SGD),
     Row("ABSGD (Focal)", "_focal", {}, chooses=True),
+)
+# Of settings with wrong labels.
+MISLABELLED_ROWS = (
+    Row("SGD (CE)", "", _SGD),
+    Row("ABSGD (CE), ρ = 0.4 from the first step", "", _DISTRUST | _FIRST),
+    Row("SGD (SCE)", "_sce", _SGD),
+    Row("ABSGD (SCE)", "_sce", {}),
+    Row("ABSGD (CE)", "", {}),
+    Row("EG (SCE)", "_sce", {}),
+    Row("SGD (TCE)", "_tce", _SGD),
 )
 
 
@@ -103,22 +126,32 @@ class Cell(NamedTuple):
         return f"{self.setting}-{row}-lam{self.lam:g}-{self.split}-seed{self.seed}"
 
 
+def rows_of(setting: str) -> tuple[Row, ...]:
+    """The rows of a table's column, in order of importance."""
+    return MISLABELLED_ROWS if setting in MISLABELLED else ROWS
+
+
 def run_of(cell: Cell, smoke: bool = False, epochs: int | None = None) -> configs.Run:
     """The run of a cell, with the preset's epochs if none are given.
 
     The rate is changed, and λ and class weights begin, at the same fractions of them.
     """
-    (row,) = (row for row in ROWS if row.name == cell.row)
-    preset = presets.get(f"{cell.setting}{row.preset}{'_smoke' if smoke else ''}")
+    (row,) = (row for row in rows_of(cell.setting) if row.name == cell.row)
+    name = f"{cell.setting}{row.preset}"
+    preset = presets.get(f"{name}_smoke" if smoke else name)
+    mislabelled = cell.setting in MISLABELLED
     changes: dict[str, Any] = {
         "seed": cell.seed,
         "data.augment_on": "device",
-        "eval_every": 1 if smoke else _EVAL_EVERY,
-        **row.changes,
+        "eval_every": 1 if smoke or mislabelled else _EVAL_EVERY,
     }
+    for variant in presets.get(name).variants:
+        if variant.method == row.name:
+            changes |= {n: v for n, v in variant.changes.items() if n != "method.name"}
+    changes |= row.changes
     if row.chooses:
         changes["method.lam"] = cell.lam
-    if cell.split == "validation":
+    if cell.split == "validation" or mislabelled:
         held_out = 1 if smoke else 100 if preset.run.data.classes == 10 else 10
         changes["data.validation_per_class"] = held_out
         if smoke:
@@ -164,7 +197,7 @@ def pending(
     records, names = list(records), set(rows)
     known, cells = _known(records), []
     for setting in settings:
-        for row in ROWS:
+        for row in rows_of(setting):
             if names and row.name not in names:
                 continue
             if row.chooses:
@@ -257,7 +290,7 @@ def new_worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker
 
 def main(config: commands.Reproduce) -> int:
     """Trains cells until all are recorded or the minutes are over; returns 0."""
-    known = [row.name for row in ROWS]
+    known = list(dict.fromkeys(row.name for row in ROWS + MISLABELLED_ROWS))
     if unknown := [name for name in config.rows if name not in known]:
         raise configs.BadConfiguration(
             f"There is no row {unknown[0]!r}: there are {', '.join(map(repr, known))}."
@@ -407,7 +440,11 @@ def _train_if_free(cell: Cell, worker: Worker, records: pathlib.Path) -> bool:
         # Where it was trained, in all sittings, those of the plain training first.
         plain = _plain_directory(run, worker) if run.method.start_at else out
         sessions = [*_events(plain, "session"), *_events(out, "session")]
-        _append(records, cell, aggregate.read(out), seconds, sessions)
+        result = aggregate.read(out)
+        if plain != out:  # of which early stopping may take an epoch
+            epochs = [*aggregate.read(plain).epochs, *result.epochs]
+            result = dataclasses.replace(result, epochs=epochs)
+        _append(records, cell, result, seconds, sessions)
         shutil.rmtree(out / run_dir.CHECKPOINTS, ignore_errors=True)
     return True
 
@@ -421,9 +458,14 @@ def _events(out: pathlib.Path, kind: str) -> list[dict[str, Any]]:
 def _plain_directory(run: configs.Run, worker: Worker) -> pathlib.Path:
     """Where the plain training that a cell's run starts from is kept."""
     plain = first_stage(run)
-    data, loss, head = plain.data, plain.loss.name, plain.model.head
+    data, loss, head = plain.data, plain.loss, plain.model.head
     held_out = "-held-out" if data.validation_per_class else ""
-    name = f"{data.source}-{data.imbalance}{data.imbalance_ratio:g}-{loss}-{head}"
+    if data.noise_rate:  # rows of one loss may have other parameters and rates
+        kind, rate = f"{data.noise}{data.noise_rate:g}", plain.optimizer.learning_rate
+        held_out += f"-{loss.alpha:g}-{loss.beta:g}-{rate:g}"
+    else:
+        kind = f"{data.imbalance}{data.imbalance_ratio:g}"
+    name = f"{data.source}-{kind}-{loss.name}-{head}"
     switch = run.epoch_at(run.method.start_at)
     return worker.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
 
@@ -522,6 +564,12 @@ def _append(
             "total_weight": round(event["total_weight"], 4),
             "effective_sample_size": round(event["effective_sample_size"], 4),
         }
+        if cell.split == "test" and (best := result.best("validation")) is not None:
+            line[STOPPED_EARLY] = {
+                "epoch": best["epoch"],
+                "accuracy": round(best["test"]["accuracy"], 5),
+                "calibration_error": round(best["test"]["calibration_error"], 4),
+            }
     print(f"{cell.name}: {line['accuracy']}", flush=True)
     line |= {"epochs": result.run.epochs, "seconds": round(seconds, 1)}
     for name in ("device", "jax"):
