@@ -178,13 +178,15 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path, cel
     recall, weight = numbers(tmp_path)[cell[1:]]
     np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)
     np.testing.assert_allclose(weight, events[-1]["total_weight"], atol=1e-4)
-    if (early := tested.get(reproduce.STOPPED_EARLY)) is not None:
-        best = max(events, key=lambda event: event["validation"]["accuracy"])
+    earlier = {"stopped_early": "validation", "best_on_test": "test"}
+    there = {name for name in earlier if name in tested}
+    assert there == ({*earlier} if cell.setting == WRONG.setting else set())
+    for name in there:
+        best = max(events, key=lambda event: event[earlier[name]]["accuracy"])
         expected = best["test"]["accuracy"], best["test"]["calibration_error"]
-        assert early["epoch"] == best["epoch"]
-        found = early["accuracy"], early["calibration_error"]
+        assert tested[name]["epoch"] == best["epoch"]
+        found = tested[name]["accuracy"], tested[name]["calibration_error"]
         np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert (early is None) == (cell.setting == SETTING)
 
 
 def test_sgd_weighs_all_alike_and_a_radius_does_not(folder, tmp_path):
@@ -253,7 +255,7 @@ def test_the_page_is_what_the_records_make():
 
 def test_the_overview_has_the_gains_of_the_sections():
     page = results_page.page(ROOT / "results")
-    overview, sections = page.split("## The paper's protocol in full")
+    overview, _, sections = page.partition("## The paper's protocol in full")
     gains = {}  # by the method's title in the overview, in the order of columns
     for line in overview.splitlines():
         if line.startswith("| "):
@@ -329,6 +331,7 @@ def test_wrong_labels_are_tabulated_at_the_last_epoch_and_stopped_early():
         {"row": row, "seed": seed, "accuracy": last, "calibration_error": 0.1}
         | {"setting": WRONG.setting, "split": "test", "lam": "inf", "last_lam": "inf"}
         | {"stopped_early": {"accuracy": early, "calibration_error": 0.05}}
+        | {"best_on_test": {"accuracy": early + 0.01, "calibration_error": 0.05}}
         | {"device": "a", "jax": "0", "seconds": 1.0, "epochs": 120}
         for row, results in zip(rows, measured, strict=True)
         for seed, (last, early) in enumerate(results)
@@ -343,7 +346,8 @@ def test_wrong_labels_are_tabulated_at_the_last_epoch_and_stopped_early():
     )
     last = ["72.0 ± 2.8", "+11.0 ± 1.0", "10.0 ± 0.0"]
     early = ["81.0 ± 1.4", "+1.0 ± 1.0", "5.0 ± 0.0"]
-    assert absgd == [*last, *early, "2", "∞", "88.65 ± 0.21 (+2.9)"]
+    best = ["82.0 ± 1.4", "+1.0 ± 1.0", "5.0 ± 0.0"]
+    assert absgd == [*last, *early, *best, "2", "∞", "88.65 ± 0.21 (+2.9)"]
     overview = overview_report.section([records], [], [])
     rare, wrong = overview.split("### Wrong labels")
     assert "noise" not in rare.partition("### Rare")[2]
@@ -396,8 +400,9 @@ def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
         if "**" in cell
     }
     assert {column for _, _, column in bold} == {
-        " ".join((*reproduce_report.block(setting), "ResNet32"))
+        f"{' '.join(reproduce_report.block(setting))} {network}"
         for setting in reproduce_report.recorded_settings(records)
+        for network in ["SCE CNN" if "sym" in setting else "ResNet32"]
     }
     own = (SETTING, "SGD (CE)", "test")
     ours = [
