@@ -137,6 +137,14 @@ def test_rows_of_one_loss_share_their_plain_training():
     assert plain.loss == configs.Loss()
 
 
+def test_a_cell_that_is_listed_has_the_cost_of_its_own_epochs(tmp_path, shell):
+    command = ["reproduce", "--list", "--out", tmp_path, "--settings", SETTING]
+    printed = shell.printed(*command, "--rows", "SGD (CE)", "SGD (CB-Focal)")
+    late, whole = (line for line in printed.splitlines() if "seed1: " in line)
+    assert late.endswith(": 40 of 200 epochs are its own: 3,880 steps in 58 min")
+    assert whole.endswith(": 200 of 200 epochs are its own: 19,400 steps in 4.8 h")
+
+
 def test_only_equal_plain_trainings_share_a_directory(tmp_path):
     config = commands.Reproduce(out=tmp_path, smoke=True)
     worker, found = reproduce.new_worker(config), {}

@@ -29,6 +29,7 @@ import numpy as np
 from experiments import commands, configs, presets
 from experiments.data import loader, packed
 from experiments.data.task import Task, load_task
+from experiments.presets._listing import steps_and_time
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies import grid
 from experiments.studies.equal_grids_report import PASSES
@@ -321,7 +322,11 @@ def main(config: commands.Reproduce) -> int:
     for cell in cells if config.list else ():
         run = run_of(cell, config.smoke, config.epochs)
         epochs = run.epochs - run.epoch_at(run.method.start_at)
-        print(f"{cell.name}: {epochs} of {run.epochs} epochs are its own")
+        cost = steps_and_time(dataclasses.replace(run, epochs=epochs))
+        cost = "seconds" if config.smoke else cost.replace(" in ", " steps in ")
+        print(f"{cell.name}: {epochs} of {run.epochs} epochs are its own: {cost}")
+    if config.list and cells:
+        print("Times are of two CPU cores; one with ~ is an estimate.")
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
     return 0
 
