@@ -425,10 +425,10 @@ class EqualGrids(Checked):
 class Reproduce(Checked):
     """Trains the cells of the paper's tables on CIFAR at the full protocol.
 
-    200 epochs of ResNet-32, three seeds, λ chosen on validation examples; and 120 where
-    labels are wrong, with nothing chosen. In order of importance, and resumable: a
-    recorded cell is not trained again, and a training that ran out of time is resumed.
-    Several processes may share one directory.
+    Three seeds of 200 epochs of ResNet-32, with λ chosen on validation examples; of 120
+    where labels are wrong, with nothing chosen. In order of importance, and resumable:
+    a recorded cell is not trained again, and a training that ran out of time is
+    resumed. Several processes may share one directory.
 
     Attributes:
       minutes: time after which trainings stop, each with a checkpoint.
@@ -446,8 +446,9 @@ class Reproduce(Checked):
       list: whether the cells that can be trained next are printed, and nothing trained.
       features: .npz file to write what enters the last layer after plain training to,
         for the first of the settings; networks that are not there are trained.
-      epochs: epochs in place of 200 or 120; the rate is changed, and λ and class
-        weights begin, at the same fractions of them. Needs records of its own.
+      epochs: epochs in place of 200; the rate is changed, and λ and class weights
+        begin, at the same fractions of them. Needs records of its own, and settings
+        without wrong labels.
     """
 
     minutes: PositiveFinite = 25.0

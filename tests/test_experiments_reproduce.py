@@ -186,11 +186,11 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path, cel
     recall, weight = numbers(tmp_path)[cell[1:]]
     np.testing.assert_allclose(recall, events[-1]["test"]["recall"], atol=1e-4)
     np.testing.assert_allclose(weight, events[-1]["total_weight"], atol=1e-4)
-    earlier = {"stopped_early": "validation", "best_on_test": "test"}
-    there = {name for name in earlier if name in tested}
-    assert there == ({*earlier} if cell.setting == WRONG.setting else set())
+    best_by = {"stopped_early": "validation", "best_on_test": "test"}
+    there = best_by.keys() & tested.keys()
+    assert there == (best_by.keys() if cell.setting == WRONG.setting else set())
     for name in there:
-        best = max(events, key=lambda event: event[earlier[name]]["accuracy"])
+        best = max(events, key=lambda event: event[best_by[name]]["accuracy"])
         expected = best["test"]["accuracy"], best["test"]["calibration_error"]
         assert tested[name]["epoch"] == best["epoch"]
         found = tested[name]["accuracy"], tested[name]["calibration_error"]
@@ -236,6 +236,21 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
         found, _ = run_log.events(tmp_path / "parts" / cell.name / run_dir.RECORDS)
         spent = sum(each["seconds"] for each in found if each["event"] == "epoch")
         assert record["seconds"] >= spent > 0.0
+
+
+def test_a_plain_training_that_diverges_is_recorded_for_its_rows(
+    folder, tmp_path, monkeypatch
+):
+    run_of = reproduce.run_of
+    too_fast = {"optimizer.learning_rate": 1e30}
+    monkeypatch.setattr(
+        reproduce, "run_of", lambda *cell: configs.replace(run_of(*cell), too_fast)
+    )
+    command = campaign(folder, tmp_path, "--rows", "SGD (CE)", "--seeds", "1")
+    assert cli.main(command) == 0
+    (record,) = run_log.events(tmp_path / "records.jsonl")[0]
+    assert record["accuracy"] is None
+    assert "not finite" in record["diverged"]
 
 
 def test_processes_share_a_campaign(folder, tmp_path):
@@ -332,7 +347,7 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
     assert "| 62.0 ± 2.8 |" in own[0]
 
 
-def test_wrong_labels_are_tabulated_at_the_last_epoch_and_stopped_early():
+def test_wrong_labels_are_tabulated_at_the_last_epoch_and_at_two_earlier_ones():
     rows = reproduce.MISLABELLED_ROWS[0].name, WRONG.row
     measured = ((0.60, 0.80), (0.62, 0.80)), ((0.70, 0.82), (0.74, 0.80))
     records = [
@@ -359,8 +374,8 @@ def test_wrong_labels_are_tabulated_at_the_last_epoch_and_stopped_early():
     overview = overview_report.section([records], [], [])
     rare, wrong = overview.split("### Wrong labels")
     assert "noise" not in rare.partition("### Rare")[2]
-    assert "rate 0.4, in full | CIFAR-10, symmetric noise of rate 0.4, in full, e" in (
-        wrong
+    assert (
+        "rate 0.4, in full | CIFAR-10, symmetric noise of rate 0.4, in full, e" in wrong
     )
     assert re.search(r"\| ABSGD on SCE *\| \+11.0 ± 1.0 *\| \+1.0 ± 1.0", wrong)
 
@@ -408,9 +423,9 @@ def test_ours_stands_only_next_to_the_same_row_of_the_same_data():
         if "**" in cell
     }
     assert {column for _, _, column in bold} == {
-        f"{' '.join(reproduce_report.block(setting))} {network}"
+        " ".join((*key[2:5], paper.lookup(key)[0].backbone))
         for setting in reproduce_report.recorded_settings(records)
-        for network in ["SCE CNN" if "sym" in setting else "ResNet32"]
+        for key in presets.get(setting).paper
     }
     own = (SETTING, "SGD (CE)", "test")
     ours = [
@@ -502,6 +517,8 @@ def test_cells_of_fewer_epochs_have_records_of_their_own(folder, tmp_path, shell
     command = campaign(folder, tmp_path, "--rows", "SGD (CB-CE), deferred")
     command += ["--seeds", "1"]
     fewer = ["--epochs", "5", "--records", tmp_path / "fewer.jsonl"]
+    wrong = campaign(folder, tmp_path, *fewer, setting=WRONG.setting)
+    shell.refused(2, f"without wrong labels, got {WRONG.setting}", *wrong)
     shell.printed(*command)
     shell.refused(2, "trainings of 3 epochs, and these would", *command, *fewer[:2])
     shell.printed(*command, *fewer)

@@ -55,16 +55,16 @@ def _row(preset: Preset) -> tuple[str, ...]:
         _data(run.data),
         run.model.name + ("" if preset.needs is None else " 2*"),
         _schedule(run),
-        steps_and_time(run) if run.data.known else "by your data",
+        " in ".join(steps_and_time(run)) if run.data.known else "by your data",
     )
 
 
-def steps_and_time(run: configs.Run) -> str:
+def steps_and_time(run: configs.Run) -> tuple[str, str]:
     """Steps, and time on two CPU cores; an estimate has `~`."""
     measured = _cost.seconds(run)
     time = _cost.duration(_cost.estimate(run) if measured is None else measured)
     steps = run.epochs * _cost.steps_per_epoch(run)
-    return f"{steps:,} in {'~' if measured is None else ''}{time}"
+    return f"{steps:,}", f"{'~' if measured is None else ''}{time}"
 
 
 def _data(data: configs.Data) -> str:

@@ -122,8 +122,9 @@ MISLABELLED = {
 _INTRODUCTION = """## Overview
 
 Points of accuracy that methods gain on SGD on the same data, each at its chosen
-setting: mean ± standard error of the differences, paired by seed or by network. The
-first row has the accuracy of SGD, in percent; a dash stands for what was not trained.
+setting (with wrong labels in full, the authors'): mean ± standard error of the
+differences, paired by seed or by network; a gain without ± is of one seed. The first
+row has the accuracy of SGD, in percent; a dash stands for what was not trained so.
 The sections below have settings, protocols and commands, and many more methods.
 
 "In full" is the paper's protocol, in which λ and class weights begin after four fifths
@@ -184,9 +185,9 @@ def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column | None:
 def _at_full_size(
     records: Sequence[Record], setting: str, early: bool = False
 ) -> Column | None:
-    at = (lambda r: r[reproduce.STOPPED_EARLY]) if early else (lambda r: r)
+    epoch = reproduce.STOPPED_EARLY if early else None
     accuracy = {
-        tested.row.name: {s: at(r)["accuracy"] for s, r in tested.finished.items()}
+        tested.row.name: tested.accuracy(epoch)
         for tested in reproduce_report.tested_rows(records, setting)
     }
     ran = next(r["epochs"] for r in records if r["setting"] == setting)

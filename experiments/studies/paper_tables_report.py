@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments import presets
 from experiments.presets import Preset
 from experiments.presets._listing import steps_and_time
@@ -67,9 +65,8 @@ def _ours(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
             if tested.finished:
                 text = formatting.spread(tested.values("accuracy"))
                 if setting in reproduce.MISLABELLED:
-                    at = [r[reproduce.BEST_ON_TEST] for r in tested.finished.values()]
-                    best = formatting.spread(np.array([r["accuracy"] for r in at]))
-                    text += f", best on test {best}"
+                    best = tested.values("accuracy", reproduce.BEST_ON_TEST)
+                    text += f", best on test {formatting.spread(best)}"
                 key = (*reproduce_report.block(setting), tested.row.name)
                 found[key] = f"{text} ({tested.seeds})"
     return found
@@ -112,7 +109,9 @@ def _costs(ours: Mapping[tuple[str, ...], str]) -> list[list[str]]:
             base,
             *(p.name.removeprefix(base) for p in own_presets if p.name != base),
         ]
-        times = dict.fromkeys(steps_and_time(preset.run) for preset in own_presets)
+        times = dict.fromkeys(
+            " in ".join(steps_and_time(preset.run)) for preset in own_presets
+        )
         trained = sum((*data, row) in ours for row in rows[data])
         images = own_presets[0].run.data.info.files
         lines.append(

@@ -1,11 +1,12 @@
 """The paper's tables on CIFAR at the full protocol, cell by cell, in many sittings.
 
 A cell is a row of a table at one λ and one seed: 200 epochs, of which the first 160 are
-plain training. All rows of one loss share those, so each is trained once per seed and
-kept; a cell then costs 40 epochs. λ is chosen on a validation set that is held out for
-that purpose, and the row is trained at the chosen λ on all examples, for every seed.
-Where labels are wrong nothing is chosen, and every cell holds out examples, whose
-labels are as wrong: they tell the epoch at which early stopping would have stopped.
+plain training (120 and 80 where labels are wrong). Rows with the same loss and settings
+share those, so they are trained once per seed and kept; a cell then costs 40 epochs,
+but all of them in rows "from the first step". λ is chosen on a validation set that is
+held out for that purpose, and the row is trained at the chosen λ on all examples, for
+every seed. Where labels are wrong nothing is chosen, and every cell holds out examples,
+whose labels are as wrong: they tell the epoch at which early stopping would stop.
 
 Several processes may work in one directory at once, since one small network does not
 fill an accelerator: each claims the cell that it trains.
@@ -53,10 +54,10 @@ MISLABELLED = tuple(
 SETTINGS = IMBALANCED + MISLABELLED
 SEEDS = 3
 RECORDS = "records.jsonl"
-# Of a record: what it has of the epoch of the highest accuracy on validation examples,
-# and of that on the test set, which tells nothing but what the authors' code prints.
+# Fields of a record under wrong labels: the epoch of the highest accuracy on held-out
+# images, and on the test set, as the authors' code reports it.
 STOPPED_EARLY, BEST_ON_TEST = "stopped_early", "best_on_test"
-_EARLIER = {STOPPED_EARLY: "validation", BEST_ON_TEST: "test"}
+_BEST_BY = {STOPPED_EARLY: "validation", BEST_ON_TEST: "test"}
 _DISPATCH = 1000  # updates at once on an accelerator: an epoch has fewer
 _EVAL_EVERY = 20
 
@@ -66,7 +67,7 @@ class Row(NamedTuple):
 
     name: str  # as printed, if the paper prints it
     preset: str  # what follows the setting's name in that of the row's preset
-    # Of the preset's run, after those that a printed row of this name has there.
+    # Of the preset's run, after those of the preset's variant of the same name.
     changes: Mapping[str, Any]
     chooses: bool = False  # whether λ is chosen, among `LAMS`
 
@@ -97,7 +98,7 @@ ROWS = (
     Row("ABSGD (CE), ρ = 1.6, weights up to 50", "", _WIDE),
     Row("SGD (CB-Focal)", "_cb_focal", _SGD | _FIRST),
     Row("SGD (LDAM)", "_ldam", _SGD),
-    Row("SGD (CB-LDAM)", "_cb_ldam", _DEFERRED),
+    Row("SGD (CB-LDAM)", "_cb_ldam", _SGD),
     Row("ABSGD (CB-LDAM)", "_cb_ldam", {}, chooses=True),
     Row("SGD (Focal)", "_focal", _SGD),
     Row("ABSGD (Focal)", "_focal", {}, chooses=True),
@@ -115,7 +116,7 @@ MISLABELLED_ROWS = (
 
 
 class Cell(NamedTuple):
-    """A training whose accuracy after the last epoch is recorded."""
+    """A training whose accuracy is recorded."""
 
     setting: str
     row: str
@@ -149,10 +150,8 @@ def run_of(cell: Cell, smoke: bool = False, epochs: int | None = None) -> config
         "data.augment_on": "device",
         "eval_every": 1 if smoke or mislabelled else _EVAL_EVERY,
     }
-    for variant in presets.get(name).variants:
-        if variant.method == row.name:
-            changes |= {n: v for n, v in variant.changes.items() if n != "method.name"}
-    changes |= row.changes
+    printed = {v.method: v.changes for v in presets.get(name).variants}
+    changes |= {**printed.get(row.name, {}), "method.name": "absgd"} | row.changes
     if row.chooses:
         changes["method.lam"] = cell.lam
     if cell.split == "validation" or mislabelled:
@@ -299,7 +298,12 @@ def main(config: commands.Reproduce) -> int:
         raise configs.BadConfiguration(
             f"There is no row {unknown[0]!r}: there are {', '.join(map(repr, known))}."
         )
-    settings = config.settings or SETTINGS
+    settings = config.settings or (IMBALANCED if config.epochs else SETTINGS)
+    if config.epochs and (refused := [s for s in settings if s in MISLABELLED]):
+        raise configs.BadConfiguration(
+            f"--epochs is for settings without wrong labels, got {refused[0]}: train "
+            f"{refused[0]} --epochs {config.epochs} in place of a cell."
+        )
     deadline = time.monotonic() + 60.0 * config.minutes
     records = config.records or config.out / RECORDS
     if config.pack is not None and not config.list:
@@ -322,10 +326,10 @@ def main(config: commands.Reproduce) -> int:
     for cell in cells if config.list else ():
         run = run_of(cell, config.smoke, config.epochs)
         epochs = run.epochs - run.epoch_at(run.method.start_at)
-        cost = steps_and_time(dataclasses.replace(run, epochs=epochs))
-        cost = "seconds" if config.smoke else cost.replace(" in ", " steps in ")
-        print(f"{cell.name}: {epochs} of {run.epochs} epochs are its own: {cost}")
-    if config.list and cells:
+        steps, time_of = steps_and_time(dataclasses.replace(run, epochs=epochs))
+        cost = "" if config.smoke else f": {steps} steps in {time_of}"
+        print(f"{cell.name}: {epochs} of {run.epochs} epochs are its own{cost}")
+    if config.list and cells and not config.smoke:
         print("Times are of two CPU cores; one with ~ is an estimate.")
     print(f"{len(found)} cells are recorded, {len(cells)} can be trained next.")
     return 0
@@ -349,7 +353,7 @@ def _pack(
     """Writes the images of the settings' cells."""
     worker, tasks = new_worker(config), []
     for setting in settings:
-        for split in ("test", "validation"):
+        for split in ("test", "validation") if setting in IMBALANCED else ("test",):
             cell = Cell(setting, ROWS[0].name, math.inf, 0, split)
             run = run_of(cell, config.smoke)
             tasks.append((run.data, worker.task(run)))
@@ -448,10 +452,11 @@ def _train_if_free(cell: Cell, worker: Worker, records: pathlib.Path) -> bool:
         # Where it was trained, in all sittings, those of the plain training first.
         plain = _plain_directory(run, worker) if run.method.start_at else out
         sessions = [*_events(plain, "session"), *_events(out, "session")]
-        result = aggregate.read(out)
-        if plain != out:  # of which early stopping may take an epoch
-            epochs = [*aggregate.read(plain).epochs, *result.epochs]
-            result = dataclasses.replace(result, epochs=epochs)
+        # One that diverged before the rule began has no epoch of its own.
+        parts = [each for each in (plain, out) if (each / run_dir.CONFIG).is_file()]
+        *earlier_parts, result = map(aggregate.read, dict.fromkeys(parts))
+        epochs = [event for part in (*earlier_parts, result) for event in part.epochs]
+        result = dataclasses.replace(result, epochs=epochs)
         _append(records, cell, result, seconds, sessions)
         shutil.rmtree(out / run_dir.CHECKPOINTS, ignore_errors=True)
     return True
@@ -467,13 +472,12 @@ def _plain_directory(run: configs.Run, worker: Worker) -> pathlib.Path:
     """Where the plain training that a cell's run starts from is kept."""
     plain = first_stage(run)
     data, loss, head = plain.data, plain.loss, plain.model.head
-    held_out = "-held-out" if data.validation_per_class else ""
+    held_out, settings = "-held-out" if data.validation_per_class else "", ""
+    kind = f"{data.imbalance}{data.imbalance_ratio:g}"
     if data.noise_rate:  # rows of one loss may have other parameters and rates
         kind, rate = f"{data.noise}{data.noise_rate:g}", plain.optimizer.learning_rate
-        held_out += f"-{loss.alpha:g}-{loss.beta:g}-{rate:g}"
-    else:
-        kind = f"{data.imbalance}{data.imbalance_ratio:g}"
-    name = f"{data.source}-{kind}-{loss.name}-{head}"
+        settings = f"-{loss.alpha:g}-{loss.beta:g}-{rate:g}"
+    name = f"{data.source}-{kind}-{loss.name}-{head}{settings}"
     switch = run.epoch_at(run.method.start_at)
     return worker.config.out / f"{name}{held_out}-first-{switch}-epochs-seed{run.seed}"
 
@@ -550,6 +554,15 @@ def _train(
         return state, start.position.seconds
 
 
+def _best(result: aggregate.Result, split: str) -> dict[str, Any]:
+    """What is recorded of the epoch of the highest accuracy on a split."""
+    event = result.best(split)
+    assert event is not None
+    accuracy, error = (event["test"][n] for n in ("accuracy", "calibration_error"))
+    kept = {"accuracy": round(accuracy, 5), "calibration_error": round(error, 4)}
+    return {"epoch": event["epoch"]} | kept
+
+
 def _append(
     records: pathlib.Path,
     cell: Cell,
@@ -573,15 +586,7 @@ def _append(
             "effective_sample_size": round(event["effective_sample_size"], 4),
         }
         if cell.setting in MISLABELLED:
-            line |= {
-                name: {
-                    "epoch": best["epoch"],
-                    "accuracy": round(best["test"]["accuracy"], 5),
-                    "calibration_error": round(best["test"]["calibration_error"], 4),
-                }
-                for name, split in _EARLIER.items()
-                if (best := result.best(split)) is not None
-            }
+            line |= {n: _best(result, split) for n, split in _BEST_BY.items()}
     print(f"{cell.name}: {line['accuracy']}", flush=True)
     line |= {"epochs": result.run.epochs, "seconds": round(seconds, 1)}
     for name in ("device", "jax"):

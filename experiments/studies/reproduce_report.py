@@ -54,10 +54,12 @@ decay, λ, γ, α and β are those of the authors' script as far as it has them
 begins at epoch 80, unless a row says otherwise.
 
 In every training 100 images of each class of CIFAR-10 (10 of CIFAR-100), whose labels
-are as wrong, are held out: "stopped early" is the epoch of the highest accuracy on
-them. "Best on test" is that of the highest accuracy on the test set itself, which
-nobody can choose: the paper does not say which epoch its numbers are of, and the
-authors' code keeps this one. Everything else is as in the section above.
+are as wrong, are held out of the 50,000 that the paper trains on: "stopped early" is
+the epoch of the highest accuracy on them. "Best on test" is that of the highest
+accuracy on the test set, which cannot be selected without its labels: the paper does
+not say which epoch its numbers are of, and the authors' code reports this one. SGD
+(SCE) has the α of its own in the script, which ABSGD (SCE) does not. Everything else
+is as in the section above.
 """
 
 _FEWER = """## The paper's protocol in {epochs} epochs
@@ -69,8 +71,9 @@ and logit adjustment begin at epoch {switch}. The rows of a seed all start from 
 plain training. The printed numbers are of 200 epochs.
 """
 
-_COST = """They wait for time on an accelerator. A seed of a loss costs 160 epochs, that
-all of its rows share, and each row, λ and seed 40 more; with wrong labels 80 and 40.
+_COST = """They wait for time on an accelerator. Rows of one loss and its settings
+share 160 epochs a seed (80 with wrong labels), and each row, λ and seed costs 40 more;
+rows "from the first step", and SGD (CB-Focal), share none.
 `python -m experiments reproduce --list` names them."""
 
 
@@ -81,11 +84,11 @@ def sections(records: Sequence[Record], file: str) -> str:
     """
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
     mislabelled = [r for r in records if r["setting"] in MISLABELLED]
-    imbalanced = [r for r in records if r not in mislabelled]
-    text = _sections(imbalanced, _PROTOCOL.format(file=file, lams=lams))
-    if not mislabelled:
-        return text
-    return formatting.blocks(text, _sections(mislabelled, _WRONG_LABELS))
+    imbalanced = [r for r in records if r["setting"] not in MISLABELLED]
+    return formatting.blocks(
+        _sections(imbalanced, _PROTOCOL.format(file=file, lams=lams)),
+        _sections(mislabelled, _WRONG_LABELS) if mislabelled else "",
+    )
 
 
 def fewer_epochs(records: Sequence[Record], file: str) -> str:
@@ -151,9 +154,22 @@ class _Tested(NamedTuple):
         diverged = f"; {self.count - finished} of {self.count} diverged"
         return f"{finished}" + (diverged if finished < self.count else "")
 
-    def values(self, key: str) -> np.ndarray:
-        """A number that is recorded, or several, `[seeds, ...]`."""
-        return np.array([r[key] for r in self.finished.values()], float)
+    @property
+    def lam(self) -> str:
+        """That of the last update, the mean over the seeds."""
+        return formatting.number(float(f"{self.values('last_lam').mean():.2g}"))
+
+    def values(self, key: str, epoch: str | None = None) -> np.ndarray:
+        """A number that is recorded, or several, `[seeds, ...]`.
+
+        It is of the last epoch, unless the record's field of another is given.
+        """
+        records = self.finished.values()
+        return np.array([(r[epoch] if epoch else r)[key] for r in records], float)
+
+    def accuracy(self, epoch: str | None = None) -> dict[int, float]:
+        """The accuracy by seed, of the same epochs."""
+        return dict(zip(self.finished, self.values("accuracy", epoch), strict=True))
 
 
 def tested_rows(records: Sequence[Record], setting: str) -> list[_Tested]:
@@ -183,7 +199,7 @@ def _table(records: Sequence[Record], setting: str) -> list[list[str]]:
         if not tested.finished:
             lines.append([name, *["–"] * 3, tested.seeds, *["–"] * 4])
             continue
-        accuracy = {seed: r["accuracy"] for seed, r in tested.finished.items()}
+        accuracy = tested.accuracy()
         lines.append(
             [
                 name,
@@ -191,7 +207,7 @@ def _table(records: Sequence[Record], setting: str) -> list[list[str]]:
                 formatting.paired(accuracy, plain),
                 formatting.spread(tested.values("recall")[:, -3:].mean(axis=1)),
                 tested.seeds,
-                formatting.number(float(f"{tested.values('last_lam').mean():.2g}")),
+                tested.lam,
                 f"{tested.values('total_weight').mean():.2f}",
                 *(_printed(setting, name, version) for version in paper.VERSIONS),
             ]
@@ -207,45 +223,42 @@ def _mislabelled_table(records: Sequence[Record], setting: str) -> list[list[str
     head += ["stopped early", gain, "calibration error"]
     head += ["best on test", gain, "calibration error", "seeds", "λ"]
     lines: list[list[str]] = [[*head, f"paper, {paper.VERSIONS['000']}"]]
-    epochs = "last", STOPPED_EARLY, BEST_ON_TEST
-    plain: dict[str, dict[int, float]] = {epoch: {} for epoch in epochs}
+    plain: dict[str | None, dict[int, float]] = {}
     for tested in tested_rows(records, setting):
-        name, finished = tested.row.name, tested.finished
-        if not finished:
+        name = tested.row.name
+        if not tested.finished:
             lines.append([name, *["–"] * 9, tested.seeds, "–", "–"])
             continue
         cells = []
-        for when in plain:
-            at = {s: r if when == "last" else r[when] for s, r in finished.items()}
-            accuracy = {seed: r["accuracy"] for seed, r in at.items()}
-            error = np.array([r["calibration_error"] for r in at.values()])
-            cells.append(formatting.spread(np.array([*accuracy.values()])))
-            cells.append(formatting.paired(accuracy, plain[when]))
-            cells.append(formatting.spread(error))
-            if tested.row.name == ROWS[0].name:
-                plain[when] = accuracy
-        lam = float(f"{tested.values('last_lam').mean():.2g}")
-        shown = formatting.number(lam), _printed(setting, name, "000")
-        lines.append([name, *cells, tested.seeds, *shown])
+        for epoch in (None, STOPPED_EARLY, BEST_ON_TEST):
+            accuracy = tested.accuracy(epoch)
+            cells.append(formatting.spread(tested.values("accuracy", epoch)))
+            cells.append(formatting.paired(accuracy, plain.get(epoch, {})))
+            cells.append(formatting.spread(tested.values("calibration_error", epoch)))
+            if name == ROWS[0].name:
+                plain[epoch] = accuracy
+        printed = _printed(setting, name, "000")
+        lines.append([name, *cells, tested.seeds, tested.lam, printed])
     return lines
 
 
 def _printed(setting: str, row: str, version: str) -> str:
-    mislabelled = setting in MISLABELLED
-    for table in (6,) if mislabelled else (1, 2):
+    tables = (6,) if setting in MISLABELLED else (1, 2)
+    for table in tables:
         key = paper.Key(version, table, *block(setting))
         try:
             (printed,) = paper.lookup(key, row)
         except paper.UnknownResult:
             continue
-        of_plain = key if mislabelled else key._replace(table=1)
-        (plain,) = paper.lookup(of_plain, ROWS[0].name)
+        (plain,) = paper.lookup(key._replace(table=tables[0]), ROWS[0].name)
         if printed.mean is None or plain.mean is None:
             return "–"
-        if "typo" in plain.note:
-            return printed.printed + ("?" if row == ROWS[0].name else "")
-        gain = f" ({printed.mean - plain.mean:+.1f})".replace("-", "−")
-        return printed.printed + ("" if row == ROWS[0].name else gain)
+        if "typo" in printed.note:
+            return f"{printed.printed}?"
+        if row == ROWS[0].name or "typo" in plain.note:
+            return printed.printed
+        gain = formatting.points((printed.mean - plain.mean) / 100.0)
+        return f"{printed.printed} ({gain})"
     return "–"
 
 
@@ -280,8 +293,9 @@ def _devices(records: Sequence[Record]) -> str:
     where = sorted({f"{r['device']} (JAX {r['jax']})" for r in records})
     seconds = sum(r["seconds"] for r in records)
     return (
-        f"{len(records)} trainings on {', '.join(where)}; {seconds / 60:.0f} minutes "
-        "after the shared plain trainings, by processes that shared the device."
+        f"{len(records)} trainings on {', '.join(where)}; {seconds / 60:.0f} minutes, "
+        "by processes that shared the device, with a shared plain training in the row "
+        "that needed it first."
     )
 
 
