@@ -47,7 +47,7 @@ IMBALANCED = {
             "SGD (CE), logit adjustment",
         ),
         Row("class weights, deferred (DRW)", "drw_ce", None, "SGD (CB-CE), deferred"),
-        Row("class weights from the first step", "cb_ce", "cb_ce"),
+        Row("class weights from the first step", "cb_ce", "cb_ce", "SGD (CB-CE)"),
     ),
     "class counts and losses": (
         Row(

@@ -3,10 +3,11 @@
 A cell is a row of a table at one λ and one seed: 200 epochs, of which the first 160 are
 plain training (120 and 80 where labels are wrong). Rows with the same loss and settings
 share those, so they are trained once per seed and kept; a cell then costs 40 epochs,
-but all of them in rows "from the first step". λ is chosen on a validation set that is
-held out for that purpose, and the row is trained at the chosen λ on all examples, for
-every seed. Where labels are wrong nothing is chosen, and every cell holds out examples,
-whose labels are as wrong: they tell the epoch at which early stopping would stop.
+but all of them in rows that begin with the first step. λ is chosen on a validation set
+that is held out for that purpose, and the row is trained at the chosen λ on all
+examples, for every seed. Where labels are wrong nothing is chosen, and every cell holds
+out examples, whose labels are as wrong: they tell the epoch at which early stopping
+would stop.
 
 Several processes may work in one directory at once, since one small network does not
 fill an accelerator: each claims the cell that it trains.
@@ -96,12 +97,14 @@ ROWS = (
     Row("ABSGD (CE), ρ = 0.4 from the first step", "", _RADIUS | _FIRST),
     Row("ABSGD (CE), λ = 1 from the first step", "", _ONE | _FIRST),
     Row("ABSGD (CE), ρ = 1.6, weights up to 50", "", _WIDE),
+    Row("SGD (CB-CE)", "_cb_ce", _SGD | _FIRST),
     Row("SGD (CB-Focal)", "_cb_focal", _SGD | _FIRST),
     Row("SGD (LDAM)", "_ldam", _SGD),
     Row("SGD (CB-LDAM)", "_cb_ldam", _SGD),
     Row("ABSGD (CB-LDAM)", "_cb_ldam", {}, chooses=True),
     Row("SGD (Focal)", "_focal", _SGD),
     Row("ABSGD (Focal)", "_focal", {}, chooses=True),
+    Row("ABSGD (CB-Focal)", "_cb_focal", {}, chooses=True),
 )
 # Of settings with wrong labels.
 MISLABELLED_ROWS = (

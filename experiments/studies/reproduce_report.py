@@ -29,15 +29,16 @@ seed whose loss was not finite is counted as diverged, and the mean is of the ot
 Differences are paired by seed, ± standard error.
 
 λ, class weights and logit adjustment (τ = 1) begin at epoch 160, unless a row says
-otherwise. A fixed λ is the best of {lams} by accuracy on a balanced part of the
-training set (100 images of each class of CIFAR-10, 10 of CIFAR-100) that is held out in
-trainings only for that purpose, with seed 0; it is then kept for all seeds. Of a radius
-ρ nothing is chosen; its λ is that of the last update. ABSGD attends to losses that have
-the class weights as factors, as published, or, with base weights, to losses without
-them. The mean weight is that of the last epoch, "three rarest" the mean recall of the
-three classes with the fewest training images. Rows that were not trained at the same
-time start from plain trainings of their own, so that their difference has that of two
-trainings of one seed too.
+otherwise; the class weights of SGD (CB-CE) and SGD (CB-Focal) act from the first step,
+as those of the printed rows do. A fixed λ is the best of {lams} by accuracy on a
+balanced part of the training set (100 images of each class of CIFAR-10, 10 of
+CIFAR-100) that is held out in trainings only for that purpose, with seed 0; it is then
+kept for all seeds. Of a radius ρ nothing is chosen; its λ is that of the last update.
+ABSGD attends to losses that have the class weights as factors, as published, or, with
+base weights, to losses without them. The mean weight is that of the last epoch, "three
+rarest" the mean recall of the three classes with the fewest training images. Rows that
+were not trained at the same time start from plain trainings of their own, so that their
+difference has that of two trainings of one seed too.
 
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
@@ -73,7 +74,7 @@ plain training. The printed numbers are of 200 epochs.
 
 _COST = """They wait for time on an accelerator. Rows of one loss and its settings
 share 160 epochs a seed (80 with wrong labels), and each row, λ and seed costs 40 more;
-rows "from the first step", and SGD (CB-Focal), share none.
+rows "from the first step", SGD (CB-CE) and SGD (CB-Focal) share none.
 `python -m experiments reproduce --list` names them."""
 
 
