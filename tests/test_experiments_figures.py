@@ -9,7 +9,7 @@ import pytest
 
 from experiments import configs
 from experiments.results import run_log
-from experiments.studies import figures, figures_report, toy
+from experiments.studies import figures, figures_report, results_page, toy
 from tests.test_experiments_reproduce import ROOT
 
 
@@ -123,7 +123,11 @@ def test_the_legend_names_the_class_of_each_line(panels):
 
 
 def test_every_figure_is_drawn_from_the_records(tmp_path):
-    found = run_log.events(ROOT / "results" / "figures.jsonl")[0]
+    own, campaign = (
+        run_log.events(ROOT / "results" / name)[0]
+        for name in (results_page.FIGURES, results_page.REPRODUCE)
+    )
+    found = [*own, *figures_report.courses(campaign)]
     paths = figures_report.draw(found, tmp_path)
     names = {path.name for path in (ROOT / "docs" / "figures").glob("*.png")}
     assert {path.name for path in paths} | {toy.FIGURE} == names

@@ -187,6 +187,9 @@ def test_a_cell_is_the_run_that_trains_from_the_first_step(folder, tmp_path, cel
     best_by = {"stopped_early": "validation", "best_on_test": "test"}
     there = best_by.keys() & tested.keys()
     assert there == (best_by.keys() if cell.setting == WRONG.setting else set())
+    if there:
+        course = [event["validation"]["accuracy"] for event in events]
+        np.testing.assert_allclose(tested["validation_by_epoch"], course, atol=1e-4)
     for name in there:
         best = max(events, key=lambda event: event[best_by[name]]["accuracy"])
         expected = best["test"]["accuracy"], best["test"]["calibration_error"]

@@ -3,7 +3,7 @@
 The norm of ∇F_λ over the steps, where F_λ is exact; and on handwritten digits with a
 long tail the accuracy over γ, over momentum and over λ by the time at which λ begins,
 the mean weight of each class over the epochs, and what enters the last layer. Every run
-is logged as one JSON line.
+is logged as one JSON line. One figure is of `reproduce`'s records, in a file beside.
 """
 
 import math
@@ -22,7 +22,7 @@ from experiments.data.task import load_task
 from experiments.report import formatting, tsne
 from experiments.results import run_log
 from experiments.studies import figures_report as report
-from experiments.studies import grid, toy
+from experiments.studies import grid, results_page, toy
 from experiments.studies.digits import LONG_TAIL
 from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
 from experiments.train import sharding, vmapped
@@ -219,7 +219,8 @@ def main(config: commands.Figures) -> int:
             lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
             run_log.append(config.records, lines)
             print(name, flush=True)
-    records = run_log.events(config.records)[0]
+    campaign, _ = run_log.events(config.records.with_name(results_page.REPRODUCE))
+    records = [*run_log.events(config.records)[0], *report.courses(campaign)]
     config.out.mkdir(parents=True, exist_ok=True)
     shown = commands.Toy()
     toy.figure(*toy.take(shown.seed, shown.lam), config.out / toy.FIGURE)

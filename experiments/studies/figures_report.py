@@ -11,6 +11,7 @@ from experiments.data import imbalance
 from experiments.data.task import load_task
 from experiments.report import formatting, plot_style, tsne
 from experiments.report.formatting import number
+from experiments.studies import reproduce
 from experiments.studies.digits import LONG_TAIL
 
 if TYPE_CHECKING:
@@ -31,9 +32,16 @@ STRATEGIES = {  # of a fixed λ: the fraction of the epochs after which it begin
     "two stages": LONG_TAIL.run.method.start_at,
 }
 STRATEGY_LAMS = (0.25, 0.5, 1.0, 2.0, 5.0)
+MEMORISING = "memorising"
+_MEMORISING_SETTING = "cifar10_sym40"
 SHARED_AXIS = ("distributions", "norms", "weights")  # the same y for both panels
 
 CAPTIONS = {
+    MEMORISING: "CIFAR-10, 40% of labels wrong at random, at the paper's full protocol "
+    "({runs} a method): accuracy after each epoch. On the left on test images, with a "
+    "dot at the epoch that early stopping chooses by the accuracy on the right: on "
+    "held-out images, whose labels are as wrong. η falls at epochs 40 and 80; λ of "
+    "ABSGD (SCE) begins at epoch 80.",
     "toy": "One step from the same line on 16 points of two unequal classes, as "
     "`python -m experiments toy` takes it: the line before, and after a step of each "
     "method.",
@@ -66,9 +74,19 @@ CAPTIONS = {
 }
 
 
+def courses(campaign: Iterable[Record]) -> list[Record]:
+    """The records of `reproduce` that a figure is drawn from."""
+    return [
+        {"figure": MEMORISING, **record}
+        for record in campaign
+        if record["setting"] == _MEMORISING_SETTING and record["accuracy"] is not None
+    ]
+
+
 def draw(records: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws the figures, each a PNG; returns their paths."""
     drawers = {
+        MEMORISING: _memorising,
         "distributions": _distributions,
         "norms": _norms,
         "gamma": _gamma,
@@ -79,11 +97,13 @@ def draw(records: Sequence[Record], folder: pathlib.Path) -> list[pathlib.Path]:
     }
     paths = []
     for name, drawer in drawers.items():
+        if name == MEMORISING and not of_figure(records, name):
+            continue
         one, share = name in ("gamma", "momentum"), name in SHARED_AXIS
         paths.append(folder / f"{name}.png")
         with plot_style.saved(paths[-1], (6.0 if one else 10.0, 4.2)) as sheet:
             panels = np.ravel(sheet.subplots(1, 1 if one else 2, sharey=share))
-            drawer([r for r in records if r["figure"] == name], *panels)
+            drawer(of_figure(records, name), *panels)
     return paths
 
 
@@ -94,7 +114,9 @@ def section(records: Sequence[Record]) -> str:
     from experiments.studies import figures
 
     run = LONG_TAIL.run
+    memorising = {r["seed"] for r in of_figure(records, MEMORISING)}
     facts = {
+        "runs": formatting.count(len(memorising), "seed"),
         "examples": figures.EXAMPLES,
         "batch": figures.BATCH,
         "seeds": len({r["seed"] for r in records}),
@@ -107,8 +129,14 @@ def section(records: Sequence[Record]) -> str:
     shown = (
         f"![{caption.format(**facts)}]({FOLDER}/{name}.png)"
         for name, caption in CAPTIONS.items()
+        if name != MEMORISING or memorising
     )
     return formatting.blocks("## Figures", *shown)
+
+
+def of_figure(records: Iterable[Record], name: str) -> list[Record]:
+    """The records that a figure is drawn from."""
+    return [r for r in records if r["figure"] == name]
 
 
 def _by_seed(records: Iterable[Record], key: str) -> np.ndarray:
@@ -142,6 +170,22 @@ def _level(panel: "Axes", values: np.ndarray, color: str, **style: Any) -> float
 def _counts() -> list[int]:
     """Training images of each class of the digits' long tail."""
     return load_task(LONG_TAIL.run.data, 0).class_counts.tolist()
+
+
+def _memorising(records: Sequence[Record], *panels: "Axes") -> None:
+    rows = [row.name for row in reproduce.MISLABELLED_ROWS[:4]]
+    for name, color in zip(rows, plot_style.COLORS, strict=False):
+        own = [r for r in records if r["row"] == name]
+        for panel, split in zip(panels, ("test", "validation"), strict=True):
+            accuracy = 100.0 * _by_seed(own, f"{split}_by_epoch").mean(0)
+            epochs = np.arange(1, 1 + len(accuracy))
+            panel.plot(epochs, accuracy, color=color, label=name)
+        chosen = [record[reproduce.STOPPED_EARLY] for record in own]
+        values = 100.0 * _by_seed(chosen, "accuracy")
+        panels[0].plot([r["epoch"] for r in chosen], values, "o", color=color)
+    panels[0].set(xlabel="epoch", ylabel="accuracy, %", title="Test images")
+    panels[1].set(xlabel="epoch", title="Held-out images, 40% of labels wrong")
+    panels[1].legend(loc="lower right")
 
 
 def _distributions(_: Sequence[Record], *panels: "Axes") -> None:

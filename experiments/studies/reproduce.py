@@ -590,6 +590,12 @@ def _append(
         }
         if cell.setting in MISLABELLED:
             line |= {n: _best(result, split) for n, split in _BEST_BY.items()}
+            line |= {
+                f"{split}_by_epoch": [
+                    round(e[split]["accuracy"], 4) for e in result.epochs
+                ]
+                for split in _BEST_BY.values()
+            }
     print(f"{cell.name}: {line['accuracy']}", flush=True)
     line |= {"epochs": result.run.epochs, "seconds": round(seconds, 1)}
     for name in ("device", "jax"):

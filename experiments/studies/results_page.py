@@ -94,7 +94,7 @@ def page(folder: pathlib.Path) -> str:
         equal_grids_report.last_layer(grids),
         equal_grids_report.tables(grids),
         *map(_compared, comparisons),
-        figures_report.section(figures),
+        figures_report.section([*figures, *figures_report.courses(campaign)]),
         paper_tables_report.section(campaign),
         "## Not run",
         reproduce_report.not_run(campaign),
