@@ -176,6 +176,8 @@ def _memorising(records: Sequence[Record], *panels: "Axes") -> None:
     rows = [row.name for row in reproduce.MISLABELLED_ROWS[:4]]
     for name, color in zip(rows, plot_style.COLORS, strict=False):
         own = [r for r in records if r["row"] == name]
+        if not own:
+            continue
         for panel, split in zip(panels, ("test", "validation"), strict=True):
             accuracy = 100.0 * _by_seed(own, f"{split}_by_epoch").mean(0)
             epochs = np.arange(1, 1 + len(accuracy))
