@@ -3,7 +3,7 @@
 The norm of ∇F_λ over the steps, where F_λ is exact; and on handwritten digits with a
 long tail the accuracy over γ, over momentum and over λ by the time at which λ begins,
 the mean weight of each class over the epochs, and what enters the last layer. Every run
-is logged as one JSON line. One figure is of `reproduce`'s records, in a file beside.
+is logged as one JSON line. One figure is of `reproduce.jsonl` in the same folder.
 """
 
 import math
