@@ -40,8 +40,8 @@ CAPTIONS = {
     MEMORISING: "CIFAR-10, 40% of labels wrong at random, at the paper's full protocol "
     "({runs} a method): accuracy after each epoch. On the left on test images, with a "
     "dot at the epoch that early stopping chooses by the accuracy on the right: on "
-    "held-out images, whose labels are as wrong. η falls at epochs 40 and 80; λ of "
-    "ABSGD (SCE) begins at epoch 80.",
+    "held-out images, whose labels are as wrong. With ρ = 0.4 the automatic λ < 0; η "
+    "falls at epochs 40 and 80, and λ of ABSGD (SCE) begins at epoch 80.",
     "toy": "One step from the same line on 16 points of two unequal classes, as "
     "`python -m experiments toy` takes it: the line before, and after a step of each "
     "method.",

@@ -130,7 +130,7 @@ The sections below have settings, protocols and commands, and many more methods.
 "In full" is the paper's protocol, in which λ and class weights begin after four fifths
 of the epochs (λ after two thirds under wrong labels); "30 epochs" is the same in 30
 epochs of 200; "reduced" has fewer and smaller images, smaller networks and fewer
-epochs; "last layer" trains that alone, on images of full size; "early stopping" takes
+epochs; "last layer" trains only that, on images of full size; "early stopping" takes
 each training at the epoch of its highest validation accuracy, by labels as noisy as the
 training's. Class weights in the loss are factors of the losses that ABSGD attends to,
 as published; base weights are not seen by attention. The automatic λ is the library's
