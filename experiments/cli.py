@@ -5,15 +5,16 @@ import difflib
 import errno
 import importlib
 import itertools
+import math
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import tyro
 
-from experiments import configs, terminal
+from experiments import configs, registry, terminal
 from experiments.commands import COMMANDS
 from experiments.train.session import Session
 
@@ -112,8 +113,17 @@ def _overridden(
     arguments: list[str],
     description: str | None = None,
 ) -> Any:
-    """The configuration of a command: a run and a session, and flags over them."""
+    """The configuration of a command: a run and a session, and flags over them.
+
+    A baseline does not take over the radius of a preset.
+    """
     kind = COMMANDS[command].config
+    given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    info = registry.METHODS.get(_value_of("--method.name", arguments) or "")
+    baseline = info is not None and info.weights and info.plain is None
+    if baseline and run.method.rho is not None and "--method.rho" not in given:
+        fixed = {"method.rho": None, "method.max_weight": None, "method.lam": math.inf}
+        run = configs.replace(run, fixed)
     try:
         config = tyro.cli(
             kind,
@@ -124,9 +134,38 @@ def _overridden(
         )
     except ValueError as error:  # fields that do not go together
         raise configs.BadConfiguration(str(error)) from error
-    method, of_preset = config.run.method, run.method
-    given = {word.partition("=")[0].replace("_", "-") for word in arguments}
-    same = (method.lam, method.rho) == (of_preset.lam, of_preset.rho)
+    if command == "compare":
+        _refuse_of_one_method(given)
+    else:
+        _refuse_ignored(config.run, run, given)
+    return config
+
+
+# What of loss and method a comparison takes from its run, and the sign of λ.
+_COMPARED = {
+    "--loss.logit-norm", "--loss.class-weights-from", "--method.lam", "--method.gamma",
+    "--method.init-s", "--method.start-at",
+}  # fmt: skip
+
+
+def _refuse_of_one_method(given: Collection[str]) -> None:
+    """Refuses flags that a comparison does not read."""
+    parts = ("--loss.", "--method.")
+    ignored = [f for f in given if f.startswith(parts) and f not in _COMPARED]
+    if ignored:
+        raise configs.BadConfiguration(
+            f"{', '.join(sorted(ignored))} would change nothing: `compare` gives every "
+            "method its own loss and hyperparameters (--methods names them). What it "
+            f"takes: {', '.join(sorted(_COMPARED))}."
+        )
+
+
+def _refuse_ignored(
+    run: configs.Run, of_preset: configs.Run, given: Collection[str]
+) -> None:
+    """Refuses flags that were given, and that the loss or the method does not read."""
+    method, loss = run.method, run.loss
+    same = (method.lam, method.rho) == (of_preset.method.lam, of_preset.method.rho)
     if same and method.rho and method.attends and "--method.lam" in given:
         raise configs.BadConfiguration(
             f"--method.lam {method.lam:g} changes nothing: with --method.rho "
@@ -134,17 +173,45 @@ def _overridden(
             "is --method.name sgd; a λ of your own needs --method.rho None and "
             "--method.max-weight None, too."
         )
-    return config
+    plain = method.attends and method.rho is None and method.lam == -math.inf
+    if plain and "--method.lam" in given:
+        raise configs.BadConfiguration(
+            "--method.lam -inf without a radius is plain SGD, which is inf or "
+            "--method.name sgd. For λ < 0 that follows the losses, give --method.rho "
+            "0.4 --method.gamma 0.1 --method.max-weight 2, too."
+        )
+    read = {
+        "method": (method.name, {m: i.reads for m, i in registry.METHODS.items()}),
+        "loss": (loss.name, registry.LOSSES),
+    }
+    for part, (name, known) in read.items():
+        for field in {field for fields in known.values() for field in fields}:
+            flags = {f"--{part}.{field}", f"--{part}.no-{field}"}
+            flags = {flag.replace("_", "-") for flag in flags} & {*given}
+            if flags and field not in known[name]:
+                readers = ", ".join(n for n, fields in known.items() if field in fields)
+                raise configs.BadConfiguration(
+                    f"{flags.pop()} would change nothing: it is of {readers}, and the "
+                    f"{part} is {name}."
+                )
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value that a flag is given, `--flag value` or `--flag=value`; else None."""
+    found = None
+    for word, value in itertools.zip_longest(arguments, arguments[1:]):
+        name, _, joined = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = joined or value
+    return found
 
 
 def _own_network(arguments: list[str]) -> list[str]:
     """The flags with `--model.custom` for a `--model.name` that is module:function."""
-    flag, found = "--model.name", list(arguments)
-    for at, (word, value) in enumerate(itertools.zip_longest(found, found[1:])):
-        name, _, joined = word.partition("=")
-        if name == flag and ":" in (joined or value or ""):
-            found[at] = word.replace(flag, "--model.custom", 1)
-    return found
+    flag = "--model.name"
+    if ":" not in (_value_of(flag, arguments) or ""):
+        return arguments
+    return [word.replace(flag, "--model.custom", 1) for word in arguments]
 
 
 def _config_file(arguments: list[str]) -> tuple[list[str], pathlib.Path | None]:

@@ -100,7 +100,9 @@ class Compare(Checked):
       runs/         a run directory for each training
 
     Attributes:
-      run: data, network, schedule and optimizer; its loss and method are not used.
+      run: data, network, schedule and optimizer. Of its loss and method only what all
+        methods share is used: `logit_norm`, γ and s_0, and the epoch from which weights
+        begin. Heads, and the epochs that are evaluated, are those of the methods.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
         for all that fit. `+norm` divides the logits by their norm in training, `+adam`
         trains SGD's and ABSGD's by Adam.
@@ -128,6 +130,7 @@ class Compare(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse(not self.rates, "rates must have one at least, got none.")
+        _refuse_seed(self.run)
         refuse(
             self.session.distributed or self.session.parallel == "pmap",
             "A comparison runs in one process, under --parallel jit.",
@@ -185,6 +188,7 @@ class Sweep(Checked):
             self.session.record_losses,
             "A sweep records no losses of single examples: train the run by itself.",
         )
+        _refuse_seed(self.run)
         self.settings()  # refuses what they refuse
 
     def settings(self) -> list[Run]:
@@ -196,6 +200,15 @@ class Sweep(Checked):
             for lam in lams
             for gamma in gammas
         ]
+
+
+def _refuse_seed(run: Run) -> None:
+    """A grid has seeds of its own."""
+    refuse(
+        run.seed != 0,
+        f"seed is of a single training, got {run.seed}: --seeds is how many there are "
+        "here, from 0.",
+    )
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

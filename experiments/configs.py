@@ -45,10 +45,11 @@ class BadConfiguration(Exception):
 
 
 if TYPE_CHECKING:
-    Source = MethodName = str
+    Source = MethodName = LossName = str
 else:  # so that the command line offers the names
     Source = Literal[tuple(registry.DATASETS)]
     MethodName = Literal[tuple(registry.METHODS)]
+    LossName = Literal[tuple(registry.LOSSES)]
 
 
 # Compiled in where images are augmented on the device.
@@ -64,12 +65,15 @@ class Contents:
       shape: of one example as the network gets it; () where that varies.
       class_names: of each class, in the order of the labels.
       class_sizes: examples of each class, in all splits; () where they are not known.
+      digest: of inputs and labels in their order, or of the names of image files, since
+        an example's place decides in which split it is; "" where it is not known.
     """
 
     inputs: Literal["images", "text", "table"]
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
     class_sizes: tuple[int, ...] = ()
+    digest: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Data(Checked):
         flipped, in [0, 1). Training and validation labels are both noisy, since who has
         mislabelled data has no clean validation set. Test labels are never flipped.
       corruption_seed: seed of split, subsampling and label noise, which then follow
-        the published rules of selection. None draws them by the seed of the run.
+        the published rules of selection. None draws them by the seed of the run, and
+        is 0 for COVID-LT.
       validation_per_class: training examples of each class that are held out as the
         validation set, before subsampling and label noise. 0 for none.
       test_per_class: examples of each class that are held out as the test set, where
@@ -404,7 +409,7 @@ class Loss(Checked):
         inside cross-entropy, as its authors' Keras code does, in [0, 1); 0 never clips,
         as ABSGD's code and the PyTorch code that it follows.
       q: exponent of generalised cross-entropy, in (0, 1].
-      k: probability of the label below which truncation drops an example.
+      k: probability of the label, in [0, 1), below which truncation drops an example.
       prune_from: fraction of the epochs after which truncation drops examples.
       prune_every: epochs from one pruning to the next.
       tau: logit adjustment's factor on the log of the class priors.
@@ -429,28 +434,18 @@ class Loss(Checked):
         0 for no normalisation.
     """
 
-    name: Literal[
-        "cross_entropy",
-        "focal",
-        "ldam",
-        "symmetric",
-        "generalized",
-        "truncated",
-        "logit_adjusted",
-        "oltr",
-        "range",
-    ] = "cross_entropy"
-    focusing: float = 1.0
-    max_margin: float = 0.5
-    scale: float = 30.0
-    alpha: float = 0.1
-    beta: float = 1.0
+    name: LossName = "cross_entropy"
+    focusing: NotNegative = 1.0
+    max_margin: NotNegative = 0.5
+    scale: PositiveFinite = 30.0
+    alpha: NotNegative = 0.1
+    beta: NotNegative = 1.0
     smallest_probability: BelowOne = 1e-7
-    q: float = 0.7
-    k: float = 0.5
+    q: PositiveShare = 0.7
+    k: BelowOne = 0.5
     prune_from: Host[Share] = 1.0
     prune_every: Host[Size] = 1
-    tau: float = 1.0
+    tau: NotNegative = 1.0
     range_intra: NotNegative = 0.01
     range_inter: NotNegative = 0.01
     range_margin: NotNegative = 10.0
@@ -629,6 +624,14 @@ class Optimizer(Checked):
     weight_decay: NotNegative = 0.0
     hidden_weight_decay: NotNegative | None = None
     clip_norm: Positive | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(
+            self.decay == "cosine" and self.drop_at,
+            f"drop_at is for decay 'drops', got {self.drop_at} with 'cosine': leave "
+            "one of them (--optimizer.drop-at without a number has no drops).",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,9 @@ class Bound(NamedTuple):
 Count = Annotated[int, Bound("not be negative", lambda n: n >= 0)]
 Size = Annotated[int, Bound("be at least 1", lambda n: n >= 1)]
 AtLeastTwo = Annotated[int, Bound("be at least 2", lambda n: n >= 2)]
-NotNegative = Annotated[float, Bound("not be negative", lambda x: x >= 0.0)]
+NotNegative = Annotated[
+    float, Bound("be finite and not negative", lambda x: 0.0 <= x < math.inf)
+]
 Positive = Annotated[float, Bound("be positive", lambda x: x > 0.0)]
 Finite = Annotated[float, Bound("be finite", math.isfinite)]
 PositiveFinite = Annotated[

@@ -137,6 +137,7 @@ class MethodInfo(NamedTuple):
         one.
       adam: whether it descends with Adam, not with SGD.
       uses_meta_set: whether weights are learned on a meta set, whose labels are clean.
+      reads: its hyperparameters, fields of `configs.Method`.
     """
 
     module: str
@@ -145,20 +146,42 @@ class MethodInfo(NamedTuple):
     plain: str | None = None
     adam: bool = False
     uses_meta_set: bool = False
+    reads: tuple[str, ...] = ()
 
+
+_ATTENTION = (
+    "lam", "rho", "first_lam", "gamma", "init_s", "max_weight", "alpha", "uniform",
+)  # fmt: skip
+_LEARNED = ("step_size", "meta_batch_size")
 
 METHODS = {
     "sgd": MethodInfo("attention", "SGD", weights=False),
-    "absgd": MethodInfo("attention", "ABSGD", plain="sgd"),
+    "absgd": MethodInfo("attention", "ABSGD", plain="sgd", reads=_ATTENTION),
     "adam": MethodInfo("attention", "Adam", weights=False, adam=True),
-    "abadam": MethodInfo("attention", "ABAdam", plain="adam", adam=True),
-    "eg": MethodInfo("eg", "EG"),
-    "eg_examples": MethodInfo("eg_examples", "EG per example"),
-    "term": MethodInfo("term", "TERM"),
-    "recover": MethodInfo("recover", "RECOVER"),
-    "group_dro": MethodInfo("group_dro", "Group DRO"),
-    "cvar": MethodInfo("cvar", "CVaR"),
-    "meta": MethodInfo("meta", "META", uses_meta_set=True),
-    "l2rw": MethodInfo("l2rw", "L2RW", uses_meta_set=True),
-    "mw_net": MethodInfo("mw_net", "Meta-Weight-Net", uses_meta_set=True),
+    "abadam": MethodInfo(
+        "attention", "ABAdam", plain="adam", adam=True, reads=_ATTENTION
+    ),
+    "eg": MethodInfo("eg", "EG", reads=("lam",)),
+    "eg_examples": MethodInfo("eg_examples", "EG per example", reads=("step_size",)),
+    "term": MethodInfo("term", "TERM", reads=("lam", "gamma")),
+    "recover": MethodInfo("recover", "RECOVER", reads=("lam", "gamma")),
+    "group_dro": MethodInfo("group_dro", "Group DRO", reads=("step_size",)),
+    "cvar": MethodInfo("cvar", "CVaR", reads=("cvar_alpha",)),
+    "meta": MethodInfo("meta", "META", uses_meta_set=True, reads=_LEARNED),
+    "l2rw": MethodInfo("l2rw", "L2RW", uses_meta_set=True, reads=_LEARNED[1:]),
+    "mw_net": MethodInfo(
+        "mw_net", "Meta-Weight-Net", uses_meta_set=True, reads=_LEARNED
+    ),
+}
+# The parameters of each loss, fields of `configs.Loss`.
+LOSSES: dict[str, tuple[str, ...]] = {
+    "cross_entropy": (),
+    "focal": ("focusing",),
+    "ldam": ("max_margin", "scale"),
+    "symmetric": ("alpha", "beta", "smallest_probability"),
+    "generalized": ("q",),
+    "truncated": ("q", "k", "prune_from", "prune_every"),
+    "logit_adjusted": ("tau",),
+    "oltr": (),
+    "range": ("range_intra", "range_inter", "range_margin"),
 }

@@ -16,6 +16,7 @@ from experiments.results import aggregate
 from experiments.studies import compare, grid, method_grid
 from experiments.studies.method_grid import RATE, MethodGrid
 from tests.outcomes import cells, scored
+from tests.trees import write_csv
 
 LONG_TAIL = presets.get("digits_long_tail").run
 NOISE = presets.get("digits_label_noise").run
@@ -113,6 +114,34 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
         for one in methods["eg_examples"].runs(plain):
             step_size = one.method.step_size  # w falls where the loss is large
             assert np.sign(step_size) == -sign
+    # Of your own data λ has the sign of the preset's.
+    own = configs.replace(LONG_TAIL, {"method.rho": 0.4, "method.lam": -math.inf})
+    for one in method_grid.every(own)["absgd"].runs(method_grid.plain(own)):
+        assert one.method.lam < 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "7"], "seed is of a single training, got 7"),
+        (
+            ["--method.max-weight", "2"],
+            "--method.max-weight would change nothing: `compare` gives",
+        ),
+        (["--loss.name", "focal"], "--loss.name would change nothing"),
+    ],
+)
+def test_what_a_comparison_does_not_read_is_refused(words, said, tmp_path, shell):
+    given = ["compare", "digits_long_tail", "--methods", "absgd", "--out", tmp_path]
+    shell.refused(2, said, *given, *words)
+
+
+def test_data_of_every_method_are_checked_before_the_first_is_trained(tmp_path, shell):
+    rows = [["a", "y"], *([n, "u" if n < 40 else "v"] for n in range(44))]
+    path = write_csv(tmp_path / "small.csv", rows)
+    words = ["compare", "own_table", "--data.path", path, "--methods", "sgd,mw_net"]
+    shell.refused(2, "too few", *words, "--out", tmp_path / "out", "--seeds", "1")
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 @pytest.mark.parametrize(

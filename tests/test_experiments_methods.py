@@ -36,8 +36,8 @@ def test_the_learning_rate_is_that_of_the_published_code():
 
 
 def test_a_cosine_falls_to_zero():
-    run = configs.replace(CIFAR, {"optimizer.decay": "cosine", "optimizer.warmup": 0.0})
-    run = configs.replace(run, {"optimizer.drop_at": (), "epochs": 3})
+    cosine = {"optimizer.decay": "cosine", "optimizer.drop_at": ()}
+    run = configs.replace(CIFAR, cosine | {"optimizer.warmup": 0.0, "epochs": 3})
     rates = [
         float(methods.step_hyperparams(run, 4, step).learning_rate)
         for step in range(12)
@@ -165,6 +165,11 @@ def test_from_one_finite_lam_to_another_the_objective_is_carried_on():
 def test_the_authors_variants():
     """α divides the weights and the uniform term adds one, both after the switch."""
     variant = configs.replace(CIFAR, {"method.alpha": 0.5, "method.uniform": True})
+    for step, expected in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
+        hyperparams = methods.step_hyperparams(variant, 97, step)
+        assert (hyperparams.scale, hyperparams.uniform) == expected
+    radius = {"method.rho": 0.4, "method.lam": np.inf, "method.init_s": None}
+    variant = configs.replace(variant, radius)
     for step, expected in {0: (1.0, 0.0), 160 * 97: (2.0, 1.0)}.items():
         hyperparams = methods.step_hyperparams(variant, 97, step)
         assert (hyperparams.scale, hyperparams.uniform) == expected

@@ -5,6 +5,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import pathlib
 import re
 import shlex
@@ -131,8 +132,14 @@ def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell
     said = "moved.csv has changed since the run began"
     write_csv(here / "moved.csv", [line.split(",")[:-1] for line in lines])
     shell.refused(3, said, "evaluate", "runs/moved")
-    # With more rows others are held out: the test set would have trained examples.
-    write_csv(here / "moved.csv", [line.split(",") for line in [*lines, *lines[-20:]]])
+    # With more rows others are held out: the test set would have trained examples. So
+    # it would with the same rows in another order.
+    head, *rows = [line.split(",") for line in lines]
+    write_csv(here / "moved.csv", [head, *rows[::-1]])
+    said = "began: its inputs, its labels or the order of its examples. Train on it"
+    shell.refused(3, said, "evaluate", "runs/moved")
+    write_csv(here / "moved.csv", [head, *rows, *rows[-20:]])
+    said = "moved.csv has changed since the run began"
     for command in (
         ("evaluate",),
         ("predict",),
@@ -235,6 +242,75 @@ def test_a_split_is_one_file(tmp_path, shell):
     words = ["train", "own_table", "--data.path", tmp_path, "--out", tmp_path / "out"]
     said = "has Validation.tsv and val.csv, which are both for the validation set"
     shell.refused(3, said, *words)
+
+
+@pytest.mark.parametrize(
+    ("head", "label"),
+    [
+        (["", "0", "1", "2", "label"], "label"),  # as pandas writes columns and index
+        (["0", "1", "2", "3"], "3"),
+        (["1", "2", "3", "y"], "y"),
+        (["Unnamed: 0", "a", "b", "kind", ""], "kind"),  # and a comma at the end
+        (["", "a", "kind", ""], "kind"),
+    ],
+)
+def test_names_of_columns_are_found_as_other_programs_write_them(head, label, tmp_path):
+    at = head.index(label)
+    rows = [[f"{n + i}" for i in range(len(head))] for n in range(20)]
+    for n, row in enumerate(rows):
+        row[at] = "uv"[n % 2]
+    path = write_csv(tmp_path / "one.csv", [head, *rows])
+    task = _task(path)
+    assert (
+        sum(map(len, (task.train.labels, task.test.labels, task.validation.labels)))
+        == 20
+    )
+    assert task.prepare.label == label
+    used = [n for n in head if n not in ("", "Unnamed: 0", label)]
+    assert task.prepare.numeric == used
+
+
+def test_a_first_row_of_data_is_data(tmp_path):
+    rows = [[n, 1, 7, "uv"[n % 2]] for n in range(20)]
+    task = _task(write_csv(tmp_path / "one.csv", rows))
+    assert task.prepare.label == "4"
+    path = tmp_path / "two.csv"
+    path.write_text("\n" + "".join(f"{n};{'uv'[n % 2]}\n" for n in range(20)))
+    assert _task(path).prepare.numeric == ["1"]  # an empty line has no delimiter
+
+
+def test_images_of_zeros_and_ones_are_standardised(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((40, 6, 5)) < 0.3, np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", x=images, y=labels)
+    task = _task(tmp_path / "a.npz", "arrays")
+    assert task.train.inputs.std() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_missing_names_among_objects_are_refused(here, shell):
+    (here / "none_data.py").write_text(
+        "import numpy as np\n"
+        "def none():\n"
+        "    return [(np.zeros((9, 3)), np.array(['a', 'b', None] * 3, object))]\n"
+    )
+    words = ["train", "own_table", "--data.source", "python", "--data.path"]
+    said = "example 2: the label is missing, got None. Nothing, na, n/a, nan"
+    shell.refused(3, said, *words, "none_data:none", "--out", "runs/none")
+
+
+def test_without_both_classes_in_validation_the_threshold_is_one_half(tmp_path, shell):
+    rng = np.random.default_rng(0)
+    rows = [[*rng.normal(size=2) + n % 2, n % 2] for n in range(60)]
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name, part in {"train": rows, "test": rows[:30], "val": rows[::2]}.items():
+        write_csv(folder / f"{name}.csv", [["a", "b", "y"], *part])
+    words = ["train", "own_table", "--data.path", folder, "--epochs", "1"]
+    shell.printed(*words, "--out", tmp_path / "run")
+    (epoch,) = programs.epochs(tmp_path / "run")
+    assert math.isnan(float(epoch["validation"]["threshold"]))
+    assert epoch["test"]["threshold"] == 0.5
+    assert epoch["test"]["f1"] > 0.0
 
 
 def test_folders_are_subsampled_as_tables_are(here):
@@ -406,7 +482,21 @@ BROKEN = {  # preset, data, exit status, and what is said
     "a label": (TABLE, [*ROWS, [1, "u", ""]], 3, "line 22: the label.*missing"),
     "a class": (TABLE, ROWS[:2], 3, "two classes or more, got '0'"),
     "examples": (TABLE, [*ROWS, [1, "u", 2]], 2, "Class '2' has 1 example left"),
-    "a number": (TABLE, [*ROWS, ["inf", "u", 1]], 3, "line 22: expected a finite"),
+    "a number": (TABLE, [*ROWS, ["inf", "u", 1]], 3, r"most 1e\+150 .* got 'inf'"),
+    "its square": (TABLE, [*ROWS, ["1e200", "u", 1]], 3, r"line 22: .* got '1e200'"),
+    "a target": (
+        TABLE,
+        [["a", "y"], *([i, i / 7] for i in range(1, 21))],
+        3,
+        "20 training examples have 20 different labels, such as '0.14",
+    ),
+    "no test": (
+        ARRAYS,
+        {"x": X, "y": Y, "x_test": X[:0], "y_test": Y[:0]},
+        3,
+        "the test set has no example",
+    ),
+    "a name": (ARRAYS, {"x": X, "y": ["a", "b", ""] * 3}, 3, "2: the label is missing"),
     "labels": (ARRAYS, {"x": X, "y": Y / 3}, 3, "example 1: a label must be a wh"),
     "not NaN": (ARRAYS, {"x": X, "y": Y * np.nan}, 3, "example 0: the label is n"),
     "names": (ARRAYS, {"a": X}, 3, "must have arrays x_train and y_train.* got a"),
@@ -491,7 +581,8 @@ def test_training_says_how_columns_are_read(tmp_path, shell):
     path = write_csv(tmp_path / "one.csv", ROWS)
     words = ["train", "own_table", "--data.path", path, "--epochs", "1"]
     _, _, said = shell(*words, "--batch-size", "4", "--out", tmp_path / "run")
-    assert "Columns: 1 of numbers, 1 of categories." in said
+    assert "Columns: 1 of numbers, 1 of categories; the label is 'y'." in said
+    assert "Classes: 0, 1." in said
 
 
 def test_an_image_that_is_none_is_named(here, tmp_path, shell):

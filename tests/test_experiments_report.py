@@ -558,6 +558,12 @@ def test_a_run_finds_its_row_in_the_paper():
     assert len(paper_results.rows(known.name, known.run)) == len(known.results)
     assert paper_results.rows("a name of my own", known.run) == []
     assert paper_results.rows(None, known.run) == []
+    # EG is ABSGD with γ = 1, and printed as a method of its own.
+    noisy = presets.get("cifar10_sym40_sce")
+    for gamma, method in ((1.0, "EG"), (0.9, "ABSGD")):
+        run = configs.replace(noisy.run, {"method.gamma": gamma})
+        rows = paper_results.rows(noisy.name, run)
+        assert {row.method for row, same in rows if same} == {f"{method} (SCE)"}
 
 
 def test_groups_of_classes_and_their_mean_weight():

@@ -239,6 +239,22 @@ def test_a_campaign_goes_on_where_the_time_ended(folder, tmp_path, monkeypatch, 
         assert record["seconds"] >= spent > 0.0
 
 
+def test_a_cell_does_not_go_on_from_another_configuration(
+    folder, tmp_path, monkeypatch, shell
+):
+    rows = ("--rows", "SGD (CE)", "--seeds", "1", "--minutes", "0.0001")
+    given = campaign(folder, tmp_path / "out", *rows)
+    assert cli.main(given) == 0
+    (kept,) = (tmp_path / "out").glob("*-first-*/config.json")
+    stored, plain = kept.read_bytes(), reproduce.first_stage
+    other = {"optimizer.weight_decay": 0.1}  # as of a build with another preset
+    monkeypatch.setattr(
+        reproduce, "first_stage", lambda run: configs.replace(plain(run), other)
+    )
+    shell.refused(2, "optimizer.weight_decay: 0.0002 there, 0.1 here", *given)
+    assert kept.read_bytes() == stored
+
+
 def test_a_plain_training_that_diverges_is_recorded_for_its_rows(
     folder, tmp_path, monkeypatch
 ):

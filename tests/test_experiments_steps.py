@@ -196,6 +196,9 @@ def test_class_weights_are_off_until_their_time():
     )
     np.testing.assert_array_equal(class_weights(run, problem.COUNTS, 1), 1.0)
     weights = class_weights(run, problem.COUNTS, 2)
+    # A class without an example weighs one, and changes no other.
+    absent = class_weights(run, np.append(problem.COUNTS, 0), 2)
+    np.testing.assert_array_equal(absent, np.append(weights, 1.0))
     per_count = (1 - 0.9999) / (1 - 0.9999 ** problem.COUNTS.astype(float))
     np.testing.assert_allclose(weights, 10 * per_count / per_count.sum(), rtol=1e-5)
 

@@ -214,7 +214,22 @@ def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
         (["--trainable", "scale"], "set model.head to 'scaled', got 'linear'"),
         (["--loss.name", "oltr"], "set model.head to 'memory', got 'linear'"),
         ([*RANGE, "--method.route", "value"], "take the pullback route, got 'value'"),
-        ([*RANGE, "--loss.range-intra", "-1"], "range_intra must not be negative"),
+        (
+            [*RANGE, "--loss.range-intra", "-1"],
+            "range_intra must be finite and not neg",
+        ),
+        (
+            ["--loss.name", "generalized", "--loss.q", "0"],
+            "q must lie in (0, 1], got 0",
+        ),
+        (["--optimizer.decay", "cosine"], "drop_at is for decay 'drops', got (0.7,)"),
+        (
+            ["--loss.q", "0.5"],
+            "--loss.q would change nothing: it is of generalized, tr",
+        ),
+        (["--method.name", "sgd", "--method.lam", "1"], "and the method is sgd"),
+        (["--method.cvar-alpha", "0.1"], "it is of cvar, and the method is absgd"),
+        (["--method.lam=-inf"], "is plain SGD, which is inf or --method.name sgd"),
         (["--data.sampling-beta", "1"], "sampling_beta must lie in [0, 1), got 1.0"),
         (["--distributed", "--parallel", "pmap"], "pmap runs on one host"),
         (["--epochs", "many"], "many"),

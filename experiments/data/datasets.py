@@ -132,10 +132,18 @@ def _load_own(data: configs.Data) -> Dataset:
         here = dataset.contents
         if not known.class_sizes:  # a run of a build that did not keep them
             here = dataclasses.replace(here, class_sizes=())
+        if not known.digest:
+            here = dataclasses.replace(here, digest="")
         if known != here:
+            shapes = [dataclasses.replace(c, digest="") for c in (known, here)]
+            what = (
+                "its inputs, its labels or the order of its examples"
+                if shapes[0] == shapes[1]
+                else f"it had {shapes[0]}, and has {shapes[1]}"
+            )
             raise DamagedData(
-                f"{data.path} has changed since the run began: it had {known}, and has "
-                f"{here}. Train on it with another --out."
+                f"{data.path} has changed since the run began: {what}. Train on it "
+                "with another --out."
             )
     return dataset
 

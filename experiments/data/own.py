@@ -10,6 +10,7 @@ training examples are needed, and `Dataset.fit` is called once these are known.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,7 @@ SPLITS = {
 _SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})  # cells, lower case
+MISSING_RULE = "Nothing, na, n/a, nan, null, none and ? stand for what is missing."
 
 
 class Part(NamedTuple):
@@ -125,18 +127,29 @@ def dataset(
             f"{data.path}: there must be two classes or more, got "
             f"{', '.join(map(repr, distinct)) or 'no example'}."
         )
+    if 2 * len(distinct) > len(parts["train"].labels):
+        raise DamagedData(
+            f"{data.path}: {len(parts['train'].labels)} training examples have "
+            f"{len(distinct)} different labels, such as {distinct[0]!r}. Labels are "
+            "classes, each with several examples, and not numbers to be predicted."
+        )
     names = tuple(map(str, class_names or labels))
     if data.positive is not None:
         fields.refuse(
             len(names) != 2 or data.positive not in names,
             f"data.positive must be one of two classes, got {data.positive!r} for "
-            f"{_listed(names)}.",
+            f"{listed_names(names)}.",
         )
         if data.positive == names[0]:
             labels, names = labels[::-1], names[::-1]
     number = {label: index for index, label in enumerate(labels)}
     splits = {}
     for name, part in parts.items():
+        if not part.labels:
+            raise DamagedData(
+                f"{data.path}: the {name} set has no example: leave it out, or give it "
+                "some."
+            )
         for index, label in enumerate(part.labels):
             if label not in number:
                 said = (
@@ -144,7 +157,7 @@ def dataset(
                     f"named, got {label!r}."
                     if class_names
                     else f"no training example has the label {label!r}; there are "
-                    f"{_listed(labels)}."
+                    f"{listed_names(labels)}."
                 )
                 raise DamagedData(f"{part.where(index)}: {said}")
         numbers = np.array([number[label] for label in part.labels], np.int32)
@@ -156,8 +169,22 @@ def dataset(
         held = split.shares(train.labels, data.test_share, names)
         train, test = train.take(held.train), train.take(held.held_out)
         rows = held.train
-    contents = configs.Contents(inputs, shape, names, sizes)
+    contents = configs.Contents(inputs, shape, names, sizes, _digest(splits))
     return Dataset(train, test, splits.get("validation"), contents, fit, rows)
+
+
+def _digest(splits: Mapping[str, Examples]) -> str:
+    """Of the examples of each split in their order; of image files of their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, (inputs, labels) in sorted(splits.items()):
+        stored = inputs.paths if isinstance(inputs, Files) else inputs
+        digest.update(f"{name} {stored.dtype} {stored.shape}".encode())
+        if stored.dtype.kind == "T":  # texts, of any length
+            digest.update("\0".join(stored.tolist()).encode())
+        else:
+            digest.update(np.ascontiguousarray(stored).data)
+        digest.update(labels.data)
+    return digest.hexdigest()
 
 
 def listed(
@@ -240,6 +267,7 @@ def _rank(label: str | int) -> tuple[int, float, str]:
         return 1, 0.0, str(label)
 
 
-def _listed(names: Sequence[object], most: int = 10) -> str:
+def listed_names(names: Sequence[object], most: int = 10) -> str:
+    """The first names, and how many more there are, for messages."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more

@@ -89,8 +89,8 @@ def _from_arrays(
 
     `class_names` are those of labels 0, 1, ...; () for the labels themselves. Images of
     bytes are kept; others, and vectors, are standardised by the training examples,
-    channel by channel and column by column. DamagedData if they are not of one shape,
-    or labels are missing.
+    channel by channel and column by column; so are images none of whose pixels exceeds
+    1. DamagedData if they are not of one shape, or labels are missing.
     """
     parts = {
         split: _part(f"{data.path}, {split} set", *pair)
@@ -104,6 +104,7 @@ def _from_arrays(
                 f"{part.inputs.shape[1:]}, those of the training set {shape}."
             )
     bytes_ = all(part.inputs.dtype == np.uint8 for part in parts.values())
+    bytes_ &= any(part.inputs.max(initial=0) > 1 for part in parts.values())
     if not bytes_:
         parts = {
             split: part._replace(inputs=part.inputs.astype(np.float32))
@@ -178,7 +179,18 @@ def _part(where: str, inputs: Any, labels: Any) -> own.Part:
         y = y.astype(np.int64)
     if y.dtype.kind == "S":
         y = np.char.decode(y, "utf-8")
-    return own.Part(x, y.tolist(), lambda index: f"{where}, example {index}")
+    for index, label in enumerate(labels := y.tolist()):
+        if label is None or str(label).strip().lower() in own.MISSING:
+            raise DamagedData(
+                f"{where}, example {index}: the label is missing, got {label!r}. "
+                f"{own.MISSING_RULE}"
+            )
+        if not isinstance(label, str | int):
+            raise DamagedData(
+                f"{where}, example {index}: a label must be a whole number or a name, "
+                f"got {label!r}."
+            )
+    return own.Part(x, labels, lambda index: f"{where}, example {index}")
 
 
 def as_stored(where: str, x: np.ndarray) -> np.ndarray:
@@ -199,7 +211,8 @@ def as_stored(where: str, x: np.ndarray) -> np.ndarray:
             f"[n, columns], got the shape {x.shape}."
         )
     if x.ndim == 2:
-        x = x.astype(np.float32)
+        with np.errstate(over="ignore"):  # it is refused below
+            x = x.astype(np.float32)
     elif x.dtype.kind in "uib" and x.size and x.min() >= 0 and x.max() <= 255:
         x = x.astype(np.uint8)
     if x.dtype.kind == "f" and np.isinf(x).any():

@@ -3,7 +3,9 @@
 `--data.path` is a file, or a directory with train.csv and, where you have them,
 test.csv and validation.csv. Columns are separated by commas, semicolons or tabs. The
 first row has the names of the columns, unless one of its cells is a number: columns are
-then named 1, 2, ... A column without a name, as pandas writes its index, is not used.
+then named 1, 2, ... But where its numbers are 0, 1, 2, ... or 1, 2, 3, ..., at least
+three of them and at most one other name, they are names, as pandas writes them. A
+column without a name, or that pandas gives its index (`Unnamed: 0`), is not used.
 
 A column whose training cells are all numbers or missing is numeric: the median of the
 training set stands for what is missing, and it is scaled to mean 0 and deviation 1
@@ -11,9 +13,11 @@ there. Any other column has a 0 or 1 for each of its categories, zeros for one t
 training example has.
 """
 
+import collections
 import csv
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +30,8 @@ from experiments.data.types import DamagedData, Dataset, MissingData
 LABELS = ("label", "class", "target", "y")  # names of the column of labels
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _MOST = 1000  # categories of a column
+_UNNAMED = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # pandas' index, saved twice
+_LARGEST = 1e150  # of a number, whose square is finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Table:
             if cells[column].lower() in own.MISSING:
                 raise DamagedData(
                     f"{self.where(row)}: the label, of the column "
-                    f"{self.names[column]!r}, is missing."
+                    f"{self.names[column]!r}, is missing, got {cells[column]!r}. "
+                    f"{own.MISSING_RULE}"
                 )
         return [_shortest(cells[column].strip("'")) for cells in self.rows]
 
@@ -77,7 +84,7 @@ def load(data: configs.Data) -> Dataset:
         for name, table in found.items()
     }
     width = sum(1 if each is None else len(each) for each in categories.values())
-    fit = lambda inputs: _fit(inputs, categories)
+    fit = lambda inputs: _fit(inputs, categories, train.names[label])
     return own.dataset(parts, data, "table", (width,), fit)
 
 
@@ -133,7 +140,7 @@ def read(
         return _parquet(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = next(filter(str.strip, file), "")
             file.seek(0)
             csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
             reader = csv.reader(file, delimiter=_delimiter(first), strict=True)
@@ -149,14 +156,16 @@ def read(
     if not numbered:
         raise DamagedData(f"{path} is empty.")
     _, head = numbered[0]
-    header = not any(map(_is_decimal, head)) and (train is None or train.header)
+    header = not any(map(_is_decimal, head)) or _counts_up(head)
+    header &= train is None or train.header
     if header:
-        names, numbered = head, numbered[1:]
+        names, numbered = _named(head), numbered[1:]
     elif train is None or train.header:
         names = [str(number) for number in range(1, len(head) + 1)]
     else:
         names = _numbers_of(path, len(head), train, label)
-    repeated = [name for name in names if names.count(name) > 1]
+    counts = collections.Counter(filter(None, names))
+    repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise DamagedData(f"{path} has two columns {repeated[0]!r}.")
     for line, row in numbered:
@@ -168,6 +177,24 @@ def read(
         raise DamagedData(f"{path} has a header and no row.")
     lines, rows = zip(*numbered, strict=True)
     return Table(path, names, list(rows), lines, header)
+
+
+def _named(head: Sequence[str]) -> list[str]:
+    """The names of columns; "" for one that is not used."""
+    return ["" if _UNNAMED.fullmatch(name) else name for name in head]
+
+
+def _counts_up(head: Sequence[str]) -> bool:
+    """Whether the numbers among the cells count the columns, so that they are names.
+
+    Examples:
+      >>> _counts_up(["", "0", "1", "2", "label"]), _counts_up(["0", "1", "7", "a"])
+      (True, False)
+    """
+    numbers = [cell for cell in head if _is_decimal(cell)]
+    names = [cell for cell in head if cell and not _is_decimal(cell)]
+    counted = ([str(i + start) for i in range(len(numbers))] for start in (0, 1))
+    return len(numbers) >= 3 and len(names) <= 1 and numbers in counted
 
 
 def _delimiter(line: str) -> str:
@@ -214,7 +241,7 @@ def label_of(table: Table, name: str | None) -> int:
     for expected in LABELS:
         if expected in lower:
             return lower.index(expected)
-    return len(lower) - 1
+    return max((i for i, column in enumerate(lower) if column), default=0)
 
 
 def _parquet(path: pathlib.Path) -> Table:
@@ -234,7 +261,7 @@ def _parquet(path: pathlib.Path) -> Table:
     rows = [[text(cell) for cell in row] for row in zip(*columns, strict=True)]
     if not rows:
         raise DamagedData(f"{path} has no row.")
-    return Table(path, list(table.column_names), rows, range(1, len(rows) + 1))
+    return Table(path, _named(table.column_names), rows, range(1, len(rows) + 1))
 
 
 def _categories(table: Table, name: str) -> dict[str, int] | None:
@@ -283,11 +310,12 @@ def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.nd
                 stored[row, index] = np.nan
             else:
                 stored[row, index] = float(cell) if _is_number(cell) else np.inf
-        if known is None and np.isinf(stored[:, index]).any():
-            row = int(np.isinf(stored[:, index]).argmax())
+        too_large = np.abs(stored[:, index]) > _LARGEST  # False where it is missing
+        if known is None and too_large.any():
+            row = int(too_large.argmax())
             raise DamagedData(
-                f"{table.where(row)}: expected a finite number in the column {name!r}, "
-                f"got {table.rows[row][column]!r}."
+                f"{table.where(row)}: expected a number of at most {_LARGEST:g} in the "
+                f"column {name!r}, got {table.rows[row][column]!r}."
             )
     return stored
 
@@ -302,6 +330,7 @@ class Encoded:
     # training example has, and whose column is always 0.
     categories: dict[str, list[str | None]]
     names: list[str]  # of all columns, as they are stored
+    label: str  # name of the column of labels, which is none of these
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
         """From what `_stored` makes to float32 `[rows, inputs]`."""
@@ -329,7 +358,9 @@ class Encoded:
         return {"columns": columns, "missing": sorted(own.MISSING)}
 
 
-def _fit(train: np.ndarray, categories: Mapping[str, dict[str, int] | None]) -> Encoded:
+def _fit(
+    train: np.ndarray, categories: Mapping[str, dict[str, int] | None], label: str
+) -> Encoded:
     """Standardised numbers, and 0 or 1 for each category that is in training."""
     numeric = [name for name, known in categories.items() if known is None]
     of_numbers = train[:, [known is None for known in categories.values()]]
@@ -339,7 +370,7 @@ def _fit(train: np.ndarray, categories: Mapping[str, dict[str, int] | None]) -> 
         if known is not None
     }
     scaled = own.standardise(of_numbers) if numeric else None
-    return Encoded(scaled, numeric, seen, [*categories])
+    return Encoded(scaled, numeric, seen, [*categories], label)
 
 
 def _is_number(cell: str) -> bool:

@@ -96,7 +96,7 @@ def _text_of(table: own_table.Table, name: str | None, label: int) -> int:
     for expected in _TEXTS:
         if expected in lower and lower.index(expected) != label:
             return lower.index(expected)
-    others = [index for index in range(len(lower)) if index != label]
+    others = [index for index, n in enumerate(lower) if n and index != label]
     if not others:
         raise DamagedData(f"{table.path} has no column but the label.")
     return max(others, key=lambda index: sum(len(row[index]) for row in table.rows))

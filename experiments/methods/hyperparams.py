@@ -50,15 +50,16 @@ def step_hyperparams(
     weights = method.weights and step >= switch
     lam = method.lam if weights else method.first_lam if method.weights else math.inf
     begins = 0 if math.isfinite(method.first_lam) else switch
+    # The authors' variants hold where λ does; with a radius the library finds it.
+    attends = math.isfinite(lam) or (weights and method.rho is not None)
     return StepHyperparams(
         np.float32(learning_rate),
         np.float32(lam),
         np.float32(method.gamma),
         np.float32(1.0 if step < begins else method.init_s or 0.0),
         np.bool_(method.init_s is not None and step == begins),
-        # The authors' variants hold where λ does.
-        np.float32(1.0 / method.alpha if math.isfinite(lam) else 1.0),
-        np.float32(method.uniform and math.isfinite(lam)),
+        np.float32(1.0 / method.alpha if attends else 1.0),
+        np.float32(method.uniform and attends),
         np.float32(method.step_size),
         np.float32(method.cvar_alpha),
         np.bool_(weights),

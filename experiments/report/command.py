@@ -50,9 +50,9 @@ def main(config: commands.Report) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         drawn = draw(groups, out)
-        if config.features:
-            drawn.append("features.png")
-            _draw_features(groups, config.data_dir, out / drawn[-1])
+        path = out / "features.png"
+        if config.features and _draw_features(groups, config.data_dir, path):
+            drawn.append(path.name)
         report = text(groups, drawn)
         (out / REPORT).write_text(report, encoding="utf-8")
         if config.html:
@@ -137,17 +137,27 @@ def _figures(names: Iterable[str]) -> list[str]:
 
 def _draw_features(
     groups: list[Group], data_dir: pathlib.Path | None, path: pathlib.Path
-) -> None:
-    """Penultimate features of the first seed of each group."""
+) -> bool:
+    """Penultimate features of the first seed of each group; whether they are drawn."""
     from experiments.report import tsne
     from experiments.train import evaluation
 
     features = lambda group: evaluation.features(
         group.results[0].directory, data_dir, splits=("train", "test"), examples=1000
     )
+    by_run = {group.title: features(group).splits for group in groups}
+    fewest = min(len(y) for splits in by_run.values() for _, y in splits.values())
+    if fewest < tsne.FEWEST:
+        print(
+            f"The features are not drawn: t-SNE needs {tsne.FEWEST} examples of a "
+            f"split, got {fewest}.",
+            file=sys.stderr,
+        )
+        return False
     tsne.figure(
-        {group.title: features(group).splits for group in groups},
+        by_run,
         path,
         class_counts={g.title: g.results[0].class_counts for g in groups},
         class_names={g.title: g.run.data.class_names for g in groups},
     )
+    return True

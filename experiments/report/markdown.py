@@ -266,7 +266,8 @@ def _accuracy(group: Group) -> list[str]:
         if same:
             cells = dict.fromkeys(MEASURES, "")
             cells[METRICS[row.metric]] = paper_results.accuracy(row)
-            rows.append([f"the paper, {_source(row)}", "", "", *cells.values()])
+            source = f"the paper, {row.method}, {_source(row)}"
+            rows.append([source, "", "", *cells.values()])
     return _table(rows)
 
 

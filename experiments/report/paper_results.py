@@ -38,7 +38,9 @@ def _identity(run: configs.Run) -> tuple[configs.Run, str]:
     """A key that is equal for runs that differ only in seed, λ, γ and start files."""
     method, title = run.method, run.method.title
     if title in ("ABSGD", "ABAdam"):
-        method = dataclasses.replace(method, lam=1.0, gamma=1.0)
+        # γ = 1 is what the paper calls EG.
+        gamma = 1.0 if method.gamma == 1.0 else 0.5
+        method = dataclasses.replace(method, lam=1.0, gamma=gamma)
     else:
         method = configs.Method()  # how it would weight does not matter
     common = dataclasses.replace(

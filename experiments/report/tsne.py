@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Features = tuple[np.ndarray, np.ndarray]  # float [n, features], labels int [n]
 
+FEWEST = 4  # examples that t-SNE can embed
 NAMED = 21  # classes with a colour and a marker of their own
 _MARKERS = ("o", "^", "s")
 
@@ -69,8 +70,8 @@ def embed(features: np.ndarray) -> np.ndarray:
     from sklearn import decomposition, manifold
 
     count, width = features.shape
-    if count < 4:
-        raise ValueError(f"t-SNE needs at least 4 examples, got {count}.")
+    if count < FEWEST:
+        raise ValueError(f"t-SNE needs at least {FEWEST} examples, got {count}.")
     points = np.asarray(features, np.float64)
     if width > 50:  # the usual first step: what is left out is mostly noise, and slow
         keep = decomposition.PCA(min(50, count), random_state=0)

@@ -323,14 +323,14 @@ def by_fraction(pairs: Sequence[tuple[float, float]], least: float) -> list[list
     """Rows of a table: what λ did, by the effective fraction that it leaves.
 
     The pairs are effective fraction and difference from SGD; `least` is the difference
-    from which on a run is harmed, or gained. The head comes first.
+    from which on a run is harmed, or gained. The head comes first. The mean has no
+    error, as the pairs of one data set, or of one SGD, are not independent.
     """
     rows = [["effective fraction", "harmed", "gained", "mean"]]
     for low, high in zip(FRACTIONS, (np.inf, *FRACTIONS), strict=False):
         gains = np.array([gain for share, gain in pairs if low <= share < high])
         name = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
         counts = [f"{np.sum(s * gains > least)} of {len(gains)}" for s in (-1, 1)]
-        rows.append(
-            [name, *counts, formatting.difference(gains) if len(gains) else "–"]
-        )
+        mean = formatting.points(gains.mean()) if len(gains) else "–"
+        rows.append([name, *counts, mean])
     return rows

@@ -203,7 +203,8 @@ def diverged(trial: Trial) -> bool:
 def _begin(grid: Grid) -> dict[int, Task]:
     """Refuses what cannot be trained, and describes what can in the directory.
 
-    Returns tasks by seed: all if vmapped, or one.
+    Of every data set that trials use, as methods hold out different sets, before any of
+    them is trained. Returns the tasks by seed if they are vmapped, else none.
     """
     path = grid.out / GRID
     shared = run_log.to_jsonable({"preset": grid.preset, **grid.shared})
@@ -211,15 +212,20 @@ def _begin(grid: Grid) -> dict[int, Task]:
         there = json.loads(path.read_text(encoding="utf-8"))
         evaluation.require_same(f"{grid.out} holds a grid", there, shared)
     tasks: dict[int, Task] = {}
-    checked = grid.trials if grid.vmapped else grid.trials[:1]
-    for run in (trial.run for trial in checked):
-        if run.seed not in tasks:
-            tasks[run.seed] = evaluation.task_of(run, grid.session)
-            if tasks[run.seed].validation is None:
-                raise configs.BadConfiguration(
-                    f"{run.data.source} has no validation split, and hyperparameters "
-                    "are not chosen on test data: give --data.validation-per-class."
-                )
+    checked = set()
+    for run in (trial.run for trial in grid.trials if trial.known is None):
+        key = run.data, run.seed if grid.vmapped else None
+        if key in checked:
+            continue
+        checked.add(key)
+        task = evaluation.task_of(run, grid.session)
+        if task.validation is None:
+            raise configs.BadConfiguration(
+                f"{run.data.source} has no validation split, and hyperparameters "
+                "are not chosen on test data: give --data.validation-per-class."
+            )
+        if grid.vmapped:
+            tasks[run.seed] = task
     if grid.vmapped:
         members = [trial.run for trial in grid.trials]
         vmapped.require(members, [tasks[run.seed] for run in members])

@@ -158,6 +158,7 @@ def at_rates(
         (_, change), *_ = method.grid
         count = GRID * len(factors)
         spread = np.geomspace(min(factors) / 2.0, max(factors) * 2.0, count).round(6)
+        spread[np.abs(np.log(spread)).argmin()] = 1.0
         rates = [change[RATE] * f for f in sorted(spread, key=lambda f: abs(np.log(f)))]
         _, grid = _over("η", tuple(float(f"{rate:.3g}") for rate in rates), RATE)
         return method._replace(grid=grid)
@@ -171,7 +172,8 @@ def at_rates(
 
 
 def _noisy(run: configs.Run) -> bool:
-    return run.data.noise_rate > 0.0 or run.data.source == "clothing1m"
+    """Whether λ is negative, as in presets of wrong labels, or labels are flipped."""
+    return run.method.lam < 0.0 or run.data.noise_rate > 0.0
 
 
 def _start(run: configs.Run) -> float:

@@ -529,13 +529,14 @@ def _train(
     Returns the state, and the seconds that earlier sittings spent on the epoch that
     this one began in the middle of. Only what is trained until an epoch keeps a
     checkpoint of its end. Raises Interrupted when the deadline has passed, and the
-    state is saved.
+    state is saved; BadConfiguration where the checkpoint is of another configuration,
+    as of a build whose presets were others.
     """
-    runs.write_config(out, "reproduce", run, worker.session, task)
     with contextlib.ExitStack() as stack:
         folder = out / run_dir.CHECKPOINTS
         saver = stack.enter_context(checkpoint.Checkpoints(folder, keep=1, log=print))
-        step, restored = 0, saver.restore(start.state)
+        step, restored = 0, evaluation.newest(saver, start.state, run)
+        runs.write_config(out, "reproduce", run, worker.session, task)
         if restored is not None:
             step, state, kept = restored
             start = loop.Start(state, loop.Position(**kept["position"]))

@@ -126,7 +126,8 @@ def evaluate(config: commands.Evaluate) -> int:
         print(
             f"The positive class of AUROC, average precision and F1 is {names[1]!r}; "
             "with --data.positive a training of your own data has the other. The "
-            "threshold on its probability is that of the highest F1 on validation."
+            "threshold on its probability is that of the highest F1 on validation "
+            "examples, or 0.5 without any of either class."
         )
     path = config.dir / run_dir.EVALUATION
     try:

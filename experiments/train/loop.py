@@ -317,7 +317,8 @@ def summaries(
 ) -> dict[str, dict[str, Any] | None]:
     """The metrics of `metrics.summary` by split; None for one that is not there.
 
-    Of two classes the threshold is chosen on the validation set; without one it is 0.5.
+    Of two classes the threshold is chosen on the validation set; it is 0.5 without one,
+    and where one has examples of a single class.
     """
     by_split: dict[str, dict[str, Any] | None] = {}
     threshold = None
@@ -332,6 +333,7 @@ def summaries(
                 threshold=threshold,
             )
         by_split[split], threshold = summary, (summary or {}).get("threshold", 0.5)
+        threshold = 0.5 if math.isnan(threshold) else threshold
     return by_split
 
 

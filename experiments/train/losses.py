@@ -5,23 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from absgd_jax import losses
-from experiments import configs
+from experiments import configs, registry
 from experiments.train import feature_penalties
 
-# The library's loss of each name, and the fields of the config that are its arguments.
+# The library's loss of each name; any other is cross-entropy and a penalty on features.
 _LOSSES = {
-    "cross_entropy": (losses.softmax_cross_entropy_with_integer_labels, ()),
-    "focal": (losses.softmax_focal_loss, ("focusing",)),
-    "ldam": (losses.ldam_loss, ("max_margin", "scale")),
-    "symmetric": (
-        losses.symmetric_cross_entropy,
-        ("alpha", "beta", "smallest_probability"),
-    ),
-    "generalized": (losses.generalized_cross_entropy, ("q",)),
-    "truncated": (losses.truncated_generalized_cross_entropy, ("q", "k")),
-    "logit_adjusted": (losses.logit_adjusted_cross_entropy, ("tau",)),
+    "cross_entropy": losses.softmax_cross_entropy_with_integer_labels,
+    "focal": losses.softmax_focal_loss,
+    "ldam": losses.ldam_loss,
+    "symmetric": losses.symmetric_cross_entropy,
+    "generalized": losses.generalized_cross_entropy,
+    "truncated": losses.truncated_generalized_cross_entropy,
+    "logit_adjusted": losses.logit_adjusted_cross_entropy,
 }
-_PENALIZED = ("oltr", "range")  # cross-entropy and a penalty on the features
+_OF_SCHEDULE = ("prune_from", "prune_every")  # no arguments of the loss
 
 
 def per_example_losses(
@@ -59,14 +56,15 @@ def per_example_losses(
     if loss.logit_norm > 0.0:
         squares = jnp.sum(jnp.square(logits), axis=-1, keepdims=True)
         logits = logits / (squares + 1e-12) ** (loss.logit_norm / 2.0)
-    penalized = loss.name in _PENALIZED
-    function, fields = _LOSSES["cross_entropy" if penalized else loss.name]
+    penalized = loss.name not in _LOSSES
+    name = "cross_entropy" if penalized else loss.name
+    fields = [field for field in registry.LOSSES[name] if field not in _OF_SCHEDULE]
     arguments = {field: getattr(loss, field) for field in fields}
     if loss.name in ("ldam", "logit_adjusted"):
         arguments["class_counts"] = class_counts
     if loss.name == "truncated":
         arguments["keep"] = kept
-    values = function(logits, labels, class_weights=class_weights, **arguments)
+    values = _LOSSES[name](logits, labels, class_weights=class_weights, **arguments)
     if not penalized:
         return values
     assert features is not None
@@ -85,13 +83,12 @@ def per_example_losses(
 def class_weights(run: configs.Run, class_counts: np.ndarray, epoch: int) -> np.ndarray:
     """The weight of each class in an epoch, from 0, by its effective number.
 
-    float32 `[classes]`, ones where the run weights none; counts are int `[classes]`,
-    and a class without an example counts as one of one.
+    float32 `[classes]`, of mean one over the classes that have examples, and one for
+    any other; ones where the run weights none. Counts are int `[classes]`.
     """
-    loss = run.loss
-    if not (loss.class_weights and epoch >= run.epoch_at(loss.class_weights_from)):
-        return np.ones(len(class_counts), np.float32)
-    weights = losses.class_balanced_weights(
-        np.maximum(class_counts, 1), loss.effective_beta
-    )
-    return np.asarray(weights, np.float32)
+    loss, weights = run.loss, np.ones(len(class_counts), np.float32)
+    if loss.class_weights and epoch >= run.epoch_at(loss.class_weights_from):
+        there = class_counts > 0
+        beta = loss.effective_beta
+        weights[there] = losses.class_balanced_weights(class_counts[there], beta)
+    return weights

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from experiments import commands, configs, methods, models
-from experiments.data import own_table
+from experiments.data import own, own_table
 from experiments.data.task import Task
 from experiments.models import posthoc_classifiers
 from experiments.results import aggregate, example_losses, run_dir, run_log
@@ -87,7 +87,12 @@ def main(
         task = evaluation.task_of(run, session)
         if isinstance(table := task.prepare, own_table.Encoded):
             numbers, categories = len(table.numeric), len(table.categories)
-            tell(f"Columns: {numbers} of numbers, {categories} of categories.")
+            tell(
+                f"Columns: {numbers} of numbers, {categories} of categories; the label "
+                f"is {table.label!r}."
+            )
+        if run.data.info.own:
+            tell(f"Classes: {own.listed_names(run.data.class_names)}.")
         tell(f"Building {run.model.title}.")
         models.check(run.model, run.data)
         total = run.epochs * loop.steps_per_epoch(run, task)
@@ -365,8 +370,10 @@ class RunLogger:
 
 
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
-    lam = f"-{run.method.lam:g}" if run.method.attends else ""
-    return pathlib.Path(f"runs/{preset}-{run.method.name}{lam}-seed{run.seed}")
+    method = run.method
+    lam = f"-{method.lam:g}" if method.attends else ""
+    rho = f"-rho{method.rho:g}" if method.attends and method.rho is not None else ""
+    return pathlib.Path(f"runs/{preset}-{method.name}{lam}{rho}-seed{run.seed}")
 
 
 def _start(

@@ -20,7 +20,8 @@ class Session(Checked):
     """Settings that do not change a run's numbers, but for float32 rounding.
 
     Attributes:
-      out: run directory; None makes one from the preset's name, λ and the seed.
+      out: run directory; None makes one from the preset's name, method, λ or ρ, and
+        seed.
       data_dir: where the data sets are, as TFDS or as published archives unpacked.
       download: whether TFDS may fetch what is missing.
       parallel: `jit` partitions the program by the sharding of the batch, `pmap` runs
