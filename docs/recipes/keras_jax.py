@@ -10,8 +10,8 @@
 # losses.
 #
 # **Trap:** in a stateless `train_step` whatever is not returned is lost, without a
-# message. The state of attention (four numbers, as long as no `max_weight` is given) is
-# kept in non-trainable variables; those of the model itself come first in
+# message. The state of attention (four numbers here; seven with a radius, the default)
+# is kept in non-trainable variables; those of the model itself come first in
 # `non_trainable_variables`, before those of its layers. And `compute_loss` gives a
 # mean, so the losses are computed by the function form of the loss.
 
