@@ -115,7 +115,7 @@ def _overridden(
 ) -> Any:
     """The configuration of a command: a run and a session, and flags over them.
 
-    A baseline does not take over the radius of a preset.
+    A baseline does not take over the radius of a preset, nor a cosine its drops.
     """
     kind = COMMANDS[command].config
     given = {word.partition("=")[0].replace("_", "-") for word in arguments}
@@ -124,6 +124,9 @@ def _overridden(
     if baseline and run.method.rho is not None and "--method.rho" not in given:
         fixed = {"method.rho": None, "method.max_weight": None, "method.lam": math.inf}
         run = configs.replace(run, fixed)
+    cosine = _value_of("--optimizer.decay", arguments) == "cosine"
+    if cosine and "--optimizer.drop-at" not in given:
+        run = configs.replace(run, {"optimizer.drop_at": ()})
     try:
         config = tyro.cli(
             kind,

@@ -629,8 +629,7 @@ class Optimizer(Checked):
         super().__post_init__()
         refuse(
             self.decay == "cosine" and self.drop_at,
-            f"drop_at is for decay 'drops', got {self.drop_at} with 'cosine': leave "
-            "one of them (--optimizer.drop-at without a number has no drops).",
+            f"drop_at is for decay 'drops', got {self.drop_at} with 'cosine'.",
         )
 
 

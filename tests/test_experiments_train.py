@@ -41,6 +41,7 @@ PYPROJECT = str(pathlib.Path(__file__).parents[1] / "pyproject.toml")
 MANY = (*DIGITS, "--data.augment-on", "device", "--steps-per-dispatch", "4")
 BASE = ("--loss.class-weights-in", "base")
 META = ("--method.name", "meta", "--data.meta-per-class", "2")
+COSINE = ("--optimizer.decay", "cosine")
 RANGE = ("--loss.name", "range")
 
 
@@ -222,7 +223,10 @@ def test_an_impossible_command_exits_with_the_reason_and_writes_nothing(
             ["--loss.name", "generalized", "--loss.q", "0"],
             "q must lie in (0, 1], got 0",
         ),
-        (["--optimizer.decay", "cosine"], "drop_at is for decay 'drops', got (0.7,)"),
+        (
+            [*COSINE, "--optimizer.drop-at", "0.7"],
+            "drop_at is for decay 'drops', got (",
+        ),
         (
             ["--loss.q", "0.5"],
             "--loss.q would change nothing: it is of generalized, tr",

@@ -73,8 +73,8 @@ def gradient(weighting_input: WeightingInput, state: RecoverState) -> WeightingR
     a = jnp.where(state.started, hyperparams.gamma, 1.0)  # at first all is new
     log_ratio = _log_ratio(state.tilted_loss, T_before, T, lam, a)  # log u_t/g(w_t)
 
-    log_taken = jnp.log1p(-a) + (T_before - state.tilted_loss) / lam
-    log_taken = jnp.minimum(log_taken, -jnp.log(a))
+    log_correction = jnp.log1p(-a) + (T_before - state.tilted_loss) / lam
+    log_correction = jnp.minimum(log_correction, -jnp.log(a))
 
     def weigh(losses: jax.Array, log_factor: jax.Array) -> jax.Array:
         of_batch = absgd_jax.attentional_weights(losses, lam, where=present)
@@ -82,14 +82,14 @@ def gradient(weighting_input: WeightingInput, state: RecoverState) -> WeightingR
 
     p = weigh(losses, -log_ratio)
     (new,) = pullback(weighting.cotangent(p, present))
-    (taken,) = pullback_before(
-        weighting.cotangent(weigh(losses_before, log_taken), present)
+    (correction,) = pullback_before(
+        weighting.cotangent(weigh(losses_before, log_correction), present)
     )
     direction = jax.tree.map(
-        lambda new, v, taken: new + ((1.0 - a) * v - taken),
+        lambda new, v, correction: new + ((1.0 - a) * v - correction),
         new,
         state.direction,
-        taken,
+        correction,
     )
     objective = T + lam * log_ratio
     state = RecoverState(jnp.bool_(True), weighting_input.params, direction, objective)

@@ -25,7 +25,7 @@ SUSPECTS, SUSPECTS_ARRAYS = "suspects.csv", "suspects.npz"  # of the command `su
 TRAININGS = "runs"  # in the directory of a grid: the run directories of its trials
 
 
-class Kept(NamedTuple):
+class SavedRun(NamedTuple):
     """The configuration of a run directory."""
 
     preset: str | None
@@ -36,7 +36,7 @@ class Kept(NamedTuple):
     extended: tuple[int, ...] = ()  # epochs that it was to have before, in order
 
 
-def load(out: pathlib.Path) -> Kept:
+def load(out: pathlib.Path) -> SavedRun:
     """Loads the configuration of a run directory.
 
     Raises BadConfiguration where there is no such directory, or no config of a run.
@@ -50,7 +50,7 @@ def load(out: pathlib.Path) -> Kept:
     return load_file(out / CONFIG)
 
 
-def load_file(path: pathlib.Path) -> Kept:
+def load_file(path: pathlib.Path) -> SavedRun:
     """Loads the config.json of a run.
 
     Raises BadConfiguration where there is none, or it is not the config of a run.
@@ -64,7 +64,7 @@ def load_file(path: pathlib.Path) -> Kept:
         session = dataclasses.replace(
             session, out=None, distributed=False, **of_cluster
         )
-        return Kept(
+        return SavedRun(
             preset=kept.get("preset"),
             run=parse(kept["run"]),
             data_dir=pathlib.Path(data_dir) if data_dir else None,

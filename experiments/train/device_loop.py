@@ -38,7 +38,7 @@ class StepInput(NamedTuple):
     index: np.ndarray  # int32 [batch], index of the example; 0 for padding
     present: np.ndarray  # bool [batch], False for padding
     hyperparams: methods.StepHyperparams
-    live: np.ndarray  # bool []: False for a padding update, which changes nothing
+    is_real: np.ndarray  # bool []: False for a padding update, which changes nothing
 
 
 # State, examples, statistics, step inputs -> state after, metrics of each update.
@@ -120,7 +120,7 @@ def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Upda
         after, step_metrics = step(state, taken, stats, step_input.hyperparams)
         # The compiler fuses this selection with the update.
         stay = lambda new, old: (
-            new if new is old else jnp.where(step_input.live, new, old)
+            new if new is old else jnp.where(step_input.is_real, new, old)
         )
         return jax.tree.map(stay, after, state), step_metrics
 
@@ -135,7 +135,7 @@ def _compiled(run: configs.Run, layout: Layout, on: bool, vmapped: bool) -> Upda
         stats: steps.DatasetStats,
         step_inputs: StepInput,
     ) -> tuple[steps.TrainState, steps.StepMetrics]:
-        if step_inputs.live.shape[0] == 1:
+        if step_inputs.is_real.shape[0] == 1:
             only = jax.tree.map(lambda x: x[0], step_inputs)
             state, step_metrics = one(state, examples, stats, only)
             return state, jax.tree.map(lambda x: x[None], step_metrics)
@@ -202,7 +202,7 @@ def step_inputs(
     """The step inputs of a dispatch, padded to its size.
 
     Indices int32 and `present` bool are `[updates, ...]`, and the result `[size, ...]`;
-    padding repeats the last update, with `live` False.
+    padding repeats the last update, with `is_real` False.
     """
     count = len(index)
     taken = np.minimum(np.arange(size), count - 1)

@@ -73,7 +73,7 @@ def newest(
 
 
 def restore(
-    out: pathlib.Path, kept: run_dir.Kept, layout: sharding.Layout
+    out: pathlib.Path, kept: run_dir.SavedRun, layout: sharding.Layout
 ) -> tuple[int, steps.TrainState]:
     """Step and state of the newest good checkpoint; a BadConfiguration without one."""
     run = kept.run
@@ -89,7 +89,7 @@ def restore(
 
 def reopen(
     out: pathlib.Path, data_dir: pathlib.Path | None, devices: int | None
-) -> tuple[run_dir.Kept, Task, sharding.Layout, int, steps.TrainState]:
+) -> tuple[run_dir.SavedRun, Task, sharding.Layout, int, steps.TrainState]:
     """Restores a trained network with its data set, for evaluation.
 
     None is the directory of the data sets in training, and all devices that there are.

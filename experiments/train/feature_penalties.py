@@ -124,19 +124,19 @@ def range_terms(
         features, labels, present = map(gather, (features, labels, present))
     batch = len(labels)
     row = jnp.arange(batch)
-    alike = (labels[:, None] == labels) & present[:, None] & present
+    same_class = (labels[:, None] == labels) & present[:, None] & present
     # A class is the row of its first example.
-    first = present & (jnp.argmax(alike, axis=1) == row)
+    first = present & (jnp.argmax(same_class, axis=1) == row)
 
     # Which pairs are meant needs no gradient, and so no array of batch × batch ×
     # features. The largest of a class are among the largest of its rows.
-    apart = _apart(features)
+    all_distances = _squared_distances(features)
     k = min(PAIRS, batch)
     largest, partner = jax.lax.top_k(
-        jnp.where(alike & (row[:, None] < row), apart, -1.0), k
+        jnp.where(same_class & (row[:, None] < row), all_distances, -1.0), k
     )
     one, other = jnp.repeat(row, k), partner.reshape(-1)
-    of_class = jnp.where(jnp.repeat(alike, k, axis=1), largest.reshape(-1), -1.0)
+    of_class = jnp.where(jnp.repeat(same_class, k, axis=1), largest.reshape(-1), -1.0)
     found, pair = jax.lax.top_k(of_class, k)
     there = (found >= 0.0) & first[:, None]
     distances = _square(features[one[pair]] - features[other[pair]])
@@ -144,10 +144,10 @@ def range_terms(
     pairs, total = jnp.sum(there, axis=1), jnp.sum(inverse, axis=1)
     intra = jnp.sum(jnp.where(pairs > 0, pairs / jnp.where(pairs > 0, total, 1.0), 0.0))
 
-    means = alike @ features / jnp.maximum(jnp.sum(alike, axis=1), 1)[:, None]
+    means = same_class @ features / jnp.maximum(jnp.sum(same_class, axis=1), 1)[:, None]
     between = first[:, None] & first & (row[:, None] < row)
     far = jnp.finfo(means.dtype).max
-    nearest = jnp.argmin(jnp.where(between, _apart(means), far))
+    nearest = jnp.argmin(jnp.where(between, _squared_distances(means), far))
     distance = _square(means[nearest // batch] - means[nearest % batch])
     inter = jnp.where(jnp.any(between), jnp.maximum(0.0, margin - distance), 0.0)
     return intra, inter
@@ -158,7 +158,7 @@ def _square(x: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(x), axis=-1)
 
 
-def _apart(x: Any) -> jax.Array:
+def _squared_distances(x: Any) -> jax.Array:
     """Squared distances between rows, without a gradient."""
     x = jax.lax.stop_gradient(x)
     return _square(x[:, None] - x)

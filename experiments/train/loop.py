@@ -206,8 +206,10 @@ def fit_all(
                 times = time.monotonic() - began, stepper.waited - waited
                 save(step, stepper.state, Position(epoch, number, totals[0], *times))
         seconds, waited = time.monotonic() - began, stepper.waited - waited
-        looks = epoch + 1 == run.epochs or (epoch + 1) % run.eval_every == 0
-        evaluated = stepper.evaluate() if looks else [dict.fromkeys(SPLITS)] * len(runs)
+        evaluates = epoch + 1 == run.epochs or (epoch + 1) % run.eval_every == 0
+        evaluated = (
+            stepper.evaluate() if evaluates else [dict.fromkeys(SPLITS)] * len(runs)
+        )
         rates = np.broadcast_to(hyperparams[-1].learning_rate, len(runs))
         for index, callback in enumerate(callbacks):
             if failures[index] is None:

@@ -144,14 +144,14 @@ class VmappedRuns(loop.Stepper):
             return None
         run, count = self.runs[0], examples.rows.shape[1]
         size = min(loop.EVAL_BATCH, 2 * run.batch_size)
-        look = _evaluation(fields.compiled(run), self._layout)
+        evaluate = _evaluation(fields.compiled(run), self._layout)
         # Without the fields that only training needs.
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
 
         def counted(first: int) -> metrics.Counts:
             indices = first + np.arange(size, dtype=np.int32)
             present = indices < count
-            return look(state, examples, np.where(present, indices, 0), present)
+            return evaluate(state, examples, np.where(present, indices, 0), present)
 
         batches = map(counted, range(0, count, size))
         return jax.device_get(functools.reduce(metrics.add, batches))
