@@ -93,11 +93,23 @@ DATASETS = {
         dtype="float32",
     ),
     "cifar10": DatasetInfo(
-        "cifar", 10, (5000,) * 10, "cifar10", shape=_COLOUR, validation_per_class=100
-    )._replace(class_names=_CIFAR10),
+        "cifar",
+        10,
+        (5000,) * 10,
+        "cifar10",
+        shape=_COLOUR,
+        validation_per_class=100,
+        class_names=_CIFAR10,
+    ),
     "cifar100": DatasetInfo(
-        "cifar", 100, (500,) * 100, "cifar100", shape=_COLOUR, validation_per_class=10
-    )._replace(class_names=_CIFAR100),
+        "cifar",
+        100,
+        (500,) * 100,
+        "cifar100",
+        shape=_COLOUR,
+        validation_per_class=10,
+        class_names=_CIFAR100,
+    ),
     "imdb": DatasetInfo(
         "imdb",
         2,

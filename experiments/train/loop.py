@@ -76,6 +76,7 @@ class Stepper(abc.ABC):
     """
 
     runs: Sequence[configs.Run]
+    rows: Sequence[np.ndarray | None]  # of each run, as `Task.rows`
     per_epoch: int  # updates of each run in an epoch
     state: steps.TrainState  # of all runs
     waited: float = 0.0  # seconds that the loop has waited for batches
@@ -199,7 +200,7 @@ def fit_all(
             stop, whole = due(step), number == per_epoch
             # Metrics are read before a checkpoint, so that its totals are complete.
             while len(unread) > (0 if stop or whole else 1):
-                _read(runs, unread.popleft(), totals, callbacks, failures)
+                _read(stepper, unread.popleft(), totals, callbacks, failures)
             if None not in failures:
                 return failures
             if stop and not whole:
@@ -239,7 +240,8 @@ class _OneRun(Stepper):
         state: steps.TrainState,
         batches: loader.Prefetched | None,
     ) -> None:
-        self.runs, self.per_epoch, self.state = [run], steps_per_epoch(run, task), state
+        self.runs, self.rows = [run], [task.rows]
+        self.per_epoch, self.state = steps_per_epoch(run, task), state
         self._run, self._task, self._layout, self._session = run, task, layout, session
         self._program = steps.program(run, layout, session.parallel)
         self._stats = dataset_stats(run, task, layout)
@@ -422,7 +424,7 @@ def _prunes(run: configs.Run, epoch: int) -> bool:
 
 
 def _read(
-    runs: Sequence[configs.Run],
+    stepper: Stepper,
     unread: tuple[int, int, steps.StepMetrics],
     totals: Sequence[dict[str, Any]],
     callbacks: Sequence[Callbacks],
@@ -436,11 +438,12 @@ def _read(
     step, count, step_metrics = unread[0], unread[1], jax.device_get(unread[2])
     axes = step_metrics.loss.ndim  # of updates and runs, or of updates, or none
     for update in range(count):
-        for index, run in enumerate(runs):
+        for index, run in enumerate(stepper.runs):
             if failures[index] is None:
                 one = (values[(update, index)[:axes]] for values in step_metrics)
                 failures[index] = _log_step(
                     run,
+                    stepper.rows[index],
                     step + update + 1,
                     steps.StepMetrics(*one),
                     totals[index],
@@ -450,6 +453,7 @@ def _read(
 
 def _log_step(
     run: configs.Run,
+    rows: np.ndarray | None,
     step: int,
     step_metrics: steps.StepMetrics,
     totals: dict[str, Any],
@@ -457,10 +461,12 @@ def _log_step(
 ) -> str | None:
     """Adds a step's metrics to the epoch's totals and logs them.
 
-    Returns instead a message, which names step and examples, if a loss is not finite.
+    Returns instead a message, which names step and examples, if a loss is not finite:
+    by their index in the data set's training split, of which `rows` are trained on.
     """
     bad = step_metrics.not_finite[step_metrics.not_finite >= 0]
     if bad.size:
+        bad = bad if rows is None else rows[bad]
         more = " and perhaps others" if bad.size == steps.NAMED else ""
         return (
             f"A loss is not finite at step {step}: training examples "

@@ -93,7 +93,7 @@ class VmappedRuns(loop.Stepper):
         most: int = 1,
     ) -> None:
         require(runs, tasks)
-        self.runs, self._layout = runs, layout
+        self.runs, self.rows, self._layout = runs, [t.rows for t in tasks], layout
         self._each = list(zip(runs, tasks, strict=True))
         self.per_epoch = loop.steps_per_epoch(runs[0], tasks[0])
         self._size = device_loop.dispatch_size(self.per_epoch, most)
