@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from absgd_jax._devices import AxisName
 
@@ -27,6 +28,12 @@ from absgd_jax._devices import AxisName
 _LARGEST_EXPONENT = 8.0
 # log d once nothing of s_0 is left. Finite, and its exponential is 0 in every float.
 _LOG_OF_NOTHING = -1e9
+
+
+def wider_dtype(a: DTypeLike, b: DTypeLike) -> DTypeLike:
+    """The dtype of both, also where `jax_numpy_dtype_promotion` is strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
 
 
 class Tilt(NamedTuple):
@@ -376,6 +383,7 @@ def bound_losses(
     k = jnp.argmax(solvable & ((exponents <= limit) | last))
     # At λ = ∞ all exponents are 0 and none is limited.
     unlimited = (k == 0) | jnp.isinf(lam)
-    bound = top + jnp.where(unlimited, 0.0, lam * limit[k])
+    finite = jnp.where(jnp.isinf(lam), 1.0, lam)  # or its derivative were NaN
+    bound = top + jnp.where(unlimited, 0.0, finite * limit[k])
     limited = jnp.where(lam > 0, jnp.minimum(losses, bound), jnp.maximum(losses, bound))
     return jnp.where(unlimited, losses, limited)

@@ -482,12 +482,41 @@ def mapped(axis_name: AxisName) -> None:
         ) from error
 
 
-def attention_state(state: Any) -> None:
-    """The state of `attention`, not losses or what a checkpoint made of it."""
+def attention_state(call: str, state: Any) -> None:
+    """The state of attention, not losses or what a checkpoint made of it."""
     if not hasattr(state, "tilted_loss"):
         raise TypeError(
-            "weigh(losses, state) takes an AttentionState, which init() or the step "
-            f"before returned, got {_describe(state)}."
+            f"{call} takes an AttentionState, which init() or the step before "
+            f"returned, got {_describe(state)}."
+        )
+
+
+def value_of_state(name: str, value: Any, state: Any) -> jax.Array:
+    """Whether a value is of an earlier state with another λ or bound, bool `[]`.
+
+    ValueError if that is known.
+    """
+    if value.count is None:
+        return jnp.bool_(False)
+    stale = value.count != state.count
+    if value.max_weight is None:  # a λ that stays as it is is that of any state
+        stale &= jnp.float32(value.lam) != jnp.float32(state.lam)
+    if not isinstance(stale, Tracer) and stale:
+        raise ValueError(
+            f"{name} got a value of the state after {value.count} updates, with λ = "
+            f"{value.lam}, and the state after {state.count}, with λ = {state.lam}. "
+            "Call tilted_value_and_grad(loss_fn, opt_state) in every step, with the "
+            "state that update gets: it reads λ and the bound on the weights at once."
+        )
+    return stale
+
+
+def losses_of_examples(losses: Any, examples: int) -> None:
+    """Losses of a microbatch, as many of each example: no mean that kept its axis."""
+    if losses.size % examples:
+        raise ValueError(
+            "The loss function must return one loss per example, or several of each: "
+            f"a microbatch of {examples} examples gave losses of shape {losses.shape}."
         )
 
 

@@ -102,7 +102,7 @@ def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
       Shape `[devices, ...]` with mapped axes, else that of x.
     """
     if axis_name is None:
-        return jax.sharding.reshard(x, jax.P()) if _is_spread_explicitly(x) else x
+        return jax.sharding.reshard(x, jax.P()) if is_spread_explicitly(x) else x
     parts = jnp.zeros([devices(axis_name), *x.shape], x.dtype)
     return lax.psum(parts.at[lax.axis_index(axis_name)].set(x), axis_name)
 
@@ -117,6 +117,13 @@ def devices(axis_name: AxisName) -> int:
     return 1 if axis_name is None else lax.psum(1, axis_name)
 
 
-def _is_spread_explicitly(x: jax.Array) -> bool:
+def spread_as(x: jax.Array, like: jax.Array) -> jax.Array:
+    """An array of the same shape, sharded as another one on an Explicit mesh."""
+    spread = is_spread_explicitly(like)
+    return jax.sharding.reshard(x, jax.typeof(like).sharding.spec) if spread else x
+
+
+def is_spread_explicitly(x: jax.Array) -> bool:
+    """Whether an array is sharded over an axis of a mesh that is Explicit."""
     spec: Any = getattr(jax.typeof(x).sharding, "spec", ())
     return any(axis is not None for axis in spec)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from absgd_jax import _check
+from absgd_jax import _check, _devices
 
 # `suggest_lam` warns where the network gives at least this share of the labels less
 # than one half: docs/after_first_stage.md has the results of fixed λ there.
@@ -89,9 +89,12 @@ def weight_statistics(
         _check.same_shape("groups", jnp.asarray(groups), "weights", weights)
         if num_groups is None:
             raise ValueError("groups needs num_groups, how many there are; got None.")
-        of_groups = jax.ops.segment_sum(
-            share.ravel(), jnp.asarray(groups).ravel(), num_groups
-        )
+        index = jnp.asarray(groups).astype(jnp.int32)  # of a bool, too
+        if _devices.is_spread_explicitly(share):  # a scatter has no sharding of its own
+            of_group = lambda group: jnp.sum(share, where=index == group)
+            of_groups = jax.vmap(of_group)(jnp.arange(num_groups))
+        else:
+            of_groups = jax.ops.segment_sum(share.ravel(), index.ravel(), num_groups)
     return WeightStatistics(
         mean=total / weights.size,
         largest=jnp.max(weights, where=present, initial=0.0) * count / weights.size,

@@ -1,6 +1,7 @@
 """The objective and its gradient, for loops that differentiate a scalar."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,7 +37,9 @@ def tilted_loss(
     Args:
       losses: L, floating, any shape `[*batch]`.
       lam: λ, nonzero scalar in units of loss, ±inf allowed; may be traced.
-      where: bool `[*batch]`, False for padding, whose losses may be anything.
+      where: bool `[*batch]`, False for padding, whose losses may be anything. Where the
+        loss function is differentiated it needs a finite derivative there, too, for 0
+        times NaN is NaN: pad with copies of examples.
       sample_weights: v, `[*batch]`, not negative; default 1.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         The result is then that of the whole batch, on every device, and differentiates
@@ -152,6 +155,8 @@ class TiltedValue:
     max_weight: jax.Array | None = None  #: float32 []: the bound that was kept, if any
     #: float32 []: T_λ without the bound, if there is one; a radius follows it
     unbounded: jax.Array | None = None
+    #: int32 []: updates of the state that λ was read from; None for λ as a number
+    count: jax.Array | None = None
 
 
 def tilted_value_and_grad(
@@ -173,8 +178,11 @@ def tilted_value_and_grad(
         value, grads = tilted_value_and_grad(loss_fn, opt_state)(params, batch)
         updates, opt_state = tx.update(grads, opt_state, params, value=value)
 
-    λ, and the bound on the weights if there is one, are read from the optimizer state,
-    so that they are those that `update` counts on.
+    λ, and the bound on the weights if there is one, are read from the optimizer state
+    when this is called, so that they are those that `update` counts on: call it in
+    every step, inside `jax.jit`, and not once before the loop as `jax.value_and_grad`.
+    A value from the state of an earlier step, where λ or the bound was another, is
+    refused by `update`, or, where it is traced, makes the update NaN.
 
     The weights need the whole batch, so gradients of microbatches cannot just be
     averaged (which is what `optax.MultiSteps` does). They can be rescaled as the parts
@@ -213,9 +221,11 @@ def tilted_value_and_grad(
         `nnx.split` the module and `nnx.merge` it inside the function.
 
     Returns:
-      A function `(params, *batch, where=None, sample_weights=None)` to `(value,
-      grads)`, or `((value, aux), grads)`. The value is a `TiltedValue`: the tilted loss
-      for `update(..., value=value)`, and the mean loss for the log. `grads` is like
+      A function `(params, *batch, where=None, sample_weights=None, **settings)` to
+      `(value, grads)`, or `((value, aux), grads)`. The settings are handed to the loss
+      function as they are, without being cut into microbatches. The value is a
+      `TiltedValue`: the tilted loss for `update(..., value=value)`, and the mean loss
+      for the log. `grads` is like
       `params`. Both are those of the whole batch, on every device. Of the aux of
       microbatches, leaves with a batch axis are put together in the order of the
       (local) batch; the others (BatchNorm's moments, say) are averaged over its
@@ -262,7 +272,7 @@ def tilted_value_and_grad(
     _check.number_lam("tilted_value_and_grad", lam)
     _check.microbatch_size(microbatch_size)
     _check.dense_by_jax(dense, value_and_grad)
-    objective = _TiltedObjective(
+    whole_objective = _TiltedObjective(
         per_example_loss_fn, lam, state, has_aux, dense, axis_name, value_and_grad
     )
 
@@ -271,7 +281,12 @@ def tilted_value_and_grad(
         *batch: Any,
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
+        **settings: Any,
     ) -> tuple[Any, Any]:
+        objective = whole_objective
+        if settings:
+            function = functools.partial(per_example_loss_fn, **settings)
+            objective = objective._replace(per_example_loss_fn=function)
         in_parts = microbatch_size is not None or dense
         _check.differentiates(value_and_grad, params, in_parts)
         _check.whole_params("tilted_value_and_grad", params, axis_name)
@@ -319,7 +334,8 @@ def _mix(a: _Part, b: _Part, lam: ArrayLike) -> _Part:
     """Two parts make one."""
     lam = jnp.asarray(lam).astype(b.tilt.T.dtype)
     tilt, shares = _attention.combine(a.tilt, b.tilt, lam)
-    grad = jax.tree.map(lambda x, y: shares[0] * x + shares[1] * y, a.grad, b.grad)
+    mix = lambda x, y: (shares[0] * x + shares[1] * y).astype(x.dtype)
+    grad = jax.tree.map(mix, a.grad, b.grad)
     return _Part(tilt._replace(r=None), grad)
 
 
@@ -333,7 +349,7 @@ class _Piece(NamedTuple):
 
 def _wide(x: Any) -> Any:
     """The dtype in which parts of a batch are added up."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return _attention.wider_dtype(x.dtype, jnp.float32)
 
 
 class _Dense(NamedTuple):
@@ -427,6 +443,7 @@ class _TiltedObjective(NamedTuple):
             lam=jnp.asarray(self.lam, tilt.T.dtype),
             max_weight=None if self.bound is None else self.bound.max_weight,
             unbounded=tilt.unbounded,
+            count=None if self.state is None else self.state.count,
         )
 
     def differentiate(self, params: Any, data: _Data) -> _Piece:
@@ -494,9 +511,18 @@ class _TiltedObjective(NamedTuple):
 
         first, rest = cut.parts(data)
         one = jax.tree.map(lambda x: x[0], first)
+        losses, _ = jax.eval_shape(
+            lambda one: self.losses_and_aux(params, one), one.batch
+        )
+        _check.losses_of_examples(losses, cut.micro)
         # The parameters are no argument: a module of Equinox holds functions, too.
         shapes = jax.eval_shape(lambda one: self.differentiate(params, one).part, one)
-        nothing = jax.tree.map(lambda x: jnp.zeros_like(x, _wide(x)), shapes)
+        if self.axis_name is None:
+            nothing = jax.tree.map(lambda x: jnp.zeros_like(x, _wide(x)), shapes)
+        else:  # the gradient varies from device to device as the examples do
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x)), shapes)
+            for leaf in jax.tree.leaves(data):
+                nothing = nothing._replace(grad=_devices.vary(nothing.grad, leaf))
         (tilt, grad), (aux, likes) = lax.scan(add, nothing, first)
         rest_aux = ()
         if rest is not None:
@@ -547,7 +573,7 @@ def contract(gradients: Any, cotangent: jax.Array, present: jax.Array | None) ->
     def weighted_sum(g: jax.Array) -> jax.Array:
         over_parameter = tuple(range(cotangent.ndim, g.ndim))
         weights = jnp.expand_dims(cotangent, over_parameter)
-        dtype = jnp.promote_types(g.dtype, weights.dtype)
+        dtype = _attention.wider_dtype(g.dtype, weights.dtype)
         terms = weights.astype(dtype) * g.astype(dtype)
         if present is not None:
             terms = jnp.where(jnp.expand_dims(present, over_parameter), terms, 0.0)

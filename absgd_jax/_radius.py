@@ -65,10 +65,10 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
         K          = m (KL + log m) − m + 1           estimates E[ p log p ]
         log|λ|    += 0.05 clip( K/ρ − 1, −1, 20 )
 
-    K is zero for weights of one and needs no large batch: its mean over batches
-    includes how the weights differ between batches. λ starts at ±∞, so that the first
-    update is plain SGD's, is then (max L − min L) / √(8ρ) of that batch, larger rather
-    than too small, and holds where there is nothing to follow: all
+    K is zero for weights of one and needs no large batch, only two losses that differ:
+    its mean over batches includes how the weights differ between batches. λ starts at
+    ±∞, so that the first update is plain SGD's, is then (max L − min L) / √(8ρ) of that
+    batch, larger rather than too small, and holds where there is nothing to follow: all
     losses equal, no example, a loss that is not finite, or losses spread over 50 λ
     already. A batch counts for 20 average ones at most in the normaliser without bound,
     so that one outlier does not move λ far.
@@ -78,13 +78,13 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
 
     Args:
       rho: ρ, in nats, positive. exp(−ρ) is the effective share of the batch before the
-        bound, see `effective_fraction`. Batches of n examples stray no farther than
-        log n.
+        bound, see `effective_fraction`. Batches of n examples hardly stray farther than
+        log n; with one example a batch λ stays at ±∞, which is plain SGD.
       sign: 1 attends to large losses (rare classes), -1 to small ones (wrong labels).
 
     Returns:
-      An object that is accepted wherever `lam` is. If they are not given, `max_weight`
-      is then 2 (inf is no bound) and `gamma` is 0.1.
+      The `lam` of a transform, of `attention` and of `two_stage`. If they are not
+      given, `max_weight` is then 2 (inf is no bound) and `gamma` is 0.1.
 
     Raises:
       ValueError: ρ is not positive and finite, or the sign is not 1 or -1.

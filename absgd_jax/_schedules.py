@@ -98,8 +98,8 @@ def anneal(
         )
 
     def schedule(count: ArrayLike) -> jax.Array:
-        done = (jnp.asarray(count) - begin_step) / (end_step - begin_step)
-        done = jnp.clip(done.astype(jnp.float32), 0.0, 1.0)
+        done = (jnp.asarray(count) - begin_step).astype(jnp.float32)
+        done = jnp.clip(done / (end_step - begin_step), 0.0, 1.0)
         inverse = (1.0 - done) / jnp.float32(first) + done / jnp.float32(lam)
         plain = inverse == 0.0
         return jnp.where(plain, jnp.inf, 1.0 / jnp.where(plain, 1.0, inverse))

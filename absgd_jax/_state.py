@@ -87,7 +87,9 @@ def attention_state(opt_state: Any) -> AttentionState:
                 f": {paths}. Attend once, at the head of an optax.chain, and give "
                 "parameters different optimizers after it (optax.partition)."
                 if found
-                else "."
+                else f" in {type(opt_state).__name__}. It is what `init` and `update` "
+                "return. A checkpoint that was restored without a target has "
+                "dictionaries in its place: restore it into tx.init(params)."
             )
         )
     ((_, state),) = found

@@ -56,7 +56,7 @@ def attentional_aggregate(
     Edge                    What happens
     ======================  ==========================================================
     λ → 0+ (0−)             the example of largest (smallest) loss takes the step
-    λ = ±∞                  mean gradient, exactly
+    λ = ±∞                  mean gradient, exactly, unless `init_s` is given
     one example             p = 1 at the first step, and at all steps if γ = 1
     all masked              update of zeros; s stays as it was
     a loss is not finite,   s stays as it was; the update is NaN, for
@@ -82,7 +82,8 @@ def attentional_aggregate(
     Returns:
       An `optax.GradientTransformationExtraArgs` whose `update` takes, by keyword,
       `losses` (floating, any shape `[*batch]`), `where` (bool `[*batch]`, False for
-      padding) and `sample_weights` (`[*batch]`, not negative), and ignores others. The
+      padding, at which a pullback needs finite derivatives, as of a copy of an example)
+      and `sample_weights` (`[*batch]`, not negative), and ignores others. The
       update has the shapes and dtypes of the parameters.
 
     Raises:
@@ -237,6 +238,7 @@ def _transformation(
 def _aggregate_or_rescale(
     name: str,
     settings: Settings,
+    /,
     updates: Any,
     state: AttentionState,
     params: Any = None,
@@ -257,6 +259,7 @@ def _aggregate_or_rescale(
 def _aggregate(
     name: str,
     settings: Settings,
+    /,
     updates: Any,
     state: AttentionState,
     params: Any = None,
@@ -268,6 +271,7 @@ def _aggregate(
 ) -> tuple[Any, AttentionState]:
     """Per-example gradients, dense or as a pullback, to one gradient."""
     del extra_args
+    _check.attention_state(f"{name}.update(updates, state)", state)
     _check.not_empty(name, updates, params)
     if losses is None:
         raise _check.missing_losses(name)
@@ -318,7 +322,7 @@ def _pull_back(
     pullback: Callable[[jax.Array], Any], cotangent: jax.Array, dtype: Any
 ) -> Any:
     """`Σ_i cotangent_i ∇L_i`, by one backward pass."""
-    biggest = jnp.finfo(dtype).max  # weights of 1/γ must survive float16
+    biggest = float(jnp.finfo(dtype).max)  # weights of 1/γ must survive float16
     outputs = pullback(jnp.minimum(cotangent, biggest).astype(dtype))
     if not (isinstance(outputs, tuple) and len(outputs) == 1):
         count = len(outputs) if isinstance(outputs, tuple) else type(outputs).__name__
@@ -335,6 +339,7 @@ def _pull_back(
 def _rescale(
     name: str,
     settings: Settings,
+    /,
     updates: Any,
     state: AttentionState,
     params: Any = None,
@@ -347,6 +352,7 @@ def _rescale(
 ) -> tuple[Any, AttentionState]:
     """∇T of a batch, or of this device's part of it, to the direction of Eq. (2)."""
     del extra_args
+    _check.attention_state(f"{name}.update(updates, state)", state)
     _check.not_empty(name, updates, params)
     if value is None:
         raise _check.missing_value(name)
@@ -364,12 +370,13 @@ def _rescale(
     _check.ordinary_gradients(name, updates, params)
     part = jnp.asarray(value if tilted is None else tilted.tilted_loss)
     _check.scalar("value", part)
-    dtype = jnp.promote_types(part.dtype, state.tilted_loss.dtype)
+    dtype = _attention.wider_dtype(part.dtype, state.tilted_loss.dtype)
     wide = lambda x: jnp.asarray(x).astype(dtype)
     V_d = wide(total_weight)
     _check.scalar("total_weight", V_d)
-    # The one that `value` was made with.
-    lam = wide(state.lam if tilted is None else tilted.lam)
+    lam, stale = wide(state.lam), jnp.bool_(False)
+    if tilted is not None:  # the one that `value` was made with
+        lam, stale = wide(tilted.lam), _check.value_of_state(name, tilted, state)
     _check.mapped(settings.axis_name)
 
     V_d = V_d[None]
@@ -381,11 +388,12 @@ def _rescale(
         whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
     after, scale, usable = _weights.next_state(settings, state, whole, lam)
     factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
+    factor = jnp.where(stale, jnp.nan, factor)  # it is traced, and cannot be refused
 
     _check.local_gradients(updates, part, settings.axis_name)
 
     def rescale(g: jax.Array) -> jax.Array:
-        widest = jnp.promote_types(g.dtype, dtype)
+        widest = _attention.wider_dtype(g.dtype, dtype)
         return (factor.astype(widest) * g.astype(widest)).astype(g.dtype)
 
     rescaled = jax.tree.map(rescale, updates)

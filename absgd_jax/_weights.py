@@ -189,7 +189,7 @@ def checked_batch(
     """L and v; or an error, which gives the `reason` where the losses are a scalar."""
     given = jnp.asarray(losses)
     _check.losses(given, reason)
-    dtype = jnp.promote_types(given.dtype, at_least)
+    dtype = _attention.wider_dtype(given.dtype, at_least)
     if sample_weights is None:
         v = jnp.ones_like(given, dtype)
     else:
@@ -197,7 +197,7 @@ def checked_batch(
         _check.sample_weights(v, given)
         v = v.astype(dtype)
         # One that is traced cannot be refused: it counts like a loss of NaN.
-        v = jnp.where(v >= 0, v, jnp.nan)
+        v = _devices.spread_as(jnp.where(v >= 0, v, jnp.nan), given)
     if where is not None:
         mask = jnp.asarray(where)
         _check.where(mask, given)
@@ -411,7 +411,7 @@ def attention(
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
     ) -> tuple[jax.Array, AttentionState]:
-        _check.attention_state(state)
+        _check.attention_state("weigh(losses, state)", state)
         batch = checked_batch(
             losses,
             where,

@@ -59,6 +59,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from absgd_jax._attention import wider_dtype
+
 __all__ = [
     "class_balanced_weights",
     "generalized_cross_entropy",
@@ -691,8 +693,11 @@ def _per_label(
 
 def _per_example(values: ArrayLike, logits: Array, labels: Array) -> Array:
     """Look up a value per class for each label."""
-    # A label out of range may get any entry, for the loss of its example becomes NaN.
-    return jnp.take(jnp.asarray(values, logits.dtype), labels, mode="clip")
+    # A mask, as in `_log_odds`: a gather needs to be told how its result is sharded. A
+    # label out of range may get anything, for the loss of its example becomes NaN.
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
+    of_classes = jnp.broadcast_to(jnp.asarray(values, logits.dtype), logits.shape)
+    return jnp.sum(of_classes, axis=-1, where=own)
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
@@ -737,7 +742,7 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
         )
     dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     # Widened, or 300 classes would wrap around in the dtype of uint8 labels.
-    wide = jnp.promote_types(labels.dtype, jnp.int32)
+    wide = wider_dtype(labels.dtype, jnp.int32)
     logits, labels = logits.astype(dtype), labels.astype(wide)
     # With every class masked no label is right: as for a label out of range.
     empty = jnp.all(_is_masked(logits), axis=-1)

@@ -186,3 +186,36 @@ def test_every_route_trains_alike(lams, bounds, rtol):
     for other in others:
         chex.assert_trees_all_close(other, first, rtol=rtol, atol=rtol / 10)
     assert np.isfinite(absgd_jax.attention_state(first[1]).lam).all()
+
+
+def test_settings_are_handed_to_the_loss_function_whole():
+    x, w = jnp.arange(1.0, 6.0), jnp.float32(0.5)
+    loss_fn = lambda w, x, scale, squared=False: (
+        scale * (w * x) ** (2 if squared else 1)
+    )
+    for size in (None, 2):
+        of = absgd_jax.tilted_value_and_grad(loss_fn, 2.0, microbatch_size=size)
+        found = of(w, x, scale=3.0, squared=True)
+        plain = lambda w, x: 3.0 * (w * x) ** 2
+        expected = absgd_jax.tilted_value_and_grad(plain, 2.0)(w, x)
+        chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
+def test_a_mean_that_keeps_its_axis_is_refused_in_microbatches():
+    loss_fn = lambda w, x: jnp.mean((w * x) ** 2, keepdims=True)
+    of = absgd_jax.tilted_value_and_grad(loss_fn, 2.0, microbatch_size=2)
+    with pytest.raises(ValueError, match=r"microbatch of 2 examples gave .* \(1,\)"):
+        of(jnp.float32(1.0), jnp.arange(4.0))
+
+
+def test_losses_of_more_bits_than_the_parameters_go_in_microbatches():
+    with jax.enable_x64(True):
+        x = jnp.arange(1.0, 6.0, dtype=jnp.float64)
+        w = jnp.ones((), jnp.float32)
+        loss_fn = lambda w, x: (w * x) ** 2
+        found, expected = (
+            absgd_jax.tilted_value_and_grad(loss_fn, 9.0, microbatch_size=size)(w, x)
+            for size in (2, None)
+        )
+        assert found[1].dtype == jnp.float32
+        chex.assert_trees_all_close(found, expected, rtol=1e-5)

@@ -329,7 +329,7 @@ def test_one_outlier_neither_takes_over_nor_stalls(outlier, outlier_step):
 
 
 def test_attention_state_must_be_there_once():
-    with pytest.raises(ValueError, match=r"found 0\."):
+    with pytest.raises(ValueError, match=r"found 0 in .*restore it into"):
         absgd_jax.attention_state(optax.sgd(0.1).init(params))
     twice = optax.chain(*[absgd_jax.scale_by_attention(1.0)] * 2)
     with pytest.raises(ValueError, match=r"found 2: \[0\], \[1\]"):
@@ -364,6 +364,73 @@ def test_a_value_of_another_lam_is_rescaled_by_its_own():
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "stale"),
+    [
+        ({}, True),  # the default radius, whose λ moves with every update
+        ({"lam": absgd_jax.two_stage(1.0, 1)}, True),
+        ({"lam": 1.0, "max_weight": 2.0}, True),  # the bound does
+        ({"lam": 1.0}, False),
+    ],
+)
+def test_a_value_of_an_earlier_state_is_refused(settings, stale):
+    """As of a function that was made once, before the loop."""
+    losses = jnp.array([0.1, 0.5, 3.0])
+    tx, w = absgd_jax.absgd(0.1, **settings), jnp.zeros(3)
+    first = tx.init(w)
+    once = absgd_jax.tilted_value_and_grad(lambda w: losses + w, first)
+    value, grads = once(w)
+    _, later = tx.update(grads, first, w, value=value)
+    traced, _ = jax.jit(tx.update)(grads, later, w, value=value)
+    assert bool(jnp.isnan(traced).all()) == stale
+    if stale:
+        with pytest.raises(ValueError, match=r"after 0 updates.*in every step"):
+            tx.update(grads, later, w, value=value)
+    else:
+        np.testing.assert_array_equal(
+            traced, tx.update(grads, later, w, value=value)[0]
+        )
+
+
+@pytest.mark.parametrize("name", ["name", "settings"])
+def test_arguments_of_other_transforms_are_ignored_whatever_their_names(name):
+    tx, w, losses = absgd_jax.absgd(0.1), jnp.zeros(3), jnp.array([0.1, 0.5, 3.0])
+    found = tx.update(jnp.eye(3), tx.init(w), w, losses=losses, **{name: "resnet"})
+    chex.assert_trees_all_equal(
+        found, tx.update(jnp.eye(3), tx.init(w), w, losses=losses)
+    )
+
+
+@pytest.mark.parametrize("state", [None, {"tilted_loss": 0.0}, jnp.zeros(3)])
+def test_what_is_no_state_is_named(state):
+    losses, w = jnp.array([0.1, 0.5, 3.0]), jnp.zeros(3)
+    tx = absgd_jax.attentional_aggregate()
+    with pytest.raises(TypeError, match=r"update\(updates, state\) takes an Attention"):
+        tx.update(jnp.eye(3), state, w, losses=losses)
+    by_value = absgd_jax.scale_by_attention(1.0)
+    with pytest.raises(TypeError, match=r"update\(updates, state\) takes an Attention"):
+        by_value.update(w, state, w, value=1.0)
+
+
+def test_the_first_update_of_the_default_differentiates_as_sgd():
+    x = jnp.array([[1.0, 2.0], [0.5, -1.0], [2.0, 0.3]])
+    losses_of = lambda w: (x @ w - 1.0) ** 2
+
+    def after_one_update(w, tx, **more):
+        pullback = jax.vjp(losses_of, w)[1]
+        grads = jax.grad(lambda w: losses_of(w).mean())(w)
+        updates = pullback if more else grads
+        if more:
+            more = {"losses": losses_of(w)}
+        update, _ = tx.update(updates, tx.init(w), w, **more)
+        return losses_of(w + update).mean()
+
+    w = jnp.array([0.3, -0.2])
+    found = jax.grad(after_one_update)(w, absgd_jax.absgd(0.1), losses=True)
+    expected = jax.grad(after_one_update)(w, optax.sgd(0.1, momentum=0.9))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_the_total_weight_may_be_a_count():
     tx = absgd_jax.scale_by_attention(1.0)
     state = tx.init(0.0)
@@ -376,7 +443,12 @@ def test_the_total_weight_may_be_a_count():
 
 def test_parameters_in_half_precision_have_a_state_under_strict_promotion():
     with jax.numpy_dtype_promotion("strict"):
-        state = absgd_jax.absgd(0.1).init({"w": jnp.zeros(2, jnp.bfloat16)})
+        params = {"w": jnp.zeros(2, jnp.bfloat16)}
+        tx, losses = absgd_jax.absgd(0.1), jnp.array([1.0, 2.0], jnp.bfloat16)
+        state = tx.init(params)
+        dense = {"w": jnp.ones((2, 2), jnp.bfloat16)}
+        updates, _ = tx.update(dense, state, params, losses=losses)
+        assert updates["w"].dtype == jnp.bfloat16
     assert absgd_jax.attention_state(state).tilted_loss.dtype == jnp.float32
 
 

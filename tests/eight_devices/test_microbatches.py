@@ -64,6 +64,28 @@ def test_microbatches_of_a_sharded_batch(axis_type, dense):
         assert f" {moved}(" not in step.as_text(), "a microbatch was moved"
 
 
+def test_microbatches_where_one_of_two_axes_is_mapped():
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    x, w = jnp.arange(1.0, 25.0).reshape(24, 1), jnp.ones((1, 2))
+    losses_of = lambda w, x: jnp.sum((x @ w) ** 2, axis=1) / 100.0
+
+    def step(w, x):
+        of = absgd_jax.tilted_value_and_grad(
+            losses_of, 0.9, microbatch_size=4, axis_name="data"
+        )
+        return of(w, x)[1]
+
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+        axis_names={"data"},
+    )
+    expected = absgd_jax.tilted_value_and_grad(losses_of, 0.9)(w, x)[1]
+    chex.assert_trees_all_close(jax.jit(mapped)(w, x), expected, rtol=1e-5)
+
+
 def memory(step, params, batch):
     program = jax.jit(step).lower(params, *batch).compile()
     return program.memory_analysis().temp_size_in_bytes

@@ -2,12 +2,17 @@
 
 import functools
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import absgd_jax
+from absgd_jax import losses
 from tests import problems
 from tests.eight_devices import meshes
 from tests.eight_devices.meshes import SPREADS, assert_equal, one_device, spread
@@ -140,3 +145,34 @@ def test_under_pmap_a_mean_over_devices_does_too():
     tx = meshes.optimizer("value", 0.5, 0.3)
     step = meshes.tilted_step(tx, over="data", mean=True)
     assert_equal(meshes.pmap(step, tx, batches), one_device("value", 0.5))
+
+
+def test_class_weights_and_statistics_of_a_batch_on_an_explicit_mesh():
+    """The axes that `jax.make_mesh` makes where it is not told otherwise."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(16, 5)).astype(np.float32), np.arange(16) % 3
+    kernel, counts = np.ones((5, 3), np.float32), jnp.array([9, 5, 2])
+
+    @jax.jit
+    def everything(x, labels):
+        logits = x @ kernel
+        of_classes = [
+            losses.softmax_cross_entropy_with_integer_labels(
+                logits, labels, class_weights=[1.0, 2.0, 3.0]
+            ),
+            losses.ldam_loss(logits, labels, class_counts=counts),
+            losses.logit_adjusted_cross_entropy(logits, labels, class_counts=counts),
+        ]
+        attention = absgd_jax.attention(0.7, max_weight=2.0)
+        weights, state = attention.weigh(
+            of_classes[0], attention.init(), sample_weights=jnp.ones(16)
+        )
+        found = absgd_jax.weight_statistics(weights, groups=labels, num_groups=3)
+        return of_classes, weights, state, found
+
+    expected = everything(x, labels)
+    with jax.set_mesh(mesh):
+        spread = NamedSharding(mesh, P("data"))
+        found = everything(*jax.device_put((x, labels), spread))
+    chex.assert_trees_all_close(*jax.device_get((found, expected)), rtol=1e-5)
