@@ -207,8 +207,10 @@ def tilted_value_and_grad(
       has_aux: whether the function returns auxiliary output after the losses.
       microbatch_size: examples per microbatch; the last may be smaller. None takes the
         batch whole. A microbatch is every n-th example, so that one of a sharded batch
-        is sharded in the same way. A BatchNorm takes its moments over one microbatch.
-        Under `jax.jit`: without it every call compiles the loop over them again.
+        is sharded in the same way; on Explicit axes its size, and that of the last one,
+        must be multiples of the devices. A BatchNorm takes its moments over one
+        microbatch. Under `jax.jit`: without it every call compiles the loop over them
+        again.
       dense: whether to make per-example gradients (`jax.vmap`), those of one microbatch
         at a time. The result is the same, and it costs more; for networks without
         operations across examples, and without `value_and_grad`.

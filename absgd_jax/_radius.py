@@ -74,7 +74,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
     so that one outlier does not move λ far.
 
     Everything is in units of loss, so losses times 1,000 scale λ by 1,000 and leave the
-    weights as they are; a constant added to all losses changes nothing.
+    weights as they are; a constant added to all losses changes nothing. To a derivative
+    through updates, as in meta-learning, the λ that follows is a constant.
 
     Args:
       rho: ρ, in nats, positive. exp(−ρ) is the effective share of the batch before the

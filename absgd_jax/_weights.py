@@ -139,6 +139,7 @@ def next_state(
         followed = _radius.follow(settings.lam, lam, reached, batch.high, batch.low)
         waits = count < settings.lam.begin
         next_lam = jnp.where(waits, state.lam, keep_or(followed, state.lam))
+        next_lam = lax.stop_gradient(next_lam)  # what it follows has no derivative
     else:
         next_lam = _at(settings.lam, count, state.lam.dtype)
 

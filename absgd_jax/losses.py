@@ -59,7 +59,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from absgd_jax._attention import wider_dtype
+from absgd_jax import _attention
 
 __all__ = [
     "class_balanced_weights",
@@ -742,7 +742,7 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
         )
     dtype = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     # Widened, or 300 classes would wrap around in the dtype of uint8 labels.
-    wide = wider_dtype(labels.dtype, jnp.int32)
+    wide = _attention.wider_dtype(labels.dtype, jnp.int32)
     logits, labels = logits.astype(dtype), labels.astype(wide)
     # With every class masked no label is right: as for a label out of range.
     empty = jnp.all(_is_masked(logits), axis=-1)

@@ -373,3 +373,12 @@ def test_a_value_that_does_not_say_how_weights_spread_is_refused():
     tx = absgd_jax.scale_by_attention(radius, max_weight=np.inf)
     with pytest.raises(TypeError, match="follows a radius, so `value` must be that of"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2), value=1.0)
+
+
+def test_to_a_derivative_the_lam_that_follows_is_a_constant():
+    attention, losses = absgd_jax.attention(), jnp.array([0.1, 0.5, 3.0])
+    _, state = attention.weigh(losses, attention.init())
+    lam_after = lambda losses: attention.weigh(losses, state)[1].lam
+    np.testing.assert_array_equal(jax.grad(lam_after)(losses), 0.0)
+    objective = lambda losses: attention.weigh(losses, state)[1].tilted_loss
+    assert bool(jnp.any(jax.grad(objective)(losses) > 0.0))  # of what it weights
