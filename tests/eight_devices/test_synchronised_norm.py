@@ -135,4 +135,4 @@ def test_a_synchronised_norm_gives_the_update_of_one_device(route):
     untyped = UNTYPED[list(ROUTES).index(route) % 2]
     for run in (on_shard_map, untyped):
         got = trained(run, *ROUTES[route]("data"))
-        chex.assert_trees_all_close(got, on_one_device(alike), rtol=2e-5, atol=2e-6)
+        chex.assert_trees_all_close(got, on_one_device(alike), rtol=5e-5, atol=2e-6)
