@@ -223,9 +223,9 @@ def tilted_value_and_grad(
         `nnx.split` the module and `nnx.merge` it inside the function.
 
     Returns:
-      A function `(params, *batch, where=None, sample_weights=None, **settings)` to
-      `(value, grads)`, or `((value, aux), grads)`. The settings are handed to the loss
-      function as they are, without being cut into microbatches. The value is a
+      A function `(params, *batch, where=None, sample_weights=None, **kwargs)` to
+      `(value, grads)`, or `((value, aux), grads)`. Other keyword arguments go to the
+      loss function as they are, and are not cut into microbatches. The value is a
       `TiltedValue`: the tilted loss for `update(..., value=value)`, and the mean loss
       for the log. `grads` is like
       `params`. Both are those of the whole batch, on every device. Of the aux of
@@ -274,7 +274,7 @@ def tilted_value_and_grad(
     _check.number_lam("tilted_value_and_grad", lam)
     _check.microbatch_size(microbatch_size)
     _check.dense_by_jax(dense, value_and_grad)
-    whole_objective = _TiltedObjective(
+    without_kwargs = _TiltedObjective(
         per_example_loss_fn, lam, state, has_aux, dense, axis_name, value_and_grad
     )
 
@@ -283,11 +283,11 @@ def tilted_value_and_grad(
         *batch: Any,
         where: ArrayLike | None = None,
         sample_weights: ArrayLike | None = None,
-        **settings: Any,
+        **kwargs: Any,
     ) -> tuple[Any, Any]:
-        objective = whole_objective
-        if settings:
-            function = functools.partial(per_example_loss_fn, **settings)
+        objective = without_kwargs
+        if kwargs:
+            function = functools.partial(per_example_loss_fn, **kwargs)
             objective = objective._replace(per_example_loss_fn=function)
         in_parts = microbatch_size is not None or dense
         _check.differentiates(value_and_grad, params, in_parts)

@@ -693,7 +693,7 @@ def _per_label(
 
 def _per_example(values: ArrayLike, logits: Array, labels: Array) -> Array:
     """Look up a value per class for each label."""
-    # A mask, as in `_log_odds`: a gather needs to be told how its result is sharded. A
+    # A mask, as in `_log_odds`: on Explicit axes a gather needs an `out_sharding`. A
     # label out of range may get anything, for the loss of its example becomes NaN.
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     of_classes = jnp.broadcast_to(jnp.asarray(values, logits.dtype), logits.shape)

@@ -148,7 +148,7 @@ def test_under_pmap_a_mean_over_devices_does_too():
 
 
 def test_class_weights_and_statistics_of_a_batch_on_an_explicit_mesh():
-    """The axes that `jax.make_mesh` makes where it is not told otherwise."""
+    """`jax.make_mesh` makes such axes by default."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(16, 5)).astype(np.float32), np.arange(16) % 3
