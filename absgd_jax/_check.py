@@ -17,6 +17,11 @@ from jax.typing import ArrayLike
 from absgd_jax._devices import AxisName, already_summed, devices, varies
 
 _SCALAR, _SCHEDULE = "a scalar", "a scalar or a schedule"
+_MAKERS_OF_LAM = (
+    ("absgd_jax._radius", "kl_radius"),
+    ("absgd_jax._schedules", "two_stage"),
+    ("absgd_jax._schedules", "anneal"),
+)
 _Number: Any = bool | int | float | complex | np.generic | np.ndarray | jax.Array
 
 
@@ -24,6 +29,12 @@ def _concrete(name: str, value: Any, kind: str = _SCHEDULE) -> Any:
     """The scalar as a float, or None where it is traced or may be a schedule and is."""
     if not isinstance(value, _Number):
         if callable(value) and kind == _SCHEDULE:
+            name_of_it = getattr(value, "__qualname__", None)
+            if (value.__module__, name_of_it) in _MAKERS_OF_LAM:
+                raise TypeError(
+                    f"{name} must be {kind}, got the function {value.__name__} itself; "
+                    f"give what it returns, {value.__name__}(...)."
+                )
             return None
         raise TypeError(
             f"{name} must be {kind}, got {value!r} of type {type(value).__name__}."
@@ -375,14 +386,22 @@ def batch_first(path: Any, leaf: Any, shape: tuple[int, ...]) -> None:
 
 
 def sample_weights(array: jax.Array, losses: jax.Array) -> None:
-    """Sample weights v: one for each loss, none negative or NaN."""
+    """Sample weights v: one for each loss, none negative or NaN, with a finite sum."""
     same_shape("sample_weights", array, "losses", losses)
+    if jnp.iscomplexobj(array):
+        raise TypeError(f"sample_weights must be real, got dtype {array.dtype}.")
     if isinstance(array, Tracer) or not array.is_fully_addressable:
         return
     # On the host, because under `jax.jit` a comparison of constants is traced.
-    if not (np.asarray(array) >= 0).all():
+    values = np.asarray(array, np.float64)
+    if not (values >= 0).all():
         raise ValueError(
-            f"sample_weights must not be negative or NaN, got {np.min(array)}."
+            f"sample_weights must not be negative or NaN, got {np.min(values)}."
+        )
+    if values.sum() > np.finfo(np.float32).max:
+        raise ValueError(
+            "sample_weights must have a sum below 3.4e38, the largest float32, got "
+            f"{np.max(values)} among them."
         )
 
 

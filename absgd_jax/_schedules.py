@@ -26,7 +26,8 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
       first: λ before, nonzero scalar; ±inf is plain SGD.
 
     Returns:
-      A schedule of the step, λ float32 `[]`; or a radius that begins at `switch_step`.
+      A schedule of the step, λ `[]`, float32 or, with `jax_enable_x64`, float64; or a
+      radius that begins at `switch_step`.
       For a gradual change see `anneal`.
 
     Raises:
@@ -55,7 +56,7 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
 
     def schedule(count: ArrayLike) -> jax.Array:
         before = jnp.asarray(count) < switch_step
-        return jnp.where(before, jnp.float32(first), jnp.float32(lam))
+        return jnp.where(before, jnp.asarray(first, float), jnp.asarray(lam, float))
 
     return schedule
 
@@ -77,7 +78,7 @@ def anneal(
       first: λ up to `begin_step`, nonzero scalar; ±inf is plain SGD.
 
     Returns:
-      A schedule of the step, λ float32 `[]`.
+      A schedule of the step, λ `[]`, float32 or, with `jax_enable_x64`, float64.
 
     Raises:
       ValueError: a λ is 0 or NaN, or not 0 <= `begin_step` < `end_step`.
@@ -98,9 +99,10 @@ def anneal(
         )
 
     def schedule(count: ArrayLike) -> jax.Array:
-        done = (jnp.asarray(count) - begin_step).astype(jnp.float32)
+        done = (jnp.asarray(count) - begin_step).astype(float)
         done = jnp.clip(done / (end_step - begin_step), 0.0, 1.0)
-        inverse = (1.0 - done) / jnp.float32(first) + done / jnp.float32(lam)
+        before, after = jnp.asarray(first, float), jnp.asarray(lam, float)
+        inverse = (1.0 - done) / before + done / after
         plain = inverse == 0.0
         return jnp.where(plain, jnp.inf, 1.0 / jnp.where(plain, 1.0, inverse))
 

@@ -138,6 +138,9 @@ def test_two_stage_switches_at_its_step():
     lams = [float(schedule(step)) for step in range(5)]
     assert lams == [10.0, 10.0, 10.0, -2.0, -2.0]
     assert float(jax.jit(schedule)(jnp.int32(3))) == -2.0
+    with jax.enable_x64(True):
+        exact = [absgd_jax.two_stage(0.1, 1)(1), absgd_jax.anneal(0.1, 0, 1)(1)]
+    np.testing.assert_allclose(exact, 0.1, rtol=1e-15)
     with pytest.raises(ValueError, match="switch_step must not be negative, got -1"):
         absgd_jax.two_stage(1.0, -1)
     for lams in ((0.0, 1.0), (1.0, np.nan)):

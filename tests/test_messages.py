@@ -57,6 +57,14 @@ def test_what_is_no_state_of_attention_is_named(state):
         absgd_jax.attention(1.0).weigh(losses_of(params), state)
 
 
+def test_a_schedule_may_have_the_name_of_one_of_ours():
+    def anneal(step):
+        return 2.0 + step
+
+    anneal.__qualname__ = "anneal"
+    assert absgd_jax.attention(anneal).init().lam == 2.0
+
+
 def test_a_value_and_grad_that_returns_more_is_named():
     scale = dynamic_scale.DynamicScale()
     call = absgd_jax.tilted_value_and_grad(
@@ -278,6 +286,12 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
         ), ValueError, r"must not be negative or NaN, got -2\.0"),
         (lambda: weigh([1.0, 2.0], sample_weights=jnp.array([1.0, jnp.nan])),
          ValueError, "must not be negative or NaN, got nan"),
+        (lambda: weigh([1.0, 2.0], sample_weights=jnp.array([1.0, 1j])),
+         TypeError, "sample_weights must be real, got dtype complex64"),
+        (lambda: weigh([1.0, 2.0], sample_weights=jnp.array([1e38, 3e38])),
+         ValueError, r"sum below 3\.4e38.*, got 3.*e\+38 among them"),
+        (lambda: absgd_jax.absgd(0.1, absgd_jax.kl_radius),
+         TypeError, r"got the function kl_radius itself; give .*, kl_radius\(\.\.\.\)"),
         # The weights.
         (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
         (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),
