@@ -12,8 +12,10 @@ No operation notes the lines that it comes from, which is a sixth of what compil
 """
 
 import atexit
+import gc
 import importlib.metadata
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -26,6 +28,9 @@ if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
 # For this process and those that it starts.
 FLAGS = _FLAGS if os.environ.get("ABSGD_TESTS") == "quick" else ""
 
+
+# Some 25 tests short of the limit, for dropping takes 3 ms a program.
+MOST_MAPPINGS = 50_000
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _SETTINGS = {
@@ -41,6 +46,20 @@ def share():
         os.environ[_CACHE] = tempfile.mkdtemp("-compiled")
         atexit.register(shutil.rmtree, os.environ[_CACHE], ignore_errors=True)
     os.environ.update(_SETTINGS)
+
+
+def drop_if_many():
+    """Drops what this process has compiled before there is no room for more.
+
+    Each compiled program takes three of the mappings of memory that Linux lets a
+    process have (`vm.max_map_count`, 65,530 by default); without one XLA crashes.
+    """
+    mappings = pathlib.Path("/proc/self/maps")
+    if mappings.is_file() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 def environment(**variables):

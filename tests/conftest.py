@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import signal
 
@@ -48,6 +49,14 @@ def pytest_collection_finish():
     """What is imported by now lasts, and is not to be looked through again."""
     gc.collect()
     gc.freeze()
+
+
+_finished = itertools.count(1)
+
+
+def pytest_runtest_logfinish():
+    if next(_finished) % 25 == 0:
+        compiling.drop_if_many()
 
 
 @pytest.fixture
