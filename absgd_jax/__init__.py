@@ -15,7 +15,12 @@ from absgd_jax._gradient import (
 )
 from absgd_jax._radius import effective_fraction, kl_radius
 from absgd_jax._schedules import anneal, two_stage
-from absgd_jax._state import AttentionState, attention_state, normalizer
+from absgd_jax._state import (
+    AttentionState,
+    WeightBound,
+    attention_state,
+    normalizer,
+)
 from absgd_jax._transform import attentional_aggregate, scale_by_attention
 from absgd_jax._weights import Attention, attention
 
@@ -25,6 +30,7 @@ __all__ = [
     "Attention",
     "AttentionState",
     "TiltedValue",
+    "WeightBound",
     "WeightStatistics",
     "abadam",
     "absgd",

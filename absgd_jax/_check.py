@@ -272,8 +272,11 @@ def weighted_before(name: str, **arguments: ArrayLike | None) -> None:
 
 def losses(array: jax.Array, reason: str) -> None:
     """Per-example losses: a floating-point array with a batch axis."""
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"losses must be floating point, got dtype {array.dtype}.")
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
+        raise TypeError(
+            "losses must be floating point, of 16 bits or more, got dtype "
+            f"{array.dtype}."
+        )
     if array.ndim == 0:
         raise ValueError(f"losses must have a batch axis, got a scalar. {reason}")
     if array.size == 0:
@@ -296,43 +299,50 @@ def dense_by_jax(dense: bool, value_and_grad: Any) -> None:
 
 def differentiates(value_and_grad: Any, model: Any, in_parts: bool) -> None:
     """A transform that fits the model: NNX's or Equinox's own for their modules."""
-    is_module = _is_module(model, "flax.nnx")
-    if is_module and in_parts:
+    module = _first_module(model, "flax.nnx")
+    if module is not None and in_parts:
         raise TypeError(
-            f"tilted_value_and_grad was given {type(model).__name__}, a module of Flax "
-            "NNX, which would change inside a loop over parts of the batch. With "
+            f"tilted_value_and_grad was given {type(module).__name__}, a module of "
+            "Flax NNX, which would change inside a loop over parts of the batch. With "
             "microbatch_size or dense=True leave out value_and_grad= and give its "
             "parameters: `graph, params, rest = nnx.split(model, nnx.Param, ...)`, and "
             "`nnx.merge(graph, params, rest, copy=True)` inside the loss function. "
             "(Statistics and random keys then stay as they were.)"
         )
-    if is_module and value_and_grad is jax.value_and_grad:
+    if module is not None and value_and_grad is jax.value_and_grad:
         raise TypeError(
-            f"tilted_value_and_grad was given {type(model).__name__}, a module of Flax "
-            "NNX, and would differentiate a copy of it whose statistics and random "
-            "keys are thrown away. Say value_and_grad=nnx.value_and_grad."
+            f"tilted_value_and_grad was given {type(module).__name__}, a module of "
+            "Flax NNX, and would differentiate a copy of it whose statistics and "
+            "random keys are thrown away. Say value_and_grad=nnx.value_and_grad."
         )
     floating = lambda leaf: (
         hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
     )
+    module = _first_module(model, "equinox")
     if (
-        _is_module(model, "equinox")
+        module is not None
         and value_and_grad is jax.value_and_grad
-        and not all(map(floating, jax.tree.leaves(model)))
+        and not all(map(floating, jax.tree.leaves(module)))
     ):
         raise TypeError(
-            f"tilted_value_and_grad was given {type(model).__name__}, a module of "
+            f"tilted_value_and_grad was given {type(module).__name__}, a module of "
             "Equinox with leaves that are no floating-point arrays. Say value_and_grad="
             "equinox.filter_value_and_grad; or, with dense=True, give the arrays of "
             "equinox.partition(model, equinox.is_inexact_array)."
         )
 
 
-def _is_module(model: Any, package: str) -> bool:
-    return any(
-        base.__name__ == "Module" and base.__module__.startswith(package)
-        for base in type(model).__mro__
-    )
+def _first_module(model: Any, package: str) -> Any:
+    """The model if it is a module of the package, or the first in a tuple or dict."""
+
+    def is_module(node: Any) -> bool:
+        return any(
+            base.__name__ == "Module" and base.__module__.startswith(package)
+            for base in type(node).__mro__
+        )
+
+    nodes = jax.tree.leaves(model, is_leaf=is_module)
+    return next(filter(is_module, nodes), None)
 
 
 def losses_of_function(output: Any, has_aux: bool) -> None:

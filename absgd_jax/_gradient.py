@@ -436,16 +436,19 @@ class _TiltedObjective(NamedTuple):
 
     def value(self, tilt: _attention.Tilt) -> TiltedValue:
         some = tilt.V > 0
+        # Of the state only copies, for `update` may be given both, the state donated.
+        copy = functools.partial(jnp.array, copy=True)
+        count = None if self.state is None else copy(self.state.count)
         return TiltedValue(
             tilted_loss=jnp.where(some, tilt.T, jnp.nan),
             mean_loss=jnp.where(some, tilt.mean, jnp.nan),
             kl=tilt.kl,
             high=tilt.high,
             low=tilt.low,
-            lam=jnp.asarray(self.lam, tilt.T.dtype),
-            max_weight=None if self.bound is None else self.bound.max_weight,
+            lam=copy(self.lam, tilt.T.dtype),
+            max_weight=None if self.bound is None else copy(self.bound.max_weight),
             unbounded=tilt.unbounded,
-            count=None if self.state is None else self.state.count,
+            count=count,
         )
 
     def differentiate(self, params: Any, data: _Data) -> _Piece:
@@ -458,6 +461,7 @@ class _TiltedObjective(NamedTuple):
             if shares is None:
                 tilt, shares = self.tilt(_weights.Batch(fixed, v))
                 tilt = tilt._replace(r=None)
+            shares = shares.reshape(L.shape)
             total = jnp.sum(jnp.where(v == 0, 0.0, shares * L))
             return total, (tilt, shares, jnp.sum(fixed))
 
@@ -498,9 +502,16 @@ class _TiltedObjective(NamedTuple):
 
     def accumulate(self, params: Any, data: _Data, cut: _Cut) -> _Piece:
         """A scan over the microbatches of full size, then the rest."""
+
+        def losses_of(batch: Any) -> jax.Array:
+            losses, _ = self.losses_and_aux(params, batch)
+            examples = _batch_size(batch)
+            _check.losses_of_examples(losses, examples)
+            by_example = losses.shape[:1] == (examples,)
+            return losses if by_example else losses.reshape(examples, -1)
+
         known = None
         if self.bound is not None:
-            losses_of = lambda batch: self.losses_and_aux(params, batch)[0]
             known = self.tilt(data.checked(cut.map(losses_of, data.batch)))
             data = data._replace(shares=known.shares)
 
@@ -513,10 +524,7 @@ class _TiltedObjective(NamedTuple):
 
         first, rest = cut.parts(data)
         one = jax.tree.map(lambda x: x[0], first)
-        losses, _ = jax.eval_shape(
-            lambda one: self.losses_and_aux(params, one), one.batch
-        )
-        _check.losses_of_examples(losses, cut.micro)
+        jax.eval_shape(losses_of, one.batch)
         # The parameters are no argument: a module of Equinox holds functions, too.
         shapes = jax.eval_shape(lambda one: self.differentiate(params, one).part, one)
         if self.axis_name is None:

@@ -10,11 +10,18 @@ from absgd_jax import _check
 
 
 class WeightBound(NamedTuple):
-    """The bound on the weights of the next batch; see `max_weight`."""
+    """The bound on the weights of the next batch, in `AttentionState.bound`.
 
-    max_weight: jax.Array  # float32 []: c, the largest weight
-    gamma: jax.Array  # float32 []: γ of the next update
-    # float32 []: F_t of the weights without bound, which a radius follows; else None.
+    Examples:
+      >>> import absgd_jax
+      >>> bound = absgd_jax.attention(lam=2.0, max_weight=4.0).init().bound
+      >>> isinstance(bound, absgd_jax.WeightBound), float(bound.max_weight)
+      (True, 4.0)
+    """
+
+    max_weight: jax.Array  #: float32 []: c, the largest weight
+    gamma: jax.Array  #: float32 []: γ of the next update
+    #: float32 []: F_t of the weights without bound, which a radius follows; else None
     unbounded: jax.Array | None = None
 
 
@@ -95,7 +102,8 @@ def attention_state(opt_state: Any) -> AttentionState:
     ((_, state),) = found
     # Frameworks wrap arrays in variables of their own.
     is_array = lambda x: not isinstance(x, AttentionState | WeightBound | None)
-    return jax.tree.map(jnp.asarray, state, is_leaf=is_array)
+    as_array = lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
+    return jax.tree.map(as_array, state, is_leaf=is_array)
 
 
 def normalizer(

@@ -386,7 +386,9 @@ def _rescale(
             wide, (tilted.kl, tilted.high, tilted.low, tilted.unbounded)
         )
         whole = whole._replace(kl=kl, high=high, low=low, unbounded=unbounded)
-    after, scale, usable = _weights.next_state(settings, state, whole, lam)
+    # A bound holds only with the γ for which the losses were limited.
+    gamma = wide(state.bound.gamma) if limited and state.bound is not None else None
+    after, scale, usable = _weights.next_state(settings, state, whole, lam, gamma)
     factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
     factor = jnp.where(stale, jnp.nan, factor)  # it is traced, and cannot be refused
 

@@ -103,7 +103,11 @@ class NextState(NamedTuple):
 
 
 def next_state(
-    settings: Settings, state: AttentionState, batch: Tilt, lam: jax.Array
+    settings: Settings,
+    state: AttentionState,
+    batch: Tilt,
+    lam: jax.Array,
+    gamma: jax.Array | None = None,
 ) -> NextState:
     """One step of Algorithm 1's normaliser, from the T of a batch.
 
@@ -113,6 +117,7 @@ def next_state(
       batch: the tilt of the whole batch; its r is not read. Without examples, or with a
         loss that is not finite, it leaves all but the count as it was.
       lam: λ that T was made with, shape `[]`.
+      gamma: γ that its losses were limited with, shape `[]`; None is the settings'.
     """
     dtype = batch.T.dtype
     T = jnp.where(batch.V > 0, batch.T, state.tilted_loss.astype(dtype))
@@ -120,7 +125,8 @@ def next_state(
     before = _attention.Normalizer(
         state.tilted_loss.astype(dtype), state.log_discount.astype(dtype)
     )
-    gamma = _at(settings.gamma, state.count, dtype)
+    if gamma is None:
+        gamma = _at(settings.gamma, state.count, dtype)
     init_s = settings.init_s
     init_s = None if init_s is None else jnp.asarray(init_s).astype(dtype)
     own = _attention.update_normalizer(before, T, lam, gamma=gamma, init_s=init_s)

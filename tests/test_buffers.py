@@ -76,6 +76,16 @@ def test_the_state_of_the_weights_may_be_donated():
     assert float(lam) == pytest.approx(0.7)
 
 
+def test_a_value_shares_no_buffer_with_its_state():
+    """Both are arguments of `update`, and the state is donated."""
+    tx = absgd_jax.absgd(0.1)
+    state = tx.init(params)
+    of_losses = absgd_jax.tilted_value_and_grad(problems.per_example_losses, state)
+    value, grads = of_losses(params, x, labels)
+    update = lambda grads, state, value: tx.update(grads, state, params, value=value)
+    jax.jit(update, donate_argnums=1, keep_unused=True)(grads, state, value)
+
+
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 def test_uncompiled_updates_share_no_buffer_with_the_caller():
     lam = jnp.float32(0.7)

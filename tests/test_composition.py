@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import export
 
 import absgd_jax
 from tests import problems
@@ -77,6 +78,40 @@ def test_inject_hyperparams_and_changing_them_by_hand(route):
         _, plain, _ = by_second(plain, x, labels)
         assert absgd_jax.attention_state(state).lam == 2.0
     assert_equal_steps(by_second)
+
+
+def test_an_exported_step_can_be_serialized():
+    tx = absgd_jax.attentional_aggregate()
+    for kind in (absgd_jax.AttentionState, absgd_jax.WeightBound):
+        export.register_namedtuple_serialization(
+            kind, serialized_name=f"absgd_jax.{kind.__name__}"
+        )
+    step = jax.jit(problems.stepper("pullback", tx))
+    arguments = (start, tx.init(start), x, labels)
+    read = export.deserialize(export.export(step)(*arguments).serialize())
+    chex.assert_trees_all_close(read.call(*arguments), step(*arguments), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.05, 1.0])
+@pytest.mark.parametrize("route", ["pullback", "value"])
+def test_weights_keep_their_bound_when_gamma_is_changed_by_hand(route, gamma):
+    """The gradient of one loss for each parameter is its weight in the mean."""
+    losses = jnp.array([0.0, 1.0, 2.0, 9.0])
+    make = functools.partial(absgd_jax.absgd, momentum=None)
+    tx = optax.inject_hyperparams(make)(1.0, lam=1.0, gamma=0.9, max_weight=1.5)
+    w = jnp.zeros(4)
+    state = tx.init(w)
+    for step in range(4):
+        if step == 2:
+            state.hyperparams["gamma"] = jnp.float32(gamma)
+        loss_fn = lambda w, t=2.0 * step: w + losses + t
+        if route == "value":
+            value, grads = absgd_jax.tilted_value_and_grad(loss_fn, state)(w)
+            updates, state = tx.update(grads, state, w, value=value)
+        else:
+            given, pullback = jax.vjp(loss_fn, w)
+            updates, state = tx.update(pullback, state, w, losses=given)
+        assert (-4.0 * updates).max() <= 1.5 + 1e-5
 
 
 SCHEDULE = {"lam": absgd_jax.two_stage(0.7, 2), "gamma": 0.3, "max_weight": 4.0}

@@ -207,6 +207,27 @@ def test_a_mean_that_keeps_its_axis_is_refused_in_microbatches():
         of(jnp.float32(1.0), jnp.arange(4.0))
 
 
+@pytest.mark.parametrize("lam", [2.0, absgd_jax.kl_radius()])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_losses_of_several_tokens_need_no_batch_axis_in_microbatches(lam, order):
+    """Flat, or time first."""
+    x = jnp.linspace(-1.0, 2.0, 7 * 3 * 2).reshape(7, 3, 2)
+    w = jnp.array([0.5, -1.0])
+    loss_fns = [
+        lambda w, x: (x @ w) ** 2,
+        lambda w, x: ((x @ w) ** 2).transpose(order).reshape(-1),
+        lambda w, x: ((x @ w) ** 2).T,
+    ]
+    state = absgd_jax.absgd(0.1, lam).init(w)
+    expected, *others = (
+        absgd_jax.tilted_value_and_grad(loss_fn, state, microbatch_size=size)(w, x)
+        for loss_fn in loss_fns
+        for size in (None, 3)
+    )
+    for other in others:
+        chex.assert_trees_all_close(other, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_losses_of_more_bits_than_the_parameters_go_in_microbatches():
     with jax.enable_x64(True):
         x = jnp.arange(1.0, 6.0, dtype=jnp.float64)

@@ -126,8 +126,9 @@ def test_an_nnx_module_under_jax_is_refused():
     """Its BatchNorm's statistics would silently stay where they were."""
     model = nnx.Linear(problems.FEATURES, problems.CLASSES, rngs=nnx.Rngs(0))
     call = absgd_jax.tilted_value_and_grad(lambda m, x: m(x).sum(axis=1), 1.0)
-    with pytest.raises(TypeError, match=r"given Linear, .* value_and_grad=nnx\."):
-        call(model, x)
+    for models in (model, (model, model), {"head": model}):
+        with pytest.raises(TypeError, match=r"given Linear, .* value_and_grad=nnx\."):
+            call(models, x)
     # Its state, split off, is an ordinary tree.
     graph, state = nnx.split(model)
     split = lambda state, x: nnx.merge(graph, state)(x).sum(axis=1)
@@ -294,6 +295,8 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
          TypeError, r"got the function kl_radius itself; give .*, kl_radius\(\.\.\.\)"),
         # The weights.
         (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
+        (lambda: absgd_jax.tilted_loss(jnp.ones(2, jnp.float8_e4m3fn), 1.0),
+         TypeError, "of 16 bits or more, got dtype float8"),
         (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),
         (lambda: weigh([1.0], where=jnp.ones(2, bool)), ValueError, "where must have"),
         # Its gradient.

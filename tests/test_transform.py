@@ -328,6 +328,12 @@ def test_one_outlier_neither_takes_over_nor_stalls(outlier, outlier_step):
 # The normaliser, from a whole optimizer state.
 
 
+def test_attention_state_is_found_among_shapes():
+    """As a checkpoint's target is made, or shardings are."""
+    state = jax.eval_shape(absgd_jax.absgd(0.1).init, params)
+    assert absgd_jax.attention_state(state).lam == jax.ShapeDtypeStruct((), np.float32)
+
+
 def test_attention_state_must_be_there_once():
     with pytest.raises(ValueError, match=r"found 0 in .*restore it into"):
         absgd_jax.attention_state(optax.sgd(0.1).init(params))
