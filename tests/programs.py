@@ -23,6 +23,9 @@ from experiments.results import run_log
 from tests import compiling
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Errors, but for what one process reads of the cache while another writes it.
+_UNREADABLE = "Error reading persistent compilation cache entry"
+WARNINGS = ("-W", "error", "-W", f"ignore:{_UNREADABLE}:UserWarning")
 TIMEOUT = 300  # seconds; that a busy machine may take for anything at all
 
 
@@ -31,7 +34,7 @@ class Programs:
 
     def __init__(self):
         self._server = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.fork_server"],
+            [sys.executable, *WARNINGS, "-m", "tests.fork_server"],
             cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             # What is a file here would be one to the streams of the programs too.
             stderr=subprocess.PIPE,

@@ -81,6 +81,7 @@ def test_inject_hyperparams_and_changing_them_by_hand(route):
 
 
 def test_an_exported_step_can_be_serialized():
+    pytest.importorskip("flatbuffers")  # JAX needs it for this
     tx = absgd_jax.attentional_aggregate()
     for kind in (absgd_jax.AttentionState, absgd_jax.WeightBound):
         export.register_namedtuple_serialization(

@@ -20,7 +20,7 @@ from sklearn import datasets as sklearn_datasets
 from sklearn import metrics as sklearn_metrics
 
 from experiments import cli, configs, presets
-from experiments.data import datasets, inputs, own, own_text
+from experiments.data import datasets, inputs, own, own_arrays, own_table, own_text
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import metrics, run_dir
@@ -179,6 +179,8 @@ def test_hidden_copies_are_no_examples(here, trained, tmp_path, predicted):
         copies = folder / ".ipynb_checkpoints"
         shutil.copytree(folder, copies)
         shutil.copy(next(copies.iterdir()), folder / "._copy.png")
+        (folder / "folder.png").mkdir()
+    shutil.copytree(pictures / "digit 0", pictures / "__MACOSX")
     assert own.listed(pictures, own.IMAGES, "image")["train"] == expected
     head, found = predicted(trained[0] / "pictures", pictures)
     assert head[0] == "path"
@@ -250,6 +252,10 @@ def test_a_split_is_one_file(tmp_path, shell):
         (["", "0", "1", "2", "label"], "label"),  # as pandas writes columns and index
         (["0", "1", "2", "3"], "3"),
         (["1", "2", "3", "y"], "y"),
+        (["2010", "2011", "2012", "label"], "label"),
+        (["age", "2011", "2012", "Target"], "Target"),
+        (["2010", "species", "2012", "2013"], "species"),  # as --data.label says
+        (["a", "b", "c", "u"], "u"),  # named after a class
         (["Unnamed: 0", "a", "b", "kind", ""], "kind"),  # and a comma at the end
         (["", "a", "kind", ""], "kind"),
     ],
@@ -259,13 +265,11 @@ def test_names_of_columns_are_found_as_other_programs_write_them(head, label, tm
     rows = [[f"{n + i}" for i in range(len(head))] for n in range(20)]
     for n, row in enumerate(rows):
         row[at] = "uv"[n % 2]
-    path = write_csv(tmp_path / "one.csv", [head, *rows])
-    task = _task(path)
-    assert (
-        sum(map(len, (task.train.labels, task.test.labels, task.validation.labels)))
-        == 20
-    )
-    assert task.prepare.label == label
+    write_csv(tmp_path / "train.csv", [head, *rows])
+    write_csv(tmp_path / "test.csv", [head, *rows])
+    task = _task(tmp_path, label="species" if label == "species" else None)
+    sizes = [len(part.labels) for part in (task.train, task.validation, task.test)]
+    assert sizes == [18, 2, 20]
     used = [n for n in head if n not in ("", "Unnamed: 0", label)]
     assert task.prepare.numeric == used
 
@@ -273,10 +277,47 @@ def test_names_of_columns_are_found_as_other_programs_write_them(head, label, tm
 def test_a_first_row_of_data_is_data(tmp_path):
     rows = [[n, 1, 7, "uv"[n % 2]] for n in range(20)]
     task = _task(write_csv(tmp_path / "one.csv", rows))
-    assert task.prepare.label == "4"
+    assert task.prepare.numeric == ["1", "2", "3"]
     path = tmp_path / "two.csv"
     path.write_text("\n" + "".join(f"{n};{'uv'[n % 2]}\n" for n in range(20)))
     assert _task(path).prepare.numeric == ["1"]  # an empty line has no delimiter
+
+
+def test_texts_without_header_are_all_read(tmp_path):
+    rows = [[f"a good film {i}", "pos"] for i in range(20)]
+    rows += [[f"a bad film {i}", "neg"] for i in range(20)]
+    path = write_csv(tmp_path / "one.csv", rows)
+    data = datasets.resolve(configs.Data("text", str(path), length=6))
+    assert data.contents.class_sizes == (20, 20)
+    (told,) = datasets.load(data, None).told
+    assert told.startswith("Columns: the text is '1', the label '2'. The first row was")
+    # So are those of a file to be predicted, with the labels or without.
+    only = write_csv(tmp_path / "only.csv", [row[:1] for row in rows])
+    for other in (path, only):
+        assert own_text.unlabelled(other, data)[0].tolist() == [row[0] for row in rows]
+    # Where training has had no columns, they must be named.
+    said = "a first row with the names .* one of them text, sentence.*got a good film 0"
+    with pytest.raises(DamagedData, match=said):
+        own_text.unlabelled(only, configs.Data("imdb"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (('"hello', 'bye"'), ('"hello', 'bye"')),  # with whole rows between them
+        (('"no" he said', "x"), ('"no" he said', "x")),
+        (('"a\nb"', '"c ""d"" e"'), ("a\nb", 'c "d" e')),  # as programs write them
+    ],
+)
+def test_quotes_between_tabs_are_text_unless_they_pair(cells, expected, tmp_path):
+    texts = [f"film {i}" for i in range(20)]
+    texts[3], texts[8] = cells
+    lines = [f"{text}\t{i % 2}\n" for i, text in enumerate(texts)]
+    path = tmp_path / "one.tsv"
+    path.write_text("text\tlabel\n" + "".join(lines))
+    found = own_table.read(path, configs.Data("text", str(path)))
+    texts[3], texts[8] = expected
+    assert found.rows == [[text, str(i % 2)] for i, text in enumerate(texts)]
 
 
 def test_images_of_zeros_and_ones_are_standardised(tmp_path):
@@ -370,9 +411,53 @@ def test_arrays_of_every_layout_are_the_same_images(tmp_path):
         np.testing.assert_array_equal(task.train.inputs, tasks[0].train.inputs)
         np.testing.assert_array_equal(task.test.labels, tasks[0].test.labels)
     np.savez(tmp_path / "d.npz", x=images / 255.0, y=labels)
+    assert datasets.load(
+        configs.Data("arrays", str(tmp_path / "b.npz")), None
+    ).told == ("Examples are images: height 6, width 5, channels 3.",)
     floats = _task(tmp_path / "d.npz", "arrays").train.inputs
     np.testing.assert_allclose(floats.mean(axis=(0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(floats.std(axis=(0, 1, 2)), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((12, 16, 16), (16, 16, 12)),
+        ((16, 16, 12), (16, 16, 12)),
+        ((3, 4, 4), (4, 4, 3)),
+        ((4, 4, 3), (4, 4, 3)),
+        ((1, 32, 9), (32, 9, 1)),
+        ((12, 16, 20), None),
+        ((5, 5, 5), None),
+        ((3, 3, 3), None),
+        ((3, 32, 4), None),
+    ],
+)
+def test_the_axis_of_channels_is_plain_or_refused(shape, expected):
+    x, data = np.zeros((2, *shape)), configs.Data("arrays", "x.npz")
+    if expected is not None:
+        assert own_arrays.as_stored("x.npz", x, data).shape[1:] == expected
+        return
+    with pytest.raises(DamagedData, match=re.escape(f"got the shape {x.shape}")):
+        own_arrays.as_stored("x.npz", x, data)
+    of_function = configs.Data("python", "my_data:images")
+    assert own_arrays.as_stored("mine", x, of_function).shape == x.shape
+
+
+def test_images_of_many_channels_are_trained_on(here, tmp_path, shell):
+    (here / "bands.py").write_text(
+        "import numpy as np\n"
+        "def bands():\n"
+        "    x = np.random.default_rng(0).integers(0, 256, (40, 8, 9, 12))\n"
+        "    return (x, np.arange(40) % 2), None, None, np.array(['no', 'yes'])\n"
+    )
+    words = ["train", "own_arrays", "--data.source", "python", "--data.path"]
+    words += ["bands:bands", "--model.widths", "4", "--epochs", "1"]
+    words += ["--data.crop-padding", "1", "--out", tmp_path / "out"]
+    _, _, said = shell(*words)
+    assert "Examples are images: height 8, width 9, channels 12." in said
+    assert "Classes: no, yes." in said
+    assert "Finished" in said
 
 
 def test_texts_in_folders_are_those_of_a_table(tmp_path):
@@ -469,10 +554,16 @@ def words():
 
 def fails():
     return np.stack([])
+
+def twice():
+    return (np.zeros((6, 2)), [0, 1, 2] * 2), None, None, ["a", "a", "c"]
 """
 DECIMAL_COMMAS = [["a", "y"], *([f"{i},5", i % 2] for i in range(20))]
 STRAY = [["a", "y"], *(["-" if i == 7 else i, i % 2] for i in range(20))]
 ROWS = [["a", "b", "y"], *([i, "uv"[i % 2], i % 2] for i in range(20))]
+MONEY = [["a", "y"], *([f"$1,00{i % 9}", i % 2] for i in range(20))]
+PERCENT = [["a", "y"], *([f"{i}.5 %", i % 2] for i in range(20))]
+UNNAMED = [[i / 7, "uv"[i % 2]] for i in range(20)]
 X, Y = np.zeros((9, 3)), np.arange(9) % 3
 TABLE, ARRAYS = "own_table", "own_arrays"
 BROKEN = {  # preset, data, exit status, and what is said
@@ -498,6 +589,12 @@ BROKEN = {  # preset, data, exit status, and what is said
     ),
     "a name": (ARRAYS, {"x": X, "y": ["a", "b", ""] * 3}, 3, "2: the label is missing"),
     "labels": (ARRAYS, {"x": X, "y": Y / 3}, 3, "example 1: a label must be a wh"),
+    "overflow": (
+        ARRAYS,
+        {"x": np.full((9, 4, 4, 1), 1e39), "y": Y},
+        3,
+        r"example 0: an input must be finite in float32, got 1e\+39",
+    ),
     "not NaN": (ARRAYS, {"x": X, "y": Y * np.nan}, 3, "example 0: the label is n"),
     "names": (ARRAYS, {"a": X}, 3, "must have arrays x_train and y_train.* got a"),
     "lengths": (ARRAYS, {"x": X, "y": Y[1:]}, 3, r"\(9, 3\) of inputs and \(8,\)"),
@@ -513,7 +610,7 @@ BROKEN = {  # preset, data, exit status, and what is said
         "There is no module no_data to take wi",
     ),
     "colon": ("own_python", "my_data.py", 2, "is given as module:function, got 'my_da"),
-    "a call": ("own_python", "broken_data:number", 2, r"be a function \(\), got int"),
+    "a call": ("own_python", "broken_data:number", 2, r"be a function.*, got int"),
     "its line": (
         "own_python",
         "broken_data:fails",
@@ -521,6 +618,28 @@ BROKEN = {  # preset, data, exit status, and what is said
         r"ValueError.*data.py, line 10\)",
     ),
     "numbers": ("own_python", "broken_data:words", 3, "0 ... 1 where.*, got 'cat'"),
+    "two names": ("own_python", "broken_data:twice", 3, "names, got 'a' 2 times"),
+    "a header": (
+        TABLE,
+        [["2010", "species"], *UNNAMED],
+        3,
+        "has numbers.* its label 'species' is no other row's.*--data.label species",
+    ),
+    "no header": (
+        TABLE,
+        UNNAMED,
+        3,
+        "no column 'who'; its columns are 1, 2. The first row was taken for data, beca",
+        ("--data.label", "who"),
+    ),
+    "a quote": (
+        TABLE,
+        'a,y\n1,0\n"2" x,1\n',
+        3,
+        "one.csv, line 3: .* A cell that begins with a quote ends with one",
+    ),
+    "money": (TABLE, MONEY, 3, r"line 2: '\$1,000' is .*column 'a'.*without thous"),
+    "percent": (TABLE, PERCENT, 3, r"line 2: '0\.5 %' is .*currency or percent"),
     "decimals": (TABLE, DECIMAL_COMMAS, 3, "line 2: '0,5' is not a number.*1234.5"),
     "commas": (TABLE, "0,5;1,5;a\n" * 9, 3, "line 1: '0,5' is not a number.*1234.5"),
     "stray": (TABLE, STRAY, 3, "line 9: '-' is.* most cells of the column 'a'.*drop a"),
@@ -582,7 +701,38 @@ def test_training_says_how_columns_are_read(tmp_path, shell):
     words = ["train", "own_table", "--data.path", path, "--epochs", "1"]
     _, _, said = shell(*words, "--batch-size", "4", "--out", tmp_path / "run")
     assert "Columns: 1 of numbers, 1 of categories; the label is 'y'." in said
+    assert "Columns of categories, with their numbers of values: b (2)." in said
     assert "Classes: 0, 1." in said
+    assert "Few rows" not in said
+
+
+def test_columns_of_dates_and_files_that_are_not_used_are_named(tmp_path):
+    dates = [[f"2020-01-{i + 1:02}", *row] for i, row in enumerate(ROWS[1:])]
+    write_csv(tmp_path / "train.csv", [["when", *ROWS[0]], *dates])
+    write_csv(tmp_path / "holdout.csv", ROWS)
+    told = datasets.load(configs.Data("table", str(tmp_path)), None).told
+    assert told[1:] == (
+        "Columns of categories, with their numbers of values: when (20), b (2).",
+        "Few rows have the same value in when: what is learned of them, as of dates "
+        "and ids, says nothing of other rows. --data.drop leaves columns out.",
+        f"Not used, in {tmp_path}: holdout.csv.",
+    )
+
+
+def test_folders_that_look_like_splits_are_refused(here, tmp_path):
+    for name in ("training_set", "test_set"):
+        shutil.copytree(here / "pictures", tmp_path / name)
+    data = configs.Data("folder", str(tmp_path), image_size=8)
+    said = (
+        "test_set/, training_set/, which look like splits: .* digit 0, digit 1, digit 2"
+    )
+    with pytest.raises(DamagedData, match=rf"{said}, .* names of splits are dev, test"):
+        datasets.load(data, None)
+    (tmp_path / "training_set").rename(tmp_path / "train")
+    (tmp_path / "__MACOSX" / "train").mkdir(parents=True)
+    loaded = datasets.load(data, None)
+    assert loaded.told == (f"Not used, in {tmp_path}: test_set/.",)
+    assert loaded.contents.class_names == ("digit 0", "digit 1", "digit 2")
 
 
 def test_an_image_that_is_none_is_named(here, tmp_path, shell):

@@ -130,7 +130,7 @@ def _checked(
     """
     of_text = data.info.inputs == "text"
     if not of_text:
-        inputs = own_arrays.as_stored(str(source), inputs)
+        inputs = own_arrays.as_stored(str(source), inputs, data)
     if inputs.shape[1:] != data.shape or not inputs.size:
         shape = ", ".join(map(str, data.shape))
         raise DamagedData(

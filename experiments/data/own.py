@@ -9,6 +9,7 @@ set of them with `dataset`. Inputs are kept as they were stored where statistics
 training examples are needed, and `Dataset.fit` is called once these are known.
 """
 
+import collections
 import dataclasses
 import hashlib
 import pathlib
@@ -50,7 +51,7 @@ def load(data: configs.Data) -> Dataset:
         files = Files(path, np.array(paths, np.dtypes.StringDType()))
         labels = [label for _, label in found]
         parts[name] = Part(files, labels, files.where)
-    return dataset(parts, data, "images")
+    return dataset(parts, data, "images", told=unused_beside_classes(path))
 
 
 def path_of(data: configs.Data) -> pathlib.Path:
@@ -90,14 +91,40 @@ def files_below(folder: pathlib.Path, suffixes: Collection[str]) -> list[pathlib
     """The files of a folder and its subfolders that have a suffix, sorted.
 
     Hidden ones are left out, and those in hidden folders, such as the copies of
-    `.ipynb_checkpoints`.
+    `.ipynb_checkpoints`, or in `__MACOSX`.
     """
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and path.is_file()
+        if not any(map(_is_hidden, path.relative_to(folder).parts))
     ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """The subfolders of a folder, sorted, without hidden ones."""
+    return [d for d in sorted(path.iterdir()) if d.is_dir() and not _is_hidden(d.name)]
+
+
+def unused(path: pathlib.Path, used: Collection[pathlib.Path]) -> list[str]:
+    """What to say of the visible entries of a directory that are not `used`."""
+    used = {*used}
+    names = [
+        entry.name + "/" * entry.is_dir()
+        for entry in sorted(path.iterdir())
+        if entry not in used and not _is_hidden(entry.name)
+    ]
+    return [f"Not used, in {path}: {listed_names(names)}."] if names else []
+
+
+def unused_beside_classes(path: pathlib.Path) -> list[str]:
+    """The same of a directory of classes, or of splits; see `listed`."""
+    splits = below(path)
+    return unused(path, splits.values() if "train" in splits else _folders(path))
 
 
 def dataset(
@@ -107,6 +134,7 @@ def dataset(
     shape: tuple[int, ...] = (),
     fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
     class_names: Sequence[str] = (),
+    told: Sequence[str] = (),
 ) -> Dataset:
     """Numbers the classes, and holds a test set out where there is none.
 
@@ -115,8 +143,10 @@ def dataset(
     stored inputs; None where the network gets what is stored. Labels are 0, 1, ... of
     the `class_names`; without these they are names themselves, in the order of numbers
     or of the alphabet. Of two classes the positive one, if it is given, is the second.
+    `told` is what a user is to know of how the data are read.
 
-    DamagedData if there is one class only, or a label that no training example has.
+    DamagedData if there is one class only, two have the same name, or there is a label
+    that no training example has.
     ValueError if a class has too few examples to hold one out, or the positive class is
     none of two.
     """
@@ -134,6 +164,12 @@ def dataset(
             "classes, each with several examples, and not numbers to be predicted."
         )
     names = tuple(map(str, class_names or labels))
+    ((name, count),) = collections.Counter(names).most_common(1)
+    if count > 1:
+        raise DamagedData(
+            f"{data.path}: classes must have different names, got {name!r} {count} "
+            "times."
+        )
     if data.positive is not None:
         fields.refuse(
             len(names) != 2 or data.positive not in names,
@@ -170,7 +206,8 @@ def dataset(
         train, test = train.take(held.train), train.take(held.held_out)
         rows = held.train
     contents = configs.Contents(inputs, shape, names, sizes, _digest(splits))
-    return Dataset(train, test, splits.get("validation"), contents, fit, rows)
+    validation = splits.get("validation")
+    return Dataset(train, test, validation, contents, fit, rows, tuple(told))
 
 
 def _digest(splits: Mapping[str, Examples]) -> str:
@@ -205,7 +242,7 @@ def listed(
     by_split = {}
     for name, root in roots.items():
         by_split[name] = []
-        classes = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name[0] != "."]
+        classes = _folders(root)
         if not classes:
             raise DamagedData(f"{root} must have a subfolder for each class, got none.")
         if root == path and {d.name.lower() for d in classes} <= _SPLIT_NAMES:
@@ -213,6 +250,8 @@ def listed(
                 f"{path} has {', '.join(f'{d.name}/' for d in classes)} and no train/: "
                 "training examples are in train/, in a subfolder for each class."
             )
+        if root == path:
+            _refuse_splits(path, classes)
         for folder in classes:
             files = files_below(folder, suffixes)
             if not files and name == "train":
@@ -222,6 +261,21 @@ def listed(
                 )
             by_split[name] += [(file, folder.name) for file in files]
     return by_split
+
+
+def _refuse_splits(path: pathlib.Path, classes: Sequence[pathlib.Path]) -> None:
+    """Raises DamagedData if folders look like splits whose names are not known."""
+    inner = [{folder.name for folder in _folders(each)} for each in classes]
+    same = len(classes) > 1 and len(inner[0]) > 1 and all(i == inner[0] for i in inner)
+    visible = (e for each in classes for e in each.iterdir() if not _is_hidden(e.name))
+    if same and all(entry.is_dir() for entry in visible):
+        raise DamagedData(
+            f"{path} has {', '.join(f'{d.name}/' for d in classes)}, which look like "
+            f"splits: all have the same subfolders, {listed_names(sorted(inner[0]))}, "
+            f"and no file of their own. The names of splits are "
+            f"{', '.join(sorted(_SPLIT_NAMES))}: rename the folders, or, if they are "
+            "classes, put the files of each into it and not below."
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

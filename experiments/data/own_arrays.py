@@ -76,8 +76,8 @@ def _called(data: configs.Data) -> Dataset:
             )
     if "train" not in given:
         raise DamagedData(f"{data.path} returned no training set.")
-    names = tuple(map(str, returned[3])) if len(returned) == 4 and returned[3] else ()
-    return _from_arrays(given, data, names)
+    names = returned[3] if len(returned) == 4 else None
+    return _from_arrays(given, data, () if names is None else tuple(map(str, names)))
 
 
 def _from_arrays(
@@ -93,7 +93,7 @@ def _from_arrays(
     1. DamagedData if they are not of one shape, or labels are missing.
     """
     parts = {
-        split: _part(f"{data.path}, {split} set", *pair)
+        split: _part(f"{data.path}, {split} set", *pair, data)
         for split, pair in splits.items()
     }
     shape = parts["train"].inputs.shape[1:]
@@ -112,7 +112,11 @@ def _from_arrays(
         }
     kind = "images" if len(shape) == 3 else "table"
     fit = None if bytes_ else own.standardise
-    return own.dataset(parts, data, kind, shape, fit, class_names)
+    what = f"vectors of {shape[0]} numbers"
+    if kind == "images":
+        what = "images: height {}, width {}, channels {}".format(*shape)
+    told = [f"Examples are {what}."]
+    return own.dataset(parts, data, kind, shape, fit, class_names, told)
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -153,7 +157,7 @@ def named(
     return None
 
 
-def _part(where: str, inputs: Any, labels: Any) -> own.Part:
+def _part(where: str, inputs: Any, labels: Any, data: configs.Data) -> own.Part:
     """Checks one split."""
     x, y = np.asarray(inputs), np.asarray(labels)
     if y.ndim == 2 and y.shape[1] == 1:
@@ -163,7 +167,7 @@ def _part(where: str, inputs: Any, labels: Any) -> own.Part:
             f"{where}: labels must be a vector, one for each input, got the shapes "
             f"{x.shape} of inputs and {y.shape} of labels."
         )
-    x = as_stored(where, x)
+    x = as_stored(where, x, data)
     if y.dtype.kind == "f":
         bad = ~np.isfinite(y)
         if bad.any():
@@ -193,29 +197,50 @@ def _part(where: str, inputs: Any, labels: Any) -> own.Part:
     return own.Part(x, labels, lambda index: f"{where}, example {index}")
 
 
-def as_stored(where: str, x: np.ndarray) -> np.ndarray:
+def as_stored(where: str, x: np.ndarray, data: configs.Data) -> np.ndarray:
     """Images as `[n, height, width, channels]`, of bytes if possible, or vectors.
 
     Images may have come as `[n, height, width]` or `[n, channels, height, width]`; a
-    number may be missing, NaN. DamagedData if they are of another shape, or no numbers.
+    number may be missing, NaN. Channels are the one of axes 1 and 3 that has 1, 3 or 4
+    entries; if both have or neither, the one without which the two others are equal.
+    Where that is both or neither too, only what a function returns is taken, as it is.
+
+    DamagedData if they are of another shape, no numbers, or not finite in float32.
     """
     if x.dtype.kind not in "uifb":
         raise DamagedData(f"{where}: inputs must be numbers, got {x.dtype}.")
     if x.ndim == 3:
         x = x[..., np.newaxis]
-    if x.ndim == 4 and x.shape[3] not in _CHANNELS and x.shape[1] in _CHANNELS:
-        x = x.transpose(0, 2, 3, 1)
+    elif x.ndim == 4:
+        first, last = x.shape[1] in _CHANNELS, x.shape[3] in _CHANNELS
+        if first == last:
+            first, last = x.shape[2] == x.shape[3], x.shape[1] == x.shape[2]
+        if first == last and data.source != "python":
+            raise DamagedData(
+                f"{where}: it must be plain which axis has the channels, got the shape "
+                f"{x.shape}: just one of axes 1 and 3 has 1, 3 or 4 entries, or height "
+                "and width are equal and channels another number. Return such images "
+                "from a function (--data.source python) as [n, height, width, "
+                "channels], which np.moveaxis(x, 1, 3) makes of [n, channels, height, "
+                "width]."
+            )
+        if first and not last:
+            x = x.transpose(0, 2, 3, 1)
     if x.ndim not in (2, 4):
         raise DamagedData(
             f"{where}: inputs must be images [n, height, width(, channels)] or vectors "
             f"[n, columns], got the shape {x.shape}."
         )
-    if x.ndim == 2:
-        with np.errstate(over="ignore"):  # it is refused below
-            x = x.astype(np.float32)
-    elif x.dtype.kind in "uib" and x.size and x.min() >= 0 and x.max() <= 255:
-        x = x.astype(np.uint8)
-    if x.dtype.kind == "f" and np.isinf(x).any():
-        row = int(np.isinf(x).reshape(len(x), -1).any(axis=1).argmax())
-        raise DamagedData(f"{where}, example {row}: an input is not finite.")
-    return x
+    if x.ndim == 4 and x.dtype.kind != "f":
+        fits = x.size and x.min() >= 0 and x.max() <= 255
+        return x.astype(np.uint8) if fits else x
+    with np.errstate(over="ignore"):  # it is refused below
+        stored = x.astype(np.float32)
+    infinite = np.isinf(stored)
+    if infinite.any():
+        row = int(infinite.reshape(len(x), -1).any(axis=1).argmax())
+        raise DamagedData(
+            f"{where}, example {row}: an input must be finite in float32, got "
+            f"{x[infinite][0]:g}."
+        )
+    return stored

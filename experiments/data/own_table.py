@@ -1,11 +1,14 @@
 """Your own tables: CSV, or Parquet where pyarrow is installed.
 
 `--data.path` is a file, or a directory with train.csv and, where you have them,
-test.csv and validation.csv. Columns are separated by commas, semicolons or tabs. The
-first row has the names of the columns, unless one of its cells is a number: columns are
-then named 1, 2, ... But where its numbers are 0, 1, 2, ... or 1, 2, 3, ..., at least
-three of them and at most one other name, they are names, as pandas writes them. A
-column without a name, or that pandas gives its index (`Unnamed: 0`), is not used.
+test.csv and validation.csv. Columns are separated by commas, semicolons or tabs;
+between tabs, quotes that are not in pairs around cells are part of these. The first row
+has the names of the columns if one of its cells is a name that the configuration gives,
+or one of `LABELS` or `TEXTS`. Otherwise it is data, and columns are named 1, 2, ..., if
+its label is another row's too, or one of its cells is a number. But where its numbers
+are 0, 1, 2, ... or 1, 2, 3, ..., at least three of them and at most one other name,
+they are names, as pandas writes them. A column without a name, or that pandas gives its
+index (`Unnamed: 0`), is not used.
 
 A column whose training cells are all numbers or missing is numeric: the median of the
 training set stands for what is missing, and it is scaled to mean 0 and deviation 1
@@ -19,7 +22,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -28,10 +31,18 @@ from experiments.data import own
 from experiments.data.types import DamagedData, Dataset, MissingData
 
 LABELS = ("label", "class", "target", "y")  # names of the column of labels
+TEXTS = ("text", "sentence", "review", "comment", "message", "content")  # and of texts
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _MOST = 1000  # categories of a column
 _UNNAMED = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # pandas' index, saved twice
 _LARGEST = 1e150  # of a number, whose square is finite
+_WRITTEN = re.compile(r"[-+$€£]*\s*\d[\d,.\s]*[%$€£]?")  # of a number, by people
+
+
+_NO_HEADER = (
+    " The first row was taken for data, because it has numbers or the label of another "
+    "row; columns are therefore called 1, 2, and so on."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +64,14 @@ class Table:
         if name not in self.names:
             raise DamagedData(
                 f"{self.path} has no column {name!r}; its columns are "
-                f"{', '.join(self.names)}."
+                f"{', '.join(self.names)}.{self.said}"
             )
         return self.names.index(name)
+
+    @property
+    def said(self) -> str:
+        """What to say, after a sentence, where the first row is none of names."""
+        return "" if self.header else _NO_HEADER
 
     def labels(self, column: int) -> list[str]:
         """The cells of a column, none of which may be missing."""
@@ -84,22 +100,24 @@ def load(data: configs.Data) -> Dataset:
         for name, table in found.items()
     }
     width = sum(1 if each is None else len(each) for each in categories.values())
-    fit = lambda inputs: _fit(inputs, categories, train.names[label])
-    return own.dataset(parts, data, "table", (width,), fit)
+    fit = lambda inputs: _fit(inputs, categories)
+    told = [*_told(train, categories, label), *unused(data)]
+    return own.dataset(parts, data, "table", (width,), fit, told=told)
 
 
 def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
     """The rows of another file as `load` stores those of `data`; of labels no need."""
-    train = read(files(data)["train"])
+    train = read(files(data)["train"], data)
     label = label_of(train, data.label)
-    return _stored(read(path, train, label), _used(train, data, label))
+    return _stored(read(path, data, train, label), _used(train, data, label))
 
 
 def tables(data: configs.Data) -> dict[str, Table]:
     """The table of each split."""
     paths = files(data)
-    train = read(paths.pop("train"))
-    return {"train": train} | {name: read(path, train) for name, path in paths.items()}
+    train = read(paths.pop("train"), data)
+    others = {name: read(path, data, train) for name, path in paths.items()}
+    return {"train": train} | others
 
 
 def _used(
@@ -127,37 +145,45 @@ def files(data: configs.Data) -> dict[str, pathlib.Path]:
     return by_split
 
 
+def unused(data: configs.Data) -> list[str]:
+    """What to say of the entries of a directory that are not read."""
+    path = own.path_of(data)
+    return own.unused(path, files(data).values()) if path.is_dir() else []
+
+
 def read(
-    path: pathlib.Path, train: Table | None = None, label: int | None = None
+    path: pathlib.Path,
+    data: configs.Data,
+    train: Table | None = None,
+    label: int | None = None,
 ) -> Table:
     """Reads a file, where `train` has been read with columns as those of `train`.
 
-    Where that has no header, this has none; the columns are then the same, or without
-    that of the `label`. DamagedData if it is not text, has no row, or a row has too few
-    or too many cells.
+    It has a header if that has one. Without, the columns are the same, or without that
+    of the `label`. DamagedData if it is not text, has no row, a row has too few or too
+    many cells, or the first may be names as well as data.
     """
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next(filter(str.strip, file), "")
-            file.seek(0)
-            csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
-            reader = csv.reader(file, delimiter=_delimiter(first), strict=True)
-            numbered = [
-                (reader.line_num, [cell.strip() for cell in row])
-                for row in reader
-                if row
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DamagedData(f"{path} is no CSV file in UTF-8: {error}.") from error
+            numbered = _cells(file)
+    except UnicodeDecodeError as error:
+        raise DamagedData(f"{path} is not text in UTF-8: {error}.") from error
     except OSError as error:
         raise DamagedData(f"{path}: {error.strerror}.") from error
     if not numbered:
         raise DamagedData(f"{path} is empty.")
     _, head = numbered[0]
-    header = not any(map(_is_decimal, head)) or _counts_up(head)
-    header &= train is None or train.header
+    for line, row in numbered:
+        if len(row) != len(head):
+            raise DamagedData(
+                f"{path}, line {line}: expected {len(head)} cells, got {len(row)}."
+            )
+    if train is None:
+        header = _is_header(path, head, [row for _, row in numbered[1:]], data)
+    else:
+        header = train.header
     if header:
         names, numbered = _named(head), numbered[1:]
     elif train is None or train.header:
@@ -168,15 +194,63 @@ def read(
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise DamagedData(f"{path} has two columns {repeated[0]!r}.")
-    for line, row in numbered:
-        if len(row) != len(names):
-            raise DamagedData(
-                f"{path}, line {line}: expected {len(names)} cells, got {len(row)}."
-            )
     if not numbered:
         raise DamagedData(f"{path} has a header and no row.")
     lines, rows = zip(*numbered, strict=True)
     return Table(path, names, list(rows), lines, header)
+
+
+def _cells(
+    file: TextIO, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> list[tuple[int, list[str]]]:
+    """The cells of each row, and the line that it ends on, from 1."""
+    delimiter = _delimiter(next(filter(str.strip, file), ""))
+    file.seek(0)
+    csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
+    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+    numbered = []
+    try:
+        for row in filter(None, reader):
+            if delimiter == "\t" and any("\t" in c and "\n" in c for c in row):
+                raise csv.Error("a quoted cell has whole rows in it")
+            numbered.append((reader.line_num, [cell.strip() for cell in row]))
+    except csv.Error as error:
+        if delimiter == "\t" and quoting == csv.QUOTE_MINIMAL:
+            file.seek(0)
+            return _cells(file, csv.QUOTE_NONE)
+        raise DamagedData(
+            f"{file.name}, line {reader.line_num}: {error}. A cell that begins with a "
+            'quote ends with one, and "" stands for each quote within.'
+        ) from error
+    return numbered
+
+
+def _is_header(
+    path: pathlib.Path, head: Sequence[str], rest: list[list[str]], data: configs.Data
+) -> bool:
+    """Whether the first row has the names of the columns, and is no example."""
+    numbers = [str(number) for number in range(1, len(head) + 1)]
+    names = {*LABELS, *TEXTS, data.label, data.text, *data.drop} - {*numbers}
+    for column, cell in enumerate(head):
+        if {cell, cell.lower()} & names and all(row[column] != cell for row in rest):
+            return True
+    if _counts_up(head):
+        return True
+    if data.label in numbers:
+        label = numbers.index(data.label)
+    else:
+        label = max((i for i, cell in enumerate(head) if cell), default=0)
+    repeated = head[label] in (row[label] for row in rest)
+    has_number = lambda row: any(map(_is_decimal, row))
+    if not has_number(head):  # a column may be named after one of its classes
+        return not repeated or all(map(has_number, rest))
+    if not repeated and not _is_decimal(head[label]):
+        raise DamagedData(
+            f"{path}: the first row has numbers, as data have, and its label "
+            f"{head[label]!r} is no other row's. If it has the names of the columns, "
+            f"give --data.label {head[label]}; if it is an example, leave it out."
+        )
+    return False
 
 
 def _named(head: Sequence[str]) -> list[str]:
@@ -275,12 +349,14 @@ def _categories(table: Table, name: str) -> dict[str, int] | None:
     odd = {index: cell for index, cell in cells.items() if not _is_number(cell)}
     if not odd:
         return None
-    words = sum(not _is_decimal(cell) for cell in odd.values())
+    written = lambda cell: _is_decimal(cell) or _WRITTEN.fullmatch(cell)
+    words = sum(not written(cell) for cell in odd.values())
     if words < len(cells) / 2:
         row, cell = next(iter(odd.items()))
         raise DamagedData(
-            f"{table.where(row)}: {cell!r} is not a number, and most cells of the "
-            f"column {name!r} are. Numbers are written as 1234.5, and the cell of a "
+            f"{table.where(row)}: {cell!r} is not a number as it stands, and most "
+            f"cells of the column {name!r} are numbers. They are written as 1234.5, "
+            "without thousands separators, currency or percent, and the cell of a "
             "missing one is empty: correct the file, or leave the column out with "
             f"--data.drop {name}. If they are categories, begin each with a letter."
         )
@@ -292,6 +368,28 @@ def _categories(table: Table, name: str) -> dict[str, int] | None:
             f"--data.drop {name}."
         )
     return numbers
+
+
+def _told(
+    train: Table, categories: Mapping[str, dict[str, int] | None], label: int
+) -> list[str]:
+    """How the columns are read, in sentences."""
+    values = {n: len(known) for n, known in categories.items() if known is not None}
+    told = [
+        f"Columns: {len(categories) - len(values)} of numbers, {len(values)} of "
+        f"categories; the label is {train.names[label]!r}.{train.said}"
+    ]
+    if values:
+        each = own.listed_names([f"{name} ({n})" for name, n in values.items()])
+        told.append(f"Columns of categories, with their numbers of values: {each}.")
+    rare = [name for name, n in values.items() if 2 * n > len(train.rows)]
+    if rare:
+        told.append(
+            f"Few rows have the same value in {own.listed_names(rare)}: what is "
+            "learned of them, as of dates and ids, says nothing of other rows. "
+            "--data.drop leaves columns out."
+        )
+    return told
 
 
 def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.ndarray:
@@ -330,7 +428,6 @@ class Encoded:
     # training example has, and whose column is always 0.
     categories: dict[str, list[str | None]]
     names: list[str]  # of all columns, as they are stored
-    label: str  # name of the column of labels, which is none of these
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
         """From what `_stored` makes to float32 `[rows, inputs]`."""
@@ -358,9 +455,7 @@ class Encoded:
         return {"columns": columns, "missing": sorted(own.MISSING)}
 
 
-def _fit(
-    train: np.ndarray, categories: Mapping[str, dict[str, int] | None], label: str
-) -> Encoded:
+def _fit(train: np.ndarray, categories: Mapping[str, dict[str, int] | None]) -> Encoded:
     """Standardised numbers, and 0 or 1 for each category that is in training."""
     numeric = [name for name, known in categories.items() if known is None]
     of_numbers = train[:, [known is None for known in categories.values()]]
@@ -370,7 +465,7 @@ def _fit(
         if known is not None
     }
     scaled = own.standardise(of_numbers) if numeric else None
-    return Encoded(scaled, numeric, seen, [*categories], label)
+    return Encoded(scaled, numeric, seen, [*categories])
 
 
 def _is_number(cell: str) -> bool:

@@ -13,19 +13,20 @@ from experiments import configs
 from experiments.data import own, own_table, text
 from experiments.data.types import DamagedData, Dataset, MissingData
 
-_TEXTS = ("text", "sentence", "review", "comment", "message", "content")
-
 
 def load(data: configs.Data) -> Dataset:
     """Loads texts; see `datasets`."""
     path = own.path_of(data)
-    parts = from_folders(path) if _in_folders(path) else _from_tables(data)
+    if _in_folders(path):
+        parts, told = from_folders(path), own.unused_beside_classes(path)
+    else:
+        parts, told = _from_tables(data)
 
     def fit(train: np.ndarray) -> text.Tokenizer:
         known = text.vocabulary(train.tolist(), data.vocabulary)
         return text.Tokenizer(known, data.length)
 
-    return own.dataset(parts, data, "text", (data.length,), fit)
+    return own.dataset(parts, data, "text", (data.length,), fit, told=told)
 
 
 def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Part]:
@@ -57,23 +58,31 @@ def unlabelled(
         if not lines:
             raise DamagedData(f"{path} has no text.")
         return _array(lines), None
-    name, train, label = data.text, None, None
+    name, label = data.text, None
     if data.info.own and not _in_folders(own.path_of(data)):
-        train = own_table.read(own_table.files(data)["train"])
+        train = own_table.read(own_table.files(data)["train"], data)
         label = own_table.label_of(train, data.label)
         name = train.names[_text_of(train, name, label)]
-    table = own_table.read(path, train, label)
+    else:
+        train = own_table.Table(path, [], [], ())  # whose columns have names, too
+    table = own_table.read(path, data, train, label)
+    if name is None and not {n.lower() for n in table.names} & {*own_table.TEXTS}:
+        raise DamagedData(
+            f"{path} must have a first row with the names of its columns, one of them "
+            f"{', '.join(own_table.TEXTS)}, got {own.listed_names(table.names)}. A "
+            ".txt file with a text in each line has no names."
+        )
     column = _text_of(table, name, -1)
     return _array([row[column] for row in table.rows]), None
 
 
-def _from_tables(data: configs.Data) -> dict[str, own.Part]:
-    """The texts of CSV files by split."""
+def _from_tables(data: configs.Data) -> tuple[dict[str, own.Part], list[str]]:
+    """The texts of CSV files by split, and how they are read, in sentences."""
     tables = own_table.tables(data)
     train = tables["train"]
     label = own_table.label_of(train, data.label)
     column = _text_of(train, data.text, label)
-    return {
+    parts = {
         name: own.Part(
             _array([row[table.column(train.names[column])] for row in table.rows]),
             table.labels(table.column(train.names[label])),
@@ -81,6 +90,11 @@ def _from_tables(data: configs.Data) -> dict[str, own.Part]:
         )
         for name, table in tables.items()
     }
+    told = (
+        f"Columns: the text is {train.names[column]!r}, the label "
+        f"{train.names[label]!r}.{train.said}"
+    )
+    return parts, [told, *own_table.unused(data)]
 
 
 def _in_folders(path: pathlib.Path) -> bool:
@@ -93,7 +107,7 @@ def _text_of(table: own_table.Table, name: str | None, label: int) -> int:
     if name is not None:
         return table.column(name)
     lower = [column.lower() for column in table.names]
-    for expected in _TEXTS:
+    for expected in own_table.TEXTS:
         if expected in lower and lower.index(expected) != label:
             return lower.index(expected)
     others = [index for index, n in enumerate(lower) if n and index != label]

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from experiments import commands, configs, methods, models
-from experiments.data import own, own_table
+from experiments.data import datasets, own
 from experiments.data.task import Task
 from experiments.models import posthoc_classifiers
 from experiments.results import aggregate, example_losses, run_dir, run_log
@@ -85,13 +85,9 @@ def main(
         stack.enter_context(distributed.locked(out))
         tell(f"Reading {run.data.source}.")
         task = evaluation.task_of(run, session)
-        if isinstance(table := task.prepare, own_table.Encoded):
-            numbers, categories = len(table.numeric), len(table.categories)
-            tell(
-                f"Columns: {numbers} of numbers, {categories} of categories; the label "
-                f"is {table.label!r}."
-            )
         if run.data.info.own:
+            for line in datasets.load(run.data, None).told:  # which it has just read
+                tell(line)
             tell(f"Classes: {own.listed_names(run.data.class_names)}.")
         tell(f"Building {run.model.title}.")
         models.check(run.model, run.data)
