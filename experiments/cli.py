@@ -6,11 +6,12 @@ import errno
 import importlib
 import itertools
 import math
+import operator
 import os
 import pathlib
 import sys
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -141,6 +142,7 @@ def _overridden(
         _refuse_of_one_method(given)
     else:
         _refuse_ignored(config.run, run, given)
+    _refuse_without(config, given, compared=command == "compare")
     return config
 
 
@@ -196,6 +198,89 @@ def _refuse_ignored(
                 raise configs.BadConfiguration(
                     f"{flags.pop()} would change nothing: it is of {readers}, and the "
                     f"{part} is {name}."
+                )
+
+
+class _Need(NamedTuple):
+    """What some fields of a configuration need, without which nothing reads them."""
+
+    fields: str  # with spaces between them
+    setting: str  # that decides it
+    value: str  # that the setting must have, in words; "" for a flag that is given
+    holds: Callable[[Any], bool] = bool  # of the value
+
+
+_above_zero: Callable[[float], bool] = lambda value: value > 0.0
+_adam = [name for name, info in registry.METHODS.items() if info.adam]
+_NEEDS = (
+    _Need(
+        "loss.effective_beta loss.class_weights_from loss.class_weights_norm "
+        "loss.class_weights_in",
+        "run.loss.class_weights",
+        "",
+    ),
+    _Need(
+        "loss.prune_every",
+        "run.loss.prune_from",
+        "below 1",
+        lambda share: share < 1.0,
+    ),
+    _Need("method.first_lam", "run.method.start_at", "above 0", _above_zero),
+    _Need("data.noise", "run.data.noise_rate", "above 0", _above_zero),
+    _Need(
+        "data.imbalance data.total data.scarce_first",
+        "run.data.imbalance_ratio",
+        "above 1",
+        lambda ratio: ratio > 1.0,
+    ),
+    _Need("data.sampling_beta", "run.data.sampling", "effective", "effective".__eq__),
+    _Need(
+        "data.test_share data.validation_share",
+        "run.data.source",
+        "of your own data (table, ...)",
+        lambda source: registry.DATASETS[source].own,
+    ),
+    _Need(
+        "data.validation_share",
+        "run.data.validation_per_class",
+        "0",
+        operator.not_,
+    ),
+    _Need(
+        "optimizer.b1 optimizer.b2 optimizer.eps",
+        "run.method.name",
+        " or ".join(_adam),
+        lambda name: name in _adam,
+    ),
+    _Need(
+        "optimizer.momentum optimizer.nesterov",
+        "run.method.name",
+        "of a method without Adam",
+        lambda name: name not in _adam,
+    ),
+    _Need("optimizer.nesterov", "run.optimizer.momentum", "above 0", _above_zero),
+    _Need("optimizer.drop_factor", "run.optimizer.drop_at", "with a fraction or more"),
+    _Need("new_head", "run.start_from", ""),
+    _Need("processes process stall_timeout_seconds", "session.distributed", ""),
+)
+# Of these a comparison sets what its methods need.
+_OF_METHODS = ("run.loss.", "run.method.", "run.data.sampling")
+
+
+def _refuse_without(config: Any, given: Collection[str], *, compared: bool) -> None:
+    """Refuses flags that were given without what they need, see `_NEEDS`."""
+    for need in _NEEDS:
+        found = operator.attrgetter(need.setting)(config)
+        if need.holds(found) or (compared and need.setting.startswith(_OF_METHODS)):
+            continue
+        for field in need.fields.split():
+            *part, name = field.replace("_", "-").split(".")
+            flags = {f"--{'.'.join([*part, word])}" for word in (name, f"no-{name}")}
+            for flag in flags & {*given}:
+                setting = need.setting.partition(".")[2].replace("_", "-")
+                needed = f"--{setting} {need.value}".rstrip()
+                raise configs.BadConfiguration(
+                    f"{flag} would change nothing: it needs {needed}, got {found}."
                 )
 
 
@@ -271,10 +356,12 @@ def _resolved(argument: Any) -> Any:
     run = getattr(argument, "run", None)
     if not isinstance(run, configs.Run) or not run.data.info.own:
         return argument
-    from experiments.data import datasets
+    from experiments.data import datasets, imbalance
 
     try:
         data = datasets.resolve(run.data)
+        if reordered := imbalance.reordered(data):
+            print(reordered, file=sys.stderr)
         return configs.replace(argument, {"run.data": data})
     except ValueError as error:  # fields that do not go with the data
         raise configs.BadConfiguration(str(error)) from error

@@ -236,8 +236,10 @@ class Evaluate(_Trained):
 class Predict(_Trained):
     """Classifies examples with the newest checkpoint of a run; writes CSV.
 
-    A row for each example: its path or index, the predicted class, and the probability
-    of each class. They are prepared as the run prepares its test examples.
+    A row for each example: its path or index, from 0, the predicted class, and the
+    probability of each class. They are prepared as the run prepares its test examples,
+    whose index is that in the data set's test split, or in the split that it was held
+    out of: of your own data the row of the file, without the header.
 
     Attributes:
       input: a folder of images (or one image); or an .npy or .npz file of examples as

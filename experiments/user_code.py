@@ -44,8 +44,9 @@ def load(name: str, arguments: str = "") -> Callable[..., Any]:
             raise configs.BadConfiguration(f"{module_name} has no {path}.")
         target = getattr(target, part)
     if not callable(target):
+        takes = f" ({arguments})" if arguments else ""
         raise configs.BadConfiguration(
-            f"{name} must be a function ({arguments}), got {type(target).__name__}."
+            f"{name} must be a function{takes}, got {type(target).__name__}."
         )
     return target
 

@@ -1,6 +1,7 @@
 """What can be done with a run after its training, on a tiny one of the digits."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,8 @@ from safetensors.numpy import load_file
 
 from experiments import configs, presets, registry
 from experiments.cli import main
-from experiments.data import images, inputs, loader
+from experiments.data import datasets, images, inputs, loader
+from experiments.data.digits import digits
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import run_dir, run_log
@@ -22,6 +24,7 @@ from experiments.train import evaluation, export, progress, sharding, steps
 from tests import trees
 from tests.outcomes import cells
 from tests.programs import epochs, rows
+from tests.trees import write_csv
 
 TINY = (
     "--model.widths", "4", "8", "--data.examples-per-class", "110",
@@ -211,13 +214,32 @@ def _probabilities(rows):
 def test_predictions_of_the_test_set_have_its_accuracy(trained, predicted):
     labels = _test_set(trained).labels
     assert [int(row["label"]) for row in predicted] == labels.tolist()
-    assert [int(row["index"]) for row in predicted] == list(range(len(labels)))
+    index = [int(row["index"]) for row in predicted]  # held out of the data set
+    np.testing.assert_array_equal(digits().inputs[index], _test_set(trained).inputs)
     found = np.array([int(row["predicted"]) for row in predicted])
     accuracy = epochs(trained)[-1]["test"]["accuracy"]
     assert np.mean(found == labels) == pytest.approx(accuracy)
     probabilities = _probabilities(predicted)
     np.testing.assert_array_equal(probabilities.argmax(axis=1), found)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("most", [None, 9])
+def test_test_examples_are_found_again_in_your_own_file(most, tmp_path):
+    rows = [["x", "y"], *([n, "uvw"[n % 3]] for n in range(60))]
+    path = write_csv(tmp_path / "table.csv", rows)
+    own = configs.Data("table", path=str(path), examples_per_class=most)
+    task = load_task(datasets.resolve(own), 0)
+    assert np.all(task.test_rows % 3 == task.test.labels)
+    steps = np.diff(task.test.inputs[:, 0]) / np.diff(task.test_rows)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-4)  # x is the row, scaled
+    assert not {*task.test_rows} & {*task.rows}
+    # A test set of its own has rows of its own.
+    for split in ("train", "test"):
+        write_csv(tmp_path / "both" / f"{split}.csv", rows)
+    own = dataclasses.replace(own, path=str(tmp_path / "both"))
+    task = load_task(datasets.resolve(own), 0)
+    assert task.test_rows.tolist() == list(range(60 if most is None else 27))
 
 
 def test_arrays_are_predicted_as_the_test_set_is(trained, predicted, tmp_path, shell):
@@ -256,8 +278,8 @@ def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, shell
     [
         (None, "There is no "),
         (np.zeros((2, 9, 9)), "[n, 8, 8, 1], got [2, 9, 9, 1]"),
-        (np.full((2, 8, 8, 1), 16.0), "or floating in [0, 1], got float64 from 16"),
-        (np.full((2, 8, 8, 1), np.nan), "got float64 from nan to nan"),
+        (np.full((2, 8, 8, 1), 16.0), "or floating in [0, 1], got float32 from 16"),
+        (np.full((2, 8, 8, 1), np.nan), "got float32 from nan to nan"),
         (np.array([{"a": 1}]), "is no .npz or .npy file of numbers"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, "has the arrays a, b: name the one"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import configs, models
+from experiments import configs, models, user_code
 from experiments.cli import main
 from experiments.models import custom
 from experiments.report import markdown
@@ -164,6 +164,20 @@ class Fails(nnx.Module):
 def fails(classes, shape, rngs):
     return Fails()
 
+class Returns(nnx.Module):
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __call__(self, images):
+        made = tuple(jnp.zeros((len(images), 10), dtype) for dtype in self.parts)
+        return made if len(made) > 1 else made[0]
+
+def integers(classes, shape, rngs):
+    return Returns("int32")
+
+def pair(classes, shape, rngs):
+    return Returns("float32", "int32")
+
 class Mixes(nnx.Module):
     def __init__(self, rngs):
         self.norm = nnx.BatchNorm(1, rngs=rngs)
@@ -186,6 +200,9 @@ def mixes(classes, shape, rngs):
         ("syntax:small", (), "syntax cannot be imported: SyntaxError"),
         ("needs:small", (), "needs cannot be imported: No module named 'no_such_lib'"),
         ("broken:linear", (), "[batch, 10]: of a batch of 2 it makes [2, 8, 8, 10]."),
+        ("broken:integers", (), "floating array [batch, 10]: of a batch of 2 it "
+         "returns int32 [2, 10]."),
+        ("broken:pair", (), "returns tuple: float32 [2, 10], int32 [2, 10]."),
         ("broken:mixes", ("--model.norm", "group"), "but it has a BatchNorm"),
         ("my_networks:small", ("--method.route", "dense"), "Under BatchNorm"),
         ("my_networks:small", ("--trainable", "head"), "trainable 'head' needs"),
@@ -193,7 +210,7 @@ def mixes(classes, shape, rngs):
         ("my_networks:small", ("--model.head", "cosine"), "head are for the networks"),
         ("my_networks:small", ("--parallel", "pmap"), "runs under --parallel jit"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_network_is_refused_in_a_sentence(
     network, arguments, said, module, tmp_path, shell
 ):
@@ -203,6 +220,11 @@ def test_what_is_no_network_is_refused_in_a_sentence(
     out = tmp_path / "run"
     shell.refused(2, said, *_words(out, network), *arguments, "--method.name", "absgd")
     assert not out.exists()
+
+
+def test_a_function_is_asked_for_without_arguments_where_they_are_not_known():
+    with pytest.raises(configs.BadConfiguration, match="be a function, got float"):
+        user_code.load("math:pi")
 
 
 def test_methods_that_change_the_head_are_left_out_of_a_comparison(module, shell):

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import operator
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -16,10 +19,13 @@ import tempfile
 
 import pytest
 
-from experiments import cli, terminal
-from experiments.results import run_dir
+from experiments import cli, configs, terminal
+from experiments.data import datasets
+from experiments.data.types import DamagedData
+from experiments.results import run_dir, run_log
 from experiments.train import runs
 from tests.programs import events, newest, resumed
+from tests.trees import write_csv
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ("--model.widths", "2", "--data.examples-per-class", "80")
@@ -228,7 +234,7 @@ def test_a_diverged_run_is_reported_with_what_to_try(shell, tmp_path):
     status, _, said = shell(*TRAIN, *large, "--out", tmp_path)
     advice = "Try a smaller learning rate (it is 1e+30), or a larger |λ| (it is 1), or"
     assert status == 4
-    for what in (advice, "seed 0", "training examples "):
+    for what in (advice, "(ABSGD, λ = −1, seed 0)", "training examples "):
         assert what in said
     status, printed, _ = shell("report", tmp_path)
     assert status == 0
@@ -236,6 +242,92 @@ def test_a_diverged_run_is_reported_with_what_to_try(shell, tmp_path):
     assert f"{advice} a radius in place of λ (--method.rho 0.1" in printed
     assert "not finished" not in printed
     assert "No epoch was tested." in printed
+
+
+def test_a_run_with_a_radius_diverges_by_its_radius(shell, tmp_path):
+    large = ("--optimizer.learning-rate", "1e30", "--method.rho", "0.4")
+    radius = ("--method.lam=inf", "--method.start-at", "0")
+    said = "(ABSGD, ρ = 0.4, seed 0). Try a smaller learning rate (it is 1e+30), or"
+    shell.refused(4, said, *TRAIN, *large, *radius, "--out", tmp_path)
+
+
+# A config.json that was changed by hand, and data that were changed.
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "meant"),
+    [
+        ("", "sesion", "session"),
+        ("session", "worker", "session.workers"),
+        ("run", "epochz", "run.epochs"),
+        ("run.optimizer", "lerning_rate", "run.optimizer.learning_rate"),
+        ("run.data.contents", "class_sices", "run.data.contents.class_sizes"),
+    ],
+)
+def test_an_unknown_field_is_refused_with_its_path(
+    section, field, meant, finished, shell, tmp_path
+):
+    config = json.loads((finished / run_dir.CONFIG).read_text())
+    config["run"]["data"]["contents"] = {} if "contents" in section else None
+    names = section.split(".") if section else []
+    functools.reduce(operator.getitem, names, config)[field] = 7
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / run_dir.CONFIG).write_text(json.dumps(config))
+    path = ".".join([*names, field])
+    said = f"there is no field {path}. It is misspelled (for {meant}?), or of another"
+    for command in (("evaluate", out), ("train", "--config", out)):
+        shell.refused(2, said, *command)
+
+
+def test_fields_may_be_missing_that_are_newer_than_the_file_and_sections_not(finished):
+    config = json.loads((finished / run_dir.CONFIG).read_text())["run"]
+    del config["data"]["positive"], config["new_head"]
+    assert run_dir.parse(config) == run_dir.load(finished).run
+    del config["optimizer"]
+    with pytest.raises(ValueError, match=r"it has no run\.optimizer"):
+        run_dir.parse(config)
+
+
+def test_your_own_data_whose_contents_are_not_known_are_to_be_read(
+    finished, shell, tmp_path, monkeypatch
+):
+    config = json.loads((finished / run_dir.CONFIG).read_text())
+    path = write_csv(tmp_path / "x.csv", [["a", "y"], *([n, n % 2] for n in range(40))])
+    own = {"source": "table", "path": str(path), "test_per_class": 0}
+    config["run"]["data"] = run_log.to_jsonable(configs.Data(**own))
+    config["run"]["model"]["name"] = "mlp"
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / run_dir.CONFIG).write_text(json.dumps(config))
+    again = ("--config", out / run_dir.CONFIG, "--out")
+    words = " ".join(map(str, again))
+    said = f"are not known. Train again, which reads them from your data: train {words}"
+    for command in ("evaluate", "predict", "export", "report", "resume"):
+        shell.refused(2, said, command, out)
+    monkeypatch.setattr(runs, "train", lambda preset, config: 0)
+    shell.printed("train", *again, tmp_path / "again")
+
+
+def test_committed_comparisons_are_still_read():
+    paths = sorted((ROOT / "results").glob("compare_*.json"))
+    assert len(paths) > 5
+    for path in paths:
+        run_dir.parse(json.loads(path.read_text())["run"])
+
+
+def test_data_that_changed_are_refused_with_what_differs(tmp_path):
+    rows = [["a", "b", "y"], *([n, n % 7, "uv"[n % 2]] for n in range(40))]
+    path = write_csv(tmp_path / "table.csv", rows)
+    data = datasets.resolve(configs.Data("table", path=str(path)))
+    for changed, said in (
+        ([*rows, [1, 2, "u"], [1, 2, "w"], [3, 4, "w"]],
+         "class 'u': 20 examples, now 21 examples; class 'w': none, now 2 examples."),
+        ([[a, y] for a, _, y in rows], "shape of an example: [2], now [1]."),
+    ):  # fmt: skip
+        write_csv(path, changed)
+        with pytest.raises(DamagedData, match=re.escape(f"run began: {said} Train")):
+            datasets.resolve(data)
 
 
 # Terminals and signals.
@@ -325,6 +417,72 @@ def test_flags_of_other_programs_are_taken(command, words, fields, monkeypatch):
     assert cli.main([*command.split(), *words.split()]) == 0
     for name, value in fields.items():
         assert operator.attrgetter(name)(configs[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--loss.effective-beta 0.9", "--loss.class-weights, got False"),
+        ("--loss.class-weights-from=0.5", "--loss.class-weights, got False"),
+        ("--loss.class_weights_norm weights", "--loss.class-weights, got False"),
+        ("--loss.name truncated --loss.prune-every 2", "below 1, got 1.0"),
+        ("--method.first-lam 2 --method.start-at 0", "--method.start-at above 0, got"),
+        ("--data.noise symmetric_sce --data.noise-rate 0", "above 0, got 0.0"),
+        ("--data.imbalance step", "--data.imbalance-ratio above 1, got 1.0"),
+        ("--data.total 100", "--data.imbalance-ratio above 1, got 1.0"),
+        ("--data.scarce-first", "--data.imbalance-ratio above 1, got 1.0"),
+        ("--data.sampling-beta 0.9", "--data.sampling effective, got shuffled"),
+        ("--data.test-share 0.3", "--data.source of your own data (table, ...), got"),
+        ("--optimizer.b2 0.9", "--method.name adam or abadam, got absgd"),
+        ("--method.name adam --optimizer.momentum 0", "without Adam, got adam"),
+        ("--method.name adam --optimizer.no-nesterov", "without Adam, got adam"),
+        ("--optimizer.nesterov --optimizer.momentum 0", "momentum above 0, got 0.0"),
+        ("--optimizer.drop-factor 2 --optimizer.drop-at", "or more, got ()"),
+        ("--new-head", "--start-from, got None"),
+        ("--processes 2", "--distributed, got False"),
+    ],
+)
+def test_flags_without_what_they_need_are_refused(words, said, shell):
+    words = words.split()
+    field = next(w for w in words if w.startswith("--") and "name" not in w)
+    flag = field.partition("=")[0].replace("_", "-")
+    said = f"{flag} would change nothing: it needs {said}" if "--" in said else said
+    shell.refused(2, said, "train", "digits_label_noise", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train digits_label_noise --data.noise symmetric_sce",
+        "train digits_label_noise --loss.class-weights --loss.effective-beta 0.9",
+        "train imdb_from30 --optimizer.b1 0.8 --method.name adam",
+        "train digits_long_tail --data.imbalance step --data.scarce-first",
+        "train digits_long_tail --distributed --processes 2 --process 0",
+        "train own_table --data.path x.csv --data.validation-share 0.2",
+        # What the methods of a comparison need they have, and the others do without.
+        "compare digits_label_noise --optimizer.b1 0.8 --data.sampling-beta 0.9",
+        "compare digits_long_tail --loss.class-weights-from 0.5",
+    ],
+)
+def test_flags_with_what_they_need_are_taken(words, monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda *_: 0)
+    assert cli.main(words.split()) == 0
+
+
+def test_every_command_of_the_pages_is_taken(monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda *_: 0)
+    commands = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        commands |= {*re.findall(r"-m experiments ((?:train|compare|sweep) .*)", text)}
+    taken = 0
+    for command in commands:
+        line = re.split("[`|;]", command)[0].replace("$lam", "-1").replace("$seed", "0")
+        words = shlex.split(line, comments=True)
+        if "--help" not in words and not {"PRESET", "..."} & {*words}:
+            assert cli.main(words) == 0, command
+            taken += 1
+    assert taken > 25
 
 
 def test_a_suggested_command_can_be_pasted(shell, finished):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import RandomState
 
+from experiments import cli, commands, configs
 from experiments.data.imbalance import (
     long_tail_counts,
     scale_counts,
@@ -25,6 +26,7 @@ from experiments.data.label_noise import (
     symmetric_noise_sce,
 )
 from experiments.data.sampling import effective_number_probabilities
+from tests.trees import write_csv
 
 CAT, DEER, DOG, BIRD, TRUCK = 3, 4, 5, 2, 9
 FLIPS = {TRUCK: 1, BIRD: 0, CAT: DOG, DOG: CAT, DEER: 7}
@@ -393,3 +395,29 @@ def test_classes_that_make_no_blocks_are_refused(classes):
         asymmetric_cifar100_author_code(nothing, 0.2, RandomState(0), classes)
     with pytest.raises(ValueError, match=message):
         asymmetric_cifar100_sce(nothing, 0.2, RandomState(0), RandomState(0), classes)
+
+
+# Your own data, which may be imbalanced already.
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "It keeps at most a 30 (of 30), b 10 (of 70). --data.scarce-first turns"),
+        ({"scarce_first": True}, ""),
+        ({"imbalance_ratio": 1.0}, ""),
+    ],
+)
+def test_an_imbalance_that_makes_other_classes_rare_is_said(
+    more, said, tmp_path, capsys
+):
+    rows = [["x", "y"], *([n, "a" if n < 30 else "b"] for n in range(100))]
+    path = write_csv(tmp_path / "table.csv", rows)
+    data = configs.Data(
+        "table", path=str(path), **{"imbalance_ratio": 3.0, "imbalance": "step"} | more
+    )
+    run = configs.Run(data, configs.Model("mlp"))
+    cli._resolved(commands.Train(run))
+    found = capsys.readouterr().err
+    assert said in found
+    assert bool(said) == bool(found)

@@ -194,6 +194,7 @@ def test_a_table_of_texts_is_found_whatever_the_case_of_its_name(tmp_path):
     (tmp_path / "lines.txt").write_text("a\u2028b\nc\n\n", encoding="utf-8")
     data = configs.Data("text", str(tmp_path))
     assert _task(tmp_path, "text").class_counts.sum() > 0
+    assert csv.field_size_limit() < len(long)  # it is that of the whole process
     texts, _ = own_text.unlabelled(tmp_path / "lines.txt", data)
     assert texts.tolist() == ["a\u2028b", "c"]
 

@@ -125,7 +125,8 @@ def test_what_is_not_there_is_asked_for(source, tmp_path):
 @pytest.mark.parametrize("source", FILES)
 def test_every_set_of_files_has_labels_and_images(source, tmp_path):
     loaded = datasets.load(data(source), trees.build(source, tmp_path))
-    for split in (one for one in loaded if one is not None):
+    splits = (loaded.train, loaded.test, loaded.validation)
+    for split in (one for one in splits if one is not None):
         assert split.labels.dtype == np.int32
         assert len(split.inputs) == len(split.labels) > 0
         assert split.inputs.read(len(split.labels) - 1)[:2] in (b"\xff\xd8", b"\x89P")

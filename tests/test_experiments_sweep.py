@@ -119,7 +119,7 @@ def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):
     # In whichever batch of the first epoch it comes.
     assert [failure is None for failure in failures] == [False, True, True, False]
     assert "A loss is not finite at step " in failures[0]
-    assert "(ABSGD, λ = 2.0, seed 0)" in failures[3]
+    assert "(ABSGD, λ = 2, seed 0)" in failures[3]
     assert [len(own) for own in events] == [0, 3, 3, 0]
     assert events[1][-1]["loss"] == pytest.approx(alone[1][-1]["loss"], rel=1e-4)
 

@@ -135,17 +135,35 @@ def _load_own(data: configs.Data) -> Dataset:
         if not known.digest:
             here = dataclasses.replace(here, digest="")
         if known != here:
-            shapes = [dataclasses.replace(c, digest="") for c in (known, here)]
-            what = (
-                "its inputs, its labels or the order of its examples"
-                if shapes[0] == shapes[1]
-                else f"it had {shapes[0]}, and has {shapes[1]}"
-            )
             raise DamagedData(
-                f"{data.path} has changed since the run began: {what}. Train on it "
-                "with another --out."
+                f"{data.path} has changed since the run began: "
+                f"{_changes(known, here)}. Train on it with another --out."
             )
     return dataset
+
+
+def _changes(before: configs.Contents, now: configs.Contents, most: int = 5) -> str:
+    """What differs between the contents of your own data, in words."""
+
+    def described(contents: configs.Contents) -> dict[str, str]:
+        sizes = contents.class_sizes or ("some",) * len(contents.class_names)
+        by_class = zip(contents.class_names, sizes, strict=True)
+        return {
+            "inputs": contents.inputs,
+            "shape of an example": str(list(contents.shape)),
+            **{f"class {name!r}": f"{size} examples" for name, size in by_class},
+        }
+
+    old, new = described(before), described(now)
+    differing = [
+        f"{what}: {old.get(what, 'none')}, now {new.get(what, 'none')}"
+        for what in old | new
+        if old.get(what) != new.get(what)
+    ]
+    if not differing:
+        return "its inputs, its labels or the order of its examples"
+    more = f"; and {len(differing) - most} more" if len(differing) > most else ""
+    return "; ".join(differing[:most]) + more
 
 
 @contextlib.contextmanager

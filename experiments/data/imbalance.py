@@ -25,15 +25,45 @@ def subsample(
 
     With a `corruption_seed` the selection is the published one, else the generator's.
     """
-    head_count = int(np.bincount(labels, minlength=data.classes).min())
-    rule = {"long_tail": long_tail_counts, "step": step_counts}[data.imbalance]
-    counts = rule(head_count, data.classes, data.imbalance_ratio)
-    if data.total is not None:
-        counts = scale_counts(counts, data.total)
-    if data.scarce_first:
-        counts = counts[::-1]
+    counts = _counts(data, np.bincount(labels, minlength=data.classes))
     seed = data.corruption_seed
     return select(labels, counts, rng if seed is None else np.random.RandomState(seed))
+
+
+def reordered(data: configs.Data) -> str:
+    """What to say of your own data of which other classes become the rare ones.
+
+    That is where a class has fewer examples than another before, and more after the
+    subsampling; "" where there is none. The data are as `datasets.resolve` returns.
+    """
+    if data.imbalance_ratio == 1.0 or data.contents is None:
+        return ""
+    before = np.array(data.contents.class_sizes)
+    after = np.array(_counts(data, before))
+    if not ((before[:, None] < before) & (after[:, None] > after)).any():
+        return ""
+    most = 10
+    shown = [
+        f"{name} {a:,} (of {b:,})"
+        for name, b, a in zip(data.class_names, before, after, strict=True)
+    ]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return (
+        f"--data.imbalance-ratio {data.imbalance_ratio:g} makes other classes rare "
+        "than those that are rare in your data, since it goes by the order of the "
+        f"classes. It keeps at most {', '.join(shown[:most])}{more}. "
+        f"--data.{'no-' * data.scarce_first}scarce-first turns the order round; a "
+        "ratio of 1 keeps all examples."
+    )
+
+
+def _counts(data: configs.Data, available: np.ndarray) -> list[int]:
+    """Examples of each class that a config keeps, of those that there are."""
+    rule = {"long_tail": long_tail_counts, "step": step_counts}[data.imbalance]
+    counts = rule(int(available.min()), data.classes, data.imbalance_ratio)
+    if data.total is not None:
+        counts = scale_counts(counts, data.total)
+    return counts[::-1] if data.scarce_first else counts
 
 
 def long_tail_counts(head_count: int, classes: int, ratio: float) -> list[int]:

@@ -206,7 +206,7 @@ def _cells(
     """The cells of each row, and the line that it ends on, from 1."""
     delimiter = _delimiter(next(filter(str.strip, file), ""))
     file.seek(0)
-    csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
+    limit = csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
     reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
     numbered = []
     try:
@@ -222,6 +222,8 @@ def _cells(
             f"{file.name}, line {reader.line_num}: {error}. A cell that begins with a "
             'quote ends with one, and "" stands for each quote within.'
         ) from error
+    finally:
+        csv.field_size_limit(limit)  # which is that of the whole process
     return numbered
 
 

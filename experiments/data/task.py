@@ -25,6 +25,9 @@ class Task(NamedTuple):
     # Of your own data: from inputs as stored to those of the network, by statistics of
     # the training set before subsampling; None where they are the same.
     prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    # int64 [test examples]: index of each in the data set's test split; in its training
+    # split where it was held out of that
+    test_rows: np.ndarray | None = None
 
 
 def load_task(
@@ -60,13 +63,18 @@ def load_task(
     loaded = datasets.load(data, data_dir, download=download)
     rows = np.arange(len(loaded.train.labels)) if loaded.rows is None else loaded.rows
     train, test, validation = loaded[:3]
+    test_rows = np.arange(0 if test is None else len(test.labels))
+    if test is not None and loaded.rows is not None:  # they are the others, in order
+        test_rows = np.setdiff1d(np.arange(len(rows) + len(test_rows)), rows)
     if (most := data.examples_per_class) is not None:
         first = _first_of_each_class(train.labels, most)
         train, rows = train.take(first), rows[first]
-        test, validation = (
-            None if part is None else part.take(_first_of_each_class(part.labels, most))
-            for part in (test, validation)
-        )
+        if test is not None:
+            first = _first_of_each_class(test.labels, most)
+            test, test_rows = test.take(first), test_rows[first]
+        if validation is not None:
+            first = _first_of_each_class(validation.labels, most)
+            validation = validation.take(first)
     meta = None
     if test is None or data.validation_per_class or data.meta_per_class:
         parts = split.stratified(
@@ -77,7 +85,7 @@ def load_task(
             meta_per_class=data.meta_per_class,
         )
         if test is None:
-            test = train.take(parts.test)
+            test, test_rows = train.take(parts.test), rows[parts.test]
         if data.validation_per_class:
             validation = train.take(parts.validation)
         if data.meta_per_class:
@@ -107,7 +115,10 @@ def load_task(
         if validation is not None:
             validation = validation._replace(labels=flip(validation.labels)[0])
     class_counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, validation, test, mislabelled, class_counts, meta, rows, prepare)
+    return Task(
+        train, validation, test, mislabelled, class_counts, meta, rows, prepare,
+        test_rows,
+    )  # fmt: skip
 
 
 def _first_of_each_class(labels: np.ndarray, most: int) -> np.ndarray:

@@ -79,8 +79,9 @@ def build(model: configs.Model, data: configs.Data, rngs: nnx.Rngs) -> Network:
 
 
 def check(network: Network, model: configs.Model, data: configs.Data) -> None:
-    """Refuses a network of one's own that fails, or has logits of another shape.
+    """Refuses a network of one's own that fails, or returns anything but logits.
 
+    These are one floating array `[batch, classes]`: integers have no gradient.
     It is abstract, as `nnx.eval_shape` makes it; nothing is computed.
     """
     graph, state = nnx.split(network)
@@ -88,10 +89,22 @@ def check(network: Network, model: configs.Model, data: configs.Data) -> None:
     dtype = jnp.int32 if data.info.inputs == "text" else jnp.float32
     inputs = jax.ShapeDtypeStruct((batch, *data.shape), dtype)
 
-    def logits(state: Any, inputs: jax.Array) -> jax.Array:
-        return nnx.merge(graph, state)(inputs, jnp.ones(batch, bool))
+    def returned(state: Any, inputs: jax.Array) -> Any:
+        network, present = nnx.merge(graph, state), jnp.ones(batch, bool)
+        if isinstance(network, Custom):  # before they become float32
+            return network.body(inputs, present)
+        return network(inputs, present)
 
-    found = user_code.call(model.custom, jax.eval_shape, logits, state, inputs)
+    found = user_code.call(model.custom, jax.eval_shape, returned, state, inputs)
+    one = isinstance(found, jax.ShapeDtypeStruct)
+    if not (one and jnp.issubdtype(found.dtype, jnp.floating)):
+        parts = (f"{x.dtype} [{_sizes(x.shape)}]" for x in jax.tree.leaves(found))
+        kind = "" if one else f"{type(found).__name__}: "
+        raise configs.BadConfiguration(
+            f"{model.custom} must return logits, one floating array "
+            f"[batch, {data.classes}]: of a batch of {batch} it returns "
+            f"{kind}{', '.join(parts) or 'no array'}."
+        )
     if found.shape != (batch, data.classes):
         raise configs.BadConfiguration(
             f"{model.custom} must map inputs [batch, {_sizes(data.shape)}] to logits "

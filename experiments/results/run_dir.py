@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
+import shlex
 import socket
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import pydantic
 
@@ -23,6 +26,11 @@ CONFIG, RECORDS, CHECKPOINTS = "config.json", "records.jsonl", "checkpoints"
 TENSORBOARD, EVALUATION, LOCK = "tensorboard", "evaluation.json", "lock"
 SUSPECTS, SUSPECTS_ARRAYS = "suspects.csv", "suspects.npz"  # of the command `suspects`
 TRAININGS = "runs"  # in the directory of a grid: the run directories of its trials
+_KEPT = (  # the fields of `CONFIG`
+    "preset", "run", "data_dir", "session", "class_counts", "class_names", "devices",
+    "versions", "extended",
+)  # fmt: skip
+_T = TypeVar("_T")
 
 
 class SavedRun(NamedTuple):
@@ -39,7 +47,8 @@ class SavedRun(NamedTuple):
 def load(out: pathlib.Path) -> SavedRun:
     """Loads the configuration of a run directory.
 
-    Raises BadConfiguration where there is no such directory, or no config of a run.
+    Raises BadConfiguration where there is no such directory, or no config of a run, or
+    it lacks what was read from your own data.
     """
     if not out.is_dir():
         raise configs.BadConfiguration(f"There is no directory {out}.")
@@ -47,7 +56,14 @@ def load(out: pathlib.Path) -> SavedRun:
         raise configs.BadConfiguration(
             f"{out} is not the directory of a run: it has no {CONFIG}."
         )
-    return load_file(out / CONFIG)
+    kept = load_file(out / CONFIG)
+    if not kept.run.data.known:
+        raise configs.BadConfiguration(
+            f"{out / CONFIG} has no run.data.contents, so the classes and the shape of "
+            "an example are not known. Train again, which reads them from your data: "
+            f"train --config {shlex.quote(str(out / CONFIG))} --out DIR"
+        )
+    return kept
 
 
 def load_file(path: pathlib.Path) -> SavedRun:
@@ -57,8 +73,9 @@ def load_file(path: pathlib.Path) -> SavedRun:
     """
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        data_dir = kept.get("data_dir")
-        session = pydantic.TypeAdapter(Session).validate_python(kept.get("session", {}))
+        data_dir, run = kept.get("data_dir"), parse(kept["run"])
+        _refuse_unknown(kept, _KEPT)
+        session = _parsed(Session, kept.get("session", {}), "session")
         # Without what holds only where and when it was given.
         of_cluster = {"coordinator": None, "processes": None, "process": None}
         session = dataclasses.replace(
@@ -66,7 +83,7 @@ def load_file(path: pathlib.Path) -> SavedRun:
         )
         return SavedRun(
             preset=kept.get("preset"),
-            run=parse(kept["run"]),
+            run=run,
             data_dir=pathlib.Path(data_dir) if data_dir else None,
             class_counts=[int(count) for count in kept["class_counts"]],
             session=session,
@@ -83,8 +100,43 @@ def load_file(path: pathlib.Path) -> SavedRun:
 
 
 def parse(run: dict[str, Any]) -> configs.Run:
-    """Parses a run from JSON. A field that is newer than the file has its default."""
-    return pydantic.TypeAdapter(configs.Run).validate_python(run)
+    """Parses a run from JSON. A field that is newer than the file has its default.
+
+    ValueError if a field is unknown, or a whole section such as `optimizer` is missing.
+    """
+    return _parsed(configs.Run, run, "run")
+
+
+def _parsed(kind: type[_T], given: Any, name: str) -> _T:
+    """Parses a configuration, whose field in the file has that name."""
+    _check_fields(kind, given, name)
+    return pydantic.TypeAdapter(kind).validate_python(given)
+
+
+def _check_fields(kind: Any, given: Any, name: str) -> None:
+    """Refuses unknown fields, at any depth, and the absence of a nested one."""
+    if not isinstance(given, Mapping):
+        return  # of another type, or None, which the parser judges
+    hints = typing.get_type_hints(kind)
+    _refuse_unknown(given, hints, f"{name}.")
+    for field, hint in hints.items():
+        if dataclasses.is_dataclass(hint) and field not in given:
+            raise ValueError(f"it has no {name}.{field}.")
+        for nested in filter(dataclasses.is_dataclass, (hint, *typing.get_args(hint))):
+            _check_fields(nested, given.get(field), f"{name}.{field}")
+
+
+def _refuse_unknown(
+    given: Mapping[str, Any], known: Collection[str], prefix: str = ""
+) -> None:
+    for field in given:
+        if field not in known:
+            close = difflib.get_close_matches(field, known, n=1)
+            meant = f" (for {prefix}{close[0]}?)" if close else ""
+            raise ValueError(
+                f"there is no field {prefix}{field}. It is misspelled{meant}, or of "
+                "another version of this programme. Correct it, or take it out."
+            )
 
 
 class Locked(configs.BadConfiguration):

@@ -221,7 +221,7 @@ def predict(config: commands.Predict) -> int:
     kept = run_dir.load(config.dir)
     of_run = config.input is None or str(config.input) == "-"
     data, data_dir = kept.run.data, config.data_dir or kept.data_dir
-    task = prepare = paths = None
+    task = prepare = paths = rows = None
     if not of_run:
         inputs.require(config.input)
     if of_run or (data.info.own and not data.info.files):  # those are prepared by it
@@ -230,11 +230,13 @@ def predict(config: commands.Predict) -> int:
     elif inputs.of_texts(config.input, data):
         prepare = imdb.tokenizer(data, data_dir)
     if of_run:
-        examples = task.test
+        examples, rows = task.test, task.test_rows
         if isinstance(examples.inputs, Files):
             paths = [str(examples.inputs.path(i)) for i in range(len(examples.labels))]
     else:
         examples, paths = inputs.load(config.input, data, prepare)
+    if rows is None:
+        rows = np.arange(len(examples.labels))
     layout = sharding.layout(config.devices)
     step, state = restore(config.dir, kept, layout)
     logits_of = steps.program(kept.run, layout).logits
@@ -248,7 +250,7 @@ def predict(config: commands.Predict) -> int:
     first = ["index" if paths is None else "path", *(["label"] if of_run else [])]
     writer.writerow([*first, "predicted", *names])
     for index, row in enumerate(probabilities):
-        cells = [index if paths is None else paths[index]]
+        cells = [rows[index] if paths is None else paths[index]]
         cells += [names[examples.labels[index]]] if of_run else []
         cells += [names[row.argmax()], *(f"{p:.6g}" for p in row)]
         writer.writerow(cells)

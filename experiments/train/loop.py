@@ -16,6 +16,7 @@ from experiments import configs, methods
 from experiments.data import loader
 from experiments.data.task import Task
 from experiments.data.types import Examples
+from experiments.report import formatting
 from experiments.results import metrics
 from experiments.train import device_loop, steps
 from experiments.train.losses import class_weights
@@ -471,7 +472,7 @@ def _log_step(
         return (
             f"A loss is not finite at step {step}: training examples "
             f"{', '.join(map(str, sorted(bad)))}{more} "
-            f"({run.method.title}, λ = {run.method.lam}, seed {run.seed})."
+            f"({formatting.method(run.method)}, seed {run.seed})."
         )
     _add(totals, step_metrics)
     examples = max(int(step_metrics.examples), 1)
