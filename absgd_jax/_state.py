@@ -65,8 +65,8 @@ def attention_state(opt_state: Any) -> AttentionState:
     robust objective, in units of loss.
 
     Args:
-      opt_state: state of an optimizer, however deeply chained or wrapped; an
-        `AttentionState` is its own.
+      opt_state: state of an optimizer, however deeply chained or wrapped, or its
+        shapes, of `jax.eval_shape`; an `AttentionState` is its own.
 
     Returns:
       The one `AttentionState` in it.

@@ -278,8 +278,8 @@ def test_images_in_folders_are_predicted_by_their_paths(trained, tmp_path, shell
     [
         (None, "There is no "),
         (np.zeros((2, 9, 9)), "[n, 8, 8, 1], got [2, 9, 9, 1]"),
-        (np.full((2, 8, 8, 1), 16.0), "or floating in [0, 1], got float32 from 16"),
-        (np.full((2, 8, 8, 1), np.nan), "got float32 from nan to nan"),
+        (np.full((2, 8, 8, 1), 16.0), "or floating in [0, 1], got float64 from 16"),
+        (np.full((2, 8, 8, 1), np.nan), "got float64 from nan to nan"),
         (np.array([{"a": 1}]), "is no .npz or .npy file of numbers"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, "has the arrays a, b: name the one"),
     ],

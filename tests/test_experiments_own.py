@@ -290,8 +290,10 @@ def test_texts_without_header_are_all_read(tmp_path):
     path = write_csv(tmp_path / "one.csv", rows)
     data = datasets.resolve(configs.Data("text", str(path), length=6))
     assert data.contents.class_sizes == (20, 20)
-    (told,) = datasets.load(data, None).told
-    assert told.startswith("Columns: the text is '1', the label '2'. The first row was")
+    (notes,) = datasets.load(data, None).notes
+    assert notes.startswith(
+        "Columns: the text is '1', the label '2'. The first row was"
+    )
     # So are those of a file to be predicted, with the labels or without.
     only = write_csv(tmp_path / "only.csv", [row[:1] for row in rows])
     for other in (path, only):
@@ -414,7 +416,7 @@ def test_arrays_of_every_layout_are_the_same_images(tmp_path):
     np.savez(tmp_path / "d.npz", x=images / 255.0, y=labels)
     assert datasets.load(
         configs.Data("arrays", str(tmp_path / "b.npz")), None
-    ).told == ("Examples are images: height 6, width 5, channels 3.",)
+    ).notes == ("Examples are images: height 6, width 5, channels 3.",)
     floats = _task(tmp_path / "d.npz", "arrays").train.inputs
     np.testing.assert_allclose(floats.mean(axis=(0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(floats.std(axis=(0, 1, 2)), 1.0, atol=1e-5)
@@ -611,7 +613,7 @@ BROKEN = {  # preset, data, exit status, and what is said
         "There is no module no_data to take wi",
     ),
     "colon": ("own_python", "my_data.py", 2, "is given as module:function, got 'my_da"),
-    "a call": ("own_python", "broken_data:number", 2, r"be a function.*, got int"),
+    "a call": ("own_python", "broken_data:number", 2, r"be a function, got int"),
     "its line": (
         "own_python",
         "broken_data:fails",
@@ -711,8 +713,8 @@ def test_columns_of_dates_and_files_that_are_not_used_are_named(tmp_path):
     dates = [[f"2020-01-{i + 1:02}", *row] for i, row in enumerate(ROWS[1:])]
     write_csv(tmp_path / "train.csv", [["when", *ROWS[0]], *dates])
     write_csv(tmp_path / "holdout.csv", ROWS)
-    told = datasets.load(configs.Data("table", str(tmp_path)), None).told
-    assert told[1:] == (
+    notes = datasets.load(configs.Data("table", str(tmp_path)), None).notes
+    assert notes[1:] == (
         "Columns of categories, with their numbers of values: when (20), b (2).",
         "Few rows have the same value in when: what is learned of them, as of dates "
         "and ids, says nothing of other rows. --data.drop leaves columns out.",
@@ -732,7 +734,7 @@ def test_folders_that_look_like_splits_are_refused(here, tmp_path):
     (tmp_path / "training_set").rename(tmp_path / "train")
     (tmp_path / "__MACOSX" / "train").mkdir(parents=True)
     loaded = datasets.load(data, None)
-    assert loaded.told == (f"Not used, in {tmp_path}: test_set/.",)
+    assert loaded.notes == (f"Not used, in {tmp_path}: test_set/.",)
     assert loaded.contents.class_names == ("digit 0", "digit 1", "digit 2")
 
 

@@ -128,7 +128,7 @@ def _checked(
 
     What is `standardised` may be any numbers.
     """
-    of_text = data.info.inputs == "text"
+    of_text, given = data.info.inputs == "text", inputs.dtype
     if not of_text:
         inputs = own_arrays.as_stored(str(source), inputs, data)
     if inputs.shape[1:] != data.shape or not inputs.size:
@@ -138,7 +138,7 @@ def _checked(
             f"{list(inputs.shape)}."
         )
     low, high = float(inputs.min()), float(inputs.max())
-    got = f"got {inputs.dtype} from {low:g} to {high:g}."
+    got = f"got {given} from {low:g} to {high:g}."
     integers = np.issubdtype(inputs.dtype, np.integer)
     if of_text:
         words = data.vocabulary + text.FIRST_WORD

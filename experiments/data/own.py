@@ -51,7 +51,7 @@ def load(data: configs.Data) -> Dataset:
         files = Files(path, np.array(paths, np.dtypes.StringDType()))
         labels = [label for _, label in found]
         parts[name] = Part(files, labels, files.where)
-    return dataset(parts, data, "images", told=unused_beside_classes(path))
+    return dataset(parts, data, "images", notes=unused_beside_classes(path))
 
 
 def path_of(data: configs.Data) -> pathlib.Path:
@@ -134,7 +134,7 @@ def dataset(
     shape: tuple[int, ...] = (),
     fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
     class_names: Sequence[str] = (),
-    told: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """Numbers the classes, and holds a test set out where there is none.
 
@@ -143,7 +143,7 @@ def dataset(
     stored inputs; None where the network gets what is stored. Labels are 0, 1, ... of
     the `class_names`; without these they are names themselves, in the order of numbers
     or of the alphabet. Of two classes the positive one, if it is given, is the second.
-    `told` is what a user is to know of how the data are read.
+    `notes` are sentences for the user, on how the data were read.
 
     DamagedData if there is one class only, two have the same name, or there is a label
     that no training example has.
@@ -207,7 +207,7 @@ def dataset(
         rows = held.train
     contents = configs.Contents(inputs, shape, names, sizes, _digest(splits))
     validation = splits.get("validation")
-    return Dataset(train, test, validation, contents, fit, rows, tuple(told))
+    return Dataset(train, test, validation, contents, fit, rows, tuple(notes))
 
 
 def _digest(splits: Mapping[str, Examples]) -> str:

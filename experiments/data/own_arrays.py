@@ -115,8 +115,8 @@ def _from_arrays(
     what = f"vectors of {shape[0]} numbers"
     if kind == "images":
         what = "images: height {}, width {}, channels {}".format(*shape)
-    told = [f"Examples are {what}."]
-    return own.dataset(parts, data, kind, shape, fit, class_names, told)
+    notes = [f"Examples are {what}."]
+    return own.dataset(parts, data, kind, shape, fit, class_names, notes)
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:

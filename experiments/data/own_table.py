@@ -101,8 +101,8 @@ def load(data: configs.Data) -> Dataset:
     }
     width = sum(1 if each is None else len(each) for each in categories.values())
     fit = lambda inputs: _fit(inputs, categories)
-    told = [*_told(train, categories, label), *unused(data)]
-    return own.dataset(parts, data, "table", (width,), fit, told=told)
+    notes = [*_notes_of(train, categories, label), *unused(data)]
+    return own.dataset(parts, data, "table", (width,), fit, notes=notes)
 
 
 def unlabelled(path: pathlib.Path, data: configs.Data) -> np.ndarray:
@@ -372,26 +372,26 @@ def _categories(table: Table, name: str) -> dict[str, int] | None:
     return numbers
 
 
-def _told(
+def _notes_of(
     train: Table, categories: Mapping[str, dict[str, int] | None], label: int
 ) -> list[str]:
     """How the columns are read, in sentences."""
     values = {n: len(known) for n, known in categories.items() if known is not None}
-    told = [
+    notes = [
         f"Columns: {len(categories) - len(values)} of numbers, {len(values)} of "
         f"categories; the label is {train.names[label]!r}.{train.said}"
     ]
     if values:
         each = own.listed_names([f"{name} ({n})" for name, n in values.items()])
-        told.append(f"Columns of categories, with their numbers of values: {each}.")
+        notes.append(f"Columns of categories, with their numbers of values: {each}.")
     rare = [name for name, n in values.items() if 2 * n > len(train.rows)]
     if rare:
-        told.append(
+        notes.append(
             f"Few rows have the same value in {own.listed_names(rare)}: what is "
             "learned of them, as of dates and ids, says nothing of other rows. "
             "--data.drop leaves columns out."
         )
-    return told
+    return notes
 
 
 def _stored(table: Table, categories: dict[str, dict[str, int] | None]) -> np.ndarray:

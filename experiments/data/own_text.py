@@ -18,15 +18,15 @@ def load(data: configs.Data) -> Dataset:
     """Loads texts; see `datasets`."""
     path = own.path_of(data)
     if _in_folders(path):
-        parts, told = from_folders(path), own.unused_beside_classes(path)
+        parts, notes = from_folders(path), own.unused_beside_classes(path)
     else:
-        parts, told = _from_tables(data)
+        parts, notes = _from_tables(data)
 
     def fit(train: np.ndarray) -> text.Tokenizer:
         known = text.vocabulary(train.tolist(), data.vocabulary)
         return text.Tokenizer(known, data.length)
 
-    return own.dataset(parts, data, "text", (data.length,), fit, told=told)
+    return own.dataset(parts, data, "text", (data.length,), fit, notes=notes)
 
 
 def from_folders(path: pathlib.Path, ignored: str = "unsup") -> dict[str, own.Part]:
@@ -90,11 +90,11 @@ def _from_tables(data: configs.Data) -> tuple[dict[str, own.Part], list[str]]:
         )
         for name, table in tables.items()
     }
-    told = (
+    notes = (
         f"Columns: the text is {train.names[column]!r}, the label "
         f"{train.names[label]!r}.{train.said}"
     )
-    return parts, [told, *own_table.unused(data)]
+    return parts, [notes, *own_table.unused(data)]
 
 
 def _in_folders(path: pathlib.Path) -> bool:

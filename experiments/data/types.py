@@ -98,4 +98,4 @@ class Dataset(NamedTuple):
     fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None
     # int64 [train examples]: where each is stored, if some were held out; else None
     rows: np.ndarray | None = None
-    told: tuple[str, ...] = ()  # of your own data: how they are read, in sentences
+    notes: tuple[str, ...] = ()  # sentences for the user, on how own data were read

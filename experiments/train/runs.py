@@ -86,7 +86,7 @@ def main(
         tell(f"Reading {run.data.source}.")
         task = evaluation.task_of(run, session)
         if run.data.info.own:
-            for line in datasets.load(run.data, None).told:  # which it has just read
+            for line in datasets.load(run.data, None).notes:  # which it has just read
                 tell(line)
             tell(f"Classes: {own.listed_names(run.data.class_names)}.")
         tell(f"Building {run.model.title}.")
