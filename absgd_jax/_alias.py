@@ -53,8 +53,8 @@ def absgd(
         earlier version of the paper.
       max_weight: upper bound on each p_i, at least 1; None for none, and for 2 with
         `kl_radius`.
-      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over. It
-        is for `losses`; a `value` and its gradient are those of the whole batch.
+      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over. A
+        `value` must be made with it too, and is then that of the whole batch.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with two forms of `update`:
@@ -63,7 +63,7 @@ def absgd(
       with both of `tilted_value_and_grad`. A `value` that is a number is refused.
 
     Raises:
-      ValueError: as `attentional_aggregate`.
+      ValueError: as `attentional_aggregate`; or `value` lacks an axis of `axis_name`.
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp, optax
@@ -136,8 +136,8 @@ def abadam(
         earlier version of the paper.
       max_weight: upper bound on each p_i, at least 1; None for none, and for 2 with
         `kl_radius`.
-      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over. It
-        is for `losses`; a `value` and its gradient are those of the whole batch.
+      axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over. A
+        `value` must be made with it too, and is then that of the whole batch.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` with two forms of `update`:
@@ -146,7 +146,7 @@ def abadam(
       with both of `tilted_value_and_grad`. A `value` that is a number is refused.
 
     Raises:
-      ValueError: as `attentional_aggregate`.
+      ValueError: as `attentional_aggregate`; or `value` lacks an axis of `axis_name`.
 
     Examples:
       >>> import absgd_jax, jax, jax.numpy as jnp

@@ -14,7 +14,13 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from absgd_jax._devices import AxisName, already_summed, devices, varies
+from absgd_jax._devices import (
+    AxisName,
+    already_summed,
+    axis_names,
+    devices,
+    varies,
+)
 
 _SCALAR, _SCHEDULE = "a scalar", "a scalar or a schedule"
 _MAKERS_OF_LAM = (
@@ -572,6 +578,19 @@ def whole_params(name: str, params: Any, axis_name: AxisName) -> None:
                 "axis_name. Where every device has a copy, give it to shard_map with "
                 "in_specs=PartitionSpec()."
             )
+
+
+def value_of_axes(name: str, given: AxisName, axis_name: AxisName) -> None:
+    """A value of the whole batch, where the transform was made for a mapped one."""
+    if missing := axis_names(axis_name) - axis_names(given):
+        raise ValueError(
+            f"{name} has axis_name={axis_name!r}, and `value` was made by "
+            f"tilted_value_and_grad with axis_name={given!r}: without "
+            f"{', '.join(map(repr, sorted(missing)))} it is that of this device's part "
+            "of the batch, and each device would make an update of its own. Call "
+            f"tilted_value_and_grad(..., axis_name={axis_name!r}), and leave out the "
+            "pmean of its gradient."
+        )
 
 
 def local_gradients(gradients: Any, like: jax.Array, axis_name: AxisName) -> None:

@@ -17,7 +17,8 @@ from jax.typing import ArrayLike
 AxisName = str | tuple[str, ...] | None
 
 
-def _names(axis_name: AxisName) -> frozenset[str]:
+def axis_names(axis_name: AxisName) -> frozenset[str]:
+    """The mapped axes, none for None."""
     if axis_name is None:
         return frozenset()
     return frozenset([axis_name] if isinstance(axis_name, str) else axis_name)
@@ -40,12 +41,12 @@ def _varying(x: ArrayLike) -> frozenset[str]:
 
 def varies(x: ArrayLike, axis_name: AxisName) -> bool:
     """Whether an array is another one on each device of the axes, by its type."""
-    return bool(_names(axis_name) & _varying(x))
+    return bool(axis_names(axis_name) & _varying(x))
 
 
 def already_summed(gradient: ArrayLike, like: ArrayLike, axis_name: AxisName) -> bool:
     """Whether a gradient lacks an axis over which the losses behind it vary."""
-    return bool(_names(axis_name) & _varying(like) - _varying(gradient))
+    return bool(axis_names(axis_name) & _varying(like) - _varying(gradient))
 
 
 def sum_gradients(gradients: Any, like: ArrayLike, axis_name: AxisName) -> Any:
@@ -60,7 +61,7 @@ def sum_gradients(gradients: Any, like: ArrayLike, axis_name: AxisName) -> Any:
         return gradients
 
     def total(gradient: jax.Array) -> jax.Array:
-        axes = _names(axis_name) - (_varying(like) - _varying(gradient))
+        axes = axis_names(axis_name) - (_varying(like) - _varying(gradient))
         return lax.psum(gradient, tuple(sorted(axes))) if axes else gradient
 
     return jax.tree.map(total, gradients)

@@ -157,6 +157,8 @@ class TiltedValue:
     unbounded: jax.Array | None = None
     #: int32 []: updates of the state that λ was read from; None for λ as a number
     count: jax.Array | None = None
+    #: mapped axes that the batch is spread over; static
+    axis_name: AxisName = dataclasses.field(default=None, metadata={"static": True})
 
 
 def tilted_value_and_grad(
@@ -216,7 +218,7 @@ def tilted_value_and_grad(
         operations across examples, and without `value_and_grad`.
       axis_name: axis of `jax.pmap` or `jax.shard_map` that the batch is spread over.
         Value and gradient are then those of the whole batch, on every device: no
-        `pmean` of them, and no `axis_name` for `scale_by_attention`.
+        `pmean` of them.
       value_and_grad: the framework's own: `flax.nnx.value_and_grad`,
         `equinox.filter_value_and_grad`. It is called as `value_and_grad(function,
         has_aux=True)(params, *batch)`. For microbatches of Flax NNX leave it out,
@@ -449,6 +451,7 @@ class _TiltedObjective(NamedTuple):
             max_weight=None if self.bound is None else copy(self.bound.max_weight),
             unbounded=tilt.unbounded,
             count=count,
+            axis_name=self.axis_name,
         )
 
     def differentiate(self, params: Any, data: _Data) -> _Piece:

@@ -180,7 +180,8 @@ def scale_by_attention(
         `value` must then be that of `tilted_value_and_grad(loss_fn, opt_state)`, which
         limits the losses, and `init_s` None. With `kl_radius` it is 2 if not given.
       axis_name: axis of `jax.pmap` or `jax.shard_map`, if `value` and gradients are
-        those of this device's part of the batch. None if they are global already.
+        those of this device's part of the batch. None if they are global already; a
+        value of `tilted_value_and_grad(axis_name=)` is, and says so.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose `update` takes, by keyword,
@@ -250,9 +251,8 @@ def _aggregate_or_rescale(
         if not isinstance(value, TiltedValue):
             raise _check.plain_value(name, value)
         _check.bound_of_values(settings.init_s, settings.max_weight)
-        # Value and gradient are those of the whole batch.
-        whole = settings._replace(axis_name=None)
-        return _rescale(name, whole, updates, state, params, **extra_args)
+        _check.value_of_axes(name, value.axis_name, settings.axis_name)
+        return _rescale(name, settings, updates, state, params, **extra_args)
     return _aggregate(name, settings, updates, state, params, **extra_args)
 
 
@@ -359,6 +359,9 @@ def _rescale(
     _check.weighted_before(name, where=where, sample_weights=sample_weights)
     _check.whole_params(name, params, settings.axis_name)
     tilted = value if isinstance(value, TiltedValue) else None
+    if tilted is not None and tilted.axis_name is not None:
+        # Value and gradient are those of the whole batch already.
+        settings = settings._replace(axis_name=None)
     limited = tilted is not None and tilted.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)

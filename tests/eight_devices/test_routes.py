@@ -140,6 +140,43 @@ def test_local_tilt_of_summed_gradients_is_refused():
         meshes.train(step, tx, batches)
 
 
+def value_step(tx, over):
+    """Value and gradient of `tilted_value_and_grad`, and no mean of them."""
+
+    def step(params, state, x, labels, v):
+        of = absgd_jax.tilted_value_and_grad(per_example_losses, state, axis_name=over)
+        value, grads = of(params, x, labels, sample_weights=v)
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+@pytest.mark.parametrize("name", ["shard_map", "shard_map, unchecked", "pmap"])
+@pytest.mark.parametrize("transform", ["absgd", "scale_by_attention"])
+def test_the_value_of_the_whole_batch_needs_no_axis_again_and_takes_it(transform, name):
+    def make(**axis):
+        if transform == "absgd":
+            return absgd_jax.absgd(0.1, 0.5, 0.3, **axis)
+        return optax.chain(
+            absgd_jax.scale_by_attention(0.5, 0.3, **axis), optax.sgd(0.1)
+        )
+
+    alone, again = make(), make(axis_name="data")
+    expected = meshes.train(jax.jit(value_step(alone, None)), alone, batches)
+    for tx in (alone, again):
+        assert_equal(SPREADS[name].run(value_step(tx, "data"), tx, batches), expected)
+
+
+@pytest.mark.parametrize("name", ["shard_map", "pmap"])
+def test_the_value_of_a_part_is_refused_where_the_optimizer_has_an_axis(name):
+    tx = absgd_jax.absgd(0.1, axis_name="data")
+    with pytest.raises(
+        ValueError, match=r"axis_name=None: without 'data'.*axis_name='data'"
+    ):
+        SPREADS[name].run(value_step(tx, None), tx, batches)
+
+
 def test_under_pmap_a_mean_over_devices_does_too():
     """The pmean that a pmapped loop has already, in place of axis_name."""
     tx = meshes.optimizer("value", 0.5, 0.3)
