@@ -1,7 +1,7 @@
 """Attentional-Biased SGD for JAX and Optax.
 
-Weights every example of a mini-batch by `exp(loss / λ)` over a moving average of that
-quantity, at the price of plain SGD: λ > 0 for imbalanced data, λ < 0 for noisy labels.
+Weights every example of a mini-batch by `exp(loss / λ)` divided by its moving average,
+at the price of plain SGD: λ > 0 for imbalanced data, λ < 0 for noisy labels.
 """
 
 from absgd_jax import losses

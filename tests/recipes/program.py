@@ -24,8 +24,8 @@ def load(name, lam=None):
 
     Args:
       name: of the recipe, without `.py`.
-      lam: what to put in place of the one argument `lam=` of the recipe, a number; None
-        for the recipe's own.
+      lam: what to put in place of the one argument `lam=` of the recipe, a number or
+        an expression; None for the recipe's own.
     """
     source = _source(name)
     if lam is not None:
@@ -69,7 +69,8 @@ def _with_lam(source, lam):
     lines = source.splitlines(keepends=True)
     line = lines[given.lineno - 1].encode()
     before, after = line[: given.col_offset], line[given.end_col_offset :]
-    lines[given.lineno - 1] = f"{before.decode()}float('{lam}'){after.decode()}"
+    value = lam if isinstance(lam, str) else f"float('{lam}')"
+    lines[given.lineno - 1] = f"{before.decode()}{value}{after.decode()}"
     return "".join(lines)
 
 

@@ -51,7 +51,8 @@ def test_without_attention_it_is_the_ordinary_program():
 def test_attention_is_saved_with_the_model(tmp_path):
     """And comes first among the variables, where the recipe looks for it."""
     model = RECIPE.create()
-    assert model.non_trainable_variables[:4] == list(model.attention)
+    state = list(model.attention)
+    assert model.non_trainable_variables[: len(state)] == state
     model.train_on_batch(*BATCHES[0])
     model.save_weights(tmp_path / "model.weights.h5")
     again = RECIPE.create()
@@ -59,3 +60,17 @@ def test_attention_is_saved_with_the_model(tmp_path):
     again.load_weights(tmp_path / "model.weights.h5")
     chex.assert_trees_all_equal(values(again.attention), values(model.attention))
     assert int(again.attention[0].value) == 1
+
+
+def test_the_default_keeps_all_of_its_state():
+    """A radius also follows the loss without the bound, which is a leaf of its own."""
+    module = program.load("keras_jax", lam="absgd_jax.kl_radius()")
+    model = module.create()
+    start = values(model.attention)
+    for batch in BATCHES[:2]:
+        model.train_on_batch(*batch)
+    state = module.FORM.unflatten(values(model.attention))
+    assert state.count == 2
+    assert np.isfinite(state.lam)
+    assert state.bound.unbounded != module.FORM.unflatten(start).bound.unbounded
+    assert state.bound.max_weight == 2.0
