@@ -7,6 +7,7 @@ from experiments import terminal
 
 # What each requirement of the extra `experiments` is imported as.
 MODULES = {
+    "absl-py": "absl",
     "flatbuffers": "flatbuffers",
     "flax": "flax",
     "grain": "grain",
@@ -21,8 +22,10 @@ MODULES = {
     "pydantic": "pydantic",
     "safetensors": "safetensors",
     "scikit-learn": "sklearn",
+    "scipy": "scipy",
     "tensorboardX": "tensorboardX",
     "tensorflow-datasets": "tensorflow_datasets",
+    "threadpoolctl": "threadpoolctl",
     "tqdm": "tqdm",
     "tyro": "tyro",
 }

@@ -86,6 +86,12 @@ def test_a_palette_with_transparency(tmp_path):
     np.testing.assert_array_equal(found, np.tile([10, 200, 77], (4, 4, 1)))
 
 
+def test_an_image_of_floats_is_refused(tmp_path):
+    _write(tmp_path, "a.tif", PIL.Image.new("F", (9, 12), 0.5))
+    with pytest.raises(DamagedData, match=r"a\.tif .*: its pixels are floating-point"):
+        images.decode(_files(tmp_path, ["a.tif"]), 0)
+
+
 def _triangles(before, after):
     """Weights of the `before` pixels in each of the `after`, `[after, before]`."""
     scale = before / after

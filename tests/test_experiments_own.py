@@ -331,6 +331,30 @@ def test_images_of_zeros_and_ones_are_standardised(tmp_path):
     assert task.train.inputs.std() == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("bytes_in", ["x", "x_test"])
+@pytest.mark.parametrize("shape", [(40, 6, 5), (40, 30)])
+def test_bytes_and_parts_of_one_are_not_mixed(bytes_in, shape, tmp_path, shell):
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    y, path = np.arange(40) % 2, tmp_path / "a.npz"
+    scaled = {name: x / np.float32(255) for name in ("x", "x_test")} | {bytes_in: x}
+    np.savez(path, y=y, y_test=y, **scaled)
+    words = ["train", "own_arrays", "--data.path", path, "--out", tmp_path / "out"]
+    names = ["test", "train"] if bytes_in == "x_test" else ["train", "test"]
+    said = "the {} set is uint8 from 0 to 255, and the {} set is float32 from 0 to 1"
+    shell.refused(3, said.format(*names), *map(str, words))
+
+
+@pytest.mark.parametrize("other", [np.float32, np.int64, bool])
+def test_other_dtypes_of_one_scale_are_read(other, tmp_path):
+    x = np.random.default_rng(0).integers(0, 2 if other is bool else 256, (40, 6, 5))
+    y = np.arange(40) % 2
+    np.savez(
+        tmp_path / "a.npz", x=x.astype(np.uint8), y=y, x_test=x.astype(other), y_test=y
+    )
+    task = _task(tmp_path / "a.npz", "arrays")
+    assert task.test.inputs.max() == task.train.inputs.max()
+
+
 def test_missing_names_among_objects_are_refused(here, shell):
     (here / "none_data.py").write_text(
         "import numpy as np\n"
@@ -398,6 +422,17 @@ def test_parquet_is_read_where_pyarrow_is_installed(tmp_path):
     found = _task(tmp_path / "one.parquet")
     np.testing.assert_array_equal(found.train.inputs, expected.train.inputs)
     np.testing.assert_array_equal(found.train.labels, expected.train.labels)
+    stored = table.set_column(1, "k", table["k"].cast(pyarrow.binary()))
+    stored = stored.append_column("pixels", [[[0, 255]] * 30])
+    parquet.write_table(stored, tmp_path / "two.parquet")
+    with pytest.raises(DamagedData, match=r"column 'pixels' is list<.*--data.drop pix"):
+        _task(tmp_path / "two.parquet", label="y")
+    again = _task(tmp_path / "two.parquet", label="y", drop=("pixels",))
+    np.testing.assert_array_equal(again.train.inputs, expected.train.inputs)
+    (tmp_path / "one.parquet").rename(tmp_path / "train.parquet")
+    (tmp_path / "one.csv").unlink()
+    (tmp_path / "two.parquet").rename(tmp_path / "test.parquet")
+    assert len(_task(tmp_path, label="y").test.labels) == 30  # `pixels` is not used
 
 
 def test_arrays_of_every_layout_are_the_same_images(tmp_path):
@@ -405,7 +440,8 @@ def test_arrays_of_every_layout_are_the_same_images(tmp_path):
     images = rng.integers(0, 256, (40, 6, 5, 3), np.uint8)
     labels = np.arange(40) % 2
     np.savez(tmp_path / "a.npz", x=images, y=labels[:, None])
-    np.savez(tmp_path / "b.npz", images=images.transpose(0, 3, 1, 2), labels=labels)
+    stored = {"images": images.transpose(0, 3, 1, 2), "labels": labels}
+    np.savez(tmp_path / "b.npz", **stored, sample_weight=labels)
     (tmp_path / "c").mkdir()
     np.save(tmp_path / "c" / "train_images.npy", images.astype(np.int64))
     np.save(tmp_path / "c" / "train_labels.npy", np.array(["no", "yes"])[labels])
@@ -416,7 +452,10 @@ def test_arrays_of_every_layout_are_the_same_images(tmp_path):
     np.savez(tmp_path / "d.npz", x=images / 255.0, y=labels)
     assert datasets.load(
         configs.Data("arrays", str(tmp_path / "b.npz")), None
-    ).notes == ("Examples are images: height 6, width 5, channels 3.",)
+    ).notes == (
+        "Examples are images: height 6, width 5, channels 3.",
+        f"Not used, in {tmp_path / 'b.npz'}: sample_weight.",
+    )
     floats = _task(tmp_path / "d.npz", "arrays").train.inputs
     np.testing.assert_allclose(floats.mean(axis=(0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(floats.std(axis=(0, 1, 2)), 1.0, atol=1e-5)
@@ -560,6 +599,9 @@ def fails():
 
 def twice():
     return (np.zeros((6, 2)), [0, 1, 2] * 2), None, None, ["a", "a", "c"]
+
+def masked():
+    return [(np.ma.masked_equal(np.arange(12.0).reshape(6, 2), 7), [0, 1] * 3)]
 """
 DECIMAL_COMMAS = [["a", "y"], *([f"{i},5", i % 2] for i in range(20))]
 STRAY = [["a", "y"], *(["-" if i == 7 else i, i % 2] for i in range(20))]
@@ -601,6 +643,7 @@ BROKEN = {  # preset, data, exit status, and what is said
     "not NaN": (ARRAYS, {"x": X, "y": Y * np.nan}, 3, "example 0: the label is n"),
     "names": (ARRAYS, {"a": X}, 3, "must have arrays x_train and y_train.* got a"),
     "lengths": (ARRAYS, {"x": X, "y": Y[1:]}, 3, r"\(9, 3\) of inputs and \(8,\)"),
+    "no column": (ARRAYS, {"x": X[:, :0], "y": Y}, 3, r"got the shape \(9, 0\)"),
     "images": (ARRAYS, {"x": X, "y": Y}, 2, "set model.name to 'mlp'"),
     "npz": (ARRAYS, ROWS, 3, "is no .npz or .npy file"),
     "classes": ("own_images", "pictures/digit 0", 3, "must have a subfolder for each"),
@@ -621,6 +664,7 @@ BROKEN = {  # preset, data, exit status, and what is said
         r"ValueError.*data.py, line 10\)",
     ),
     "numbers": ("own_python", "broken_data:words", 3, "0 ... 1 where.*, got 'cat'"),
+    "masked": ("own_python", "broken_data:masked", 3, "train set: .* not be masked"),
     "two names": ("own_python", "broken_data:twice", 3, "names, got 'a' 2 times"),
     "a header": (
         TABLE,
@@ -733,8 +777,13 @@ def test_folders_that_look_like_splits_are_refused(here, tmp_path):
         datasets.load(data, None)
     (tmp_path / "training_set").rename(tmp_path / "train")
     (tmp_path / "__MACOSX" / "train").mkdir(parents=True)
+    for name in ("a.heic", "b.HEIC", "c", ".DS_Store"):
+        (tmp_path / "train" / "digit 0" / name).touch()
     loaded = datasets.load(data, None)
-    assert loaded.notes == (f"Not used, in {tmp_path}: test_set/.",)
+    assert loaded.notes == (
+        f"Not used, in {tmp_path}: test_set/.",
+        f"Not used, below {tmp_path}: files with the ending .heic (2), none (1).",
+    )
     assert loaded.contents.class_names == ("digit 0", "digit 1", "digit 2")
 
 

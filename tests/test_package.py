@@ -1,5 +1,6 @@
 """What is installed: few dependencies, a hand-chosen surface, one version."""
 
+import ast
 import doctest
 import importlib.metadata
 import inspect
@@ -128,6 +129,16 @@ def test_the_experiments_check_for_all_that_their_extra_installs():
     extra = PROJECT["optional-dependencies"]["experiments"]
     names = [requirement.split(">=")[0] for requirement in extra]
     assert sorted(command_line.MODULES) == sorted(names)
+    imported = set()
+    for path in (ROOT / "experiments").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    others = imported - sys.stdlib_module_names - {*command_line.MODULES.values()}
+    # pyarrow reads one format, and `compare` measures with what is in the checkout.
+    assert others == {"absgd_jax", "benchmarks", "experiments", "pyarrow"}
 
 
 def test_the_artefacts_hold_the_library_and_no_tests(artefacts):

@@ -158,6 +158,8 @@ def _rgb(opened: PIL.Image.Image) -> PIL.Image.Image:
         # conversion would cut off at 255.
         high = np.asarray(opened).clip(0, 65535) // 256
         return PIL.Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if opened.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of an unknown scale")
     if "transparency" in opened.info:
         opened = opened.convert("RGBA")  # what Pillow warns about otherwise
     return opened.convert("RGB")

@@ -51,7 +51,7 @@ def load(data: configs.Data) -> Dataset:
         files = Files(path, np.array(paths, np.dtypes.StringDType()))
         labels = [label for _, label in found]
         parts[name] = Part(files, labels, files.where)
-    return dataset(parts, data, "images", notes=unused_beside_classes(path))
+    return dataset(parts, data, "images", notes=unused_beside_classes(path, IMAGES))
 
 
 def path_of(data: configs.Data) -> pathlib.Path:
@@ -96,9 +96,13 @@ def files_below(folder: pathlib.Path, suffixes: Collection[str]) -> list[pathlib
     return [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes and path.is_file()
-        if not any(map(_is_hidden, path.relative_to(folder).parts))
+        if path.suffix.lower() in suffixes and _is_visible_file(path, folder)
     ]
+
+
+def _is_visible_file(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    parts = path.relative_to(folder).parts
+    return path.is_file() and not any(map(_is_hidden, parts))
 
 
 def _is_hidden(name: str) -> bool:
@@ -121,10 +125,22 @@ def unused(path: pathlib.Path, used: Collection[pathlib.Path]) -> list[str]:
     return [f"Not used, in {path}: {listed_names(names)}."] if names else []
 
 
-def unused_beside_classes(path: pathlib.Path) -> list[str]:
-    """The same of a directory of classes, or of splits; see `listed`."""
+def unused_beside_classes(path: pathlib.Path, suffixes: Collection[str]) -> list[str]:
+    """The same of a directory of classes, or of splits, and of files below these.
+
+    Those count that have another ending than the `suffixes`; see `listed`.
+    """
     splits = below(path)
-    return unused(path, splits.values() if "train" in splits else _folders(path))
+    used = splits.values() if "train" in splits else _folders(path)
+    endings = collections.Counter(
+        file.suffix.lower() or "none"
+        for folder in used
+        for file in folder.rglob("*")
+        if file.suffix.lower() not in suffixes and _is_visible_file(file, folder)
+    )
+    each = [f"{ending} ({count})" for ending, count in sorted(endings.items())]
+    below_them = f"Not used, below {path}: files with the ending {listed_names(each)}."
+    return unused(path, used) + [below_them] * bool(each)
 
 
 def dataset(

@@ -12,7 +12,7 @@ directory too.
 
 import pathlib
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,13 @@ def load(data: configs.Data) -> Dataset:
             f"{path} is a single array: give the directory that it is in, with the "
             "labels next to it, or an .npz."
         )
-    splits = {}
+    splits, used = {}, []
     for split, aliases in own.SPLITS.items():
         spelled = [*aliases, ""] if split == "train" else aliases
         inputs, labels = (named(arrays, kind, spelled) for kind in (INPUTS, _LABELS))
         if inputs and labels:
             splits[split] = (arrays[inputs], arrays[labels])
+            used += [inputs, labels]
         elif inputs or labels:
             raise DamagedData(
                 f"{path} has {inputs or labels!r} and no "
@@ -54,7 +55,9 @@ def load(data: configs.Data) -> Dataset:
             f"{path} must have arrays x_train and y_train, or x and y, got "
             f"{', '.join(arrays) or 'none'}."
         )
-    return _from_arrays(splits, data)
+    others = [name for name in arrays if name not in used]
+    notes = [f"Not used, in {path}: {own.listed_names(others)}."] if others else []
+    return _from_arrays(splits, data, notes=notes)
 
 
 def _called(data: configs.Data) -> Dataset:
@@ -84,13 +87,14 @@ def _from_arrays(
     splits: Mapping[str, tuple[Any, Any]],
     data: configs.Data,
     class_names: tuple[str, ...] = (),
+    notes: Sequence[str] = (),
 ) -> Dataset:
     """A data set of images or of vectors, from inputs and labels by split.
 
     `class_names` are those of labels 0, 1, ...; () for the labels themselves. Images of
     bytes are kept; others, and vectors, are standardised by the training examples,
     channel by channel and column by column; so are images none of whose pixels exceeds
-    1. DamagedData if they are not of one shape, or labels are missing.
+    1. DamagedData if they are not of one shape or scale, or labels are missing.
     """
     parts = {
         split: _part(f"{data.path}, {split} set", *pair, data)
@@ -103,6 +107,7 @@ def _from_arrays(
                 f"{data.path}: examples of the {split} set have the shape "
                 f"{part.inputs.shape[1:]}, those of the training set {shape}."
             )
+    _refuse_two_scales(splits, parts, data)
     bytes_ = all(part.inputs.dtype == np.uint8 for part in parts.values())
     bytes_ &= any(part.inputs.max(initial=0) > 1 for part in parts.values())
     if not bytes_:
@@ -115,8 +120,30 @@ def _from_arrays(
     what = f"vectors of {shape[0]} numbers"
     if kind == "images":
         what = "images: height {}, width {}, channels {}".format(*shape)
-    notes = [f"Examples are {what}."]
+    notes = [f"Examples are {what}.", *notes]
     return own.dataset(parts, data, kind, shape, fit, class_names, notes)
+
+
+def _refuse_two_scales(
+    splits: Mapping[str, tuple[Any, Any]],
+    parts: Mapping[str, own.Part],
+    data: configs.Data,
+) -> None:
+    """Raises DamagedData if one split is of bytes and another of parts of 1."""
+    found = {}  # a split of each kind, in words
+    for split, (x, _, _) in parts.items():
+        if not x.size:
+            continue
+        low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+        whole = bool((x == np.round(x)).all())
+        if low >= 0 and (1 < high <= 255 if whole else high <= 1):
+            dtype = np.asarray(splits[split][0]).dtype
+            found[whole] = f"the {split} set is {dtype} from {low:g} to {high:g}"
+    if len(found) == 2:
+        raise DamagedData(
+            f"{data.path}: all sets must be of one scale, but {found[True]}, and "
+            f"{found[False]}. Divide bytes by 255 in both or in neither."
+        )
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -159,6 +186,11 @@ def named(
 
 def _part(where: str, inputs: Any, labels: Any, data: configs.Data) -> own.Part:
     """Checks one split."""
+    if np.ma.is_masked(inputs) or np.ma.is_masked(labels):
+        raise DamagedData(
+            f"{where}: arrays must not be masked. A missing input is NaN, as "
+            "x.astype(float).filled(np.nan) makes it; no label may be missing."
+        )
     x, y = np.asarray(inputs), np.asarray(labels)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -226,7 +258,7 @@ def as_stored(where: str, x: np.ndarray, data: configs.Data) -> np.ndarray:
             )
         if first and not last:
             x = x.transpose(0, 2, 3, 1)
-    if x.ndim not in (2, 4):
+    if x.ndim not in (2, 4) or 0 in x.shape[1:]:
         raise DamagedData(
             f"{where}: inputs must be images [n, height, width(, channels)] or vectors "
             f"[n, columns], got the shape {x.shape}."

@@ -164,7 +164,9 @@ def read(
     many cells, or the first may be names as well as data.
     """
     if path.suffix.lower() == ".parquet":
-        return _parquet(path)
+        # Elsewhere not every column is used.
+        every = train is None and data.source == "table"
+        return _parquet(path, data.drop if every else None)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             numbered = _cells(file)
@@ -320,7 +322,11 @@ def label_of(table: Table, name: str | None) -> int:
     return max((i for i, column in enumerate(lower) if column), default=0)
 
 
-def _parquet(path: pathlib.Path) -> Table:
+def _parquet(path: pathlib.Path, dropped: Sequence[str] | None) -> Table:
+    """Reads a file.
+
+    Cells may be lists in columns that are `dropped`; None for any column.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -332,8 +338,21 @@ def _parquet(path: pathlib.Path) -> Table:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DamagedData(f"{path}: {error}.") from error
+    for field in table.schema:
+        nested = dropped is not None and pyarrow.types.is_nested(field.type)
+        if nested and field.name not in dropped:
+            raise DamagedData(
+                f"{path}: a cell of the column {field.name!r} is {field.type}, and not "
+                "a number or text: give each part a column of its own, or leave it out "
+                f"with --data.drop {field.name}."
+            )
     columns = [column.to_pylist() for column in table.columns]
-    text = lambda cell: "" if cell is None else str(cell).strip()
+
+    def text(cell: Any) -> str:
+        if isinstance(cell, bytes):  # as some programs store texts
+            cell = cell.decode("utf-8", "backslashreplace")
+        return "" if cell is None else str(cell).strip()
+
     rows = [[text(cell) for cell in row] for row in zip(*columns, strict=True)]
     if not rows:
         raise DamagedData(f"{path} has no row.")

@@ -18,7 +18,8 @@ def load(data: configs.Data) -> Dataset:
     """Loads texts; see `datasets`."""
     path = own.path_of(data)
     if _in_folders(path):
-        parts, notes = from_folders(path), own.unused_beside_classes(path)
+        parts = from_folders(path)
+        notes = own.unused_beside_classes(path, (".txt",))
     else:
         parts, notes = _from_tables(data)
 

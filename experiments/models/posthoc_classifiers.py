@@ -1,38 +1,22 @@
 """Classifiers of the features of a trained network that need no training."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-
-
-class NearestMean(NamedTuple):
-    """Classifies by the nearest class mean; see `nearest_class_mean`."""
-
-    means: np.ndarray  # float32 [classes, features], of transformed features
-    examples: np.ndarray  # int64 [classes]
-    centre: np.ndarray  # float32 [features]: what is subtracted first
-    normalises: bool  # whether features are normalised to length one after that
-
-    def __call__(self, features: Any) -> np.ndarray:
-        """Logits, minus squared distances: `[n, features]` to float32 `[n, classes]`.
-
-        A class without an example has -inf, so that it is never predicted.
-        """
-        from sklearn.metrics import pairwise  # a second of imports
-
-        x = _transformed(features, self.centre, self.normalises)
-        # It computes in float64: float32 would lose small distances of large features.
-        squares = pairwise.euclidean_distances(x, self.means, squared=True)
-        return np.where(self.examples > 0, -squares, -np.inf).astype(np.float32)
 
 
 def nearest_class_mean(
     features: Any,
     labels: Any,
     classes: int,
-    transform: Literal["plain", "l2", "centred"] = "centred",
-) -> NearestMean:
+    transform: Literal["plain", "l2", "centred"],
+) -> Callable[[Any], np.ndarray]:
     """NCM: the class whose mean feature is nearest, of `[n, features]`, int `[n]`.
+
+    What it returns makes of features, `[n, features]`, logits, minus squared distances,
+    float32 `[n, classes]`. A class without an example has -inf, so that it is never
+    predicted.
 
     `plain` does not change features; `l2` normalises them to length one; `centred`
     first subtracts their mean over all training examples. A feature of zeros stays so.
@@ -49,14 +33,28 @@ def nearest_class_mean(
       Kang et al., `Decoupling representation and classifier for long-tailed recognition
       <https://arxiv.org/abs/1910.09217>`_; `centred` is its code's choice.
     """
+    from sklearn import preprocessing
+    from sklearn.metrics import pairwise  # a second of imports
+
     features, labels = np.asarray(features, np.float32), np.asarray(labels)
     centre = np.zeros(features.shape[1], np.float32)
     if transform == "centred":
         centre = np.asarray(np.mean(features, axis=0, dtype=np.float64), np.float32)
-    normalises = transform != "plain"
-    means = class_means(_transformed(features, centre, normalises), labels, classes)
+
+    def transformed(features: Any) -> np.ndarray:
+        x = np.asarray(features, np.float32) - centre
+        return x if transform == "plain" else preprocessing.normalize(x)
+
+    means = class_means(transformed(features), labels, classes)
     examples = np.bincount(labels, minlength=classes)
-    return NearestMean(means, examples, centre, normalises)
+
+    def classify(features: Any) -> np.ndarray:
+        x = transformed(features)
+        # It computes in float64: float32 would lose small distances of large features.
+        squares = pairwise.euclidean_distances(x, means, squared=True)
+        return np.where(examples > 0, -squares, -np.inf).astype(np.float32)
+
+    return classify
 
 
 class Linear(NamedTuple):
@@ -101,10 +99,3 @@ def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
     means = np.zeros((classes, features.shape[1]), np.float32)
     means[there] = sums / counts[:, None]
     return means
-
-
-def _transformed(features: Any, centre: np.ndarray, normalises: bool) -> np.ndarray:
-    from sklearn import preprocessing
-
-    x = np.asarray(features, np.float32) - centre
-    return preprocessing.normalize(x) if normalises else x

@@ -3,7 +3,8 @@
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from experiments import commands, configs
 from experiments.report import (
@@ -47,12 +48,13 @@ def main(config: commands.Report) -> int:
     dirs = _of_runs(config.dirs)
     groups = aggregate.grouped(aggregate.read(path) for path in dirs)
     out = config.out or (dirs[0] if len(config.dirs) == 1 else dirs[0].parent)
+    features = _features(groups, config.data_dir) if config.features else {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         drawn = draw(groups, out)
-        path = out / "features.png"
-        if config.features and _draw_features(groups, config.data_dir, path):
-            drawn.append(path.name)
+        if features:
+            drawn.append("features.png")
+            _draw_features(groups, features, out / drawn[-1])
         report = text(groups, drawn)
         (out / REPORT).write_text(report, encoding="utf-8")
         if config.html:
@@ -135,10 +137,10 @@ def _figures(names: Iterable[str]) -> list[str]:
     return [f"![{CAPTIONS[kind(name)]}]({name})" for name in names]
 
 
-def _draw_features(
-    groups: list[Group], data_dir: pathlib.Path | None, path: pathlib.Path
-) -> bool:
-    """Penultimate features of the first seed of each group; whether they are drawn."""
+def _features(
+    groups: list[Group], data_dir: pathlib.Path | None
+) -> dict[str, Mapping[str, Any]]:
+    """Penultimate features of the first seed of each group; {} if they are too few."""
     from experiments.report import tsne
     from experiments.train import evaluation
 
@@ -147,17 +149,24 @@ def _draw_features(
     )
     by_run = {group.title: features(group).splits for group in groups}
     fewest = min(len(y) for splits in by_run.values() for _, y in splits.values())
-    if fewest < tsne.FEWEST:
-        print(
-            f"The features are not drawn: t-SNE needs {tsne.FEWEST} examples of a "
-            f"split, got {fewest}.",
-            file=sys.stderr,
-        )
-        return False
+    if fewest >= tsne.FEWEST:
+        return by_run
+    print(
+        f"The features are not drawn: t-SNE needs {tsne.FEWEST} examples of a split, "
+        f"got {fewest}.",
+        file=sys.stderr,
+    )
+    return {}
+
+
+def _draw_features(
+    groups: list[Group], features: Mapping[str, Mapping[str, Any]], path: pathlib.Path
+) -> None:
+    from experiments.report import tsne
+
     tsne.figure(
-        by_run,
+        features,
         path,
         class_counts={g.title: g.results[0].class_counts for g in groups},
         class_names={g.title: g.run.data.class_names for g in groups},
     )
-    return True

@@ -45,6 +45,7 @@ th:first-child, td:first-child {{
   text-align: left; white-space: normal;
 }}
 td:first-child {{ background: Canvas; }}
+pre {{ overflow-x: auto; }}
 ul {{ padding-left: 1.2rem; }}
 li, figcaption {{ color: var(--small); font-size: 0.9rem; }}
 nav li {{ list-style: none; }}
@@ -91,12 +92,13 @@ def page(report: str, folder: pathlib.Path, *more: str) -> str:
         data = (folder / str(image.attrs["src"])).read_bytes()
         source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
         text = html.escape(image.content)
+        said = renderer.renderer.renderInline(image.children, renderer.options, {})
         width, height = struct.unpack(">II", data[16:24])  # as every PNG begins
         # On a telephone, panels side by side would be too small to read.
         kind = "image wide" if width > 1.6 * height else "image"
         return (
             f'<figure><div class="{kind}"><img src="{source}" alt="{text}"></div>\n'
-            f"<figcaption>{text}</figcaption></figure>\n"
+            f"<figcaption>{said}</figcaption></figure>\n"
         )
 
     renderer.renderer.rules |= {

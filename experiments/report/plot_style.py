@@ -74,9 +74,9 @@ def caption(sheet: "Figure", text: str) -> None:
     sheet.suptitle(text, x=0.008, ha="left", fontsize=9.5, color="#555555")
 
 
-def legend_below(sheet: "Figure", *args: Any, **kwargs: Any) -> None:
+def legend_below(sheet: "Figure", **kwargs: Any) -> None:
     """A legend in small print below everything; arguments of `Figure.legend`."""
-    sheet.legend(*args, loc="outside lower left", fontsize=9.5, **kwargs)
+    sheet.legend(loc="outside lower left", fontsize=9.5, **kwargs)
 
 
 def wrapped(text: str, inches: float) -> str:

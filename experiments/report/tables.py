@@ -10,7 +10,12 @@ from experiments.results import run_log
 
 FOLDER, JSON = "tables", "report.json"
 
+_NAMES = ("label", "prediction")  # columns of names of classes, as is any first one
+
 _PLUS_MINUS = " ± "
+_NUMBER = r"[+−]?[0-9][0-9,]*(\.[0-9]+)?"
+# Empty where a measure was not taken, a dash where it is not known.
+_MEASURE = re.compile(f"({_NUMBER}({_PLUS_MINUS}{_NUMBER})?|–)?")
 
 
 class Table(NamedTuple):
@@ -70,18 +75,23 @@ def tables_of(report: str) -> list[Table]:
 
 
 def _plain(rows: list[list[str]]) -> list[list[str]]:
-    """Numbers without typography; a mean and what follows ± in columns of their own."""
-    columns = []
-    for name, *cells in zip(*rows, strict=True):
-        parts = [cell.partition(_PLUS_MINUS) for cell in cells]
-        columns.append([name, *(_number(mean) for mean, _, _ in parts)])
+    """Numbers without typography; a mean and what follows ± in columns of their own.
+
+    Only in columns of nothing but numbers: any other cell is as it is.
+    """
+    first, *others = zip(*rows, strict=True)
+    columns = [[*first]]
+    for name, *cells in others:
+        if name in _NAMES or not all(map(_MEASURE.fullmatch, cells)):
+            columns.append([name, *cells])
+            continue
+        parts = [_number(cell).partition(_PLUS_MINUS) for cell in cells]
+        columns.append([name, *(mean for mean, _, _ in parts)])
         if any(sign for _, sign, _ in parts):
-            columns.append([f"{name} ±", *(_number(spread) for _, _, spread in parts)])
+            columns.append([f"{name} ±", *(spread for _, _, spread in parts)])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _number(cell: str) -> str:
-    """A number as programmes read it; any other cell as it is."""
-    if re.fullmatch(r"[+−]?[0-9][0-9,]*(\.[0-9]+)?", cell):
-        return cell.replace("−", "-").replace(",", "").removeprefix("+")
-    return cell
+    """A number as programmes read it."""
+    return cell.replace("−", "-").replace(",", "").removeprefix("+")
