@@ -73,6 +73,15 @@ def test_every_method_is_tried_at_as_many_settings(rates):
         assert found.runs(plain)[0].optimizer.learning_rate == pytest.approx(own)
 
 
+def test_the_rate_that_is_given_is_tried_to_its_last_digit():
+    run = configs.replace(LONG_TAIL, {RATE: 0.12345})
+    for method in method_grid.choose(run, "sgd,absgd,absgd_auto,joint"):
+        found = method_grid.at_rates(method, run, (1.0, 0.5, 2.0)).runs(run)
+        rates = [one.optimizer.learning_rate for one in found]
+        assert rates[0] == 0.12345
+        assert all(rate == float(f"{rate:.3g}") for rate in {*rates} - {0.12345})
+
+
 def test_classifiers_choose_among_first_stages(tmp_path):
     plain = method_grid.plain(LONG_TAIL)
     (ncm,) = (
@@ -231,8 +240,18 @@ def test_what_diverged_is_not_chosen_and_is_shown():
     assert of_always[1] == "diverged"
 
 
+def test_what_a_reused_training_lacks_is_left_out():
+    two_classes = method_grid.plain(presets.get("imdb").run)
+    setting = compare._Setting(two_classes, None, None, seeds=1, reused={})
+    sgd = _compared("sgd", ([0.5], [_summary(0.5)]))
+    results = compare._results("imdb", setting, [sgd])
+    assert results["methods"]["sgd"]["grid"][0]["auroc"] == {0: None}
+    assert "AUROC" not in compare.table(results, {})
+
+
 def test_a_comparison_says_all_of_it(compared, capsys):
     results = _results(compared)
+    assert json.loads((compared / "results.json").read_text())["rates"] == [1.0]
     assert set(results) == {"sgd", "absgd", "crt", "ncm"}
     for found in results.values():
         assert len(found["grid"]) == method_grid.GRID

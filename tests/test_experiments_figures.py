@@ -136,4 +136,9 @@ def test_every_figure_is_drawn_from_the_records(tmp_path):
     seeds = {r["seed"] for r in found}
     assert len(seeds) == 10
     assert "10 seeds" in lines
+    (first, *_) = figures_report.courses(campaign)
+    more = [first | {"seed": seed} for seed in range(11)]
+    lines = figures_report.section([*found, *more])
+    assert "(11 seeds a method)" in lines  # and of the other figures as many as before
+    assert lines.count("11 seeds") == 1
     assert all(math.isfinite(v) for r in found for v in r.get("values", ()))

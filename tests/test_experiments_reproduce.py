@@ -34,7 +34,7 @@ from experiments.studies import (
     untuned_report,
 )
 from experiments.studies.reproduce import LAMS, Cell
-from experiments.train import loop, sharding, steps
+from experiments.train import checkpoint, loop, runs, sharding, steps
 from experiments.train.session import Session
 from tests import trees
 
@@ -141,6 +141,12 @@ def test_a_cell_that_is_listed_has_the_cost_of_its_own_epochs(tmp_path, shell):
     late, whole = (line for line in printed.splitlines() if "seed1: " in line)
     assert late.endswith(": 40 of 200 epochs are its own: 3,880 steps in 58 min")
     assert whole.endswith(": 200 of 200 epochs are its own: 19,400 steps in 4.8 h")
+
+
+def test_a_preset_that_is_no_column_is_not_trained_as_one(tmp_path, shell):
+    said = "no setting 'cifar10_lt100_cb_ce': there are 'cifar10_lt100', 'cifar10_st"
+    command = ["reproduce", "--list", "--out", tmp_path, "--settings"]
+    shell.refused(2, said, *command, "cifar10_lt100_cb_ce")
 
 
 def test_only_equal_plain_trainings_share_a_directory(tmp_path):
@@ -270,6 +276,29 @@ def test_a_plain_training_that_diverges_is_recorded_for_its_rows(
     assert "not finite" in record["diverged"]
 
 
+def test_a_cell_is_recorded_though_no_checkpoint_of_its_own_is_written(
+    folder, tmp_path, monkeypatch, shell
+):
+    command = campaign(folder, tmp_path, "--rows", "SGD (CE)", "--seeds", "1")
+    prepare, full = checkpoint.Checkpoints._prepare, "-first-"
+
+    def refuse(self, size):
+        if full in str(self._directory):
+            raise OSError("No space left.")
+        prepare(self, size)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_prepare", refuse)
+    monkeypatch.setattr(runs.RunLogger, "_late", lambda self: True)
+    # The cell starts from the end of its plain training.
+    shell.refused(1, "its last checkpoint could not be saved", *command)
+    full = "-test-"
+    assert cli.main(command) == 0
+    (record,) = run_log.events(tmp_path / "records.jsonl")[0]
+    assert record["accuracy"] is not None
+    events = run_log.events(next(tmp_path.glob("*-test-*")) / run_dir.RECORDS)[0]
+    assert "save_failed" in {event["event"] for event in events}
+
+
 def test_processes_share_a_campaign(folder, tmp_path):
     arguments = campaign(folder, tmp_path, "--rows", "SGD (CE)")
     # Of a process that was killed; its number is one that no process can have.
@@ -291,6 +320,19 @@ def test_processes_share_a_campaign(folder, tmp_path):
 def test_the_page_is_what_the_records_make():
     page = results_page.page(ROOT / "results")
     assert (ROOT / "docs" / "results.md").read_bytes() == page.encode()
+
+
+def test_the_page_has_the_rates_of_a_comparison():
+    path = ROOT / "results" / "compare_digits_long_tail.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    for rates, shown in (
+        ([1.0, 0.5, 2.0], ""),
+        ([1.0, 0.5], " --rates 1 0.5"),
+        ([1.0], " --rates 1"),
+    ):
+        page = results_page._compared(results | {"rates": rates})
+        words = " ".join(page.replace("\\", "").split())
+        assert f"digits_long_tail{shown} --seeds" in words
 
 
 def test_the_overview_has_the_gains_of_the_sections():
@@ -362,6 +404,16 @@ def test_a_diverged_seed_is_counted_and_the_others_are_shown():
     assert len(own) == 2  # accuracy, and recall of each class
     assert all("| 2; 1 of 3 diverged |" in line for line in own)
     assert "| 62.0 ± 2.8 |" in own[0]
+
+
+def test_a_setting_without_a_finished_test_has_no_recall():
+    place = {"device": "a", "jax": "0", "seconds": 1.0}
+    cell = {"setting": SETTING, "row": "SGD (CE)", "lam": "inf", "seed": 0}
+    diverged = cell | {"split": "test", "accuracy": None} | place
+    for records in ([diverged], found(LAMS[:1], **place)):
+        page = reproduce_report.sections(records, "a.jsonl")
+        assert f"### {reproduce_report.title(SETTING)}" in page
+        assert "Recall of each class" not in page
 
 
 def test_wrong_labels_are_tabulated_at_the_last_epoch_and_at_two_earlier_ones():
@@ -513,6 +565,28 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
         right = np.argmax(logits, -1) == found["test_labels"][1]
         assert found["epochs"].tolist() == [run.epoch_at(run.method.start_at)] * 2
     assert sum(int(count.correct.sum()) for count in counts) == right.sum()
+
+
+def test_the_last_layer_is_written_in_many_sittings(
+    folder, tmp_path, monkeypatch, capsys
+):
+    file, clock = tmp_path / "f.npz", iter(range(10**9))
+    command = campaign(folder, tmp_path, "--seeds", "1", "--features", str(file))
+    monkeypatch.setattr(reproduce.time, "monotonic", lambda: next(clock))
+    sittings = 0
+    while sittings < 20 and not file.exists():
+        assert cli.main([*command, "--minutes", str(12 / 60)]) == 0
+        sittings += 1
+        over = f"{file}: the time is up; what is trained is saved.\n"
+        assert (over in capsys.readouterr().out) == (not file.exists())
+    assert 1 < sittings < 20
+    file.unlink()
+    sleeps = iter(range(20))  # another process trains the network
+    monkeypatch.setattr(reproduce.time, "sleep", lambda _: next(sleeps))
+    (plain,) = tmp_path.glob("*-first-*")
+    with run_dir.lock(plain):
+        assert cli.main([*command, "--minutes", str(12 / 60)]) == 0
+    assert capsys.readouterr().out == over
 
 
 def test_processes_share_the_networks_of_a_last_layer(folder, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from experiments.data.task import load_task
 from experiments.report import command
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies import grid, sweep
-from experiments.train import loop, steps, vmapped
+from experiments.train import device_loop, loop, steps, vmapped
 from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.digits_problem import LAYOUT, PRESET, RUN, TINY
@@ -109,6 +109,24 @@ def test_inputs_lie_on_the_device_once(tasks):
             found = np.asarray(stored)[np.asarray(examples.rows[place])]
             np.testing.assert_array_equal(found, there.inputs)
             np.testing.assert_array_equal(examples.labels[place], there.labels)
+
+
+def test_runs_with_other_samplers_have_other_orders(tasks):
+    samplers = ("shuffled", "balanced", "class_aware", "shuffled")
+    runs = [configs.replace(RUN, {"data.sampling": name}) for name in samplers]
+    together = vmapped.VmappedRuns(runs, 4 * tasks[:1], LAYOUT)
+    together.begin_epoch(0)
+    index, _ = together._indices
+    for place, run in enumerate(runs):
+        expected, _ = device_loop.epoch_indices(run, tasks[0].train.labels, 0)
+        np.testing.assert_array_equal(index[:, place], expected)
+
+
+def test_an_example_that_is_drawn_twice_is_named_once():
+    empty = dict.fromkeys(steps.StepMetrics._fields)
+    step_metrics = steps.StepMetrics(**empty | {"not_finite": np.array([5, 2, 5, -1])})
+    said = loop._log_step(RUN, None, 3, step_metrics, {}, loop.Callbacks(print))
+    assert "training examples 2, 5 (" in said
 
 
 def test_one_that_is_not_finite_ends_and_the_others_go_on(tasks, alone):

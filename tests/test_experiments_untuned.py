@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from experiments import commands
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import (
     after_first_stage,
+    equal_grids,
     figures,
     untuned,
     untuned_report,
@@ -33,6 +34,24 @@ DOCS = pathlib.Path(__file__).parents[1] / "docs"
 def test_the_page_is_what_the_records_make(name, page):
     records = run_log.events(DOCS / f"{name}.jsonl")[0]
     assert (DOCS / f"{name}.md").read_bytes() == page(records).encode()
+
+
+def test_settings_are_compared_on_the_seeds_that_all_of_them_have():
+    records = run_log.events(DOCS / "untuned.jsonl")[0]
+    later = [r for r in records if r["seed"] > 0]
+    of_sgd = [r for r in records if r["seed"] > 0 or r["setting"] == SGD.name]
+    assert untuned_report.page(of_sgd) == untuned_report.page(later)
+
+
+def test_where_no_fixed_lam_gains_no_setting_is_behind_one():
+    records = run_log.events(DOCS / "untuned.jsonl")[0]
+    fixed = {setting.name for setting in untuned_report.FIXED}
+    lost = {"val": 0.0, "test": 0.0}
+    page = untuned_report.page(
+        [r | (lost if r["setting"] in fixed else {}) for r in records]
+    )
+    (line,) = (line for line in page.splitlines() if line.startswith("| ρ 0.4, c 2 "))
+    assert [cell.strip() for cell in line.split("|")[-4:-1]] == ["–", "–", "0/0"]
 
 
 def test_infinite_lam_is_sgd(tmp_path):
@@ -88,6 +107,52 @@ def test_the_records_are_resumed(tmp_path, capsys):
     more([SGD, DEFAULT])
     assert out.read_text(encoding="utf-8") == lines
     assert capsys.readouterr().out == ""
+
+
+def test_data_that_are_named_twice_are_trained_once(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(untuned, "run", lambda *given: trained.extend(given[2]))
+    monkeypatch.setattr(untuned_report, "page", lambda _: "")
+    out, twice = tmp_path / "untuned.jsonl", 2 * ("digits-noise",)
+    assert untuned.main(commands.Untuned(out=out, data=twice)) == 0
+    assert trained == ["digits-noise"]
+
+
+def test_only_the_seeds_that_a_data_set_lacks_are_trained(tmp_path, monkeypatch):
+    records, measured = run_log.events(DOCS / "after_first_stage.jsonl")[0], []
+
+    def measure(name, _, seeds, steps):
+        measured.append((name, [*seeds]))
+        return [r for r in records if r["data"] == name and r["seed"] in seeds]
+
+    out = tmp_path / "study.jsonl"
+    monkeypatch.setattr(after_first_stage, "measure", measure)
+    for seeds in (2, 3):
+        after_first_stage.main(commands.AfterFirstStage(out=out, seeds=seeds))
+    names = after_first_stage.names()
+    assert measured == [(n, seeds) for seeds in ([0, 1], [2]) for n in names]
+    assert f"{len(names)} data sets, 3 seeds," in out.with_suffix(".md").read_text()
+    (*fewer, _), _ = run_log.events(out)
+    assert "data sets, 2 to 3 seeds," in after_first_stage.page(fewer)
+
+
+@pytest.mark.parametrize(
+    ("study", "config"),
+    [
+        (untuned, commands.Untuned),
+        (after_first_stage, commands.AfterFirstStage),
+        (equal_grids, commands.EqualGrids),
+        (figures, commands.Figures),
+    ],
+)
+def test_another_process_does_not_append_the_same_records(
+    study, config, tmp_path, monkeypatch
+):
+    out = tmp_path / "study.jsonl"
+    monkeypatch.setattr(run_log, "events", lambda _: pytest.fail("It went on."))
+    paths = {"records": out, "out": tmp_path} if study is figures else {"out": out}
+    with run_dir.lock(tmp_path, out.name), pytest.raises(run_dir.Locked):
+        study.main(config(**paths))
 
 
 @pytest.mark.parametrize(

@@ -140,12 +140,15 @@ def measure(
 
 def main(config: commands.AfterFirstStage) -> int:
     """Trains the runs that are not recorded, and writes the page; returns 0."""
-    out, seeds = config.out, range(config.seeds)
+    out = config.out
     with run_dir.lock(out.parent, out.name):
-        known = {line["data"] for line in run_log.events(out)[0]}
-        for name in (name for name in names() if name not in known):
-            run_log.append(out, measure(name, config.data_dir, seeds, untuned.STAGE))
-            print(name, flush=True)
+        known = {(line["data"], line["seed"]) for line in run_log.events(out)[0]}
+        for name in names():
+            seeds = [s for s in range(config.seeds) if (name, s) not in known]
+            if seeds:
+                lines = measure(name, config.data_dir, seeds, untuned.STAGE)
+                run_log.append(out, lines)
+                print(name, flush=True)
         report = page(run_log.events(out)[0])
         out.with_suffix(".md").write_text(report, encoding="utf-8")
     return 0
@@ -168,9 +171,12 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     for name in order:
         gains = [formatting.difference(of_seeds(name, column)) for column in columns]
         rows.append([name, f"{100 * means[name]['wrong']:.2f}%", *gains])
+    counts = [len(lines) for lines in by_name.values()]
+    fewest, most = min(counts), max(counts)
+    seeds = formatting.count(most, "seed")
     introduction = INTRODUCTION.format(
         sets=formatting.count(len(by_name), "data set"),
-        seeds=formatting.count(max(map(len, by_name.values())), "seed"),
+        seeds=seeds if fewest == most else f"{fewest} to {seeds}",
     )
     parts: list[Any] = [introduction, formatting.markdown(rows)]
     parts += [*_verdicts(means, columns), _FRACTIONS]

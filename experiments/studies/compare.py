@@ -56,6 +56,7 @@ class _Setting(NamedTuple):
     seeds: int
     reused: Mapping[str, list[Result]]  # of earlier comparisons, by `_key`
     early_stopping: bool = False
+    rates: tuple[float, ...] = commands.Compare.rates
 
 
 def main(preset: str, config: commands.Compare) -> int:
@@ -82,7 +83,13 @@ def main(preset: str, config: commands.Compare) -> int:
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     reused = _reused(preset, base, config.reuse)
     setting = _Setting(
-        base, config.session, out, config.seeds, reused, config.early_stopping
+        base,
+        config.session,
+        out,
+        config.seeds,
+        reused,
+        config.early_stopping,
+        config.rates,
     )
     trials = _trials(setting, methods)
 
@@ -356,34 +363,23 @@ def _informative(
     return bool(known) and not any(map(repeats, shown))
 
 
-def _measures(compared: Sequence[Compared]) -> dict[str, str]:
-    """The columns: those of all data, and those of two classes where there are two."""
-    tests = [
-        result.epochs[-1]["test"]
-        for one in compared
-        for outcome in one.outcomes.values()
-        for result in outcome.results.values()
-    ]
-    two = bool(tests) and all("auroc" in test for test in tests)
-    return MEASURES | (OF_TWO_CLASSES if two else {})
-
-
 def _of(name: str) -> Measure:
-    return lambda event: event["test"][name]
+    return lambda event: event["test"].get(name)  # what is reused may lack it
 
 
 def _results(
     preset: str, setting: _Setting, compared: Sequence[Compared]
 ) -> dict[str, Any]:
     """The metrics of the table, by seed, and all values of every grid."""
-    measures = {m: _of(m) for m in _measures(compared)}
-    measures = {"validation": grid.validation} | measures
+    names = MEASURES | (OF_TWO_CLASSES if setting.base.data.classes == 2 else {})
+    measures = {"validation": grid.validation} | {name: _of(name) for name in names}
     return {
         "preset": preset,
         "run": setting.base,
         "versions": run_log.versions(),
         "seeds": setting.seeds,
         "early_stopping": setting.early_stopping,
+        "rates": setting.rates,
         "methods": {
             method.name: {
                 "title": method.title,

@@ -20,7 +20,7 @@ from flax import nnx
 from experiments import commands, configs, fields, presets
 from experiments.data.task import Task
 from experiments.data.types import Examples, MissingData
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import equal_grids_report as report
 from experiments.studies import grid, method_grid, untuned, untuned_report
 from experiments.studies.after_first_stage import effective_fraction
@@ -318,18 +318,19 @@ def _short(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:
 
 def main(config: commands.EqualGrids) -> int:
     """Trains the runs that are not recorded; returns 0."""
-    for name in config.data or TABLES:
-        one = study(name, config.data_dir)
-        for method in one.methods:
-            recorded = lambda: run_log.events(config.out)[0]
-            while jobs := pending(recorded(), one, method, config.seeds):
-                began, count = time.monotonic(), len(jobs)
-                groups: dict[Any, list[Job]] = {}
-                for job in jobs:
-                    program = fields.compiled(job.setting.run)
-                    groups.setdefault(program, []).append(job)
-                for group in groups.values():
-                    run_log.append(config.out, train(one, group))
-                seconds = time.monotonic() - began
-                print(f"{name}, {method}: {count} runs, {seconds:.0f} s", flush=True)
+    with run_dir.lock(config.out.parent, config.out.name):
+        for name in config.data or TABLES:
+            one = study(name, config.data_dir)
+            for method in one.methods:
+                recorded = lambda: run_log.events(config.out)[0]
+                while jobs := pending(recorded(), one, method, config.seeds):
+                    began, count = time.monotonic(), len(jobs)
+                    groups: dict[Any, list[Job]] = {}
+                    for job in jobs:
+                        program = fields.compiled(job.setting.run)
+                        groups.setdefault(program, []).append(job)
+                    for group in groups.values():
+                        run_log.append(config.out, train(one, group))
+                    seconds = f"{time.monotonic() - began:.0f} s"
+                    print(f"{name}, {method}: {count} runs, {seconds}", flush=True)
     return 0

@@ -20,7 +20,7 @@ import absgd_jax
 from experiments import commands, configs, methods
 from experiments.data.task import load_task
 from experiments.report import formatting, tsne
-from experiments.results import run_log
+from experiments.results import run_dir, run_log
 from experiments.studies import figures_report as report
 from experiments.studies import grid, results_page, toy
 from experiments.studies.digits import LONG_TAIL
@@ -213,12 +213,13 @@ def _digits(figure: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
 
 def main(config: commands.Figures) -> int:
     """Trains the runs of figures that are not recorded, and draws all; returns 0."""
-    for name in ("norms", "gamma", "momentum", "weights", "strategies", "tsne"):
-        if name not in {r["figure"] for r in run_log.events(config.records)[0]}:
-            seeds = range(1 if name == "tsne" else config.seeds)
-            lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
-            run_log.append(config.records, lines)
-            print(name, flush=True)
+    with run_dir.lock(config.records.parent, config.records.name):
+        for name in ("norms", "gamma", "momentum", "weights", "strategies", "tsne"):
+            if name not in {r["figure"] for r in run_log.events(config.records)[0]}:
+                seeds = range(1 if name == "tsne" else config.seeds)
+                lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
+                run_log.append(config.records, lines)
+                print(name, flush=True)
     campaign, _ = run_log.events(config.records.with_name(results_page.REPRODUCE))
     records = [*run_log.events(config.records)[0], *report.courses(campaign)]
     config.out.mkdir(parents=True, exist_ok=True)

@@ -115,11 +115,12 @@ def section(records: Sequence[Record]) -> str:
 
     run = LONG_TAIL.run
     memorising = {r["seed"] for r in of_figure(records, MEMORISING)}
+    own = {r["seed"] for r in records if r["figure"] != MEMORISING}
     facts = {
         "runs": formatting.count(len(memorising), "seed"),
         "examples": figures.EXAMPLES,
         "batch": figures.BATCH,
-        "seeds": len({r["seed"] for r in records}),
+        "seeds": len(own),
         "ratio": run.data.imbalance_ratio,
         "lam": number(DIGITS_LAM),
         "start": run.method.start_at,

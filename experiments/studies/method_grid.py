@@ -159,16 +159,21 @@ def at_rates(
         count = GRID * len(factors)
         spread = np.geomspace(min(factors) / 2.0, max(factors) * 2.0, count).round(6)
         spread[np.abs(np.log(spread)).argmin()] = 1.0
-        rates = [change[RATE] * f for f in sorted(spread, key=lambda f: abs(np.log(f)))]
-        _, grid = _over("η", tuple(float(f"{rate:.3g}") for rate in rates), RATE)
-        return method._replace(grid=grid)
+        nearest = sorted(spread, key=lambda f: abs(np.log(f)))
+        rates = tuple(_scaled(change[RATE], factor) for factor in nearest)
+        return method._replace(grid=_over("η", rates, RATE)[1])
     rate = method.changes.get(RATE, run.optimizer.learning_rate)
     grid = []
     for (value, changes), factor in itertools.product(method.grid, factors):
-        scaled = float(f"{rate * factor:.3g}")
+        scaled = _scaled(rate, factor)
         other = (f"{value}, η = {scaled:g}", {**changes, RATE: scaled})
         grid.append((value, changes) if factor == 1.0 else other)
     return method._replace(grid=tuple(grid))
+
+
+def _scaled(rate: float, factor: float) -> float:
+    """A learning rate times a factor, of three digits unless it is the rate itself."""
+    return rate if factor == 1.0 else float(f"{rate * factor:.3g}")
 
 
 def _noisy(run: configs.Run) -> bool:

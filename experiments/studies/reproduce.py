@@ -296,11 +296,14 @@ def new_worker(config: commands.Reproduce, deadline: float = math.inf) -> Worker
 
 def main(config: commands.Reproduce) -> int:
     """Trains cells until all are recorded or the minutes are over; returns 0."""
-    known = list(dict.fromkeys(row.name for row in ROWS + MISLABELLED_ROWS))
-    if unknown := [name for name in config.rows if name not in known]:
-        raise configs.BadConfiguration(
-            f"There is no row {unknown[0]!r}: there are {', '.join(map(repr, known))}."
-        )
+    rows = dict.fromkeys(row.name for row in ROWS + MISLABELLED_ROWS)
+    named = ("setting", config.settings, SETTINGS), ("row", config.rows, rows)
+    for kind, names, known in named:
+        if unknown := [name for name in names if name not in known]:
+            raise configs.BadConfiguration(
+                f"There is no {kind} {unknown[0]!r}: there are "
+                f"{', '.join(map(repr, known))}."
+            )
     settings = config.settings or (IMBALANCED if config.epochs else SETTINGS)
     if config.epochs and (refused := [s for s in settings if s in MISLABELLED]):
         raise configs.BadConfiguration(
@@ -313,7 +316,11 @@ def main(config: commands.Reproduce) -> int:
         _pack(config.pack, config, settings)
         return 0
     if config.features is not None and not config.list:
-        _write_features(config.features, config, settings[0])
+        try:
+            worker = new_worker(config, deadline)
+            _write_features(config.features, worker, settings[0])
+        except runs.Interrupted:
+            print(f"{config.features}: the time is up; what is trained is saved.")
         return 0
     _refuse_other_epochs(config, records)
     worker = None if config.list else new_worker(config, deadline)
@@ -365,9 +372,7 @@ def _pack(
     print(f"{out}: {count:,} images, {size / 2**20:.1f} MiB")
 
 
-def _write_features(
-    out: pathlib.Path, config: commands.Reproduce, setting: str
-) -> None:
+def _write_features(out: pathlib.Path, worker: Worker, setting: str) -> None:
     """Writes what enters the last layer of a setting's networks, one a seed.
 
     Training only the last layer on these features takes seconds, so that a grid of
@@ -377,11 +382,12 @@ def _write_features(
     and the last layer's `kernel` [S, features, classes] and `bias` [S, classes].
     `epochs` [S] is how many of plain training each network had. Networks that are not
     trained yet are trained first; several processes may share that, and each writes the
-    whole file, by one rename.
+    whole file, by one rename. Raises Interrupted when the deadline has passed before
+    all are trained.
     """
-    worker = new_worker(config)
+    seeds = range(worker.config.seeds)
     jobs: collections.deque[tuple[configs.Run, Task]] = collections.deque()
-    for seed in range(config.seeds):
+    for seed in seeds:
         run = worker.run(Cell(setting, ROWS[0].name, math.inf, seed, "test"))
         jobs.append((run, worker.task(run)))
     features: dict[int, dict[str, np.ndarray]] = {}
@@ -389,11 +395,13 @@ def _write_features(
         run, task = jobs.popleft()
         state = plainly_trained(run, task, worker)
         if state is None:  # another process trains it
+            if time.monotonic() > worker.deadline:
+                raise runs.Interrupted
             jobs.append((run, task))
             time.sleep(1.0)
         else:
             features[run.seed] = _features_of(first_stage(run), task, state, worker)
-    each = [features[seed] for seed in range(config.seeds)]
+    each = [features[seed] for seed in seeds]
     stacked = {name: np.stack([one[name] for one in each]) for name in each[0]}
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")

@@ -115,8 +115,9 @@ def _sections(records: Sequence[Record], protocol: str) -> str:
         if any(r["split"] == "validation" for r in of_setting):
             parts.append("How λ was chosen, by validation accuracy:")
             parts.append(formatting.markdown(_choices(of_setting, setting)))
-        parts.append("Recall of each class, most frequent first:")
-        parts.append(formatting.markdown(_recalls(of_setting, setting)))
+        if recalls := _recalls(of_setting, setting):
+            parts.append("Recall of each class, most frequent first:")
+            parts.append(formatting.markdown(recalls))
     return formatting.blocks(*parts)
 
 
@@ -279,6 +280,8 @@ def _choices(records: Sequence[Record], setting: str) -> list[list[str]]:
 
 def _recalls(records: Sequence[Record], setting: str) -> list[list[str]]:
     rows = [tested for tested in tested_rows(records, setting) if tested.finished]
+    if not rows:
+        return []
     classes = rows[0].values("recall").shape[1]
     parts = np.array_split(np.arange(classes), 10)
     name = lambda part: " to ".join(dict.fromkeys(f"{part[i] + 1}" for i in (0, -1)))

@@ -50,7 +50,7 @@ def main(config: commands.Results) -> int:
     if config.html is not None:
         folder = config.out.parent
         try:
-            rendered = html.page(text, folder, "backticks")
+            rendered = html.page(text, folder, "backticks", "code", "emphasis", "link")
         except FileNotFoundError as error:
             raise configs.BadConfiguration(
                 f"{error.filename} is not there: the page shows figures, which "
@@ -128,9 +128,13 @@ def _compared(results: Mapping[str, Any]) -> str:
     preset = presets.get(results["preset"])
     settings = len(methods["sgd"]["grid"])
     every = method_grid.every(preset.run).keys() <= methods.keys()
+    default = [*commands.Compare.rates]
+    # The first recordings lack them.
+    rates = results.get("rates", [1.0] if settings == method_grid.GRID else default)
+    tried = " ".join(f"{rate:g}" for rate in rates)
     flags = [
         *([] if every else [f"--methods {','.join(methods)}"]),
-        *(["--rates 1"] if settings == method_grid.GRID else []),
+        *([] if rates == default else [f"--rates {tried}"]),
         *(["--early-stopping"] if _stops_early(results) else []),
         f"--seeds {results['seeds']} --no-measure",
         Variant("", _changes(results)).flags,

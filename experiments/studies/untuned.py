@@ -384,7 +384,7 @@ def _short(key: str, value: np.floating) -> float | None:
 
 def main(config: commands.Untuned) -> int:
     """Trains, records, and writes the page next to the records; returns 0."""
-    names = config.data or tuple(name for name in DATA if name != HEAD)
+    names = dict.fromkeys(config.data or (name for name in DATA if name != HEAD))
     seeds, out = range(config.seeds), config.out
     if unknown := [name for name in names if name not in DATA]:
         raise configs.BadConfiguration(

@@ -123,13 +123,21 @@ _Case = tuple[str, str, float]  # data, protocol, learning rate
 
 
 class _Scores:
-    """Scores of every case and setting by seed, and differences from SGD."""
+    """Scores of every case and setting, and differences from SGD.
+
+    They are of the seeds that all settings of the case have.
+    """
 
     def __init__(self, records: Sequence[dict[str, Any]]) -> None:
+        by_case: dict[_Case, dict[str, dict[int, dict[str, Any]]]] = {}
+        for r in records:
+            of_case = by_case.setdefault((r["data"], r["protocol"], r["rate"]), {})
+            of_case.setdefault(r["setting"], {})[r["seed"]] = r
         self.records: dict[tuple[_Case, str], list[dict[str, Any]]] = {}
-        for r in sorted(records, key=lambda r: r["seed"]):
-            case = (r["data"], r["protocol"], r["rate"])
-            self.records.setdefault((case, r["setting"]), []).append(r)
+        for case, of_case in by_case.items():
+            seeds = sorted(set.intersection(*map(set, of_case.values())))
+            for name, by_seed in of_case.items():
+                self.records[case, name] = [by_seed[seed] for seed in seeds]
         wanted = itertools.product(DATA, PROTOCOLS, RATES)
         self.cases = [case for case in wanted if (case, SGD.name) in self.records]
 
@@ -230,7 +238,8 @@ def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
         gains = [scores.gain(case, s) for case in scores.cases]
         means = np.array([gain.mean() for gain in gains])
         behind = _shortfalls(scores, s)
-        worst, most = int(means.argmin()), max(behind, key=lambda c: behind[c])
+        worst = int(means.argmin())
+        most = max(behind, key=lambda c: behind[c], default=None)
         below = [gain for gain in gains if gain.mean() < -LARGEST_LOSS]
         clear = [g for g in below if g.mean() < -2 * formatting.standard_error(g)]
         far = sum(shortfall > LARGEST_SHORTFALL for shortfall in behind.values())
@@ -242,8 +251,8 @@ def _summary(scores: _Scores, settings: Sequence[Setting]) -> list[list[str]]:
                 _name(scores.cases[worst]),
                 str(len(below)),
                 str(len(clear)),
-                f"{100 * behind[most]:.1f}".replace("-", "−"),
-                _name(most),
+                f"{100 * behind[most]:.1f}".replace("-", "−") if most else "–",
+                _name(most) if most else "–",
                 f"{far}/{len(behind)}",
             ]
         )
@@ -256,7 +265,9 @@ def _verdict(scores: _Scores, settings: Sequence[Setting]) -> list[str]:
         s for s in settings if min(scores.mean(c, s) for c in scores.cases) >= -0.01
     ]
     holds = [
-        s for s in harmless if max(_shortfalls(scores, s).values()) <= LARGEST_SHORTFALL
+        s
+        for s in harmless
+        if all(gap <= LARGEST_SHORTFALL for gap in _shortfalls(scores, s).values())
     ]
     names = lambda found: "; ".join(s.name for s in found) or "none"
     return [

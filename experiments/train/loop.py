@@ -342,6 +342,11 @@ def summaries(
     return by_split
 
 
+def eval_batch_size(run: configs.Run) -> int:
+    """The examples of a batch of an evaluation."""
+    return min(EVAL_BATCH, 2 * run.batch_size)
+
+
 def in_order(
     examples: Examples, run: configs.Run, layout: Layout, session: Session
 ) -> Iterator[loader.Batch]:
@@ -349,7 +354,7 @@ def in_order(
 
     The last one is padded.
     """
-    size = min(EVAL_BATCH, 2 * run.batch_size)
+    size = eval_batch_size(run)
     size = -(-size // layout.devices) * layout.devices
     batches = loader.batches(
         examples,
@@ -471,7 +476,7 @@ def _log_step(
         more = " and perhaps others" if bad.size == steps.NAMED else ""
         return (
             f"A loss is not finite at step {step}: training examples "
-            f"{', '.join(map(str, sorted(bad)))}{more} "
+            f"{', '.join(map(str, sorted({*bad.tolist()})))}{more} "
             f"({formatting.method(run.method)}, seed {run.seed})."
         )
     _add(totals, step_metrics)

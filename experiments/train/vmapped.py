@@ -115,12 +115,13 @@ class VmappedRuns(loop.Stepper):
     def begin_epoch(self, epoch: int, first: int = 0) -> None:
         """Draws the batches of an epoch and sets its class weights."""
         self._epoch = epoch
-        drawn: dict[Any, Any] = {}  # runs of one seed share their order
-        for run, task in self._each:
-            if (key := (run.seed, id(task))) not in drawn:
+        drawn: dict[Any, Any] = {}  # runs of one seed and sampler share their order
+        keys = [(run.seed, run.data, id(task)) for run, task in self._each]
+        for key, (run, task) in zip(keys, self._each, strict=True):
+            if key not in drawn:
                 labels = task.train.labels
                 drawn[key] = device_loop.epoch_indices(run, labels, epoch)
-        batches = [drawn[run.seed, id(task)] for run, task in self._each]
+        batches = [drawn[key] for key in keys]
         index, present = (np.stack(each, axis=1) for each in zip(*batches, strict=True))
         self._indices = index, present
         weights = [
@@ -143,7 +144,7 @@ class VmappedRuns(loop.Stepper):
         if examples is None:
             return None
         run, count = self.runs[0], examples.rows.shape[1]
-        size = min(loop.EVAL_BATCH, 2 * run.batch_size)
+        size = loop.eval_batch_size(run)
         evaluate = _evaluation(fields.compiled(run), self._layout)
         # Without the fields that only training needs.
         state = self.state._replace(step=None, key=None, optimizer=None, kept=None)
