@@ -10,7 +10,7 @@ import operator
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tyro
@@ -116,22 +116,26 @@ def _overridden(
 ) -> Any:
     """The configuration of a command: a run and a session, and flags over them.
 
-    A baseline does not take over the radius of a preset, nor a cosine its drops.
+    A method without attention does not take over the radius of a preset, nor a cosine
+    its drops. What the command refuses of a run may be overridden.
     """
     kind = COMMANDS[command].config
     given = {word.partition("=")[0].replace("_", "-") for word in arguments}
     info = registry.METHODS.get(_value_of("--method.name", arguments) or "")
-    baseline = info is not None and info.weights and info.plain is None
-    if baseline and run.method.rho is not None and "--method.rho" not in given:
+    attends = info is None or info.plain is not None
+    if not attends and run.method.rho is not None and "--method.rho" not in given:
         fixed = {"method.rho": None, "method.max_weight": None, "method.lam": math.inf}
         run = configs.replace(run, fixed)
     cosine = _value_of("--optimizer.decay", arguments) == "cosine"
     if cosine and "--optimizer.drop-at" not in given:
         run = configs.replace(run, {"optimizer.drop_at": ()})
+    default = kind(configs.Run())  # with what follows it might refuse itself
+    for field, value in {"run": run, "session": session}.items():
+        object.__setattr__(default, field, value)
     try:
         config = tyro.cli(
             kind,
-            default=kind(run, session=session),
+            default=default,
             prog=f"{PROGRAM} {command} {source}",
             description=description,
             args=_own_network(arguments),
@@ -141,7 +145,7 @@ def _overridden(
     if command == "compare":
         _refuse_of_one_method(given)
     else:
-        _refuse_ignored(config.run, run, given)
+        _refuse_lam(config.run, run, given, swept=bool(getattr(config, "lams", "")))
     _refuse_without(config, given, compared=command == "compare")
     return config
 
@@ -165,11 +169,11 @@ def _refuse_of_one_method(given: Collection[str]) -> None:
         )
 
 
-def _refuse_ignored(
-    run: configs.Run, of_preset: configs.Run, given: Collection[str]
+def _refuse_lam(
+    run: configs.Run, of_preset: configs.Run, given: Collection[str], *, swept: bool
 ) -> None:
-    """Refuses flags that were given, and that the loss or the method does not read."""
-    method, loss = run.method, run.loss
+    """Refuses a λ that the method does not follow, or that is plain training."""
+    method = run.method
     same = (method.lam, method.rho) == (of_preset.method.lam, of_preset.method.rho)
     if same and method.rho and method.attends and "--method.lam" in given:
         raise configs.BadConfiguration(
@@ -185,20 +189,13 @@ def _refuse_ignored(
             "--method.name sgd. For λ < 0 that follows the losses, give --method.rho "
             "0.4 --method.gamma 0.1 --method.max-weight 2, too."
         )
-    read = {
-        "method": (method.name, {m: i.reads for m, i in registry.METHODS.items()}),
-        "loss": (loss.name, registry.LOSSES),
-    }
-    for part, (name, known) in read.items():
-        for field in {field for fields in known.values() for field in fields}:
-            flags = {f"--{part}.{field}", f"--{part}.no-{field}"}
-            flags = {flag.replace("_", "-") for flag in flags} & {*given}
-            if flags and field not in known[name]:
-                readers = ", ".join(n for n, fields in known.items() if field in fields)
-                raise configs.BadConfiguration(
-                    f"{flags.pop()} would change nothing: it is of {readers}, and the "
-                    f"{part} is {name}."
-                )
+    needs_lam = method.baseline and "lam" in method.info.reads and not swept
+    if needs_lam and math.isinf(method.lam):
+        raise configs.BadConfiguration(
+            f"{method.title} with --method.lam {method.lam:g} weights all examples "
+            "alike: give it a λ, such as --method.lam 1 (less than 0 where labels are "
+            "wrong), or to `sweep` --lams."
+        )
 
 
 class _Need(NamedTuple):
@@ -210,9 +207,19 @@ class _Need(NamedTuple):
     holds: Callable[[Any], bool] = bool  # of the value
 
 
+def _of(part: str, reads: Mapping[str, Sequence[str]]) -> Iterator[_Need]:
+    """The needs of fields of the loss or the method that only some of them read."""
+    for field in sorted({field for fields in reads.values() for field in fields}):
+        readers = [name for name, fields in reads.items() if field in fields]
+        names = " or ".join(readers)
+        yield _Need(f"{part}.{field}", f"run.{part}.name", names, readers.__contains__)
+
+
 _above_zero: Callable[[float], bool] = lambda value: value > 0.0
 _adam = [name for name, info in registry.METHODS.items() if info.adam]
 _NEEDS = (
+    *_of("method", {name: info.reads for name, info in registry.METHODS.items()}),
+    *_of("loss", registry.LOSSES),
     _Need(
         "loss.effective_beta loss.class_weights_from loss.class_weights_norm "
         "loss.class_weights_in",
@@ -224,6 +231,12 @@ _NEEDS = (
         "run.loss.prune_from",
         "below 1",
         lambda share: share < 1.0,
+    ),
+    _Need(
+        "method.start_at",
+        "run.method.name",
+        "of a method that weights examples",
+        lambda name: registry.METHODS[name].weights,
     ),
     _Need("method.first_lam", "run.method.start_at", "above 0", _above_zero),
     _Need("data.noise", "run.data.noise_rate", "above 0", _above_zero),
@@ -239,6 +252,12 @@ _NEEDS = (
         "run.data.source",
         "of your own data (table, ...)",
         lambda source: registry.DATASETS[source].own,
+    ),
+    _Need(
+        "data.vocabulary data.length",
+        "run.data.source",
+        "of texts (imdb, text)",
+        lambda source: registry.DATASETS[source].inputs in ("text", ""),
     ),
     _Need(
         "data.validation_share",
@@ -257,6 +276,19 @@ _NEEDS = (
         "run.method.name",
         "of a method without Adam",
         lambda name: name not in _adam,
+    ),
+    _Need(
+        "optimizer.hidden_weight_decay",
+        "run.model.title",
+        "sce_cnn or module:function",
+        lambda name: name == "sce_cnn" or ":" in name,
+    ),
+    _Need("model.statistics_momentum", "run.model.norm", "batch", "batch".__eq__),
+    _Need(
+        "model.widths model.blocks model.statistics_momentum model.dropout",
+        "run.model.title",
+        "of a network of the package",
+        lambda name: ":" not in name,
     ),
     _Need("optimizer.nesterov", "run.optimizer.momentum", "above 0", _above_zero),
     _Need("optimizer.drop_factor", "run.optimizer.drop_at", "with a fraction or more"),
@@ -278,6 +310,7 @@ def _refuse_without(config: Any, given: Collection[str], *, compared: bool) -> N
             flags = {f"--{'.'.join([*part, word])}" for word in (name, f"no-{name}")}
             for flag in flags & {*given}:
                 setting = need.setting.partition(".")[2].replace("_", "-")
+                setting = setting.replace("model.title", "model.name")  # or custom
                 needed = f"--{setting} {need.value}".rstrip()
                 raise configs.BadConfiguration(
                     f"{flag} would change nothing: it needs {needed}, got {found}."

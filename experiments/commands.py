@@ -206,8 +206,8 @@ def _refuse_seed(run: Run) -> None:
     """A grid has seeds of its own."""
     refuse(
         run.seed != 0,
-        f"seed is of a single training, got {run.seed}: --seeds is how many there are "
-        "here, from 0.",
+        f"seed is of a single training, got {run.seed}: here it is 0, and --seeds is "
+        "how many there are, from 0.",
     )
 
 
@@ -406,7 +406,7 @@ class AfterFirstStage(Checked):
       data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
         last.
       seeds: number of seeds, from 0; of splits, networks and batches.
-      out: JSON lines, one per data set and seed; data sets that it has are not
+      out: JSON lines, one per data set and seed; runs that it has are not
         repeated. The page is written next to it, with the suffix .md.
     """
 

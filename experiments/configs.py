@@ -576,6 +576,18 @@ class Method(Checked):
         return self.info.weights
 
     @property
+    def bound(self) -> float | None:
+        """Upper bound on each weight in training, None for none."""
+        if self.max_weight is None and self.rho is not None:
+            return AUTOMATIC.max_weight
+        return self.max_weight
+
+    @property
+    def switches(self) -> bool:
+        """Whether attention after `start_at` is another than before."""
+        return self.attends and (self.rho is not None or self.lam != self.first_lam)
+
+    @property
     def title(self) -> str:
         """Its name in tables; that of the plain method where λ is ±∞."""
         plain = self.rho is None and math.isinf(self.lam) and self.info.plain

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import configs, presets, registry
+from experiments import cli, configs, presets, registry
 from experiments.cli import main
 from experiments.data import datasets, images, inputs, loader
 from experiments.data.digits import digits
@@ -121,6 +121,33 @@ def test_a_run_is_trained_as_another_one_is_configured(trained, shell, tmp_path)
     assert found.run.model == expected.run.model
     assert not found.session.tensorboard
     assert (found.run.method.name, found.run.epochs) == ("sgd", 1)
+
+
+def test_flags_correct_what_a_command_refuses_of_another_run(run, shell, monkeypatch):
+    config, found = _config(run), []
+    config["run"]["seed"] = 3
+    config["session"] |= {"record_losses": True, "devices": 2}
+    (run / run_dir.CONFIG).write_text(json.dumps(config))
+    monkeypatch.setattr(cli, "_run", lambda *words: found.append(words[-1]) or 0)
+    compare, sweep = (
+        (name, "--config", run / run_dir.CONFIG) for name in ("compare", "sweep")
+    )
+    shell.refused(2, "seed is of a single training, got 3: here it is 0", *compare)
+    shell.printed(*compare, "--seed", "0")
+    flags = ("--seed", "0", "--no-record-losses", "--devices", "1")
+    for first, more, said in (
+        (flags[:3], (), "on one device"),
+        (flags[:2], flags[3:], "records no losses"),
+        (flags[2:], (), "got 3"),
+    ):
+        shell.refused(2, said, *sweep, *first, *more)
+    shell.printed(*sweep, *flags)
+    of_compare, of_sweep = found
+    assert [one.run.seed for one in found] == [0, 0]
+    assert of_compare.run == of_sweep.run
+    session = of_sweep.session
+    assert (session.record_losses, session.devices) == (False, 1)
+    assert of_compare.session.devices == 2
 
 
 # What is happening.

@@ -5,6 +5,7 @@ import errno
 import functools
 import io
 import json
+import math
 import operator
 import os
 import pathlib
@@ -22,6 +23,7 @@ import pytest
 from experiments import cli, configs, terminal
 from experiments.data import datasets
 from experiments.data.types import DamagedData
+from experiments.report import formatting
 from experiments.results import run_dir, run_log
 from experiments.train import runs
 from tests.programs import events, newest, resumed
@@ -427,6 +429,15 @@ def test_flags_of_other_programs_are_taken(command, words, fields, monkeypatch):
         ("--loss.class_weights_norm weights", "--loss.class-weights, got False"),
         ("--loss.name truncated --loss.prune-every 2", "below 1, got 1.0"),
         ("--method.first-lam 2 --method.start-at 0", "--method.start-at above 0, got"),
+        ("--method.start-at 0.1 --method.name sgd", "that weights examples, got sgd"),
+        ("--model.statistics-momentum 0 --model.norm group", "batch, got group"),
+        (
+            "--optimizer.hidden-weight-decay 0",
+            "sce_cnn or module:function, got convnet",
+        ),
+        ("--model.custom my:net --model.dropout 0.1", "of the package, got my:net"),
+        ("--data.vocabulary 9", "--data.source of texts (imdb, text), got digits"),
+        ("--data.length=9", "--data.source of texts (imdb, text), got digits"),
         ("--data.noise symmetric_sce --data.noise-rate 0", "above 0, got 0.0"),
         ("--data.imbalance step", "--data.imbalance-ratio above 1, got 1.0"),
         ("--data.total 100", "--data.imbalance-ratio above 1, got 1.0"),
@@ -459,6 +470,9 @@ def test_flags_without_what_they_need_are_refused(words, said, shell):
         "train digits_long_tail --data.imbalance step --data.scarce-first",
         "train digits_long_tail --distributed --processes 2 --process 0",
         "train own_table --data.path x.csv --data.validation-share 0.2",
+        "train own_text --data.path x.csv --data.vocabulary 9 --data.length 9",
+        "train digits_long_tail --model my:net --optimizer.hidden-weight-decay 0.1",
+        "sweep own_table --data.path x.csv --method.name eg --lams 0.5,1",
         # What the methods of a comparison need they have, and the others do without.
         "compare digits_label_noise --optimizer.b1 0.8 --data.sampling-beta 0.9",
         "compare digits_long_tail --loss.class-weights-from 0.5",
@@ -467,6 +481,22 @@ def test_flags_without_what_they_need_are_refused(words, said, shell):
 def test_flags_with_what_they_need_are_taken(words, monkeypatch):
     monkeypatch.setattr(cli, "_run", lambda *_: 0)
     assert cli.main(words.split()) == 0
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "term"])
+def test_a_method_without_attention_has_no_radius(name, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        cli, "_run", lambda *arguments: found.append(arguments[-1]) or 0
+    )
+    words = ["own_table", "--data.path", "x.csv", "--method.name", name]
+    lam = ["--method.lam", "2"] if name == "term" else []
+    assert cli.main(["train", *words, *lam]) == 0
+    method = found[0].run.method
+    expected = (None, None, 2.0 if lam else math.inf)
+    assert (method.rho, method.max_weight, method.lam) == expected
+    title = formatting.method(method)
+    assert title == {"sgd": "SGD", "adam": "Adam", "term": "TERM, λ = 2"}[name]
 
 
 def test_every_command_of_the_pages_is_taken(monkeypatch):

@@ -23,6 +23,7 @@ from experiments.report import (
     formatting,
     markdown,
     paper_results,
+    plot_style,
     tables,
     weights,
 )
@@ -518,6 +519,41 @@ def test_seeds_of_one_run_belong_together(tmp_path):
         aggregate.grouped([*firsts, twin])
 
 
+PLAIN = {"method.lam": math.inf, "method.init_s": None}
+RADIUS = PLAIN | {"method.rho": 0.4}
+AWAY = RADIUS | {"method.lam": -math.inf}
+
+
+@pytest.mark.parametrize(
+    ("changes", "titles"),
+    [
+        ([{"method.name": "eg", "method.lam": lam} for lam in (0.5, 1.0)],
+         ["EG, λ = 0.5", "EG, λ = 1"]),
+        ([{"method.name": "recover", "method.lam": lam} for lam in (0.5, -0.5)],
+         ["RECOVER, λ = 0.5", "RECOVER, λ = −0.5"]),
+        ([RADIUS, AWAY], ["ABSGD, ρ = 0.4", "ABSGD, λ < 0, ρ = 0.4"]),
+        ([RADIUS, RADIUS | {"method.rho": 0.1}], ["ABSGD, ρ = 0.4", "ABSGD, ρ = 0.1"]),
+        # Of one title, though not of one configuration.
+        ([{"method.name": name} for name in ("sgd", "absgd")],
+         ["SGD, method.name sgd", "SGD, method.name absgd"]),
+        ([{"method.name": "sgd", "method.rho": rho} for rho in (None, 0.4)],
+         ["SGD, method.rho None", "SGD, method.rho 0.4"]),
+    ],
+)  # fmt: skip
+def test_runs_have_titles_that_tell_them_apart(changes, titles, tmp_path):
+    runs = [configs.replace(TEN, PLAIN | each) for each in changes]
+    results = [_result(tmp_path / str(n), run) for n, run in enumerate(runs)]
+    found = [group.title for group in aggregate.grouped(results)]
+    assert found == [f"cifar10, {title}" for title in titles]
+
+
+def test_sgd_has_no_radius_to_make_smaller():
+    absgd = configs.replace(TEN, RADIUS)
+    assert "a smaller radius --method.rho (it is 0.4)" in aggregate.remedy(absgd)
+    sgd = configs.replace(absgd, {"method.name": "sgd"})
+    assert "radius" not in aggregate.remedy(sgd)
+
+
 def test_what_is_no_run_is_refused_with_the_reason(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "demo").mkdir()
@@ -592,13 +628,47 @@ def test_groups_of_classes_and_their_mean_weight():
 
 def test_marks_stand_where_the_schedule_changes_and_not_beyond_the_records(tmp_path):
     run = configs.replace(TEN, {"optimizer.drop_at": (0.5, 0.8)})
-    for epochs, drops, switch in ((10, (5, 8), 8), (7, (5,), None), (5, (), None)):
+    for epochs, drops, switch in ((10, (5, 8), (8,)), (7, (5,), ()), (5, (), ())):
         events = _events(run, [None] * epochs)
         (group,) = aggregate.grouped([_result(tmp_path / str(epochs), run, events)])
         assert axes.marks(group) == (drops, switch)
     sgd = configs.replace(run, {"method.name": "sgd"})
     plain = dataclasses.replace(group.results[0], run=sgd)
-    assert axes.marks(dataclasses.replace(group, results=[plain])).switch is None
+    assert axes.marks(dataclasses.replace(group, results=[plain])).switch == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [(RADIUS, "ABSGD, ρ = 0.4"), (AWAY, "ABSGD, λ < 0, ρ = 0.4")],
+)
+def test_the_switch_to_a_radius_is_marked_and_described(changes, title, tmp_path):
+    run = configs.replace(TEN, changes | {"method.gamma": 0.1})
+    result = _result(tmp_path / "run", run, _events(run, [0.5] * 10))
+    (group,) = aggregate.grouped([result])
+    assert axes.marks(group).switch == (8,)
+    (switch, *_) = axes.mark((), [group], ["red"])
+    assert switch.get_label() == f"start of {title}"
+    said = f"{title} from epoch 9 on, λ = ∞ before, γ = 0.1; cross entropy loss"
+    assert said in markdown.describe(group)
+
+
+def test_a_switch_is_grey_where_every_run_has_it(tmp_path):
+    from matplotlib.figure import Figure
+
+    sgd = configs.replace(TEN, {"method.name": "sgd"})
+    runs = (TEN, configs.replace(TEN, {"method.lam": 2.0}), sgd)
+    first, second, plain = aggregate.grouped(
+        _result(tmp_path / str(n), run, _events(run, [0.5] * 10))
+        for n, run in enumerate(runs)
+    )
+    for groups, expected in (
+        ([first, second], [plot_style.GREY]),
+        ([first, plain], ["red"]),
+    ):
+        panel = Figure().subplots()
+        axes.mark([panel], groups, ["red", "blue"])
+        broad = [line for line in panel.lines if line.get_linewidth() == 5]
+        assert [line.get_color() for line in broad] == expected
 
 
 def test_seeds_are_pooled_in_calibration_and_confusion(absgd):

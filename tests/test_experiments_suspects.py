@@ -168,6 +168,25 @@ def test_a_run_without_recorded_losses_has_a_list_all_the_same(trained, tmp_path
         assert "losses" not in arrays
 
 
+def test_weights_of_a_radius_are_those_of_its_training(tmp_path, shell):
+    """One until it is on, in the second half; then at most 2, though it is large."""
+    small = ("--model.widths", "2", "--data.examples-per-class", "80", "--epochs", "4")
+    small += ("--batch-size", "32")
+    radius = ("--method.rho", "1.6", "--method.lam=inf", "--method.start-at", "0.5")
+    words = ("train", "digits_label_noise", *TRAIN[4:], *small, *radius)
+    shell.printed(*words, "--out", tmp_path)
+    shell.printed("suspects", tmp_path)
+    lams = [float(event["lam"]) for event in aggregate.read(tmp_path).epochs]
+    assert lams[:2] == [math.inf, math.inf]
+    assert all(map(math.isfinite, lams[2:]))
+    with np.load(tmp_path / suspects.ARRAYS) as arrays:
+        weights = arrays["weights"]
+    assert np.unique(weights[:2]).tolist() == [1.0]
+    np.testing.assert_allclose(weights[2:].max(axis=1), 2.0, rtol=1e-5)
+    listed = programs.rows((tmp_path / suspects.LIST).read_text("utf-8"))
+    assert max(float(row["weight"]) for row in listed) == pytest.approx(2.0, rel=1e-5)
+
+
 def test_losses_are_finite_and_those_of_cross_entropy():
     logits = np.array([[2.0, 0.0], [0.0, 9e4], [0.0, 1.0]])
     losses = example_losses.cross_entropy(logits, np.array([0, 0, 1]))

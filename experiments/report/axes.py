@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.report import plot_style
-from experiments.report.formatting import number
+from experiments.report.formatting import method, number
 from experiments.results import metrics
 from experiments.results.aggregate import Group, Measure
 
@@ -20,7 +20,7 @@ class Marks(NamedTuple):
     """Epochs, from 0, at which something changes; none before the first."""
 
     drops: tuple[int, ...]  # of the learning rate
-    switch: int | None  # of λ
+    switch: tuple[int, ...]  # of λ, or to a radius; one at most
 
 
 def marks(group: Group) -> Marks:
@@ -29,17 +29,16 @@ def marks(group: Group) -> Marks:
     drops = [run.epoch_at(share) for share in run.optimizer.drop_at]
     by_drops = run.optimizer.decay == "drops" and run.optimizer.drop_factor > 1.0
     switch = run.epoch_at(run.method.start_at)
-    switches = run.method.attends and run.method.lam != run.method.first_lam
     return Marks(
         tuple(drop for drop in drops if by_drops and 0 < drop < last),
-        switch if switches and 0 < switch < last else None,
+        (switch,) if run.method.switches and 0 < switch < last else (),
     )
 
 
 def mark(
     panels: Sequence["Axes"], groups: list[Group], colors: Sequence[Any]
 ) -> list[Any]:
-    """Marks where λ is switched and the learning rate drops; returns legend handles.
+    """Marks where attention is switched and the rate drops; returns legend handles.
 
     A broad line stands between the last epoch before the switch and the first after
     it, and a dotted one at every drop: in grey where the groups share it, else in the
@@ -50,26 +49,23 @@ def mark(
     marked = [
         (marks(group), color) for group, color in zip(groups, colors, strict=True)
     ]
-    switches = [
-        (of_group.switch, color)
-        for of_group, color in marked
-        if of_group.switch is not None
-    ]
+    switches = [(of_group.switch, color) for of_group, color in marked]
     drops = [(of_group.drops, color) for of_group, color in marked]
-    broad: dict[str, Any] = {"alpha": 0.3, "linewidth": 5}
-    dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 1}
+    broad: dict[str, Any] = {"alpha": 0.3, "linewidth": 5, "zorder": 0}
+    dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 1, "zorder": 0.5}
     for panel in panels:
-        for switch, color in _once(switches):
-            panel.axvline(switch + 0.5, color=color, zorder=0, **broad)
-        for epochs, color in _once(drops):
-            for epoch in epochs:
-                panel.axvline(epoch + 0.5, color=color, zorder=0.5, **dotted)
+        for each, look in ((switches, broad), (drops, dotted)):
+            for epochs, color in _once(each):
+                for epoch in epochs:
+                    panel.axvline(epoch + 0.5, color=color, **look)
     run, alone, handles = groups[0].run, len(groups) == 1, []
     handle = lambda label, look: handles.append(
         lines.Line2D([], [], color=plot_style.GREY, label=label, **look)
     )
-    if switches:
+    if any(epochs for epochs, _ in switches):
         lams = f"λ: {number(run.method.first_lam)} to {number(run.method.lam)}"
+        if run.method.rho is not None:
+            lams = f"start of {method(run.method)}"
         handle(lams if alone else "λ is switched", broad)
     if any(epochs for epochs, _ in drops):
         divided = f"learning rate divided by {run.optimizer.drop_factor:g}"

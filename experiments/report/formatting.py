@@ -17,9 +17,10 @@ def number(value: float) -> str:
 
 def method(method: configs.Method) -> str:
     """The title of a method, with λ or ρ if it has one."""
-    if method.rho is not None:
-        return f"{method.title}, ρ = {number(method.rho)}"
-    if math.isinf(method.lam) or not method.attends:
+    if method.attends and method.rho is not None:
+        sign = "λ < 0, " if method.lam < 0 else ""
+        return f"{method.title}, {sign}ρ = {number(method.rho)}"
+    if math.isinf(method.lam) or "lam" not in method.info.reads:
         return method.title
     return f"{method.title}, λ = {number(method.lam)}"
 

@@ -107,10 +107,12 @@ def describe(group: Group) -> str:
         words.append(f"{data.sampling.replace('_', '-')} sampling")
     counts = group.class_counts
     rule = formatting.method(method)
-    if method.attends and not math.isinf(method.lam):
+    if method.attends and not (method.rho is None and math.isinf(method.lam)):
         switch = run.epoch_at(method.start_at)
-        if switch and method.first_lam != method.lam:
-            rule += f" from epoch {switch + 1} on, {number(method.first_lam)} before"
+        if switch and method.switches:
+            lam = "" if method.rho is None else "λ = "
+            before = f"{lam}{number(method.first_lam)}"
+            rule += f" from epoch {switch + 1} on, {before} before"
         rule += f", γ = {number(method.gamma)}"
     loss = run.loss.name.replace("_", " ")
     weighted = " with class weights" if run.loss.class_weights else ""

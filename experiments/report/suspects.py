@@ -45,7 +45,7 @@ def main(config: commands.Suspects) -> int:
         config.dir, config.data_dir, config.devices
     )
     logits = evaluation.outputs_of("logits", state, task.train, kept.run, layout)
-    lam, most = lam_of(kept.run, state), kept.run.method.max_weight
+    lam, most = lam_of(kept.run, state), kept.run.method.bound
     suspects = suspicion(logits, task.train.labels, lam, most)
     index = np.arange(len(suspects.given)) if task.rows is None else task.rows
     rows = _rows(suspects, task.train, index)
@@ -135,7 +135,7 @@ def course_of(directory: pathlib.Path, run: configs.Run, examples: int) -> _Cour
         for event in aggregate.read(directory).epochs
     }
     weights_of = lambda losses, epoch: example_losses.attention(
-        losses, lams[epoch], run.method.max_weight
+        losses, lams[epoch], run.method.bound
     )
     return {
         epoch: (losses, weights_of(losses, epoch))

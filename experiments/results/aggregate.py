@@ -164,7 +164,7 @@ def remedy(run: configs.Run) -> str:
             "a radius in place of λ "
             f"(--method.rho 0.1 --method.lam={'-inf' if method.lam < 0 else 'inf'})",
         ]
-    elif method.rho is not None:
+    elif method.attends and method.rho is not None:
         ways.append(f"a smaller radius --method.rho (it is {method.rho:g})")
     return f"Try {', or '.join(ways)}."
 
@@ -224,7 +224,7 @@ def _titles(results: list[Result]) -> list[str]:
     """The preset's name, with the differing fields where it is not unique."""
     names = [r.preset or r.run.data.source for r in results]
     settings = [run_log.flat(dataclasses.asdict(r.run)) for r in results]
-    titles, of_method = [], {"method.name", "method.lam"}
+    brief, full, of_method = [], [], {"method.name", "method.lam", "method.rho"}
     for name, own, result in zip(names, settings, results, strict=True):
         namesakes = [s for n, s in zip(names, settings, strict=True) if n == name]
         differing = {
@@ -235,8 +235,8 @@ def _titles(results: list[Result]) -> list[str]:
         words = [name]
         if differing.keys() & of_method:
             words.append(formatting.method(result.run.method))
-        words += [
-            f"{key} {differing[key]}" for key in differing if key not in of_method
-        ]
-        titles.append(", ".join(words))
-    return titles
+        fields = {key: f"{key} {value}" for key, value in differing.items()}
+        full.append(", ".join([*words, *fields.values()]))
+        others = (fields[key] for key in fields if key not in of_method)
+        brief.append(", ".join([*words, *others]))
+    return [b if brief.count(b) == 1 else f for b, f in zip(brief, full, strict=True)]

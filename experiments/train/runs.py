@@ -294,10 +294,11 @@ class RunLogger:
         finally:
             self.saver.wait()
             self._note_failures()
-        step = (until or self.run.epochs) * loop.steps_per_epoch(self.run, task)
+        last = until or self.run.epochs
+        step = last * loop.steps_per_epoch(self.run, task)
         seconds = time.monotonic() - began
         self.recorder.write(event="finished", step=step, seconds=seconds)
-        if not self.saved:
+        if self._saves(last) and not self.saved:
             there = self.saver.steps()
             raise NotSaved(
                 "The training came to its end, but its last checkpoint could not be "
@@ -329,6 +330,9 @@ class RunLogger:
             return self._stops
         return self.interrupted() or self._late()
 
+    def _saves(self, epoch: int) -> bool:
+        return self.save_at is None or epoch in self.save_at
+
     def _late(self) -> bool:
         return time.monotonic() - self._saved_at >= self.session.checkpoint_seconds
 
@@ -336,8 +340,7 @@ class RunLogger:
         self, step: int, state: steps.TrainState, position: loop.Position
     ) -> None:
         self._stops |= self.interrupted()
-        every = self.save_at is None or position.epoch in self.save_at
-        if every or self._stops or self._late():
+        if self._saves(position.epoch) or self._stops or self._late():
             metadata = {
                 "position": position._asdict(),
                 "run": run_log.to_jsonable(self.run),
@@ -367,7 +370,7 @@ class RunLogger:
 
 def _default_out(preset: str, run: configs.Run) -> pathlib.Path:
     method = run.method
-    lam = f"-{method.lam:g}" if method.attends else ""
+    lam = f"-{method.lam:g}" if "lam" in method.info.reads else ""
     rho = f"-rho{method.rho:g}" if method.attends and method.rho is not None else ""
     return pathlib.Path(f"runs/{preset}-{method.name}{lam}{rho}-seed{run.seed}")
 

@@ -54,7 +54,7 @@ class StepMetrics(NamedTuple):
     examples: jax.Array  # int32 []
     loss: jax.Array  # float32 []: sum of L_i before the update
     tilted_loss: jax.Array  # float32 []: F, or what the rule minimises; not a sum
-    lam: jax.Array  # float32 []: λ; with a radius that of the next step. Not a sum
+    lam: jax.Array  # float32 []: λ; of a radius that is on, of the next step. No sum
     weight: jax.Array  # float32 []: sum of p_i
     effective: jax.Array  # float32 []: effective sample size (Σp)²/(n Σp²); 0 for p = 0
     largest: jax.Array  # float32 []: largest p_i; not a sum
@@ -192,7 +192,9 @@ def train_step(
         statistics=result.statistics,
         optimizer=OptimizerState(result.state, descent),
     )
-    lam = hyperparams.lam if run.method.rho is None else result.state.lam
+    lam = hyperparams.lam
+    if run.method.rho is not None:
+        lam = jnp.where(hyperparams.on, result.state.lam, lam)
     return after, _metrics_of(run, batch, stats, result, lam, axis_name)
 
 
