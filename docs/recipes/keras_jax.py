@@ -35,20 +35,20 @@ LOWER_RATE_AT = 100  # steps
 
 # %%
 attention = absgd_jax.attention(lam=absgd_jax.two_stage(0.5, LOWER_RATE_AT))  # new
-LEAVES, FORM = jax.tree.flatten(attention.init())  # new (state)
+FORM = jax.tree.structure(attention.init())  # new (state)
 
 
 class CustomModel(keras.Model):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.attention = [keras.Variable(v, dtype=str(v.dtype), trainable=False) for v in LEAVES]  # new (state)
+        self.attention = [keras.Variable(v, dtype=str(v.dtype), trainable=False) for v in jax.tree.leaves(attention.init())]  # new (state)
 
     # The guide's name, `compute_loss_and_updates`, is that of a method `evaluate()` needs.
     def loss_and_updates(self, trainable_variables, non_trainable_variables, x, y):
         y_pred, after = self.stateless_call(trainable_variables, non_trainable_variables, x, training=True)
         losses = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)  # new
-        weights, state = attention.weigh(losses, FORM.unflatten(non_trainable_variables[: len(LEAVES)]))  # new
-        after = [*jax.tree.leaves(state), *after[len(LEAVES) :]]  # new (state)
+        weights, state = attention.weigh(losses, FORM.unflatten(non_trainable_variables[: FORM.num_leaves]))  # new
+        after = [*jax.tree.leaves(state), *after[FORM.num_leaves :]]  # new (state)
         loss = self.compute_loss(x, y, y_pred, sample_weight=weights)  # was: loss = self.compute_loss(x, y, y_pred)
         return loss, (y_pred, after)
 

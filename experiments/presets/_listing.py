@@ -75,7 +75,8 @@ def _data(data: configs.Data) -> str:
         noise = f", {data.noise_rate:g}" if data.noise_rate else ""
         return f"{name} {shape} {data.imbalance_ratio:g}{noise}"
     if data.noise_rate:
-        return f"{name} {data.noise.split('_')[0][:-6]} {data.noise_rate:g}"
+        kind = data.noise.partition("_")[0].removesuffix("metric")
+        return f"{name} {kind} {data.noise_rate:g}"
     return name
 
 
