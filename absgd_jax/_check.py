@@ -14,13 +14,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from absgd_jax._devices import (
-    AxisName,
-    already_summed,
-    axis_names,
-    devices,
-    varies,
-)
+from absgd_jax._devices import AxisName, already_summed, axis_names, devices, varies
 
 _SCALAR, _SCHEDULE = "a scalar", "a scalar or a schedule"
 _MAKERS_OF_LAM = (

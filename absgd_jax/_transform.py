@@ -357,11 +357,13 @@ def _rescale(
     if value is None:
         raise _check.missing_value(name)
     _check.weighted_before(name, where=where, sample_weights=sample_weights)
-    _check.whole_params(name, params, settings.axis_name)
     tilted = value if isinstance(value, TiltedValue) else None
     if tilted is not None and tilted.axis_name is not None:
-        # Value and gradient are those of the whole batch already.
-        settings = settings._replace(axis_name=None)
+        # Over these axes value and gradient are those of the whole batch already.
+        made = _devices.axis_names(tilted.axis_name)
+        rest = _devices.axis_names(settings.axis_name) - made
+        settings = settings._replace(axis_name=tuple(sorted(rest)) or None)
+    _check.whole_params(name, params, settings.axis_name)
     limited = tilted is not None and tilted.max_weight is not None
     if settings.max_weight is not None and not limited:
         raise _check.unlimited_value(name)

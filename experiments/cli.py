@@ -129,7 +129,8 @@ def _overridden(
     cosine = _value_of("--optimizer.decay", arguments) == "cosine"
     if cosine and "--optimizer.drop-at" not in given:
         run = configs.replace(run, {"optimizer.drop_at": ()})
-    default = kind(configs.Run())  # with what follows it might refuse itself
+    # Its own checks are of what the flags make of it, and not of what they change.
+    default = kind(configs.Run())
     for field, value in {"run": run, "session": session}.items():
         object.__setattr__(default, field, value)
     try:

@@ -162,10 +162,33 @@ def test_the_value_of_the_whole_batch_needs_no_axis_again_and_takes_it(transform
             absgd_jax.scale_by_attention(0.5, 0.3, **axis), optax.sgd(0.1)
         )
 
-    alone, again = make(), make(axis_name="data")
-    expected = meshes.train(jax.jit(value_step(alone, None)), alone, batches)
-    for tx in (alone, again):
+    without, again = make(), make(axis_name="data")
+    expected = meshes.train(jax.jit(value_step(without, None)), without, batches)
+    for tx in (without, again):
         assert_equal(SPREADS[name].run(value_step(tx, "data"), tx, batches), expected)
+
+
+def test_a_value_of_one_axis_is_rescaled_over_the_other():
+    def make(axes):
+        attention = absgd_jax.scale_by_attention(0.5, 0.3, axis_name=axes)
+        return optax.chain(attention, optax.sgd(0.1))
+
+    tx, one = make(("host", "chip")), make(None)
+
+    def step(params, state, x, labels, v):
+        of = absgd_jax.tilted_value_and_grad(
+            per_example_losses, state, axis_name="host"
+        )
+        value, grads = of(params, x, labels, sample_weights=v)
+        total = jax.lax.psum(v.sum(), "host")
+        updates, state = tx.update(
+            grads, state, params, value=value, total_weight=total
+        )
+        return optax.apply_updates(params, updates), state
+
+    expected = meshes.train(jax.jit(value_step(one, None)), one, batches)
+    mapped = meshes.mapped(step, False, ("host", "chip"))
+    assert_equal(meshes.train(mapped, tx, batches), expected)
 
 
 @pytest.mark.parametrize("name", ["shard_map", "pmap"])
