@@ -13,7 +13,7 @@ from absgd_jax._gradient import (
     tilted_loss,
     tilted_value_and_grad,
 )
-from absgd_jax._radius import effective_fraction, kl_radius
+from absgd_jax._radius import KLRadius, effective_fraction, kl_radius
 from absgd_jax._schedules import anneal, two_stage
 from absgd_jax._state import (
     AttentionState,
@@ -29,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Attention",
     "AttentionState",
+    "KLRadius",
     "TiltedValue",
     "WeightBound",
     "WeightStatistics",

@@ -181,9 +181,15 @@ _SWALLOWED = (
 )
 
 
-def missing_losses(name: str) -> Exception:
+def missing_losses(name: str, value: Any) -> Exception:
     """The error for an aggregation without losses."""
     by_losses = "update(pullback, state, params, losses=losses)"
+    if value is not None:
+        return TypeError(
+            f"{name} was given `value` and no losses: with the value and gradient of "
+            "tilted_value_and_grad take scale_by_attention; this one takes a pullback, "
+            f"{by_losses}."
+        )
     if name == "attentional_aggregate":
         needs, given = f"the keyword argument 'losses': {by_losses}", "losses=losses"
     else:
@@ -196,8 +202,14 @@ def missing_losses(name: str) -> Exception:
     return TypeError(f"{name}.update needs {needs}." + _SWALLOWED.format(given=given))
 
 
-def missing_value(name: str) -> Exception:
+def missing_value(name: str, losses: Any) -> Exception:
     """The error for a rescaling without a value."""
+    if losses is not None:
+        return TypeError(
+            f"{name} was given `losses` and no value: with losses and their pullback "
+            "take attentional_aggregate; this one takes value and gradient of "
+            "tilted_value_and_grad, update(grads, state, params, value=value)."
+        )
     return TypeError(
         f"{name}.update needs the keyword argument 'value', that of "
         "tilted_value_and_grad or of tilted_loss: update(grads, state, params, "
@@ -419,17 +431,28 @@ def where(mask: jax.Array, losses: jax.Array) -> None:
     """A mask of the examples: one boolean for each loss."""
     same_shape("where", mask, "losses", losses)
     if mask.dtype != jnp.bool_:
-        raise TypeError(f"where must be boolean, got dtype {mask.dtype}.")
+        raise TypeError(
+            f"where must be boolean, got dtype {mask.dtype}: of a mask of zeros and "
+            "ones give mask > 0."
+        )
 
 
 def whole_tree(name: str, updates: Any) -> None:
     """The updates of every parameter, none of them masked."""
     leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
     if any(_is_masked(leaf) for leaf in leaves):
+        after = f"optax.chain({name}(...), optax.partition(...))"
+        if name in ("absgd", "abadam"):  # which multiply by the learning rate already
+            after = (
+                "optax.chain(scale_by_attention(...), optax.partition({'trained': "
+                "optax.sgd(...), ...}, labels)) with value=, or attentional_aggregate "
+                "with losses=. Or freeze what is not to be trained: "
+                f"optax.chain({name}(...), optax.masked(optax.set_to_zero(), frozen))"
+            )
         raise ValueError(
             f"{name} was given a tree with masked leaves. Inside optax.masked or "
             "optax.partition it would treat some parameters and leave the others as "
-            f"they are. Mask after it: optax.chain({name}(...), optax.partition(...))."
+            f"they are. Mask after attention: {after}."
         )
 
 

@@ -33,7 +33,8 @@ class WeightStatistics(NamedTuple):
     mean: jax.Array  #: []: mean weight; far from one it acts as a learning rate
     largest: jax.Array  #: []: the largest weight
     kl: jax.Array  #: []: divergence of the normalised weights from uniform, in nats
-    effective_fraction: jax.Array  #: []: exp(−KL), the share of examples that counts
+    #: []: exp(−KL), the share of examples that counts; 0 if all weights are
+    effective_fraction: jax.Array
     group_shares: jax.Array | None = None  #: [groups]: share of the total weight
 
 
@@ -80,7 +81,8 @@ def weight_statistics(
     weights = jnp.asarray(weights)
     present = jnp.ones(weights.shape, bool) if where is None else jnp.asarray(where)
     _check.same_shape("where", present, "weights", weights)
-    total, count = jnp.sum(weights, where=present), jnp.sum(present)
+    total = jnp.sum(weights, where=present)
+    count = jnp.sum(present).astype(total.dtype)
     share = jnp.where(present, weights, 0.0) / jnp.where(total > 0, total, 1.0)
     ratio = jnp.where(share > 0, share * count, 1.0)
     kl = jnp.sum(share * jnp.log(ratio))
@@ -99,7 +101,7 @@ def weight_statistics(
         mean=total / weights.size,
         largest=jnp.max(weights, where=present, initial=0.0) * count / weights.size,
         kl=kl,
-        effective_fraction=jnp.exp(-kl),
+        effective_fraction=jnp.where(total > 0, jnp.exp(-kl), 0.0),
         group_shares=of_groups,
     )
 
@@ -133,6 +135,7 @@ def suggest_lam(
 
     Raises:
       ValueError: losses are equal or not finite, or a fraction is not in (0, 1).
+      TypeError: `fractions` is a number.
 
     Warns:
       UserWarning: the network is wrong on many of the examples, and the sign is 1.
@@ -153,6 +156,8 @@ def suggest_lam(
         )
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1 or -1, got {sign}.")
+    if isinstance(fractions, float | int):
+        raise TypeError(f"fractions must be several, as ({fractions},), got a number.")
     for fraction in fractions:
         if not 0.0 < fraction < 1.0:
             raise ValueError(f"fractions must lie in (0, 1), got {fraction}.")

@@ -157,6 +157,8 @@ class TiltedValue:
     unbounded: jax.Array | None = None
     #: int32 []: updates of the state that λ was read from; None for λ as a number
     count: jax.Array | None = None
+    #: float32 []: Σ v_i, the number of examples that are no padding without weights
+    total_weight: jax.Array | None = None
     #: mapped axes that the batch is spread over; static
     axis_name: AxisName = dataclasses.field(default=None, metadata={"static": True})
 
@@ -200,12 +202,16 @@ def tilted_value_and_grad(
     before the backward pass, so a BatchNorm synchronised over the axis gets its exact
     gradient. That takes two small collectives a microbatch.
 
+    To a second derivative, as of meta-learning or a Hessian, the weights and the value
+    are constants: take the pullback or `tilted_loss` for these.
+
     Args:
       per_example_loss_fn: `(params, *batch) -> losses`, floating `[batch, ...]`, or
         `(losses, aux)` with `has_aux`. With microbatches every leaf of `*batch` has the
         batch axis first.
       lam: an optimizer state that holds an `AttentionState`; or λ itself, a nonzero
-        scalar in units of loss, ±inf allowed, which may be traced.
+        scalar in units of loss, ±inf allowed, which may be traced. `update` then takes
+        this λ for the batch, whatever its own λ or schedule is.
       has_aux: whether the function returns auxiliary output after the losses.
       microbatch_size: examples per microbatch; the last may be smaller. None takes the
         batch whole. A microbatch is every n-th example, so that one of a sharded batch
@@ -451,6 +457,7 @@ class _TiltedObjective(NamedTuple):
             max_weight=None if self.bound is None else copy(self.bound.max_weight),
             unbounded=tilt.unbounded,
             count=count,
+            total_weight=tilt.V,
             axis_name=self.axis_name,
         )
 
@@ -602,6 +609,7 @@ def _batch_size(data: Any) -> int:
         raise ValueError(
             "Every array of the batch must have the same leading axis, got leading "
             f"axes {sorted(sizes)}. With microbatch_size or dense=True the arrays of "
-            "the batch are arguments, (params, x, y), of which parts can be taken."
+            "the batch are arguments, (params, x, y), of which parts can be taken. By "
+            "keyword goes what has no batch axis: every part is given it as it is."
         )
     return sizes.pop()[0]

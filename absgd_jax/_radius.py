@@ -26,11 +26,17 @@ _ROUNDING_ERRORS = 8.0
 
 
 class KLRadius(NamedTuple):
-    """The value of `kl_radius`, which transforms accept as `lam`."""
+    """What `kl_radius` returns, and `two_stage` of it; transforms take it as `lam`.
 
-    rho: ArrayLike  # ρ, in nats
-    sign: int  # of λ
-    begin: int = 0  # updates with λ = ±∞ before
+    Examples:
+      >>> import absgd_jax
+      >>> absgd_jax.two_stage(absgd_jax.kl_radius(sign=-1), 500)
+      KLRadius(rho=0.4, sign=-1, begin=500)
+    """
+
+    rho: ArrayLike  #: ρ, in nats
+    sign: int  #: of λ, 1 or −1
+    begin: int = 0  #: updates with λ = ±∞ before
 
 
 # The default of `lam`.

@@ -1,10 +1,11 @@
 """Schedules of λ."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from absgd_jax import _check
@@ -13,6 +14,14 @@ from absgd_jax._radius import KLRadius
 ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
 
 
+@overload
+def two_stage(
+    lam: KLRadius, switch_step: int, first: ArrayLike = jnp.inf
+) -> KLRadius: ...
+@overload
+def two_stage(
+    lam: ArrayLike, switch_step: int, first: ArrayLike = jnp.inf
+) -> Callable[[ArrayLike], jax.Array]: ...
 def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
     """The paper's two-stage λ: `first` before a step, `lam` from it on.
 
@@ -45,7 +54,7 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
       Qi et al., `Attentional-Biased Stochastic Gradient Descent
       <https://arxiv.org/abs/2012.06951>`_: the experiments on CIFAR, λ from epoch 160.
     """
-    if switch_step < 0:
+    if not isinstance(switch_step, Tracer) and switch_step < 0:
         raise ValueError(f"switch_step must not be negative, got {switch_step}.")
     if isinstance(lam, KLRadius):
         _check.stage("first", first)
@@ -92,15 +101,17 @@ def anneal(
     """
     _check.stage("lam", lam)
     _check.stage("first", first)
-    if not 0 <= begin_step < end_step:
+    traced = isinstance(begin_step, Tracer) or isinstance(end_step, Tracer)
+    if not traced and not 0 <= begin_step < end_step:
         raise ValueError(
             "begin_step must not be negative and must come before end_step, got "
             f"{begin_step} and {end_step}."
         )
 
     def schedule(count: ArrayLike) -> jax.Array:
-        done = (jnp.asarray(count) - begin_step).astype(float)
-        done = jnp.clip(done / (end_step - begin_step), 0.0, 1.0)
+        since = lambda step: jnp.asarray(step) - jnp.asarray(begin_step, int)
+        done = since(count).astype(float) / since(end_step).astype(float)
+        done = jnp.clip(done, 0.0, 1.0)
         before, after = jnp.asarray(first, float), jnp.asarray(lam, float)
         inverse = (1.0 - done) / before + done / after
         plain = inverse == 0.0

@@ -165,7 +165,9 @@ def scale_by_attention(
     the gradient of `tilted_loss` is then NaN, or zero if every example was masked.
 
     With `axis_name` each device tilts its own part of the batch and the parts are
-    rescaled here, after the backward pass. That cannot be right where the network mixes
+    rescaled here, after the backward pass. A device whose part is all padding has a
+    `value` of NaN: if it is a number, give `total_weight`, which is 0 there; without it
+    the update is NaN. That cannot be right where the network mixes
     examples of several devices: under a BatchNorm whose moments are averaged over the
     mapped axis use `tilted_value_and_grad(axis_name=)`, `tilted_loss(axis_name=)`, the
     pullback or `attention`.
@@ -186,8 +188,9 @@ def scale_by_attention(
     Returns:
       An `optax.GradientTransformationExtraArgs` whose `update` takes, by keyword,
       `value` (a `TiltedValue`; or a scalar, T_λ of the batch, or of this device's part
-      with `axis_name`) and `total_weight` (scalar, Σ v_i behind it; default 1, for
-      parts of equal size), and ignores others.
+      with `axis_name`) and `total_weight` (scalar, Σ v_i behind it; the default is that
+      of a `TiltedValue`, and 1 for a number, for parts of equal size), and ignores
+      others.
 
     Raises:
       ValueError: λ is 0 or NaN, γ outside (0, 1], `init_s` negative, `max_weight` below
@@ -270,11 +273,10 @@ def _aggregate(
     **extra_args: Any,
 ) -> tuple[Any, AttentionState]:
     """Per-example gradients, dense or as a pullback, to one gradient."""
-    del extra_args
     _check.attention_state(f"{name}.update(updates, state)", state)
     _check.not_empty(name, updates, params)
     if losses is None:
-        raise _check.missing_losses(name)
+        raise _check.missing_losses(name, extra_args.get("value"))
     _check.whole_params(name, params, settings.axis_name)
     batch = _weights.checked_batch(
         losses,
@@ -345,17 +347,16 @@ def _rescale(
     params: Any = None,
     *,
     value: ArrayLike | TiltedValue | None = None,
-    total_weight: ArrayLike = 1.0,
+    total_weight: ArrayLike | None = None,
     where: ArrayLike | None = None,
     sample_weights: ArrayLike | None = None,
     **extra_args: Any,
 ) -> tuple[Any, AttentionState]:
     """∇T of a batch, or of this device's part of it, to the direction of Eq. (2)."""
-    del extra_args
     _check.attention_state(f"{name}.update(updates, state)", state)
     _check.not_empty(name, updates, params)
     if value is None:
-        raise _check.missing_value(name)
+        raise _check.missing_value(name, extra_args.get("losses"))
     _check.weighted_before(name, where=where, sample_weights=sample_weights)
     tilted = value if isinstance(value, TiltedValue) else None
     if tilted is not None and tilted.axis_name is not None:
@@ -377,6 +378,9 @@ def _rescale(
     _check.scalar("value", part)
     dtype = _attention.wider_dtype(part.dtype, state.tilted_loss.dtype)
     wide = lambda x: jnp.asarray(x).astype(dtype)
+    if total_weight is None:
+        of_part = None if settings.axis_name is None else tilted
+        total_weight = 1.0 if of_part is None else of_part.total_weight
     V_d = wide(total_weight)
     _check.scalar("total_weight", V_d)
     lam, stale = wide(state.lam), jnp.bool_(False)
@@ -394,14 +398,19 @@ def _rescale(
     # A bound holds only with the γ for which the losses were limited.
     gamma = wide(state.bound.gamma) if limited and state.bound is not None else None
     after, scale, usable = _weights.next_state(settings, state, whole, lam, gamma)
-    factor = jnp.where(usable, V_d * whole.r * scale, 1.0)[0]
+    # A part without examples, or with a loss that is not finite: the sum over devices
+    # of the others' gradients, unscaled, would pass for an update.
+    otherwise = 1.0 if settings.axis_name is None else jnp.nan
+    factor = jnp.where(usable, V_d * whole.r * scale, otherwise)[0]
     factor = jnp.where(stale, jnp.nan, factor)  # it is traced, and cannot be refused
 
     _check.local_gradients(updates, part, settings.axis_name)
 
     def rescale(g: jax.Array) -> jax.Array:
         widest = _attention.wider_dtype(g.dtype, dtype)
-        return (factor.astype(widest) * g.astype(widest)).astype(g.dtype)
+        scaled = (factor.astype(widest) * g.astype(widest)).astype(g.dtype)
+        # Zeros where all is padding, also under a factor of NaN.
+        return scaled if settings.axis_name is None else jnp.where(g == 0, g, scaled)
 
     rescaled = jax.tree.map(rescale, updates)
     return _devices.sum_gradients(rescaled, part, settings.axis_name), after

@@ -57,6 +57,21 @@ def _at(value: Any, count: ArrayLike, dtype: Any) -> jax.Array:
     return jnp.array(value(count) if callable(value) else value, dtype, copy=True)
 
 
+def _lam_at(
+    lam: ScalarOrSchedule, count: ArrayLike, dtype: Any, before: jax.Array
+) -> jax.Array:
+    """λ at a step; of a schedule that reaches 0 the smallest of the sign before.
+
+    At 0 itself a loss over λ is no number. At the smallest the example of the largest
+    (smallest) loss takes the step, which is the limit.
+    """
+    value = _at(lam, count, dtype)
+    if callable(lam):
+        smallest = jnp.sign(before.astype(dtype)) * jnp.finfo(dtype).tiny
+        value = jnp.where(value == 0.0, smallest, value)
+    return value
+
+
 def _bound_at(
     settings: Settings, count: ArrayLike, dtype: Any, unbounded: ArrayLike = 0.0
 ) -> WeightBound | None:
@@ -138,16 +153,17 @@ def next_state(
     unbounded = 0.0
     if isinstance(settings.lam, KLRadius):
         free, unbounded = own, keep_or(own.normalizer.tilted_loss, state.tilted_loss)
-        if state.bound is not None and state.bound.unbounded is not None:
+        apart = None if state.bound is None else state.bound.unbounded
+        if apart is not None and batch.unbounded is not None:
             free = _without_bound(state, batch, lam, gamma)
-            unbounded = keep_or(free.normalizer.tilted_loss, state.bound.unbounded)
+            unbounded = keep_or(free.normalizer.tilted_loss, apart)
         reached = _radius.divergence(free.scale, batch.kl)
         followed = _radius.follow(settings.lam, lam, reached, batch.high, batch.low)
         waits = count < settings.lam.begin
         next_lam = jnp.where(waits, state.lam, keep_or(followed, state.lam))
         next_lam = lax.stop_gradient(next_lam)  # what it follows has no derivative
     else:
-        next_lam = _at(settings.lam, count, state.lam.dtype)
+        next_lam = _lam_at(settings.lam, count, state.lam.dtype, lam)
 
     return NextState(
         AttentionState(
@@ -288,7 +304,7 @@ def step(settings: Settings, state: AttentionState, batch: Batch) -> Step:
     if isinstance(settings.lam, KLRadius):
         lam = state.lam.astype(dtype)
     else:
-        lam = _at(settings.lam, state.count, dtype)
+        lam = _lam_at(settings.lam, state.count, dtype, state.lam)
     bound = _bound_at(settings, state.count, dtype)
     bounded = state._replace(bound=bound)
     tilt, shares = tilt_batch(batch, lam, bounded, settings.axis_name)
@@ -410,23 +426,27 @@ def attention(
       <https://arxiv.org/abs/2012.06951>`_, Algorithm 1 and Eq. (2).
     """
     settings = Settings(lam, gamma, init_s, max_weight, axis_name).checked()
+    return Attention(
+        functools.partial(initial_state, settings), functools.partial(_weigh, settings)
+    )
 
-    def weigh(
-        losses: ArrayLike,
-        state: AttentionState,
-        *,
-        where: ArrayLike | None = None,
-        sample_weights: ArrayLike | None = None,
-    ) -> tuple[jax.Array, AttentionState]:
-        _check.attention_state("weigh(losses, state)", state)
-        batch = checked_batch(
-            losses,
-            where,
-            sample_weights,
-            reason="The weights need the losses before their mean.",
-            at_least=state.tilted_loss.dtype,
-        )
-        shares, new_state = step(settings, *lax.stop_gradient((state, batch)))
-        return shares * (shares.size * _devices.devices(axis_name)), new_state
 
-    return Attention(functools.partial(initial_state, settings), weigh)
+def _weigh(
+    settings: Settings,
+    /,
+    losses: ArrayLike,
+    state: AttentionState,
+    *,
+    where: ArrayLike | None = None,
+    sample_weights: ArrayLike | None = None,
+) -> tuple[jax.Array, AttentionState]:
+    _check.attention_state("weigh(losses, state)", state)
+    batch = checked_batch(
+        losses,
+        where,
+        sample_weights,
+        reason="The weights need the losses before their mean.",
+        at_least=state.tilted_loss.dtype,
+    )
+    shares, new_state = step(settings, *lax.stop_gradient((state, batch)))
+    return shares * (shares.size * _devices.devices(settings.axis_name)), new_state

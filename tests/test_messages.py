@@ -1,6 +1,7 @@
 """What goes wrong in a user's loop is refused: the value, the rule and the remedy."""
 
 import functools
+import pickle
 import types
 
 import equinox
@@ -36,6 +37,50 @@ def test_what_a_train_state_swallows_is_named(name, keyword):
         state.apply_gradients(grads=params, **{keyword: 1.0})
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "other"),
+    [
+        ("attentional_aggregate", "value", "scale_by_attention"),
+        ("scale_by_attention", "losses", "attentional_aggregate"),
+    ],
+)
+def test_arguments_of_the_other_transform_are_named(name, given, other):
+    tx = getattr(absgd_jax, name)(1.0)
+    arguments = {given: jnp.ones(3)}
+    with pytest.raises(TypeError, match=f"was given `{given}` and no .*take {other};"):
+        tx.update(params, tx.init(params), params, **arguments)
+
+
+def test_what_is_frozen_is_masked_after_attention_as_the_message_says():
+    """After an alias, which has multiplied by −η, `optax.sgd` would climb."""
+    two = {"w": jnp.float32(1.0), "b": jnp.float32(0.5)}
+    of_two = lambda p: (p["w"] * x[:, 0] + p["b"] - 1.0) ** 2
+    label = lambda tree: {name: name == "w" for name in tree}
+    freeze = lambda tx: optax.partition({True: tx, False: optax.set_to_zero()}, label)
+    inside, whole = freeze(absgd_jax.absgd(0.1, 0.5)), absgd_jax.absgd(0.1, 0.5)
+    value, grads = absgd_jax.tilted_value_and_grad(of_two, whole.init(two))(two)
+    with pytest.raises(ValueError, match="masked leaves") as refused:
+        inside.update(grads, inside.init(two), two, value=value)
+    for said, way in (
+        (
+            "optax.chain(scale_by_attention(...), optax.partition({'trained': "
+            "optax.sgd(...), ...}, labels)) with value=",
+            optax.chain(absgd_jax.scale_by_attention(0.5), freeze(optax.sgd(0.1, 0.9))),
+        ),
+        (
+            "optax.chain(absgd(...), optax.masked(optax.set_to_zero(), frozen))",
+            optax.chain(
+                whole, optax.masked(optax.set_to_zero(), {"w": False, "b": True})
+            ),
+        ),
+    ):
+        assert said in str(refused.value)
+        expected, _ = whole.update(grads, whole.init(two), two, value=value)
+        found, _ = way.update(grads, way.init(two), two, value=value)
+        np.testing.assert_array_equal(found["w"], expected["w"])
+        assert found["b"] == 0.0
+
+
 def test_an_axis_that_is_not_mapped_is_named():
     attention = absgd_jax.attention(1.0, axis_name="batch")
     tx = absgd_jax.scale_by_attention(1.0, axis_name="batch")
@@ -55,6 +100,22 @@ def test_an_axis_that_is_not_mapped_is_named():
 def test_what_is_no_state_of_attention_is_named(state):
     with pytest.raises(TypeError, match=r"weigh\(losses, state\) takes an Attention"):
         absgd_jax.attention(1.0).weigh(losses_of(params), state)
+
+
+def test_a_state_goes_on_without_its_bound():
+    """As of a run that is resumed with another `max_weight`."""
+    losses = jnp.array([0.0, 1.0, 4.0])
+    bounded = absgd_jax.attention()
+    free = absgd_jax.attention(max_weight=jnp.inf)
+    _, state = bounded.weigh(losses, bounded.init())
+    expected = free.weigh(losses, state._replace(bound=None))
+    jax.tree.map(np.testing.assert_array_equal, free.weigh(losses, state), expected)
+
+
+def test_attention_goes_to_other_processes():
+    attention = pickle.loads(pickle.dumps(absgd_jax.attention()))
+    weights, _ = attention.weigh(jnp.ones(3), attention.init())
+    np.testing.assert_array_equal(weights, 1.0)
 
 
 def test_a_schedule_may_have_the_name_of_one_of_ours():
@@ -299,6 +360,8 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
          TypeError, "of 16 bits or more, got dtype float8"),
         (lambda: weigh([]), ValueError, r"at least one example, got shape \(0,\)"),
         (lambda: weigh([1.0], where=jnp.ones(2, bool)), ValueError, "where must have"),
+        (lambda: weigh([1.0], where=jnp.ones(1)),
+         TypeError, r"boolean, got dtype float32: .*mask > 0"),
         # Its gradient.
         (lambda: differentiate(losses_of, lam=lambda step: 1.0),
          TypeError, "tilted_value_and_grad takes λ as a number"),
@@ -312,7 +375,7 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
         (lambda: differentiate(lambda p, x: x @ p["w"], x, dense=True),
          ValueError, r"one loss per example: .* shape \(1, 3\)"),
         (lambda: differentiate(of_batch, x, labels[:-1], microbatch_size=4),
-         ValueError, r"same leading axis, got .*\(15,\), \(16,\)"),
+         ValueError, r"same leading axis, got .*\(15,\), \(16,\).*keyword"),
         (lambda: differentiate(lambda p: losses_of(p).mean()),
          ValueError, "before their mean"),
         # A radius.
@@ -402,6 +465,38 @@ def test_an_annealed_lam_moves_evenly_in_its_inverse(first, last):
     assert not np.isnan(lams).any()
     assert lams[0] == first
     assert lams[-1] == last
+
+
+def test_steps_of_a_schedule_may_be_traced_or_of_numpy():
+    @jax.jit
+    def at(count, begin, end):
+        two = absgd_jax.two_stage(0.5, begin, first=4.0)
+        gradual = absgd_jax.anneal(0.5, begin, end, first=4.0)
+        return two(count), gradual(count)
+
+    plain = absgd_jax.two_stage(0.5, 3, 4.0), absgd_jax.anneal(0.5, 3, 9, 4.0)
+    with jax.numpy_dtype_promotion("strict"):
+        of_numpy = absgd_jax.anneal(0.5, np.int64(3), np.int64(9), 4.0)
+        for count in range(12):
+            expected = [schedule(count) for schedule in plain]
+            np.testing.assert_allclose(at(count, 3, 9), expected, rtol=1e-6)
+            assert of_numpy(jnp.int32(count)) == expected[1]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_schedule_that_ends_at_zero_gives_the_step_to_the_extreme_loss(sign):
+    lam = optax.linear_schedule(sign, 0.0, 1)
+    tx = absgd_jax.attentional_aggregate(lam, 1.0)
+    losses, state = jnp.array([0.0, 1.0, 4.0]), tx.init(0.0)
+    _, state = tx.update(jnp.arange(3.0), state, losses=losses)
+    direction, _ = tx.update(jnp.arange(3.0), state, losses=losses)
+    extreme = 2 if sign > 0 else 0
+    assert direction == extreme
+    attention = absgd_jax.attention(lam, 1.0)
+    _, state = attention.weigh(losses, attention.init())
+    weights, state = attention.weigh(losses, state)
+    np.testing.assert_array_equal(weights, 3.0 * (jnp.arange(3) == extreme))
+    assert np.sign(state.lam) == sign
 
 
 def test_an_annealed_lam_refuses_steps_in_the_wrong_order():

@@ -133,6 +133,43 @@ def test_local_tilt_rescaled_afterwards_is_the_same_update(lam, name):
     assert_equal(SPREADS[name].run(step, tx, batches), one_device("value", lam))
 
 
+# Every device has another weight; the first has only padding, and once all have.
+share = np.repeat(np.arange(float(meshes.DEVICES)), 4).astype(np.float32)
+uneven = [(x, y, v * share * (n != 1)) for n, (x, y, v) in enumerate(batches)]
+
+
+def local_value(tx, cast, **extra):
+    """A step by the value of each device's own part."""
+
+    def step(params, state, x, labels, v):
+        own = problems.vary(params, "data") if cast else params
+        of = absgd_jax.tilted_value_and_grad(per_example_losses, 0.5)
+        value, grads = of(own, x, labels, sample_weights=v)
+        updates, state = tx.update(grads, state, params, value=value, **extra)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+@pytest.mark.parametrize("step_of", [local_value, local_tilt], ids=["value", "number"])
+@pytest.mark.parametrize("name", ["shard_map", "shard_map, unchecked", "pmap"])
+def test_local_tilts_of_uneven_parts_are_that_of_the_whole_batch(name, step_of):
+    tx = meshes.optimizer("value", 0.5, 0.3, "data")
+    found = SPREADS[name].run(step_of(tx, cast=name == "shard_map"), tx, uneven)
+    alone = meshes.optimizer("pullback", 0.5, 0.3)
+    one_step = jax.jit(meshes.make_step(alone, "pullback"))
+    assert_equal(found, meshes.train(one_step, alone, uneven))
+
+
+def test_a_part_of_padding_that_counts_as_one_makes_no_update():
+    """The others' gradients, summed as they are, would look like one."""
+    tx = meshes.optimizer("value", 0.5, 0.3, "data")
+    step = local_value(tx, cast=False, total_weight=1.0)
+    params, state = SPREADS["pmap"].run(step, tx, uneven[:1])
+    assert np.isnan(params["w"]).all()
+    assert absgd_jax.attention_state(state).tilted_loss == 0.0
+
+
 def test_local_tilt_of_summed_gradients_is_refused():
     tx = meshes.optimizer("value", 0.5, 0.3, "data")
     step = meshes.mapped(local_tilt(tx, cast=False), check_vma=True)
