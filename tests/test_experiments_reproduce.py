@@ -18,8 +18,8 @@ import pytest
 
 from experiments import cli, commands, configs, presets
 from experiments.data import packed
-from experiments.data.task import load_task
-from experiments.data.types import MissingData
+from experiments.data.task import Task, load_task
+from experiments.data.types import Examples, MissingData
 from experiments.report import formatting
 from experiments.results import paper, run_dir, run_log
 from experiments.studies import (
@@ -104,6 +104,85 @@ def test_a_field_that_is_new_to_the_configuration_keeps_what_was_packed(folder):
         packed.read(folder / "pack", dataclasses.replace(of_newer, newer=4))
 
 
+DATA = configs.Data(source="cifar10")
+OTHERS = dataclasses.replace(DATA, imbalance_ratio=3.0)
+
+
+def tiny(seed=0):
+    """A task of 20 images of 4 × 4 pixels, without validation examples."""
+    images = np.random.default_rng(seed).integers(0, 256, (20, 4, 4, 3), np.uint8)
+    labels = np.arange(20, dtype=np.int32) % 10
+    train, test = (Examples(images[i::2], labels[i::2]) for i in range(2))
+    return Task(train, None, test, np.arange(10) < 3, np.array([2, 0] * 5))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 100, 10**6])
+def test_images_are_read_as_packed_whatever_the_size_of_the_parts(tmp_path, part_bytes):
+    packed.write(tmp_path, [(DATA, tiny())], part_bytes)
+    parts = sorted(tmp_path.glob("images.webp.*"))
+    *full, last = (path.stat().st_size for path in parts)
+    assert set(full) <= {part_bytes}
+    assert 0 < last <= part_bytes
+    chex.assert_trees_all_equal(packed.read(tmp_path, DATA), tiny())
+    joined = b"".join(path.read_bytes() for path in parts)
+    packed.write(tmp_path, [(DATA, tiny())])
+    assert (tmp_path / "images.webp.1-of-1").read_bytes() == joined
+
+
+def test_a_missing_part_is_refused(tmp_path):
+    packed.write(tmp_path, [(DATA, tiny())], part_bytes=100)
+    parts = sorted(tmp_path.glob("images.webp.*"))
+    assert len(parts) > 9  # names have two digits
+    for part in (parts[0], parts[8], parts[-1]):
+        content = part.read_bytes()
+        part.unlink()
+        with pytest.raises(MissingData) as raised:
+            packed.read(tmp_path, DATA)
+        assert str(raised.value) == (
+            f"{tmp_path} has no {part.name}: it must have all {len(parts)} parts of "
+            "images.webp."
+        )
+        part.write_bytes(content[:-1])
+        with pytest.raises(MissingData, match="Copy all files of one packing"):
+            packed.read(tmp_path, DATA)
+        part.write_bytes(content)
+    packed.read(tmp_path, DATA)
+
+
+@pytest.mark.parametrize("parts", [0, 1, 99])
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "again"])
+def test_an_interrupted_packing_is_not_read(tmp_path, monkeypatch, parts, earlier):
+    """It stops in the middle of a part, or of the task's own file after all parts."""
+    if earlier:
+        packed.write(tmp_path, [(DATA, tiny())], part_bytes=400)
+    write_bytes, left = pathlib.Path.write_bytes, iter(range(parts))
+
+    def write_some(path, content):
+        whole = next(left, None) is not None
+        write_bytes(path, content if whole else content[: len(content) // 2])
+        if not whole:
+            raise KeyboardInterrupt
+
+    def stop(file, **arrays):
+        file.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", write_some)
+    monkeypatch.setattr(np, "savez_compressed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        packed.write(tmp_path, [(DATA, tiny(seed=1))], part_bytes=400)
+    with pytest.raises(MissingData):
+        packed.read(tmp_path, DATA)
+
+
+def test_images_of_another_packing_are_refused(tmp_path):
+    packed.write(tmp_path, [(OTHERS, tiny())])
+    packed.write(tmp_path, [(DATA, tiny(seed=1))])
+    packed.read(tmp_path, DATA)
+    with pytest.raises(MissingData, match=r"are not those that .*npz was packed with"):
+        packed.read(tmp_path, OTHERS)
+
+
 def found(lams, best=None, **more):
     """Records that choose λ."""
     cells = [Cell(SETTING, "ABSGD (CE)", lam, 0, "validation") for lam in lams]
@@ -133,6 +212,14 @@ def test_rows_of_one_loss_share_their_plain_training():
     plain, *others = map(reproduce.first_stage, runs)
     assert others == [plain] * len(others)
     assert plain.loss == configs.Loss()
+
+
+def test_the_hardest_columns_of_cifar10_come_first():
+    cells = reproduce.pending([], reproduce.SETTINGS)
+    order = [setting for setting, _ in itertools.groupby(c.setting for c in cells)]
+    assert order[:2] == ["cifar10_lt100", "cifar10_st100"]
+    assert order[2:4] == ["cifar10_sym40", "cifar10_asym40"]
+    assert order[4:] == [*reproduce.IMBALANCED[2:], *reproduce.MISLABELLED[2:]]
 
 
 def test_a_cell_that_is_listed_has_the_cost_of_its_own_epochs(tmp_path, shell):
@@ -459,7 +546,7 @@ def _tables(text):
             for line in lines
             if line.startswith("| ")
         ]
-        head, *rows = rows
+        head, *rows = rows or [[]]  # what follows the tables has none
         for method, *cells in rows:
             for column, cell in zip(head[1:], cells, strict=True):
                 tables[heading, method, column] = cell
