@@ -179,16 +179,18 @@ def _refuse_lam(
     if same and method.rho and method.attends and "--method.lam" in given:
         raise configs.BadConfiguration(
             f"--method.lam {method.lam:g} changes nothing: with --method.rho "
-            f"{method.rho} λ follows the losses, and only its sign counts. Plain SGD "
-            "is --method.name sgd; a λ of your own needs --method.rho None and "
-            "--method.max-weight None, too."
+            f"{method.rho} λ follows the losses, and only its sign counts. Plain "
+            f"training is --method.name {method.info.plain}; a λ of your own needs "
+            "--method.rho None --method.max-weight None --method.gamma 0.5 "
+            "--method.start-at 0.8, too (0.2 for λ < 0)."
         )
     plain = method.attends and method.rho is None and method.lam == -math.inf
     if plain and "--method.lam" in given:
         raise configs.BadConfiguration(
             "--method.lam -inf without a radius is plain SGD, which is inf or "
-            "--method.name sgd. For λ < 0 that follows the losses, give --method.rho "
-            "0.4 --method.gamma 0.1 --method.max-weight 2, too."
+            "--method.name sgd. For λ < 0 that follows the losses from the first step "
+            "on, give --method.rho 0.4 --method.gamma 0.1 --method.max-weight 2 "
+            "--method.init-s None --method.start-at 0, too."
         )
     needs_lam = method.baseline and "lam" in method.info.reads and not swept
     if needs_lam and math.isinf(method.lam):

@@ -90,8 +90,8 @@ class Compare(Checked):
 
     Every method has one hyperparameter with three values, each at three learning rates,
     or nine learning rates where it has none; validation accuracy over all seeds chooses
-    among the nine. Resumes from what the run directory holds, also with more methods,
-    rates or seeds. Writes there:
+    among the nine, or another metric, see `choose_by`. Resumes from what the run
+    directory holds, also with more methods, rates or seeds. Writes there:
 
       grid.json     what all trainings share
       table.md      one row a method
@@ -102,15 +102,23 @@ class Compare(Checked):
     Attributes:
       run: data, network, schedule and optimizer. Of its loss and method only what all
         methods share is used: `logit_norm`, γ and s_0, and the epoch from which weights
-        begin. Heads, and the epochs that are evaluated, are those of the methods.
+        begin; where its λ follows a radius from the first step, other weights begin
+        after 0.8 of the epochs, or 0.2 where λ < 0, unless `start_at` says otherwise,
+        with γ = 0.5. Heads, and the epochs that are evaluated, are those of the
+        methods.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
         for all that fit. `+norm` divides the logits by their norm in training, `+adam`
         trains SGD's and ABSGD's by Adam.
       rates: learning rates that are tried with each value, as multiples of the method's
         own; only 1 gives each method three settings and not nine.
       seeds: number of seeds, from 0; each trains every method on its own split.
+      choose_by: metric of the validation set that chooses settings, and epochs with
+        `early_stopping`; that of the test set orders the table. `balanced` is the mean
+        recall of the classes, for a validation set as imbalanced as the training set;
+        `auroc` and `average_precision` are of two classes.
       early_stopping: whether each training counts as of the epoch of its highest
-        validation accuracy, and not of its last one. Methods of one stage only.
+        metric on the validation set, and not of its last one. Methods of one stage
+        only.
       measure: whether the steps are timed, each in turn with a step of plain SGD.
       reuse: results.json of earlier comparisons with the same run and versions, as of
         another machine. What they trained is not trained again, except by methods
@@ -122,6 +130,9 @@ class Compare(Checked):
     methods: str = ""
     rates: tuple[PositiveFinite, ...] = (1.0, 0.5, 2.0)
     seeds: Size = 3
+    choose_by: Literal["accuracy", "balanced", "auroc", "average_precision"] = (
+        "accuracy"
+    )
     early_stopping: bool = False
     measure: bool = True
     reuse: tuple[pathlib.Path, ...] = ()
@@ -456,8 +467,8 @@ class Reproduce(Checked):
       rows: rows by name, such as "SGD (CE)"; all if none is given.
       seeds: number of seeds, from 0.
       smoke: whether to train the smoke presets: tiny networks on a few examples.
-      pack: folder to write the settings' images to, for a machine that all of the data
-        cannot be sent to; nothing is trained.
+      pack: folder to write the settings' images to, in parts of at most 48 MiB, for a
+        machine that all of the data cannot be sent to; nothing is trained.
       list: whether the cells that can be trained next are printed, and nothing trained.
       features: .npz file to write what enters the last layer after plain training to,
         for the first of the settings; networks that are not there are trained.

@@ -103,8 +103,14 @@ class Data(Checked):
       total: training examples in all, to which the counts of the imbalance are scaled;
         None leaves them.
       scarce_first: whether the first classes are the scarce ones, not the last.
-      noise: rule by which labels are flipped; see `label_noise`. `symmetric` flips
-        equally many labels of each class, each to a random other class.
+      noise: rule by which labels are flipped. The symmetric ones flip each to a random
+        other class: `symmetric` the same fraction of every class; `symmetric_sce`
+        equally many labels of every class; `symmetric_gce` each label by chance. The
+        asymmetric ones, of CIFAR, flip to one class each: `asymmetric_sce` trucks to
+        automobiles, birds to airplanes, cats to dogs and back, and deer to horses, or
+        of every five classes of CIFAR-100 two to each other; `asymmetric_author_code`
+        the same of CIFAR-10, where cats that are dogs by then may become cats again,
+        and every class of CIFAR-100 to the next of its five.
       noise_rate: fraction of the labels (in the classes that the rule affects) that are
         flipped, in [0, 1). Training and validation labels are both noisy, since who has
         mislabelled data has no clean validation set. Test labels are never flipped.
@@ -526,7 +532,8 @@ class Method(Checked):
         refuse(
             adapts and not (math.isinf(self.lam) and math.isinf(self.first_lam)),
             "With rho, λ adapts: lam is inf or -inf and first_lam inf, got "
-            f"{self.lam} and {self.first_lam}.",
+            f"{self.lam} and {self.first_lam}. A fixed λ has no rho, and no max_weight "
+            "of 2: --method.rho None --method.max-weight None --method.gamma 0.5.",
         )
         refuse(
             adapts and self.init_s is not None,

@@ -12,6 +12,7 @@ import pytest
 import absgd_jax
 from experiments import cli as command_line
 from experiments import configs, presets
+from experiments.report import formatting
 from experiments.results import aggregate
 from experiments.studies import compare, grid, method_grid
 from experiments.studies.method_grid import RATE, MethodGrid
@@ -123,10 +124,30 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
         for one in methods["eg_examples"].runs(plain):
             step_size = one.method.step_size  # w falls where the loss is large
             assert np.sign(step_size) == -sign
-    # Of your own data λ has the sign of the preset's.
-    own = configs.replace(LONG_TAIL, {"method.rho": 0.4, "method.lam": -math.inf})
-    for one in method_grid.every(own)["absgd"].runs(method_grid.plain(own)):
-        assert one.method.lam < 0
+
+
+@pytest.mark.parametrize(
+    ("sign", "given", "start_at"), [(1, 0.0, 0.8), (-1, 0.0, 0.2), (-1, 0.5, 0.5)]
+)
+def test_where_a_radius_is_at_once_other_weights_begin_later(sign, given, start_at):
+    """As of your own data; λ has the sign of the preset's."""
+    radius = dataclasses.replace(
+        presets.get("own_images").run.method, lam=sign * math.inf, start_at=given
+    )
+    own = configs.replace(LONG_TAIL, {"method": radius})
+    methods, plain = method_grid.every(own), method_grid.plain(own)
+    for name in ("absgd", "absgd_cb_base", "absgd_focal", "abadam"):
+        for one in methods[name].runs(plain):
+            assert np.sign(one.method.lam) == sign
+            assert one.method.gamma == configs.Method().gamma
+            assert one.method.start_at == start_at
+    for name in ("drw_ce", "ldam_drw", "drw_focal", "absgd_cb"):
+        for one in methods[name].runs(plain):
+            assert one.loss.class_weights_from == start_at
+    for name in ("cb_ce", "logit_adjusted"):
+        assert methods[name].runs(plain)[0].loss.class_weights_from == 0.0
+    (automatic, *_) = methods["absgd_auto"].runs(plain)
+    assert (automatic.method.start_at, automatic.method.gamma) == (0.0, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +328,57 @@ def test_early_stopping_measures_the_epoch_that_validation_chooses(tmp_path, she
     shell.refused(2, said, *command, "--methods", "crt,ncm", "--early-stopping")
 
 
+def test_another_metric_chooses_settings_and_epochs_and_orders_the_table(tmp_path):
+    """On a validation set of which most examples are of one class."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(400) < 0.15
+    inputs = rng.normal(size=(400, 3)) + labels[:, None]
+    rows = [
+        ["a", "b", "c", "y"],
+        *([*x, int(y)] for x, y in zip(inputs, labels, strict=True)),
+    ]
+    path = write_csv(tmp_path / "rare.csv", rows)
+    command = ["compare", "own_table", "--data.path", path, "--no-measure", "--epochs"]
+    command += ["4", "--seeds", "2", "--rates", "1", "--methods", "cb_ce"]
+    for by in ("average_precision", "balanced"):
+        for early in ((), ("--early-stopping",)):
+            out = tmp_path / f"{by}{len(early)}"
+            given = [*command, "--out", out, "--choose-by", by, *early]
+            assert command_line.main([*map(str, given)]) == 0
+            results = json.loads((out / "results.json").read_text())
+            assert results["choose_by"] == by
+            for name, method in results["methods"].items():
+                scores = {}
+                for setting in method["grid"]:
+                    runs = [
+                        aggregate.read(
+                            out / "runs" / f"{name}-{setting['value']}-seed{n}"
+                        )
+                        for n in range(2)
+                    ]
+                    kept = [
+                        max(run.epochs, key=lambda event: event["validation"][by])
+                        if early else run.epochs[-1]
+                        for run in runs
+                    ]  # fmt: skip
+                    expected = [event["validation"][by] for event in kept]
+                    assert [*setting["validation"].values()] == expected
+                    tests = [event["test"][by] for event in kept]
+                    assert [*setting[by].values()] == tests
+                    scores[setting["value"]] = np.mean(expected).round(9)
+                assert method["chosen"] == max(scores, key=scores.get)
+            chosen = compare.chosen(results)
+            gain = formatting.paired(chosen["cb_ce"][by], chosen["sgd"][by])
+            assert f"| {gain} " in (out / "table.md").read_text()
+
+
+def test_a_metric_of_two_classes_is_refused_for_more(tmp_path, shell):
+    command = ("compare", "digits_long_tail", "--out", tmp_path / "out", *SHORT)
+    said = "--choose-by auroc is of two classes, and digits has 10."
+    shell.refused(2, said, *command, "--choose-by", "auroc")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupt_reports_the_methods_that_are_whole(
     compared, tmp_path, monkeypatch, capsys
 ):
@@ -346,7 +418,8 @@ def test_what_an_earlier_comparison_trained_is_not_trained_again(compared, tmp_p
 def test_first_stages_are_trained_whatever_is_known_of_them(tmp_path):
     methods = method_grid.choose(LONG_TAIL, "crt+norm,sgd+norm")
     plain = method_grid.plain(LONG_TAIL)
-    result = compare._result(plain, {"validation": {"0": 0.5}}, seed=0)
+    recorded = {"validation": {"0": 0.5}}
+    result = compare._result(plain, recorded, seed=0, choose_by="accuracy")
     reused = {
         compare._key(method.name, method.changes, changes): [result]
         for method in methods
@@ -370,6 +443,8 @@ def test_another_comparison_is_not_reused(compared, tmp_path, shell):
     older = tmp_path / "older.json"
     older.write_text(json.dumps(other))
     shell.refused(2, "versions.jax", *command, "--reuse", older)
+    by = ("--choose-by", "balanced")
+    shell.refused(2, "choose_by", *command, *reuse, *by)
     shell.refused(2, "--reuse needs files results.json", *command, "--reuse", tmp_path)
     del other["methods"]["absgd"]["grid"][0]["changes"]
     older.write_text(json.dumps(other))

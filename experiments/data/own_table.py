@@ -2,13 +2,21 @@
 
 `--data.path` is a file, or a directory with train.csv and, where you have them,
 test.csv and validation.csv. Columns are separated by commas, semicolons or tabs;
-between tabs, quotes that are not in pairs around cells are part of these. The first row
-has the names of the columns if one of its cells is a name that the configuration gives,
-or one of `LABELS` or `TEXTS`. Otherwise it is data, and columns are named 1, 2, ..., if
-its label is another row's too, or one of its cells is a number. But where its numbers
-are 0, 1, 2, ... or 1, 2, 3, ..., at least three of them and at most one other name,
-they are names, as pandas writes them. A column without a name, or that pandas gives its
-index (`Unnamed: 0`), is not used.
+between tabs, quotes that are not in pairs around cells are part of these.
+
+Whether the first row of a CSV has the names of the columns says the first of these
+rules that applies:
+
+1. A cell is a name that the configuration gives, and no column's number, or one of
+   `LABELS` or `TEXTS`, and no other row has it in that column: names.
+2. Its numbers are 0, 1, 2, ... or 1, 2, 3, ..., at least three of them and at most one
+   other name, as pandas writes them: names.
+3. It has no number: names, unless its label is another row's too and there is another
+   row without a number.
+4. Its label is no number and no other row's: it is refused, since it may be either.
+5. Otherwise it is data, and columns are named 1, 2, ...
+
+A column without a name, or that pandas gives its index (`Unnamed: 0`), is not used.
 
 A column whose training cells are all numbers or missing is numeric: the median of the
 training set stands for what is missing, and it is scaled to mean 0 and deviation 1

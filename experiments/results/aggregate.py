@@ -40,19 +40,20 @@ class Result:
         reached = f"epoch {done} of {self.run.epochs}"
         return f"{reached}; {self.diverged.rstrip('.')}" if self.diverged else reached
 
-    def best(self, split: str) -> Event | None:
+    def best(self, split: str, by: str = "accuracy") -> Event | None:
         """The first epoch of the highest accuracy on a split, of those with a test.
 
-        None where the split was never evaluated together with the test.
+        Or of another of its metrics. None where the split was never evaluated together
+        with the test.
         """
+        metric = lambda event: float(event[split][by])
         known = [
             event
             for event in self.epochs
             if event.get(split) and event.get("test")
-            if float(event[split]["accuracy"]) >= 0.0  # NaN is not
+            if metric(event) >= 0.0  # NaN is not
         ]
-        accuracy = lambda event: float(event[split]["accuracy"])
-        return max(known, key=accuracy, default=None)
+        return max(known, key=metric, default=None)
 
 
 @dataclasses.dataclass(frozen=True)

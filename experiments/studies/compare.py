@@ -36,8 +36,9 @@ _COSTS = (
     "Time and memory are those of a step relative to plain SGD's (median of paired "
     "steps; all that the compiled program holds); "
 )
-_BEST_EPOCH = "the epoch of each training's highest validation accuracy"
 OF_TWO_CLASSES = {"auroc": "AUROC", "average_precision": "average precision"}
+_HEADINGS = MEASURES | OF_TWO_CLASSES
+_EARLIER = {"choose_by": "accuracy"}  # of recordings that lack it
 
 
 class Compared(NamedTuple):
@@ -55,6 +56,7 @@ class _Setting(NamedTuple):
     out: pathlib.Path
     seeds: int
     reused: Mapping[str, list[Result]]  # of earlier comparisons, by `_key`
+    choose_by: str = commands.Compare.choose_by
     early_stopping: bool = False
     rates: tuple[float, ...] = commands.Compare.rates
 
@@ -64,7 +66,8 @@ def main(preset: str, config: commands.Compare) -> int:
 
     Returns 0, or 130 if it was interrupted; the same command then resumes. Raises
     BadConfiguration where there is no such method, or no validation data; early
-    stopping meets a method of two stages; or the directory, or a file to reuse, holds a
+    stopping meets a method of two stages; settings are to be chosen by a metric of two
+    classes, and there are more; or the directory, or a file to reuse, holds a
     comparison of other runs.
     """
     base = method_grid.plain(config.run)
@@ -80,14 +83,20 @@ def main(preset: str, config: commands.Compare) -> int:
             "--early-stopping compares methods of one stage, as the second one begins "
             f"after the last epoch of the first: leave out {', '.join(staged)}."
         )
+    if config.choose_by not in _measures(base):
+        raise configs.BadConfiguration(
+            f"--choose-by {config.choose_by} is of two classes, and "
+            f"{base.data.source} has {base.data.classes}."
+        )
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
-    reused = _reused(preset, base, config.reuse)
+    reused = _reused(preset, base, config.choose_by, config.reuse)
     setting = _Setting(
         base,
         config.session,
         out,
         config.seeds,
         reused,
+        config.choose_by,
         config.early_stopping,
         config.rates,
     )
@@ -104,7 +113,8 @@ def main(preset: str, config: commands.Compare) -> int:
     def report() -> str:
         found = grid.outcomes(trials)
         if config.early_stopping:
-            found = {key: outcome.at_best_epoch() for key, outcome in found.items()}
+            by = config.choose_by
+            found = {key: outcome.at_best_epoch(by) for key, outcome in found.items()}
         compared = [_compared(setting, method, found) for method in methods]
         missing = lambda outcome: len(outcome.ended) < config.seeds
         compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
@@ -159,23 +169,30 @@ def _key(name: str, *changes: Any) -> str:
 
 
 def _reused(
-    preset: str, base: configs.Run, paths: Iterable[pathlib.Path]
+    preset: str, base: configs.Run, choose_by: str, paths: Iterable[pathlib.Path]
 ) -> dict[str, list[Result]]:
     """The results of earlier comparisons, seed by seed, with the metrics of a table.
 
     A seed that they lack diverged. Raises BadConfiguration where there is no such file,
-    or what it compares is not the same, or was trained by other versions.
+    or what it compares is not the same, was chosen by another metric, or was trained by
+    other versions.
     """
-    here = {"preset": preset, "run": base, "versions": run_log.versions()}
+    here = {
+        "preset": preset,
+        "run": base,
+        "choose_by": choose_by,
+        "versions": run_log.versions(),
+    }
     found: dict[str, list[Result]] = {}
     for path in paths:
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-            shared = {name: there[name] for name in here}
+            shared = {name: (_EARLIER | there)[name] for name in here}
             shared["run"] = run_dir.parse(there["run"])
             results = {
                 _key(name, method["changes"], setting["changes"]): [
-                    _result(base, setting, seed) for seed in range(there["seeds"])
+                    _result(base, setting, seed, choose_by)
+                    for seed in range(there["seeds"])
                 ]
                 for name, method in there["methods"].items()
                 for setting in method["grid"]
@@ -190,16 +207,18 @@ def _reused(
     return found
 
 
-def _result(base: configs.Run, recorded: Mapping[str, Any], seed: int) -> Result:
+def _result(
+    base: configs.Run, recorded: Mapping[str, Any], seed: int, choose_by: str
+) -> Result:
     """A training of a setting that `RESULTS` has metrics of, by name and seed."""
     of_seed = {
         name: values.get(str(seed))
         for name, values in recorded.items()
         if name not in ("value", "changes")
     }
-    accuracy = of_seed.pop("validation")
-    event = {"validation": {"accuracy": accuracy}, "test": of_seed}
-    ended = {"diverged": "recorded"} if accuracy is None else {"finished": True}
+    chosen_by = of_seed.pop("validation")
+    event = {"validation": {choose_by: chosen_by}, "test": of_seed}
+    ended = {"diverged": "recorded"} if chosen_by is None else {"finished": True}
     return Result(pathlib.Path(), None, base, np.array([]), [event], **ended)
 
 
@@ -300,21 +319,23 @@ def chosen(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a method, and notes on how to read it, in Markdown.
 
-    Plain SGD comes first, then the others by their accuracy. `results` is what
-    `RESULTS` holds; `measured` has results of `relative_costs` by method, and may lack
-    some, or all.
+    Plain SGD comes first, then the others by the metric that chose their settings.
+    `results` is what `RESULTS` holds; `measured` has results of `relative_costs` by
+    method, and may lack some, or all.
     """
     methods, settings = results["methods"], chosen(results)
+    by = (_EARLIER | results)["choose_by"]
+    called = _HEADINGS[by].replace("balanced", "balanced accuracy")
     measures: dict[str, str] = {}
-    for measure, head in (MEASURES | OF_TWO_CLASSES).items():
-        if _informative(measure, measures, settings.values()):
+    for measure, head in _HEADINGS.items():
+        if measure == by or _informative(measure, measures, settings.values()):
             measures[measure] = head
     head = ["method", "chosen", *measures.values(), "against SGD"]
     costs = ["time", "memory"] if measured else []
     rows = [[*head, *costs, "backward"]]
-    plain = settings.get("sgd", {}).get("accuracy", {})
-    accuracy = lambda name: np.mean([*settings[name]["accuracy"].values()])
-    level = lambda name: -accuracy(name) if name in settings else np.inf
+    plain = settings.get("sgd", {}).get(by, {})
+    metric = lambda name: np.mean([*settings[name][by].values()])
+    level = lambda name: -metric(name) if name in settings else np.inf
     for name in sorted(methods, key=lambda name: (name != "sgd", level(name))):
         method = methods[name]
         if name not in settings:
@@ -330,17 +351,18 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
                 method["title"],
                 f"{method['hyperparameter']} = {method['chosen']}".replace("-", "−"),
                 *map(formatting.spread, values),
-                "–" if name == "sgd" else formatting.paired(setting["accuracy"], plain),
+                "–" if name == "sgd" else formatting.paired(setting[by], plain),
                 *("–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios),
                 str(method["backward"]) + ("*" if method["stage"] == 2 else ""),
             ]
         )
+    epoch = f"the epoch of each training's highest validation {called}"
     legend = (
         "Test set, percent, mean ± standard deviation over "
         f"{formatting.count(results['seeds'], 'seed')}, at "
-        f"{_BEST_EPOCH if results.get('early_stopping') else 'the last epoch'}; the "
-        "difference in accuracy is paired by seed, ± standard error. What is chosen is "
-        "the best of the method's grid by validation accuracy over all seeds. "
+        f"{epoch if results.get('early_stopping') else 'the last epoch'}; the "
+        f"difference in {called} is paired by seed, ± standard error. What is chosen "
+        f"is the best of the method's grid by validation {called} over all seeds. "
         f"{_COSTS if measured else ''}`backward` counts backward passes a step, clean "
         "batches included. *: after a finished plain run, which is not counted."
     )
@@ -363,6 +385,11 @@ def _informative(
     return bool(known) and not any(map(repeats, shown))
 
 
+def _measures(run: configs.Run) -> dict[str, str]:
+    """The metrics of a run's data, with their headings."""
+    return _HEADINGS if run.data.classes == 2 else MEASURES
+
+
 def _of(name: str) -> Measure:
     return lambda event: event["test"].get(name)  # what is reused may lack it
 
@@ -371,13 +398,15 @@ def _results(
     preset: str, setting: _Setting, compared: Sequence[Compared]
 ) -> dict[str, Any]:
     """The metrics of the table, by seed, and all values of every grid."""
-    names = MEASURES | (OF_TWO_CLASSES if setting.base.data.classes == 2 else {})
-    measures = {"validation": grid.validation} | {name: _of(name) for name in names}
+    by_validation = lambda event: event["validation"].get(setting.choose_by)
+    names = _measures(setting.base)
+    measures = {"validation": by_validation} | {name: _of(name) for name in names}
     return {
         "preset": preset,
         "run": setting.base,
         "versions": run_log.versions(),
         "seeds": setting.seeds,
+        "choose_by": setting.choose_by,
         "early_stopping": setting.early_stopping,
         "rates": setting.rates,
         "methods": {
@@ -386,7 +415,7 @@ def _results(
                 "hyperparameter": method.hyperparameter,
                 "backward": method.backward,
                 "stage": method.stage,
-                "chosen": grid.choose(outcomes),
+                "chosen": grid.choose(outcomes, by_validation),
                 "changes": method.changes,
                 "grid": [
                     {"value": value, "changes": changes}

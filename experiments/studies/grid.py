@@ -78,12 +78,12 @@ class Outcome:
         kept = {seed: self.results[seed] for seed in seeds if seed in self.results}
         return Outcome(kept, self.diverged & {*seeds})
 
-    def at_best_epoch(self) -> "Outcome":
-        """Each result with only the epoch of its highest validation accuracy."""
+    def at_best_epoch(self, by: str = "accuracy") -> "Outcome":
+        """Each result with only the epoch of its highest metric on validation data."""
         kept = {
             seed: dataclasses.replace(result, epochs=[best])
             for seed, result in self.results.items()
-            if (best := result.best("validation")) is not None
+            if (best := result.best("validation", by)) is not None
         }
         return Outcome(kept, self.diverged)
 
@@ -111,15 +111,17 @@ def accuracy(event: aggregate.Event) -> float:
     return event["test"]["accuracy"]
 
 
-def choose(outcomes: Mapping[Key, Outcome]) -> Key | None:
+def choose(
+    outcomes: Mapping[Key, Outcome], measure: Measure = validation
+) -> Key | None:
     """The setting of the highest mean validation accuracy, the first of equals.
 
-    Among settings of the same seeds none of whose trials diverged; None if there is
-    none.
+    Or of the highest mean of another measure. Among settings of the same seeds none of
+    whose trials diverged; None if there is none.
     """
     return best(
         {
-            setting: np.mean(outcome.last(validation)).round(9)
+            setting: np.mean(outcome.last(measure)).round(9)
             for setting, outcome in outcomes.items()
             if outcome.results and not outcome.diverged
         }
@@ -127,8 +129,8 @@ def choose(outcomes: Mapping[Key, Outcome]) -> Key | None:
 
 
 def best(scores: Mapping[Key, float | None]) -> Key | None:
-    """The key of the highest score, the first of equals; None scores are left out."""
-    known = {key: score for key, score in scores.items() if score is not None}
+    """The key of the highest score, the first of equals; None and NaN are none."""
+    known = {key: s for key, s in scores.items() if s is not None and s == s}
     return max(known, key=lambda key: known[key], default=None)
 
 

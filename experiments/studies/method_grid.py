@@ -23,6 +23,9 @@ ADAM = "+adam"  # suffix: the same trained by Adam
 ADAM_RATE = 1e-3
 
 _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
+# Of the epochs, before weights begin where a preset does not say: the paper's share,
+# and one after which a network has not learned wrong labels yet.
+_LATE, _LATE_IF_NOISY = 0.8, 0.2
 
 
 class MethodGrid(NamedTuple):
@@ -70,7 +73,9 @@ def every(run: configs.Run) -> dict[str, MethodGrid]:
     """The methods that fit the data and network of a preset's run, by name.
 
     They are in the order of the documentation. γ, the fraction of the epochs after
-    which weights begin, and whether labels are noisy are the run's.
+    which weights begin, and whether labels are noisy are the run's; but where its λ
+    follows a radius from the first step, other weights begin later, and γ is that of
+    `Method` unless it is not the radius's.
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
     methods = [method for make in makers for method in make(run)]
@@ -183,7 +188,17 @@ def _noisy(run: configs.Run) -> bool:
 
 def _start(run: configs.Run) -> float:
     """The fraction of the epochs after which weights begin."""
-    return run.method.start_at or run.loss.class_weights_from
+    late = _LATE_IF_NOISY if _noisy(run) else _LATE
+    stated = run.method.start_at or run.loss.class_weights_from
+    return stated or (0.0 if run.method.rho is None else late)
+
+
+def _attention(run: configs.Run) -> dict[str, Any]:
+    """γ and s_0 of a fixed λ, for which the γ of a preset's radius is too small."""
+    gamma, of_radius = run.method.gamma, configs.AUTOMATIC.gamma
+    if run.method.rho is not None and gamma == of_radius:
+        gamma = configs.Method().gamma
+    return {"gamma": gamma, "init_s": run.method.init_s}
 
 
 def _over(
@@ -226,7 +241,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     """Methods that weight by losses: in the batch, over time, or of groups."""
     of = functools.partial(_of, run)
     lams, rate = _lams(run), run.optimizer.learning_rate
-    attention = {"gamma": run.method.gamma, "init_s": run.method.init_s}
+    attention = _attention(run)
     adam, by_adam = {RATE: ADAM_RATE}, {"method": configs.Method("adam")}
     sign = 1.0 if _noisy(run) else -1.0
     radius = dataclasses.replace(configs.AUTOMATIC, lam=-sign * math.inf)
@@ -269,7 +284,7 @@ def _class_level(run: configs.Run) -> list[MethodGrid]:
     always, deferred = weighted | mean, weighted | mean | deferral
     focused = {"loss.name": "focal"}
     focal = weighted | focused
-    absgd = _of(run, "absgd", gamma=run.method.gamma, init_s=run.method.init_s)
+    absgd = _of(run, "absgd", **_attention(run))
     attended = absgd | weighted | deferral
     base = {"loss.class_weights_in": "base"}
     betas = _over("β", (0.9999, 0.999, 0.99), "loss.effective_beta")
@@ -351,7 +366,7 @@ def _noise(run: configs.Run) -> list[MethodGrid]:
     generalized = _over("q", (0.7, 0.5, 0.9), "loss.q")
     truncated = {"loss.name": "truncated", "loss.prune_from": _start(run)}
     cuts = _over("k", (0.5, 0.3, 0.1), "loss.k")
-    absgd = _of(run, "absgd", gamma=run.method.gamma, init_s=run.method.init_s)
+    absgd = _of(run, "absgd", **_attention(run))
     attended = absgd | {"loss.name": "symmetric"}
     return [
         MethodGrid("sce", "SCE", {"loss.name": "symmetric"}, *symmetric),
