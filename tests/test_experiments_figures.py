@@ -122,6 +122,54 @@ def test_the_legend_names_the_class_of_each_line(panels):
     assert sorted(shown) == sorted(texts)
 
 
+def _cells(records):
+    """The rows of a table of differences, by their first cell."""
+    lines = figures_report.differences(records).splitlines()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if "|" in line]
+    return {first: rest for first, *rest in rows}
+
+
+def test_differences_are_paired_by_seed_and_leave_out_what_diverged(monkeypatch):
+    monkeypatch.setattr(figures_report, "GAMMAS", (0.1, 1.0))
+    monkeypatch.setattr(figures_report, "MOMENTA", (0.0, 0.9))
+    monkeypatch.setattr(figures_report, "STRATEGY_LAMS", (0.5, 2.0))
+
+    def of(figure, tests, **facts):
+        return [
+            {"figure": figure, **facts, "seed": seed, "test": test}
+            for seed, test in enumerate(tests)
+        ]
+
+    gamma = [
+        *of("gamma", (0.5, 0.7, 0.9), gamma=None),
+        *of("gamma", (0.55, 0.73, None), gamma=0.1),
+        *reversed(of("gamma", (0.4, 0.6, 0.8), gamma=1.0)),
+    ]
+    table = _cells(gamma)
+    assert table["γ"] == ["0.1", "1"]
+    assert table["ABSGD"] == ["+4.0 ± 1.0", "−10.0 ± 0.0"]
+    lams = ("inf", figures_report.DIGITS_LAM)  # as they are recorded
+    momentum = [
+        *of("momentum", (0.5, 0.6), momentum=0.0, lam=lams[0]),
+        *of("momentum", (0.6, 0.7), momentum=0.9, lam=lams[0]),
+        *of("momentum", (0.52, 0.62), momentum=0.0, lam=lams[1]),
+        *of("momentum", (0.6, 0.74), momentum=0.9, lam=lams[1]),
+    ]
+    assert _cells(momentum)["ABSGD"] == ["+2.0 ± 0.0", "+2.0 ± 2.0"]
+    first, *later = figures_report.STRATEGIES
+    strategies = [
+        *of("strategies", (0.5, 0.7), strategy="SGD", lam="inf"),
+        *of("strategies", (0.51, 0.69), strategy=figures_report.RADIUS, lam="inf"),
+        *of("strategies", (0.4, 0.6), strategy=first, lam=0.5),
+        *of("strategies", (0.5, 0.72), strategy=first, lam=2.0),
+    ]
+    table = _cells(strategies)
+    assert table[first] == ["−10.0 ± 0.0", "+1.0 ± 1.0", "–"]
+    assert table[figures_report.RADIUS] == ["–", "–", "+0.0 ± 1.0"]
+    assert all(table[name] == ["–"] * 3 for name in later)
+    assert not figures_report.differences(of("weights", (0.5,), rule="λ = 0.5"))
+
+
 def test_every_figure_is_drawn_from_the_records(tmp_path):
     own, campaign = (
         run_log.events(ROOT / "results" / name)[0]
@@ -133,6 +181,10 @@ def test_every_figure_is_drawn_from_the_records(tmp_path):
     assert {path.name for path in paths} | {toy.FIGURE} == names
     lines = figures_report.section(found)
     assert all(f"({figures_report.FOLDER}/{name})" in lines for name in names)
+    for name in ("gamma", "momentum", "strategies"):
+        under = lines.partition(f"/{name}.png)\n\n")[2]
+        of_figure = figures_report.of_figure(found, name)
+        assert under.startswith(figures_report.differences(of_figure)), name
     seeds = {r["seed"] for r in found}
     assert len(seeds) == 10
     assert "10 seeds" in lines

@@ -52,7 +52,7 @@ _RESAMPLING = Variant(
 
 # Accuracy of cross-entropy with deferred weights, from LDAM's paper (Cao et al. 2019,
 # 100 less the error), which ABSGD's leaves out.
-_DRW_CE = {
+DRW_CE = {
     "cifar10_lt100": 74.86,
     "cifar10_lt10": 86.88,
     "cifar10_st100": 71.60,
@@ -257,7 +257,7 @@ def _deferred(setting: _Setting) -> list[Preset]:
             f"{note}{_NOTE}",
         )
         for loss, norm, note in (
-            ("CE", "weights", f"LDAM's paper has {_DRW_CE[setting.name]:.2f} for it. "),
+            ("CE", "weights", f"LDAM's paper has {DRW_CE[setting.name]:.2f} for it. "),
             ("Focal", "examples", _FOCAL_NOTE),
         )
     ]

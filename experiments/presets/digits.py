@@ -35,7 +35,7 @@ def _preset(name: str, study: Study, lam: float) -> Preset:
         family=_FAMILY,
         title=study.title,
         run=configs.replace(study.run, {"method.lam": lam}),
-        choice=f"λ = {lam:g} is what validation chooses in the demo. The preset holds "
-        "out 20 validation images of each class.",
+        choice=f"λ = {lam:g} is one of the three values that the demo chooses from by "
+        "validation accuracy. The preset holds out 20 validation images of each class.",
         note="Its data set is not the paper's; the two-stage recipe is.",
     )

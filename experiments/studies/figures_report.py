@@ -127,12 +127,44 @@ def section(records: Sequence[Record]) -> str:
         "gamma": run.method.gamma,
         "rate": run.optimizer.learning_rate,
     }
-    shown = (
-        f"![{caption.format(**facts)}]({FOLDER}/{name}.png)"
-        for name, caption in CAPTIONS.items()
-        if name != MEMORISING or memorising
-    )
+    shown = []
+    for name, caption in CAPTIONS.items():
+        if name != MEMORISING or memorising:
+            shown.append(f"![{caption.format(**facts)}]({FOLDER}/{name}.png)")
+            shown.append(differences(of_figure(records, name)))
     return formatting.blocks("## Figures", *shown)
+
+
+def differences(records: Sequence[Record]) -> str:
+    """What methods of a figure of accuracies gain on SGD, as a table.
+
+    Nothing of another figure, or without records.
+    """
+    by, of = formatting.paired, _of_seeds
+    match records[0]["figure"] if records else "":
+        case "gamma":
+            sgd = of(records, gamma=None)
+            gains = [by(of(records, gamma=gamma), sgd) for gamma in GAMMAS]
+            rows = [["γ", *map(number, GAMMAS)], ["ABSGD", *gains]]
+        case "momentum":
+            of_lam = lambda lam: [r for r in records if float(r["lam"]) == lam]
+            sgd, absgd = of_lam(math.inf), of_lam(DIGITS_LAM)
+            gains = [by(of(absgd, momentum=b), of(sgd, momentum=b)) for b in MOMENTA]
+            rows = [["β", *map(number, MOMENTA)], ["ABSGD", *gains]]
+        case "strategies":
+            sgd = of(records, strategy=SGD)
+            gain = lambda **facts: by(of(records, **facts), sgd)
+            rows = [["λ", *map(number, STRATEGY_LAMS), "ρ = 0.4"]]
+            for name in STRATEGIES:
+                row = [gain(strategy=name, lam=lam) for lam in STRATEGY_LAMS]
+                rows.append([name, *row, "–"])
+            no_lam = ["–"] * len(STRATEGY_LAMS)
+            rows.append([RADIUS, *no_lam, gain(strategy=RADIUS)])
+        case _:
+            return ""
+    seeds = formatting.count(len({r["seed"] for r in records}), "seed")
+    note = f"Points of accuracy against SGD, paired by seed, ± standard error; {seeds}."
+    return formatting.blocks(formatting.markdown(rows), note)
 
 
 def of_figure(records: Iterable[Record], name: str) -> list[Record]:
@@ -145,12 +177,19 @@ def _by_seed(records: Iterable[Record], key: str) -> np.ndarray:
     return np.array([r[key] for r in records if r[key] is not None], float)
 
 
+def _of_seeds(records: Iterable[Record], **facts: Any) -> dict[int, float]:
+    """Test accuracy by seed of the records with these facts; without what diverged."""
+    return {
+        r["seed"]: r["test"]
+        for r in records
+        if r["test"] is not None
+        if all(r[key] == fact for key, fact in facts.items())
+    }
+
+
 def _accuracies(records: Iterable[Record], **facts: Any) -> np.ndarray:
     """Accuracies in percent of the records with these facts, `[seeds]`."""
-    matching = (
-        r for r in records if all(r[key] == fact for key, fact in facts.items())
-    )
-    return 100.0 * _by_seed(matching, "test")
+    return 100.0 * np.array([*_of_seeds(records, **facts).values()], float)
 
 
 def _errorbar(panel: "Axes", at: Any, values: list[np.ndarray], **style: Any) -> None:

@@ -95,6 +95,7 @@ MISLABELLED = {
             "ABSGD, automatic λ < 0", "absgd_auto", None, f"{_LATE} from the first step"
         ),
         Row("ABSGD, λ < 0 chosen", "absgd", None),
+        Row("ABSGD, fixed λ < 0 in the second stage", None, None, "ABSGD (CE)"),
         Row("EG within the batch", "eg", None),
         Row("EG, a weight for each example", "eg_examples", None),
         Row("TERM within the batch", "term", None),
@@ -103,6 +104,7 @@ MISLABELLED = {
     "another loss": (
         Row("SCE", "sce", None, "SGD (SCE)"),
         Row("ABSGD on SCE", "absgd_sce", None, "ABSGD (SCE)"),
+        Row("EG within the batch, on SCE", None, None, "EG (SCE)"),
         Row("GCE", "gce", None),
         Row("truncated GCE", "tce", None, "SGD (TCE)"),
     ),
@@ -122,7 +124,7 @@ MISLABELLED = {
 _INTRODUCTION = """## Overview
 
 Points of accuracy that methods gain on SGD on the same data, each at its chosen
-setting (with wrong labels in full, the authors'): mean ± standard error of the
+setting (with wrong labels in full, the preset's): mean ± standard error of the
 differences, paired by seed or by network; a gain without ± is of one seed. The first
 row has the accuracy of SGD, in percent; a dash stands for what was not trained so.
 The sections below have settings, protocols and commands, and many more methods.
@@ -175,6 +177,14 @@ def section(
     )
 
 
+def heading(records: Sequence[Record], setting: str) -> str:
+    """The data of a setting, and whether its trainings had all epochs of the paper."""
+    ran = next(r["epochs"] for r in records if r["setting"] == setting)
+    paper = presets.get(setting).run.epochs
+    how = "in full" if ran == paper else f"{ran} epochs"
+    return f"{reproduce_report.title(setting)}, {how}"
+
+
 def _of_comparison(heading: str, results: Mapping[str, Any]) -> Column | None:
     accuracy = {
         name: setting["accuracy"] for name, setting in compare.chosen(results).items()
@@ -190,12 +200,8 @@ def _at_full_size(
         tested.row.name: tested.accuracy(epoch)
         for tested in reproduce_report.tested_rows(records, setting)
     }
-    ran = next(r["epochs"] for r in records if r["setting"] == setting)
-    paper = presets.get(setting).run.epochs
-    how = "in full" if ran == paper else f"{ran} epochs"
-    heading = f"{reproduce_report.title(setting)}, {how}"
-    heading += ", early stopping" if early else ""
-    return _column(heading, accuracy, reproduce_report.ROWS[0].name, "in_full")
+    name = heading(records, setting) + (", early stopping" if early else "")
+    return _column(name, accuracy, reproduce_report.ROWS[0].name, "in_full")
 
 
 def _column(

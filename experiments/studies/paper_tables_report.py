@@ -1,5 +1,6 @@
 """Every table of the paper: its numbers and ours, and what the others cost."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,23 @@ brackets; where labels are wrong, at the last epoch, and at the best one on the 
 set, which the authors' code keeps. Where a cell has none, we did not train it. The
 comparisons above have methods of these tables on less data or in smaller networks, and
 cannot be compared with the printed numbers. A number with "?" is certainly a misprint.
-How a preset differs from the paper, and what the paper does not give, is in
-`python -m experiments train PRESET --help`."""
+How our presets differ from the paper stands after the tables."""
+
+_DIFFERENCES = """### How our presets differ from the paper
+
+What the presets note on their protocol, and on what the paper does not give; NAME
+stands for the shortest name of those of the same data, such as `cifar10_lt100` or
+`imdb`. A list has what is not of all presets of a family."""
+
+_COSTS = """By data: steps and time of one training, on two CPU cores; ~ is an estimate
+from the operations of the network. A suffix stands for a preset of its own. Rows of no
+preset are methods of `python -m experiments compare PRESET`."""
+
+# A sentence ends; sentences that say how to choose λ are not of differences.
+_BETWEEN, _HOW_TO = r"(?<=\.) (?=[A-ZΑ-ω`])", ("Choose ", "To choose ")
+
+_Data = tuple[str, ...]  # data set, imbalance and ratio, as printed
+_Scope = dict[str, list[_Data]]  # names of presets, NAME for the shortest, and data
 
 
 def _column(row: paper.Row) -> str:
@@ -45,16 +61,12 @@ def section(records: Sequence[Mapping[str, Any]]) -> str:
                 f"### {name.capitalize()}, Table {table}",
                 formatting.markdown(_table(rows, ours)),
             ]
-    return formatting.blocks(*parts)
+    return formatting.blocks(*parts, _DIFFERENCES, *_differences())
 
 
 def costs(records: Sequence[Mapping[str, Any]]) -> str:
     """What each kind of data takes, and what it waits for, in Markdown."""
-    return formatting.blocks(
-        "By data: steps and time of one training, on two CPU cores; ~ is an estimate "
-        "from the operations of the network. A suffix stands for a preset of its own.",
-        formatting.markdown(_costs(_ours(records))),
-    )
+    return formatting.blocks(_COSTS, formatting.markdown(_costs(_ours(records))))
 
 
 def _ours(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
@@ -90,35 +102,90 @@ def _table(
     return lines
 
 
+def _by_data() -> dict[_Data, list[Preset]]:
+    """The presets that are not the authors' code's, the shortest name of data first."""
+    by_data: dict[_Data, list[Preset]] = {}
+    for preset in presets.every():
+        for data in dict.fromkeys(key[2:5] for key in preset.paper):
+            if "author_code" not in preset.name:
+                by_data.setdefault(data, []).append(preset)
+    shortest = lambda own: min(own, key=lambda preset: len(preset.name))
+    return {
+        data: [base := shortest(own), *(p for p in own if p != base)]
+        for data, own in by_data.items()
+    }
+
+
+def _differences() -> list[str | list[str]]:
+    """What presets note of themselves, by family, each sentence once.
+
+    Those that are not of all presets of the family stand after the names of theirs.
+    """
+    families: dict[str, dict[str, _Scope]] = {}  # sentences, and "", of all presets
+    for data, own_presets in _by_data().items():
+        base = own_presets[0].name
+        for preset in own_presets:
+            scopes = families.setdefault(preset.family, {})
+            text = f"{preset.note} {preset.choice}".replace(preset.name, base)
+            sentences = re.split(_BETWEEN, text.replace(base, "NAME"))
+            name = preset.name.replace(base, "NAME")
+            for sentence in dict.fromkeys(["", *map(str.strip, sentences)]):
+                if not sentence.startswith(_HOW_TO):
+                    scopes.setdefault(sentence, {}).setdefault(name, []).append(data)
+    parts: list[str | list[str]] = []
+    for family, scopes in families.items():
+        every = scopes.pop("")
+        by_scope: dict[str, list[str]] = {}
+        for sentence, scope in scopes.items():
+            named = "" if scope == every else f"{_named(scope, every)}: "
+            by_scope.setdefault(named, []).append(sentence)
+        common = " ".join(by_scope.pop("", []))
+        first = lambda item: re.split(r"[,:;]| on ", item[0])[0].strip("`")
+        ordered = sorted(by_scope.items(), key=first)
+        texts = (named + " ".join(own) for named, own in ordered)
+        parts += [f"**{family}.** {common}".strip(), formatting.notes(texts)]
+    return parts
+
+
+def _named(scope: _Scope, every: _Scope) -> str:
+    """Names, and their data where these are not all, as far as it takes to tell."""
+    whole = max(every.values(), key=len)
+    by_data: dict[tuple[_Data, ...], list[str]] = {}
+    for name, data in scope.items():
+        by_data.setdefault(tuple(data), []).append(f"`{name}`")
+    parts = []
+    for data, names in by_data.items():
+        parts.append("" if len(names) == len(every) else ", ".join(names))
+        for size in (0, 1, 2, 3):
+            heads = dict.fromkeys(one[:size] for one in data)
+            if [one for one in whole if one[:size] in heads] == [*data]:
+                where = ", ".join(map(" ".join, heads))
+                parts[-1] += (" on " if parts[-1] and where else "") + where
+                break
+    return "; ".join(parts)
+
+
 def _costs(ours: Mapping[tuple[str, ...], str]) -> list[list[str]]:
     """A row for each kind of data: presets, their cost, and what they wait for."""
-    by_data: dict[tuple[str, ...], list[Preset]] = {}
-    for preset in presets.every():
-        for key in preset.paper:
-            if "author_code" not in preset.name:
-                own_presets = by_data.setdefault(key[2:5], [])
-                own_presets += [preset] if preset not in own_presets else []
-    rows: dict[tuple[str, ...], set[str]] = {}
-    for row in paper.rows():
-        data = (row.dataset, row.imbalance, row.ratio)
-        rows.setdefault(data, set()).add(row.method)
-    lines = [["data", "rows trained", "presets", "one training", "waits for"]]
-    for data, own_presets in by_data.items():
-        base = min((preset.name for preset in own_presets), key=len)
-        names = [
-            base,
-            *(p.name.removeprefix(base) for p in own_presets if p.name != base),
-        ]
+    lines = [["data", "rows trained", "presets", "rows of no preset"]]
+    lines[0] += ["one training", "waits for"]
+    for data, own_presets in _by_data().items():
+        base, *others = (preset.name for preset in own_presets)
+        names = [base, *(name.removeprefix(base) for name in others)]
         times = dict.fromkeys(
             " in ".join(steps_and_time(preset.run)) for preset in own_presets
         )
-        trained = sum((*data, row) in ours for row in rows[data])
+        printed = (r for r in paper.rows() if r[2:5] == data and r.mean is not None)
+        methods = dict.fromkeys(row.method for row in printed)
+        trained = sum((*data, method) in ours for method in methods)
+        of_presets = {v.method for preset in own_presets for v in preset.variants}
         images = own_presets[0].run.data.info.files
         lines.append(
             [
                 " ".join(filter(None, data)),
-                f"{trained} of {len(rows[data])}",
+                f"{trained} of {len(methods)}",
                 ", ".join(f"`{name}`" for name in names),
+                ", ".join(m for m in methods if m not in of_presets) or "–",
                 "; ".join(times),
                 "its images, and an accelerator" if images else "an accelerator",
             ]

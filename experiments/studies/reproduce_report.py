@@ -1,12 +1,16 @@
 """The page of `reproduce`'s records: our numbers next to the paper's."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import presets
+from experiments import configs, presets
+from experiments.presets import Variant, _cost
+from experiments.presets.cifar_imbalance import DRW_CE
 from experiments.report import formatting
 from experiments.results import paper
 from experiments.studies import reproduce
@@ -18,6 +22,22 @@ from experiments.studies.reproduce import (
 )
 
 Record = Mapping[str, Any]
+
+PRINTED = [f"paper, {name}" for name in paper.VERSIONS.values()]  # headings
+# Accuracy by setting, 100 less the error in Table 2 of Cao, Wei, Gaidon, Arechiga and
+# Ma, `Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss
+# <https://arxiv.org/abs/1906.07413>`_ (2019).
+LDAM_PAPER: dict[str, dict[str, float]] = {"SGD (CB-CE), deferred": DRW_CE} | {
+    row: dict(zip(DRW_CE, accuracies, strict=True))
+    for row, accuracies in {
+        "SGD (CE)": (70.36, 86.39, 63.30, 82.50, 38.32, 55.70, 38.55, 54.63),
+        "SGD (Focal)": (70.38, 86.66, 63.91, 83.64, 38.41, 55.78, 38.57, 53.46),
+        "SGD (CB-CE)": (72.37, 86.54, 61.94, 83.80, 33.99, 57.12, 21.31, 52.48),
+        "SGD (CB-Focal)": (74.57, 87.10, 60.27, 83.46, 36.02, 57.99, 19.76, 50.02),
+        "SGD (LDAM)": (73.35, 86.96, 66.58, 85.00, 39.60, 56.91, 39.58, 56.27),
+        "SGD (CB-LDAM)": (77.03, 88.16, 76.92, 87.81, 42.04, 58.71, 45.36, 59.46),
+    }.items()
+}
 
 _PROTOCOL = """## The paper's protocol in full
 
@@ -33,16 +53,21 @@ otherwise; the class weights of SGD (CB-CE) and SGD (CB-Focal) act from the firs
 as those of the printed rows do. A fixed λ is the best of {lams} by accuracy on a
 balanced part of the training set (100 images of each class of CIFAR-10, 10 of
 CIFAR-100) that is held out in trainings only for that purpose, with seed 0; it is then
-kept for all seeds. Of a radius ρ nothing is chosen; its λ is that of the last update.
-ABSGD attends to losses that have the class weights as factors, as published, or, with
-base weights, to losses without them. The mean weight is that of the last epoch, "three
-rarest" the mean recall of the three classes with the fewest training images. Rows that
-were not trained at the same time start from plain trainings of their own, so that their
-difference has that of two trainings of one seed too.
+kept for all seeds. So these rows of ABSGD have {count} settings, validated, and all
+others have one: of a radius ρ nothing is chosen (its λ is that of the last update). No
+row has its learning rate chosen. ABSGD attends to losses that have the class weights as
+factors, as published, or, with base weights, to losses without them. The mean weight is
+that of the last epoch, "three rarest" the mean recall of the three classes with the
+fewest training images. Rows that were not trained at the same time start from plain
+trainings of their own, so that their difference has that of two trainings of one seed
+too.
 
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
-chooses λ on the test set; in brackets is what they print above their SGD (CE).
+chooses λ on the test set; in brackets is what they print above their SGD (CE). "LDAM's
+paper" is 100 less the error in Table 2 of Cao et al., Learning Imbalanced Datasets with
+Label-Distribution-Aware Margin Loss (2019, arXiv 1906.07413), whose code this protocol
+has its images, network and learning rates from.
 """
 
 _WRONG_LABELS = """## The paper's protocol in full: wrong labels
@@ -68,14 +93,27 @@ _FEWER = """## The paper's protocol in {epochs} epochs
 Trained by `python -m experiments reproduce --epochs {epochs}`; `{file}`
 has one JSON line a training. The protocol is that of the section above, in fewer
 epochs: the rate is divided by 100 at epochs {switch} and {second}, and λ, class weights
-and logit adjustment begin at epoch {switch}. The rows of a seed all start from one
-plain training. The printed numbers are of 200 epochs.
+and logit adjustment begin at epoch {switch}, but class weights of SGD (CB-CE) at the
+first step. All other rows of a seed start from one plain training. The numbers of both papers are of 200 epochs.
 """
 
-_COST = """They wait for time on an accelerator. Rows of one loss and its settings
-share 160 epochs a seed (80 with wrong labels), and each row, λ and seed costs 40 more;
-rows "from the first step", SGD (CB-CE) and SGD (CB-Focal) share none.
-`python -m experiments reproduce --list` names them."""
+_NOT_RUN = """What is left of the campaign waits for time on an accelerator. A row has a
+training for each of {seeds} seeds, and one for each λ that it is to choose from. Rows
+of one loss and its settings share 160 epochs a seed (80 with wrong labels), and each
+row, λ and seed costs 40 more; rows "from the first step", SGD (CB-CE) and SGD
+(CB-Focal) share none. Hours are of all epochs left on two CPU cores, an estimate where
+they have ~; `python -m experiments reproduce --list` has each training's. The last
+column is what the paper prints and the campaign has no row for; the list says why.
+"""
+# Why the campaign has no row of what the paper prints, by the first word of its name.
+NO_ROW = {
+    "Resampling": "draws its examples by class from the first step on, and so shares "
+    "no epoch with a row of the campaign; it is not known what is printed, as LDAM's "
+    "code never gives its probabilities to the loader",
+    "META": "holds out clean images of each class, and so trains on other data than "
+    "the rows of the campaign, by three backward passes a step; its other two losses "
+    "are those of the presets `_cb_focal` and `_cb_ldam`",
+}
 
 
 def sections(records: Sequence[Record], file: str) -> str:
@@ -84,10 +122,11 @@ def sections(records: Sequence[Record], file: str) -> str:
     It says from which file the records are.
     """
     lams = ", ".join(f"{lam:g}" for lam in reproduce.LAMS)
+    protocol = _PROTOCOL.format(file=file, lams=lams, count=len(reproduce.LAMS))
     mislabelled = [r for r in records if r["setting"] in MISLABELLED]
     imbalanced = [r for r in records if r["setting"] not in MISLABELLED]
     return formatting.blocks(
-        _sections(imbalanced, _PROTOCOL.format(file=file, lams=lams)),
+        _sections(imbalanced, protocol),
         _sections(mislabelled, _WRONG_LABELS) if mislabelled else "",
     )
 
@@ -99,10 +138,10 @@ def fewer_epochs(records: Sequence[Record], file: str) -> str:
     run = reproduce.run_of(cell, epochs=epochs)
     switch, second = map(run.epoch_at, run.optimizer.drop_at)
     text = _FEWER.format(epochs=epochs, file=file, switch=switch, second=second)
-    return _sections(records, text)
+    return _sections(records, text, in_full=False)
 
 
-def _sections(records: Sequence[Record], protocol: str) -> str:
+def _sections(records: Sequence[Record], protocol: str, *, in_full: bool = True) -> str:
     parts: list[Any] = [protocol]
     for setting in recorded_settings(records):
         of_setting = [r for r in records if r["setting"] == setting]
@@ -112,6 +151,8 @@ def _sections(records: Sequence[Record], protocol: str) -> str:
         parts.append(_devices(of_setting))
         if setting in MISLABELLED:
             continue
+        if in_full:
+            parts.append(_against_ldam(of_setting, setting))
         if any(r["split"] == "validation" for r in of_setting):
             parts.append("How λ was chosen, by validation accuracy:")
             parts.append(formatting.markdown(_choices(of_setting, setting)))
@@ -194,12 +235,12 @@ def tested_rows(records: Sequence[Record], setting: str) -> list[_Tested]:
 
 def _table(records: Sequence[Record], setting: str) -> list[list[str]]:
     head = ["method", "ours", "against SGD (CE)", "three rarest", "seeds", "λ"]
-    head += ["mean weight", *(f"paper, {name}" for name in paper.VERSIONS.values())]
+    head += ["mean weight", *PRINTED, "LDAM's paper"]
     lines, plain = [head], {}
     for tested in tested_rows(records, setting):
         name = tested.row.name
         if not tested.finished:
-            lines.append([name, *["–"] * 3, tested.seeds, *["–"] * 4])
+            lines.append([name, *["–"] * 3, tested.seeds, *["–"] * 5])
             continue
         accuracy = tested.accuracy()
         lines.append(
@@ -212,6 +253,7 @@ def _table(records: Sequence[Record], setting: str) -> list[list[str]]:
                 tested.lam,
                 f"{tested.values('total_weight').mean():.2f}",
                 *(_printed(setting, name, version) for version in paper.VERSIONS),
+                f"{LDAM_PAPER[name][setting]:.2f}" if name in LDAM_PAPER else "–",
             ]
         )
         if tested.row is ROWS[0]:
@@ -224,7 +266,7 @@ def _mislabelled_table(records: Sequence[Record], setting: str) -> list[list[str
     head = ["method", "last epoch", gain, "calibration error"]
     head += ["stopped early", gain, "calibration error"]
     head += ["best on test", gain, "calibration error", "seeds", "λ"]
-    lines: list[list[str]] = [[*head, f"paper, {paper.VERSIONS['000']}"]]
+    lines: list[list[str]] = [[*head, PRINTED[0]]]
     plain: dict[str | None, dict[int, float]] = {}
     for tested in tested_rows(records, setting):
         name = tested.row.name
@@ -244,24 +286,39 @@ def _mislabelled_table(records: Sequence[Record], setting: str) -> list[list[str
     return lines
 
 
-def _printed(setting: str, row: str, version: str) -> str:
-    tables = (6,) if setting in MISLABELLED else (1, 2)
-    for table in tables:
-        key = paper.Key(version, table, *block(setting))
-        try:
-            (printed,) = paper.lookup(key, row)
-        except paper.UnknownResult:
-            continue
-        (plain,) = paper.lookup(key._replace(table=tables[0]), ROWS[0].name)
-        if printed.mean is None or plain.mean is None:
-            return "–"
-        if "typo" in printed.note:
-            return f"{printed.printed}?"
-        if row == ROWS[0].name or "typo" in plain.note:
-            return printed.printed
-        gain = formatting.points((printed.mean - plain.mean) / 100.0)
-        return f"{printed.printed} ({gain})"
-    return "–"
+def _against_ldam(records: Sequence[Record], setting: str) -> str:
+    """How far our accuracies are from those of LDAM's paper."""
+    less = [
+        f"{tested.row.name} {formatting.points(own.mean() - published / 100.0)}"
+        for tested in tested_rows(records, setting)
+        if (published := LDAM_PAPER.get(tested.row.name, {}).get(setting))
+        and (own := tested.values("accuracy")).size
+    ]
+    return f"Ours less LDAM's paper, in points: {', '.join(less)}." if less else ""
+
+
+def printed(version: str, data: tuple[str, str, str], method: str) -> paper.Row | None:
+    """What a version has of a method on data, as of `block`; None if nothing."""
+    rows = (r for r in paper.rows() if (r.version, r.method) == (version, method))
+    return next((r for r in rows if r[2:5] == data and r.mean is not None), None)
+
+
+def printed_gain(
+    version: str, data: tuple[str, str, str], method: str, other: str
+) -> str:
+    """The printed difference of two methods, in points; a dash if it is not known."""
+    rows = [printed(version, data, name) for name in (method, other)]
+    means = [r.mean for r in rows if r and r.mean is not None and "typo" not in r.note]
+    return "–" if len(means) < 2 else formatting.points((means[0] - means[1]) / 100.0)
+
+
+def _printed(setting: str, name: str, version: str) -> str:
+    data, sgd = block(setting), ROWS[0].name
+    if (row := printed(version, data, name)) is None:
+        return "–"
+    doubt = "?" if "typo" in row.note else ""
+    gain = "–" if name == sgd else printed_gain(version, data, name, sgd)
+    return f"{row.printed}{doubt}" + ("" if gain == "–" else f" ({gain})")
 
 
 def _choices(records: Sequence[Record], setting: str) -> list[list[str]]:
@@ -304,18 +361,82 @@ def _devices(records: Sequence[Record]) -> str:
 
 
 def not_run(records: Sequence[Record]) -> str:
-    """What of the campaign is left, with its cost in epochs."""
-    settings, left = recorded_settings(records), []
+    """What of the campaign is left, with its cost, and what it has no row for."""
+    rows = [["data", "rows left", "trainings", "hours", "printed, without a row"]]
     for setting in reproduce.SETTINGS:
-        if setting not in settings:
-            left.append(f"{title(setting)}: none of its rows yet.")
-            continue
-        done = {row.row.name: row.count for row in tested_rows(records, setting)}
-        missing = [
-            f"{row.name} ({done.get(row.name, 0)} of {reproduce.SEEDS} seeds)"
-            for row in reproduce.rows_of(setting)
-            if done.get(row.name, 0) < reproduce.SEEDS
-        ]
-        if missing:
-            left.append(f"{title(setting)}: {'; '.join(missing)}.")
-    return formatting.blocks(formatting.notes(left), _COST)
+        cells, without = _left(records, setting), _without_row(setting)
+        if cells or without:
+            cost = [str(len(cells)), _hours(cells)] if cells else ["0", "–"]
+            rows_left = _rows_left(records, setting)
+            rows.append([title(setting), rows_left, *cost, ", ".join(without) or "–"])
+    return formatting.blocks(
+        _NOT_RUN.format(seeds=reproduce.SEEDS), formatting.markdown(rows), _no_row()
+    )
+
+
+def _left(records: Sequence[Record], setting: str) -> list[reproduce.Cell]:
+    """The cells without a record, those whose λ is not chosen yet at any λ."""
+    later = [
+        reproduce.Cell(setting, row.name, reproduce.LAMS[0], seed, "test")
+        for row in reproduce.rows_of(setting)
+        if reproduce.lam_of(records, setting, row) is None
+        for seed in range(reproduce.SEEDS)
+    ]
+    return reproduce.pending(records, [setting]) + later
+
+
+def _hours(cells: Sequence[reproduce.Cell]) -> str:
+    """Hours on two CPU cores of cells of one setting, and what they start from."""
+    runs = [_run(cell.setting, cell.row, cell.split) for cell in cells]
+    begin = [run.epoch_at(run.method.start_at) for run in runs]
+    own = sum(run.epochs - epoch for run, epoch in zip(runs, begin, strict=True))
+    plain = {
+        (reproduce.first_stage(run), cell.seed): epoch
+        for cell, run, epoch in zip(cells, runs, begin, strict=True)
+    }
+    whole = dataclasses.replace(runs[0], epochs=own + sum(plain.values()))
+    measured = _cost.seconds(whole)
+    seconds = _cost.estimate(whole) if measured is None else measured
+    return f"{'~' if measured is None else ''}{seconds / 3600.0:,.0f}"
+
+
+@functools.cache
+def _run(setting: str, row: str, split: str) -> configs.Run:
+    """The run of a row's cells, but for λ and the seed."""
+    return reproduce.run_of(reproduce.Cell(setting, row, reproduce.LAMS[0], 0, split))
+
+
+def _rows_left(records: Sequence[Record], setting: str) -> str:
+    """The rows that lack seeds, by how many they have."""
+    rows = reproduce.rows_of(setting)
+    done = {tested.row.name: tested.count for tested in tested_rows(records, setting)}
+    if not done:
+        return f"all {len(rows)}"
+    by_seeds: dict[int, list[str]] = {}
+    for row in rows:
+        by_seeds.setdefault(done.get(row.name, 0), []).append(row.name)
+    return "; ".join(
+        f"{', '.join(names)} ({count} of {reproduce.SEEDS} seeds)"
+        for count, names in sorted(by_seeds.items())
+        if count < reproduce.SEEDS
+    )
+
+
+def _without_row(setting: str) -> list[str]:
+    """The methods that the paper has results of, and the campaign no row."""
+    known, data = {row.name for row in reproduce.rows_of(setting)}, block(setting)
+    results = (r for r in paper.rows() if r[2:5] == data and r.mean is not None)
+    methods = dict.fromkeys(result.method for result in results)
+    return [method for method in methods if method not in known]
+
+
+def _no_row() -> list[str]:
+    """Why, and the commands that train these methods."""
+    preset = presets.get(f"{reproduce.SETTINGS[0]}_cb_ce")
+    held_out = {"data.meta_per_class": preset.run.data.info.meta_per_class}
+    own = (*preset.variants, Variant("META", {"method.name": "meta", **held_out}))
+    flags = {variant.method.partition(" ")[0]: variant.flags for variant in own}
+    return formatting.notes(
+        f"{name} {why}: `{preset.command} {flags[name]}`."
+        for name, why in NO_ROW.items()
+    )
