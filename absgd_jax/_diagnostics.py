@@ -25,9 +25,11 @@ class WeightStatistics(NamedTuple):
 
     Examples:
       >>> import absgd_jax, jax.numpy as jnp
-      >>> of = absgd_jax.weight_statistics(jnp.array([2.0, 2.0, 0.0, 0.0]))
-      >>> float(of.mean), float(of.largest), round(float(of.effective_fraction), 3)
-      (1.0, 2.0, 0.5)
+      >>> stats = absgd_jax.weight_statistics(jnp.array([2.0, 2.0, 0.0, 0.0]))
+      >>> float(stats.mean), float(stats.largest)
+      (1.0, 2.0)
+      >>> round(float(stats.effective_fraction), 3)
+      0.5
     """
 
     mean: jax.Array  #: []: mean weight; far from one it acts as a learning rate
@@ -69,13 +71,13 @@ def weight_statistics(
       >>> attention = absgd_jax.attention(lam=1.0)
       >>> losses, labels = jnp.array([0.1, 0.2, 0.1, 2.0]), jnp.array([0, 0, 0, 1])
       >>> weights, _ = attention.weigh(losses, attention.init())
-      >>> of = absgd_jax.weight_statistics(weights, groups=labels, num_groups=2)
-      >>> round(float(of.mean), 3), round(float(of.effective_fraction), 2)
+      >>> stats = absgd_jax.weight_statistics(weights, groups=labels, num_groups=2)
+      >>> round(float(stats.mean), 3), round(float(stats.effective_fraction), 2)
       (1.0, 0.66)
 
       One quarter of the examples has two thirds of the weight:
 
-      >>> [round(float(share), 2) for share in of.group_shares]
+      >>> [round(float(share), 2) for share in stats.group_shares]
       [0.32, 0.68]
     """
     weights = jnp.asarray(weights)
