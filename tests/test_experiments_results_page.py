@@ -14,6 +14,7 @@ from experiments.results import paper, run_log
 from experiments.studies import (
     claims_report,
     compare,
+    method_grid,
     overview_report,
     paper_tables_report,
     reproduce,
@@ -35,6 +36,27 @@ def compared():
     paths = sorted(RESULTS.glob(results_page.COMPARED))
     results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return [(results_page._heading(one), one) for one in results]
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("digits_label_noise", "Balanced digits, 20% of labels wrong"),
+        (WRONG, "CIFAR-10, symmetric noise of rate 0.2"),
+    ],
+)
+def test_a_heading_has_the_share_of_wrong_labels_that_was_trained(preset, expected):
+    run = run_log.to_jsonable(method_grid.plain(presets.get(preset).run))
+    run["data"]["noise_rate"] = 0.2
+    results = {"preset": preset, "run": run}
+    assert results_page._heading(results) == expected
+    run["epochs"] += 1
+    assert results_page._heading(results) == f"{expected}, reduced"
+
+
+def test_no_two_comparisons_have_one_heading(compared):
+    headings = [heading for heading, _ in compared]
+    assert len({*headings}) == len(headings)
 
 
 def record(row, seed, accuracy, setting=SETTING, lam=math.inf, split="test", **more):

@@ -109,8 +109,12 @@ def page(folder: pathlib.Path) -> str:
 
 def _heading(results: Mapping[str, Any]) -> str:
     """The data of a comparison of methods, and whether they or the network are less."""
-    title = presets.get(results["preset"]).title.partition(": CE")[0]
-    reduced = ", reduced" if _changes(results) else ""
+    preset = presets.get(results["preset"])
+    title, changes = preset.title.partition(": CE")[0], _changes(results)
+    if (rate := changes.pop("data.noise_rate", None)) is not None:
+        for shown in ("{:.0%}".format, "rate {:g}".format):
+            title = title.replace(shown(preset.run.data.noise_rate), shown(rate))
+    reduced = ", reduced" if changes else ""
     return title + reduced + (", early stopping" if _stops_early(results) else "")
 
 
