@@ -62,7 +62,9 @@ mean ± standard deviation over networks and over seeds of the order of the exam
 "Rarest {tail}" is the mean recall of that share of the classes. Differences are paired
 by network and seed; ± is the standard error over the networks. TERM and RECOVER have no
 momentum, and rates ten times as high. All weights begin at the first step of this
-stage. {end}
+stage. {end} Left out of the methods of `compare` are those for wrong labels, those that
+learn weights on clean examples, of which no training image is left, and those that
+replace the layer in a second stage (cRT, LWS, NCM, τ-normalised).
 """
 
 _NETWORKS = """### {title}
