@@ -71,12 +71,15 @@ def absgd(
       >>> per_example_losses = lambda w: (w - y) ** 2
       >>> def fit(lam):
       ...     tx = absgd_jax.absgd(0.1, lam)
+      ...     @jax.jit
+      ...     def step(w, state):
+      ...         losses, pullback = jax.vjp(per_example_losses, w)
+      ...         updates, state = tx.update(pullback, state, w, losses=losses)
+      ...         return optax.apply_updates(w, updates), state
       ...     w = jnp.array(0.5)
       ...     state = tx.init(w)
       ...     for _ in range(100):
-      ...         losses, pullback = jax.vjp(per_example_losses, w)
-      ...         updates, state = tx.update(pullback, state, w, losses=losses)
-      ...         w = optax.apply_updates(w, updates)
+      ...         w, state = step(w, state)
       ...     return round(float(w), 2)
 
       Plain SGD finds the mean. λ > 0 attends to the rare example, λ < 0 treats its

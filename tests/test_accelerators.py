@@ -16,16 +16,25 @@ padded = {"where": jnp.arange(BATCH) < 11, "sample_weights": v}
 absgd, abadam = (
     functools.partial(make, 0.1) for make in (absgd_jax.absgd, absgd_jax.abadam)
 )
-every_setting = pytest.mark.parametrize(
-    "settings",
-    [
-        {"lam": 0.5},
-        {"lam": absgd_jax.two_stage(-0.5, 3), "init_s": 0.0},
-        {"lam": 0.5, "max_weight": 3.0},
-        {"lam": absgd_jax.kl_radius(0.2)},
-    ],
-    ids=["fixed", "schedule", "bounded", "radius"],
-)
+SETTINGS = {
+    "fixed": {"lam": 0.5},
+    "schedule": {"lam": absgd_jax.two_stage(-0.5, 3), "init_s": 0.0},
+    "bounded": {"lam": 0.5, "max_weight": 3.0},
+    "radius": {"lam": absgd_jax.kl_radius(0.2)},
+}
+STEPS = {
+    "pullback": (absgd_jax.attentional_aggregate, "pullback", {}),
+    "dense": (absgd_jax.attentional_aggregate, "dense", {}),
+    "whole": (absgd_jax.scale_by_attention, "tilted", {}),
+    # Of microbatches of five examples, the last has one.
+    "microbatches": (absgd_jax.scale_by_attention, "tilted", {"micro": 5}),
+    "dense_microbatches": (
+        absgd_jax.scale_by_attention, "tilted", {"micro": 5, "dense": True}
+    ),
+    "absgd": (absgd, "pullback", {}),
+    "absgd_dense": (absgd, "tilted", {"dense": True}),
+    "abadam": (abadam, "dense", {}),
+}  # fmt: skip
 
 
 def test_an_operation_that_a_tpu_lacks_is_found():
@@ -33,32 +42,28 @@ def test_an_operation_that_a_tpu_lacks_is_found():
         exported(jnp.linalg.eigvals, jnp.eye(3))
 
 
-@every_setting
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_weights_are_exported(settings):
-    attention = absgd_jax.attention(**settings)
+    attention = absgd_jax.attention(**SETTINGS[settings])
     losses = per_example_losses(params, x, labels)
     exported(attention.weigh, losses, attention.init(), **padded)
 
 
-@every_setting
 @pytest.mark.parametrize(
-    ("make", "route", "how"),
+    ("step", "settings"),
     [
-        (absgd_jax.attentional_aggregate, "pullback", {}),
-        (absgd_jax.attentional_aggregate, "dense", {}),
-        (absgd_jax.scale_by_attention, "tilted", {}),
-        # Of microbatches of five examples, the last has one.
-        (absgd_jax.scale_by_attention, "tilted", {"micro": 5}),
-        (absgd_jax.scale_by_attention, "tilted", {"micro": 5, "dense": True}),
-        (absgd, "pullback", {}),
-        (absgd, "tilted", {"dense": True}),
-        (abadam, "dense", {}),
+        *((step, "radius") for step in STEPS),  # which has most to export
+        *(
+            (step, settings)
+            for step in ("pullback", "microbatches")
+            for settings in SETTINGS
+            if settings != "radius"
+        ),
     ],
-    ids=["pullback", "dense", "whole", "microbatches", "dense_microbatches", "absgd",
-         "absgd_dense", "abadam"],
-)  # fmt: skip
-def test_steps_are_exported(make, route, how, settings):
-    tx = make(**settings)
+)
+def test_steps_are_exported(step, settings):
+    make, route, how = STEPS[step]
+    tx = make(**SETTINGS[settings])
     step = functools.partial(problems.route_step, route, tx, **padded, **how)
     exported(step, params, tx.init(params), x, labels)
 

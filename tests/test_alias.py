@@ -129,7 +129,8 @@ def test_without_decay_no_parameters_are_needed(make):
     """As in Optax's own aliases."""
     tx = make(0.1, 1.0)
     gradients = {"w": jnp.ones((4, 2))}
-    updates, _ = tx.update(gradients, tx.init({"w": jnp.ones(2)}), losses=jnp.ones(4))
+    state = tx.init({"w": jnp.ones(2)})
+    updates, _ = jax.jit(tx.update)(gradients, state, losses=jnp.ones(4))
     chex.assert_shape(updates["w"], (2,))
 
 

@@ -12,7 +12,7 @@ from jax import export
 
 import absgd_jax
 from tests import problems
-from tests.problems import ROUTES, route_step, transform
+from tests.problems import route_step, transform
 
 start, x, labels, _ = problems.start()
 params = start | {"b": jnp.zeros(problems.CLASSES)}
@@ -25,10 +25,10 @@ def losses_of(params):
     return cross_entropy(x @ params["w"] + params["b"], labels)
 
 
-def trained(tx, route="pullback", steps=5):
+def trained(tx, steps=5):
     w, state = params, tx.init(params)
     losses_fn = lambda params, x, labels: losses_of(params)
-    step = jax.jit(problems.stepper(route, tx, losses_fn=losses_fn))
+    step = jax.jit(problems.stepper("pullback", tx, losses_fn=losses_fn))
     for _ in range(steps):
         w, state = step(w, state, x, labels)
     return w, state
@@ -52,7 +52,7 @@ def test_chains_are_the_alias():
     assert state["attention"].count == 5
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["pullback", "value"])
 def test_inject_hyperparams_and_changing_them_by_hand(route):
     """Every number is injected; a changed λ is followed (one step on by `value`)."""
     make = absgd_jax.attentional_aggregate
@@ -93,25 +93,28 @@ def test_an_exported_step_can_be_serialized():
     chex.assert_trees_all_close(read.call(*arguments), step(*arguments), rtol=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [0.05, 1.0])
-@pytest.mark.parametrize("route", ["pullback", "value"])
+@pytest.mark.parametrize(("route", "gamma"), [("pullback", 0.05), ("value", 1.0)])
 def test_weights_keep_their_bound_when_gamma_is_changed_by_hand(route, gamma):
     """The gradient of one loss for each parameter is its weight in the mean."""
     losses = jnp.array([0.0, 1.0, 2.0, 9.0])
     make = functools.partial(absgd_jax.absgd, momentum=None)
     tx = optax.inject_hyperparams(make)(1.0, lam=1.0, gamma=0.9, max_weight=1.5)
     w = jnp.zeros(4)
+
+    @jax.jit
+    def update(state, t):
+        loss_fn = lambda w: w + losses + t
+        if route == "value":
+            value, grads = absgd_jax.tilted_value_and_grad(loss_fn, state)(w)
+            return tx.update(grads, state, w, value=value)
+        given, pullback = jax.vjp(loss_fn, w)
+        return tx.update(pullback, state, w, losses=given)
+
     state = tx.init(w)
     for step in range(4):
         if step == 2:
             state.hyperparams["gamma"] = jnp.float32(gamma)
-        loss_fn = lambda w, t=2.0 * step: w + losses + t
-        if route == "value":
-            value, grads = absgd_jax.tilted_value_and_grad(loss_fn, state)(w)
-            updates, state = tx.update(grads, state, w, value=value)
-        else:
-            given, pullback = jax.vjp(loss_fn, w)
-            updates, state = tx.update(pullback, state, w, losses=given)
+        updates, state = update(state, 2.0 * step)
         assert (-4.0 * updates).max() <= 1.5 + 1e-5
 
 
@@ -123,7 +126,6 @@ SCHEDULE = {"lam": absgd_jax.two_stage(0.7, 2), "gamma": 0.3, "max_weight": 4.0}
     [
         (absgd_jax.absgd, SCHEDULE | {"weight_decay": 1e-3}),
         (absgd_jax.absgd, {"max_weight": 3.0}),  # with the default radius
-        (absgd_jax.absgd, {"lam": absgd_jax.kl_radius(0.2), "gamma": 0.2}),
         (absgd_jax.abadam, {"lam": 0.7}),
     ],
 )
@@ -153,10 +155,10 @@ def test_the_pullback_leaves_value_to_the_rest_of_the_chain():
     assert int(absgd_jax.attention_state(state).count) == 4
 
 
-@pytest.mark.parametrize("route", ["pullback", "value"])
-def test_freezing_after_aggregation(route):
+def test_freezing_after_aggregation():
     """Partition and mask the aggregated gradient, not the per-example ones."""
-    attention, sgd = transform(route, 0.7, 0.3), optax.sgd(0.1, momentum=0.9)
+    attention = absgd_jax.attentional_aggregate(0.7, 0.3)
+    sgd = optax.sgd(0.1, momentum=0.9)
     parts = {"train": sgd, "freeze": optax.set_to_zero()}
     frozen = optax.masked(optax.set_to_zero(), {"w": False, "b": True})
     found = []
@@ -164,7 +166,7 @@ def test_freezing_after_aggregation(route):
         optax.chain(attention, optax.partition(parts, {"w": "train", "b": "freeze"})),
         optax.chain(attention, sgd, frozen),
     ):
-        found.append(trained(tx, route)[0])
+        found.append(trained(tx)[0])
     chex.assert_trees_all_close(*found)
     chex.assert_trees_all_equal(found[0]["b"], params["b"])
     assert not np.allclose(found[0]["w"], params["w"])
@@ -205,7 +207,7 @@ def test_masking_before_aggregation_is_refused(form):
     losses, per_example = jax.vjp(losses_of, params)
     message = r"Mask after it|structure|Expected dict"
     if form == "dense":
-        per_example = jax.jacrev(losses_of)(params)
+        per_example = jax.jit(jax.jacrev(losses_of))(params)
         message = r"chain\(attentional_aggregate\("  # what to write
     for tx in (
         optax.masked(inner, {"w": True, "b": False}),
@@ -218,7 +220,7 @@ def test_masking_before_aggregation_is_refused(form):
 def test_wrappers_that_keep_gradients_cannot_hold_an_aggregation():
     """They return or store something of a gradient's shape: none of them runs."""
     losses, pullback = jax.vjp(losses_of, params)
-    dense = jax.jacrev(losses_of)(params)
+    dense = jax.jit(jax.jacrev(losses_of))(params)
     inner = absgd_jax.attentional_aggregate(1.0)
     guarded = optax.apply_if_finite(reference, 3)  # belongs after the aggregation
     # Averages gradients; tilted_value_and_grad(microbatch_size=) is what is wanted.

@@ -25,12 +25,16 @@ from experiments.data import datasets
 from experiments.data.types import DamagedData
 from experiments.report import formatting
 from experiments.results import run_dir, run_log
-from experiments.train import runs
+from experiments.train import loop, runs
 from tests.programs import events, newest, resumed
 from tests.trees import write_csv
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = ("--model.widths", "2", "--data.examples-per-class", "80")
+# As in `test_experiments_commands.py`, hence with its programs.
+SMALL = (
+    "--model.widths", "4", "8", "--data.examples-per-class", "110",
+    "--batch-size", "32",
+)  # fmt: skip
 TRAIN = ("train", "digits_label_noise", *SMALL, "--epochs", "2", "--no-tensorboard")
 NOBODY = 65534  # a user that may write nowhere
 ABSENT = 2**22 + 1  # no process has this number
@@ -524,7 +528,9 @@ def test_a_suggested_command_can_be_pasted(shell, finished):
     assert last.endswith(f"In {out}; its report: python -m experiments report '{out}'")
 
 
-def test_a_sweep_augments_on_the_device_by_itself(shell, tmp_path):
+def test_a_sweep_augments_on_the_device_by_itself(shell, tmp_path, monkeypatch):
+    failed = lambda together, callbacks: ["A loss is not finite."] * len(callbacks)
+    monkeypatch.setattr(loop, "fit_all", failed)
     small = (*SMALL, "--epochs", "1", "--lams=-1", "--seeds", "1")
     status, _, said = shell("sweep", "digits_label_noise", *small, "--out", tmp_path)
     assert status == 0, said
@@ -542,7 +548,8 @@ def test_the_bar_of_a_trial_has_its_name(shell, tmp_path, monkeypatch):
             super().__init__(*args, desc=desc, **kwargs)
 
     monkeypatch.setattr(runs, "tqdm", Bar)
-    small = (*SMALL, "--epochs", "1", "--seeds", "1", "--no-measure")
+    small = ("--model.widths", "2", "--data.examples-per-class", "80", "--epochs", "1")
+    small += ("--seeds", "1", "--no-measure")
     arguments = ("compare", "digits_label_noise", "--methods", "absgd", *small)
     assert shell(*arguments, "--out", tmp_path)[0] == 0
     assert shown == [

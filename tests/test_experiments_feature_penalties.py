@@ -51,13 +51,12 @@ def test_the_penalty_of_oltr(spread):
     """Where features repel, and where they are further than the margin."""
     v, m = spread * FEATURES, spread * CENTROIDS
     expected = _centroids(v, LABELS, PRESENT, m)
-    found = jax.jit(feature_penalties.centroids)(
-        jnp.float32(v), LABELS, PRESENT, jnp.float32(m)
-    )
+    penalty = jax.jit(feature_penalties.centroids)
+    found = penalty(jnp.float32(v), LABELS, PRESENT, jnp.float32(m))
     where = PRESENT
     np.testing.assert_allclose(found[where], expected[where], rtol=2e-5)
     noise = jnp.float32(np.where(PRESENT[:, None], v, 1e6))
-    other = feature_penalties.centroids(noise, LABELS, PRESENT, jnp.float32(m))
+    other = penalty(noise, LABELS, PRESENT, jnp.float32(m))
     np.testing.assert_allclose(other[where], expected[where], rtol=2e-5)
 
 

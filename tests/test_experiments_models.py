@@ -50,6 +50,10 @@ def _filled(model, data):
     return graph, jax.tree.map(draw, state)
 
 
+def _parameters(network):
+    return step_cost.parameters(nnx.state(network, nnx.Param))
+
+
 @pytest.mark.parametrize(
     ("model", "data", "head", "parameters"),
     [
@@ -60,13 +64,22 @@ def _filled(model, data):
         ("resnet18", CIFAR_100, "linear", 11_220_132),
         ("resnet34", CIFAR_100, "linear", 21_328_292),
         ("resnet50", IMAGENET, "linear", 25_557_032),
-        ("resnet152", IMAGENET, "linear", 60_192_808),
         ("sce_cnn", CIFAR_10, "linear", 1_639_794),
     ],
 )
 def test_the_number_of_parameters_is_the_published_one(model, data, head, parameters):
-    network = abstract(configs.Model(model, head=head), data)
-    assert step_cost.parameters(nnx.state(network, nnx.Param)) == parameters
+    assert _parameters(abstract(configs.Model(model, head=head), data)) == parameters
+
+
+def test_the_blocks_of_resnet152_make_the_published_number_of_parameters():
+    """Of the 50 two a stage are built, for from the second on they are alike."""
+    _, blocks = resnet.NETWORKS["resnet152"]
+    network = abstract(configs.Model("resnet152", blocks=(2, 2, 2, 2)), IMAGENET)
+    others = [
+        (number - 2) * _parameters(network.blocks[2 * stage + 1])
+        for stage, number in enumerate(blocks)
+    ]
+    assert _parameters(network) + sum(others) == 60_192_808
 
 
 @pytest.mark.parametrize("name", TINY)

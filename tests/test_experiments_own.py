@@ -13,18 +13,30 @@ import shutil
 import sys
 import textwrap
 
+import chex
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn import datasets as sklearn_datasets
 from sklearn import metrics as sklearn_metrics
 
-from experiments import cli, configs, presets
-from experiments.data import datasets, inputs, own, own_arrays, own_table, own_text
+from experiments import cli, configs, methods, presets
+from experiments.data import (
+    datasets,
+    inputs,
+    loader,
+    own,
+    own_arrays,
+    own_table,
+    own_text,
+)
 from experiments.data.task import load_task
 from experiments.data.types import DamagedData
 from experiments.results import metrics, run_dir
+from experiments.train import loop, sharding, steps
 from tests import programs
+from tests.outcomes import cells
 from tests.trees import write_csv
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "your_data.md"
@@ -34,12 +46,14 @@ BAD = ("a dull film", "I hated it", "poor acting and a weak story", "awful")
 
 
 def _patients(path):
+    """Of the wards some have one patient, whom training may not see."""
     data = sklearn_datasets.load_breast_cancer()
-    rows = [["id", "diagnosis", "radius", "texture", "area", "shape"]]
+    rows = [["id", "diagnosis", "radius", "texture", "area", "shape", "ward"]]
     for index, (numbers, target) in enumerate(zip(data.data, data.target, strict=True)):
         cells = ["" if (index + c) % 17 == 0 else numbers[c] for c in (0, 1, 3)]
         shape = "round" if numbers[4] > 0.1 else "flat"
-        rows.append([f"p{index}", data.target_names[target], *cells, shape])
+        ward = f"ward {index if index % 9 == 0 else index % 4}"
+        rows.append([f"p{index}", data.target_names[target], *cells, shape, ward])
     return write_csv(path, rows)
 
 
@@ -83,7 +97,11 @@ def _in_it(here, monkeypatch):
 def trained(here):
     """The directory of the runs that the page's commands make, and what they print."""
     printed = io.StringIO()
-    with contextlib.chdir(here), contextlib.redirect_stdout(printed):
+    with (
+        contextlib.chdir(here),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
         sys.path.insert(0, str(here))
         for command in COMMANDS:
             words = shlex.split(command)
@@ -91,6 +109,8 @@ def trained(here):
                 words += ["--epochs", "1", "--no-tensorboard"]
                 small = "--model.widths" not in words and words[1] != "own_table"
                 words += ["--model.widths", "4"] if small else []
+                one = ["--methods", "absgd_auto,cb_ce", "--seeds", "1"]
+                words += one if words[0] == "compare" else []
             assert cli.main(words) == 0, command
         sys.path.remove(str(here))
     return here / "runs", printed.getvalue()
@@ -99,6 +119,9 @@ def trained(here):
 def test_every_command_of_the_page_runs(trained):
     folder, printed = trained
     assert "malignant" in printed  # of the report and evaluation
+    assert "Columns: 3 of numbers, 2 of categories; the label is 'diag" in printed
+    assert "Examples are images: height 8, width 8, channels 1." in printed
+    assert "Classes: class_0, class_1, class_2." in printed
     runs = sorted(path.parent for path in folder.glob("*/config.json"))
     assert len(runs) == sum(command.startswith("train") for command in COMMANDS)
     names = {path.name: run_dir.load(path).run.data.class_names for path in runs}
@@ -115,6 +138,16 @@ def test_every_command_of_the_page_runs(trained):
     assert epoch["test"]["auroc"] == pytest.approx(kept["test"]["auroc"])
     assert "AUROC" in (patients / "report.md").read_text("utf-8")
     assert "AUROC" in (folder / "compared" / "table.md").read_text("utf-8")
+
+
+def test_a_run_says_classes_by_their_names(trained, shell):
+    out, names = trained[0] / "patients", {"benign", "malignant"}
+    assert {*json.loads((out / run_dir.CONFIG).read_text())["class_names"]} == names
+    first = cells(shell.printed("suspects", out).splitlines()[2])
+    assert {*first[3:5]} <= names
+    shell.printed("report", out, "--tables")
+    (path,) = (out / "tables").glob("*-most-likely-wrong.csv")
+    assert {row["label"] for row in programs.rows(path.read_text())} <= names
 
 
 def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell):
@@ -150,29 +183,45 @@ def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell
         shell.refused(3, said, command[0], "runs/moved", *command[1:])
 
 
-@pytest.mark.usefixtures("trained")
-def test_the_configuration_of_a_run_is_taken_to_other_data(here, shell):
-    rows = [["a", "b", "y"], *([i, i % 7, "uvw"[i % 3]] for i in range(60))]
-    path = write_csv(here / "other.csv", rows)
-    config = ["train", "--config", "runs/patients", "--data.label", "y"]
-    more = ["--data.drop", "--data.path", path, "--epochs", "1", "--out", "runs/other"]
-    shell.printed(*config, *more)
-    found, expected = (run_dir.load(here / "runs" / n) for n in ("other", "patients"))
+@pytest.fixture(scope="module")
+def other(here, trained):
+    """Other data by the configuration of a run; validation has a single class."""
+    rows = [[i, i % 7, "uv"[i % 2]] for i in range(60)]
+    parts = {"train": rows, "test": rows[:30], "val": rows[::2]}
+    for name, part in parts.items():
+        write_csv(here / "other" / f"{name}.csv", [["a", "b", "y"], *part])
+    config = ["train", "--config", str(trained[0] / "patients"), "--data.label", "y"]
+    more = ["--data.drop", "--data.path", str(here / "other"), "--epochs", "1"]
+    out = here / "by the configuration"
+    assert cli.main([*config, *more, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_configuration_of_a_run_is_taken_to_other_data(trained, other):
+    found, expected = run_dir.load(other), run_dir.load(trained[0] / "patients")
     assert found.run.model == expected.run.model
-    assert found.run.data.class_names == ("u", "v", "w")
+    assert found.run.data.class_names == ("u", "v")
+
+
+def test_without_both_classes_in_validation_the_threshold_is_one_half(other):
+    (epoch,) = programs.epochs(other)
+    assert math.isnan(float(epoch["validation"]["threshold"]))
+    assert epoch["test"]["threshold"] == 0.5
+    assert epoch["test"]["f1"] > 0.0
 
 
 @pytest.mark.usefixtures("trained")
 def test_a_first_stage_on_another_vocabulary_is_refused(here, shell):
     words = ["train", "own_text", "--data.path", "reviews.csv", "--data.length", "20"]
-    words += ["--model.widths", "4", "--epochs", "1", "--start-from", "runs/reviews"]
+    words += ["--model.widths", "4", "--epochs", "1", "--no-tensorboard"]
+    words += ["--start-from", "runs/reviews"]
     said = "embedding.embedding: [20002, 128] there, [10, 128] here"
     out = here / "runs" / "second"
     shell.refused(2, said, *words, "--data.vocabulary", "8", "--out", out)
     shell.printed(*words, "--out", out)
 
 
-def test_hidden_copies_are_no_examples(here, trained, tmp_path, predicted):
+def test_hidden_copies_are_no_examples(here, tmp_path):
     pictures = shutil.copytree(here / "pictures", tmp_path / "pictures")
     expected = list(own.listed(pictures, own.IMAGES, "image")["train"])
     for folder in [*pictures.iterdir()]:
@@ -182,9 +231,8 @@ def test_hidden_copies_are_no_examples(here, trained, tmp_path, predicted):
         (folder / "folder.png").mkdir()
     shutil.copytree(pictures / "digit 0", pictures / "__MACOSX")
     assert own.listed(pictures, own.IMAGES, "image")["train"] == expected
-    head, found = predicted(trained[0] / "pictures", pictures)
-    assert head[0] == "path"
-    assert len(found) == len(expected)
+    data = configs.Data("folder", str(pictures), image_size=8)
+    assert len(inputs.load(pictures, data).paths) == len(expected)
 
 
 def test_a_table_of_texts_is_found_whatever_the_case_of_its_name(tmp_path):
@@ -366,21 +414,6 @@ def test_missing_names_among_objects_are_refused(here, shell):
     shell.refused(3, said, *words, "none_data:none", "--out", "runs/none")
 
 
-def test_without_both_classes_in_validation_the_threshold_is_one_half(tmp_path, shell):
-    rng = np.random.default_rng(0)
-    rows = [[*rng.normal(size=2) + n % 2, n % 2] for n in range(60)]
-    folder = tmp_path / "parts"
-    folder.mkdir()
-    for name, part in {"train": rows, "test": rows[:30], "val": rows[::2]}.items():
-        write_csv(folder / f"{name}.csv", [["a", "b", "y"], *part])
-    words = ["train", "own_table", "--data.path", folder, "--epochs", "1"]
-    shell.printed(*words, "--out", tmp_path / "run")
-    (epoch,) = programs.epochs(tmp_path / "run")
-    assert math.isnan(float(epoch["validation"]["threshold"]))
-    assert epoch["test"]["threshold"] == 0.5
-    assert epoch["test"]["f1"] > 0.0
-
-
 def test_folders_are_subsampled_as_tables_are(here):
     files = sorted((here / "pictures").glob("*/*.png"))
     table = [["path", "label"], *([file.name, file.parent.name] for file in files)]
@@ -486,20 +519,29 @@ def test_the_axis_of_channels_is_plain_or_refused(shape, expected):
     assert own_arrays.as_stored("mine", x, of_function).shape == x.shape
 
 
-def test_images_of_many_channels_are_trained_on(here, tmp_path, shell):
+def test_images_of_many_channels_are_trained_on(here):
+    """With all but compiling."""
     (here / "bands.py").write_text(
         "import numpy as np\n"
         "def bands():\n"
         "    x = np.random.default_rng(0).integers(0, 256, (40, 8, 9, 12))\n"
         "    return (x, np.arange(40) % 2), None, None, np.array(['no', 'yes'])\n"
     )
-    words = ["train", "own_arrays", "--data.source", "python", "--data.path"]
-    words += ["bands:bands", "--model.widths", "4", "--epochs", "1"]
-    words += ["--data.crop-padding", "1", "--out", tmp_path / "out"]
-    _, _, said = shell(*words)
-    assert "Examples are images: height 8, width 9, channels 12." in said
-    assert "Classes: no, yes." in said
-    assert "Finished" in said
+    data = configs.Data("python", "bands:bands", crop_padding=1)
+    data = datasets.resolve(data)
+    (note,) = datasets.load(data, None).notes
+    assert note == "Examples are images: height 8, width 9, channels 12."
+    assert data.class_names == ("no", "yes")
+    run = presets.get("own_arrays").run
+    run = configs.replace(run, {"data": data, "model.widths": (4,), "batch_size": 8})
+    task, layout = load_task(data, 0), sharding.layout(1)
+    batch = next(loader.training(task.train, data, 8, seed=0, epochs=range(1)))
+    assert batch.inputs.shape == (8, 8, 9, 12)
+    state = steps.abstract_state(run, layout, len(task.train.labels))
+    stats = loop.dataset_stats(run, task, layout)
+    hyperparams = methods.step_hyperparams(run, 1, 0)
+    after, _ = jax.eval_shape(steps.updates_of(run), state, batch, stats, hyperparams)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
 def test_texts_in_folders_are_those_of_a_table(tmp_path):
@@ -538,9 +580,9 @@ def test_metrics_of_two_classes_are_those_of_scikit_learn():
     labels = rng.integers(0, 2, 300)
     logits = rng.normal(size=(300, 2)).astype(np.float32)
     logits[:, 1] += labels
-    counts = None
+    counts, count = None, jax.jit(metrics.count)
     for rows in np.split(np.arange(300), 3):
-        new = metrics.count(logits[rows], labels[rows], np.ones(100, bool))
+        new = count(logits[rows], labels[rows], np.ones(100, bool))
         counts = new if counts is None else metrics.add(counts, new)
     found = metrics.summary(counts, np.array([1, 1]), labels=labels, threshold=None)
     odds = logits[:, 1] - logits[:, 0]
@@ -743,14 +785,12 @@ def test_a_few_numbers_among_words_are_categories(cell, tmp_path):
     assert task.train.inputs.shape[1] == 3
 
 
-def test_training_says_how_columns_are_read(tmp_path, shell):
+def test_what_is_said_of_columns(tmp_path):
     path = write_csv(tmp_path / "one.csv", ROWS)
-    words = ["train", "own_table", "--data.path", path, "--epochs", "1"]
-    _, _, said = shell(*words, "--batch-size", "4", "--out", tmp_path / "run")
-    assert "Columns: 1 of numbers, 1 of categories; the label is 'y'." in said
-    assert "Columns of categories, with their numbers of values: b (2)." in said
-    assert "Classes: 0, 1." in said
-    assert "Few rows" not in said
+    assert datasets.load(configs.Data("table", str(path)), None).notes == (
+        "Columns: 1 of numbers, 1 of categories; the label is 'y'.",
+        "Columns of categories, with their numbers of values: b (2).",
+    )
 
 
 def test_columns_of_dates_and_files_that_are_not_used_are_named(tmp_path):
@@ -788,10 +828,13 @@ def test_folders_that_look_like_splits_are_refused(here, tmp_path):
 
 
 def test_an_image_that_is_none_is_named(here, tmp_path, shell):
-    pictures = shutil.copytree(here / "pictures", tmp_path / "pictures")
-    *_, target = pictures.glob("*/*.png")
+    """Before anything is compiled of the step: it is in the first batch."""
+    for split in ("train", "test"):
+        shutil.copytree(here / "pictures", tmp_path / "pictures" / split)
+    *_, target = (tmp_path / "pictures" / "train").glob("*/*.png")
     target.write_text("no image")
-    words = ["train", "own_images", "--data.path", pictures, "--workers", "0"]
+    words = ["train", "own_images", "--data.path", tmp_path / "pictures"]
+    words += ["--workers", "0", "--data.validation-share", "0"]
     words += ["--data.image-size", "32", "--model.widths", "4", "--epochs", "1"]
     shell.refused(3, f"{target}: no image", *words, "--out", tmp_path / "out")
 
@@ -911,7 +954,8 @@ def test_files_are_not_read_as_images_of_other_channels(here):
 
 def _by_the_readme(run, raw, read):
     """Probabilities of raw values, by the code of README.txt, which imports no Flax."""
-    assert cli.main(["export", str(run)]) == 0
+    if not (run / "export").is_dir():
+        assert cli.main(["export", str(run)]) == 0
     readme = (run / "export" / "README.txt").read_text(encoding="utf-8")
     (code,) = re.findall(r"TPU:\n\n((?:    .*\n|\n)+)", readme)
     names = {"csv": csv, "np": np, "raw": raw}
@@ -924,19 +968,10 @@ def _by_the_readme(run, raw, read):
     return names["probabilities"]
 
 
-def test_an_exported_table_takes_raw_rows(here, tmp_path, predicted):
+def test_an_exported_table_takes_raw_rows(here, trained, tmp_path, predicted):
     """Missing numbers, unknown categories, and some that were only held out."""
-    with (here / "patients.csv").open(encoding="utf-8") as file:
-        head, *rows = csv.reader(file)
-    wards = [f"ward {i if i % 9 == 0 else i % 4}" for i in range(len(rows))]
-    own = [[*row, ward] for row, ward in zip(rows, wards, strict=True)]
-    own = write_csv(tmp_path / "patients.csv", [[*head, "ward"], *own])
-    out = tmp_path / "run"
-    flags = ("--data.drop", "id", "--data.label", "diagnosis", "--epochs", "2")
-    arguments = ("own_table", "--data.path", str(own), *flags, "--out", str(out))
-    assert cli.main(["train", *arguments]) == 0
-    kept = json.loads((out / run_dir.CONFIG).read_text(encoding="utf-8"))
-    rows = programs.rows(own.read_text("utf-8"))
+    out = trained[0] / "patients"
+    rows = programs.rows((here / "patients.csv").read_text("utf-8"))
     rows += [row | {"shape": "square", "ward": "?", "area": "NA"} for row in rows[:2]]
     names = [name for name in rows[0] if name != "diagnosis"][::-1]
     raw = [[row[name] for name in names] for row in rows]
@@ -952,7 +987,8 @@ def test_an_exported_table_takes_raw_rows(here, tmp_path, predicted):
     of_ward = columns["ward"]["categories"]
     assert None in of_ward  # held out
     assert "ward 1" in of_ward
-    assert kept["run"]["data"]["contents"]["shape"] == [3 + 2 + len(of_ward)]
+    shape = run_dir.load(out).run.data.contents.shape
+    assert shape == (3 + 2 + len(of_ward),)
 
 
 def test_exported_vectors_are_prepared_by_the_readme(here, trained, tmp_path, shell):

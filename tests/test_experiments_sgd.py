@@ -12,7 +12,7 @@ from tests import training_problem as problem
 
 def test_sgd_is_optax_sgd():
     """λ = ∞ is `optax.sgd` on the mean loss, written out here without the library."""
-    run = configs.replace(problem.NORMALIZED, {"method.name": "sgd"})
+    run = configs.replace(problem.NORMALIZED, problem.SMALL | {"method.name": "sgd"})
     state, _ = problem.train(run, updates=6)
 
     tx = optax.chain(

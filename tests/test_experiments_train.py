@@ -16,9 +16,10 @@ from experiments.train import evaluation, loop, runs, sharding
 from experiments.train.session import Session
 from tests.programs import epochs
 
-# A network of two layers, and some 20 updates: compiling is most of what it costs.
+# A network of two layers, and some 20 updates: compiling is most of what it costs. With
+# the 400 examples of `test_experiments_commands.py`, and hence its programs.
 TINY = (
-    "--model.widths", "4", "8", "--data.examples-per-class", "60",
+    "--model.widths", "4", "8", "--data.examples-per-class", "70",
     "--data.test-per-class", "10", "--batch-size", "32", "--epochs", "2",
     "--method.start-at", "0.5", "--no-tensorboard",
 )  # fmt: skip
@@ -60,7 +61,7 @@ def test_config_and_records_say_what_was_trained_and_how(trained):
     config = json.loads((trained / run_dir.CONFIG).read_text())
     assert config["preset"] == "digits_label_noise"
     assert config["run"]["method"]["lam"] == -1.0
-    assert sum(config["class_counts"]) == 300  # 60 a class, less 30 held out
+    assert sum(config["class_counts"]) == 400  # 70 a class, less 30 held out
     assert {"jax", "flax", "optax", "python"} <= config["versions"].keys()
     events = run_log.events(trained / run_dir.RECORDS)[0]
     assert [event["event"] for event in events] == ["epoch", "epoch", "finished"]
@@ -68,7 +69,7 @@ def test_config_and_records_say_what_was_trained_and_how(trained):
     assert first["lam"] == "inf"
     assert first["weight_clean"] == 1.0
     assert last["lam"] == -1.0
-    assert last["step"] == finished["step"] == 20
+    assert last["step"] == finished["step"] == 26
     assert last["loss"] < first["loss"]
     assert 0.0 < last["effective_sample_size"] <= 1.0
     assert 0.0 <= last["waited"] <= last["seconds"]

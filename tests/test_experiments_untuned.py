@@ -18,7 +18,7 @@ from experiments.studies import (
     untuned,
     untuned_report,
 )
-from experiments.studies.untuned_report import DEFAULT, RATES, SGD, Setting
+from experiments.studies.untuned_report import RATES, SGD, Setting
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -83,6 +83,7 @@ def test_scent_is_the_published_normaliser(a):
     numbers = untuned.Hyperparams(0.0, 1.5, 1.0, a, 1e9, 0)
     init, weigh = untuned._attention(numbers, "scent-fixed", 1)
     state, rng, s = init(), np.random.default_rng(0), None
+    weigh = jax.jit(weigh)
     for _ in range(20):
         losses = rng.exponential(2.0, 32)
         z = np.exp(losses / 1.5)
@@ -91,20 +92,32 @@ def test_scent_is_the_published_normaliser(a):
         np.testing.assert_allclose(p, z / s, rtol=2e-5)
 
 
+def test_every_form_of_weights_keeps_the_types_of_its_state():
+    numbers = untuned.Hyperparams(0.1, 1.5, 0.4, 0.1, 2.0, 0)
+    forms = {untuned._kind(setting) for setting in untuned_report.SETTINGS}
+    assert len(forms) == 6
+    for form in forms:
+        init, weigh = untuned._attention(numbers, form, 1)
+        p, state = jax.eval_shape(weigh, jnp.ones(9), init())
+        assert p.shape == (9,)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, init())
+
+
 def test_the_records_are_resumed(tmp_path, capsys):
     out = tmp_path / "untuned.jsonl"
     more = lambda settings: untuned.run(
         out, tmp_path, ["digits-noise"], [0], settings, steps=20
     )
+    both = [SGD, Setting(lam=0.5)]  # of one kind, and so of one program
     more([SGD])
     before = out.read_text(encoding="utf-8")
-    more([SGD, DEFAULT])
+    more(both)
     lines = out.read_text(encoding="utf-8")
     assert lines.startswith(before)
     runs = {tuple(r[k] for k in untuned_report.RUNS) for r in run_log.events(out)[0]}
     assert len(runs) == len(lines.splitlines()) == 2 * 2 * len(RATES)
     capsys.readouterr()
-    more([SGD, DEFAULT])
+    more(both)
     assert out.read_text(encoding="utf-8") == lines
     assert capsys.readouterr().out == ""
 
@@ -201,9 +214,12 @@ def test_records_have_the_share_that_the_network_gets_wrong(tmp_path):
     gains = [value for key, value in line.items() if key.startswith("λ")]
     assert len(gains) == len(after_first_stage.LAMS) * len(after_first_stage.RATES)
     data = after_first_stage.task("digits 1 0.4", tmp_path, [0])
-    jobs = [(0.05, setting, 0) for setting in (SGD, Setting(lam=5.0, gamma=0.5))]
+    # As many jobs, in another order, so that the program is the same.
+    lams = (5.0, *after_first_stage.LAMS[:-1])
+    settings = [Setting(lam=lam, gamma=0.5) for lam in lams]
+    jobs = [(0.05, setting, 0) for setting in (*settings, SGD)]
     _, found = untuned.train(data, "second stage", 1, jobs, [0], 10)
-    sgd, attended = (found["val"] + found["test"]) / 2
+    attended, *_, sgd = (found["val"] + found["test"]) / 2
     assert line["λ 5, 0.05"] == round(float(attended - sgd), 5)
 
 

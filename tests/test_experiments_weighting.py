@@ -347,20 +347,13 @@ def test_a_gradient_costs_what_it_is_said_to(name):
     assert len(passes) == (2 if name == "recover" else 1)
 
 
-@pytest.mark.parametrize("name", ["recover", "eg_examples"])
-def test_a_network_trains(name):
+def test_a_network_trains():
     """The whole step: plain up to the switch, then by the rule."""
-    changes = {"method.name": name, "method.init_s": None, "method.start_at": 0.25}
-    run = configs.replace(training_problem.RUN, training_problem.SMALL | changes)
+    changes = {"method.name": "recover", "method.init_s": None, "method.start_at": 0.25}
+    run = configs.replace(training_problem.RUN, training_problem.CONVNET | changes)
     state, seen = training_problem.train(run, updates=4)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
     effective = np.array([one.effective for one in seen])
     np.testing.assert_allclose(effective[:2], 1.0, rtol=1e-6)
     assert np.all((effective[2:] > 0.0) & (effective[2:] < 1.0 - 1e-6))
-    rule = jax.device_get(state.optimizer.rule)
-    if name == "recover":
-        assert rule.started
-    else:
-        weighed = [training_problem.batch(step).index for step in (2, 3)]
-        moved = rule.log_weights != rule.log_weights.max()
-        np.testing.assert_array_equal(np.flatnonzero(moved), np.unique(weighed))
+    assert state.optimizer.rule.started

@@ -44,9 +44,8 @@ def in_parts(micro, dense=False, losses_of=per_example_losses, **kwargs):
 @pytest.mark.parametrize(
     ("micro", "dense", "weighted"),
     [
-        (1, False, True), (4, False, False), (11, False, True), (21, False, True),
-        (100, False, True), (1, True, False), (4, True, True), (11, True, False),
-        (100, True, True),
+        (4, False, True), (11, False, False), (100, False, True),
+        (1, True, False), (4, True, True),
     ],
 )  # fmt: skip
 def test_microbatches_give_the_whole_batch(micro, dense, weighted):
@@ -66,8 +65,7 @@ def test_microbatches_give_the_whole_batch(micro, dense, weighted):
         assert float(value.mean_loss) == pytest.approx(float(mean), rel=1e-6)
 
 
-@pytest.mark.parametrize("micro", [None, 4])
-@pytest.mark.parametrize("lam", [0.5, absgd_jax.kl_radius(0.2)])
+@pytest.mark.parametrize(("lam", "micro"), [(0.5, 4), (absgd_jax.kl_radius(0.2), None)])
 def test_the_value_logs_losses_that_no_bound_has_limited(lam, micro):
     tx = absgd_jax.absgd(0.0, lam, max_weight=1.1)
     step = jax.jit(problems.stepper("tilted", tx))
@@ -160,10 +158,9 @@ def test_half_precision_gradients_keep_their_dtype():
     ("lams", "bounds", "rtol"),
     [
         (np.array([0.1, 0.3, -0.2, 0.5]), np.array([1.5, 3.0, 1.2, np.inf]), 2e-5),
-        (absgd_jax.kl_radius(0.2), np.array([2.0]), 1e-4),
-        (absgd_jax.kl_radius(0.2, -1), np.array([np.inf]), 1e-4),
+        (absgd_jax.kl_radius(0.2, -1), np.array([2.0, np.inf]), 1e-4),
     ],
-    ids=["lam", "bounded radius", "radius"],
+    ids=["lam", "radius"],
 )
 def test_every_route_trains_alike(lams, bounds, rtol):
     """By pullback, dense gradients and the value, whole and in microbatches."""
@@ -192,11 +189,11 @@ def test_settings_are_handed_to_the_loss_function_whole():
     loss_fn = lambda w, x, scale, squared=False: (
         scale * (w * x) ** (2 if squared else 1)
     )
+    plain = lambda w, x: 3.0 * (w * x) ** 2
+    expected = jax.jit(absgd_jax.tilted_value_and_grad(plain, 2.0))(w, x)
     for size in (None, 2):
         of = absgd_jax.tilted_value_and_grad(loss_fn, 2.0, microbatch_size=size)
-        found = of(w, x, scale=3.0, squared=True)
-        plain = lambda w, x: 3.0 * (w * x) ** 2
-        expected = absgd_jax.tilted_value_and_grad(plain, 2.0)(w, x)
+        found = jax.jit(of, static_argnames="squared")(w, x, scale=3.0, squared=True)
         chex.assert_trees_all_close(found, expected, rtol=1e-5)
 
 
@@ -207,8 +204,9 @@ def test_a_mean_that_keeps_its_axis_is_refused_in_microbatches():
         of(jnp.float32(1.0), jnp.arange(4.0))
 
 
-@pytest.mark.parametrize("lam", [2.0, absgd_jax.kl_radius()])
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(
+    ("lam", "order"), [(2.0, (0, 1)), (absgd_jax.kl_radius(), (1, 0))]
+)
 def test_losses_of_several_tokens_need_no_batch_axis_in_microbatches(lam, order):
     """Flat, or time first."""
     x = jnp.linspace(-1.0, 2.0, 7 * 3 * 2).reshape(7, 3, 2)
@@ -220,7 +218,9 @@ def test_losses_of_several_tokens_need_no_batch_axis_in_microbatches(lam, order)
     ]
     state = absgd_jax.absgd(0.1, lam).init(w)
     expected, *others = (
-        absgd_jax.tilted_value_and_grad(loss_fn, state, microbatch_size=size)(w, x)
+        jax.jit(absgd_jax.tilted_value_and_grad(loss_fn, state, microbatch_size=size))(
+            w, x
+        )
         for loss_fn in loss_fns
         for size in (None, 3)
     )
@@ -234,7 +234,9 @@ def test_losses_of_more_bits_than_the_parameters_go_in_microbatches():
         w = jnp.ones((), jnp.float32)
         loss_fn = lambda w, x: (w * x) ** 2
         found, expected = (
-            absgd_jax.tilted_value_and_grad(loss_fn, 9.0, microbatch_size=size)(w, x)
+            jax.jit(
+                absgd_jax.tilted_value_and_grad(loss_fn, 9.0, microbatch_size=size)
+            )(w, x)
             for size in (2, None)
         )
         assert found[1].dtype == jnp.float32

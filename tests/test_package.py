@@ -37,8 +37,9 @@ def artefacts(tmp_path_factory):
     for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, source)
-    build = [sys.executable, "-m", "build", "--outdir", folder, source]
-    subprocess.run(build, cwd=folder, check=True, capture_output=True, text=True)
+    # Isolated it would install setuptools twice, and takes a network.
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir"]
+    run(*build, folder, source, cwd=folder)
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return sdist, wheel
 

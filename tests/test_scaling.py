@@ -1,37 +1,33 @@
 """What steps cost beyond SGD on eight devices, read off the compiled programs."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+import tyro
 
 from benchmarks import collectives, scaling
 from tests import compiling
 
 
+def script(*words):
+    """The command line, in a process of its own."""
+    return scaling.main(tyro.cli(scaling.Scaling, args=words))
+
+
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
+def record(server, tmp_path_factory):
     """The script's own record, of a small network on eight devices."""
     out = tmp_path_factory.mktemp("scaling")
-    command = (
-        "-m benchmarks.scaling --devices 8 --batch-per-device 8 --image 32 "
-        "--blocks 1 --width 16 --classes 10 --steps sgd pullback mapped-sgd "
-        "mapped-local --out"
+    words = (
+        "--devices 8 --batch-per-device 8 --image 32 --blocks 1 --width 16 "
+        "--classes 10 --steps sgd pullback mapped-sgd mapped-local --out"
     )
-    done = subprocess.run(
-        [sys.executable, *command.split(), str(out)],
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-        env=compiling.environment(
-            XLA_FLAGS=f"{compiling.FLAGS} --xla_force_host_platform_device_count=2"
-        ),
-    )
-    assert done.returncode == 0, done.stderr
+    flags = f"{compiling.FLAGS} --xla_force_host_platform_device_count=2"
+    done = server.call(script, *words.split(), out, XLA_FLAGS=flags)
+    assert done.end() == 0, done.said
     (path,) = out.iterdir()
     found = json.loads(path.read_text(encoding="utf-8"))
-    assert all(scaling.STEPS[name] in done.stdout for name in found["costs"])
+    assert all(scaling.STEPS[name] in done.said for name in found["costs"])
     return found
 
 

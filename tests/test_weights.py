@@ -111,9 +111,10 @@ def test_a_state_for_float64_parameters_is_float64():
     with jax.enable_x64(True):
         losses = jnp.asarray(np.random.default_rng(0).exponential(size=(20, 8)))
         state, of_tx = attention.init(jnp.zeros(8)), tx.init(jnp.zeros(8))
+        weigh, aggregate = jax.jit(attention.weigh), jax.jit(tx.update)
         for batch in losses:
-            weights, state = attention.weigh(batch, state)
-            update, of_tx = tx.update(jnp.eye(8), of_tx, losses=batch)
+            weights, state = weigh(batch, state)
+            update, of_tx = aggregate(jnp.eye(8), of_tx, losses=batch)
             np.testing.assert_allclose(weights / 8, update, rtol=1e-12)
     assert attention.init().tilted_loss.dtype == jnp.float32
 
@@ -177,7 +178,12 @@ def test_weights_are_those_of_the_aggregation(max_weight):
 def test_one_step_is_compiled_although_lam_follows_a_schedule():
     attention = absgd_jax.attention(absgd_jax.two_stage(0.5, 2))
     chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(attention.weigh, 1))
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def step(losses, state):
+        return attention.weigh(losses, state)
+
     state, weights = attention.init(), []
     for _ in range(4):
         w, state = step(jnp.array([0.0, 1.0]), state)

@@ -22,6 +22,8 @@ RUN = configs.Run(
 )
 NORMALIZED = configs.replace(RUN, {"model.norm": "batch"})
 SMALL = {"model.blocks": (1,), "model.widths": (4,)}
+# Compiled in half of the time, where it is of no account which network is trained.
+CONVNET = {"model.name": "convnet", "model.blocks": (), "model.widths": (4,)}
 # With all that is drawn on a device: dropout, and how images are moved.
 DRAWN = configs.replace(
     NORMALIZED,

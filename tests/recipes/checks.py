@@ -1,4 +1,7 @@
-"""Laws that hold of every recipe: Algorithm 1 step by step, and SGD where λ is ∞."""
+"""Laws that hold of every recipe: Algorithm 1 step by step, and SGD where λ is ∞.
+
+Batches are as large as those of the scripts, which then need not compile a step again.
+"""
 
 import functools
 import re
@@ -33,7 +36,7 @@ class Sgd:
 
 
 @functools.cache
-def digits(steps=STEPS, batch=24):
+def digits(steps=STEPS, batch=64):
     """A list of batches (images, labels) of handwritten digits."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
@@ -62,34 +65,40 @@ def flat(tree):
     return np.asarray(ravel_pytree(tree)[0], np.float64)
 
 
-def losses_and_gradient(losses_of, params, *batch, x64=True):
+def losses_and_gradient(losses_of, params, carry, *batch, x64=True, compiled=False):
     """Losses [*batch], and the gradient [parameters] of a weighted sum of them."""
+    call = _compiled if compiled else lambda function, *args: function(*args)
     with jax.enable_x64(x64):
         if x64:
             params, batch = _wide((params, batch))
-        vector, unravel = ravel_pytree(params)
-        of_vector = lambda vector: losses_of(unravel(vector), *batch)
-        losses, pullback = jax.vjp(of_vector, vector)
+        losses, pullback = jax.vjp(
+            lambda params: call(losses_of, params, carry, *batch), params
+        )
         assert losses.dtype == (jnp.float64 if x64 else jnp.float32)
 
     def gradient(weights):
         with jax.enable_x64(x64):
-            return np.asarray(pullback(jnp.asarray(weights, losses.dtype))[0], float)
+            return flat(pullback(jnp.asarray(weights, losses.dtype))[0])
 
     return np.asarray(losses, np.float64), gradient
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(function, *args):
+    return function(*args)
 
 
 def _wide(tree):
     floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
     return jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.float64) if floating(x) else x, tree
+        lambda x: jnp.asarray(x, jnp.float64 if floating(x) else x.dtype), tree
     )
 
 
 def follows_algorithm_1(
     step, losses_of, params_of, carry, batches, *,
     lam=LAM, optimizer=None, weights_of=lambda *batch: None, x64=True, rtol=1e-5,
-    s_of=absgd_jax.normalizer,
+    s_of=absgd_jax.normalizer, compiled=False,
 ):  # fmt: skip
     """Every update is the optimizer's on Eq. (2)'s direction, s carried along.
 
@@ -106,14 +115,15 @@ def follows_algorithm_1(
         (random keys give other numbers in float64).
       rtol: of the largest entry of an update.
       s_of: from what a step carries to Algorithm 1's s; None where it is hard to find.
+      compiled: whether `losses_of` is, which takes less time where it can be given
+        what a step carries.
     """
     attention, optimizer = Attention(lam), Sgd() if optimizer is None else optimizer
     for batch in batches:
-        before, here = params_of(carry), carry
+        before = params_of(carry)
         losses, gradient = losses_and_gradient(
-            lambda params, *batch, here=here: losses_of(params, here, *batch),
-            before, *batch, x64=x64,
-        )  # fmt: skip
+            losses_of, before, carry, *batch, x64=x64, compiled=compiled
+        )
         v = weights_of(*batch)
         v = np.ones_like(losses) if v is None else v
         direction = gradient(v * attention.weights(losses, v) / v.sum())
@@ -131,7 +141,7 @@ def follows_algorithm_1(
 
 
 def is_the_ordinary_program(name, train, rtol=0.0, atol=2e-6):
-    """With λ = ∞ the recipe trains as the program that it was made from.
+    """The recipe trains as the program that it was made from where its λ begins, at ∞.
 
     Args:
       name: of the recipe.
@@ -143,7 +153,7 @@ def is_the_ordinary_program(name, train, rtol=0.0, atol=2e-6):
     Returns:
       What the ordinary program made.
     """
-    got, expected = train(program.load(name, lam=np.inf)), train(program.ordinary(name))
+    got, expected = train(program.load(name)), train(program.ordinary(name))
     chex.assert_trees_all_close(got, expected, rtol=rtol, atol=atol)
     return expected
 

@@ -6,6 +6,7 @@ state end in `# was (state): LINE` or `# new (state)`.
 """
 
 import ast
+import functools
 import importlib.util
 import pathlib
 import re
@@ -20,17 +21,22 @@ MARK = re.compile(
 
 
 def load(name, lam=None):
-    """A recipe as a module of its own.
+    """A recipe as a module.
 
     Args:
       name: of the recipe, without `.py`.
       lam: what to put in place of the one argument `lam=` of the recipe, a number or
-        an expression; None for the recipe's own.
+        an expression; None for the recipe's own, which is loaded once and keeps what
+        its step has compiled.
     """
-    source = _source(name)
-    if lam is not None:
-        source = _with_lam(source, lam)
-    return _module(f"recipe_{name}", source)
+    if lam is None:
+        return _as_it_stands(name)
+    return _module(f"recipe_{name}", _with_lam(_source(name), lam))
+
+
+@functools.cache
+def _as_it_stands(name):
+    return _module(f"recipe_{name}", _source(name))
 
 
 def ordinary(name):

@@ -6,19 +6,22 @@ import pytest
 
 from tests.recipes import checks, program
 
-BATCHES = list(program.load("second_stage").batches(4, batch_size=32, seed=5))
+
+@pytest.fixture(scope="module")
+def batches():
+    return list(program.load("second_stage").batches(4, seed=5))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("first_stage") / "checkpoint"
-    program.ordinary("second_stage").first_stage(path)
+    program.load("second_stage").first_stage(path)
     return path
 
 
-def test_updates_are_those_of_algorithm_1(checkpoint):
+def test_updates_are_those_of_algorithm_1(checkpoint, batches):
     """Momentum is the first stage's, the rate is that of the restored step."""
-    recipe = program.load("second_stage", lam=0.5)
+    recipe = program.load("second_stage")
     *carry, step = recipe.restore(checkpoint)
     assert step == recipe.FIRST_STAGE
     sgd = checks.Sgd(0.1 * 0.05)
@@ -27,20 +30,21 @@ def test_updates_are_those_of_algorithm_1(checkpoint):
     checks.follows_algorithm_1(
         lambda carry, x, y: recipe.train_step(*carry, x, y),
         lambda params, carry, x, y: recipe.per_example_losses(params, x, y),
-        lambda carry: carry[0], carry, BATCHES, lam=0.5, optimizer=sgd, x64=False,
-        rtol=2e-5,
+        lambda carry: carry[0], carry, batches, lam=0.5, optimizer=sgd, x64=False,
+        rtol=2e-5, compiled=True,
     )  # fmt: skip
 
 
-def run(module, checkpoint):
+def run(module, checkpoint, batches):
     params, opt_state, _ = module.restore(checkpoint)
-    for x, y in BATCHES:
+    for x, y in batches:
         params, opt_state = module.train_step(params, opt_state, x, y)
     return params, opt_state
 
 
-def test_without_attention_it_is_the_ordinary_program(checkpoint):
+def test_without_attention_it_is_the_ordinary_program(checkpoint, batches):
     """Which goes on with SGD from the same checkpoint, at the lower rate."""
-    params, opt_state = run(program.load("second_stage", lam=np.inf), checkpoint)
-    expected = run(program.ordinary("second_stage"), checkpoint)
+    recipe = program.load("second_stage", lam=np.inf)
+    params, opt_state = run(recipe, checkpoint, batches)
+    expected = run(program.ordinary("second_stage"), checkpoint, batches)
     chex.assert_trees_all_close((params, opt_state[1]), expected, rtol=1e-6, atol=1e-6)
