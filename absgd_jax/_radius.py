@@ -88,6 +88,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
         bound, see `effective_fraction`. Batches of n examples hardly stray farther than
         log n; with one example a batch λ stays at ±∞, which is plain SGD.
       sign: 1 attends to large losses (rare classes), -1 to small ones (wrong labels).
+        With -1 it distrusts 1 − exp(−ρ) of the examples, whether so many are wrong or
+        not: give `effective_fraction(share of right labels, sign=-1)` if fewer are.
 
     Returns:
       The `lam` of a transform, of `attention` and of `two_stage`. If they are not
