@@ -48,10 +48,12 @@ def compared():
 def test_a_heading_has_the_share_of_wrong_labels_that_was_trained(preset, expected):
     run = run_log.to_jsonable(method_grid.plain(presets.get(preset).run))
     run["data"]["noise_rate"] = 0.2
-    results = {"preset": preset, "run": run}
+    results = {"preset": preset, "run": run, "seeds": 3}
     assert results_page._heading(results) == expected
     run["epochs"] += 1
     assert results_page._heading(results) == f"{expected}, reduced"
+    results["seeds"] = 10
+    assert results_page._heading(results) == f"{expected}, reduced, 10 seeds"
 
 
 def test_no_two_comparisons_have_one_heading(compared):

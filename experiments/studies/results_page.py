@@ -108,14 +108,19 @@ def page(folder: pathlib.Path) -> str:
 
 
 def _heading(results: Mapping[str, Any]) -> str:
-    """The data of a comparison of methods, and whether they or the network are less."""
+    """The data of a comparison of methods, and whether they or the network are less.
+
+    With the number of seeds where it is not that of most.
+    """
     preset = presets.get(results["preset"])
     title, changes = preset.title.partition(": CE")[0], _changes(results)
     if (rate := changes.pop("data.noise_rate", None)) is not None:
         for shown in ("{:.0%}".format, "rate {:g}".format):
             title = title.replace(shown(preset.run.data.noise_rate), shown(rate))
-    reduced = ", reduced" if changes else ""
-    return title + reduced + (", early stopping" if _stops_early(results) else "")
+    title += ", reduced" if changes else ""
+    if results["seeds"] != commands.Compare.seeds:
+        title += f", {formatting.count(results['seeds'], 'seed')}"
+    return title + (", early stopping" if _stops_early(results) else "")
 
 
 def _stops_early(results: Mapping[str, Any]) -> bool:
