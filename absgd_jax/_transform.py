@@ -167,9 +167,9 @@ def scale_by_attention(
     With `axis_name` each device tilts its own part of the batch and the parts are
     rescaled here, after the backward pass. A device whose part is all padding has a
     `value` of NaN: if it is a number, give `total_weight`, which is 0 there; without it
-    the update is NaN. That cannot be right where the network mixes
-    examples of several devices: under a BatchNorm whose moments are averaged over the
-    mapped axis use `tilted_value_and_grad(axis_name=)`, `tilted_loss(axis_name=)`, the
+    the update is NaN. Rescaling parts cannot be right where the network mixes examples
+    of several devices: under a BatchNorm whose moments are averaged over the mapped
+    axis use `tilted_value_and_grad(axis_name=)`, `tilted_loss(axis_name=)`, the
     pullback or `attention`.
 
     Args:

@@ -32,8 +32,8 @@ def test_eight_devices_are_one(route, name):
         got = spread(name, route, lam, batches)
         assert_equal(got, meshes.alone(route, lam))
 
-    # A device of padding alone counts for nothing. Device 3 holds weight 0 throughout:
-    # examples 12 to 15.
+    # A device that has only padding counts for nothing: weights of device 3, examples
+    # 12 to 15, are 0 throughout.
     padding = (np.arange(meshes.GLOBAL_BATCH) // 4) == 3
     padded = [
         (jnp.where(padding[:, None], 1e3, x), labels, v * ~padding)
