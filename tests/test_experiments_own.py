@@ -944,6 +944,26 @@ def test_arrays_that_were_trained_on_are_predicted(kind, in_folder, tmp_path):
     np.testing.assert_array_equal(found[task.rows], task.train.inputs)
 
 
+@pytest.mark.parametrize("trained_on", ["fractions", "numbers up to 255"])
+def test_arrays_of_another_scale_than_the_training_set_are_not_predicted(
+    trained_on, tmp_path
+):
+    bytes_ = np.random.default_rng(0).integers(0, 256, (40, 6, 5)).astype(np.uint8)
+    fractions = bytes_ / np.float32(255)
+    in_fractions = trained_on == "fractions"
+    x = fractions if in_fractions else bytes_.astype(np.float32)
+    same, other = (fractions, bytes_) if in_fractions else (bytes_, fractions)
+    np.savez(tmp_path / "trained.npz", x=x, y=np.arange(40) % 2)
+    data = datasets.resolve(configs.Data("arrays", str(tmp_path / "trained.npz")))
+    prepare = load_task(data, 0).prepare
+    for name, array in (("same", same), ("other", other)):
+        np.save(tmp_path / f"{name}.npy", array)
+    assert len(inputs.load(tmp_path / "same.npy", data, prepare).examples.labels) == 40
+    said = r"other\.npy must be of the scale of the training set, but .* to 255, and "
+    with pytest.raises(DamagedData, match=said):
+        inputs.load(tmp_path / "other.npy", data, prepare)
+
+
 def test_files_are_not_read_as_images_of_other_channels(here):
     contents = configs.Contents("images", (8, 8, 4), ("a", "b"))
     data = configs.Data("arrays", "x.npz", contents=contents)

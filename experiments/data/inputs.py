@@ -7,7 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import configs
-from experiments.data import images, own, own_arrays, own_table, own_text, text
+from experiments.data import (
+    datasets,
+    images,
+    own,
+    own_arrays,
+    own_table,
+    own_text,
+    text,
+)
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 
 _ARRAYS = (".npy", ".npz")
@@ -34,7 +42,8 @@ def load(
     the same.
 
     MissingData if a folder has nothing to classify; DamagedData if shape, dtype or
-    range are not those of the data set.
+    range are not those of the data set, such as bytes where fractions of 1 were
+    trained on.
     """
     paths = None
     if of_texts(source, data):
@@ -43,7 +52,13 @@ def load(
         found = own_table.unlabelled(source, data)
     elif _of_arrays(source, data, prepare is not None):
         prepare = None if data.info.inputs == "text" else prepare  # ids are as they are
-        found = _checked(_array(source), source, data, prepare is not None)
+        given = _array(source)
+        found = _checked(given, source, data, prepare is not None)
+        if prepare is not None:
+            trained = np.asarray(datasets.load(data, None).train.inputs)
+            stored = {"that": (trained, trained.dtype), "it": (found, given.dtype)}
+            rule = f"{source} must be of the scale of the training set"
+            own_arrays.require_one_scale(rule, stored)
     else:
         files = _files(source)
         paths = [str(files.path(index)) for index in range(len(files))]

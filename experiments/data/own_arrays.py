@@ -107,7 +107,11 @@ def _from_arrays(
                 f"{data.path}: examples of the {split} set have the shape "
                 f"{part.inputs.shape[1:]}, those of the training set {shape}."
             )
-    _refuse_two_scales(splits, parts, data)
+    stored = {
+        f"the {split} set": (part.inputs, np.asarray(splits[split][0]).dtype)
+        for split, part in parts.items()
+    }
+    require_one_scale(f"{data.path}: all sets must be of one scale", stored)
     bytes_ = all(part.inputs.dtype == np.uint8 for part in parts.values())
     bytes_ &= any(part.inputs.max(initial=0) > 1 for part in parts.values())
     if not bytes_:
@@ -124,25 +128,25 @@ def _from_arrays(
     return own.dataset(parts, data, kind, shape, fit, class_names, notes)
 
 
-def _refuse_two_scales(
-    splits: Mapping[str, tuple[Any, Any]],
-    parts: Mapping[str, own.Part],
-    data: configs.Data,
+def require_one_scale(
+    rule: str, stored: Mapping[str, tuple[np.ndarray, np.dtype[Any]]]
 ) -> None:
-    """Raises DamagedData if one split is of bytes and another of parts of 1."""
-    found = {}  # a split of each kind, in words
-    for split, (x, _, _) in parts.items():
+    """Raises DamagedData if one array is of bytes and another of fractions of 1.
+
+    `stored` has each by what it is called, with the dtype that it had in its file.
+    """
+    found = {}  # one of each kind, in words
+    for name, (x, dtype) in stored.items():
         if not x.size:
             continue
         low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
         whole = bool((x == np.round(x)).all())
         if low >= 0 and (1 < high <= 255 if whole else high <= 1):
-            dtype = np.asarray(splits[split][0]).dtype
-            found[whole] = f"the {split} set is {dtype} from {low:g} to {high:g}"
+            found[whole] = f"{name} is {dtype} from {low:g} to {high:g}"
     if len(found) == 2:
         raise DamagedData(
-            f"{data.path}: all sets must be of one scale, but {found[True]}, and "
-            f"{found[False]}. Divide bytes by 255 in both or in neither."
+            f"{rule}, but {found[True]}, and {found[False]}. Divide bytes by 255 in "
+            "both or in neither."
         )
 
 
