@@ -430,15 +430,18 @@ class AfterFirstStage(Checked):
 class EqualGrids(Checked):
     """Methods at equally many settings, the learning rate among them.
 
-    On imbalanced tables, and on the last layer of CIFAR networks. What came out is a
-    part of docs/results.md, which the command `results` writes.
+    On imbalanced tables, on the last layer of CIFAR networks, and on rare groups that
+    are no classes. What came out is a part of docs/results.md, which the command
+    `results` writes.
 
     Attributes:
       data_dir: of mammography.csv, oil-spill.csv and phoneme.csv: no header, the label
-        last; or of SETTING-head.npz, which `reproduce --features` writes.
+        last; or of SETTING-head.npz, which `reproduce --features` writes; or of
+        CIFAR-10.
       seeds: number of seeds, from 0.
       out: JSON lines, one per run; runs that it has are not repeated.
-      data: names of the files; the three tables if none is given.
+      data: names of the files, or DATA-tail-groups or DATA-attribute-groups, where DATA
+        is digits or cifar10; the three tables if none is given.
     """
 
     data_dir: pathlib.Path = pathlib.Path("data")

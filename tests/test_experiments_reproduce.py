@@ -465,11 +465,12 @@ def test_the_overview_names_methods_that_there_are():
             for name in ("digits_long_tail", "digits_label_noise")
             for one in method_grid.every(presets.get(name).run)
         },
-        "last_layer": equal_grids_report.titles(),
+        "grids": equal_grids_report.titles(),
         "in_full": {r.name for r in reproduce.ROWS + reproduce.MISLABELLED_ROWS},
     }
     families = [*overview_report.IMBALANCED.values()]
     families += overview_report.MISLABELLED.values()
+    families += overview_report.GROUPED.values()
     for row in itertools.chain(*families):
         for study, names in known.items():
             name = getattr(row, study)

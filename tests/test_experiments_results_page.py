@@ -14,6 +14,7 @@ from experiments.results import paper, run_log
 from experiments.studies import (
     claims_report,
     compare,
+    equal_grids_report,
     method_grid,
     overview_report,
     paper_tables_report,
@@ -335,3 +336,25 @@ def test_notes_of_presets_stand_on_the_page_once_with_whom_they_are_of():
     assert "\n* CIFAR100 asymmetric: What the paper calls a superclass " in noisy
     assert "\n* `NAME`, `NAME_tce`; `NAME_sce` on CIFAR100 symmetric: The " in noisy
     assert "see NAME_drw_focal." in sections["CIFAR, imbalanced"]
+
+
+def test_the_overview_has_the_gains_of_groups_as_their_section_has_them():
+    grids = run_log.events(RESULTS / results_page.EQUAL_GRIDS)[0]
+    overview = overview_report.section([], grids, [])
+    head, _, *rows = table(overview.partition("### Rare groups")[2])[:12]
+    sections = equal_grids_report.groups(grids).split("### ")[1:]
+    assert head[2:] == [section.partition("\n")[0] for section in sections]
+    titles = equal_grids_report.titles()
+    names = {
+        r.title: r.grids for rows in overview_report.GROUPED.values() for r in rows
+    }
+    for number, section in enumerate(sections):
+        by_accuracy = table(section.partition("best by the mean")[0])
+        gain = by_accuracy[0].index("mean of the groups against SGD")
+        of_title = {
+            row[0]: row[1] if row[1] == "diverged" else row[gain] for row in by_accuracy
+        }
+        found = {row[1]: row[2 + number] for row in rows if row[1] in names}
+        assert len(found) == len(names)
+        for title, shown in found.items():
+            assert shown == of_title[titles[names[title]][0]]

@@ -1,4 +1,4 @@
-"""Methods on tables and on the last layer of a CIFAR network, tuned alike.
+"""Methods on tables, last layers of CIFAR networks and rare groups, tuned alike.
 
 Each has equally many settings, as `compare` has: three values at each learning rate,
 or only learning rates where it has no hyperparameter of its own. The setting is
@@ -7,6 +7,7 @@ one JSON line.
 """
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import shlex
@@ -20,13 +21,21 @@ from flax import nnx
 from experiments import commands, configs, fields, presets
 from experiments.data.task import Task
 from experiments.data.types import Examples, MissingData
-from experiments.results import run_dir, run_log
+from experiments.results import metrics, run_dir, run_log
 from experiments.studies import equal_grids_report as report
-from experiments.studies import grid, method_grid, untuned, untuned_report
+from experiments.studies import (
+    grid,
+    hidden_groups,
+    method_grid,
+    untuned,
+    untuned_report,
+)
 from experiments.studies.after_first_stage import effective_fraction
 from experiments.studies.equal_grids_report import (
+    BY_GROUP,
     CHOOSING,
     EPOCHS,
+    OF_GROUPS,
     OF_LAST_LAYER,
     OF_TABLES,
     PASSES,
@@ -64,6 +73,8 @@ class Study(NamedTuple):
     # The state in which runs of these networks begin, of a fresh one.
     begin: Callable[[Sequence[int], Any], Any] | None = None
     epochs_before: int = 0  # of plain training of those networks
+    # Of a seed; None where nothing is known of groups.
+    grouped: Callable[[int], hidden_groups.Grouped] | None = None
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of a method: three at each learning rate."""
@@ -115,18 +126,8 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
     weights at once.
     """
     inputs, labels = untuned.load(name, data_dir)
-    preset = presets.get("own_table").run
-    data = _data(inputs.shape[1], int(labels.max()) + 1)
-    method = configs.Method("absgd", start_at=START)
-    run = dataclasses.replace(preset, data=data, method=method)
-    plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
-    methods = method_grid.choose(run, "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal")
-    by_name = {one.name: one for one in methods}
-    at_once = {"method": configs.Method("absgd")}
-    by_name["absgd_first"] = by_name["absgd"]._replace(
-        name="absgd_first", changes=at_once
-    )
-    by_name["automatic"] = _automatic(by_name["sgd"], "automatic")
+    names = "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal"
+    plain, by_name = _own_table(inputs.shape[1], int(labels.max()) + 1, names)
 
     def task(network: int, seed: int) -> Task:
         del network
@@ -136,6 +137,66 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
         return Task(train, *others, clean, counts)
 
     return Study(name, plain, (0.25, 1.0, 4.0), by_name, 1, task)
+
+
+def _own_table(
+    width: int, classes: int, names: str
+) -> tuple[configs.Run, dict[str, MethodGrid]]:
+    """Plain training with the network and the optimizer of `own_table`, and methods.
+
+    They are those of the names, ABSGD from the first step too, and the default.
+    """
+    preset, data = presets.get("own_table").run, _data(width, classes)
+    method = configs.Method("absgd", start_at=START)
+    run = dataclasses.replace(preset, data=data, method=method)
+    plain = configs.replace(method_grid.plain(run), {"data.validation_per_class": 0})
+    by_name = {one.name: one for one in method_grid.choose(run, names)}
+    at_once = {"method": configs.Method("absgd")}
+    by_name["absgd_first"] = by_name["absgd"]._replace(
+        name="absgd_first", changes=at_once
+    )
+    by_name["automatic"] = _automatic(by_name["sgd"], "automatic")
+    return plain, by_name
+
+
+def _automatic_wide(automatic: MethodGrid) -> MethodGrid:
+    """The default with larger weights, at several radii."""
+    radii = tuple(
+        (f"{one.rho:g}", {"method.rho": one.rho, "method.max_weight": one.bound})
+        for one in untuned_report.WIDE
+    )
+    return automatic._replace(name="automatic_wide", hyperparameter="ρ", grid=radii)
+
+
+def groups(name: str, data_dir: pathlib.Path) -> Study:
+    """Rare groups that are no classes, see `hidden_groups`.
+
+    The network and the optimizer of the preset `own_table`. λ begins at `START`, or at
+    the first step; all other weights at once. `BY_GROUP` is plain training on as many
+    examples of each group, which takes knowing them.
+    """
+
+    @functools.cache
+    def grouped(seed: int) -> hidden_groups.Grouped:
+        return hidden_groups.load(name, data_dir, seed)
+
+    width = grouped(0).task.train.inputs.shape[1]
+    plain, by_name = _own_table(width, 2, "sgd,absgd")
+    at_once = configs.replace(plain, {"method.start_at": 0.0})
+    others = method_grid.choose(at_once, "focal,term,eg_examples,cvar")
+    by_name |= {one.name: one for one in others if one.name not in by_name}
+    by_name["automatic_wide"] = _automatic_wide(by_name["automatic"])
+    by_name[BY_GROUP] = by_name["sgd"]._replace(name=BY_GROUP)
+    plain = configs.replace(plain, {"batch_size": hidden_groups.BATCH})
+    return Study(
+        name,
+        plain,
+        (0.5, 2.0, 8.0),
+        by_name,
+        1,
+        lambda network, seed: grouped(seed).task,
+        grouped=grouped,
+    )
 
 
 def last_layer(name: str, data_dir: pathlib.Path) -> Study:
@@ -176,13 +237,7 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
     }
     for method, changes in automatic.items():
         by_name[method] = _automatic(by_name["sgd"], method, changes)
-    radii = tuple(
-        (f"{one.rho:g}", {"method.rho": one.rho, "method.max_weight": one.bound})
-        for one in untuned_report.WIDE
-    )
-    by_name["automatic_wide"] = by_name["automatic"]._replace(
-        name="automatic_wide", hyperparameter="ρ", grid=radii
-    )
+    by_name["automatic_wide"] = _automatic_wide(by_name["automatic"])
 
     def task(network: int, seed: int) -> Task:
         del seed
@@ -226,9 +281,16 @@ def with_values(state: Any, values: Mapping[tuple[Any, ...], np.ndarray]) -> Any
 
 
 def study(name: str, data_dir: pathlib.Path) -> Study:
-    """The study of a data set."""
+    """The study of a data set; a BadConfiguration if there is none of that name."""
     if report.is_last_layer(name):
         return last_layer(name, data_dir)
+    if name in hidden_groups.TASKS:
+        return groups(name, data_dir)
+    if report.is_grouped(name) or name.startswith("digits"):
+        raise configs.BadConfiguration(
+            f"--data must be the name of a .csv or .npz file, or one of "
+            f"{', '.join(hidden_groups.TASKS)}, got {name}."
+        )
     return tables(name, data_dir)
 
 
@@ -267,29 +329,43 @@ def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     runs = [dataclasses.replace(job.setting.run, seed=job.seed) for job in jobs]
     # The order depends on the seed, and of tables the examples too.
     which = [(j.network, 0 if study.begin else j.seed) for j in jobs]
-    tasks = {key: study.task(*key) for key in dict.fromkeys(which)}
+    task, method = study.task, jobs[0].setting.method
+    if study.grouped is not None and method == BY_GROUP:
+        resampled = study.grouped
+        task = lambda network, seed: resampled(seed).resampled()
+    tasks = {key: task(*key) for key in dict.fromkeys(which)}
     of_jobs = [tasks[key] for key in which]
     together = vmapped.VmappedRuns(runs, of_jobs, sharding.layout(1), most=50)
     if study.begin is not None:
         networks = [job.network for job in jobs]
         together.state = study.begin(networks, together.state)
-    plainly = jobs[0].setting.method == "sgd"
+    plainly = method == "sgd" and study.grouped is None
     before = together.evaluate() if plainly and study.begin else None
     events, failures = grid.fit_vmapped(together)
     ended = together.counts("train") if plainly and not study.begin else None
+    splits = "validation", "test"
+    counts = {split: study.grouped and together.counts(split) for split in splits}
     lines = []
     for index, ((setting, network, seed), failed) in enumerate(
         zip(jobs, failures, strict=True)
     ):
         which_run = (study.name, *setting[:3], network, seed)
         line: dict[str, Any] = dict(zip(RUN, which_run, strict=True))
-        for split in ("validation", "test"):
-            line[split] = None if failed else _short(study, events[index][-1][split])
+        for split in splits:
+            if failed:
+                line[split] = None
+            elif study.grouped is not None:
+                odds, grouped = _log_odds(counts[split], index), study.grouped(seed)
+                line[split] = _of_groups(grouped, split, odds)
+            else:
+                line[split] = _short(study, events[index][-1][split])
         if before is not None:
             line["before"] = round(before[index]["test"]["accuracy"], 5)
             line["epochs_before"] = study.epochs_before
+        if study.grouped is not None and method == "sgd":
+            line["groups"] = np.bincount(study.grouped(seed).groups["train"]).tolist()
         if ended is not None and not failed:
-            odds = np.concatenate([part[index] for part in ended.log_odds])
+            odds = _log_odds(ended, index)
             line |= losses_after(odds, of_jobs[index].train.labels)
         lines.append(line)
     return lines
@@ -307,6 +383,22 @@ def losses_after(log_odds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     wrong = losses > np.log(2.0)
     effective = {f"{lam:g}": round(effective_fraction(losses, lam), 4) for lam in LAMS}
     return {"wrong": round(float(wrong.mean()), 5), "effective": effective}
+
+
+def _log_odds(counts: metrics.Counts | None, run: int) -> np.ndarray:
+    """Of class 1, of the examples in order and then of padding, for one of the runs."""
+    assert counts is not None
+    return np.concatenate([batch[run] for batch in counts.log_odds])
+
+
+def _of_groups(
+    grouped: hidden_groups.Grouped, split: str, log_odds: np.ndarray
+) -> dict[str, float]:
+    labels = getattr(grouped.task, split).labels
+    measured = hidden_groups.by_group(
+        log_odds[: len(labels)], labels, grouped.groups[split], grouped.rare
+    )
+    return {name: round(measured[name], 5) for name in OF_GROUPS}
 
 
 def _short(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from absgd_jax._diagnostics import WRONG_SHARE
 from experiments import configs, presets
 from experiments.report import formatting
-from experiments.studies import grid, method_grid
+from experiments.studies import grid, hidden_groups, method_grid
 from experiments.studies.untuned_report import WIDE
 
 Record = Mapping[str, Any]
@@ -21,6 +21,7 @@ VALUES = 3  # of a hyperparameter, at each learning rate
 EPOCHS, PASSES = 3, 4  # of the last layer: epochs, and augmented passes in each
 TAIL = 0.3  # share of the classes, the rarest ones, whose recall is shown
 CHOOSING = 2  # seeds by which a setting of the last layer is chosen; all for tables
+BY_GROUP = "by_group"  # plain training on as many examples of each group
 # What the method grid of `compare` does not have, or names otherwise: title, and name
 # of the hyperparameter.
 TITLES = {
@@ -30,6 +31,7 @@ TITLES = {
     "automatic_cb_base": ("ABSGD (CB base weights), automatic λ", "η"),
     "automatic_adjusted": ("ABSGD (logit adjustment), automatic λ", "η"),
     "automatic_wide": (f"ABSGD, automatic λ, weights up to {WIDE[0].bound:g}", "ρ"),
+    BY_GROUP: ("SGD, groups known and resampled", "η"),
 }
 # What is recorded; the first one chooses the setting.
 OF_TABLES = {
@@ -43,7 +45,13 @@ OF_LAST_LAYER = {
     "tail": f"rarest {TAIL:.0%}",
     "calibration_error": "calibration error",
 }
-_HEAD = "-head"  # how names of last layers end
+OF_GROUPS = {
+    "accuracy": "accuracy",
+    "balanced": "mean of the groups",
+    "rare": "rare groups",
+    "worst": "worst group",
+}
+_HEAD, _GROUPS = "-head", "-groups"  # how names of last layers end, and of groups
 HARM = 0.01  # of average precision
 FRACTIONS = (0.95, 0.9, 0.75, 0.5, 0.0)  # lower ends of ranges of effective fractions
 
@@ -84,6 +92,41 @@ begin after 60% of the epochs, all other weights at the first step. Percent on t
 part, mean ± standard deviation; differences are paired by seed, ± standard error.
 """
 
+_GROUPED = """## Rare groups that are no classes
+
+Two classes, whose examples belong to groups that no method is told; some are rare. With
+digits the classes are even and odd digits, with CIFAR-10 ({side} pixels a side) animals
+and vehicles. In one task the groups are the ten classes of the data set, with a long
+tail of ratio {ratio:g}. In the other an attribute goes with the label: images of one
+class are inverted and those of the other are not, but for {conflicting:.0%} of each,
+which are the rare groups. Validation data are drawn as the training data; the test set
+has as many examples of each group, or of either attribute. The network and the
+optimizer are those of `own_table`, with batches of {batch}. "Groups known and
+resampled" is SGD on as many training examples of each group, and shows what there is to
+gain. λ in the second stage begins after 60% of the epochs, all other weights at the
+first step. TERM has no momentum, and rates ten times as high; a method diverged if
+every setting did with some seed. {end} Percent on the test set, mean ± standard
+deviation; differences are paired by seed, ± standard error.
+"""
+
+_GROUP_TASK = """### {title}
+
+{counts}; {seeds}. {each}
+"""
+
+_CHOSEN_BY = {
+    "accuracy": "The setting is the best by accuracy on validation examples, for which "
+    "no group has to be known:",
+    "balanced": "The setting is the best by the mean accuracy of the groups on "
+    "validation examples, whose groups have to be known:",
+}
+_TITLES_OF_TASKS = {
+    "digits": "Even and odd digits",
+    "cifar10": "Animals and vehicles of CIFAR-10",
+    "tail": "the ten classes are the groups",
+    "attribute": "inverted images are the groups",
+}
+
 _CHECK = """### Whether the losses tell beforehand
 
 "Wrong" is the share of the training examples that the network gives less than one half
@@ -115,16 +158,20 @@ class _Method(NamedTuple):
 
 
 def best(
-    records: Iterable[Record], data: str, method: str, value: str | None = None
+    records: Iterable[Record],
+    data: str,
+    method: str,
+    value: str | None = None,
+    by: str | None = None,
 ) -> tuple[str, float] | None:
     """Value and rate of the best mean validation metric, the first of equals.
 
     Records are in the order of the settings. With a value of the hyperparameter only
-    the rate is chosen. Settings that diverged once are left out; None if there are no
-    others.
+    the rate is chosen. `by` is the metric, None for the first. Settings that diverged
+    once are left out; None if there are no others.
     """
     of_head = is_last_layer(data)
-    measure = next(iter(OF_LAST_LAYER if of_head else OF_TABLES))
+    measure = by or next(iter(columns(data)))
     scores: dict[tuple[str, float], list[float | None]] = {}
     for r in records:
         chooses = not of_head or r["seed"] < CHOOSING
@@ -140,10 +187,14 @@ def best(
 
 
 def chosen(
-    records: Sequence[Record], data: str, method: str, value: str | None = None
+    records: Sequence[Record],
+    data: str,
+    method: str,
+    value: str | None = None,
+    by: str | None = None,
 ) -> _Method:
     """The records of a method at the setting that `best` chooses."""
-    setting = best(records, data, method, value)
+    setting = best(records, data, method, value, by)
     key = (data, method, *(setting or ()))
     trained = [
         r for r in records if (r["data"], r["method"], r["value"], r["rate"]) == key
@@ -154,6 +205,24 @@ def chosen(
 def is_last_layer(data: str) -> bool:
     """Whether records are of the last layer of networks, and not of a table."""
     return data.endswith(_HEAD)
+
+
+def is_grouped(data: str) -> bool:
+    """Whether records are of groups that are no classes."""
+    return data.endswith(_GROUPS)
+
+
+def columns(data: str) -> Mapping[str, str]:
+    """The metrics that are recorded, and their headings; the first one chooses."""
+    if is_grouped(data):
+        return OF_GROUPS
+    return OF_LAST_LAYER if is_last_layer(data) else OF_TABLES
+
+
+def group_title(data: str) -> str:
+    """The labels and the groups of a task of `hidden_groups`."""
+    pool, kind, _ = data.split("-")
+    return f"{_TITLES_OF_TASKS[pool]}; {_TITLES_OF_TASKS[kind]}"
 
 
 def setting_of(data: str) -> str:
@@ -172,15 +241,21 @@ def titles() -> dict[str, tuple[str, str]]:
 def _table(
     records: Sequence[Record],
     data: str,
-    measures: Mapping[str, str],
     gains: Sequence[str],
+    by: str | None = None,
+    metrics: Collection[str] = (),
 ) -> list[str]:
-    """A row a method, in the order of the first metric; SGD first."""
+    """A row a method, in the order of the first metric; SGD first.
+
+    `gains` are the metrics of which the differences are shown, `by` is as in `best`,
+    and `metrics` are those of the columns, () for all.
+    """
     known = titles()
+    measures = {n: t for n, t in columns(data).items() if not metrics or n in metrics}
     head = ["method", "chosen", *measures.values()]
     head += [f"{measures[gain]} against SGD" for gain in gains]
     names = dict.fromkeys(r["method"] for r in records if r["data"] == data)
-    methods = [chosen(records, data, name) for name in names]
+    methods = [chosen(records, data, name, by=by) for name in names]
     plain = next(one for one in methods if one.name == "sgd")
     first = next(iter(measures))
     level = lambda one: -np.mean([*one.of(first).values()]) if one.records else np.inf
@@ -245,7 +320,7 @@ def last_layer(records: Sequence[Record]) -> str:
             each=_each(plain),
         )
         parts += [_wrapped(networks)]
-        parts += [_table(of_layers, data, OF_LAST_LAYER, ["accuracy"])]
+        parts += [_table(of_layers, data, ["accuracy"])]
     return formatting.blocks(*parts)
 
 
@@ -264,9 +339,41 @@ def _wrapped(text: str) -> str:
     return formatting.blocks(heading, textwrap.fill(paragraph, 88))
 
 
+def groups(records: Sequence[Record]) -> str:
+    """The section of groups that are no classes; nothing if there are no records."""
+    of_groups = [r for r in records if is_grouped(r["data"])]
+    if not of_groups:
+        return ""
+    introduction = _GROUPED.format(
+        side=hidden_groups.SIDE,
+        ratio=hidden_groups.RATIO,
+        conflicting=hidden_groups.CONFLICTING,
+        batch=hidden_groups.BATCH,
+        end=_END,
+    )
+    parts: list[Any] = [_wrapped(introduction)]
+    for data in dict.fromkeys(r["data"] for r in of_groups):
+        plain = [r for r in of_groups if r["data"] == data and r["method"] == "sgd"]
+        counts = " ".join(map(str, plain[0]["groups"]))
+        task = _GROUP_TASK.format(
+            title=group_title(data),
+            counts=f"Training examples of the groups: {counts}",
+            seeds=formatting.count(len({r["seed"] for r in plain}), "seed"),
+            each=_each(plain),
+        )
+        parts += [_wrapped(task)]
+        for by, sentence in _CHOSEN_BY.items():
+            gains = ["balanced", "rare"]
+            table = _table(of_groups, data, gains, by, ("balanced", "rare", "worst"))
+            parts += [textwrap.fill(sentence, 88), table]
+    return formatting.blocks(*parts)
+
+
 def tables(records: Sequence[Record]) -> str:
     """The section of the tables, with the check on losses."""
-    of_tables = [r for r in records if not is_last_layer(r["data"])]
+    of_tables = [
+        r for r in records if not (is_last_layer(r["data"]) or is_grouped(r["data"]))
+    ]
     if not of_tables:
         return ""
     run = presets.get("own_table").run
@@ -283,7 +390,7 @@ def tables(records: Sequence[Record]) -> str:
     known = [name for name in TABLES if any(r["data"] == name for r in of_tables)]
     for name in known:
         gains = ["average_precision", "balanced_at_threshold"]
-        parts += [f"### {name}", _table(of_tables, name, OF_TABLES, gains)]
+        parts += [f"### {name}", _table(of_tables, name, gains)]
     return formatting.blocks(*parts, _check(of_tables, known))
 
 
