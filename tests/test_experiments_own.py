@@ -1,5 +1,6 @@
 """Your own data: the page's commands on small real files, and what can be wrong."""
 
+import collections
 import contextlib
 import csv
 import io
@@ -41,6 +42,7 @@ from tests.trees import write_csv
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "your_data.md"
 COMMANDS = re.findall(r"^python -m experiments (.*)$", PAGE.read_text("utf-8"), re.M)
+SCRIPTS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
 GOOD = ("a fine film", "I loved it", "great acting and a good story", "wonderful")
 BAD = ("a dull film", "I hated it", "poor acting and a weak story", "awful")
 
@@ -82,7 +84,7 @@ def here(tmp_path_factory):
     texts = [(GOOD[i % 4], "good") for i in range(24)]
     texts += [(BAD[i % 4], "bad") for i in range(24)]
     write_csv(root / "reviews.csv", [("text", "label"), *texts])
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    code, _ = SCRIPTS
     (root / "my_data.py").write_text(code, encoding="utf-8")
     return root
 
@@ -114,6 +116,23 @@ def trained(here):
             assert cli.main(words) == 0, command
         sys.path.remove(str(here))
     return here / "runs", printed.getvalue()
+
+
+def test_groups_have_the_accuracy_that_the_predictions_say(trained, here, capsys):
+    exec(SCRIPTS[1], {})
+    printed = capsys.readouterr().out.splitlines()
+    found = [re.fullmatch(r"(.*): (\d+) of (\d+) right", line) for line in printed]
+    kept = json.loads((trained[0] / "patients" / "evaluation.json").read_text())["test"]
+    right, seen = (sum(int(one[n]) for one in found) for n in (2, 3))
+    assert seen == kept["examples"]
+    assert right / seen == pytest.approx(kept["accuracy"])
+    assert len(found) > 4
+    with (here / "predictions.csv").open(newline="") as file:
+        rows = [int(row["index"]) for row in csv.DictReader(file)]
+    with (here / "patients.csv").open(newline="") as file:
+        wards = [row["ward"] for row in csv.DictReader(file)]
+    of_ward = collections.Counter(wards[row] for row in rows)
+    assert {one[1]: int(one[3]) for one in found} == of_ward
 
 
 def test_every_command_of_the_page_runs(trained):

@@ -137,7 +137,7 @@ GROUPED = {
     ),
 }
 
-_GROUPS = """### Rare groups that are no classes
+_GROUPS = """### Rare groups
 
 The mean accuracy of the groups, of which only the last method is told. A group is one
 of ten classes, some of them rare, of which a label joins several; or the images of a
