@@ -94,8 +94,8 @@ Trained by `python -m experiments reproduce --epochs {epochs}`; `{file}`
 has one JSON line a training. The protocol is that of the section above, in fewer
 epochs: the rate is divided by 100 at epochs {switch} and {second}, and λ, class weights
 and logit adjustment begin at epoch {switch}, but class weights of SGD (CB-CE) at the
-first step. All other rows of a seed start from one plain training. The numbers of both
-papers are of 200 epochs.
+first step. All other rows of one loss and seed start from one plain training. The
+numbers of both papers are of 200 epochs.
 """
 
 _NOT_RUN = """What is left of the campaign waits for time on an accelerator. A row has a
