@@ -94,7 +94,7 @@ part, mean ± standard deviation; differences are paired by seed, ± standard er
 
 _GROUPED = """## Rare groups that are no classes
 
-Two classes, whose examples belong to groups that no method is told; some are rare. With
+Two classes, whose examples belong to groups that no method knows; some are rare. With
 digits the classes are even and odd digits, with CIFAR-10 ({side} pixels a side) animals
 and vehicles. In one task the groups are the ten classes of the data set, with a long
 tail of ratio {ratio:g}. In the other an attribute goes with the label: images of one

@@ -139,7 +139,7 @@ GROUPED = {
 
 _GROUPS = """### Rare groups
 
-The mean accuracy of the groups, of which only the last method is told. A group is one
+The mean accuracy of the groups, which only the last method knows. A group is one
 of ten classes, some of them rare, of which a label joins several; or the images of a
 label that are inverted, or not, as nearly all of the other label are. The last row
 shows what there is to gain. Settings are chosen by plain validation accuracy; the
