@@ -12,7 +12,7 @@ from experiments.cli import main
 from experiments.data.task import load_task
 from experiments.results import run_dir, run_log
 from experiments.studies.digits import LONG_TAIL
-from experiments.train import evaluation, loop, runs, sharding
+from experiments.train import checkpoint, evaluation, loop, runs, sharding
 from experiments.train.session import Session
 from tests.programs import epochs
 
@@ -55,6 +55,26 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
     assert _train(out, "--method.lam", "-1") == 0
     return out
+
+
+@pytest.mark.parametrize(
+    ("soon", "kept", "saved"),
+    [(0.0, 2, [1, 2, 3, 4]), (1e9, 2, [3, 4]), (1e9, 3, [2, 3, 4])],
+)
+def test_short_epochs_but_the_last_ones_go_without_a_checkpoint(
+    soon, kept, saved, tmp_path, monkeypatch
+):
+    """As many of the last ones have one as are kept, so that one can be damaged."""
+    epochs, save = [], checkpoint.Checkpoints.save
+
+    def counted(self, step, state, metadata):
+        epochs.append(metadata["position"]["epoch"])
+        save(self, step, state, metadata)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", counted)
+    monkeypatch.setattr(runs, "SOON", soon)
+    assert _train(tmp_path, "--epochs", "4", "--checkpoints", str(kept)) == 0
+    assert epochs == saved
 
 
 def test_config_and_records_say_what_was_trained_and_how(trained):

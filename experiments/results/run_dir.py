@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import pathlib
@@ -110,7 +111,11 @@ def parse(run: dict[str, Any]) -> configs.Run:
 def _parsed(kind: type[_T], given: Any, name: str) -> _T:
     """Parses a configuration, whose field in the file has that name."""
     _check_fields(kind, given, name)
-    return pydantic.TypeAdapter(kind).validate_python(given)
+    return _parser(kind).validate_python(given)
+
+
+# Making one takes far longer than parsing, and reports read many runs.
+_parser = functools.cache(pydantic.TypeAdapter)
 
 
 def _check_fields(kind: Any, given: Any, name: str) -> None:

@@ -36,6 +36,8 @@ from experiments.train import (
 from experiments.train.progress import say
 from experiments.train.session import Session
 
+SOON = 1.0  # second: a checkpoint of a small state takes a tenth of one
+
 
 def main(
     preset: str,
@@ -253,6 +255,7 @@ class RunLogger:
         self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
+        self._last = self.run.epochs
 
     def fit(
         self,
@@ -269,6 +272,8 @@ class RunLogger:
           NotSaved: the checkpoint of the end could not be written.
         """
         began = time.monotonic()
+        if until is not None:
+            self._last = until
         lines = progress.EpochLines(self.run, self.tell)
 
         def write(**event: Any) -> None:
@@ -294,11 +299,10 @@ class RunLogger:
         finally:
             self.saver.wait()
             self._note_failures()
-        last = until or self.run.epochs
-        step = last * loop.steps_per_epoch(self.run, task)
+        step = self._last * loop.steps_per_epoch(self.run, task)
         seconds = time.monotonic() - began
         self.recorder.write(event="finished", step=step, seconds=seconds)
-        if self._saves(last) and not self.saved:
+        if self._saves(self._last) and not self.saved:
             there = self.saver.steps()
             raise NotSaved(
                 "The training came to its end, but its last checkpoint could not be "
@@ -333,6 +337,16 @@ class RunLogger:
     def _saves(self, epoch: int) -> bool:
         return self.save_at is None or epoch in self.save_at
 
+    def _soon(self, epoch: int) -> bool:
+        """Whether an epoch ends so soon after a checkpoint that it goes without.
+
+        Not the last ones, of which as many are kept; nor with several hosts, which save
+        at the same steps without asking each other.
+        """
+        if epoch > self._last - self.session.checkpoints or jax.process_count() > 1:
+            return False
+        return time.monotonic() - self._saved_at < SOON
+
     def _late(self) -> bool:
         return time.monotonic() - self._saved_at >= self.session.checkpoint_seconds
 
@@ -340,7 +354,8 @@ class RunLogger:
         self, step: int, state: steps.TrainState, position: loop.Position
     ) -> None:
         self._stops |= self.interrupted()
-        if self._saves(position.epoch) or self._stops or self._late():
+        due = self._saves(position.epoch) and not self._soon(position.epoch)
+        if due or self._stops or self._late():
             metadata = {
                 "position": position._asdict(),
                 "run": run_log.to_jsonable(self.run),
