@@ -328,7 +328,12 @@ def test_early_stopping_measures_the_epoch_that_validation_chooses(tmp_path, she
     shell.refused(2, said, *command, "--methods", "crt,ncm", "--early-stopping")
 
 
-def test_another_metric_chooses_settings_and_epochs_and_orders_the_table(tmp_path):
+@pytest.mark.parametrize(
+    ("by", "early"), [("average_precision", False), ("balanced", True)]
+)
+def test_another_metric_chooses_settings_and_epochs_and_orders_the_table(
+    by, early, tmp_path
+):
     """On a validation set of which most examples are of one class."""
     rng = np.random.default_rng(0)
     labels = rng.random(400) < 0.15
@@ -340,36 +345,33 @@ def test_another_metric_chooses_settings_and_epochs_and_orders_the_table(tmp_pat
     path = write_csv(tmp_path / "rare.csv", rows)
     command = ["compare", "own_table", "--data.path", path, "--no-measure", "--epochs"]
     command += ["4", "--seeds", "2", "--rates", "1", "--methods", "cb_ce"]
-    for by in ("average_precision", "balanced"):
-        for early in ((), ("--early-stopping",)):
-            out = tmp_path / f"{by}{len(early)}"
-            given = [*command, "--out", out, "--choose-by", by, *early]
-            assert command_line.main([*map(str, given)]) == 0
-            results = json.loads((out / "results.json").read_text())
-            assert results["choose_by"] == by
-            for name, method in results["methods"].items():
-                scores = {}
-                for setting in method["grid"]:
-                    runs = [
-                        aggregate.read(
-                            out / "runs" / f"{name}-{setting['value']}-seed{n}"
-                        )
-                        for n in range(2)
-                    ]
-                    kept = [
-                        max(run.epochs, key=lambda event: event["validation"][by])
-                        if early else run.epochs[-1]
-                        for run in runs
-                    ]  # fmt: skip
-                    expected = [event["validation"][by] for event in kept]
-                    assert [*setting["validation"].values()] == expected
-                    tests = [event["test"][by] for event in kept]
-                    assert [*setting[by].values()] == tests
-                    scores[setting["value"]] = np.mean(expected).round(9)
-                assert method["chosen"] == max(scores, key=scores.get)
-            chosen = compare.chosen(results)
-            gain = formatting.paired(chosen["cb_ce"][by], chosen["sgd"][by])
-            assert f"| {gain} " in (out / "table.md").read_text()
+    out = tmp_path / "out"
+    given = [*command, "--out", out, "--choose-by", by]
+    given += ["--early-stopping"] if early else []
+    assert command_line.main([*map(str, given)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["choose_by"] == by
+    for name, method in results["methods"].items():
+        scores = {}
+        for setting in method["grid"]:
+            runs = [
+                aggregate.read(out / "runs" / f"{name}-{setting['value']}-seed{n}")
+                for n in range(2)
+            ]
+            kept = [
+                max(run.epochs, key=lambda event: event["validation"][by])
+                if early else run.epochs[-1]
+                for run in runs
+            ]  # fmt: skip
+            expected = [event["validation"][by] for event in kept]
+            assert [*setting["validation"].values()] == expected
+            tests = [event["test"][by] for event in kept]
+            assert [*setting[by].values()] == tests
+            scores[setting["value"]] = np.mean(expected).round(9)
+        assert method["chosen"] == max(scores, key=scores.get)
+    chosen = compare.chosen(results)
+    gain = formatting.paired(chosen["cb_ce"][by], chosen["sgd"][by])
+    assert f"| {gain} " in (out / "table.md").read_text()
 
 
 def test_a_metric_of_two_classes_is_refused_for_more(tmp_path, shell):

@@ -111,7 +111,7 @@ def trained(here):
                 words += ["--epochs", "1", "--no-tensorboard"]
                 small = "--model.widths" not in words and words[1] != "own_table"
                 words += ["--model.widths", "4"] if small else []
-                one = ["--methods", "absgd_auto,cb_ce", "--seeds", "1"]
+                one = ["--methods", "absgd_auto,cb_ce", "--seeds", "1", "--rates", "1"]
                 words += one if words[0] == "compare" else []
             assert cli.main(words) == 0, command
         sys.path.remove(str(here))

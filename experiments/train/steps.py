@@ -1,6 +1,7 @@
 """Pure training and evaluation steps, compiled once per program."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -456,10 +457,12 @@ def _init_network(model: configs.Model, data: configs.Data) -> Callable[[int], A
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: network(0)))
     # It runs only a few times. At a higher level of optimization the compiler takes
-    # five times as long, for the same numbers.
+    # five times as long, for the same numbers. A level that XLA_FLAGS has is kept.
+    level = "xla_backend_optimization_level"
+    given = level in os.environ.get("XLA_FLAGS", "")
     state = jax.jit(
         lambda seed: nnx.state(network(seed)),
-        compiler_options={"xla_backend_optimization_level": 1},
+        compiler_options=None if given else {level: 1},
     )
     return lambda seed: (graph, state(seed))
 
