@@ -15,22 +15,19 @@ export MPLBACKEND ?= Agg
 
 # XLA compiles most tests with fewer optimizations, see tests/compiling.py. These are
 # compiled as users' programs are: the weights, Algorithm 1, what a step costs, ABSGD at
-# λ = ∞ against optax.sgd, and on eight devices what is read off the compiled program,
-# held to 1e-6, or rounds much without them (a norm over all devices, on the oldest JAX).
+# λ = ∞ against optax.sgd; and in test-oldest what uses eight devices, since without them
+# the oldest JAX rounds a norm over all devices much.
 # JAX fixes the number of CPU devices when it starts; that there are eight changes nothing
 # for a test that uses one.
 BY_DEFAULT := $(patsubst %,tests/test_%.py,algorithm1 attention costs_guard experiments_sgd)
-EIGHT_BY_DEFAULT := $(patsubst %,tests/eight_devices/test_%.py,communication costs_guard \
-  one_update synchronised_norm)
+EIGHT_BY_DEFAULT := tests/eight_devices/test_costs_guard.py
 
 # The library's tests, without those that need the packages of the experiments.
 LIBRARY := absgd_jax README.md $(wildcard docs/*.md) $(patsubst %,tests/test_%.py,accelerators algorithm1 alias \
   attention buffers composition debug_flags diagnostics docs gradient losses messages package \
   radius stationary transform weights)
 LIBRARY_EIGHT := $(patsubst %,tests/eight_devices/test_%.py,communication microbatches \
-  routes)
-LIBRARY_EIGHT_BY_DEFAULT := $(patsubst %,tests/eight_devices/test_%.py,one_update \
-  synchronised_norm)
+  one_update routes synchronised_norm)
 
 PYTEST = -m pytest -n auto --dist worksteal
 QUICK := ABSGD_TESTS=quick
@@ -70,19 +67,17 @@ test-quick: $(VENV)/.installed-test-library
 
 test-library: test-quick
 	$(QUICK) $(EIGHT) $(BIN)/python $(PYTEST) $(LIBRARY_EIGHT)
-	$(EIGHT) $(BIN)/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
 
 # The lines of the library that its tests run. Tracing them takes a fifth of the time of
 # all tests, so `make test` does not.
 coverage: $(VENV)/.installed-test-library
 	$(QUICK) $(BIN)/python $(PYTEST) --cov --cov-report= $(LIBRARY)
-	$(EIGHT) $(BIN)/python $(PYTEST) --cov --cov-append --cov-report=term \
-	  --cov-fail-under=98 $(LIBRARY_EIGHT) $(LIBRARY_EIGHT_BY_DEFAULT)
+	$(QUICK) $(EIGHT) $(BIN)/python $(PYTEST) --cov --cov-append --cov-report=term \
+	  --cov-fail-under=98 $(LIBRARY_EIGHT)
 
 test-oldest: $(OLDEST)/.installed
 	$(QUICK) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY)
-	$(QUICK) $(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT)
-	$(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT_BY_DEFAULT)
+	$(EIGHT) $(OLDEST)/bin/python $(PYTEST) $(LIBRARY_EIGHT)
 
 # With an interpreter that has PyTorch: the variants of the benchmarks that are written in it.
 test-torch: $(VENV)/.installed-test
