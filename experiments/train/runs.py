@@ -36,7 +36,9 @@ from experiments.train import (
 from experiments.train.progress import say
 from experiments.train.session import Session
 
-SOON = 1.0  # second: a checkpoint of a small state takes a tenth of one
+# Seconds after a checkpoint in which an epoch ends without one. To save a small state
+# takes a tenth of a second, which is longer than its epochs may take.
+SOON = 1.0
 
 
 def main(
@@ -255,7 +257,7 @@ class RunLogger:
         self._stops = False
         self._saved_at = time.monotonic()
         self._failures = 0
-        self._last = self.run.epochs
+        self._last = self.run.epochs  # epochs until `fit` stops
 
     def fit(
         self,

@@ -43,10 +43,10 @@ class Session(Checked):
         indices of many batches. For accelerators, where a small update takes less time
         than its launch; not for a CPU, whose convolutions are some 35 times slower in
         such a loop.
-      checkpoint_seconds: seconds between two checkpoints within an epoch. Epochs also
-        end with one, but for those that end within a second of the one before.
-      checkpoints: number of checkpoints that are kept, and of last epochs that end with
-        one in any case.
+      checkpoint_seconds: seconds between two checkpoints within an epoch. An epoch also
+        ends with one, unless the one before is less than a second old.
+      checkpoints: number of checkpoints that are kept; as many of the last epochs end
+        with one in any case.
       tensorboard: whether metrics are written for TensorBoard too.
       record_losses: whether the loss of every training example, not augmented, is kept
         after each epoch, for `suspects`; takes a forward pass over them, and two bytes
