@@ -89,7 +89,9 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
         log n; with one example a batch λ stays at ±∞, which is plain SGD.
       sign: 1 attends to large losses (rare classes), -1 to small ones (wrong labels).
         With -1 it distrusts 1 − exp(−ρ) of the examples, whether so many are wrong or
-        not: give `effective_fraction(share of right labels, sign=-1)` if fewer are.
+        not, and from the first step perhaps a class that is not learned yet: begin
+        with `two_stage` after a tenth of the updates, or give
+        `effective_fraction(share of right labels, sign=-1)` if you know it.
 
     Returns:
       The `lam` of a transform, of `attention` and of `two_stage`. If they are not

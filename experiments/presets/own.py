@@ -9,8 +9,8 @@ from experiments.presets._preset import Preset
 _NOTE = (
     "None of the paper's. λ > 0 follows the losses at a radius of 0.4 nats: see "
     "docs/choosing_lambda.md. For labels that are wrong at random add "
-    "--method.lam=-inf, and where classes are rare, too, --method.start-at 0.5. Every "
-    "field may be set on the command line; see docs/your_data.md."
+    "--method.lam=-inf --method.start-at 0.1, or 0.5 where classes are rare, too. "
+    "Every field may be set on the command line; see docs/your_data.md."
 )
 
 
