@@ -303,11 +303,13 @@ def test_a_radius_takes_over_the_robust_loss_of_a_fixed_lam():
     assert max(lams[10:]) < 4.0
 
 
-def test_a_radius_begins_at_the_switch_of_two_stages():
-    radius = absgd_jax.two_stage(absgd_jax.kl_radius(0.2), 30)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_radius_begins_at_the_switch_of_two_stages(sign):
+    radius = absgd_jax.two_stage(absgd_jax.kl_radius(0.2, sign), 30)
     weights, lams, _ = follow(radius, exponential(100))
     assert np.isinf(lams[:30]).all()
     assert np.isfinite(lams[30:]).all()
+    assert (np.sign(lams[30:]) == sign).all()
     np.testing.assert_allclose(weights[:30], 1.0, rtol=1e-5)
     with pytest.raises(ValueError, match=r"first must be inf.*got 3\.0"):
         absgd_jax.two_stage(absgd_jax.kl_radius(0.2), 30, first=3.0)
