@@ -154,7 +154,7 @@ def _overridden(
 # What of loss and method a comparison takes from its run, and the sign of λ.
 _COMPARED = {
     "--loss.logit-norm", "--loss.class-weights-from", "--method.lam", "--method.gamma",
-    "--method.init-s", "--method.start-at",
+    "--method.init-s", "--method.start-at", "--method.rho",
 }  # fmt: skip
 
 

@@ -121,6 +121,7 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
             assert one.method.lam == sign * math.inf
             assert one.method.rho == absgd_jax.kl_radius().rho
             assert one.method.start_at == 0.0
+        assert ("absgd_auto_late" in methods) == (sign < 0)
         for one in methods["eg_examples"].runs(plain):
             step_size = one.method.step_size  # w falls where the loss is large
             assert np.sign(step_size) == -sign
@@ -147,7 +148,23 @@ def test_where_a_radius_is_at_once_other_weights_begin_later(sign, given, start_
     for name in ("cb_ce", "logit_adjusted"):
         assert methods[name].runs(plain)[0].loss.class_weights_from == 0.0
     (automatic, *_) = methods["absgd_auto"].runs(plain)
-    assert (automatic.method.start_at, automatic.method.gamma) == (0.0, 0.1)
+    assert (automatic.method.start_at, automatic.method.gamma) == (given, 0.1)
+
+
+def test_the_automatic_lambda_is_that_of_a_run_that_has_one():
+    """As `train` on your own data has it; by default it is the library's."""
+    text = presets.get("own_text").run
+    asked = {"lam": -math.inf, "rho": 0.1, "start_at": 0.5}
+    own = configs.replace(text, {f"method.{k}": v for k, v in asked.items()})
+    methods, plain = method_grid.every(own), method_grid.plain(own)
+    (automatic, *_) = methods["absgd_auto"].runs(plain)
+    assert automatic.method == dataclasses.replace(own.method, name="absgd")
+    (late, *_) = methods["absgd_auto_late"].runs(plain)
+    assert late.method == dataclasses.replace(automatic.method, start_at=0.1)
+    (by_adam,) = method_grid.choose(own, "absgd_auto+adam")[1:]
+    assert by_adam.runs(plain)[0].method == own.method
+    (default, *_) = method_grid.every(NOISE)["absgd_auto"].runs(plain)
+    assert default.method == dataclasses.replace(configs.AUTOMATIC, lam=-math.inf)
 
 
 @pytest.mark.parametrize(

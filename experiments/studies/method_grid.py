@@ -26,6 +26,7 @@ _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 # Of the epochs, before weights begin where a preset does not say: the paper's share,
 # and one after which a network has not learned wrong labels yet.
 _LATE, _LATE_IF_NOISY = 0.8, 0.2
+_LATE_IF_AUTOMATIC = 0.1  # under wrong labels, see docs/choosing_lambda.md
 
 
 class MethodGrid(NamedTuple):
@@ -75,7 +76,8 @@ def every(run: configs.Run) -> dict[str, MethodGrid]:
     They are in the order of the documentation. γ, the fraction of the epochs after
     which weights begin, and whether labels are noisy are the run's; but where its λ
     follows a radius from the first step, other weights begin later, and γ is that of
-    `Method` unless it is not the radius's.
+    `Method` unless it is not the radius's. The radius of the run is that of the
+    automatic λ, which otherwise is the library's from the first step.
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
     methods = [method for make in makers for method in make(run)]
@@ -244,8 +246,10 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     attention = _attention(run)
     adam, by_adam = {RATE: ADAM_RATE}, {"method": configs.Method("adam")}
     sign = 1.0 if _noisy(run) else -1.0
-    radius = dataclasses.replace(configs.AUTOMATIC, lam=-sign * math.inf)
-    automatic = {"method": radius}
+    own = configs.AUTOMATIC if run.method.rho is None else run.method
+    radius = dataclasses.replace(own, name="absgd", lam=-sign * math.inf)
+    late = dataclasses.replace(radius, start_at=_LATE_IF_AUTOMATIC)
+    automatic, automatic_late = {"method": radius}, {"method": late}
     # Steps as long as with momentum, which these do without.
     still = {
         "optimizer.momentum": 0.0,
@@ -257,10 +261,16 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     alphas = _over("α", (0.5, 0.7, 0.9), "method.cvar_alpha")
     batch, stochastic = of("term", gamma=1.0), of("term", gamma=0.2)
     recover = of("recover", gamma=0.5)
-    return [
+    methods = [
         MethodGrid("sgd", "SGD", {}, *_rates(rate)),
         MethodGrid("absgd", "ABSGD", of("absgd", **attention), *lams),
         MethodGrid("absgd_auto", "ABSGD, automatic λ", automatic, *_rates(rate)),
+        MethodGrid(
+            "absgd_auto_late",
+            "ABSGD, automatic λ after a tenth",
+            automatic_late,
+            *_rates(rate),
+        ),
         MethodGrid("adam", "Adam", by_adam, *_rates(ADAM_RATE)),
         MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, *lams),
         MethodGrid("eg", "EG, within the batch", of("eg"), *lams),
@@ -271,6 +281,8 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         MethodGrid("group_dro", "Group DRO", of("group_dro"), *by_group),
         MethodGrid("cvar", "CVaR", of("cvar"), *alphas),
     ]
+    only_if_noisy = {"absgd_auto_late"}
+    return [m for m in methods if _noisy(run) or m.name not in only_if_noisy]
 
 
 def _class_level(run: configs.Run) -> list[MethodGrid]:
