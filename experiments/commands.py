@@ -102,10 +102,10 @@ class Compare(Checked):
     Attributes:
       run: data, network, schedule and optimizer. Of its loss and method only what all
         methods share is used: `logit_norm`, γ and s_0, and the epoch from which weights
-        begin. Where its λ follows a radius, that is the automatic λ's, and if from the
-        first step, other weights begin after 0.8 of the epochs, or 0.2 where λ < 0,
-        with γ = 0.5. Heads, and the epochs that are evaluated, are those of the
-        methods.
+        begin. Where its λ follows a radius, ρ and `start_at` are of the automatic λ,
+        and other weights begin after 0.8 of the epochs, or 0.2 where λ < 0, unless
+        `class_weights_from` says otherwise, with γ = 0.5. Heads, and the epochs that
+        are evaluated, are those of the methods.
       methods: names with commas between them, such as `absgd,ldam_drw,tce+norm`; empty
         for all that fit. `+norm` divides the logits by their norm in training, `+adam`
         trains SGD's and ABSGD's by Adam.

@@ -128,14 +128,18 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
 
 
 @pytest.mark.parametrize(
-    ("sign", "given", "start_at"), [(1, 0.0, 0.8), (-1, 0.0, 0.2), (-1, 0.5, 0.5)]
+    ("sign", "of_radius", "of_class_weights", "start_at"),
+    [(1, 0.0, 0.0, 0.8), (-1, 0.0, 0.0, 0.2), (-1, 0.1, 0.0, 0.2), (1, 0.0, 0.5, 0.5)],
 )
-def test_where_a_radius_is_at_once_other_weights_begin_later(sign, given, start_at):
+def test_other_weights_begin_later_than_a_radius(
+    sign, of_radius, of_class_weights, start_at
+):
     """As of your own data; λ has the sign of the preset's."""
     radius = dataclasses.replace(
-        presets.get("own_images").run.method, lam=sign * math.inf, start_at=given
+        presets.get("own_images").run.method, lam=sign * math.inf, start_at=of_radius
     )
-    own = configs.replace(LONG_TAIL, {"method": radius})
+    later = {"method": radius, "loss.class_weights_from": of_class_weights}
+    own = configs.replace(LONG_TAIL, later)
     methods, plain = method_grid.every(own), method_grid.plain(own)
     for name in ("absgd", "absgd_cb_base", "absgd_focal", "abadam"):
         for one in methods[name].runs(plain):
@@ -148,7 +152,7 @@ def test_where_a_radius_is_at_once_other_weights_begin_later(sign, given, start_
     for name in ("cb_ce", "logit_adjusted"):
         assert methods[name].runs(plain)[0].loss.class_weights_from == 0.0
     (automatic, *_) = methods["absgd_auto"].runs(plain)
-    assert (automatic.method.start_at, automatic.method.gamma) == (given, 0.1)
+    assert (automatic.method.start_at, automatic.method.gamma) == (of_radius, 0.1)
 
 
 def test_the_automatic_lambda_is_that_of_a_run_that_has_one():

@@ -74,10 +74,10 @@ def every(run: configs.Run) -> dict[str, MethodGrid]:
     """The methods that fit the data and network of a preset's run, by name.
 
     They are in the order of the documentation. γ, the fraction of the epochs after
-    which weights begin, and whether labels are noisy are the run's; but where its λ
-    follows a radius from the first step, other weights begin later, and γ is that of
-    `Method` unless it is not the radius's. The radius of the run is that of the
-    automatic λ, which otherwise is the library's from the first step.
+    which weights begin, and whether labels are noisy are the run's. But where its λ
+    follows a radius, these are of the automatic λ, which otherwise is the library's
+    from the first step. Other weights then begin as class weights do, or later, and γ
+    is that of `Method` unless it is not the radius's.
     """
     makers = (_weighting, _class_level, _learned, _two_stage, _noise)
     methods = [method for make in makers for method in make(run)]
@@ -189,10 +189,11 @@ def _noisy(run: configs.Run) -> bool:
 
 
 def _start(run: configs.Run) -> float:
-    """The fraction of the epochs after which weights begin."""
+    """The fraction of the epochs after which weights begin, those of a radius apart."""
+    if run.method.rho is None:
+        return run.method.start_at or run.loss.class_weights_from
     late = _LATE_IF_NOISY if _noisy(run) else _LATE
-    stated = run.method.start_at or run.loss.class_weights_from
-    return stated or (0.0 if run.method.rho is None else late)
+    return run.loss.class_weights_from or late
 
 
 def _attention(run: configs.Run) -> dict[str, Any]:
