@@ -40,10 +40,11 @@ def absgd(
 
     Args:
       learning_rate: η, scalar or schedule.
-      lam: `kl_radius`, after which λ follows by itself, for imbalance or, with a sign
-        of −1, for noisy labels. Or λ, nonzero scalar in units of loss, or schedule:
-        λ > 0 for imbalance, λ < 0 for noisy labels, ±inf for plain SGD. The default is
-        a radius of 0.4.
+      lam: `kl_radius`, after which λ follows by itself: the default, of 0.4, for
+        imbalance; for labels that are wrong at random
+        `two_stage(kl_radius(sign=-1), updates // 10)`. Or λ, nonzero scalar in units of
+        loss, or schedule: λ > 0 for imbalance, λ < 0 for noisy labels, ±inf for plain
+        SGD.
       gamma: γ, share of the newest batch in the normaliser, in (0, 1], or schedule.
         None is 0.1 with a radius and 0.5 with a λ.
       momentum: β in [0, 1); None for none.

@@ -91,7 +91,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
         With -1 it distrusts 1 − exp(−ρ) of the examples, whether so many are wrong or
         not, and from the first step perhaps a class that is not learned yet: begin
         with `two_stage` after a tenth of the updates, or give
-        `effective_fraction(share of right labels, sign=-1)` if you know it.
+        `effective_fraction(share of right labels, sign=-1)` if you know that fewer than
+        a third are wrong.
 
     Returns:
       The `lam` of a transform, of `attention` and of `two_stage`. If they are not

@@ -31,7 +31,9 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
 
     Args:
       lam: λ from `switch_step` on, nonzero scalar in units of loss; or `kl_radius`.
-      switch_step: number of updates made with `first`.
+      switch_step: number of updates made with `first`: four fifths of all for rare
+        classes, as in the paper; for `kl_radius(sign=-1)`, under wrong labels, a tenth,
+        or half where classes are rare, too.
       first: λ before, nonzero scalar; ±inf is plain SGD.
 
     Returns:
@@ -49,6 +51,9 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
       >>> schedule = absgd_jax.two_stage(0.5, switch_step=1000)
       >>> [float(schedule(step)) for step in (0, 999, 1000)]
       [inf, inf, 0.5]
+      >>> radius = absgd_jax.two_stage(absgd_jax.kl_radius(sign=-1), switch_step=200)
+      >>> radius.begin
+      200
 
     References:
       Qi et al., `Attentional-Biased Stochastic Gradient Descent

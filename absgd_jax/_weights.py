@@ -367,8 +367,9 @@ def attention(
     all masked              weights are 0; s stays as it was
     a loss is not finite,   all weights are NaN; s stays as it was
     or a sample weight NaN
-    mapped axis             weights are scaled to the whole batch: keep the program's
-                            mean over devices (`pmean`) of the gradients of local means
+    mapped axis             weights are scaled to the whole batch; the mean over
+                            devices is left to the program: `pmean` of the gradients,
+                            or, where `shard_map` checks replication, of the loss
     another λ               a state belongs to its λ: after a change of its sign, or
                             from a number to a radius, begin with `init()`
     microbatches            called once each, s is carried along: ABSGD with the
