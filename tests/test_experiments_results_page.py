@@ -197,6 +197,15 @@ def test_claims_have_the_gains_of_the_overview(campaign, compared):
     assert checked >= 3
 
 
+def test_the_overview_has_no_table_of_what_was_not_trained(campaign):
+    clean = [r for r in campaign if r["setting"] not in reproduce.MISLABELLED]
+    for records, shown in ((campaign, True), (clean, False)):
+        text = overview_report.section([records], [], [])
+        assert ("### Wrong labels" in text) is shown
+        assert "### Rare classes" in text
+        assert "### Rare groups" not in text
+
+
 def test_the_overview_has_every_row_of_wrong_labels(campaign):
     rows = {r["row"] for r in campaign if r["setting"] in reproduce.MISLABELLED}
     families = overview_report.MISLABELLED.values()

@@ -205,11 +205,9 @@ def section(
     ]
     return formatting.blocks(
         _INTRODUCTION,
-        "### Rare classes",
-        _table(imbalanced, IMBALANCED),
-        *((_GROUPS, _table(grouped, GROUPED)) if grouped else ()),
-        "### Wrong labels",
-        _table(mislabelled, MISLABELLED),
+        *_part("### Rare classes", imbalanced, IMBALANCED),
+        *_part(_GROUPS, grouped, GROUPED),
+        *_part("### Wrong labels", mislabelled, MISLABELLED),
     )
 
 
@@ -280,11 +278,20 @@ def _level(plain: Mapping[Any, float]) -> str:
     return formatting.percent(np.mean([*plain.values()]))
 
 
+def _part(
+    introduction: str,
+    candidates: Sequence[Column | None],
+    families: Mapping[str, Sequence[Row]],
+) -> Sequence[str | list[str]]:
+    """The introduction and the table of the columns; nothing if there are none."""
+    columns = [column for column in candidates if column is not None]
+    return (introduction, _table(columns, families)) if columns else ()
+
+
 def _table(
-    candidates: Sequence[Column | None], families: Mapping[str, Sequence[Row]]
+    columns: Sequence[Column], families: Mapping[str, Sequence[Row]]
 ) -> list[str]:
     """A row a method that some column has, under the name of its family."""
-    columns = [column for column in candidates if column is not None]
     rows = [["by", "method", *(column.heading for column in columns)]]
     rows.append(["", "SGD, accuracy", *(column.sgd for column in columns)])
     for family, methods in families.items():
