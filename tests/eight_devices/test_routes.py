@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -273,3 +274,47 @@ def test_class_weights_and_statistics_of_a_batch_on_an_explicit_mesh():
         spread = NamedSharding(mesh, P("data"))
         found = everything(*jax.device_put((x, labels), spread))
     chex.assert_trees_all_close(*jax.device_get((found, expected)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("mean_of", ["loss", "gradients", "gathered parameters"])
+def test_weights_leave_the_mean_over_devices_to_the_program(mean_of, check_vma):
+    """As docs/several_devices.md says, and D times too large by the other mean."""
+    x = jax.random.normal(jax.random.key(0), (32, 8))
+    y, w = jnp.sum(x, axis=1) + 1, jnp.full(8, 0.3)
+
+    def loss_of(w, x, y, axis_name):
+        attention = absgd_jax.attention(2.0, axis_name=axis_name)
+        losses = (x @ w - y) ** 2
+        weights, _ = attention.weigh(losses, attention.init())
+        return jnp.mean(weights * losses)
+
+    def on_each(w, x, y):
+        def loss(part):
+            gather = mean_of == "gathered parameters"
+            all_of_it = lax.all_gather(part, "data", tiled=True) if gather else part
+            loss = loss_of(all_of_it, x, y, "data")
+            return lax.pmean(loss, "data") if mean_of == "loss" else loss
+
+        grads = jax.grad(loss)(w)
+        if mean_of == "gathered parameters":
+            return grads / lax.axis_size("data")
+        return lax.pmean(grads, "data") if mean_of == "gradients" else grads
+
+    spec = P("data") if mean_of == "gathered parameters" else P()
+    mapped = jax.shard_map(
+        on_each,
+        mesh=jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)),
+        in_specs=(spec, P("data"), P("data")),
+        out_specs=spec,
+        check_vma=check_vma,
+    )
+    expected = jax.grad(loss_of)(w, x, y, None)
+    got = jax.jit(mapped)(w, x, y)
+    right = {"loss": check_vma, "gradients": not check_vma}.get(mean_of, True)
+    if right:
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    elif mean_of == "gradients":
+        np.testing.assert_allclose(got, 8 * expected, rtol=1e-5)
+    else:  # each device has a gradient of its own
+        assert not np.allclose(got, expected, rtol=0.1)
