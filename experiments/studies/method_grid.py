@@ -189,7 +189,7 @@ def _noisy(run: configs.Run) -> bool:
 
 
 def _start(run: configs.Run) -> float:
-    """The fraction of the epochs after which weights begin, those of a radius apart."""
+    """The fraction of the epochs after which weights begin, but those of a radius."""
     if run.method.rho is None:
         return run.method.start_at or run.loss.class_weights_from
     late = _LATE_IF_NOISY if _noisy(run) else _LATE
@@ -282,8 +282,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         MethodGrid("group_dro", "Group DRO", of("group_dro"), *by_group),
         MethodGrid("cvar", "CVaR", of("cvar"), *alphas),
     ]
-    only_if_noisy = {"absgd_auto_late"}
-    return [m for m in methods if _noisy(run) or m.name not in only_if_noisy]
+    return [m for m in methods if _noisy(run) or m.name != "absgd_auto_late"]
 
 
 def _class_level(run: configs.Run) -> list[MethodGrid]:
