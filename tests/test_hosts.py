@@ -64,7 +64,8 @@ def test_hosts_train_as_one_process_does(trained, route, spread, filling):
             for arrays in trained
             for copy in arrays[f"{route}/{spread}/{filling}/{name}"]
         )
-        np.testing.assert_allclose(first, value, rtol=1e-6, atol=1e-6)
+        rounding = problems.ROUNDING
+        np.testing.assert_allclose(first, value, rtol=rounding, atol=rounding)
         assert first.dtype == value.dtype
         for other in others:
             assert other.tobytes() == first.tobytes()

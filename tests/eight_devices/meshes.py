@@ -208,4 +208,6 @@ def spread(name, route, lam, batches, **kwargs):
 def assert_equal(got, expected):
     """Parameters and state, to float32 rounding."""
     got, expected = jax.device_get((got, expected))
-    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(
+        got, expected, rtol=problems.ROUNDING, atol=problems.ROUNDING
+    )
