@@ -372,13 +372,13 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
 def _informative(
     measure: str, shown: Iterable[str], chosen: Collection[Mapping[str, Any]]
 ) -> bool:
-    """Whether a measure of the methods is known, and none of those shown once more.
+    """Whether a measure is known of all seeds, and none of those shown once more.
 
     On a balanced test set the balanced accuracy is the accuracy, and where no class is
     rare so is that of the frequent ones.
     """
-    values = lambda one, name: np.array([*one.get(name, {}).values()], float)
-    known = [one for one in chosen if np.isfinite(values(one, measure)).any()]
+    values = lambda one, name: np.array([*one.get(name, {}).values()] or [None], float)
+    known = [one for one in chosen if np.isfinite(values(one, measure)).all()]
     repeats = lambda other: all(
         np.allclose(values(one, measure), values(one, other)) for one in known
     )
