@@ -12,10 +12,6 @@ import absgd_jax
 FEATURES, CLASSES, BATCH = 5, 3, 16
 ROUTES = ("pullback", "dense", "value")
 
-# By how much two ways to sum a batch may differ in float32, which rounds exp(loss / λ)
-# by 1.2e-7 |loss / λ|: by 1.4e-6 on each side with losses to 2.4 and λ = 0.2.
-ROUNDING = 5e-6
-
 
 def batches(steps, seed=0, batch=BATCH):
     """x [steps, batch, features], labels [steps, batch], weights [steps, batch]."""

@@ -64,8 +64,7 @@ def test_hosts_train_as_one_process_does(trained, route, spread, filling):
             for arrays in trained
             for copy in arrays[f"{route}/{spread}/{filling}/{name}"]
         )
-        rounding = problems.ROUNDING
-        np.testing.assert_allclose(first, value, rtol=rounding, atol=rounding)
+        np.testing.assert_allclose(first, value, rtol=1e-6, atol=1e-6)
         assert first.dtype == value.dtype
         for other in others:
             assert other.tobytes() == first.tobytes()

@@ -30,7 +30,7 @@ def test_eight_devices_are_one(route, name):
     """With other values of λ, padding or NaN it is the same program."""
     for lam in (0.2, -0.5, np.inf):
         got = spread(name, route, lam, batches)
-        assert_equal(got, meshes.alone(route, lam))
+        assert_equal(got, meshes.alone(route, lam), lam)
 
     # A device that has only padding counts for nothing: weights of device 3, examples
     # 12 to 15, are 0 throughout.
