@@ -113,9 +113,9 @@ def test_jobs_end_with_all_seeds_of_the_setting_that_validation_chose(folder):
 
 def test_a_table_is_split_anew_for_each_seed_and_plain_losses_are_counted(folder):
     study = short(equal_grids.study("oil-spill", folder))
-    tasks = [study.task(0, seed) for seed in (0, 1)]
-    assert not np.array_equal(tasks[0].test.inputs, tasks[1].test.inputs)
     (setting, *_) = study.settings("sgd")
+    tasks = [study.task(Job(setting, 0, seed)) for seed in (0, 1)]
+    assert not np.array_equal(tasks[0].test.inputs, tasks[1].test.inputs)
     (line,) = equal_grids.train(study, [Job(setting, 0, 0)])
     assert 0.0 < line["wrong"] < 1.0
     assert set(line["test"]) == set(report.OF_TABLES)
@@ -140,10 +140,11 @@ def test_the_page_has_a_part_for_the_networks_of_each_setting(folder):
     found = []
     for data, epochs in (("cifar10-st100-head", 160), (HEAD, 24)):
         study = short(equal_grids.study(HEAD, folder))
-        study = study._replace(name=data, epochs_before=epochs)
+        study = study._replace(name=data)
         settings = study.settings("sgd")[:2]
         jobs = [Job(one, network, 0) for one in settings for network in range(NETWORKS)]
-        found += equal_grids.train(study, jobs)
+        lines = equal_grids.train(study, jobs)
+        found += [line | {"epochs_before": epochs} for line in lines]
     page = report.last_layer(found)
     before = [r["before"] for r in found[:NETWORKS]]
     _, first, second = page.split("### ")
@@ -158,4 +159,7 @@ def test_the_rarest_classes_are_three_tenths_of_all(folder):
     study = equal_grids.study(HEAD, folder)
     recall = np.arange(100.0)[::-1]
     summary = {"recall": recall, "accuracy": 0.5, "calibration_error": 0.1}
-    assert equal_grids._short(study, summary)["tail"] == recall[70:].mean()
+    job = Job(study.settings("sgd")[0], 0, 0)
+    event = {"validation": summary, "test": summary}
+    line = study.measure(job, event, lambda split: pytest.fail(f"It read {split}."))
+    assert line["test"]["tail"] == line["validation"]["tail"] == recall[70:].mean()

@@ -125,7 +125,10 @@ def test_a_name_that_is_no_task_is_refused(tmp_path, name):
 def test_what_is_recorded_is_what_a_single_run_has(study, method):
     setting, other = study.settings(method)[:2]
     line, _ = equal_grids.train(study, [Job(setting, 0, 1), Job(other, 0, 2)])
-    grouped, layout = study.grouped(1), sharding.layout(1)
+    grouped, layout = (
+        hidden_groups.load(ATTRIBUTE, pathlib.Path(), 1),
+        sharding.layout(1),
+    )
     task = grouped.resampled() if method == report.BY_GROUP else grouped.task
     run = configs.replace(setting.run, {"seed": 1})
     start = loop.begin(run, task, layout)
@@ -151,13 +154,13 @@ def test_weights_begin_at_the_first_step_but_those_of_a_second_stage(study):
     assert late == {"absgd"}
 
 
-def test_both_choices_are_on_the_page(study):
+def test_both_choices_are_on_the_page(study, attribute):
     """One setting is best by accuracy, another by the mean of the groups."""
     settings = study.settings("sgd")[:2]
     found = equal_grids.train(
         study, [Job(s, 0, seed) for s in settings for seed in (0, 1)]
     )
-    assert sum(found[0]["groups"]) == len(study.grouped(0).task.train.labels)
+    assert sum(found[0]["groups"]) == len(attribute.task.train.labels)
     for line in found:
         first = line["rate"] == settings[0].rate
         line["validation"] = {"accuracy": 0.9 if first else 0.8}

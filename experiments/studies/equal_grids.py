@@ -21,7 +21,7 @@ from flax import nnx
 from experiments import commands, configs, fields, presets
 from experiments.data.task import Task
 from experiments.data.types import Examples, MissingData
-from experiments.results import metrics, run_dir, run_log
+from experiments.results import aggregate, metrics, run_dir, run_log
 from experiments.studies import equal_grids_report as report
 from experiments.studies import (
     grid,
@@ -61,20 +61,34 @@ class Setting(NamedTuple):
     run: configs.Run
 
 
+class Job(NamedTuple):
+    """One training."""
+
+    setting: Setting
+    network: int
+    seed: int
+
+
+LogOdds = Callable[[str], np.ndarray]
+
+
 class Study(NamedTuple):
-    """A data set and how it is trained on."""
+    """A data set, how it is trained on, and what is recorded."""
 
     name: str  # of the data set
     run: configs.Run  # plain training
     factors: tuple[float, ...]  # low to high learning rates over that of `run`
     methods: Mapping[str, MethodGrid]  # by name
-    networks: int  # trained networks whose last layer is trained; 1 for tables
-    task: Callable[[int, int], Task]  # of a network and a seed
-    # The state in which runs of these networks begin, of a fresh one.
-    begin: Callable[[Sequence[int], Any], Any] | None = None
-    epochs_before: int = 0  # of plain training of those networks
-    # Of a seed; None where nothing is known of groups.
-    grouped: Callable[[int], hidden_groups.Grouped] | None = None
+    task: Callable[[Job], Task]  # one object for jobs of the same examples
+    # What is recorded of a job whose loss stayed finite: of it, its last evaluation,
+    # and the log-odds of class 1 of a split's examples, in order and then of padding.
+    measure: Callable[[Job, aggregate.Event, LogOdds], dict[str, Any]]
+    networks: int = 1  # whose last layer is trained; 1 where all layers are
+    # Sets the state in which jobs begin; what is recorded of each before it is trained.
+    begin: Callable[[Sequence[Job], vmapped.VmappedRuns], list[dict[str, Any]]] = (
+        lambda jobs, together: [{} for _ in jobs]
+    )
+    choosing: int | None = None  # seeds by which the setting is chosen; None for all
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of a method: three at each learning rate."""
@@ -129,14 +143,21 @@ def tables(name: str, data_dir: pathlib.Path) -> Study:
     names = "sgd,absgd,cb_ce,drw_ce,logit_adjusted,focal"
     plain, by_name = _own_table(inputs.shape[1], int(labels.max()) + 1, names)
 
-    def task(network: int, seed: int) -> Task:
-        del network
+    @functools.cache
+    def task(seed: int) -> Task:
         parts = untuned.split(inputs, labels, seed, tail=1.0, noise=0.0)
         train, *others = (Examples(*parts[part]) for part in ("train", "val", "test"))
         clean, counts = np.zeros(len(train.labels), bool), np.bincount(train.labels)
         return Task(train, *others, clean, counts)
 
-    return Study(name, plain, (0.25, 1.0, 4.0), by_name, 1, task)
+    def measure(job: Job, event: aggregate.Event, log_odds: LogOdds) -> dict[str, Any]:
+        line = _accuracies(event, OF_TABLES)
+        if job.setting.method == "sgd":
+            line |= losses_after(log_odds("train"), task(job.seed).train.labels)
+        return line
+
+    of_seed = lambda job: task(job.seed)
+    return Study(name, plain, (0.25, 1.0, 4.0), by_name, of_seed, measure)
 
 
 def _own_table(
@@ -188,15 +209,33 @@ def groups(name: str, data_dir: pathlib.Path) -> Study:
     by_name["automatic_wide"] = _automatic_wide(by_name["automatic"])
     by_name[BY_GROUP] = by_name["sgd"]._replace(name=BY_GROUP)
     plain = configs.replace(plain, {"batch_size": hidden_groups.BATCH})
-    return Study(
-        name,
-        plain,
-        (0.5, 2.0, 8.0),
-        by_name,
-        1,
-        lambda network, seed: grouped(seed).task,
-        grouped=grouped,
-    )
+    resampled = functools.cache(lambda seed: grouped(seed).resampled())
+
+    def task(job: Job) -> Task:
+        known = job.setting.method == BY_GROUP
+        return resampled(job.seed) if known else grouped(job.seed).task
+
+    def measure(job: Job, event: aggregate.Event, log_odds: LogOdds) -> dict[str, Any]:
+        del event  # knows nothing of groups
+        one, line = grouped(job.seed), {}
+        for split in ("validation", "test"):
+            labels = getattr(one.task, split).labels
+            odds = log_odds(split)[: len(labels)]
+            found = hidden_groups.by_group(odds, labels, one.groups[split], one.rare)
+            line[split] = {metric: round(found[metric], 5) for metric in OF_GROUPS}
+        return line
+
+    def begin(
+        jobs: Sequence[Job], together: vmapped.VmappedRuns
+    ) -> list[dict[str, Any]]:
+        del together  # begins as it is
+        if jobs[0].setting.method != "sgd":
+            return [{} for _ in jobs]
+        each = [grouped(job.seed).groups["train"] for job in jobs]
+        return [{"groups": np.bincount(one).tolist()} for one in each]
+
+    factors = (0.5, 2.0, 8.0)
+    return Study(name, plain, factors, by_name, task, measure, begin=begin)
 
 
 def last_layer(name: str, data_dir: pathlib.Path) -> Study:
@@ -239,8 +278,8 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
         by_name[method] = _automatic(by_name["sgd"], method, changes)
     by_name["automatic_wide"] = _automatic_wide(by_name["automatic"])
 
-    def task(network: int, seed: int) -> Task:
-        del seed
+    @functools.cache
+    def task(network: int) -> Task:
         of = lambda part: (kept[part][network], kept[f"{part}_labels"][network])
         train, (images, labels) = Examples(*of("train")), of("test")
         counts = np.bincount(train.labels, minlength=classes)
@@ -252,7 +291,10 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
             counts // PASSES,  # of images
         )
 
-    def begin(networks: Sequence[int], state: Any) -> Any:
+    def begin(
+        jobs: Sequence[Job], together: vmapped.VmappedRuns
+    ) -> list[dict[str, Any]]:
+        networks = [job.network for job in jobs]
         identity = np.broadcast_to(np.eye(width), (len(networks), width, width))
         layers = {
             ("blocks", 0, "kernel"): identity,
@@ -260,11 +302,24 @@ def last_layer(name: str, data_dir: pathlib.Path) -> Study:
             ("head", "kernel"): kept["kernel"][networks],
             ("head", "bias"): kept["bias"][networks],
         }
-        return with_values(state, layers)
+        together.state = with_values(together.state, layers)
+        if jobs[0].setting.method != "sgd":
+            return [{} for _ in jobs]
+        epochs = int(kept["epochs"][0])
+        before = [round(one["test"]["accuracy"], 5) for one in together.evaluate()]
+        return [{"before": one, "epochs_before": epochs} for one in before]
 
-    factors = tuple(rate / run.optimizer.learning_rate for rate in RATES)
-    epochs = int(kept["epochs"][0])
-    return Study(name, plain, factors, by_name, networks, task, begin, epochs)
+    return Study(
+        name,
+        plain,
+        tuple(rate / run.optimizer.learning_rate for rate in RATES),
+        by_name,
+        lambda job: task(job.network),
+        lambda job, event, log_odds: _accuracies(event, OF_LAST_LAYER),
+        networks,
+        begin,
+        CHOOSING,
+    )
 
 
 def with_values(state: Any, values: Mapping[tuple[Any, ...], np.ndarray]) -> Any:
@@ -294,20 +349,12 @@ def study(name: str, data_dir: pathlib.Path) -> Study:
     return tables(name, data_dir)
 
 
-class Job(NamedTuple):
-    """One training."""
-
-    setting: Setting
-    network: int
-    seed: int
-
-
 def pending(
     records: Sequence[Mapping[str, Any]], study: Study, method: str, seeds: int
 ) -> list[Job]:
     """The trainings of a method that are missing: first those that choose."""
     known = {tuple(r[name] for name in RUN) for r in records}
-    choosing = min(seeds, CHOOSING) if study.begin else seeds
+    choosing = min(seeds, study.choosing or seeds)
 
     def missing(settings: Iterable[Setting], seeds: int) -> list[Job]:
         return [
@@ -325,49 +372,22 @@ def pending(
 
 
 def train(study: Study, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Trains jobs of one compiled program, all at once; a record of each."""
+    """Trains jobs of one method and compiled program, all at once; a record of each."""
     runs = [dataclasses.replace(job.setting.run, seed=job.seed) for job in jobs]
-    # The order depends on the seed, and of tables the examples too.
-    which = [(j.network, 0 if study.begin else j.seed) for j in jobs]
-    task, method = study.task, jobs[0].setting.method
-    if study.grouped is not None and method == BY_GROUP:
-        resampled = study.grouped
-        task = lambda network, seed: resampled(seed).resampled()
-    tasks = {key: task(*key) for key in dict.fromkeys(which)}
-    of_jobs = [tasks[key] for key in which]
-    together = vmapped.VmappedRuns(runs, of_jobs, sharding.layout(1), most=50)
-    if study.begin is not None:
-        networks = [job.network for job in jobs]
-        together.state = study.begin(networks, together.state)
-    plainly = method == "sgd" and study.grouped is None
-    before = together.evaluate() if plainly and study.begin else None
+    tasks = [study.task(job) for job in jobs]
+    together = vmapped.VmappedRuns(runs, tasks, sharding.layout(1), most=50)
+    before = study.begin(jobs, together)
     events, failures = grid.fit_vmapped(together)
-    ended = together.counts("train") if plainly and not study.begin else None
-    splits = "validation", "test"
-    counts = {split: study.grouped and together.counts(split) for split in splits}
-    lines = []
-    for index, ((setting, network, seed), failed) in enumerate(
-        zip(jobs, failures, strict=True)
-    ):
-        which_run = (study.name, *setting[:3], network, seed)
+    counts, lines = functools.cache(together.counts), []
+    for index, (job, failed) in enumerate(zip(jobs, failures, strict=True)):
+        which_run = (study.name, *job.setting[:3], job.network, job.seed)
         line: dict[str, Any] = dict(zip(RUN, which_run, strict=True))
-        for split in splits:
-            if failed:
-                line[split] = None
-            elif study.grouped is not None:
-                odds, grouped = _log_odds(counts[split], index), study.grouped(seed)
-                line[split] = _of_groups(grouped, split, odds)
-            else:
-                line[split] = _short(study, events[index][-1][split])
-        if before is not None:
-            line["before"] = round(before[index]["test"]["accuracy"], 5)
-            line["epochs_before"] = study.epochs_before
-        if study.grouped is not None and method == "sgd":
-            line["groups"] = np.bincount(study.grouped(seed).groups["train"]).tolist()
-        if ended is not None and not failed:
-            odds = _log_odds(ended, index)
-            line |= losses_after(odds, of_jobs[index].train.labels)
-        lines.append(line)
+        if failed:
+            line |= {"validation": None, "test": None}
+        else:
+            odds = lambda split, index=index: _log_odds(counts(split), index)
+            line |= study.measure(job, events[index][-1], odds)
+        lines.append(line | before[index])
     return lines
 
 
@@ -391,21 +411,17 @@ def _log_odds(counts: metrics.Counts | None, run: int) -> np.ndarray:
     return np.concatenate([batch[run] for batch in counts.log_odds])
 
 
-def _of_groups(
-    grouped: hidden_groups.Grouped, split: str, log_odds: np.ndarray
-) -> dict[str, float]:
-    labels = getattr(grouped.task, split).labels
-    measured = hidden_groups.by_group(
-        log_odds[: len(labels)], labels, grouped.groups[split], grouped.rare
-    )
-    return {name: round(measured[name], 5) for name in OF_GROUPS}
+def _accuracies(
+    event: aggregate.Event, names: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Metrics of both splits; "tail" is the mean recall of the rarest classes."""
 
+    def of(summary: Mapping[str, Any]) -> dict[str, float]:
+        rarest = round(TAIL * len(summary["recall"]))
+        known = {**summary, "tail": np.mean(summary["recall"][-rarest:])}
+        return {name: round(float(known[name]), 5) for name in names}
 
-def _short(study: Study, summary: Mapping[str, Any]) -> dict[str, float]:
-    rarest = round(TAIL * len(summary["recall"]))
-    known = {**summary, "tail": np.mean(summary["recall"][-rarest:])}
-    measures = OF_LAST_LAYER if study.begin else OF_TABLES
-    return {name: round(float(known[name]), 5) for name in measures}
+    return {split: of(event[split]) for split in ("validation", "test")}
 
 
 def main(config: commands.EqualGrids) -> int:
