@@ -55,6 +55,26 @@ def test_microbatches_follow_a_radius_from_the_switch_on_as_the_whole_batch_does
     problem.same(by_value, (state, seen))
 
 
+def test_an_evaluation_of_ldam_scales_its_cosines_as_the_loss_does():
+    """With next to no margin LDAM is the cross-entropy of what is evaluated."""
+    ldam = {"model.head": "cosine", "loss.name": "ldam", "loss.max_margin": 1e-9}
+    run = configs.replace(RUN, ldam | {"loss.scale": 7.0})
+    batch, state = problem.batch(0), problem.train(run, updates=0)[0]
+    logits = steps.program(run, LAYOUT).logits(state, batch)
+    cosines = steps.program(
+        configs.replace(run, {"loss": configs.Loss()}), LAYOUT
+    ).logits(state, batch)
+    np.testing.assert_allclose(logits, 7.0 * cosines, rtol=1e-6)
+    ones = np.ones(10, np.float32)
+    losses = per_example_losses(
+        run.loss, cosines, batch.labels, class_counts=ones, class_weights=ones
+    )
+    counts = steps.program(run, LAYOUT).evaluate(state, batch)
+    np.testing.assert_allclose(counts.loss, losses.sum(), rtol=1e-5)
+    exported = jax.jit(steps.probabilities_of(run, state))(batch.inputs)
+    np.testing.assert_allclose(exported, jax.nn.softmax(logits), rtol=1e-5)
+
+
 @pytest.mark.parametrize("lam", [math.inf, 0.5, -2.0])
 def test_padding_changes_nothing(lam):
     """Not the parameters, nor BatchNorm's statistics, nor the attention, nor sums."""

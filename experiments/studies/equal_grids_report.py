@@ -272,7 +272,8 @@ def _table(
         bad = sum(r["test"] is None for r in one.records)
         if bad:
             title += f" ({bad} of {len(one.records)} diverged)"
-        values = (np.array([*one.of(measure).values()]) for measure in measures)
+        # What was not measured is None, which becomes NaN.
+        values = (np.array([*one.of(measure).values()], float) for measure in measures)
         differences = (
             "–" if one is plain else difference(one.of(gain), plain.of(gain), data)
             for gain in gains

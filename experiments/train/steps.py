@@ -385,7 +385,10 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
 def _untrained(run: configs.Run) -> configs.Run:
     """A run with only the fields that its evaluation depends on."""
-    return fields.only(run, "data", "model", "trainable")
+    alike = fields.only(run, "data", "model", "trainable", "loss")
+    of_loss = ("name", "scale") if run.loss.name == "ldam" else ()
+    object.__setattr__(alike, "loss", fields.only(run.loss, *of_loss))
+    return alike
 
 
 @functools.cache
@@ -424,8 +427,14 @@ def feature_step(
 def logits_step(
     graph: nnx.GraphDef, run: configs.Run, state: TrainState, batch: Batch
 ) -> jax.Array:
-    """Logits, float `[batch, classes]`."""
-    return _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
+    """Logits, float `[batch, classes]`, whose softmax are the probabilities."""
+    outputs = _network(graph, state)(prepare(run.data, batch.inputs), batch.present)
+    return _scaled(run, outputs)
+
+
+def _scaled(run: configs.Run, outputs: jax.Array) -> jax.Array:
+    """Logits of a network's outputs; LDAM's are cosines, which its loss scales."""
+    return outputs * run.loss.scale if run.loss.name == "ldam" else outputs
 
 
 def probabilities_of(
@@ -436,7 +445,7 @@ def probabilities_of(
 
     def probabilities(inputs: jax.Array) -> jax.Array:
         network = _network(graph, state)  # made where it is traced
-        return jax.nn.softmax(network(prepare(run.data, inputs)))
+        return jax.nn.softmax(_scaled(run, network(prepare(run.data, inputs))))
 
     return probabilities
 
