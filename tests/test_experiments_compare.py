@@ -121,7 +121,7 @@ def test_weights_attend_to_the_tail_and_distrust_noise():
             assert one.method.lam == sign * math.inf
             assert one.method.rho == absgd_jax.kl_radius().rho
             assert one.method.start_at == 0.0
-        assert ("absgd_auto_late" in methods) == (sign < 0)
+        assert ({"absgd_auto_late", "absgd_auto_half"} <= {*methods}) == (sign < 0)
         for one in methods["eg_examples"].runs(plain):
             step_size = one.method.step_size  # w falls where the loss is large
             assert np.sign(step_size) == -sign
@@ -163,8 +163,11 @@ def test_the_automatic_lambda_is_that_of_a_run_that_has_one():
     methods, plain = method_grid.every(own), method_grid.plain(own)
     (automatic, *_) = methods["absgd_auto"].runs(plain)
     assert automatic.method == dataclasses.replace(own.method, name="absgd")
-    (late, *_) = methods["absgd_auto_late"].runs(plain)
-    assert late.method == dataclasses.replace(automatic.method, start_at=0.1)
+    for name, start_at in (("absgd_auto_late", 0.1), ("absgd_auto_half", 0.5)):
+        (late, *_) = methods[name].runs(plain)
+        at_first = dataclasses.replace(automatic.method, start_at=0.2)
+        assert dataclasses.replace(late.method, start_at=0.2) == at_first
+        assert late.method.start_at == start_at
     (by_adam,) = method_grid.choose(own, "absgd_auto+adam")[1:]
     assert by_adam.runs(plain)[0].method == own.method
     (default, *_) = method_grid.every(NOISE)["absgd_auto"].runs(plain)

@@ -26,7 +26,9 @@ _SECOND_STAGE = 0.1  # of the first one's epochs, as Kang et al.'s 10 after 90
 # Of the epochs, before weights begin where a preset does not say: the paper's share,
 # and one after which a network has not learned wrong labels yet.
 _LATE, _LATE_IF_NOISY = 0.8, 0.2
-_LATE_IF_AUTOMATIC = 0.1  # under wrong labels, see docs/choosing_lambda.md
+# Fractions of the epochs after which a radius begins under wrong labels, see
+# docs/choosing_lambda.md.
+_LATER = {"absgd_auto_late": (0.1, "a tenth"), "absgd_auto_half": (0.5, "a half")}
 
 
 class MethodGrid(NamedTuple):
@@ -249,8 +251,6 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     sign = 1.0 if _noisy(run) else -1.0
     own = configs.AUTOMATIC if run.method.rho is None else run.method
     radius = dataclasses.replace(own, name="absgd", lam=-sign * math.inf)
-    late = dataclasses.replace(radius, start_at=_LATE_IF_AUTOMATIC)
-    automatic, automatic_late = {"method": radius}, {"method": late}
     # Steps as long as with momentum, which these do without.
     still = {
         "optimizer.momentum": 0.0,
@@ -262,16 +262,23 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
     alphas = _over("α", (0.5, 0.7, 0.9), "method.cvar_alpha")
     batch, stochastic = of("term", gamma=1.0), of("term", gamma=0.2)
     recover = of("recover", gamma=0.5)
-    methods = [
+    automatic = MethodGrid(
+        "absgd_auto", "ABSGD, automatic λ", {"method": radius}, *_rates(rate)
+    )
+    later = [
+        automatic._replace(
+            name=name,
+            title=f"{automatic.title} after {words}",
+            changes={"method": dataclasses.replace(radius, start_at=start_at)},
+        )
+        for name, (start_at, words) in _LATER.items()
+        if _noisy(run)
+    ]
+    return [
         MethodGrid("sgd", "SGD", {}, *_rates(rate)),
         MethodGrid("absgd", "ABSGD", of("absgd", **attention), *lams),
-        MethodGrid("absgd_auto", "ABSGD, automatic λ", automatic, *_rates(rate)),
-        MethodGrid(
-            "absgd_auto_late",
-            "ABSGD, automatic λ after a tenth",
-            automatic_late,
-            *_rates(rate),
-        ),
+        automatic,
+        *later,
         MethodGrid("adam", "Adam", by_adam, *_rates(ADAM_RATE)),
         MethodGrid("abadam", "ABAdam", of("abadam", **attention) | adam, *lams),
         MethodGrid("eg", "EG, within the batch", of("eg"), *lams),
@@ -282,7 +289,6 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         MethodGrid("group_dro", "Group DRO", of("group_dro"), *by_group),
         MethodGrid("cvar", "CVaR", of("cvar"), *alphas),
     ]
-    return [m for m in methods if _noisy(run) or m.name != "absgd_auto_late"]
 
 
 def _class_level(run: configs.Run) -> list[MethodGrid]:

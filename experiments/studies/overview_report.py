@@ -95,6 +95,7 @@ MISLABELLED = {
             "ABSGD, automatic λ < 0", "absgd_auto", None, f"{_LATE} from the first step"
         ),
         Row("the same after a tenth of the epochs", "absgd_auto_late", None),
+        Row("the same after a half of the epochs", "absgd_auto_half", None),
         Row("ABSGD, λ < 0 chosen", "absgd", None),
         Row("ABSGD, fixed λ < 0 in the second stage", None, None, "ABSGD (CE)"),
         Row("EG within the batch", "eg", None),
