@@ -136,7 +136,7 @@ def section(records: Sequence[Record]) -> str:
 
 
 def differences(records: Sequence[Record]) -> str:
-    """What methods of a figure of accuracies gain on SGD, as a table.
+    """What methods of a figure of accuracies gain over SGD, as a table.
 
     Nothing of another figure, or without records.
     """

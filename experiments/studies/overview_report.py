@@ -150,7 +150,7 @@ section below has those that are chosen by the groups', too.
 
 _INTRODUCTION = """## Overview
 
-Points of accuracy that methods gain on SGD on the same data, each at its chosen
+Points of accuracy that methods gain over SGD on the same data, each at its chosen
 setting (with wrong labels in full, the preset's): mean ± standard error of the
 differences, paired by seed or by network; a gain without ± is of one seed. The first
 row has the accuracy of SGD, in percent; a dash stands for what was not trained so.
