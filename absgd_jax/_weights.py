@@ -362,8 +362,10 @@ def attention(
     Edge                    What happens
     ======================  ==========================================================
     λ = ±∞                  all weights are one (times v): the mean loss
-    padding (`where`)       its weight is 0; its loss must be finite, for 0 times NaN
-                            is NaN in the mean, though not in `weigh`
+    padding (`where`)       its weight is 0, and those of examples are n / Σ v_i times
+                            larger: take the mean over all n, not over the mask's sum.
+                            Its loss must be finite, for 0 times NaN is NaN in the mean,
+                            though not in `weigh`
     all masked              weights are 0; s stays as it was
     a loss is not finite,   all weights are NaN; s stays as it was
     or a sample weight NaN

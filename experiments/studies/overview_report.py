@@ -1,5 +1,6 @@
 """The overview at the head of the page of results: gains by method and data set."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -148,6 +149,12 @@ shows what there is to gain. Settings are chosen by plain validation accuracy; t
 section below has those that are chosen by the groups', too.
 """
 
+_MISLABELLED = (
+    "### Wrong labels, CIFAR-10",
+    "### Wrong labels, digits",
+    "### Wrong labels and rare classes, digits",
+)
+
 _INTRODUCTION = """## Overview
 
 Points of accuracy that methods gain over SGD on the same data, each at its chosen
@@ -174,24 +181,27 @@ def section(
     grids: Sequence[Record],
     compared: Iterable[tuple[str, Mapping[str, Any]]],
 ) -> str:
-    """Three tables: data with rare classes, with rare groups, and with wrong labels.
+    """Tables of data with rare classes, with rare groups, and with wrong labels.
 
     The records are those of `reproduce`, in full and in fewer epochs, and of
     `equal_grids`; of `compare` the results, with the heading of each.
     """
     imbalanced: list[Column | None] = []
-    mislabelled: list[Column | None] = []
+    mislabelled: dict[str, list[Column | None]] = {title: [] for title in _MISLABELLED}
+    images, digits, rare = mislabelled.values()
     for records in campaigns:
         for setting in reproduce_report.recorded_settings(records):
             if setting in reproduce.MISLABELLED:
-                mislabelled.append(_at_full_size(records, setting))
-                mislabelled.append(_at_full_size(records, setting, early=True))
+                images.append(_at_full_size(records, setting))
+                images.append(_at_full_size(records, setting, early=True))
             else:
                 imbalanced.append(_at_full_size(records, setting))
     for heading, results in compared:
         data = results["run"]["data"]
         if data["source"] != "imdb":
-            columns = mislabelled if data["noise_rate"] else imbalanced
+            columns = digits if data["source"] == "digits" else images
+            if data["imbalance_ratio"] > 1.0:
+                columns = rare if data["noise_rate"] else imbalanced
             columns.append(_of_comparison(heading, results))
     layers = dict.fromkeys(r["data"] for r in grids if "before" in r)
     imbalanced += [
@@ -208,7 +218,9 @@ def section(
         _INTRODUCTION,
         *_part("### Rare classes", imbalanced, IMBALANCED),
         *_part(_GROUPS, grouped, GROUPED),
-        *_part("### Wrong labels", mislabelled, MISLABELLED),
+        *itertools.chain.from_iterable(
+            _part(title, columns, MISLABELLED) for title, columns in mislabelled.items()
+        ),
     )
 
 
