@@ -1,7 +1,9 @@
 # %% [markdown]
 # # Several labels per image: binary losses `[images, labels]`
 #
-# For taggers with one sigmoid per label. Beside the import four lines change.
+# For taggers with one sigmoid per label. Beside the import four lines change. Where
+# labels are wrong try `kl_radius(0.1, sign=-1)`: the radius of 0.4 has harmed here
+# (`docs/when_it_fails.md`).
 #
 # **Trap.** What an example is depends on where the mean is taken, and the weights with
 # it. Without attention both readings are the same program; with it they are not.
