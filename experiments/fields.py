@@ -102,16 +102,16 @@ class _LeftOut:
 _LEFT_OUT = _LeftOut()
 
 
-def only(config: T, *names: str) -> T:
-    """A copy of a frozen dataclass with these fields, and no others.
+def only(config: T, *names: str, **values: Any) -> T:
+    """A copy of a frozen dataclass with these fields, some of other values.
 
-    The copy is not checked. To compute with another field of it, or to take that for a
-    truth value, is a TypeError.
+    It has no others, and is not checked. To compute with another field of it, or to
+    take that for a truth value, is a TypeError.
     """
     copy = object.__new__(type(config))
     for name in _declared(type(config)):
-        value = getattr(config, name) if name in names else _LEFT_OUT
-        object.__setattr__(copy, name, value)
+        own = getattr(config, name) if name in names else _LEFT_OUT
+        object.__setattr__(copy, name, values.get(name, own))
     return copy
 
 

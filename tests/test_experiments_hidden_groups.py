@@ -125,10 +125,8 @@ def test_a_name_that_is_no_task_is_refused(tmp_path, name):
 def test_what_is_recorded_is_what_a_single_run_has(study, method):
     setting, other = study.settings(method)[:2]
     line, _ = equal_grids.train(study, [Job(setting, 0, 1), Job(other, 0, 2)])
-    grouped, layout = (
-        hidden_groups.load(ATTRIBUTE, pathlib.Path(), 1),
-        sharding.layout(1),
-    )
+    grouped = hidden_groups.load(ATTRIBUTE, pathlib.Path(), 1)
+    layout = sharding.layout(1)
     task = grouped.resampled() if method == report.BY_GROUP else grouped.task
     run = configs.replace(setting.run, {"seed": 1})
     start = loop.begin(run, task, layout)

@@ -69,7 +69,7 @@ class Job(NamedTuple):
     seed: int
 
 
-LogOdds = Callable[[str], np.ndarray]
+LogOdds = Callable[[str], np.ndarray]  # by the name of a split
 
 
 class Study(NamedTuple):

@@ -149,10 +149,10 @@ shows what there is to gain. Settings are chosen by plain validation accuracy; t
 section below has those that are chosen by the groups', too.
 """
 
-_MISLABELLED = (
+_MISLABELLED_HEADINGS = (
     "### Wrong labels, CIFAR-10",
     "### Wrong labels, digits",
-    "### Wrong labels and rare classes, digits",
+    "### Wrong labels and rare classes",
 )
 
 _INTRODUCTION = """## Overview
@@ -187,7 +187,9 @@ def section(
     `equal_grids`; of `compare` the results, with the heading of each.
     """
     imbalanced: list[Column | None] = []
-    mislabelled: dict[str, list[Column | None]] = {title: [] for title in _MISLABELLED}
+    mislabelled: dict[str, list[Column | None]] = {
+        title: [] for title in _MISLABELLED_HEADINGS
+    }
     images, digits, rare = mislabelled.values()
     for records in campaigns:
         for setting in reproduce_report.recorded_settings(records):
@@ -200,8 +202,10 @@ def section(
         data = results["run"]["data"]
         if data["source"] != "imdb":
             columns = digits if data["source"] == "digits" else images
-            if data["imbalance_ratio"] > 1.0:
-                columns = rare if data["noise_rate"] else imbalanced
+            if not data["noise_rate"]:
+                columns = imbalanced
+            elif data["imbalance_ratio"] > 1.0:
+                columns = rare
             columns.append(_of_comparison(heading, results))
     layers = dict.fromkeys(r["data"] for r in grids if "before" in r)
     imbalanced += [

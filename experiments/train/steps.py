@@ -385,10 +385,9 @@ def _program(run: configs.Run, layout: Layout, parallel: str) -> Program:
 
 def _untrained(run: configs.Run) -> configs.Run:
     """A run with only the fields that its evaluation depends on."""
-    alike = fields.only(run, "data", "model", "trainable", "loss")
-    of_loss = ("name", "scale") if run.loss.name == "ldam" else ()
-    object.__setattr__(alike, "loss", fields.only(run.loss, *of_loss))
-    return alike
+    scaling = ("name", "scale") if run.loss.name == "ldam" else ()
+    loss = fields.only(run.loss, *scaling)
+    return fields.only(run, "data", "model", "trainable", loss=loss)
 
 
 @functools.cache
