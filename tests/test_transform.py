@@ -58,6 +58,19 @@ def test_updates_stay_finite_and_keep_their_dtype(dtype, kwargs):
             chex.assert_trees_all_equal_dtypes(updates, pulled, weights)
 
 
+def test_a_weight_beyond_float16_is_its_largest_number():
+    """It is the cotangent of losses in float16, and at most 1/γ."""
+    tx = absgd_jax.attentional_aggregate(1.0, gamma=1e-6, init_s=0.0)
+
+    @jax.jit
+    def update(w):
+        losses, pullback = jax.vjp(lambda w: (w * 0.01).astype(jnp.float16)[None], w)
+        return tx.update(pullback, tx.init(w), w, losses=losses)[0]
+
+    biggest = float(jnp.finfo(jnp.float16).max)
+    assert float(update(jnp.array(1.0))) == pytest.approx(biggest * 0.01, rel=1e-3)
+
+
 # Guarantee 4: order, constants, padding.
 
 
