@@ -123,8 +123,8 @@ class Data(Checked):
         the data set has no test split; the same for every seed.
       meta_per_class: training examples of each class that are held out as the meta
         set, before subsampling and label noise: clean and balanced. Methods that learn
-        weights use it; it is not the validation set. Other methods hold it out too and
-        do not use it, so that all train on the same examples. 0 for none.
+        weights use it; it is not the validation set. The counts of an imbalance are
+        those without it, as far as examples are left. 0 for none.
       examples_per_class: at most so many examples of each class and split are used;
         None for all.
       tail_classes: number of last classes that count as the tail; 0 for none.

@@ -229,6 +229,20 @@ def test_clean_examples_take_nothing_from_the_other_splits():
     assert _rows(with_.train) | _rows(with_.meta) == _rows(without.train)
 
 
+@pytest.mark.parametrize(("scarce_first", "fewer"), [(False, 0), (True, 3)])
+def test_a_tail_has_the_counts_that_it_has_without_clean_examples(scarce_first, fewer):
+    """But the class with the fewest images, the 8, where none of them is left over."""
+    tail = {"imbalance": "step", "imbalance_ratio": 40.0, "scarce_first": scarce_first}
+    data = configs.replace(DIGITS, {"noise_rate": 0.0, **tail})
+    with_, without = (
+        load_task(configs.replace(data, {"meta_per_class": n}), 2).class_counts
+        for n in (3, 0)
+    )
+    expected = without.copy()
+    expected[8] -= fewer
+    assert with_.tolist() == expected.tolist()
+
+
 def _clean_batches(examples, data, steps=range(9), **options):
     return list(loader.meta_batches(examples, data, 10, seed=3, steps=steps, **options))
 

@@ -72,7 +72,12 @@ def test_crt_trains_a_new_head_on_the_old_features(stage_one, tmp_path):
     assert set(first) - set(body) == {("head", "kernel"), ("head", "bias")}
     for path, value in body.items():
         np.testing.assert_array_equal(value, first[path])
-    drawn = _flat(nnx.state(steps.init_network(run_dir.load(out).run, 0), nnx.Param))
+    run = run_dir.load(out).run
+    drawn = _flat(nnx.state(steps.init_network(run, 0), nnx.Param))
+    session = Session(workers=0)
+    network = runs._network(run, load_task(run.data, 0), sharding.layout(1), session)
+    kernels = network.head.kernel[...], drawn["head", "kernel"]
+    assert abs(np.corrcoef(*map(np.ravel, kernels))[0, 1]) < 0.2  # not stage one's draw
     for path, value in _flat(after.params).items():
         assert np.all(value != first[path])
         assert np.any(value != drawn[path])

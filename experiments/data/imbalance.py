@@ -24,8 +24,12 @@ def subsample(
     """Indices of the examples that the imbalanced set of a config keeps.
 
     With a `corruption_seed` the selection is the published one, else the generator's.
+    The counts are those without a meta set, which has left the labels, as far as there
+    are so many: only the most frequent classes then have fewer.
     """
-    counts = _counts(data, np.bincount(labels, minlength=data.classes))
+    available = np.bincount(labels, minlength=data.classes)
+    counts = _counts(data, available + data.meta_per_class)
+    counts = np.minimum(counts, available).tolist()
     seed = data.corruption_seed
     return select(labels, counts, rng if seed is None else np.random.RandomState(seed))
 

@@ -288,9 +288,9 @@ def _classify(setting: _Setting, first: Trial) -> None:
             for split in ("validation", "test"):
                 x, y = seen.splits[split]
                 counted = metrics.count(classify(x), y, np.ones(len(y), bool))
-                of_value[split] = metrics.summary(
-                    counted, counts, data.tail_classes, labels=y
-                )
+                summary = metrics.summary(counted, counts, data.tail_classes, labels=y)
+                # Their sources define classes, and no probabilities.
+                of_value[split] = summary | {"calibration_error": None}
     run_log.save(stage_one / CLASSIFIED, classified)
 
 

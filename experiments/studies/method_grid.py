@@ -258,7 +258,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         RATE: rate / (1.0 - run.optimizer.momentum),
     }
     by_example = _step_sizes(0.1 * sign, 0.03 * sign, 0.3 * sign)
-    by_group = _step_sizes(0.01, 0.1, 0.001)
+    by_group, balanced = _step_sizes(0.01, 0.1, 0.001), {"data.sampling": "balanced"}
     alphas = _over("α", (0.5, 0.7, 0.9), "method.cvar_alpha")
     batch, stochastic = of("term", gamma=1.0), of("term", gamma=0.2)
     recover = of("recover", gamma=0.5)
@@ -286,7 +286,7 @@ def _weighting(run: configs.Run) -> list[MethodGrid]:
         MethodGrid("term", "TERM, batch", batch | still, *lams),
         MethodGrid("term_stochastic", "TERM, stochastic", stochastic | still, *lams),
         MethodGrid("recover", "RECOVER", recover | still, *lams, backward=2),
-        MethodGrid("group_dro", "Group DRO", of("group_dro"), *by_group),
+        MethodGrid("group_dro", "Group DRO", of("group_dro") | balanced, *by_group),
         MethodGrid("cvar", "CVaR", of("cvar"), *alphas),
     ]
 

@@ -440,7 +440,9 @@ def _network(
         _require_same_shapes(network, kept, run.start_from)
         nnx.update(network, nnx.from_flat_state(kept))
     if run.new_head:
-        nnx.update(network.head, nnx.state(steps.init_network(run, run.seed).head))
+        # Not as stage one's first head was drawn, for which its body has been trained.
+        seed = int(np.random.default_rng([run.seed, 1]).integers(2**31))
+        nnx.update(network.head, nnx.state(steps.init_network(run, seed).head))
     elif remembers:
         # As in OLTR's code: centroids are the class means of stage one's features of
         # the training examples as they are, and its head, if linear, recalls them.
