@@ -6,8 +6,11 @@ the direction is `Σ_g q_g ∇L_g`, so `p_i = B q_{y_i} / n_{y_i}`. Sagawa, Koh,
 and Liang, `Distributionally Robust Neural Networks for Group Shifts
 <https://arxiv.org/abs/1911.08731>`_, Algorithm 1; their η_q is `step_size`.
 
-As there, a class that the batch lacks keeps its q unused: the weights average one only
-where all classes are present.
+Algorithm 1 draws a group at every step, and the authors' code batches with as many
+examples of each on average: so does `compare`, by `data.sampling` of `balanced`. On
+shuffled batches a class loses q for being rare, since one that the batch lacks has a
+loss of zero, and its q goes unused: the weights average one only where all classes are
+present.
 
 Two options of the authors' code, off by default there, are not here: the adjustment,
 which adds C/√n_g to the loss of a group of n_g training examples where q is updated,

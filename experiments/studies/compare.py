@@ -32,6 +32,10 @@ MEASURES = {
     "few": "few",
     "calibration_error": "calibration error",
 }
+_OF_NORMALISED = (
+    " Calibration errors with normalised logits are of the logits before they are "
+    "divided, whose length the loss leaves open."
+)
 _COSTS = (
     "Time and memory are those of a step relative to plain SGD's (median of paired "
     "steps; all that the compiled program holds); "
@@ -366,6 +370,8 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
         f"{_COSTS if measured else ''}`backward` counts backward passes a step, clean "
         "batches included. *: after a finished plain run, which is not counted."
     )
+    if any(name.endswith(method_grid.NORMALISED) for name in methods):
+        legend += _OF_NORMALISED
     return formatting.blocks(formatting.markdown(rows), legend) + "\n"
 
 

@@ -30,6 +30,7 @@ TITLES = {
     "automatic": ("ABSGD, automatic λ", "η"),
     "automatic_cb_base": ("ABSGD (CB base weights), automatic λ", "η"),
     "automatic_adjusted": ("ABSGD (logit adjustment), automatic λ", "η"),
+    "group_dro_shuffled": ("Group DRO, on shuffled batches", "step size"),
     "automatic_wide": (f"ABSGD, automatic λ, weights up to {WIDE[0].bound:g}", "ρ"),
     BY_GROUP: ("SGD, groups known and resampled", "η"),
 }
@@ -63,16 +64,18 @@ _END = "What is chosen at an end of its range may not be the best there is."
 _LAST_LAYER = """## The last layer of trained networks
 
 The last layer alone is trained further, for {epochs} epochs of {passes} augmented
-passes each, on what enters it in ResNet-32 after plain training. The setting is
-the best by accuracy on one half of the test images, since no training image is new to
-these networks, over {choosing} seeds of each network; the other half is shown. Percent,
-mean ± standard deviation over networks and over seeds of the order of the examples.
-"Rarest {tail}" is the mean recall of that share of the classes. Differences are paired
-by network and seed; ± is the standard error over the networks. TERM and RECOVER have no
+passes each, on what enters it in ResNet-32 after plain training. The setting is the
+best by accuracy on one half of the test images, since no training image is new to these
+networks, over {choosing} seeds of each network; the other half is shown. Percent, mean
+± standard deviation over networks and over seeds of the order of the examples. "Rarest
+{tail}" is the mean recall of that share of the classes. Differences are paired by
+network and seed; ± is the standard error over the networks. TERM and RECOVER have no
 momentum, and rates ten times as high. All weights begin at the first step of this
-stage. {end} Left out of the methods of `compare` are those for wrong labels, those that
-learn weights on clean examples, of which no training image is left, and those that
-replace the layer in a second stage (cRT, LWS, NCM, τ-normalised).
+stage. {end} Group DRO was trained on shuffled batches here, in which a class loses
+weight for being rare; Algorithm 1 draws each class as often. Left out of the methods of
+`compare` are those for wrong labels, those that learn weights on clean examples, of
+which no training image is left, and those that replace the layer in a second stage
+(cRT, LWS, NCM, τ-normalised).
 """
 
 _NETWORKS = """### {title}

@@ -41,11 +41,12 @@ _LATE = "ABSGD (CE), ρ = 0.4"
 IMBALANCED = {
     "class counts": (
         Row("LDAM-DRW", "ldam_drw", "ldam_drw", "SGD (CB-LDAM)"),
+        Row("logit adjustment from the first step", "logit_adjusted", "logit_adjusted"),
         Row(
-            "logit adjustment",
-            "logit_adjusted",
-            "logit_adjusted",
-            "SGD (CE), logit adjustment",
+            "logit adjustment, deferred",
+            None,
+            None,
+            "SGD (CE), logit adjustment, deferred",
         ),
         Row("class weights, deferred (DRW)", "drw_ce", None, "SGD (CB-CE), deferred"),
         Row("class weights from the first step", "cb_ce", "cb_ce", "SGD (CB-CE)"),
@@ -67,7 +68,7 @@ IMBALANCED = {
             "ABSGD (CB-CE), base weights, ρ = 0.4",
         ),
         Row("automatic λ, logit adjustment", None, "automatic_adjusted"),
-        Row("group DRO over the classes", "group_dro", "group_dro"),
+        Row("group DRO over the classes", "group_dro", None),
     ),
     "losses alone": (
         Row("ABSGD, λ chosen", "absgd", "absgd", "ABSGD (CE)"),
@@ -164,15 +165,16 @@ row has the accuracy of SGD, in percent; a dash stands for what was not trained 
 The sections below have settings, protocols and commands, and many more methods.
 
 "In full" is the paper's protocol, in which λ and class weights begin after four fifths
-of the epochs (λ after two thirds under wrong labels); "30 epochs" is the same in 30
-epochs of 200; "reduced" has fewer and smaller images, smaller networks and fewer
-epochs; "last layer" trains only that, on images of full size; "early stopping" takes
-each training at the epoch of its highest validation accuracy, by labels as noisy as the
-training's. Class weights in the loss are factors of the losses that ABSGD attends to,
-as published; base weights are not seen by attention. The automatic λ is the library's
-default, `kl_radius(0.4)` with weights up to 2 (the sign is −1 under wrong labels): from
-the first step, but with class weights in full and in 30 epochs from when these begin.
-With weights up to 50 ρ is 1.6 in full and in 30 epochs, and chosen otherwise.
+of the epochs, and here logit adjustment, too (λ after two thirds under wrong labels);
+"30 epochs" is the same in 30 epochs of 200; "reduced" has fewer and smaller images,
+smaller networks and fewer epochs; "last layer" trains only that, on images of full
+size; "early stopping" takes each training at the epoch of its highest validation
+accuracy, by labels as noisy as the training's. Class weights in the loss are factors of
+the losses that ABSGD attends to, as published; base weights are not seen by attention.
+The automatic λ is the library's default, `kl_radius(0.4)` with weights up to 2 (the
+sign is −1 under wrong labels): from the first step, but with class weights in full and
+in 30 epochs from when these begin. With weights up to 50 ρ is 1.6 in full and in 30
+epochs, and chosen otherwise.
 """
 
 

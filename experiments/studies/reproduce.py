@@ -93,7 +93,7 @@ ROWS = (
     Row("ABSGD (CB-CE)", "_cb_ce", {}, chooses=True),
     Row("ABSGD (CB-CE), ρ = 0.4", "_cb_ce", _RADIUS),
     Row("ABSGD (CB-CE), base weights, ρ = 0.4", "_cb_ce", _BASE | _RADIUS),
-    Row("SGD (CE), logit adjustment", "", _SGD | {"loss.name": _ADJUSTED}),
+    Row("SGD (CE), logit adjustment, deferred", "", _SGD | {"loss.name": _ADJUSTED}),
     Row("ABSGD (CB-CE), base weights", "_cb_ce", _BASE, chooses=True),
     Row("ABSGD (CE), ρ = 0.4 from the first step", "", _RADIUS | _FIRST),
     Row("ABSGD (CE), λ = 1 from the first step", "", _ONE | _FIRST),

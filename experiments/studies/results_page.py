@@ -157,6 +157,10 @@ def _compared(results: Mapping[str, Any]) -> str:
     ]
     command = f"python -m experiments compare {preset.name} {' '.join(flags).strip()}"
     noise = "Labels of validation images are as wrong as those of training images. "
+    fixed = (
+        "Training and validation examples are the same for all seeds, which differ "
+        "in the network's first parameters and the order of batches. "
+    )
     return formatting.blocks(
         f"## {_heading(results)}",
         f"{'Every method' if every else f'{len(methods)} methods'}, "
@@ -164,6 +168,7 @@ def _compared(results: Mapping[str, Any]) -> str:
         f"a method; on a CPU with JAX {results['versions']['jax']}, by",
         "    " + " \\\n        ".join(textwrap.wrap(command, 80, **_WHOLE_FLAGS)),
         (noise if run["data"]["noise_rate"] else "")
+        + ("" if run["data"]["corruption_seed"] is None else fixed)
         + "[Methods](methods.md) says what they are.",
         compare.table(results, {}).strip(),
     )
