@@ -133,7 +133,8 @@ def abadam(
         None is 0.1 with a radius and 0.5 with a λ.
       b1: decay of the mean gradient, in [0, 1).
       b2: decay of the mean squared gradient, in [0, 1).
-      eps: the paper's G_0, which it leaves open; positive.
+      eps: the paper's G_0, which it leaves open; positive. Parameters in float16, in
+        which 1e-8 is 0, need 1e-4 or more, as those of `optax.adam` do.
       weight_decay: α, not negative, scalar or schedule.
       bias_correction: whether v and u start without bias.
       init_s: s_0; None for weights that average one from the start, 0.0 as in the

@@ -361,7 +361,10 @@ def bound_losses(
     present, V = v > 0, jnp.sum(v)
     some = jnp.where(V > 0, V, 1.0)
     top = flat[0]
-    above_top = lambda x: jnp.clip((x - top) / lam, -biggest, biggest)
+    # In parts, for a difference of losses may exceed the largest float.
+    above_top = lambda x: jnp.clip(
+        2.0 * ((0.5 * x - 0.5 * top) / lam), -biggest, biggest
+    )
     exponents = jnp.where(present, above_top(flat), nothing)  # at most 0
     log_v = jnp.log(jnp.where(present, v, 1.0))
 
@@ -384,6 +387,7 @@ def bound_losses(
     # At λ = ∞ all exponents are 0 and none is limited.
     unlimited = (k == 0) | jnp.isinf(lam)
     finite = jnp.where(jnp.isinf(lam), 1.0, lam)  # or its derivative were NaN
-    bound = top + jnp.where(unlimited, 0.0, finite * limit[k])
+    quarter = 0.25 * top + jnp.where(unlimited, 0.0, 0.25 * finite * limit[k])
+    bound = 4.0 * quarter
     limited = jnp.where(lam > 0, jnp.minimum(losses, bound), jnp.maximum(losses, bound))
     return jnp.where(unlimited, losses, limited)

@@ -254,6 +254,15 @@ def unfollowed_value(name: str) -> Exception:
     )
 
 
+def value_of_part(name: str) -> Exception:
+    """The error for losses that were limited to the bound of a part of the batch."""
+    return TypeError(
+        f"{name} has a max_weight and an axis_name, so `value` must be that of the "
+        "whole batch, of tilted_value_and_grad(axis_name=); got that of one device's "
+        "part, whose losses were limited as if it were the batch."
+    )
+
+
 _INTO_NNX = (
     "nnx.Optimizer.update takes a pullback apart: take value and gradient of "
     "tilted_value_and_grad(..., value_and_grad=nnx.value_and_grad) and call "

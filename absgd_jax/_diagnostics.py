@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from absgd_jax import _check, _devices
+from absgd_jax import _attention, _check, _devices
 
 # `suggest_lam` warns where the network gives at least this share of the labels less
 # than one half: docs/after_first_stage.md has the results of fixed λ there.
@@ -81,11 +81,12 @@ def weight_statistics(
       [0.32, 0.68]
     """
     weights = jnp.asarray(weights)
+    weights = weights.astype(_attention.wider_dtype(weights.dtype, jnp.float32))
     present = jnp.ones(weights.shape, bool) if where is None else jnp.asarray(where)
     _check.same_shape("where", present, "weights", weights)
     total = jnp.sum(weights, where=present)
     count = jnp.sum(present).astype(total.dtype)
-    share = jnp.where(present, weights, 0.0) / jnp.where(total > 0, total, 1.0)
+    share = jnp.where(present, weights, 0.0) / jnp.where(total == 0, 1.0, total)
     ratio = jnp.where(share > 0, share * count, 1.0)
     kl = jnp.sum(share * jnp.log(ratio))
     of_groups = None
@@ -103,7 +104,7 @@ def weight_statistics(
         mean=total / weights.size,
         largest=jnp.max(weights, where=present, initial=0.0) * count / weights.size,
         kl=kl,
-        effective_fraction=jnp.where(total > 0, jnp.exp(-kl), 0.0),
+        effective_fraction=jnp.where(total == 0, 0.0, jnp.exp(-kl)),
         group_shares=of_groups,
     )
 

@@ -344,7 +344,12 @@ def _mix(a: _Part, b: _Part, lam: ArrayLike) -> _Part:
     """Two parts make one."""
     lam = jnp.asarray(lam).astype(b.tilt.T.dtype)
     tilt, shares = _attention.combine(a.tilt, b.tilt, lam)
-    mix = lambda x, y: (shares[0] * x + shares[1] * y).astype(x.dtype)
+
+    def mix(x: jax.Array, y: jax.Array) -> jax.Array:
+        of_a, of_b = shares.astype(_attention.wider_dtype(x.dtype, shares.dtype))
+        wide = of_a * x.astype(of_a.dtype) + of_b * y.astype(of_b.dtype)
+        return wide.astype(x.dtype)
+
     grad = jax.tree.map(mix, a.grad, b.grad)
     return _Part(tilt._replace(r=None), grad)
 
@@ -408,8 +413,9 @@ class _Cut(NamedTuple):
         if self.size == 1:  # with or without a batch axis of its own
             return stacked[0]
         mean = stacked.mean(axis=0)
+        share = even / self.size
         for last in rest:
-            mean = (even * mean + (self.size - even) * last) / self.size
+            mean = share * mean + (1.0 - share) * last
         return mean
 
     def map(self, function: Callable[[Any], jax.Array], data: Any) -> jax.Array:

@@ -77,7 +77,8 @@ def kl_radius(rho: ArrayLike = DEFAULT.rho, sign: int = 1) -> KLRadius:
     batch, larger rather than too small, and holds where there is nothing to follow: all
     losses equal, no example, a loss that is not finite, or losses spread over 50 λ
     already. A batch counts for 20 average ones at most in the normaliser without bound,
-    so that one outlier does not move λ far.
+    so that one outlier does not move λ far; in the first batch it makes λ larger, so
+    that training is plain SGD's for 20 updates for each factor of e.
 
     Everything is in units of loss, so losses times 1,000 scale λ by 1,000 and leave the
     weights as they are; a constant added to all losses changes nothing. To a derivative
@@ -159,7 +160,7 @@ def divergence(mean_weight: jax.Array, kl: jax.Array) -> jax.Array:
       kl: KL divergence of p/m from uniform over the batch, shape `[]`.
     """
     log_mean = jnp.log(jnp.where(mean_weight > 0, mean_weight, 1.0))
-    return mean_weight * (kl + log_mean) - mean_weight + 1.0
+    return mean_weight * (kl + log_mean) - (mean_weight - 1.0)
 
 
 def counted(tilted_loss: jax.Array, before: Normalizer, lam: jax.Array) -> jax.Array:

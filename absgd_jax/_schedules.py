@@ -69,7 +69,8 @@ def two_stage(lam: Any, switch_step: int, first: ArrayLike = jnp.inf) -> Any:
     _check.stage("first", first)
 
     def schedule(count: ArrayLike) -> jax.Array:
-        before = jnp.asarray(count) < switch_step
+        with jax.numpy_dtype_promotion("standard"):  # of two integers
+            before = jnp.asarray(count) < switch_step
         return jnp.where(before, jnp.asarray(first, float), jnp.asarray(lam, float))
 
     return schedule
@@ -114,8 +115,9 @@ def anneal(
         )
 
     def schedule(count: ArrayLike) -> jax.Array:
-        since = lambda step: jnp.asarray(step) - jnp.asarray(begin_step, int)
-        done = since(count).astype(float) / since(end_step).astype(float)
+        with jax.numpy_dtype_promotion("standard"):  # of integers
+            since, length = count - jnp.asarray(begin_step), end_step - begin_step
+        done = jnp.asarray(since, float) / jnp.asarray(length, float)
         done = jnp.clip(done, 0.0, 1.0)
         before, after = jnp.asarray(first, float), jnp.asarray(lam, float)
         inverse = (1.0 - done) / before + done / after

@@ -180,7 +180,8 @@ def scale_by_attention(
       init_s: s_0; see `attentional_aggregate`.
       max_weight: upper bound c on every p_i, at least 1; see `attentional_aggregate`.
         `value` must then be that of `tilted_value_and_grad(loss_fn, opt_state)`, which
-        limits the losses, and `init_s` None. With `kl_radius` it is 2 if not given.
+        limits the losses, of the whole batch (`axis_name=` there, if it is spread), and
+        `init_s` None. With `kl_radius` it is 2 if not given.
       axis_name: axis of `jax.pmap` or `jax.shard_map`, if `value` and gradients are
         those of this device's part of the batch. None if they are global already; a
         value of `tilted_value_and_grad(axis_name=)` is, and says so.
@@ -303,13 +304,14 @@ def _aggregate(
 
 @functools.cache
 def _functions() -> tuple[type, ...]:
-    """Plain functions and what `jax.vjp` returns, a class of its own in newer JAX.
+    """Functions, compiled ones, and what `jax.vjp` returns, a class of its own.
 
     It is not called on import, which must not start JAX's backends.
     """
     _, pullback = jax.vjp(lambda x: x, np.float32(0.0))
     partials = functools.partial, jax.tree_util.Partial
-    return FunctionType, MethodType, *partials, type(pullback)
+    compiled = type(jax.jit(lambda x: x))
+    return FunctionType, MethodType, *partials, compiled, type(pullback)
 
 
 def _is_pullback(updates: Any) -> bool:
@@ -371,6 +373,8 @@ def _rescale(
     followed = tilted is not None and settings.axis_name is None
     if isinstance(settings.lam, KLRadius) and not followed:
         raise _check.unfollowed_value(name)
+    if limited and settings.axis_name is not None:
+        raise _check.value_of_part(name)
     if _is_pullback(updates):
         raise _check.function_with_value(name)
     _check.ordinary_gradients(name, updates, params)

@@ -62,13 +62,15 @@ def _lam_at(
 ) -> jax.Array:
     """λ at a step; of a schedule that reaches 0 the smallest of the sign before.
 
-    At 0 itself a loss over λ is no number. At the smallest the example of the largest
-    (smallest) loss takes the step, which is the limit.
+    At 0 itself, and at numbers that a processor may take for 0, a loss over λ is no
+    number. At the smallest normal one the example of the largest (smallest) loss takes
+    the step, which is the limit.
     """
     value = _at(lam, count, dtype)
     if callable(lam):
-        smallest = jnp.sign(before.astype(dtype)) * jnp.finfo(dtype).tiny
-        value = jnp.where(value == 0.0, smallest, value)
+        tiny = jnp.finfo(dtype).tiny
+        smallest = jnp.sign(before.astype(dtype)) * tiny
+        value = jnp.where(jnp.abs(value) < tiny, smallest, value)
     return value
 
 
@@ -159,7 +161,8 @@ def next_state(
             unbounded = keep_or(free.normalizer.tilted_loss, apart)
         reached = _radius.divergence(free.scale, batch.kl)
         followed = _radius.follow(settings.lam, lam, reached, batch.high, batch.low)
-        waits = count < settings.lam.begin
+        with jax.numpy_dtype_promotion("standard"):  # of two integers
+            waits = count < settings.lam.begin
         next_lam = jnp.where(waits, state.lam, keep_or(followed, state.lam))
         next_lam = lax.stop_gradient(next_lam)  # what it follows has no derivative
     else:
@@ -312,7 +315,8 @@ def step(settings: Settings, state: AttentionState, batch: Batch) -> Step:
     shares = shares * scale
     if bound is not None:  # exceeded by rounding, and by s_0
         largest = bound.max_weight / jnp.where(tilt.V > 0, tilt.V, 1.0)
-        shares = jnp.minimum(shares, weights * largest)
+        bounded = jnp.minimum(shares, weights * largest)
+        shares = jnp.where(weights == 0, 0.0, bounded)
     return Step(shares, after)
 
 
@@ -452,4 +456,5 @@ def _weigh(
         at_least=state.tilted_loss.dtype,
     )
     shares, new_state = step(settings, *lax.stop_gradient((state, batch)))
-    return shares * (shares.size * _devices.devices(settings.axis_name)), new_state
+    weights = shares * (shares.size * _devices.devices(settings.axis_name))
+    return lax.stop_gradient((weights, new_state))  # λ and γ may depend on losses, too

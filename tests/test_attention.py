@@ -356,6 +356,15 @@ def test_bounded_losses_solve_their_equation(lam, c, gamma):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("lam", [1e34, -1e34, 1e37, -1e37])
+def test_bounded_losses_may_differ_by_more_than_the_largest_number(lam):
+    losses = jnp.array([1e-3, -3.4e38, 3.4e38, -1.0, 1e30])
+    for c in (1.0, 1.5, 3.0):
+        got = bound_losses(losses, lam, jnp.ones(5), 0.0, 0.0, 0.5, c)
+        assert jnp.isfinite(got).all()
+        assert (jnp.sign(lam) * (losses - got) >= 0.0).all()
+
+
 def test_an_ample_bound_changes_nothing():
     losses = jnp.asarray(np.random.default_rng(0).exponential(size=9), jnp.float32)
     for lam in (0.5, -0.5, jnp.inf):

@@ -36,6 +36,10 @@ def test_uniform_weights_count_in_full_and_padding_alone_not_at_all():
     assert [float(x) for x in uniform[:4]] == pytest.approx([1, 1, 0, 1])
     nothing = absgd_jax.weight_statistics(jnp.zeros(7), where=jnp.zeros(7, bool))
     assert [float(x) for x in nothing[:4]] == [0.0] * 4
+    many = absgd_jax.weight_statistics(jnp.ones(70_000, jnp.float16))
+    assert [float(x) for x in many[:4]] == pytest.approx([1, 1, 0, 1], abs=1e-3)
+    bad = absgd_jax.weight_statistics(jnp.array([jnp.nan, 1.0]))
+    assert np.isnan([bad.kl, bad.effective_fraction]).all()
     with jax.numpy_dtype_promotion("strict"):
         stalled = absgd_jax.weight_statistics(jnp.zeros(7))
     assert [float(x) for x in stalled[:4]] == [0.0] * 4

@@ -121,6 +121,14 @@ def test_aux_comes_back_in_the_order_of_the_batch(micro, dense):
     chex.assert_trees_all_close(aux, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_mean_of_aux_in_float16_is_no_sum():
+    """Which would exceed its largest number, 65,504."""
+    of = lambda w, x: ((w * x) ** 2, jnp.float16(100.0))
+    call = absgd_jax.tilted_value_and_grad(of, 1.0, has_aux=True, microbatch_size=500)
+    (_, aux), _ = jax.jit(call)(1.0, jnp.ones(1001))
+    assert aux == 100.0
+
+
 @pytest.mark.parametrize("how", [{"micro": 7}, {"micro": None, "dense": True}])
 @pytest.mark.parametrize(
     "of_labels", [jnp.sum, lambda _: jnp.array(True), lambda _: jax.random.key(0)]
@@ -229,10 +237,10 @@ def test_losses_of_several_tokens_need_no_batch_axis_in_microbatches(lam, order)
 
 
 def test_losses_of_more_bits_than_the_parameters_go_in_microbatches():
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         x = jnp.arange(1.0, 6.0, dtype=jnp.float64)
         w = jnp.ones((), jnp.float32)
-        loss_fn = lambda w, x: (w * x) ** 2
+        loss_fn = lambda w, x: (w.astype(x.dtype) * x) ** 2
         found, expected = (
             jax.jit(
                 absgd_jax.tilted_value_and_grad(loss_fn, 9.0, microbatch_size=size)

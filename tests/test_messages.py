@@ -226,9 +226,10 @@ def test_every_form_of_a_pullback_is_one():
     tx = absgd_jax.attentional_aggregate(1.0)
     expected, _ = tx.update(pull, tx.init(params), params, losses=losses)
     plain = lambda weights: pull(weights)
-    for function in (plain, jax.tree_util.Partial(plain), functools.partial(plain)):
+    wrappers = jax.tree_util.Partial, functools.partial, jax.jit
+    for function in (plain, *(wrapper(plain) for wrapper in wrappers)):
         got, _ = tx.update(function, tx.init(params), params, losses=losses)
-        np.testing.assert_array_equal(got["w"], expected["w"])
+        np.testing.assert_allclose(got["w"], expected["w"], rtol=1e-5)
 
 
 def test_integer_parameters_are_named():
@@ -483,6 +484,21 @@ def test_steps_of_a_schedule_may_be_traced_or_of_numpy():
             assert of_numpy(jnp.int32(count)) == expected[1]
 
 
+@pytest.mark.parametrize("step", [1, np.int64(1)])
+def test_steps_of_64_bits_are_compared_with_a_count_of_32(step):
+    losses = jnp.array([0.0, 1.0, 4.0])
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        for lam in (
+            absgd_jax.two_stage(0.5, step),
+            absgd_jax.two_stage(absgd_jax.kl_radius(), step),
+            absgd_jax.anneal(0.5, 0, step),
+        ):
+            attention = absgd_jax.attention(lam)
+            _, state = attention.weigh(losses, attention.init())
+            _, state = attention.weigh(losses, state)
+            assert jnp.isfinite(state.lam)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_schedule_that_ends_at_zero_gives_the_step_to_the_extreme_loss(sign):
     lam = optax.linear_schedule(sign, 0.0, 1)
@@ -497,6 +513,17 @@ def test_a_schedule_that_ends_at_zero_gives_the_step_to_the_extreme_loss(sign):
     weights, state = attention.weigh(losses, state)
     np.testing.assert_array_equal(weights, 3.0 * (jnp.arange(3) == extreme))
     assert np.sign(state.lam) == sign
+
+
+@pytest.mark.parametrize("last", [1e-40, -1e-44])
+def test_a_schedule_that_ends_beside_zero_keeps_weights_finite(last):
+    """Where a processor takes such a number for zero, and where it does not."""
+    lam = lambda count: jnp.where(count < 1, 0.5, jnp.float32(last))
+    attention, losses = absgd_jax.attention(lam), jnp.array([0.0, 1.0, 4.0])
+    for weigh in (attention.weigh, jax.jit(attention.weigh)):
+        _, state = weigh(losses, attention.init())
+        weights, _ = weigh(losses, state)
+        assert jnp.isfinite(weights).all()
 
 
 def test_an_annealed_lam_refuses_steps_in_the_wrong_order():

@@ -128,6 +128,23 @@ def test_no_gradient_flows_through_weights_or_state():
 
     chex.assert_trees_all_equal(jax.jit(jax.grad(of))(jnp.arange(3.0)), jnp.zeros(3))
 
+    def of_settings(lam, gamma, max_weight):
+        attention = absgd_jax.attention(lam, gamma, max_weight=max_weight)
+        weights, state = attention.weigh(jnp.arange(3.0), attention.init())
+        return weights[0] + state.tilted_loss + state.lam
+
+    derivatives = jax.jit(jax.grad(of_settings, (0, 1, 2)))(0.7, 0.3, 1.5)
+    chex.assert_trees_all_equal(derivatives, (0.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("max_weight", [None, 1.2])
+@pytest.mark.parametrize("scale", [1e-20, 1e10])
+def test_only_ratios_of_sample_weights_matter(scale, max_weight):
+    losses, v = jnp.linspace(0.0, 1.0, 1000), jnp.linspace(0.5, 1.0, 1000)
+    expected, state = weigh(losses, max_weight=max_weight, sample_weights=v)
+    got, other = weigh(losses, max_weight=max_weight, sample_weights=v * scale)
+    chex.assert_trees_all_close((got, other), (expected, state), rtol=1e-5)
+
 
 @pytest.mark.parametrize("max_weight", [None, 1.5])
 def test_weights_are_those_of_the_aggregation(max_weight):
@@ -204,6 +221,11 @@ def test_an_array_of_inf_is_no_bound():
     np.testing.assert_array_equal(got[3:], 0.0)
 
 
+def test_padding_beside_tiny_sample_weights_keeps_its_weight_of_zero():
+    got, _ = weigh(jnp.arange(2.0), max_weight=np.inf, sample_weights=[1e-9, 0.0])
+    np.testing.assert_allclose(got, [2.0, 0.0], rtol=1e-6)
+
+
 def test_a_bound_that_the_losses_do_not_know_is_refused():
     tx = absgd_jax.absgd(0.1, 0.3, max_weight=2.0)
     params, x, labels, _ = problems.start()
@@ -217,6 +239,13 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
         rescale.update(grads, rescale.init(params), params, value=value.tilted_loss)
     with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
         absgd_jax.scale_by_attention(0.3, init_s=0.0, max_weight=2.0)
+
+    part, grads = absgd_jax.tilted_value_and_grad(per_example_losses, state)(
+        params, x, labels
+    )
+    spread = absgd_jax.scale_by_attention(0.3, max_weight=2.0, axis_name="devices")
+    with pytest.raises(TypeError, match=r"must be that of the whole batch, of tilted"):
+        spread.update(grads, spread.init(params), params, value=part)
 
 
 @pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])
