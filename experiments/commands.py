@@ -260,8 +260,8 @@ class Predict(_Trained):
         arrays of any numbers. None, or -, for the run's own test set, which also has
         labels.
       out: CSV file to write; None for standard output.
-      data_dir: where the data sets are, for the test set and the vocabulary; None for
-        where they were in training.
+      data_dir: where the published data sets are, for the test set and the vocabulary;
+        None for where they were in training.
     """
 
     input: tyro.conf.Positional[pathlib.Path | None] = None
@@ -277,7 +277,7 @@ class Export:
       network.stablehlo    from examples, of any number, to probabilities: what
                            `jax.export.deserialize` reads, for CPU, CUDA and TPU
       weights.safetensors  parameters and BatchNorm's statistics by name
-      prepare.json         of your own tables and arrays: how raw values are prepared
+      prepare.json         of your own tables, arrays and texts: how they are prepared
       export.json          shapes, dtypes, classes and versions
       README.txt           how to use them
 

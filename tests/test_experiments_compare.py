@@ -286,6 +286,13 @@ def test_what_diverged_is_not_chosen_and_is_shown():
     assert of_always[1] == "diverged"
 
 
+def test_a_metric_that_is_not_known_is_no_divergence():
+    sgd = _compared("sgd", ([math.nan, 0.5], map(_summary, [0.5, 0.7])))
+    setting = compare._Setting(LONG_TAIL, None, None, seeds=2, reused={})
+    results = compare._results("digits_long_tail", setting, [sgd])
+    assert "diverged" not in compare.table(results, {})
+
+
 def test_what_a_reused_training_lacks_is_left_out():
     two_classes = method_grid.plain(presets.get("imdb").run)
     setting = compare._Setting(two_classes, None, None, seeds=1, reused={})
@@ -406,14 +413,39 @@ def test_a_metric_of_two_classes_is_refused_for_more(tmp_path, shell):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_metric_of_two_classes_needs_validation_examples_of_both(tmp_path, shell):
+    rows = [[i, "uv"[i % 2]] for i in range(40)]
+    for name, part in {"train": rows, "test": rows, "val": rows[::2]}.items():
+        write_csv(tmp_path / "data" / f"{name}.csv", [["a", "y"], *part])
+    command = ("compare", "own_table", "--data.path", tmp_path / "data")
+    out = tmp_path / "out"
+    for metric in ("auroc", "average_precision"):
+        said = f"--choose-by {metric} needs validation examples of both classes, got"
+        shell.refused(2, said, *command, "--choose-by", metric, "--out", out)
+    assert not out.exists()
+
+
 def test_an_interrupt_reports_the_methods_that_are_whole(
     compared, tmp_path, monkeypatch, capsys
 ):
     out = shutil.copytree(compared, tmp_path / "compare")
     monkeypatch.setattr(grid.runs, "main", lambda *_, **__: 130)
+    before = (out / "results.json").read_text()
     assert _compare(out, "--methods", "absgd,joint", "--no-measure") == 130
-    assert set(_results(out)) == {"sgd", "absgd"}
     assert "Interrupted; the same command goes on" in capsys.readouterr().err
+    assert (out / "results.json").read_text() == before
+
+    # Nothing is lost of what is not comparable with what is not whole either.
+    table = (out / "table.md").read_text()
+    three = ("--seeds", "3", "--no-measure")
+    assert _compare(out, "--methods", "absgd", *three) == 130
+    assert "not all is trained with other seeds" in capsys.readouterr().err
+    assert (out / "results.json").read_text() == before
+    assert (out / "table.md").read_text() == table
+    assert _compare(out, "--methods", "sgd", "--seeds", "1", "--no-measure") == 0
+    said = "is of other seeds than before, without absgd"
+    assert said in capsys.readouterr().err
+    assert set(_results(out)) == {"sgd"}
 
 
 def test_what_an_earlier_comparison_trained_is_not_trained_again(compared, tmp_path):

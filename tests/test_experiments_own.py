@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import csv
+import gzip
 import io
 import itertools
 import json
@@ -175,6 +176,14 @@ def test_a_finished_run_goes_on_to_more_epochs_only_on_the_same_data(here, shell
     command += ["--data.label", "diagnosis", "--epochs", "1", "--out", "runs/moved"]
     shell.printed(*command)
     shell.refused(0, "is finished", *command)
+    # The same data at another path are the same.
+    (here / "moved.csv").rename(here / "there.csv")
+    shell.refused(3, "train` with the new path", "evaluate", "runs/moved")
+    of_there = [word.replace("moved.csv", "there.csv") for word in command]
+    shell.refused(0, "is finished", *of_there)
+    shell.printed("evaluate", "runs/moved")
+    shutil.copy(here / "there.csv", here / "moved.csv")
+    shell.refused(0, "is finished", *command)
     lines = (here / "moved.csv").read_text("utf-8").splitlines()
     few = [line for line in lines[2:] if "malignant" not in line]
     write_csv(here / "moved.csv", [line.split(",") for line in [*lines[:2], *few]])
@@ -312,6 +321,58 @@ def test_a_split_is_one_file(tmp_path, shell):
     words = ["train", "own_table", "--data.path", tmp_path, "--out", tmp_path / "out"]
     said = "has Validation.tsv and val.csv, which are both for the validation set"
     shell.refused(3, said, *words)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["'90s", "90s", "rock 'n' roll'"], ("'90s", "90s", "rock 'n' roll'")),
+        (["'a'", "'b'", "a"], ("a", "b")),  # as ARFF files write them
+        (["0", "1", "0.00", "1.0", "1e0"], ("0", "1")),
+        (["007", "7", "7.50", "7.5"], ("7", "007", "7.5")),
+        (["0.000000000000000000e+00", "1.000000000000000000e+00"], ("0", "1")),
+    ],
+)
+def test_labels_are_those_of_the_file(labels, expected, tmp_path):
+    rows = [[i, label] for i in range(12) for label in labels]
+    task_of = _task(write_csv(tmp_path / "train.csv", [["a", "y"], *rows]))
+    assert {*np.bincount(task_of.train.labels).nonzero()[0]} == {*range(len(expected))}
+    data = datasets.resolve(configs.Data("table", path=str(tmp_path / "train.csv")))
+    assert {*data.class_names} == {*expected}
+
+
+def test_spaces_after_commas_and_on_empty_lines_are_none(tmp_path):
+    path = tmp_path / "spaced.csv"
+    rows = "".join(f'"{i / 7:.2f}", "{i % 5}", "{"uv"[i % 2]}"\n \n' for i in range(20))
+    path.write_text(f'"a, b", "c", "y"\n{rows}')
+    assert _task(path).prepare.numeric == ["a, b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        (gzip.compress, "but compressed by gzip"),
+        (lambda text: text.decode().encode("utf-16"), "but in UTF-16"),
+    ],
+)
+def test_a_file_that_is_not_text_in_utf_8_is_named(encode, said, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(encode(b"a,y\n" + b"1,u\n2,v\n" * 200))
+    with pytest.raises(DamagedData, match=said):
+        _task(path)
+
+
+def test_classes_called_as_other_columns_or_with_commas_are_told_apart(here, shell):
+    names = ["index", "label, too"]
+    write_csv(here / "names.csv", [["a", "y"], *([i, names[i % 2]] for i in range(60))])
+    command = ["train", "own_table", "--data.path", "names.csv", "--epochs", "1"]
+    said = "Classes: index, 'label, too'."
+    shell.refused(0, said, *command, "--out", "runs/names")
+    first = shell.printed("predict", "runs/names").splitlines()[0]
+    (head,) = csv.reader([first])
+    assert head[:3] == ["index", "label", "predicted"]
+    assert head[3:] == ["probability of index", "label, too"]
+    assert "'label, too' " in shell.printed("evaluate", "runs/names")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def path_of(data: configs.Data) -> pathlib.Path:
     """The path of your own data; MissingData if there is nothing."""
     path = pathlib.Path(data.path or "").expanduser()
     if not path.exists():
-        raise MissingData(f"There is no {path}: --data.path says where your data are.")
+        raise MissingData(
+            f"There is no {path}: --data.path says where your data are. If those of "
+            "a run were moved, `train` with the new path and its --out finds them."
+        )
     return path
 
 
@@ -218,7 +221,7 @@ def dataset(
     sizes = tuple(np.bincount(every, minlength=len(names)).tolist())
     train, test, rows = splits["train"], splits.get("test"), None
     if test is None:
-        held = split.shares(train.labels, data.test_share, names)
+        held = split.shares(train.labels, data.test_share, names, "test")
         train, test = train.take(held.train), train.take(held.held_out)
         rows = held.train
     contents = configs.Contents(inputs, shape, names, sizes, _digest(splits))
@@ -340,4 +343,9 @@ def _rank(label: str | int) -> tuple[int, float, str]:
 def listed_names(names: Sequence[object], most: int = 10) -> str:
     """The first names, and how many more there are, for messages."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+    return ", ".join(map(in_list, names[:most])) + more
+
+
+def in_list(name: object) -> str:
+    """A name as it stands in a list, in quotes if it has a comma."""
+    return repr(name) if "," in str(name) else str(name)

@@ -43,10 +43,17 @@ TEXTS = ("text", "sentence", "review", "comment", "message", "content")  # and o
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _MOST = 1000  # categories of a column
 _UNNAMED = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # pandas' index, saved twice
+_LARGEST_WHOLE = 2.0**53  # up to which floats tell whole numbers apart
 _LARGEST = 1e150  # of a number, whose square is finite
 _WRITTEN = re.compile(r"[-+$€£]*\s*\d[\d,.\s]*[%$€£]?")  # of a number, by people
 
 
+# Of files that are not text in UTF-8, by how they begin.
+_ENCODINGS = {
+    b"\x1f\x8b": " but compressed by gzip (unpack it)",
+    b"\xff\xfe": " but in UTF-16 (save it in UTF-8)",
+    b"\xfe\xff": " but in UTF-16 (save it in UTF-8)",
+}
 _NO_HEADER = (
     " The first row was taken for data, because it has numbers or the label of another "
     "row; columns are therefore called 1, 2, and so on."
@@ -90,7 +97,7 @@ class Table:
                     f"{self.names[column]!r}, is missing, got {cells[column]!r}. "
                     f"{own.MISSING_RULE}"
                 )
-        return [_shortest(cells[column].strip("'")) for cells in self.rows]
+        return [_shortest(_unquoted(cells[column])) for cells in self.rows]
 
 
 def load(data: configs.Data) -> Dataset:
@@ -179,7 +186,8 @@ def read(
         with path.open(encoding="utf-8-sig", newline="") as file:
             numbered = _cells(file)
     except UnicodeDecodeError as error:
-        raise DamagedData(f"{path} is not text in UTF-8: {error}.") from error
+        kind = _ENCODINGS.get(path.read_bytes()[:2], "")
+        raise DamagedData(f"{path} is not text in UTF-8{kind}: {error}.") from error
     except OSError as error:
         raise DamagedData(f"{path}: {error.strerror}.") from error
     if not numbered:
@@ -188,7 +196,8 @@ def read(
     for line, row in numbered:
         if len(row) != len(head):
             raise DamagedData(
-                f"{path}, line {line}: expected {len(head)} cells, got {len(row)}."
+                f"{path}, line {line}: expected {len(head)} cells, got {len(row)}, "
+                f"of which the first is {row[0]!r}."
             )
     if train is None:
         header = _is_header(path, head, [row for _, row in numbered[1:]], data)
@@ -217,7 +226,13 @@ def _cells(
     delimiter = _delimiter(next(filter(str.strip, file), ""))
     file.seek(0)
     limit = csv.field_size_limit(2**31 - 1)  # without, a text of 131,073 is refused
-    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        file,
+        delimiter=delimiter,
+        quoting=quoting,
+        strict=True,
+        skipinitialspace=delimiter != "\t",  # before a quote, too
+    )
     numbered = []
     try:
         for row in filter(None, reader):
@@ -234,7 +249,8 @@ def _cells(
         ) from error
     finally:
         csv.field_size_limit(limit)  # which is that of the whole process
-    return numbered
+    several = any(len(row) > 1 for _, row in numbered)  # else it is an empty text
+    return [(line, row) for line, row in numbered if row != [""] or not several]
 
 
 def _is_header(
@@ -505,6 +521,16 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # which Python reads, and nobody writes
 
 
+def _unquoted(label: str) -> str:
+    """A label without the apostrophes around it, as ARFF files write them."""
+    quoted = len(label) > 2 and label[0] == label[-1] == "'"
+    return label[1:-1] if quoted else label
+
+
 def _shortest(label: str) -> str:
-    """1 for 1.0, so that two files which write it differently agree."""
-    return label.removesuffix(".0") if _is_number(label) else label
+    """1 for 1.0 and 1.00, so that two files which write it differently agree."""
+    if not _is_number(label) or re.fullmatch(r"[-+]?\d*", label):
+        return label
+    number = float(label)
+    whole = number.is_integer() and abs(number) < _LARGEST_WHOLE
+    return str(int(number)) if whole else repr(number)

@@ -1,7 +1,7 @@
 """Splitting a data set: training, validation, test and meta set, class by class."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,12 @@ def stratified(
     return Splits(*(np.concatenate(part) for part in parts))
 
 
+_OTHERWISE = {
+    "test": ", or give test examples in a file of their own",
+    "validation": "; or hold out none, by --data.validation-share 0",
+}
+
+
 class HeldOut(NamedTuple):
     """Disjoint subsets, as indices of the examples, in order."""
 
@@ -62,12 +68,13 @@ def shares(
     labels: np.ndarray,
     share: float,
     class_names: Sequence[str],
+    held_out: Literal["test", "validation"],
     rng: np.random.Generator | None = None,
 ) -> HeldOut:
     """Holds out a share of each class, in (0, 1), and at least one example.
 
     Without `rng` they are the same ones every time, as for a test set. ValueError, by
-    `class_names`, if a class has no example left to train on.
+    `class_names` and what is `held_out`, if a class has no example left to train on.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     held: list[np.ndarray] = []
@@ -78,7 +85,8 @@ def shares(
             raise ValueError(
                 f"Class {class_names[label]!r} has {len(indices)} "
                 f"example{'s' * (len(indices) > 1)} left, too few to hold out {count} "
-                "and train on the rest. Add examples, or leave the class out."
+                f"as the {held_out} set and train on the rest. Add examples, or leave "
+                f"the class out{_OTHERWISE[held_out]}."
             )
         held.append(indices[:count])
     out = np.sort(np.concatenate(held))

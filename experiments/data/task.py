@@ -93,7 +93,11 @@ def load_task(
         train, rows = train.take(parts.train), rows[parts.train]
     if data.info.own and validation is None and data.validation_share:
         held = split.shares(
-            train.labels, data.validation_share, data.class_names, split_rng
+            train.labels,
+            data.validation_share,
+            data.class_names,
+            "validation",
+            split_rng,
         )
         train, validation = train.take(held.train), train.take(held.held_out)
         rows = rows[held.train]

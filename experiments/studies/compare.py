@@ -18,6 +18,7 @@ from experiments.studies import grid, method_grid
 from experiments.studies.grid import Grid, Outcome, Trial
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import evaluation
+from experiments.train.progress import say
 from experiments.train.session import Session
 
 RESULTS, COSTS = "results.json", "costs.json"
@@ -92,6 +93,8 @@ def main(preset: str, config: commands.Compare) -> int:
             f"--choose-by {config.choose_by} is of two classes, and "
             f"{base.data.source} has {base.data.classes}."
         )
+    if config.choose_by in OF_TWO_CLASSES:
+        _require_both_classes(base, config)
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     reused = _reused(preset, base, config.choose_by, config.reuse)
     setting = _Setting(
@@ -121,13 +124,53 @@ def main(preset: str, config: commands.Compare) -> int:
             found = {key: outcome.at_best_epoch(by) for key, outcome in found.items()}
         compared = [_compared(setting, method, found) for method in methods]
         missing = lambda outcome: len(outcome.ended) < config.seeds
-        compared = [c for c in compared if not any(map(missing, c.outcomes.values()))]
-        results = _results(preset, setting, compared)
+        ended = [c for c in compared if not any(map(missing, c.outcomes.values()))]
+        results = run_log.to_jsonable(_results(preset, setting, ended))
+        results = _with_earlier(
+            results, _read(out / RESULTS), len(ended) == len(compared)
+        )
         run_log.save(out / RESULTS, results)
         return table(results, _read(out / COSTS))
 
     whole = Grid(out, preset, {"run": base}, trials, config.session, checkpoints=True)
     return grid.main(whole, report, finish)
+
+
+def _require_both_classes(base: configs.Run, config: commands.Compare) -> None:
+    """Refuses a metric of two classes where validation examples are of one."""
+    validation = evaluation.task_of(base, config.session).validation
+    if validation is None:
+        return  # which the grid refuses
+    counts = np.bincount(validation.labels, minlength=base.data.classes)
+    for name, count in zip(base.data.class_names, counts, strict=True):
+        if not count:
+            raise configs.BadConfiguration(
+                f"--choose-by {config.choose_by} needs validation examples of both "
+                f"classes, got none of {name!r}."
+            )
+
+
+def _with_earlier(
+    results: dict[str, Any], there: dict[str, Any], complete: bool
+) -> dict[str, Any]:
+    """The results, and those of the methods that were compared there before.
+
+    Results for other seeds, rates or metrics cannot stand in one table: they are left
+    out, or, while the new ones are not complete, stay as they are.
+    """
+    earlier = there.get("methods", {})
+    dropped = [name for name in earlier if name not in results["methods"]]
+    if not dropped:
+        return results
+    alike = results.keys() - {"methods", "versions"}
+    if all(there.get(key) == results[key] for key in alike):
+        return results | {"methods": earlier | results["methods"]}
+    differ = ", ".join(sorted(k for k in alike if there.get(k) != results[k]))
+    if not complete:
+        say(f"The table is that of before, as not all is trained with other {differ}.")
+        return there
+    say(f"The table is of other {differ} than before, without {', '.join(dropped)}.")
+    return results
 
 
 def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
@@ -343,8 +386,10 @@ def table(results: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]])
     for name in sorted(methods, key=lambda name: (name != "sgd", level(name))):
         method = methods[name]
         if name not in settings:
+            ended = (len(one["validation"]) for one in method["grid"])
+            diverged = any(seeds < results["seeds"] for seeds in ended)
             blank = ["–"] * (len(rows[0]) - 2)
-            rows.append([method["title"], "diverged", *blank])
+            rows.append([method["title"], "diverged" if diverged else "–", *blank])
             continue
         setting = settings[name]
         # Of each measure by seed; None, such as without rare classes, becomes NaN.

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from experiments import commands, configs
-from experiments.data import imdb, inputs
+from experiments.data import imdb, inputs, own
 from experiments.data.task import Task, load_task
 from experiments.data.types import Examples, Files
 from experiments.results import run_dir, run_log
@@ -40,17 +40,25 @@ def require_same(
     """Refuses to go on with another configuration than the one that is there.
 
     Both are configurations, or their JSON. The message of the BadConfiguration names
-    the fields that differ and what holds them, such as `runs/a holds a run`.
+    the fields that differ and what holds them, such as `runs/a holds a run`. The same
+    data at another path do not differ.
     """
-    differing = checkpoint.differences(
-        run_log.to_jsonable(there), run_log.to_jsonable(here)
-    )
+    differing = checkpoint.differences(_without_path(there), _without_path(here))
     if differing:
         raise configs.BadConfiguration(
             f"{holder} of another configuration:\n  "
             + "\n  ".join(differing)
             + f"\n{otherwise}, or give the same configuration."
         )
+
+
+def _without_path(configuration: Any) -> Any:
+    """The JSON of a configuration, without the path of data whose digest is known."""
+    jsonable = run_log.to_jsonable(configuration)
+    data = jsonable.get("run", jsonable).get("data")
+    if data is not None and (data.get("contents") or {}).get("digest"):
+        data["path"] = None
+    return jsonable
 
 
 def newest(
@@ -120,7 +128,7 @@ def evaluate(config: commands.Evaluate) -> int:
         print(f"{name}: {', '.join(shown)}")
         if len(names) <= _LISTED:
             recall = zip(names, of_split["recall"], strict=True)
-            shown = (f"{label} {value:.4f}" for label, value in recall)
+            shown = (f"{own.in_list(label)} {value:.4f}" for label, value in recall)
             print(f"  recall of each class: {', '.join(shown)}")
     if len(names) == 2:
         print(
@@ -248,7 +256,9 @@ def predict(config: commands.Predict) -> int:
     writer = csv.writer(table, lineterminator="\n")
     names = data.class_names
     first = ["index" if paths is None else "path", *(["label"] if of_run else [])]
-    writer.writerow([*first, "predicted", *names])
+    first.append("predicted")
+    shown = (f"probability of {name}" if name in first else name for name in names)
+    writer.writerow([*first, *shown])
     for index, row in enumerate(probabilities):
         cells = [rows[index] if paths is None else paths[index]]
         cells += [names[examples.labels[index]]] if of_run else []

@@ -43,6 +43,10 @@ _SCALED = (
     "missing numbers (NaN), its means and standard deviations, of each column or "
     "channel."
 )
+_CHANNELS = (
+    " The channels of an image come last: take images[..., None] of those without, "
+    "and np.moveaxis(images, 1, -1) where they come first."
+)
 _ENCODED = (
     f"{PREPARE} has what rows are prepared with, column by column: of numbers the "
     "median of the training set, for missing ones, its mean and standard deviation; "
@@ -71,7 +75,9 @@ _CODE_SCALED = """\
 _CODE_ENCODED = """\
     prepare = json.loads(pathlib.Path("prepare.json").read_text(encoding="utf-8"))
 
-    def prepared(rows):  # dicts of raw values by column, as csv.DictReader has them
+    # Dicts of raw values by column, as csv.DictReader(open(PATH, encoding="utf-8-sig"))
+    # has them.
+    def prepared(rows):
         inputs = []
         for column in prepare["columns"]:
             cells = [str(row[column["name"]]).strip() for row in rows]
@@ -140,8 +146,11 @@ def main(config: commands.Export) -> int:
     if prepare is not None:
         examples, prepared, code = _PREPARING[type(prepare)]
     else:
-        examples, prepared = f"examples as {data.source} stores them", _PREPARED[dtype]
+        stored = "images" if data.info.own else f"examples as {data.source} stores them"
+        examples, prepared = stored, _PREPARED[dtype]
         code = "    probabilities = network.call(examples)\n"
+    if data.info.own and len(data.shape) == 3:
+        prepared += _CHANNELS
     about = _ABOUT.format(
         examples=examples,
         dtype=dtype,

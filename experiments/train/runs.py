@@ -106,6 +106,8 @@ def main(
             if first_host and not aggregate.read(out).finished:  # stopped just before
                 with _recorder(out, step, session) as recorder:
                     recorder.write(event="finished", step=step, seconds=0.0)
+            if first_host and run_dir.load(out).run.data.path != run.data.path:
+                write_config(out, preset, run, session, task, extended)
             reached = f"{out} is finished: {run.epochs} epochs, {step} steps"
             say(f"{reached}{_reached(out)}.")
             return 0
