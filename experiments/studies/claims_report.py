@@ -67,13 +67,14 @@ _INTRODUCTION = """## The paper's claims in our runs
 
 The paper claims that ABSGD is more accurate than SGD on the same loss, than SGD on LDAM
 with deferred class weights, and, where labels are wrong, than weights normalised within
-the batch (EG). The table has every such pair that we trained, unless the paper itself
-prints a loss for it: what it prints for ABSGD less the other method, and what we have,
-in points, paired by seed, ± standard error. The last column is "yes" where ours is more
-than {band:g} standard errors above zero, "opposite" where it is more than {band:g}
-below, "not shown" in between, and "one seed" where there is no error to go by. That is
-a weak rule: without any difference, {chance:.0%} of pairs of three seeds would be "yes"
-or "opposite".
+the batch (EG). The table has every such pair of which we trained all layers, on logits
+that are not normalised, unless the paper itself prints a loss for it (those of the last
+layer are in a section of their own): what it prints for ABSGD less the other method,
+and what we have, in points, paired by seed, ± standard error. The last column is "yes"
+where ours is more than {band:g} standard errors above zero, "opposite" where it is more
+than {band:g} below, "not shown" in between, and "one seed" where there is no error to
+go by. That is a weak rule: without any difference, {chance:.0%} of pairs of three seeds
+would be "yes" or "opposite".
 
 The paper says that class weights of SGD are deferred as well, but most of what it
 prints for CIFAR is what LDAM's paper has for weights from the first step. So SGD

@@ -168,13 +168,14 @@ The sections below have settings, protocols and commands, and many more methods.
 of the epochs, and here logit adjustment, too (λ after two thirds under wrong labels);
 "30 epochs" is the same in 30 epochs of 200; "reduced" has fewer and smaller images,
 smaller networks and fewer epochs; "last layer" trains only that, on images of full
-size; "early stopping" takes each training at the epoch of its highest validation
-accuracy, by labels as noisy as the training's. Class weights in the loss are factors of
-the losses that ABSGD attends to, as published; base weights are not seen by attention.
-The automatic λ is the library's default, `kl_radius(0.4)` with weights up to 2 (the
-sign is −1 under wrong labels): from the first step, but with class weights in full and
-in 30 epochs from when these begin. With weights up to 50 ρ is 1.6 in full and in 30
-epochs, and chosen otherwise.
+size, and chooses settings on one half of the test images, of which it shows the other;
+"early stopping" takes each training at the epoch of its highest validation accuracy, by
+labels as noisy as the training's. Class weights in the loss are factors of the losses
+that ABSGD attends to, as published; base weights are not seen by attention. The
+automatic λ is the library's default, `kl_radius(0.4)` with weights up to 2 (the sign is
+−1 under wrong labels): from the first step, but with class weights in full and in 30
+epochs from when these begin. With weights up to 50 ρ is 1.6 in full and in 30 epochs,
+and chosen otherwise.
 """
 
 
