@@ -484,7 +484,7 @@ class Method(Checked):
         F of the objective is carried on, in units of loss, so that s = exp(F/λ) holds
         for the new λ at once. The authors' code carries s itself, which is then an
         average of exp(L/λ) with the old λ until γ has renewed it. From ±inf both begin
-        with `init_s`.
+        with `init_s`, if it is given; else F, the mean loss by then, is carried on.
       start_at: fraction of the epochs after which `lam` holds: the two-stage recipe.
       gamma: γ, weight of the newest batch in the running normaliser, in (0, 1]; also
         that of `term`, and a of `recover`.

@@ -9,7 +9,9 @@ import optax
 import pytest
 from flax import nnx
 
+import absgd_jax
 from experiments import configs, methods, presets
+from experiments.methods import attention
 from experiments.train import steps
 from tests import oracle
 
@@ -143,6 +145,24 @@ def test_a_finite_first_lam_is_attention_from_the_first_step():
     )
     assert (first.lam, first.init_s, bool(first.restart)) == (100.0, 0.0, True)
     assert (later.lam, bool(later.restart)) == (1.0, False)
+
+
+def test_a_switch_that_has_moved_to_before_a_resume_begins_with_init_s_all_the_same():
+    run = configs.replace(CIFAR, {"method.init_s": 0.0})
+    plain, late = (
+        methods.step_hyperparams(run, 97, epoch * 97) for epoch in (100, 170)
+    )
+    assert not late.restart
+    state = (
+        absgd_jax.attention(jnp.inf)
+        .init()
+        ._replace(count=jnp.int32(9), log_discount=jnp.float32(-3.0))
+    )
+    assert attention.begin(run, plain, state).log_discount == -3.0
+    begun = attention.begin(run, late, state)
+    assert begun.log_discount == 0.0
+    after = begun._replace(log_discount=jnp.float32(-1.0))
+    assert attention.begin(run, late, after).log_discount == -1.0
 
 
 def test_from_one_finite_lam_to_another_the_objective_is_carried_on():

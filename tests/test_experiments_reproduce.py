@@ -447,6 +447,19 @@ def test_the_overview_has_the_gains_of_the_sections():
         assert shown <= of_rows
 
 
+def test_a_row_that_diverged_at_every_lam_has_nothing_left():
+    of_row = {"setting": SETTING, "row": "ABSGD (CE)", "seed": 0, "split": "validation"}
+    records = [of_row | {"lam": lam, "accuracy": None} for lam in reproduce.LAMS]
+    left = lambda known: [
+        cell.row for cell in reproduce_report._left(known, SETTING)
+    ].count("ABSGD (CE)")
+    assert left(records) == 0
+    assert left(records[1:]) == 1 + reproduce.SEEDS
+    assert ["ABSGD (CE)", *["diverged"] * 5, "none"] in reproduce_report._choices(
+        records, SETTING
+    )
+
+
 def test_the_overview_leaves_out_data_without_sgd():
     of_row = {"setting": SETTING, "row": "ABSGD (CE), ρ = 0.4", "lam": "inf"}
     of_row["epochs"] = 200

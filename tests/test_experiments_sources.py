@@ -1,6 +1,8 @@
 """Data sets as they lie on disk: read right, and refused where they are wrong."""
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import pickle
@@ -26,6 +28,7 @@ from experiments.data import (
     tfds,
 )
 from experiments.data.digits import digits
+from experiments.data.task import load_task
 from experiments.data.types import DamagedData, Examples, Files, MissingData
 from tests import trees
 
@@ -669,6 +672,24 @@ def test_patients_of_the_covid_collection_are_not_shared(tmp_path):
     ]
     assert len(sides[1]) < 10  # some have two of the ten
     assert sides[0].isdisjoint(sides[1])
+
+
+def test_patients_of_covid_who_are_validated_on_are_not_trained_on(tmp_path):
+    trees.covid_lt(tmp_path, other=90, normal=90, pneumonia=60, covid=48)
+    run = data("covid_lt", imbalance_ratio=2.0, validation_per_class=4)
+    loaded = load_task(run, 0, tmp_path)
+    patient = lambda path: re.search(r"patient\d+", path)
+    sets = [
+        {found[0] for path in part.inputs.paths if (found := patient(str(path)))}
+        for part in (loaded.train, loaded.validation, loaded.test)
+    ]
+    for one, other in itertools.combinations(sets, 2):
+        assert one
+        assert not one & other
+    assert np.bincount(loaded.validation.labels).tolist() == [4] * 4
+    many = dataclasses.replace(run, validation_per_class=40)
+    with pytest.raises(ValueError, match="too few X-rays to hold out 40 of each class"):
+        load_task(many, 0, tmp_path)
 
 
 def test_covid_is_drawn_by_its_seed(tmp_path):

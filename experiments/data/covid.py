@@ -13,7 +13,7 @@ are X-rays of every view, drawn at random.
 
 The counts are those of the paper's formula, 37800, 8143, 1754, 378 at a ratio of 100;
 the totals in its text do not follow from it. The test split has 100 of each class. No
-patient is both in it and trained on.
+patient is both in it and trained on, or in the validation split and trained on.
 """
 
 import csv
@@ -87,12 +87,28 @@ def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
         )
     rng = np.random.default_rng(data.corruption_seed or 0)
     train = rest[imbalance.select(images.labels[rest], counts, rng)]
+    parts = [train, test]
+    if data.validation_per_class:
+        held = train[_held_out(_take(images, train), data.validation_per_class)]
+        validated = np.isin(images.patients, np.unique(images.patients[held]))
+        parts = [train[~validated[train]], test, held]
+        for indices, least in (held, data.validation_per_class), (parts[0], 1):
+            if np.bincount(images.labels[indices], minlength=_CLASSES).min() < least:
+                raise ValueError(
+                    "There are too few X-rays to hold out "
+                    f"{data.validation_per_class} of each class, by patient, and train "
+                    f"on the rest: {counts} of the four classes."
+                )
     listed = "the CSV file of its collection"
     whole = Examples(Files(root, images.paths, listed, images.lines), images.labels)
-    splits = [whole.take(np.sort(indices)) for indices in (train, test)]
+    splits = [whole.take(np.sort(indices)) for indices in parts]
     for split in splits:
         listing.refuse_missing_images(split, _ADVICE)
-    return Dataset(splits[0], splits[1], None)
+    return Dataset(splits[0], splits[1], splits[2] if len(splits) > 2 else None)
+
+
+def _take(images: _Images, indices: np.ndarray) -> _Images:
+    return _Images(*(column[indices] for column in images))
 
 
 def _counts(data: configs.Data, available: np.ndarray) -> list[int]:
@@ -112,7 +128,7 @@ def _counts(data: configs.Data, available: np.ndarray) -> list[int]:
 
 
 def _held_out(images: _Images, per_class: int) -> np.ndarray:
-    """Indices of the test split: so many of each class, all images of their patients.
+    """Indices to hold out: so many of each class, all images of their patients.
 
     Patients come in random order, and one who has too many for what is still wanted is
     passed over. The order is the same every time.

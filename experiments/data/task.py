@@ -76,17 +76,20 @@ def load_task(
             first = _first_of_each_class(validation.labels, most)
             validation = validation.take(first)
     meta = None
-    if test is None or data.validation_per_class or data.meta_per_class:
+    held_out = data.validation_per_class
+    if data.source == "covid_lt":  # which holds validation images out by patient
+        held_out = 0
+    if test is None or held_out or data.meta_per_class:
         parts = split.stratified(
             train.labels,
             split_rng,
-            validation_per_class=data.validation_per_class,
+            validation_per_class=held_out,
             test_per_class=data.test_per_class,
             meta_per_class=data.meta_per_class,
         )
         if test is None:
             test, test_rows = train.take(parts.test), rows[parts.test]
-        if data.validation_per_class:
+        if held_out:
             validation = train.take(parts.validation)
         if data.meta_per_class:
             meta = train.take(parts.meta)

@@ -142,13 +142,17 @@ def begin(
     """Sets λ, γ and the bound of this update in the state.
 
     A λ that follows a radius is carried on. A restart resets the discount to d = 1, so
-    that s starts from s_0 and the former F no longer counts.
+    that s starts from s_0 and the former F no longer counts; also where a run of fewer
+    epochs, resumed, is past its switch before it has a λ.
     """
     fresh = attention(run, hyperparams).init()
     if run.method.rho is not None:  # λ is ±∞ until the method is switched on
         return state._replace(lam=jnp.where(hyperparams.on, state.lam, fresh.lam))
+    restart = hyperparams.restart
+    if run.method.init_s is not None:
+        restart |= jnp.isinf(state.lam) & jnp.isfinite(fresh.lam)
     return fresh._replace(
         count=state.count,
         tilted_loss=state.tilted_loss,
-        log_discount=jnp.where(hyperparams.restart, 0.0, state.log_discount),
+        log_discount=jnp.where(restart, 0.0, state.log_discount),
     )

@@ -55,12 +55,13 @@ balanced part of the training set (100 images of each class of CIFAR-10, 10 of
 CIFAR-100) that is held out in trainings only for that purpose, with seed 0; it is then
 kept for all seeds. So these rows of ABSGD have {count} settings, validated, and all
 others have one: of a radius ρ nothing is chosen (its λ is that of the last update). No
-row has its learning rate chosen. ABSGD attends to losses that have the class weights as
-factors, as published, or, with base weights, to losses without them. The mean weight is
-that of the last epoch, "three rarest" the mean recall of the three classes with the
-fewest training images. Rows that were not trained at the same time start from plain
-trainings of their own, so that their difference has that of two trainings of one seed
-too.
+row has its learning rate chosen. The running normaliser begins at the switch (with a
+radius `train` carries it on from plain training, which tens of updates forget). ABSGD
+attends to losses that have the class weights as factors, as published, or, with base
+weights, to losses without them. The mean weight is that of the last epoch, "three
+rarest" the mean recall of the three classes with the fewest training images. Rows that
+were not trained at the same time start from plain trainings of their own, so that their
+difference has that of two trainings of one seed too.
 
 Float32 throughout; convolutions multiply as the device does by default, which is TF32
 where an accelerator has it. The paper's numbers are of PyTorch, and the authors' code
@@ -332,7 +333,8 @@ def _choices(records: Sequence[Record], setting: str) -> list[list[str]]:
             }
             lam = reproduce.lam_of(records, setting, row)
             cells = (shown.get(one, "–") for one in reproduce.LAMS)
-            lines.append([row.name, *cells, "not yet" if lam is None else f"{lam:g}"])
+            none = "none" if shown.keys() >= {*reproduce.LAMS} else "not yet"
+            lines.append([row.name, *cells, none if lam is None else f"{lam:g}"])
     return lines
 
 
@@ -381,6 +383,8 @@ def _left(records: Sequence[Record], setting: str) -> list[reproduce.Cell]:
         reproduce.Cell(setting, row.name, reproduce.LAMS[0], seed, "test")
         for row in reproduce.rows_of(setting)
         if reproduce.lam_of(records, setting, row) is None
+        and not {*reproduce.LAMS}
+        <= reproduce.validated(records, setting, row.name).keys()
         for seed in range(reproduce.SEEDS)
     ]
     return reproduce.pending(records, [setting]) + later
