@@ -528,8 +528,11 @@ def _unquoted(label: str) -> str:
 
 
 def _shortest(label: str) -> str:
-    """1 for 1.0 and 1.00, so that two files which write it differently agree."""
-    if not _is_number(label) or re.fullmatch(r"[-+]?\d*", label):
+    """1 for 1.0 and 1.00, so that two files which write it differently agree.
+
+    Without a point it may be a name, such as 007 or 1E2.
+    """
+    if "." not in label or not _is_number(label):
         return label
     number = float(label)
     whole = number.is_integer() and abs(number) < _LARGEST_WHOLE
