@@ -93,7 +93,7 @@ def main(preset: str, config: commands.Compare) -> int:
             f"--choose-by {config.choose_by} is of two classes, and "
             f"{base.data.source} has {base.data.classes}."
         )
-    if config.choose_by in OF_TWO_CLASSES:
+    if config.choose_by in OF_TWO_CLASSES and base.data.info.own:  # others have both
         _require_both_classes(base, config)
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     reused = _reused(preset, base, config.choose_by, config.reuse)
