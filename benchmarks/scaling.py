@@ -156,8 +156,8 @@ def _compiled(name: Name, config: Scaling, layout: sharding.Layout) -> dict[str,
 
 def _cost_table(costs: dict[Name, Any]) -> list[str]:
     """Costs on one device: a row per step, compared with the SGD of its kind."""
-    flops_head = ["FLOPs, 10⁹", "− SGD's, 1", "/ SGD's"]
-    memory_head = ["temporary, MB", "/ SGD's", "arguments − SGD's, B"]
+    flops_head = ["FLOPs, 10⁹", "more FLOPs than SGD", "times SGD's"]
+    memory_head = ["temporary, MB", "times SGD's", "more bytes of arguments"]
     rows = [["step", *flops_head, *memory_head, "collectives", "bytes of all"]]
     for name, cost in costs.items():
         sgd = costs[_baseline(name)]
