@@ -88,7 +88,8 @@ def _gradient_of_a_step(run, logits, labels):
 
 def _run_of(name, method):
     preset = presets.get(name)
-    return preset.run if method is None else preset.run_of(method)
+    changes = {variant.method: variant.changes for variant in preset.variants}
+    return configs.replace(preset.run, {} if method is None else changes[method])
 
 
 def test_every_row_of_sgd_with_class_balanced_focal_loss_is_a_plain_mean():
@@ -174,7 +175,7 @@ def test_symmetric_cross_entropy_is_clipped_but_as_the_authors_code():
     unclipped = set()
     for preset in presets.every():
         own = [variant for variant in preset.variants if not variant.of]
-        for run in (preset.run, *(preset.run_of(row.method) for row in own)):
+        for run in (preset.run, *(configs.replace(preset.run, v.changes) for v in own)):
             clips = "author_code" not in preset.name
             if run.loss.name == "symmetric":
                 assert run.loss.smallest_probability == (1e-7 if clips else 0.0)

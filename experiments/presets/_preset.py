@@ -73,15 +73,6 @@ class Preset:
             row for key in self.paper for row in lookup(key) if row.method in methods
         )
 
-    def run_of(self, method: str) -> configs.Run:
-        """The run of its row of a method, as printed; LookupError if it has none."""
-        own = [variant for variant in self.variants if not variant.of]
-        for variant in own:
-            if variant.method == method:
-                return configs.replace(self.run, variant.changes)
-        known = ", ".join(variant.method for variant in own) or "none"
-        raise LookupError(f"{self.name} has no row {method!r}; it has {known}.")
-
     @property
     def command(self) -> str:
         """Its command line."""

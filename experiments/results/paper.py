@@ -26,10 +26,6 @@ class Key(NamedTuple):
     ratio: str = ""  # imbalance ratio or noise rate, as printed; "" where none is given
     backbone: str = ""  # "" for whichever the table has
 
-    def __str__(self) -> str:
-        """The caption of the block."""
-        return f"{VERSIONS[self.version]}, Table {self.table}"
-
 
 class Row(NamedTuple):
     """One printed result."""
@@ -52,10 +48,6 @@ class Row(NamedTuple):
         """Over how many runs the mean is; None where the paper does not say."""
         notes = self.note.split("; ")
         return next((n for n in (3, 5) if f"{n} runs" in notes), None)
-
-
-class UnknownResult(LookupError):
-    """The paper has no such result."""
 
 
 @functools.cache
@@ -82,29 +74,17 @@ def _row(line: dict[str, str]) -> Row:
     )
 
 
-def lookup(key: Key, *methods: str) -> tuple[Row, ...]:
-    """The rows of a block, of all methods or of those named as printed.
-
-    They are in the order of the file. Raises UnknownResult where there is no such
-    block, or a method that it has no row of.
+def lookup(key: Key) -> tuple[Row, ...]:
+    """The rows of a block, in the order of the file.
 
     Examples:
-      >>> block = Key("000", 1, "CIFAR10", "LT", "100")
-      >>> [row.printed for row in lookup(block, "SGD (CE)", "ABSGD (CE)")]
-      ['71.75 ± 0.75', '72.43 ± 0.31']
+      >>> block = lookup(Key("000", 1, "CIFAR10", "LT", "100"))
+      >>> block[0].method, block[0].printed
+      ('SGD (CE)', '71.75 ± 0.75')
     """
-    block = [
+    return tuple(
         row
         for row in rows()
         if (row.version, row.table, row.dataset, row.imbalance, row.ratio) == key[:5]
         and key.backbone in ("", row.backbone)
-    ]
-    if not block:
-        raise UnknownResult(f"The paper has no results under {tuple(key)}.")
-    missing = sorted(set(methods) - {row.method for row in block})
-    if missing:
-        raise UnknownResult(
-            f"The {key} has no {', '.join(missing)} under {tuple(key)}; it has "
-            f"{', '.join(dict.fromkeys(row.method for row in block))}."
-        )
-    return tuple(row for row in block if not methods or row.method in methods)
+    )
