@@ -442,7 +442,7 @@ def test_an_exported_network_needs_none_of_this(trained, predicted, tmp_path):
 def test_an_export_takes_any_number_of_examples(trained, predicted):
     kept = run_dir.load(trained)
     _, state = evaluation.restore(trained, kept, sharding.layout(1))
-    network = export.exported_of(kept.run, state)
+    network = export.exported_of(kept.run, state, "float32")
     images = _test_set(trained).inputs
     for n in (1, 300):
         found = network.call(images[:n])
@@ -454,7 +454,7 @@ def test_networks_of_every_kind_are_exported(name):
     run = presets.get(f"{name}_smoke").run
     layout = sharding.layout(1)
     state = steps.program(run, layout).init(steps.init_network(run, 0), 0, 10)
-    network = export.exported_of(run, state)
+    network = export.exported_of(run, state, run.data.info.dtype)
     rng = np.random.default_rng(0)
     examples = rng.integers(0, 9, (3, *run.data.shape)).astype(run.data.info.dtype)
     found = np.asarray(network.call(examples))

@@ -144,17 +144,10 @@ def test_scaled_counts_keep_the_sum_the_order_and_the_proportions(counts, total)
             assert scaled[i] >= scaled[j]
 
 
-@pytest.mark.parametrize(
-    ("counts", "total", "message"),
-    [
-        ([0, 0], 3, r"The counts are \[0, 0\]; none may be negative, nor all zero"),
-        ([3, -1], 3, r"The counts are \[3, -1\]"),
-        ([98, 2], 10, "A total of 10 leaves no example of class 1, which has 2 of 100"),
-    ],
-)
-def test_counts_that_do_not_scale_are_refused(counts, total, message):
+def test_counts_that_do_not_scale_are_refused():
+    message = "A total of 10 leaves no example of class 1, which has 2 of 100"
     with pytest.raises(ValueError, match=message):
-        scale_counts(counts, total)
+        scale_counts([98, 2], 10)
 
 
 # Selection.
@@ -385,16 +378,6 @@ def test_the_pairs_do_not_depend_on_the_labels_generator():
         )
         moves.append(set(zip(CIFAR100[wrong], noisy[wrong], strict=True)))
     assert moves[0] == moves[1]
-
-
-@pytest.mark.parametrize("classes", [7, 0, -5])
-def test_classes_that_make_no_blocks_are_refused(classes):
-    nothing = np.zeros(0, int)
-    message = f"{classes} classes do not make blocks of 5"
-    with pytest.raises(ValueError, match=message):
-        asymmetric_cifar100_author_code(nothing, 0.2, RandomState(0), classes)
-    with pytest.raises(ValueError, match=message):
-        asymmetric_cifar100_sce(nothing, 0.2, RandomState(0), RandomState(0), classes)
 
 
 # Your own data, which may be imbalanced already.

@@ -149,7 +149,7 @@ def test_a_file_makes_its_own_logits(tmp_path, expansion, classes, suffix, prefi
     named = {prefix + name: array for name, array in file.items()}
     network = _network(expansion)
     path = _write(tmp_path / f"weights.{suffix}", named)
-    assert pretrained.load(network, path)
+    pretrained.load(network, path)
     images = np.random.default_rng(1).normal(size=(3, 17, 17, 3)).astype(np.float32)
     found, expected = _classified(network, images), _logits(file, images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -159,12 +159,12 @@ def test_a_file_makes_its_own_logits(tmp_path, expansion, classes, suffix, prefi
 def test_a_head_of_other_classes_is_left_as_it_was(tmp_path):
     network, with_cosines = _network(1), _network(1, head="cosine")
     path = _write(tmp_path / "weights.npz", _file(1, classes=7))
-    assert not pretrained.load(network, path)
+    pretrained.load(network, path)
     assert np.all(network.head.kernel[...] == 1.0)
     assert np.any(network.stem.convolution.kernel[...] != 1.0)
 
     path = _write(tmp_path / "weights.npz", _file(1, classes=100))
-    assert not pretrained.load(with_cosines, path)
+    pretrained.load(with_cosines, path)
     assert np.all(with_cosines.head.kernel[...] == 1.0)
 
 

@@ -150,10 +150,6 @@ def scale_counts(counts: Sequence[int], total: int) -> list[int]:
       [2538, 1178, 546, 254]
     """
     whole = sum(counts)
-    if whole < 1 or min(counts) < 0:
-        raise ValueError(
-            f"The counts are {list(counts)}; none may be negative, nor all zero."
-        )
     # In integers, so that the sum is exact.
     scaled = [count * total // whole for count in counts]
     remainders = [count * total % whole for count in counts]
@@ -161,7 +157,7 @@ def scale_counts(counts: Sequence[int], total: int) -> list[int]:
     for i in by_remainder[: total - sum(scaled)]:
         scaled[i] += 1
     for label, (before, after) in enumerate(zip(counts, scaled, strict=True)):
-        if after < min(before, 1):
+        if after < 1:
             raise ValueError(
                 f"A total of {total} leaves no example of class {label}, which has "
                 f"{before} of {whole}."

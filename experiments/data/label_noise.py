@@ -218,9 +218,8 @@ def asymmetric_cifar100_sce(
       >>> noisy.tolist()
       [0, 3, 2, 1, 4, 9, 6, 7, 8, 5]
     """
-    blocks = _blocks(classes)
     transitions = np.eye(classes)
-    for first in blocks:
+    for first in range(0, classes, _BLOCK):
         one, other = first + pair_rng.choice(_BLOCK, 2, replace=False)
         transitions[one, one] = transitions[other, other] = 1.0 - rate
         transitions[one, other] = transitions[other, one] = rate
@@ -250,9 +249,8 @@ def asymmetric_cifar100_author_code(
       >>> noisy.tolist()
       [1, 2, 3, 4, 0, 6, 7, 8, 9, 5]
     """
-    blocks = _blocks(classes)
     transitions = np.diag(np.full(classes, 1.0 - rate))
-    for first in blocks:
+    for first in range(0, classes, _BLOCK):
         block = first + np.arange(_BLOCK)
         transitions[block, np.roll(block, -1)] = rate
     return _drawn_anew(labels, transitions, rng)
@@ -273,10 +271,3 @@ def _drawn_anew(
         at = possible[label]
         noisy[i] = at[rng.multinomial(1, transitions[label, at]).argmax()]
     return noisy, noisy != labels
-
-
-def _blocks(classes: int) -> range:
-    """The first class of every block of five."""
-    if classes < 1 or classes % _BLOCK:
-        raise ValueError(f"{classes} classes do not make blocks of {_BLOCK}.")
-    return range(0, classes, _BLOCK)

@@ -29,14 +29,13 @@ class BiLstm(Network):
         *,
         words: int,
         widths: Sequence[int] = WIDTHS,
-        embedding: int = EMBEDDING,
         head: str = "linear",
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
         """`words` token ids, with padding; `widths` of LSTM states a direction."""
-        self.embedding = nnx.Embed(words, embedding, rngs=rngs)
-        layers, inputs = [], embedding
+        self.embedding = nnx.Embed(words, EMBEDDING, rngs=rngs)
+        layers, inputs = [], EMBEDDING
         for width in widths:
             # Their carries start at zero: no random numbers are kept in the network.
             forth, back = (

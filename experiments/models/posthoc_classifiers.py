@@ -1,7 +1,7 @@
 """Classifiers of the features of a trained network that need no training."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,25 +57,17 @@ def nearest_class_mean(
     return classify
 
 
-class Linear(NamedTuple):
-    """Classifies by a linear layer without bias."""
-
-    kernel: np.ndarray  # float32 [features, classes]
-
-    def __call__(self, features: Any) -> np.ndarray:
-        """Logits: `[n, features]` to float32 `[n, classes]`."""
-        return np.asarray(features, np.float32) @ self.kernel
-
-
-def tau_normalised(kernel: Any, tau: float) -> Linear:
+def tau_normalised(kernel: Any, tau: float) -> Callable[[Any], np.ndarray]:
     """A linear head with the norms of its class vectors divided out: `w_c / ‖w_c‖^τ`.
 
     `τ = 0` leaves the head without its bias, `τ = 1` gives all classes vectors of
-    length one. A vector of zeros stays so. The kernel is `[features, classes]`.
+    length one. A vector of zeros stays so. The kernel is `[features, classes]`. What it
+    returns makes of features, `[n, features]`, logits, float32 `[n, classes]`.
 
     Examples:
-      >>> tau_normalised(np.array([[3.0, 0.0], [4.0, 2.0]]), 1.0).kernel.tolist()
-      [[0.6000000238418579, 0.0], [0.800000011920929, 1.0]]
+      >>> classify = tau_normalised(np.array([[3.0, 0.0], [4.0, 2.0]]), 1.0)
+      >>> classify(np.array([[1.0, 0.0]])).tolist()
+      [[0.6000000238418579, 0.0]]
 
     References:
       Kang et al., `Decoupling representation and classifier for long-tailed recognition
@@ -83,7 +75,8 @@ def tau_normalised(kernel: Any, tau: float) -> Linear:
     """
     kernel = np.asarray(kernel, np.float32)
     norms = np.linalg.norm(kernel, axis=0)
-    return Linear(kernel / np.where(norms > 0.0, norms, 1.0) ** np.float32(tau))
+    scaled = kernel / np.where(norms > 0.0, norms, 1.0) ** np.float32(tau)
+    return lambda features: np.asarray(features, np.float32) @ scaled
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from experiments.models.resnet import ResNet, Subsample
 _SHOWN = 10  # names in a message
 
 
-def load(network: Network, path: pathlib.Path) -> bool:
+def load(network: Network, path: pathlib.Path) -> None:
     """Overwrites parameters and running statistics with those of a file.
 
     The arrays are named and laid out as in torchvision's `resnet50` (`conv1.weight`,
@@ -28,9 +28,6 @@ def load(network: Network, path: pathlib.Path) -> bool:
 
     The head is taken if the file's has as many classes as the network's and the
     network's is linear. Otherwise it is left as it was drawn.
-
-    Returns:
-      Whether the head was taken.
 
     Raises:
       configs.BadConfiguration: the network is no `ResNet` with BatchNorm and
@@ -48,8 +45,7 @@ def load(network: Network, path: pathlib.Path) -> bool:
             "pretrained is for resnet18, resnet34, resnet50 and resnet152 with "
             f"BatchNorm, got a {names}."
         )
-    arrays = _read(path)
-    return _assign(network, arrays, path)
+    _assign(network, _read(path), path)
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -106,15 +102,14 @@ def _variables(network: ResNet) -> dict[str, tuple[nnx.Variable, tuple[int, ...]
     return found
 
 
-def _assign(network: ResNet, arrays: dict[str, np.ndarray], path: pathlib.Path) -> bool:
-    """Sets what a file has, if it has it all and no more; whether the head is taken."""
+def _assign(network: ResNet, arrays: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Sets what a file has, if it has it all and no more."""
     variables = _variables(network)
     shapes = {
         name: tuple(variable.shape[axes.index(i)] for i in range(len(axes)))
         for name, (variable, axes) in variables.items()
     }
     features, classes = network.head.kernel.shape
-    linear = isinstance(network.head, nnx.Linear)
     theirs = arrays["fc.bias"].size if "fc.bias" in arrays else classes
     shapes |= {"fc.weight": (theirs, features), "fc.bias": (theirs,)}
 
@@ -137,10 +132,8 @@ def _assign(network: ResNet, arrays: dict[str, np.ndarray], path: pathlib.Path) 
                 f"{', '.join(names[:_SHOWN])}{more}."
             )
 
-    taken = linear and theirs == classes
-    if taken:
+    if isinstance(network.head, nnx.Linear) and theirs == classes:
         variables["fc.weight"] = (network.head.kernel, (1, 0))
         variables["fc.bias"] = (network.head.bias, (0,))
     for name, (variable, axes) in variables.items():
         variable[...] = jnp.asarray(arrays[name].transpose(axes))
-    return taken

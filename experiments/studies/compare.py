@@ -273,7 +273,7 @@ def _first_stage(
     setting: _Setting,
     method: MethodGrid,
     seed: int,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any],
 ) -> Trial:
     """Plain training, which all second stages share.
 
@@ -282,7 +282,7 @@ def _first_stage(
     """
     normalised = method_grid.NORMALISED * method.name.endswith(method_grid.NORMALISED)
     sgd = method_grid.choose(setting.base, f"sgd{normalised}")[-1]
-    run = configs.replace(sgd.runs(setting.base)[0], {**(changes or {}), "seed": seed})
+    run = configs.replace(sgd.runs(setting.base)[0], {**changes, "seed": seed})
     return _trial(setting, sgd, f"{run.optimizer.learning_rate:g}", run)
 
 

@@ -178,16 +178,10 @@ def main(config: commands.Export) -> int:
 
 
 def exported_of(
-    run: configs.Run, state: steps.TrainState, dtype: str | None = None
+    run: configs.Run, state: steps.TrainState, dtype: str
 ) -> export.Exported:
-    """The network with its weights, from examples as stored to probabilities.
-
-    `dtype` is theirs; None for that of the data set.
-    """
+    """The network with its weights, from examples as stored, of that dtype."""
     (batch,) = export.symbolic_shape("batch")
-    data = run.data
-    example = jax.ShapeDtypeStruct(
-        (batch, *data.shape), np.dtype(dtype or data.info.dtype)
-    )
+    example = jax.ShapeDtypeStruct((batch, *run.data.shape), np.dtype(dtype))
     network = jax.jit(steps.probabilities_of(run, state))
     return export.export(network, platforms=PLATFORMS)(example)
