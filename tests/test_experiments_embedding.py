@@ -30,34 +30,30 @@ def test_few_examples_and_few_features_are_placed_too(shape):
     assert np.isfinite(tsne.embed(features)).all()
 
 
-def test_too_few_are_refused():
-    with pytest.raises(ValueError, match="at least 4 examples, got 3"):
-        tsne.embed(np.zeros((3, 2)))
-
-
 def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
     runs = {
         "one": {"train": _features([9, 6, 3]), "test": _features([5, 5, 5], 1)},
-        "another": {"train": _features([9, 6, 3], 2)},
+        "another": {"train": _features([9, 6, 3], 2), "test": _features([1, 2, 3], 3)},
     }
     path = tmp_path / "features.png"
-    counts = {"one": np.array([900, 600, 300, 2])}
-    names = {"one": ["cat", "dog", "fox", "owl"]}  # of which none is drawn
+    counts = {"one": np.array([900, 600, 300, 2]), "another": np.array([9, 6, 3])}
+    names = {"one": ["cat", "dog", "fox", "owl"]}  # of which no owl is drawn
+    names["another"] = ["0", "1", "2"]
     tsne.figure(runs, path, class_counts=counts, class_names=names)
     legends = [panel.get_legend() for panel in figures[path.name].axes]
     texts = [[text.get_text() for text in one.texts] for one in legends if one]
     expected = ["cat  (900)", "dog  (600)", "fox  (300)", "owl  (2)"]
-    assert texts == [expected, ["0", "1", "2", "3"]]
+    assert texts == [expected, ["0  (9)", "1  (6)", "2  (3)"]]
     # A row for each run, a column for each split, a point for each example drawn.
     points = [
         sum(len(each.get_offsets()) for each in panel.collections)
         for panel in figures[path.name].axes
     ]
-    assert points == [18, 15, 18, 0]
+    assert points == [18, 15, 18, 6]
     many = {"many": {"test": _features([1] * 30)}}
-    tsne.figure(many, tmp_path / "many.png")
+    counts, names = {"many": np.ones(30)}, {"many": [""] * 30}
+    path = tmp_path / "many.png"
+    tsne.figure(many, path, class_counts=counts, class_names=names)
     panel, _ = figures["many.png"].axes  # and the bar of colours
     (colored,) = panel.collections
     np.testing.assert_array_equal(np.sort(colored.get_array()), np.arange(30))
-    with pytest.raises(ValueError, match="no features to draw"):
-        tsne.figure({}, path)

@@ -22,40 +22,32 @@ def figure(
     features_by_run: Mapping[str, Mapping[str, Features]],
     path: pathlib.Path,
     *,
-    class_counts: Mapping[str, np.ndarray] | None = None,
-    class_names: Mapping[str, Sequence[str]] | None = None,
+    class_counts: Mapping[str, np.ndarray],
+    class_names: Mapping[str, Sequence[str]],
 ) -> None:
     """Draws a panel for every run and split, a run per row.
 
     Each panel is an embedding of its own, in which near points had near features; the
     positions of clusters, and distances between them, have no meaning. The features and
-    labels are by title of the run and name of the split; the training examples and the
-    name of each class, for the legend, by title. Raises ValueError where there is
-    nothing to draw, or a split has fewer than four examples.
+    labels are by title of the run and name of the split, the same splits of each; the
+    training examples and the name of each class, for the legend, by title.
     """
-    splits = list(dict.fromkeys(s for run in features_by_run.values() for s in run))
-    if not splits:
-        raise ValueError("There are no features to draw.")
-    labels = [of for run in features_by_run.values() for _, of in run.values()]
-    counts, names = class_counts or {}, class_names or {}
-    # A class may have none of the examples that are drawn.
-    seen = [1 + int(of.max()) for of in labels]
-    classes = max([*seen, *map(len, counts.values())])
+    splits = list(next(iter(features_by_run.values())))
+    classes = max(map(len, class_counts.values()))
     rows = len(features_by_run)
     with plot_style.saved(path, (4.6 * len(splits) + 2.0, 4.5 * rows + 0.3)) as sheet:
         panels = sheet.subplots(rows, len(splits), squeeze=False)
         for row, (title, of_run) in zip(panels, features_by_run.items(), strict=True):
             for panel, split in zip(row, splits, strict=True):
                 panel.set_axis_off()
-                if split in of_run:
-                    features, labels = of_run[split]
-                    scatter(panel, embed(features), labels, classes)
-                    panel.set_title(split)
+                features, labels = of_run[split]
+                scatter(panel, embed(features), labels, classes)
+                panel.set_title(split)
             if rows > 1:
                 name = plot_style.wrapped(title, 4.6 * len(splits))
                 small = {"color": "#555555", "fontsize": 9.5}
                 row[0].text(0.0, 1.09, name, transform=row[0].transAxes, **small)
-            legend(row[-1], classes, counts.get(title), names.get(title))
+            legend(row[-1], classes, class_counts[title], class_names[title])
         if rows == 1:
             plot_style.caption(sheet, next(iter(features_by_run)))
 
@@ -63,15 +55,12 @@ def figure(
 def embed(features: np.ndarray) -> np.ndarray:
     """Embeds features `[n, features]`, n at least 4, in the plane by t-SNE, `[n, 2]`.
 
-    The same arguments give the same points on the same machine. Raises ValueError for
-    fewer than four examples.
+    The same arguments give the same points on the same machine.
     """
     import threadpoolctl
     from sklearn import decomposition, manifold
 
     count, width = features.shape
-    if count < FEWEST:
-        raise ValueError(f"t-SNE needs at least {FEWEST} examples, got {count}.")
     points = np.asarray(features, np.float64)
     if width > 50:  # the usual first step: what is left out is mostly noise, and slow
         keep = decomposition.PCA(min(50, count), random_state=0)
@@ -110,13 +99,13 @@ def _look(label: int) -> dict[str, Any]:
 def legend(
     panel: "Axes",
     classes: int,
-    counts: np.ndarray | None,
+    counts: np.ndarray,
     names: Sequence[str] | None = None,
 ) -> None:
     """Draws the legend of the classes to the right of the last panel of a row.
 
-    It has the training examples of each class, `[classes]`, unless they are None, and
-    their numbers in place of names that are None.
+    It has the training examples of each class, `[classes]`, and their numbers in place
+    of names that are None.
     """
     from matplotlib import cm, colors, lines
 
@@ -126,16 +115,14 @@ def legend(
         bar.outline.set_visible(False)
         return
     names = names or [*map(str, range(classes))]
-    if counts is not None:
-        each = zip(names, counts, strict=False)  # another run may have more classes
-        names = [f"{name}  ({count:,.0f})" for name, count in each]
+    named = [f"{n}  ({count:,.0f})" for n, count in zip(names, counts, strict=True)]
     handles = [
         lines.Line2D([], [], markersize=5, linestyle="", label=name, **_look(label))
-        for label, name in enumerate(names)
+        for label, name in enumerate(named)
     ]
     panel.legend(
         handles=handles,
-        title="class" if counts is None else "class (training\nexamples)",
+        title="class (training\nexamples)",
         handletextpad=0.2,
         bbox_to_anchor=(1.0, 1.0),
         borderaxespad=0.0,
