@@ -25,8 +25,7 @@ def spell() -> None:
             stream.reconfigure(errors=_ERRORS)
 
 
-def _spelled(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
+def _spelled(error: UnicodeEncodeError) -> tuple[str, int]:
     missing = error.object[error.start : error.end]
     # Paths that are not UTF-8 have surrogates.
     return "".join(_SPELLED.get(c, "?") for c in missing), error.end

@@ -339,7 +339,7 @@ def test_image_files_are_prepared_as_those_of_the_data_set(tmp_path):
     assert found.paths == [str(tmp_path / name) for name in ("a.PNG", "b.jpg")]
     (batch,) = loader.batches(found.examples, data, 3)
     for row in range(2):
-        expected = images.image(found.examples.files, row, data, None)
+        expected = images.image(found.examples.inputs, row, data, None)
         np.testing.assert_array_equal(batch.inputs[row], expected)
     assert batch.present.tolist() == [True, True, False]
 

@@ -69,4 +69,4 @@ def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
 def _labels(file: pathlib.Path, classes: int) -> dict[str, int]:
     """The label of each path."""
     one = listing.read(file, classes)
-    return dict(zip(one.files.paths.tolist(), one.labels.tolist(), strict=True))
+    return dict(zip(one.inputs.paths.tolist(), one.labels.tolist(), strict=True))

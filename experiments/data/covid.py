@@ -213,5 +213,5 @@ def _images(file: pathlib.Path, rows: list[tuple[str, str, int, int]]) -> _Image
     paths, patients, labels, lines = ([row[i] for row in rows] for i in range(4))
     one = listing.examples(file, paths, labels, lines)
     listing.refuse_repeats([one])
-    files = one.files
+    files = one.inputs
     return _Images(files.paths, np.array(patients), one.labels, files.lines)

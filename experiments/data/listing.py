@@ -91,7 +91,7 @@ def refuse_path(path: str, where: str) -> None:
 def refuse_repeats(lists: Iterable[Examples]) -> None:
     """Refuses an image that is listed twice, in one list or in two."""
     seen: dict[str, str] = {}
-    for files in (one.files for one in lists):
+    for files in (one.inputs for one in lists):
         for index, path in enumerate(files.paths.tolist()):
             if path in seen:
                 raise DamagedData(
@@ -104,7 +104,7 @@ def refuse_count(one: Examples, published: int) -> None:
     """Refuses a list that is shorter or longer than the published one."""
     if len(one.labels) != published:
         raise DamagedData(
-            f"{one.files.listed} lists {len(one.labels):,} images, the published list "
+            f"{one.inputs.listed} lists {len(one.labels):,} images, the published list "
             f"{published:,}. {_check.PARTIAL}"
         )
 
@@ -115,7 +115,7 @@ def refuse_class_counts(one: Examples, classes: int, least: int, most: int) -> N
     for label, published in ((counts.argmin(), least), (counts.argmax(), most)):
         if counts[label] != published:
             raise DamagedData(
-                f"{one.files.listed} lists {counts[label]:,} images of class {label}; "
+                f"{one.inputs.listed} lists {counts[label]:,} images of class {label}; "
                 f"the published list has {least:,} to {most:,} of a class."
             )
 
@@ -126,7 +126,7 @@ def refuse_missing_images(listed: Examples, advice: str) -> None:
     One that is missing but is not among them is an error when it is read, see `Files`.
     MissingData if some are not there; `advice` says what the directory must hold.
     """
-    files = listed.files
+    files = listed.inputs
     rng = np.random.default_rng(0)
     sample = rng.choice(len(files), min(len(files), _LOOKED_FOR), replace=False)
     _, firsts = np.unique(listed.labels, return_index=True)

@@ -124,11 +124,8 @@ def read(folder: pathlib.Path, data: configs.Data) -> Task:
             for split in _SPLITS
         }
         mislabelled = arrays["mislabelled"]
-    train = parts["train"]
-    assert train is not None
-    assert parts["test"] is not None
-    counts = np.bincount(train.labels, minlength=data.classes)
-    return Task(train, parts["validation"], parts["test"], mislabelled, counts)
+    counts = np.bincount(parts["train"].labels, minlength=data.classes)
+    return Task(**parts, mislabelled=mislabelled, class_counts=counts)
 
 
 def _names(parts: int) -> list[str]:

@@ -75,12 +75,6 @@ class Examples(NamedTuple):
     inputs: np.ndarray | Files
     labels: np.ndarray  # int32 [n]
 
-    @property
-    def files(self) -> Files:
-        """The inputs of a data set of image files."""
-        assert isinstance(self.inputs, Files)
-        return self.inputs
-
     def take(self, index: np.ndarray) -> "Examples":
         """The examples of these indices, `index` int `[n]`."""
         return Examples(self.inputs[index], self.labels[index])

@@ -52,7 +52,6 @@ def derivative(
     The weights a `[batch]` of the virtual step are 0 at padding; None stands for no
     step, w' = w. Returns `−η ⟨∇L_i(w), ∇C(w')⟩` `[batch]`, 0 at padding, and `C(w')`.
     """
-    assert weighting_input.meta_loss_of is not None
     down = functools.partial(
         optax.tree.scale, -weighting_input.hyperparams.learning_rate
     )

@@ -123,17 +123,15 @@ def _settings(run: configs.Run, hyperparams: StepHyperparams) -> dict[str, Any]:
     """The arguments of the library's functions, the same on every route."""
     method = run.method
     has_init_s = method.init_s is not None and method.attends
+    lam = hyperparams.lam
+    if method.rho is not None:
+        lam = absgd_jax.kl_radius(method.rho, -1 if method.lam < 0 else 1)
     return {
-        "lam": hyperparams.lam if method.rho is None else _radius(method),
+        "lam": lam,
         "gamma": hyperparams.gamma,
         "init_s": hyperparams.init_s if has_init_s else None,
         "max_weight": method.max_weight,
     }
-
-
-def _radius(method: configs.Method) -> Any:
-    assert method.rho is not None
-    return absgd_jax.kl_radius(method.rho, -1 if method.lam < 0 else 1)
 
 
 def begin(

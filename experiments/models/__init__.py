@@ -61,7 +61,6 @@ def _maps(model: configs.Model, data: configs.Data) -> jax.ShapeDtypeStruct:
 
     def maps() -> jax.Array:
         network = _plain(model, data, nnx.Rngs(0), None)
-        assert isinstance(network, ImageNetwork)
         network.eval()
         return network.maps(jnp.zeros((1, *data.shape)), None)
 

@@ -405,9 +405,8 @@ def losses_after(log_odds: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"wrong": round(float(wrong.mean()), 5), "effective": effective}
 
 
-def _log_odds(counts: metrics.Counts | None, run: int) -> np.ndarray:
+def _log_odds(counts: metrics.Counts, run: int) -> np.ndarray:
     """Of class 1, of the examples in order and then of padding, for one of the runs."""
-    assert counts is not None
     return np.concatenate([batch[run] for batch in counts.log_odds])
 
 

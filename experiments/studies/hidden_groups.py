@@ -63,7 +63,6 @@ def _digits(data_dir: pathlib.Path, rng: np.random.Generator) -> tuple[Pool, Poo
     """Even digits against odd ones; a fifth of each digit is the test set."""
     del data_dir
     images, digit = digits()
-    assert isinstance(images, np.ndarray)
     return _held_out(Pool(images.reshape(len(images), -1), digit % 2, digit), 0.2, rng)
 
 
@@ -71,12 +70,9 @@ def _cifar10(data_dir: pathlib.Path, rng: np.random.Generator) -> tuple[Pool, Po
     """Animals against vehicles: `IMAGES` of each class, and `TEST` of the test set."""
     loaded = datasets.load(configs.Data("cifar10", image_size=SIDE), data_dir)
 
-    def pool(part: Examples | None, count: int) -> Pool:
-        assert part is not None
-        assert isinstance(part.inputs, np.ndarray)
+    def pool(part: Examples, count: int) -> Pool:
         index = imbalance.select(part.labels, [count] * 10, rng)
         images, labels = part.take(index)
-        assert isinstance(images, np.ndarray)
         pixels = images.reshape(len(labels), -1) / np.float32(255.0)
         animal = ~np.isin(labels, _VEHICLES)
         return Pool(pixels, animal.astype(np.int32), labels)

@@ -570,7 +570,6 @@ def _train(
 def _best(result: aggregate.Result, split: str) -> dict[str, Any]:
     """What is recorded of the epoch of the highest accuracy on a split."""
     event = result.best(split)
-    assert event is not None
     accuracy, error = (event["test"][n] for n in ("accuracy", "calibration_error"))
     kept = {"accuracy": round(accuracy, 5), "calibration_error": round(error, 4)}
     return {"epoch": event["epoch"]} | kept

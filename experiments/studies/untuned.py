@@ -64,7 +64,6 @@ def load(name: str, data_dir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """Inputs `[n, d]` and labels `[n]` in 0 ... classes − 1."""
     if name.startswith("digits"):
         images, labels = digits()
-        assert isinstance(images, np.ndarray)
         return images.reshape(len(images), -1), labels
     path = data_dir.expanduser() / f"{name}.csv"
     if not path.exists():

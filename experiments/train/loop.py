@@ -391,7 +391,6 @@ def batches_from(
     )
     if not run.method.uses_meta_set:
         return batches
-    assert task.meta is not None
     per_epoch = steps_per_epoch(run, task)
     size = min(run.method.meta_batch_size, len(task.meta.labels))
     padded = -(-size // layout.devices) * layout.devices

@@ -67,10 +67,8 @@ def per_example_losses(
     values = _LOSSES[name](logits, labels, class_weights=class_weights, **arguments)
     if not penalized:
         return values
-    assert features is not None
     here = jnp.ones(labels.shape, bool) if present is None else present
     if loss.name == "oltr":
-        assert centroids is not None
         return values + feature_penalties.centroids(
             features, labels, here, centroids, axis_name
         )

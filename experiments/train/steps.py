@@ -149,7 +149,6 @@ def train_step(
     meta = batch.meta
 
     def meta_loss(params: Any) -> jax.Array:
-        assert meta is not None
         # The meta batch has random keys of its own.
         inputs, keys = _prepared(run, meta, jax.random.fold_in(key, 2), axis_name)
         losses, _ = forward(
