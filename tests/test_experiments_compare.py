@@ -11,7 +11,7 @@ import pytest
 
 import absgd_jax
 from experiments import cli as command_line
-from experiments import configs, presets
+from experiments import commands, configs, presets
 from experiments.report import formatting
 from experiments.results import aggregate
 from experiments.studies import compare, grid, method_grid
@@ -35,6 +35,12 @@ def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
     assert _compare(out, "--methods", "absgd,crt,ncm") == 0
     return out
+
+
+def _setting(plain, out=None, seeds=1, reused=()):
+    return compare._Setting(
+        plain, out, commands.Compare(plain, seeds=seeds), dict(reused)
+    )
 
 
 def _results(out):
@@ -91,7 +97,7 @@ def test_classifiers_choose_among_first_stages(tmp_path):
         if method.name == "ncm"
     )
     assert [value for value, _ in ncm.grid][:2] == ["centred", "centred, η = 0.05"]
-    setting = compare._Setting(plain, None, tmp_path, seeds=1, reused={})
+    setting = _setting(plain, tmp_path)
     trials = compare._trials(setting, [ncm])
     assert all(trial.run.method.name == "sgd" for trial in trials)
     rates = [trial.run.optimizer.learning_rate for trial in trials]
@@ -266,7 +272,7 @@ def test_what_diverged_is_not_chosen_and_is_shown():
     always = _compared("always", ([], [], [0, 1]))
     assert grid.choose(once.outcomes) == "1"
     assert grid.choose(always.outcomes) is None
-    setting = compare._Setting(LONG_TAIL, None, None, seeds=2, reused={})
+    setting = _setting(LONG_TAIL, seeds=2)
     results = compare._results("digits_long_tail", setting, [sgd, once, always])
     text = compare.table(results, {"once": {"time": 1.5}})
     assert "time" not in compare.table(results, {}).splitlines()[0]
@@ -288,14 +294,14 @@ def test_what_diverged_is_not_chosen_and_is_shown():
 
 def test_a_metric_that_is_not_known_is_no_divergence():
     sgd = _compared("sgd", ([math.nan, 0.5], map(_summary, [0.5, 0.7])))
-    setting = compare._Setting(LONG_TAIL, None, None, seeds=2, reused={})
+    setting = _setting(LONG_TAIL, seeds=2)
     results = compare._results("digits_long_tail", setting, [sgd])
     assert "diverged" not in compare.table(results, {})
 
 
 def test_what_a_reused_training_lacks_is_left_out():
     two_classes = method_grid.plain(presets.get("imdb").run)
-    setting = compare._Setting(two_classes, None, None, seeds=1, reused={})
+    setting = _setting(two_classes)
     sgd = _compared("sgd", ([0.5], [_summary(0.5)]))
     results = compare._results("imdb", setting, [sgd])
     assert results["methods"]["sgd"]["grid"][0]["auroc"] == {0: None}
@@ -484,7 +490,7 @@ def test_first_stages_are_trained_whatever_is_known_of_them(tmp_path):
         for method in methods
         for _, changes in method.grid
     }
-    setting = compare._Setting(plain, None, tmp_path, seeds=1, reused=reused)
+    setting = _setting(plain, tmp_path, reused=reused)
     trials = compare._trials(setting, methods)
     needed = {trial.run.start_from for trial in trials} - {None}
     assert needed

@@ -19,7 +19,6 @@ from experiments.studies.grid import Grid, Outcome, Trial
 from experiments.studies.method_grid import MethodGrid
 from experiments.train import evaluation
 from experiments.train.progress import say
-from experiments.train.session import Session
 
 RESULTS, COSTS = "results.json", "costs.json"
 CLASSIFIED = "classifiers.json"  # in the directory of a first stage: its classifiers
@@ -57,13 +56,9 @@ class _Setting(NamedTuple):
     """The arguments that all trainings of a comparison share."""
 
     base: configs.Run  # plain training
-    session: Session
     out: pathlib.Path
-    seeds: int
+    config: commands.Compare
     reused: Mapping[str, list[Result]]  # of earlier comparisons, by `_key`
-    choose_by: str = commands.Compare.choose_by
-    early_stopping: bool = False
-    rates: tuple[float, ...] = commands.Compare.rates
 
 
 def main(preset: str, config: commands.Compare) -> int:
@@ -97,16 +92,7 @@ def main(preset: str, config: commands.Compare) -> int:
         _require_both_classes(base, config)
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
     reused = _reused(preset, base, config.choose_by, config.reuse)
-    setting = _Setting(
-        base,
-        config.session,
-        out,
-        config.seeds,
-        reused,
-        config.choose_by,
-        config.early_stopping,
-        config.rates,
-    )
+    setting = _Setting(base, out, config, reused)
     trials = _trials(setting, methods)
 
     def finish() -> None:
@@ -178,7 +164,7 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
     trials = []
     for method in methods:
         runs = method.runs(setting.base)
-        for seed in range(setting.seeds):
+        for seed in range(setting.config.seeds):
             for (value, changes), run in zip(method.grid, runs, strict=True):
                 start_from = run.start_from
                 if method.stage == 2:
@@ -316,7 +302,7 @@ def _classify(setting: _Setting, first: Trial) -> None:
     stage_one = first.out
     if (stage_one / CLASSIFIED).is_file() or grid.diverged(first):
         return
-    seen = evaluation.features(stage_one, setting.session.data_dir)
+    seen = evaluation.features(stage_one, setting.config.session.data_dir)
     kept = run_dir.load(stage_one)
     features, labels = seen.splits["train"]
     classified, counts = {}, np.array(kept.class_counts)
@@ -347,7 +333,7 @@ def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
     measured = _read(path)
     missing = [one for one in chosen if one.name not in measured]
     for name, cost in trainer_step.relative_costs(
-        missing, setting.base, setting.session
+        missing, setting.base, setting.config.session
     ):
         measured[name] = cost
         run_log.save(path, measured)
@@ -449,17 +435,17 @@ def _results(
     preset: str, setting: _Setting, compared: Sequence[Compared]
 ) -> dict[str, Any]:
     """The metrics of the table, by seed, and all values of every grid."""
-    by_validation = lambda event: event["validation"].get(setting.choose_by)
-    names = _measures(setting.base)
+    config, names = setting.config, _measures(setting.base)
+    by_validation = lambda event: event["validation"].get(config.choose_by)
     measures = {"validation": by_validation} | {name: _of(name) for name in names}
     return {
         "preset": preset,
         "run": setting.base,
         "versions": run_log.versions(),
-        "seeds": setting.seeds,
-        "choose_by": setting.choose_by,
-        "early_stopping": setting.early_stopping,
-        "rates": setting.rates,
+        "seeds": config.seeds,
+        "choose_by": config.choose_by,
+        "early_stopping": config.early_stopping,
+        "rates": config.rates,
         "methods": {
             method.name: {
                 "title": method.title,
