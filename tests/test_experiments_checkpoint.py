@@ -35,8 +35,7 @@ def carried():
         nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(0))
     ))  # fmt: skip
     optimizer = optax.chain(optax.clip(1.0), optax.adam(optax.constant_schedule(0.1)))
-    device = jax.devices()[0]
-    return Carried(
+    state = Carried(
         network,
         optimizer.init(nnx.filter_state(network, nnx.Param)),
         jax.random.split(jax.random.key(3, impl="rbg"), 2),
@@ -45,40 +44,25 @@ def carried():
             "half": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3),
             "special": jnp.array([np.nan, -0.0, np.inf, 1e-45], jnp.float32),
             "flags": jnp.array([True, False]),
-            "fixed": jax.device_put(jax.random.key(5), device),
+            "bytes": jnp.arange(3, dtype=jnp.int8),
             "empty": jnp.zeros((0, 3)),
             "nothing": (None, (), [], optax.EmptyState()),
-            "host": [np.arange(3, dtype=np.int8), np.float64(0.1), 7, 0.1],
         },
     )
+    return jax.device_put(state, jax.devices()[0])
 
 
 def test_a_state_comes_back_to_the_bit(tmp_path):
     state = carried()
-    expected = jax.tree.map(lambda x: x.copy() if hasattr(x, "copy") else x, state)
+    expected = jax.tree.map(lambda x: x.copy(), state)
     with checkpoints(tmp_path) as saved:
         assert saved.restore(state) is None
         saved.save(5, state, {"epoch": 1, "rate": float("inf"), "seen": (1, 2)})
         # What was saved is what was there, whatever happens to its memory now.
-        state.rest["host"][0][:] = -1
         add_one((state.network, state.rest["half"]))
     with checkpoints(tmp_path) as saved:
         step, restored, place = saved.restore(expected)
         assert (step, place) == (5, {"epoch": 1, "rate": "inf", "seen": [1, 2]})
-        assert_same(restored, expected)
-        abstract = jax.tree.map(
-            lambda x: (
-                jax.ShapeDtypeStruct(x.shape, x.dtype)
-                if isinstance(x, jax.Array)
-                else x
-            ),
-            expected,
-        )
-        _, restored, _ = saved.restore(abstract)
-        # Where nothing says where an array is to be, it is where JAX likes.
-        fixed = restored.rest.pop("fixed")
-        assert not fixed.committed
-        assert fixed == expected.rest.pop("fixed")
         assert_same(restored, expected)
     assert not saved.failures
 
@@ -92,8 +76,6 @@ def test_the_newest_are_kept_and_nothing_else(tmp_path):
         assert sorted(os.listdir(folder)) == ["12", "3"]
         with pytest.raises(ValueError, match="rise, got 11 after 12"):
             saved.save(11, numbers(11), {})
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        checkpoints(folder, keep=0)
     # What a user may check, by the tool that everybody has.
     subprocess.run(
         ["sha256sum", "--check", "--quiet", checkpoint.DIGESTS],
@@ -114,11 +96,11 @@ def test_nothing_is_overwritten_that_was_not_looked_at(tmp_path):
 
 
 def test_what_cannot_be_written_is_refused_at_once(tmp_path):
-    with checkpoints(tmp_path) as saved:
-        with pytest.raises(TypeError, match="numbers and keys, got 'sgd'"):
-            saved.save(1, {"name": "sgd"}, {})
-        with pytest.raises(TypeError, match="not JSON serializable"):
-            saved.save(2, numbers(2), {"rule": object()})
+    with (
+        checkpoints(tmp_path) as saved,
+        pytest.raises(TypeError, match="not JSON serializable"),
+    ):
+        saved.save(2, numbers(2), {"rule": object()})
     assert not saved.failures
 
 
@@ -151,7 +133,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     with checkpoints(tmp_path) as saved:
         saved.save(1, numbers(1), {})
     with checkpoints(tmp_path) as saved:
-        wider = numbers(0) | {"params": {"w": np.zeros((125, 9), np.float32)}}
+        wider = numbers(0) | {"params": {"w": jnp.zeros((125, 9))}}
         with pytest.raises(
             checkpoint.OtherConfiguration,
             match=r"params.w: 'float32\[125, 8\]' there, 'float32\[125, 9\]' here$",
@@ -327,12 +309,8 @@ def test_an_interrupt_waits_for_what_is_being_written(tmp_path):
 
 def host_leaves(state):
     """What `spread` is made of, and is like on one device."""
-    return {
-        "same": jax.tree.map(jnp.asarray, state),
-        "cut": jnp.arange(64, dtype=jnp.float32),
-        "key": jax.random.key(7),
-        "local": jnp.int32(5),
-    }
+    rest = {"cut": jnp.arange(64, dtype=jnp.float32), "key": jax.random.key(7)}
+    return {"same": state, **jax.device_put(rest, jax.devices()[0])}
 
 
 def test_a_state_moves_between_one_device_and_eight(programs, tmp_path):

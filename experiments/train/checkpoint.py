@@ -98,16 +98,11 @@ class Checkpoints:
 
     Attributes:
       failures: what could not be saved so far, oldest first.
-
-    Raises:
-      ValueError: `keep` is not positive.
     """
 
     def __init__(
         self, directory: pathlib.Path, *, keep: int, log: Callable[[str], None]
     ) -> None:
-        if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}.")
         self.failures: list[Failure] = []
         self._directory = pathlib.Path(directory).absolute()
         self._unfinished = self._directory / "unfinished"
@@ -153,15 +148,16 @@ class Checkpoints:
 
         Args:
           step: number of updates made; a ValueError if it is below the one before.
-          state: arrays of JAX or NumPy, typed random keys and Python numbers, in any
-            tree. On several hosts, what is not spread over them is the same on all.
+          state: arrays of JAX on devices that they are committed to, typed random keys
+            among them, in any tree. On several hosts, what is not spread over them is
+            the same on all.
           metadata: position and configuration of the run, for JSON; a number that is
             not finite becomes a string.
 
         Raises:
           RuntimeError: there are checkpoints in the directory and `restore` was not
             called.
-          TypeError: a leaf of the state, or the metadata, cannot be written.
+          TypeError: the metadata cannot be written.
         """
         if not self._restored and self.steps():
             raise RuntimeError(
@@ -180,9 +176,9 @@ class Checkpoints:
         self.wait()
         try:
             for leaf in leaves.values():
-                if isinstance(leaf, jax.Array) and not _is_key(leaf):
+                if not _is_key(leaf):
                     leaf.copy_to_host_async()
-            arrays = {n: _stored(leaf) for n, leaf in leaves.items() if np.size(leaf)}
+            arrays = {n: _stored(leaf) for n, leaf in leaves.items() if leaf.size}
             self._prepare(sum(array.nbytes + OVERHEAD for array in arrays.values()))
             if jax.process_count() > 1:  # Orbax's hosts meet here, and not in a thread
                 written = self._begin(step, arrays).result
@@ -207,9 +203,8 @@ class Checkpoints:
 
         Damaged ones that are newer are reported, and set aside at the next `save`.
 
-        `like` is a state as it was given to `save`, or its `jax.ShapeDtypeStruct`s. The
-        state has its tree and lies where its arrays lie (or its shardings say), on
-        other devices than those it was saved from if need be.
+        `like` is a state as it was given to `save`. The state has its tree and lies
+        where its arrays lie, on other devices than those it was saved from if need be.
 
         Raises:
           DamagedCheckpoint: there are checkpoints, but none is whole; names them.
@@ -230,7 +225,7 @@ class Checkpoints:
                 "\n  ".join([f"The state in {folder} is another one:", *lines])
             )
         # Every host reads everything, and puts what is its share where it belongs.
-        wanted = {n: _on_host(leaf) for n, leaf in leaves.items() if np.size(leaf)}
+        wanted = {n: _on_host(leaf) for n, leaf in leaves.items() if leaf.size}
         with self._context:
             arrays = self._orbax.load(folder, wanted)
         self._newest = step
@@ -428,52 +423,32 @@ def _named(tree: Any) -> dict[str, Any]:
     return leaves
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jax.dtypes.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
+def _is_key(leaf: jax.Array) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _described(leaf: Any) -> str:
+def _described(leaf: jax.Array) -> str:
     """Dtype and shape, like `float32[3, 3]`."""
-    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    if isinstance(array.dtype, np.dtype) and array.dtype.kind in "OSUMm":
-        raise TypeError(f"A state is made of numbers and keys, got {leaf!r}.")
-    return f"{array.dtype}{list(array.shape)}"
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _stored(leaf: Any) -> jax.Array | np.ndarray:
+def _stored(leaf: jax.Array) -> jax.Array | np.ndarray:
     """What Orbax writes of a leaf; later changes to it do not reach this."""
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
-    if not isinstance(leaf, jax.Array):
-        return np.array(leaf)
     if not leaf.is_fully_addressable:
         return leaf
     # On a CPU this is a view. JAX does not reuse memory that NumPy looks at.
     return np.asarray(leaf)
 
 
-def _on_host(leaf: Any) -> np.ndarray:
+def _on_host(leaf: jax.Array) -> np.ndarray:
     """Zeros as `_stored` would be, without the memory."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    elif not hasattr(leaf, "dtype"):
-        leaf = np.asarray(leaf)
+    leaf = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
-def _placed(value: np.ndarray, like: Any) -> Any:
+def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
     """The inverse of `_stored`, for a leaf like the one that is given."""
-    if not isinstance(like, jax.Array | jax.ShapeDtypeStruct):
-        if isinstance(like, np.ndarray):
-            return value
-        return value[()] if isinstance(like, np.generic) else value.item()
-    # An array that is not committed to a device stays so: it combines with any other.
-    if like.sharding is None or (isinstance(like, jax.Array) and not like.committed):
-        array = jax.device_put(value)
-    else:
-        array = jax.make_array_from_callback(
-            value.shape, like.sharding, value.__getitem__
-        )
+    array = jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)
     return jax.random.wrap_key_data(array, impl=like.dtype) if _is_key(like) else array
