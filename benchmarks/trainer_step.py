@@ -83,7 +83,7 @@ def random_task(run: configs.Run, batches: int = _BATCHES) -> Task:
         examples,
         np.zeros(len(examples.labels), bool),
         np.bincount(examples.labels, minlength=data.classes),
-        clean if run.method.uses_meta_set else None,
+        clean if run.method.info.uses_meta_set else None,
     )
 
 

@@ -573,11 +573,6 @@ class Method(Checked):
         return self.weights and not self.attends
 
     @property
-    def uses_meta_set(self) -> bool:
-        """Whether weights are learned on a meta set, whose labels are clean."""
-        return self.info.uses_meta_set
-
-    @property
     def weights(self) -> bool:
         """Whether examples are weighted at all."""
         return self.info.weights
@@ -748,7 +743,7 @@ class Run(Checked):
             f"{method.name}, {method.route} and {loss.class_weights_norm}.",
         )
         refuse(
-            method.uses_meta_set and not data.meta_per_class,
+            method.info.uses_meta_set and not data.meta_per_class,
             f"{method.title} learns weights on a meta set: set "
             "data.meta_per_class to at least 1, got 0.",
         )

@@ -55,8 +55,20 @@ def _own(module: str, inputs: Literal["images", "text", "table", ""]) -> Dataset
     return DatasetInfo(module, 0, 0, inputs=inputs, meta_per_class=2, own=True)
 
 
+def _cifar(names: tuple[str, ...]) -> DatasetInfo:
+    classes = len(names)
+    return DatasetInfo(
+        "cifar",
+        classes,
+        (50_000 // classes,) * classes,
+        f"cifar{classes}",
+        shape=(32, 32, 3),
+        validation_per_class=1000 // classes,
+        class_names=names,
+    )
+
+
 _DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
-_COLOUR = (32, 32, 3)
 _CIFAR10 = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
     "truck",
@@ -92,24 +104,8 @@ DATASETS = {
         meta_per_class=5,
         dtype="float32",
     ),
-    "cifar10": DatasetInfo(
-        "cifar",
-        10,
-        (5000,) * 10,
-        "cifar10",
-        shape=_COLOUR,
-        validation_per_class=100,
-        class_names=_CIFAR10,
-    ),
-    "cifar100": DatasetInfo(
-        "cifar",
-        100,
-        (500,) * 100,
-        "cifar100",
-        shape=_COLOUR,
-        validation_per_class=10,
-        class_names=_CIFAR100,
-    ),
+    "cifar10": _cifar(_CIFAR10),
+    "cifar100": _cifar(_CIFAR100),
     "imdb": DatasetInfo(
         "imdb",
         2,

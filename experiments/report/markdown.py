@@ -99,7 +99,7 @@ def describe(group: Group) -> str:
     if data.path is not None:
         words[0] += f" {pathlib.PurePath(data.path).name}"
     if data.imbalance_ratio > 1.0:
-        kind = {"long_tail": "long tail", "step": "step"}[data.imbalance]
+        kind = data.imbalance.replace("_", " ")
         words.append(f"{kind} of ratio {number(data.imbalance_ratio)}")
     if data.noise_rate > 0.0:
         words.append(f"{data.noise_rate:.0%} of the labels replaced ({data.noise})")

@@ -37,8 +37,7 @@ class Result:
     def progress(self) -> str:
         """How far it got, in words."""
         done = self.epochs[-1]["epoch"] if self.epochs else 0
-        reached = f"epoch {done} of {self.run.epochs}"
-        return f"{reached}; {self.diverged.rstrip('.')}" if self.diverged else reached
+        return f"epoch {done} of {self.run.epochs}"
 
     def best(self, split: str, by: str = "accuracy") -> Event | None:
         """The first epoch of the highest accuracy on a split, of those with a test.

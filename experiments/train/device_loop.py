@@ -65,7 +65,7 @@ def require(run: configs.Run) -> None:
             "Images that stay on the device are not augmented on the host, got "
             f"{asked}: give --data.augment-on device."
         )
-    if run.method.uses_meta_set:
+    if run.method.info.uses_meta_set:
         raise configs.BadConfiguration(
             f"{run.method.title} loads its meta set batch by batch: train with "
             "--steps-per-dispatch 1, and without vmap."

@@ -389,7 +389,7 @@ def batches_from(
         rows=layout.rows(run.batch_size),
         workers=session.workers,
     )
-    if not run.method.uses_meta_set:
+    if not run.method.info.uses_meta_set:
         return batches
     per_epoch = steps_per_epoch(run, task)
     size = min(run.method.meta_batch_size, len(task.meta.labels))
