@@ -39,7 +39,7 @@ def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
     counts = {"one": np.array([900, 600, 300, 2]), "another": np.array([9, 6, 3])}
     names = {"one": ["cat", "dog", "fox", "owl"]}  # of which no owl is drawn
     names["another"] = ["0", "1", "2"]
-    tsne.figure(runs, path, class_counts=counts, class_names=names)
+    tsne.figure(runs, path, counts, names)
     legends = [panel.get_legend() for panel in figures[path.name].axes]
     texts = [[text.get_text() for text in one.texts] for one in legends if one]
     expected = ["cat  (900)", "dog  (600)", "fox  (300)", "owl  (2)"]
@@ -53,7 +53,7 @@ def test_the_figure_has_a_row_for_each_run(figures, tmp_path):
     many = {"many": {"test": _features([1] * 30)}}
     counts, names = {"many": np.ones(30)}, {"many": [""] * 30}
     path = tmp_path / "many.png"
-    tsne.figure(many, path, class_counts=counts, class_names=names)
+    tsne.figure(many, path, counts, names)
     panel, _ = figures["many.png"].axes  # and the bar of colours
     (colored,) = panel.collections
     np.testing.assert_array_equal(np.sort(colored.get_array()), np.arange(30))

@@ -83,8 +83,7 @@ def load(data: configs.Data, data_dir: pathlib.Path, download: bool) -> Dataset:
     """Loads one of the three; see `datasets`."""
     root = data_dir / data.source
     published = _SETS[data.source]
-    parts = [published.train, published.validation, published.test]
-    parts = [part for part in parts if part is not None]
+    parts = [part for part in published[:3] if part is not None]
     names, reader = [part.name for part in parts], listing.read
     annotations = ["train2018.json", "val2018.json"]
     if (

@@ -76,8 +76,6 @@ _NETWORKS: dict[tuple[str, str], Any] = {
     ("cifar100", "sym"): "resnet18",
     ("cifar100", "asym"): "resnet34",
 }
-# Where the authors' runs of ABSGD (SCE) divide the logits by their norm.
-_AUTHOR_TAU = {("cifar10", "asym"): 1.0, ("cifar100", "sym"): 1.0}
 
 _LOSSES = {"": "CE", "_sce": "SCE", "_tce": "TCE"}
 _NOTE = (
@@ -85,6 +83,7 @@ _NOTE = (
     "the paper names none of these. η is divided by 10 at epochs 40 and 80. Always the "
     "same labels are wrong, those of the code's seed 123. "
 )
+# Where the authors' runs of ABSGD (SCE) divide the logits by their norm.
 _TAU_NOTE = {
     ("cifar10", "asym"): (
         "The printed ABSGD runs divide the logits by their norm and their baselines do "
@@ -213,8 +212,8 @@ def _preset(variation: _Variation, setting: _Setting, suffix: str) -> Preset:
         rows = [Variant("EG (SCE)", {"method.gamma": 1.0}), Variant("ABSGD (SCE)")]
     if variation.ending == "_author_code":
         del rows[0]
-        if setting[:2] in _AUTHOR_TAU:
-            changes["loss.logit_norm"] = _AUTHOR_TAU[setting[:2]]
+        if setting[:2] in _TAU_NOTE:
+            changes["loss.logit_norm"] = 1.0
             baseline["loss.logit_norm"] = 0.0
     printed = variation.ending in ("", "_author_code")
     key = Key("000", 6, setting.source.upper(), kind, f"{rate:g}")

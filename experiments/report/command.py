@@ -15,6 +15,7 @@ from experiments.report import (
     html,
     markdown,
     tables,
+    tsne,
     weights,
 )
 from experiments.results import aggregate, run_dir
@@ -54,7 +55,9 @@ def main(config: commands.Report) -> int:
         drawn = draw(groups, out)
         if features:
             drawn.append("features.png")
-            _draw_features(groups, features, out / drawn[-1])
+            counts = {g.title: g.results[0].class_counts for g in groups}
+            names = {g.title: g.run.data.class_names for g in groups}
+            tsne.figure(features, out / drawn[-1], counts, names)
         report = text(groups, drawn)
         (out / REPORT).write_text(report, encoding="utf-8")
         if config.html:
@@ -141,7 +144,6 @@ def _features(
     groups: list[Group], data_dir: pathlib.Path | None
 ) -> dict[str, Mapping[str, Any]]:
     """Penultimate features of the first seed of each group; {} if they are too few."""
-    from experiments.report import tsne
     from experiments.train import evaluation
 
     features = lambda group: evaluation.features(
@@ -157,16 +159,3 @@ def _features(
         file=sys.stderr,
     )
     return {}
-
-
-def _draw_features(
-    groups: list[Group], features: Mapping[str, Mapping[str, Any]], path: pathlib.Path
-) -> None:
-    from experiments.report import tsne
-
-    tsne.figure(
-        features,
-        path,
-        class_counts={g.title: g.results[0].class_counts for g in groups},
-        class_names={g.title: g.run.data.class_names for g in groups},
-    )

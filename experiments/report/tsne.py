@@ -21,7 +21,6 @@ _MARKERS = ("o", "^", "s")
 def figure(
     features_by_run: Mapping[str, Mapping[str, Features]],
     path: pathlib.Path,
-    *,
     class_counts: Mapping[str, np.ndarray],
     class_names: Mapping[str, Sequence[str]],
 ) -> None:

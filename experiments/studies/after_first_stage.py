@@ -19,11 +19,10 @@ from experiments import commands
 from experiments.report import formatting
 from experiments.results import run_dir, run_log
 from experiments.studies import untuned
-from experiments.studies.equal_grids_report import by_fraction
+from experiments.studies.equal_grids_report import TABLES, by_fraction
 from experiments.studies.untuned_report import SGD, Setting
 
 RATES, LAMS = (0.05, 0.01), (0.5, 1.0, 2.0, 5.0)
-TABLES = ("mammography", "oil-spill", "phoneme")
 # Of the digits: ratio of the long tail, fraction of labels that are flipped.
 DIGITS = (
     *((tail, 0.0) for tail in (1, 20, 50)),

@@ -189,9 +189,7 @@ def fit_all(
         waited = stepper.waited - begun.waited
         number, totals = begun.batch, [dict(begun.totals) for _ in runs]
         stepper.begin_epoch(epoch, number)
-        unread: collections.deque[tuple[int, int, steps.StepMetrics]] = (
-            collections.deque()
-        )
+        unread = collections.deque()  # of arguments of `_read`
         hyperparams: list[methods.StepHyperparams] = []
         while number < per_epoch:
             step = epoch * per_epoch + number
