@@ -180,6 +180,28 @@ def test_the_automatic_lambda_is_that_of_a_run_that_has_one():
     assert default.method == dataclasses.replace(configs.AUTOMATIC, lam=-math.inf)
 
 
+def test_methods_are_set_as_their_papers_have_them():
+    methods, plain = method_grid.every(LONG_TAIL), method_grid.plain(LONG_TAIL)
+    of = lambda name: methods[name].runs(plain)[0]
+    rate = plain.optimizer.learning_rate / (1.0 - plain.optimizer.momentum)
+    for name, gamma in (("term", 1.0), ("term_stochastic", 0.2), ("recover", 0.5)):
+        run = of(name)
+        assert (run.method.gamma, run.optimizer.momentum) == (gamma, 0.0)
+        assert run.optimizer.learning_rate == pytest.approx(rate)
+    samplers = {"group_dro": "balanced", "joint": "class_aware"}
+    samplers |= {"resampling": "effective", "crt": "class_aware", "sgd": "shuffled"}
+    for name, sampling in samplers.items():
+        assert of(name).data.sampling == sampling
+    for name in ("cb_ce", "drw_ce", "ldam_drw"):  # PyTorch's weighted mean
+        assert of(name).loss.class_weights_norm == "weights"
+    for name in ("cb_focal", "drw_focal"):
+        assert of(name).loss.class_weights_norm == "examples"
+    assert (of("crt").trainable, of("crt").new_head) == ("head", True)
+    assert (of("lws").trainable, of("lws").new_head) == ("scale", False)
+    assert (of("sce").loss.alpha, of("sce").loss.beta) == (0.1, 1.0)
+    assert of("tce").loss.prune_from == LONG_TAIL.method.start_at > 0.0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -53,6 +53,28 @@ def test_every_method_has_as_many_settings_over_the_same_rates(folder, name):
     assert set(study.methods) <= set(report.titles())
 
 
+def test_jobs_are_trained_on_their_task_and_by_their_seed(folder, monkeypatch):
+    study, seen = equal_grids.study(HEAD, folder), []
+
+    def stop(runs, tasks, *_, **__):
+        seen.extend(zip((run.seed for run in runs), tasks, strict=True))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(equal_grids.vmapped, "VmappedRuns", stop)
+    (setting, *_) = study.settings("ldam")
+    with pytest.raises(KeyboardInterrupt):
+        equal_grids.train(study, [Job(setting, 1, seed) for seed in (0, 3)])
+    assert [seed for seed, _ in seen] == [0, 3]
+    with np.load(folder / f"{HEAD}.npz") as kept:
+        labels, tested = kept["train_labels"][1], kept["test_labels"][1]
+    for _, task in seen:
+        np.testing.assert_array_equal(task.train.labels, labels)
+        np.testing.assert_array_equal(task.validation.labels, tested[::2])
+        np.testing.assert_array_equal(task.test.labels, tested[1::2])
+        counts = np.bincount(labels) // report.PASSES  # of images, not of passes
+        np.testing.assert_array_equal(task.class_counts, counts)
+
+
 def test_the_last_layer_begins_as_that_of_its_network(folder):
     study = short(equal_grids.study(HEAD, folder))
     (setting, *_) = study.settings("sgd")
@@ -153,6 +175,21 @@ def test_the_page_has_a_part_for_the_networks_of_each_setting(folder):
     assert "2 networks of 24 epochs" in second
     assert "of 160" in first
     assert f"{100 * np.mean(before):.1f} ± " in " ".join(second.split())
+
+
+@pytest.mark.parametrize("name", ["oil-spill", HEAD])
+def test_a_record_has_the_metrics_of_each_split(folder, name):
+    study = equal_grids.study(name, folder)
+    scores = {"validation": 0.5, "test": 0.7}
+    measures = {**report.OF_TABLES, **report.OF_LAST_LAYER}
+    event = {
+        split: dict.fromkeys(measures, score) | {"recall": 10 * [score]}
+        for split, score in scores.items()
+    }
+    job = Job(study.settings("absgd")[0], 0, 0)
+    line = study.measure(job, event, lambda split: pytest.fail(f"It read {split}."))
+    for split, score in scores.items():
+        assert line[split] == dict.fromkeys(report.columns(name), score)
 
 
 def test_the_rarest_classes_are_three_tenths_of_all(folder):

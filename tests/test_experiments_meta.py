@@ -22,7 +22,8 @@ from experiments.data.task import load_task
 from experiments.data.types import Examples, Files
 from experiments.results import run_dir
 from experiments.studies.digits import LONG_TAIL
-from experiments.train import sharding, steps
+from experiments.train import loop, sharding, steps
+from experiments.train.session import Session
 from tests import meta_oracle, training_problem
 from tests.batches import assert_resumed_and_shared, assert_same
 from tests.programs import epochs, resumed
@@ -287,6 +288,19 @@ def test_a_clean_batch_is_a_function_of_the_update_and_hosts_make_its_rows(examp
         return inputs[np.concatenate([b.index[b.present] for b in part]).argsort()]
 
     assert (images(0) != images(1)).any(axis=(1, 2, 3)).mean() > 0.3
+
+
+def test_clean_batches_are_drawn_by_the_seed_of_the_run():
+    method = configs.Method("l2rw", meta_batch_size=10)
+    data = configs.replace(LONG_TAIL.run.data, {"meta_per_class": 2})
+    task, layout, first = load_task(data, 0), sharding.layout(1), []
+    for seed in range(2):
+        changes = {"data": data, "method": method, "seed": seed}
+        run = configs.replace(LONG_TAIL.run, changes)
+        batches = loop.batches_from(loop.FIRST, run, task, layout, Session(workers=0))
+        with contextlib.closing(batches):
+            first.append(next(batches).meta.index)
+    assert not np.array_equal(*first)
 
 
 def test_a_clean_set_smaller_than_the_batch_is_the_batch(examples):

@@ -182,6 +182,23 @@ def test_from_one_finite_lam_to_another_the_objective_is_carried_on():
     np.testing.assert_allclose(found.weights, np.exp(losses) / s, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rho", [0.02, 1.0])
+def test_a_radius_is_the_one_that_is_given(rho):
+    radius = {"rho": rho, "lam": np.inf, "init_s": None, "start_at": 0.0}
+    run = configs.replace(CIFAR, {f"method.{k}": v for k, v in radius.items()})
+    rng, state = np.random.default_rng(2), start(run)
+    reference = absgd_jax.attention(absgd_jax.kl_radius(rho), run.method.gamma)
+    expected = reference.init()
+    for step in range(6):
+        losses = np.float32(rng.exponential(size=16))
+        hyperparams = methods.step_hyperparams(run, 1, step)
+        found = weighted(run, hyperparams, state, losses)
+        weights, expected = reference.weigh(losses, expected)
+        state = found.state
+        np.testing.assert_allclose(found.weights, weights, rtol=1e-5)
+    np.testing.assert_allclose(state.lam, expected.lam, rtol=1e-5)
+
+
 def test_the_authors_variants():
     """α divides the weights and the uniform term adds one, both after the switch."""
     variant = configs.replace(CIFAR, {"method.alpha": 0.5, "method.uniform": True})
@@ -231,3 +248,31 @@ def test_weight_decay_is_neither_clipped_nor_scaled_by_adam(
     run = configs.replace(CIFAR, decay | changes)
     updates = descended(run, jnp.array(gradient), jnp.ones(2))
     np.testing.assert_allclose(updates, -np.array(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reference"),
+    [
+        ({"optimizer.nesterov": True}, optax.sgd(0.1, 0.9, nesterov=True)),
+        (
+            {
+                "method.name": "adam",
+                "optimizer.b1": 0.5,
+                "optimizer.b2": 0.9,
+                "optimizer.eps": 0.1,
+            },
+            optax.adam(0.1, 0.5, 0.9, 0.1),
+        ),
+    ],
+    ids=["nesterov", "adam"],
+)
+def test_what_the_optimizer_is_set_to_is_optaxs(changes, reference):
+    run = configs.replace(CIFAR, {"optimizer.warmup": 0.0} | changes)
+    descent = methods.descent(run, methods.step_hyperparams(run, 1, 0))
+    params = jnp.ones(2)
+    ours, theirs = descent.init(params), reference.init(params)
+    for step in range(3):
+        gradient = jnp.array([3.0, -4.0]) + step
+        found, ours = descent.update(gradient, ours, params)
+        expected, theirs = reference.update(gradient, theirs, params)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

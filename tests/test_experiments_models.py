@@ -209,6 +209,11 @@ def test_initial_values_of_the_cosine_head():
 # Parts.
 
 
+def test_statistics_have_the_momentum_that_is_given():
+    model = configs.Model("convnet", widths=(4,), statistics_momentum=0.5)
+    assert abstract(model, CIFAR_10).blocks[0].norm.momentum == 0.5
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_convolution_is_a_convolution(stride):
     ours = convnet.Convolution(3, 5, stride, rngs=nnx.Rngs(0))

@@ -311,6 +311,21 @@ def test_tables_are_prepared_by_the_training_set_alone(tmp_path):
     np.testing.assert_array_equal(unseen[2:], 0.0)
 
 
+def test_a_category_that_only_held_out_rows_have_is_zeros():
+    categories = {"kind": {"rare": 0, "u": 1, "v": 2}}
+    encode = own_table._fit(np.array([[1.0], [2.0]]), categories)
+    found = encode(np.array([[0.0], [1.0], [2.0], [-1.0]]))
+    np.testing.assert_array_equal(found, [[0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+
+
+def test_what_is_missing_is_the_median_of_training():
+    train = np.array([[1.0], [2.0], [9.0], [np.nan]])
+    filled = np.array([1.0, 2.0, 9.0, 2.0])
+    expected = (filled - filled.mean()) / filled.std()
+    found = own.standardise(train)
+    np.testing.assert_allclose(found(train)[:, 0], expected, rtol=1e-6)
+
+
 def test_a_split_is_one_file(tmp_path, shell):
     """Another kind of file is none, and two of one split are refused."""
     for name in ("train", "val"):

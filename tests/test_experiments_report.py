@@ -431,6 +431,12 @@ def test_what_was_done_again_replaces_what_it_was(tmp_path):
     assert "is not finished: epoch 3 of 10" in text
 
 
+def test_a_run_resumed_at_the_end_of_an_epoch_keeps_that_epoch(tmp_path):
+    events = [*_events(TEN, [0.1, 0.2, 0.3]), {"event": "resumed", "step": 200}]
+    found = _result(tmp_path / "run", TEN, events)
+    assert [e["epoch"] for e in found.epochs] == [1, 2]
+
+
 def test_torn_lines_are_passed_over_and_counted(tmp_path):
     path = _write(tmp_path / "run", TEN, _events(TEN, [0.1, 0.2, 0.3]))
     records = path / run_dir.RECORDS

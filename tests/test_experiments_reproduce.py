@@ -21,7 +21,7 @@ from experiments.data import packed
 from experiments.data.task import Task, load_task
 from experiments.data.types import Examples, MissingData
 from experiments.report import formatting
-from experiments.results import paper, run_dir, run_log
+from experiments.results import aggregate, paper, run_dir, run_log
 from experiments.studies import (
     equal_grids_report,
     method_grid,
@@ -249,6 +249,43 @@ def test_only_equal_plain_trainings_share_a_directory(tmp_path):
                 found.setdefault(directory, set()).add(reproduce.first_stage(run))
     assert {len(trainings) for trainings in found.values()} == {1}
     assert len(set.union(*found.values())) == len(found)
+
+
+def test_a_cell_holds_examples_out_for_its_choice_alone():
+    """Where labels are wrong, in every cell, to stop early by."""
+    for setting, held_out in (("cifar10_lt100", 100), ("cifar100_st10", 10)):
+        cell = CELL._replace(setting=setting)
+        assert reproduce.run_of(cell).data.validation_per_class == 0
+        run = reproduce.run_of(cell._replace(split="validation"))
+        assert run.data.validation_per_class == held_out
+        assert (run.seed, run.method.lam) == (CELL.seed, CELL.lam)
+    radius = WRONG._replace(row="ABSGD (CE), ρ = 0.4 from the first step")
+    for setting, held_out in (("cifar10_sym40", 100), ("cifar100_asym20", 10)):
+        run = reproduce.run_of(radius._replace(setting=setting))
+        assert run.data.validation_per_class == held_out
+        method = run.method
+        assert method.lam == -math.inf
+        assert (method.rho, method.gamma, method.bound) == (reproduce.RHO, 0.1, 2.0)
+    deferred = reproduce.run_of(CELL._replace(row="SGD (CB-CE), deferred")).loss
+    assert deferred.class_weights_norm == "weights"
+    assert deferred.class_weights_from == 0.8
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_record_has_the_accuracy_of_its_split(split, tmp_path):
+    rest = {"lam": 1.0, "total_weight": 1.0, "effective_sample_size": 1.0}
+    measured = {
+        name: {"accuracy": score, "recall": [score], "calibration_error": 0.1}
+        for name, score in (("validation", 0.5), ("test", 0.9))
+    }
+    result = aggregate.Result(
+        tmp_path, None, configs.Run(), np.zeros(10), [measured | rest]
+    )
+    records, cell = tmp_path / "records.jsonl", CELL._replace(split=split)
+    reproduce._append(records, cell, result, 1.0, [{"device": "a", "jax": "0"}])
+    (record,) = run_log.events(records)[0]
+    assert record["accuracy"] == measured[split]["accuracy"]
+    assert record["recall"] == measured[split]["recall"]
 
 
 def test_what_is_recorded_is_not_pending():
@@ -667,6 +704,23 @@ def test_the_last_layer_is_trained_on_what_enters_it(folder, tmp_path):
         right = np.argmax(logits, -1) == found["test_labels"][1]
         assert found["epochs"].tolist() == [run.epoch_at(run.method.start_at)] * 2
     assert sum(int(count.correct.sum()) for count in counts) == right.sum()
+
+
+def test_features_are_of_passes_that_no_training_has_had(tmp_path, monkeypatch):
+    seen = {}
+
+    def stop(*_, **given):
+        seen.update(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce.loader, "training", stop)
+    own = reproduce.new_worker(commands.Reproduce(out=tmp_path))
+    run = reproduce.run_of(CELL, smoke=True)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce._features_of(run, tiny(), None, own)
+    assert seen["seed"] == run.seed
+    assert len(seen["epochs"]) == equal_grids_report.PASSES
+    assert min(seen["epochs"]) == run.epochs
 
 
 def test_the_last_layer_is_written_in_many_sittings(

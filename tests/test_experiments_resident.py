@@ -9,8 +9,8 @@ import pytest
 from experiments import configs
 from experiments.data import loader
 from experiments.data.task import load_task
-from experiments.results import run_log
-from experiments.train import device_loop, loop
+from experiments.results import metrics, run_log
+from experiments.train import device_loop, loop, steps
 from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.digits_problem import EXAMPLES, LAYOUT, PER_EPOCH, RUN
@@ -92,12 +92,84 @@ def test_other_methods_and_samplers_too(task):
         "data.crop_padding": 0,
         "data.augment_on": "host",  # which then has nothing to do
         "model.dropout": 0.0,
+        "optimizer.decay": "cosine",
+        "optimizer.drop_at": (),
     }
     run = configs.replace(RUN, changes)
     ours, theirs = (_fit(run, task, many) for many in (4, 1))
     _assert_same(ours, theirs)
     np.testing.assert_array_equal(ours[3].kept, theirs[3].kept)
     assert 0 < ours[3].kept.sum() < EXAMPLES
+
+
+def test_an_evaluation_comes_every_so_many_epochs_and_at_the_end(task):
+    events, *_ = _fit(configs.replace(RUN, {"eval_every": 2}), task, 4)
+    evaluated = [event["test"] is not None for event in events]
+    assert evaluated == [False, True, True]
+
+
+def test_truncation_looks_at_the_examples_every_so_many_epochs():
+    loss = configs.Loss("truncated", prune_from=0.5, prune_every=2)
+    run = configs.replace(RUN, {"loss": loss, "epochs": 8})
+    assert [epoch for epoch in range(8) if loop._prunes(run, epoch)] == [4, 6]
+
+
+def test_who_goes_on_in_the_middle_of_an_epoch_drops_nothing_more(task):
+    loss = configs.Loss("truncated", k=0.1, prune_from=0.34)
+    run = configs.replace(RUN, {"loss": loss})
+    state = loop.begin(run, task, LAYOUT).state
+    stepper = loop._OneRun(run, task, LAYOUT, SESSIONS[4], state, None)
+    stepper.begin_epoch(1, first=3)
+    assert np.asarray(stepper.state.kept).all()
+    stepper.begin_epoch(1)
+    assert not np.asarray(stepper.state.kept).all()
+
+
+def test_the_step_knows_the_counts_and_the_wrong_labels_of_the_task(task):
+    stats = loop.dataset_stats(RUN, task, LAYOUT)
+    np.testing.assert_array_equal(stats.class_counts, task.class_counts)
+    np.testing.assert_array_equal(stats.mislabelled, task.mislabelled)
+
+
+def test_frequent_and_rare_classes_are_those_of_training(task):
+    """Their training examples, whatever the evaluated set has of them."""
+    counts = np.array([101, 20, 1] + [0] * 7)
+    some = task._replace(class_counts=counts)
+    labels = task.test.labels
+    logits = np.eye(10, dtype=np.float32)[labels]
+    logits[labels == 1, 1] = -1.0
+    measured = metrics.count(logits, labels, np.ones(len(labels), bool))
+    found = loop.summaries(RUN, some, lambda split: measured)
+    for split in loop.SPLITS:
+        of_split = found[split]
+        assert (of_split["many"], of_split["medium"]) == (1.0, 0.0)
+        assert of_split["few"] == 1.0
+
+
+def test_an_epoch_is_the_mean_over_its_examples():
+    """Not over its batches, of which the last one is smaller."""
+    totals = {}
+    for examples, loss in ((30, 60.0), (10, 60.0)):
+        step_metrics = steps.StepMetrics(
+            examples=examples,
+            loss=loss,
+            tilted_loss=1.0,
+            lam=2.0,
+            weight=examples * 1.0,
+            effective=0.5,
+            largest=2.0,
+            weight_of_class=np.array([examples * 1.0, 0.0]),
+            examples_of_class=np.array([examples, 0]),
+            weight_mislabelled=0.1 * examples,
+            examples_mislabelled=0.2 * examples,
+            not_finite=np.array([-1]),
+        )
+        loop._add(totals, step_metrics)
+    found = loop._summary(totals)
+    assert found["loss"] == pytest.approx(3.0)
+    assert found["weight_clean"] == pytest.approx(0.9 / 0.8)
+    assert found["weight_mislabelled"] == pytest.approx(0.1 / 0.2)
+    np.testing.assert_allclose(found["weight_by_class"], [1.0, np.nan])
 
 
 def test_an_epoch_has_its_time_from_before_a_resume(task):

@@ -79,6 +79,16 @@ def test_class_aware_goes_in_cycles(counts, per_visit, seed):
             assert len(set(cycle)) == len(cycle)
 
 
+def test_class_aware_reshuffles_with_every_cycle():
+    labels = np.repeat(np.arange(2), [100, 5])
+    drawn = sampling.class_aware(labels, np.random.default_rng(0))
+    few = drawn[labels[drawn] == 1]
+    classes = labels[drawn[:: sampling.PER_VISIT]]
+    for taken, size in ((few, 5), (classes, 2)):
+        cycles = taken[: len(taken) // size * size].reshape(-1, size)
+        assert len(np.unique(cycles, axis=0)) > 1
+
+
 # On the way to the loader.
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (len(LABELS), 8, 8, 1), np.uint8)

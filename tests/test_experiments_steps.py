@@ -104,6 +104,20 @@ def test_the_weighted_mean_divides_by_the_weights_of_the_batch():
     problem.same(one.params, other.params)
 
 
+def test_the_weighted_mean_leaves_padding_out():
+    weights = np.linspace(0.5, 2.0, 10)
+    padded, exact = (
+        problem.train(
+            WEIGHTED_MEAN,
+            1,
+            weights=weights,
+            batches=lambda step, size=size: problem.batch(step, 10, size),
+        )[0]
+        for size in (problem.SIZE, 10)
+    )
+    problem.same(padded.params, exact.params)
+
+
 def test_base_weights_are_those_of_the_library():
     """Without attention the weighted mean; with it, attention to unweighted losses."""
     base = configs.replace(RUN, {"loss.class_weights_in": "base"})
@@ -190,6 +204,19 @@ def test_truncation_drops_what_the_network_does_not_believe():
     )
 
 
+def test_every_seed_and_update_draws_its_own_numbers():
+    """Parameters; and dropout, of the same batch and network."""
+    one, other = (steps.init_network(RUN, seed) for seed in range(2))
+    assert np.all(one.head.kernel[...] != other.head.kernel[...])
+    still = {"model.dropout": 0.5, "optimizer.learning_rate": 1e-30}
+    losses = []
+    for seed in range(2):
+        run = configs.replace(RUN, still | {"seed": seed})
+        _, seen = problem.train(run, 2, batches=lambda _: problem.batch(0), network=one)
+        losses += [float(each.loss) for each in seen]
+    assert len({*losses}) == 4
+
+
 def test_a_loss_that_is_not_finite_names_its_examples():
     batch = problem.batch(0)
     network = steps.init_network(RUN, 0)
@@ -215,6 +242,36 @@ def test_class_weights_are_off_until_their_time():
     np.testing.assert_array_equal(absent, np.append(weights, 1.0))
     per_count = (1 - 0.9999) / (1 - 0.9999 ** problem.COUNTS.astype(float))
     np.testing.assert_allclose(weights, 10 * per_count / per_count.sum(), rtol=1e-5)
+
+
+def test_class_weights_have_the_beta_that_is_given():
+    loss = configs.Loss(class_weights=True, effective_beta=0.9)
+    weights = class_weights(configs.replace(RUN, {"loss": loss}), problem.COUNTS, 0)
+    per_count = (1 - 0.9) / (1 - 0.9 ** problem.COUNTS.astype(float))
+    np.testing.assert_allclose(weights, 10 * per_count / per_count.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("focal", {"focusing": 2.0}),
+        ("ldam", {"max_margin": 0.3}),
+        ("symmetric", {"alpha": 6.0}),
+        ("symmetric", {"beta": 0.1}),
+        ("generalized", {"q": 0.3}),
+        ("logit_adjusted", {"tau": 0.3}),
+    ],
+)
+def test_a_loss_reads_what_it_is_set_to(name, changes):
+    labels, counts = problem.batch(0).labels, problem.COUNTS.astype(np.float32)
+    logits = jax.random.normal(jax.random.key(0), (problem.SIZE, 10))
+    found, default = (
+        per_example_losses(
+            loss, logits, labels, class_counts=counts, class_weights=np.ones(10)
+        )
+        for loss in (configs.Loss(name, **changes), configs.Loss(name))
+    )
+    assert np.all(np.abs(found - default) > 1e-4)
 
 
 def test_a_logit_norm_makes_losses_blind_to_the_size_of_logits():

@@ -1,5 +1,6 @@
 """Vmapped runs in one program: each trains as it would by itself; and the command."""
 
+import dataclasses
 import json
 import math
 
@@ -16,6 +17,7 @@ from experiments.report import command
 from experiments.results import aggregate, run_dir, run_log
 from experiments.studies import grid, sweep
 from experiments.train import device_loop, loop, steps, vmapped
+from experiments.train.losses import class_weights
 from experiments.train.session import Session
 from tests import training_problem as problem
 from tests.digits_problem import LAYOUT, PRESET, RUN, TINY
@@ -119,6 +121,30 @@ def test_runs_with_other_samplers_have_other_orders(tasks):
     for place, run in enumerate(runs):
         expected, _ = device_loop.epoch_indices(run, tasks[0].train.labels, 0)
         np.testing.assert_array_equal(index[:, place], expected)
+
+
+def test_runs_of_one_task_have_the_orders_of_their_seeds(tasks):
+    runs = [configs.replace(RUN, {"seed": seed}) for seed in range(2)]
+    together = vmapped.VmappedRuns(runs, 2 * tasks[:1], LAYOUT)
+    together.begin_epoch(0)
+    index, _ = together._indices
+    for place, run in enumerate(runs):
+        expected, _ = device_loop.epoch_indices(run, tasks[0].train.labels, 0)
+        np.testing.assert_array_equal(index[:, place], expected)
+
+
+def test_class_weights_are_those_of_the_epoch_and_of_the_task(tasks):
+    loss = configs.Loss(class_weights=True, class_weights_from=0.5)
+    runs = [configs.replace(RUN, {"seed": n, "loss": loss}) for n in range(2)]
+    together = vmapped.VmappedRuns(runs, tasks, LAYOUT)
+    for epoch in range(RUN.epochs):
+        together.begin_epoch(epoch)
+        for place, (run, task) in enumerate(zip(runs, tasks, strict=True)):
+            expected = class_weights(run, task.class_counts, epoch)
+            found = jax.tree.map(lambda x, place=place: x[place], together._stats)
+            np.testing.assert_array_equal(found.class_weights, expected)
+            np.testing.assert_array_equal(found.class_counts, task.class_counts)
+            np.testing.assert_array_equal(found.mislabelled, task.mislabelled)
 
 
 def test_an_example_that_is_drawn_twice_is_named_once():
@@ -242,6 +268,15 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
         path.unlink()
     assert _sweep(tmp_path, *arguments) == 130
     assert seen[2:] == [[(0, 4)]]
+
+
+def test_a_training_that_is_not_finished_is_no_outcome():
+    begun = aggregate.Result(None, None, RUN, np.array([]), [{"epoch": 1}])
+    outcomes = [
+        grid.outcomes([grid.Trial("a", RUN, None, result)])["a"]
+        for result in (begun, dataclasses.replace(begun, finished=True))
+    ]
+    assert [outcome.ended for outcome in outcomes] == [set(), {RUN.seed}]
 
 
 def test_a_diverged_setting_is_not_chosen():

@@ -238,6 +238,23 @@ def test_recover_is_what_its_paper_says(lam, heavy, a):
     assert (bounded > 0) == heavy
 
 
+def test_recovers_statistics_are_those_of_the_newest_parameters():
+    def passed(params, *examples):
+        return losses_of(params, *examples)[0], params["kernel"]
+
+    params, state = start("recover")
+    weigh = jax.jit(
+        lambda params, state, batch: the_rule("recover").gradient(
+            problem(params, batch, step_hyperparams(), passed), state
+        )
+    )
+    for step in range(2):
+        found = weigh(params, state, draw(step))
+        np.testing.assert_array_equal(found.statistics, params["kernel"])
+        params = jax.tree.map(lambda w, g: w - 0.03 * g, params, found.gradient)
+        state = found.state
+
+
 def test_recovers_estimate_is_exact_far_from_the_batch():
     """`log( 1 + (1 − a)(e^x − e^y) )`, at least log a, for exponents up to 300."""
     grid = np.float32(
