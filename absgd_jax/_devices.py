@@ -79,6 +79,18 @@ def vary(params: Any, like: ArrayLike) -> Any:
     return jax.tree.map(cast, params)
 
 
+def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any) -> jax.Array:
+    """Zeros that vary and are sharded as a result of `jax.eval_shape` is."""
+    zeros = jnp.zeros(shape.shape, dtype)
+    spec: Any = getattr(shape.sharding, "spec", ())
+    if any(axis is not None for axis in spec):
+        zeros = jax.sharding.reshard(zeros, spec)
+    kind: Any = getattr(shape, "manual_axis_type", shape)
+    axes = getattr(kind, "varying", None) or getattr(kind, "vma", None) or ()
+    missing = frozenset(axes) - _varying(zeros)
+    return _to_varying(zeros, tuple(sorted(missing))) if missing else zeros
+
+
 def _to_varying(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     """The array, varying over `axes` by its type."""
     if hasattr(lax, "pcast"):
@@ -102,8 +114,10 @@ def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:
     Returns:
       Shape `[devices, ...]` with mapped axes, else that of x.
     """
+    if is_spread_explicitly(x):
+        x = jax.sharding.reshard(x, jax.P())
     if axis_name is None:
-        return jax.sharding.reshard(x, jax.P()) if is_spread_explicitly(x) else x
+        return x
     parts = jnp.zeros([devices(axis_name), *x.shape], x.dtype)
     return lax.psum(parts.at[lax.axis_index(axis_name)].set(x), axis_name)
 

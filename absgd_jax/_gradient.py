@@ -227,19 +227,18 @@ def tilted_value_and_grad(
         `pmean` of them.
       value_and_grad: the framework's own: `flax.nnx.value_and_grad`,
         `equinox.filter_value_and_grad`. It is called as `value_and_grad(function,
-        has_aux=True)(params, *batch)`. For microbatches of Flax NNX leave it out,
-        `nnx.split` the module and `nnx.merge` it inside the function.
+        has_aux=True)(params, kwargs, *batch)`. For microbatches of Flax NNX leave it
+        out, `nnx.split` the module and `nnx.merge` it inside the function.
 
     Returns:
       A function `(params, *batch, where=None, sample_weights=None, **kwargs)` to
       `(value, grads)`, or `((value, aux), grads)`. Other keyword arguments go to the
       loss function as they are, and are not cut into microbatches. The value is a
       `TiltedValue`: the tilted loss for `update(..., value=value)`, and the mean loss
-      for the log. `grads` is like
-      `params`. Both are those of the whole batch, on every device. Of the aux of
-      microbatches, leaves with a batch axis are put together in the order of the
-      (local) batch; the others (BatchNorm's moments, say) are averaged over its
-      examples, and must be floating point.
+      for the log. `grads` is like `params`. Both are those of the whole batch, on every
+      device. Of the aux of microbatches, leaves with a batch axis are put together in
+      the order of the (local) batch; the others (BatchNorm's moments, say) are averaged
+      over its examples, and must be floating point.
 
     Raises:
       ValueError: λ is 0 or NaN; `microbatch_size` not positive; no `AttentionState` in
@@ -282,9 +281,6 @@ def tilted_value_and_grad(
     _check.number_lam("tilted_value_and_grad", lam)
     _check.microbatch_size(microbatch_size)
     _check.dense_by_jax(dense, value_and_grad)
-    without_kwargs = _TiltedObjective(
-        per_example_loss_fn, lam, state, has_aux, dense, axis_name, value_and_grad
-    )
 
     def call(
         params: Any,
@@ -293,10 +289,10 @@ def tilted_value_and_grad(
         sample_weights: ArrayLike | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
-        objective = without_kwargs
-        if kwargs:
-            function = functools.partial(per_example_loss_fn, **kwargs)
-            objective = objective._replace(per_example_loss_fn=function)
+        objective = _TiltedObjective(
+            per_example_loss_fn, kwargs, lam, state, has_aux, dense, axis_name,
+            value_and_grad,
+        )  # fmt: skip
         in_parts = microbatch_size is not None or dense
         _check.differentiates(value_and_grad, params, in_parts)
         _check.whole_params("tilted_value_and_grad", params, axis_name)
@@ -429,6 +425,7 @@ class _TiltedObjective(NamedTuple):
     """The tilted loss of a per-example loss function, and its gradient."""
 
     per_example_loss_fn: Callable[..., Any]
+    kwargs: dict[str, Any]  # its keyword arguments
     lam: Any  # λ, scalar
     state: AttentionState | None  # has the bound on the weights, if there is one
     has_aux: bool
@@ -440,8 +437,11 @@ class _TiltedObjective(NamedTuple):
     def bound(self) -> WeightBound | None:
         return None if self.state is None else self.state.bound
 
-    def losses_and_aux(self, params: Any, batch: Any) -> tuple[Any, Any]:
-        output = self.per_example_loss_fn(params, *batch)
+    def losses_and_aux(
+        self, params: Any, batch: Any, kwargs: dict[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        kwargs = self.kwargs if kwargs is None else kwargs
+        output = self.per_example_loss_fn(params, *batch, **kwargs)
         _check.losses_of_function(output, self.has_aux)
         return output if self.has_aux else (output, None)
 
@@ -487,13 +487,16 @@ class _TiltedObjective(NamedTuple):
             grad = contract(gradients, shares, shares != 0)
             return _Piece(_Part(tilt, grad), aux, like)
 
-        def objective(params: Any, *batch: Any) -> tuple[jax.Array, Any]:
-            losses, aux = self.losses_and_aux(params, batch)
+        # An argument, too: Flax NNX has to know of a module or `Rngs` in it.
+        def objective(
+            params: Any, kwargs: dict[str, Any], *batch: Any
+        ) -> tuple[jax.Array, Any]:
+            losses, aux = self.losses_and_aux(params, batch, kwargs)
             total, (tilt, _, like) = weighted_sum(losses)
             return total, (tilt, aux, like)
 
         differentiated = self.value_and_grad(objective, has_aux=True)
-        output = differentiated(params, *data.batch)
+        output = differentiated(params, self.kwargs, *data.batch)
         _check.differentiated(output)
         (_, (tilt, aux, like)), grad = output
         return _Piece(_Part(tilt, grad), aux, like)
@@ -543,12 +546,7 @@ class _TiltedObjective(NamedTuple):
         jax.eval_shape(losses_of, one.batch)
         # The parameters are no argument: a module of Equinox holds functions, too.
         shapes = jax.eval_shape(lambda one: self.differentiate(params, one).part, one)
-        if self.axis_name is None:
-            nothing = jax.tree.map(lambda x: jnp.zeros_like(x, _wide(x)), shapes)
-        else:  # the gradient varies from device to device as the examples do
-            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x)), shapes)
-            for leaf in jax.tree.leaves(data):
-                nothing = nothing._replace(grad=_devices.vary(nothing.grad, leaf))
+        nothing = jax.tree.map(lambda x: _devices.zeros_like(x, _wide(x)), shapes)
         (tilt, grad), (aux, likes) = lax.scan(add, nothing, first)
         rest_aux = ()
         if rest is not None:

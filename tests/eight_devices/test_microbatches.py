@@ -1,5 +1,7 @@
 """Microbatches on top of sharding."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,56 @@ def test_microbatches_where_one_of_two_axes_is_mapped():
     )
     expected = absgd_jax.tilted_value_and_grad(losses_of, 0.9)(w, x)[1]
     chex.assert_trees_all_close(jax.jit(mapped)(w, x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.9, absgd_jax.kl_radius()])
+@pytest.mark.parametrize("model_axis", ["Manual", AxisType.Explicit])
+def test_microbatches_of_parameters_cut_over_another_axis_than_the_batch(
+    lam, model_axis
+):
+    """Tensor and data parallel."""
+    if manual := model_axis == "Manual":
+        model_axis = AxisType.Auto
+    mesh = jax.make_mesh(
+        (4, 2), ("data", "model"), axis_types=(AxisType.Auto, model_axis)
+    )
+    x = jax.random.normal(jax.random.key(0), (24, 3))
+    w = {"in": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "out": jnp.ones(4)}
+    state = absgd_jax.attention(lam).init()
+    cut = {"in": P(None, "model"), "out": P("model")}
+
+    def losses_of(w, x, sum_of=lambda y: y):
+        return (sum_of(jnp.sum(jnp.tanh(x @ w["in"]) * w["out"], axis=1)) - 1.0) ** 2
+
+    def gradient(w, x, micro=5, axis_name="data", **kwargs):
+        of = absgd_jax.tilted_value_and_grad(
+            losses_of, state, microbatch_size=micro, axis_name=axis_name
+        )
+        return of(w, x, **kwargs)[1]
+
+    if manual:  # the sum over the parts of the network is the program's own
+        psum = functools.partial(jax.lax.psum, axis_name="model")
+        mapped = jax.shard_map(
+            functools.partial(gradient, sum_of=psum),
+            mesh=mesh,
+            in_specs=(cut, P("data")),
+            out_specs=cut,
+        )
+        found = jax.jit(mapped)(w, x)
+    else:
+        with jax.set_mesh(mesh):
+            mapped = jax.shard_map(
+                gradient,
+                in_specs=(P(), P("data")),
+                out_specs=P(),
+                axis_names={"data"},
+            )
+            of_cut = {n: jax.device_put(w[n], NamedSharding(mesh, cut[n])) for n in w}
+            found = jax.jit(mapped)(of_cut, x)
+    expected = gradient(w, x, None, None)
+    chex.assert_trees_all_close(
+        *jax.device_get((found, expected)), rtol=1e-4, atol=1e-6
+    )
 
 
 def memory(step, params, batch):

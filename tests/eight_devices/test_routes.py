@@ -276,6 +276,42 @@ def test_class_weights_and_statistics_of_a_batch_on_an_explicit_mesh():
     chex.assert_trees_all_close(*jax.device_get((found, expected)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("route", ["weights", "pullback", "value"])
+def test_a_bound_where_tokens_are_sharded_over_an_explicit_axis(route):
+    """Sequence parallel: batches on a mapped axis, tokens on one that is not mapped."""
+    types = (AxisType.Auto, AxisType.Explicit)
+    mesh = jax.make_mesh((4, 2), ("data", "tokens"), axis_types=types)
+    x = jax.random.normal(jax.random.key(0), (8, 6))
+    losses_of = lambda w, x: (x - w) ** 2
+
+    def update(w, x, axis_name=None):
+        tx = absgd_jax.absgd(0.1, 0.5, max_weight=1.5, axis_name=axis_name)
+        state = tx.init(w)
+        if route == "value":
+            of = absgd_jax.tilted_value_and_grad(losses_of, state, axis_name=axis_name)
+            value, grad = of(w, x)
+            return tx.update(grad, state, w, value=value)[0]
+        losses, pullback = jax.vjp(lambda w: losses_of(w, x), w)
+        if route == "weights":
+            attention = absgd_jax.attention(0.5, max_weight=1.5, axis_name=axis_name)
+            weights, _ = attention.weigh(losses, attention.init())
+            total = jnp.sum(weights * losses)
+            return total if axis_name is None else lax.psum(total, axis_name)
+        return tx.update(pullback, state, w, losses=losses)[0]
+
+    expected = update(jnp.zeros(()), x)
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(
+            functools.partial(update, axis_name="data"),
+            in_specs=(P(), P("data")),
+            out_specs=P(),
+            axis_names={"data"},
+        )
+        sharded = jax.device_put(x, NamedSharding(mesh, P("data", "tokens")))
+        found = jax.jit(mapped)(jnp.zeros(()), sharded)
+    np.testing.assert_allclose(jax.device_get(found), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("mean_of", ["loss", "gradients", "gathered parameters"])
 def test_weights_leave_the_mean_over_devices_to_the_program(mean_of, check_vma):

@@ -182,6 +182,27 @@ def test_microbatches_of_an_equinox_module_give_the_whole_batch():
     chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_an_nnx_module_of_random_numbers_may_be_given_by_keyword():
+    model, dropout = nnx.Linear(64, 1, rngs=nnx.Rngs(0)), nnx.Dropout(0.5)
+    x, _ = checks.digits()[0]
+
+    def losses_of(model, x, *, rngs, train):
+        assert train is True
+        return model(dropout(x, rngs=rngs))[:, 0] ** 2
+
+    @nnx.jit
+    def mean_loss(model, rngs):
+        of = absgd_jax.tilted_value_and_grad(
+            losses_of, 1.0, value_and_grad=nnx.value_and_grad
+        )
+        return of(model, x, rngs=rngs, train=True)[0].mean_loss
+
+    ours, theirs = nnx.Rngs(1), nnx.Rngs(1)
+    found = [mean_loss(model, ours) for _ in range(2)]
+    expected = [losses_of(model, x, rngs=theirs, train=True).mean() for _ in range(2)]
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
 def test_dense_gradients_by_equinox_are_refused():
     with pytest.raises(TypeError, match=r"would ignore value_and_grad=.*partition"):
         absgd_jax.tilted_value_and_grad(
