@@ -147,6 +147,8 @@ def _overridden(
         _refuse_of_one_method(given)
     else:
         _refuse_lam(config.run, run, given, swept=bool(getattr(config, "lams", "")))
+        for one in config.settings() if command == "sweep" else [config.run]:
+            one.refuse_too_late()
     _refuse_without(config, given, compared=command == "compare")
     return config
 

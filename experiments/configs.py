@@ -757,6 +757,32 @@ class Run(Checked):
         """The epoch, from 0, at a fraction of the total epochs."""
         return round(share * self.epochs)
 
+    @property
+    def too_late(self) -> str:
+        """What would begin after the last epoch, such as method.start_at 0.8, or "".
+
+        No configuration is refused for it, since a run may be trained for more epochs.
+        """
+        method, loss = self.method, self.loss
+        weights, prunes = loss.class_weights_from, loss.prune_from
+        for name, share, begins in (
+            ("method.start_at", method.start_at, method.baseline or method.switches),
+            ("loss.class_weights_from", weights, loss.class_weights),
+            ("loss.prune_from", prunes, loss.name == "truncated" and prunes < 1.0),
+        ):
+            if begins and self.epoch_at(share) >= self.epochs:
+                return f"{name} {share:g}"
+        return ""
+
+    def refuse_too_late(self) -> None:
+        """Refuses to begin a training of which something is `too_late`."""
+        if late := self.too_late:
+            flag = late.split()[0].replace("_", "-")
+            raise BadConfiguration(
+                f"{late} would never come, as it is after the last of {self.epochs} "
+                f"epochs, rounded to whole ones: give --epochs more, or --{flag} less."
+            )
+
 
 def replace(config: Any, changes: Mapping[str, Any]) -> Any:
     """A copy of a configuration, a frozen dataclass, with other values by name.

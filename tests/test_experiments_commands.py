@@ -97,6 +97,17 @@ def test_what_cannot_be_resumed_is_left_as_it_is(run, more, said, shell):
     assert (run / run_dir.CONFIG).read_text() == before
 
 
+def test_weights_that_begin_too_late_are_refused(run, shell, tmp_path):
+    late = ("--method.start-at", "0.9", "--out", tmp_path / "out")
+    command = ("train", "digits_label_noise", *TINY, *late)
+    shell.refused(2, "start_at 0.9 would never come, as it is after the last", *command)
+    assert not (tmp_path / "out").exists()
+    config = _config(run)
+    config["run"]["method"]["start_at"] = 0.9
+    (run / run_dir.CONFIG).write_text(json.dumps(config))
+    shell.refused(2, "of 3 epochs", "resume", run, "--epochs", "3")
+
+
 def test_a_run_without_checkpoints_is_not_begun_anew(run, shell):
     shutil.rmtree(run / run_dir.CHECKPOINTS)
     status, _, said = shell("resume", run, "--epochs", "3")
@@ -375,6 +386,7 @@ def test_raw_reviews_are_predicted_as_the_test_set_is(tmp_path, shell):
     data_dir, out = tmp_path / "data", tmp_path / "run"
     truth = trees.tfds_imdb(data_dir)
     flags = ("--model.widths", "4", "--epochs", "1", "--no-tensorboard")
+    flags += ("--method.start-at", "0")
     shell.printed("train", "imdb_smoke", *flags, "--data-dir", data_dir, "--out", out)
     predicted = lambda *arguments: rows(shell.printed("predict", out, *arguments))
     expected = predicted()

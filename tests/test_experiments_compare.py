@@ -218,6 +218,16 @@ def test_what_a_comparison_does_not_read_is_refused(words, said, tmp_path, shell
     shell.refused(2, said, *given, *words)
 
 
+def test_methods_that_begin_after_the_last_epoch_are_refused(tmp_path, shell):
+    rows = [["a", "y"], *([n, n % 2] for n in range(40))]
+    path = write_csv(tmp_path / "data.csv", rows)
+    words = ["compare", "own_table", "--data.path", path, "--epochs", "2"]
+    said = "In 2 epochs drw_ce, cvar would be plain training"
+    methods = ("--methods", "absgd_auto,drw_ce,cvar,focal", "--out", tmp_path / "out")
+    shell.refused(2, said, *words, *methods)
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_of_every_method_are_checked_before_the_first_is_trained(tmp_path, shell):
     rows = [["a", "y"], *([n, "u" if n < 40 else "v"] for n in range(44))]
     path = write_csv(tmp_path / "small.csv", rows)

@@ -139,6 +139,30 @@ def test_runs_that_differ_in_arguments_or_on_the_host_share_a_program(
     assert (fields.compiled(other) == fields.compiled(run)) == shared
 
 
+@pytest.mark.parametrize(
+    ("changes", "late"),
+    [
+        ({"method.lam": 1.0}, "method.start_at 0.8"),
+        ({"method": configs.Method("cvar", start_at=0.8)}, "method.start_at 0.8"),
+        ({"method.lam": 1.0, "epochs": 3}, ""),
+        ({"method.lam": math.inf}, ""),
+        ({"method": configs.Method("sgd", start_at=0.8)}, ""),
+        ({"loss": configs.Loss(class_weights=True, class_weights_from=0.9)},
+         "loss.class_weights_from 0.9"),
+        ({"loss": configs.Loss(class_weights_from=0.9)}, ""),
+        ({"loss": configs.Loss("truncated", prune_from=0.9)}, "loss.prune_from 0.9"),
+        ({"loss": configs.Loss("truncated")}, ""),  # which is never, as asked for
+    ],
+)  # fmt: skip
+def test_what_would_begin_after_the_last_epoch_is_refused(changes, late):
+    run = configs.replace(_run(), {"epochs": 2, "method.start_at": 0.8} | changes)
+    assert run.too_late == late
+    if not late:
+        return run.refuse_too_late()
+    with pytest.raises(configs.BadConfiguration, match=f"{late} would never come"):
+        run.refuse_too_late()
+
+
 def _run(**changes):
     return dataclasses.replace(LONG_TAIL.run, **changes)
 

@@ -65,10 +65,10 @@ def main(preset: str, config: commands.Compare) -> int:
     """Trains the runs that are missing, and tabulates the methods.
 
     Returns 0, or 130 if it was interrupted; the same command then resumes. Raises
-    BadConfiguration where there is no such method, or no validation data; early
-    stopping meets a method of two stages; settings are to be chosen by a metric of two
-    classes, and there are more; or the directory, or a file to reuse, holds a
-    comparison of other runs.
+    BadConfiguration where there is no such method, or no validation data; a method
+    begins too late; early stopping meets a method of two stages; settings are to be
+    chosen by a metric of two classes, and there are more; or the directory, or a file
+    to reuse, holds a comparison of other runs.
     """
     base = method_grid.plain(config.run)
     if config.early_stopping:
@@ -77,6 +77,12 @@ def main(preset: str, config: commands.Compare) -> int:
         method_grid.at_rates(method, base, config.rates)
         for method in method_grid.choose(config.run, config.methods)
     ]
+    if late := [m.name for m in methods if m.runs(base)[0].too_late]:
+        raise configs.BadConfiguration(
+            f"In {base.epochs} epochs {', '.join(late)} would be plain training, as "
+            "what sets them apart begins after the last one: give --epochs more, or "
+            "--loss.class-weights-from or --method.start-at less, or leave them out."
+        )
     staged = [method.name for method in methods if method.stage == 2]
     if config.early_stopping and staged:
         raise configs.BadConfiguration(

@@ -201,6 +201,7 @@ def resume(config: commands.Resume) -> int:
                 f"too, and must be more, got {config.epochs}."
             )
         run = dataclasses.replace(run, epochs=config.epochs)
+        run.refuse_too_late()
         say(_change(kept.run, run, done))
         extended = (*extended, kept.run.epochs)
     preset = kept.preset or run.data.source
