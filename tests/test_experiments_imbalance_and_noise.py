@@ -17,6 +17,7 @@ from experiments.data.imbalance import (
     scale_counts,
     select,
     step_counts,
+    subsample,
 )
 from experiments.data.label_noise import (
     asymmetric_cifar10,
@@ -148,6 +149,26 @@ def test_counts_that_do_not_scale_are_refused():
     message = "A total of 10 leaves no example of class 1, which has 2 of 100"
     with pytest.raises(ValueError, match=message):
         scale_counts([98, 2], 10)
+
+
+@pytest.mark.parametrize("meta", [0, 3])
+def test_a_total_is_of_what_there_is_but_for_a_meta_set(meta):
+    """Of 80 examples of each of ten classes, half of which keep all."""
+    labels = np.repeat(np.arange(10), 80 - meta)
+    of = lambda total: configs.Data(
+        imbalance="step",
+        imbalance_ratio=10.0,
+        total=total,
+        meta_per_class=meta,
+        test_per_class=50,
+    )
+    kept = subsample(labels, of(440), np.random.default_rng(0))
+    expected = [80 - meta] * 5 + [8] * 5
+    assert np.bincount(labels[kept]).tolist() == expected
+    with pytest.raises(
+        ValueError, match=r"of 441 takes 81 .* of class 0, which has 80"
+    ):
+        subsample(labels, of(441), np.random.default_rng(0))
 
 
 # Selection.

@@ -62,12 +62,22 @@ def reordered(data: configs.Data) -> str:
 
 
 def _counts(data: configs.Data, available: np.ndarray) -> list[int]:
-    """Examples of each class that a config keeps, of those that there are."""
+    """Examples of each class that a config keeps, of those that there are.
+
+    ValueError where its total asks for more.
+    """
     rule = {"long_tail": long_tail_counts, "step": step_counts}[data.imbalance]
     counts = rule(int(available.min()), data.classes, data.imbalance_ratio)
     if data.total is not None:
         counts = scale_counts(counts, data.total)
-    return counts[::-1] if data.scarce_first else counts
+    counts = counts[::-1] if data.scarce_first else counts
+    for label, (count, there) in enumerate(zip(counts, available, strict=True)):
+        if count > there:
+            raise ValueError(
+                f"A total of {data.total} takes {count} examples of class {label}, "
+                f"which has {there}."
+            )
+    return counts
 
 
 def long_tail_counts(head_count: int, classes: int, ratio: float) -> list[int]:
