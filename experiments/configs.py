@@ -26,6 +26,7 @@ from experiments.fields import (
     Count,
     Finite,
     Host,
+    Moderate,
     Nonzero,
     NotCompiled,
     NotNegative,
@@ -178,7 +179,7 @@ class Data(Checked):
         ]
     ] = "symmetric"
     noise_rate: Host[BelowOne] = 0.0
-    corruption_seed: Host[int | None] = None
+    corruption_seed: Host[Count | None] = None
     validation_per_class: Host[Count] = 0
     test_per_class: Host[Count] = 0
     meta_per_class: Host[Count] = 0
@@ -192,14 +193,14 @@ class Data(Checked):
     crop_padding: Augmentation[Count] = 0
     flip: Augmentation[bool] = False
     rotation: Augmentation[NotNegative] = 0.0
-    image_size: Size | None = None
+    image_size: Moderate | None = None
     resized_crop: Host[bool] = False
     jitter: Host[NotNegative] = 0.0
     augment_on: Literal["host", "device"] = "host"
-    mean: tuple[float, ...] = ()
-    std: tuple[Positive, ...] = ()
+    mean: tuple[Finite, ...] = ()
+    std: tuple[PositiveFinite, ...] = ()
     vocabulary: Size = 20_000
-    length: Size = 200
+    length: Moderate = 200
     # Of no flag: `datasets.resolve` reads it from the data.
     contents: Annotated[Contents | None, tyro.conf.Suppress] = None
 
@@ -363,8 +364,8 @@ class Model(Checked):
         "bilstm",
         "mlp",
     ] = "convnet"
-    widths: tuple[Size, ...] = ()
-    blocks: tuple[Size, ...] = ()
+    widths: tuple[Moderate, ...] = ()
+    blocks: tuple[Moderate, ...] = ()
     head: Literal["linear", "cosine", "scaled", "memory"] = "linear"
     norm: Literal["batch", "group"] = "batch"
     statistics_momentum: BelowOne = 0.9
@@ -518,7 +519,7 @@ class Method(Checked):
     gamma: Argument[PositiveShare] = 0.5
     init_s: Annotated[NotNegative | None, _GIVEN_INIT_S] = None
     max_weight: AtLeastOne | None = None
-    alpha: Argument[Positive] = 1.0
+    alpha: Argument[PositiveFinite] = 1.0
     uniform: Argument[bool] = False
     route: Literal["pullback", "value", "dense"] = "pullback"
     microbatch_size: Size | None = None
@@ -625,7 +626,7 @@ class Optimizer(Checked):
         clipping.
     """
 
-    learning_rate: Argument[Positive] = 0.1
+    learning_rate: Argument[PositiveFinite] = 0.1
     warmup: Host[Share] = 0.0
     decay: Host[Literal["drops", "cosine"]] = "drops"
     drop_at: Host[tuple[Share, ...]] = ()

@@ -1,8 +1,8 @@
 """What the annotations of a configuration's fields declare: bounds, and who reads them.
 
-`Checked` refuses numbers out of bounds. A field that is an `Argument` of the compiled
-step, or that only the `Host` reads, does not decide which program is compiled, and
-`compiled` takes it out; every other field is compiled in.
+`Checked` refuses numbers out of bounds, or that float32 does not hold. A field that is
+an `Argument` of the compiled step, or that only the `Host` reads, does not decide which
+program is compiled, and `compiled` takes it out; every other field is compiled in.
 """
 
 import dataclasses
@@ -22,9 +22,16 @@ class Bound(NamedTuple):
     kept: Callable[[Any], bool]  # False for NaN
 
 
-Count = Annotated[int, Bound("not be negative", lambda n: n >= 0)]
-Size = Annotated[int, Bound("be at least 1", lambda n: n >= 1)]
-AtLeastTwo = Annotated[int, Bound("be at least 2", lambda n: n >= 2)]
+def _at_most(most: int) -> Bound:
+    return Bound(f"be at most {most:,}", lambda n: n <= most)
+
+
+_INT32 = _at_most(2**31 - 1)  # what JAX takes for a seed, and an index
+_POSITIVE = Bound("be at least 1", lambda n: n >= 1)
+Count = Annotated[int, Bound("not be negative", lambda n: n >= 0), _INT32]
+Size = Annotated[int, _POSITIVE, _INT32]
+Moderate = Annotated[int, _POSITIVE, _at_most(2**16)]  # all are in memory at once
+AtLeastTwo = Annotated[int, Bound("be at least 2", lambda n: n >= 2), _at_most(2**20)]
 NotNegative = Annotated[
     float, Bound("be finite and not negative", lambda x: 0.0 <= x < math.inf)
 ]
@@ -38,6 +45,11 @@ AtLeastOne = Annotated[float, Bound("be at least 1", lambda x: x >= 1.0)]
 Share = Annotated[float, Bound("lie in [0, 1]", lambda x: 0.0 <= x <= 1.0)]
 PositiveShare = Annotated[float, Bound("lie in (0, 1]", lambda x: 0.0 < x <= 1.0)]
 BelowOne = Annotated[float, Bound("lie in [0, 1)", lambda x: 0.0 <= x < 1.0)]
+# Devices take smaller numbers for 0, and divide by some, and larger ones for inf.
+_FLOAT32 = Bound(
+    "be a float32: 0, infinite, or from 1.2e-38 to 3.4e38 in size",
+    lambda x: x in (0.0, math.inf, -math.inf) or 2.0**-126 <= abs(x) <= 3.4e38,
+)
 
 
 class NotCompiled(NamedTuple):
@@ -61,8 +73,9 @@ class Checked:
         for name, declared in _declared(type(self)).items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                for bound in declared:
-                    if isinstance(bound, Bound) and number is not None:
+                bounds = [each for each in declared if isinstance(each, Bound)]
+                for bound in [*bounds, _FLOAT32] if bounds else ():
+                    if number is not None:
                         rule = f"{name} must {bound.rule}, got {number}."
                         refuse(not bound.kept(number), rule)
 

@@ -61,6 +61,18 @@ RUN = pathlib.Path("run")
         (lambda: _run(epochs=0), "epochs .* got 0"),
         (lambda: _run(batch_size=1), "batch_size .* got 1"),
         (lambda: _run(seed=-1), "seed .* got -1"),
+        (lambda: _run(seed=2**31), "seed must be at most 2,147,483,647, got 214"),
+        (lambda: _run(epochs=10**22), "epochs must be at most .* got 10000000000"),
+        (lambda: _run(batch_size=10**12), "batch_size must be at most 1,048,576, got"),
+        (lambda: _data(corruption_seed=-1), "corruption_seed .* not be neg.* got -1"),
+        (lambda: Session(prefetch=10**11), "prefetch must be at most 65,536, got"),
+        (lambda: configs.Model(widths=(8, 10**12)), "widths must be at most 65,536"),
+        (lambda: _data(mean=(math.nan,), std=(1.0,)), "mean must be finite, got nan"),
+        (lambda: _data(mean=(0.0,), std=(math.inf,)), "std .* finite, got inf"),
+        (lambda: configs.Method(alpha=math.inf), "alpha must be .* finite, got inf"),
+        (lambda: configs.Optimizer(learning_rate=math.inf), "finite, got inf"),
+        (lambda: commands.Sweep(_run(), lams="1e-50").settings(),
+         "lam must be a float32.* got 1e-50"),
         (lambda: _run(model=configs.Model(name="bilstm")), "got bilstm for digits"),
         (lambda: _run(loss=configs.Loss(name="ldam")), "'cosine', got 'linear'"),
         (lambda: _run(method=configs.Method(route="value", microbatch_size=4)),
@@ -87,6 +99,24 @@ def test_a_bad_field_is_refused_with_its_value(make, message):
         make()
 
 
+@pytest.mark.parametrize("number", [1e-50, -1e-50, 1e-39, 1e39, -1e300])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: configs.Method(lam=number),
+        lambda number: configs.Method(rho=abs(number)),
+        lambda number: configs.Method(alpha=abs(number)),
+        lambda number: configs.Optimizer(learning_rate=abs(number)),
+        lambda number: configs.Optimizer(weight_decay=abs(number)),
+    ],
+)
+def test_a_number_that_float32_does_not_hold_is_refused(make, number):
+    with pytest.raises(ValueError, match=r"must be a float32: 0.* got -?1e"):
+        make(number)
+    nearest = min(max(abs(number), 2.0**-126), 3.4e38)
+    make(math.copysign(nearest, number))
+
+
 RUNS = (configs.Run, configs.Data, configs.Model, configs.Loss, configs.Method)
 RUNS += (configs.Optimizer, Session)
 
@@ -96,7 +126,7 @@ def test_every_number_of_a_configuration_has_a_bound(config):
     hints = typing.get_type_hints(config)
     for field, declared in fields._declared(config).items():
         kinds = {hints[field], *typing.get_args(hints[field])}
-        if kinds & {int, float} and field not in ("corruption_seed", "mean"):
+        if kinds & {int, float}:
             assert issubclass(config, fields.Checked)
             assert any(isinstance(each, fields.Bound) for each in declared), field
 
