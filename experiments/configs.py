@@ -149,8 +149,9 @@ class Data(Checked):
         training image, in random order.
       augment_on: where images are cropped, flipped and rotated: on the `host` (NumPy)
         or on the `device`.
-      mean: mean of each channel, for normalisation of pixels in [0, 1]; () for none.
-      std: standard deviation of each channel, for normalisation; () for none.
+      mean: mean of each channel, or of all, for normalisation of pixels in [0, 1]; ()
+        for none.
+      std: standard deviation of each channel, or of all, likewise; () for none.
       vocabulary: number of words with a token id, the most frequent ones of the
         training text.
       length: tokens of a text that are kept, from its end; shorter ones are padded in
@@ -228,11 +229,17 @@ class Data(Checked):
             f"noise {self.noise!r} is for cifar10 and cifar100, got {self.source}.",
         )
         of_images = ("crop_padding", "flip", "rotation", "jitter", "resized_crop")
-        asked = changed(self, *of_images, "image_size")
+        of_images += ("image_size", "augment_on", "mean", "std")
+        asked = changed(self, *of_images)
         refuse(
             self.info.inputs in ("text", "table") and asked,
             f"{self.source} is {'text' if self.info.inputs == 'text' else 'a table'}, "
             f"which has no {asked}.",
+        )
+        refuse(
+            self.known and len(self.mean) not in (0, 1, self.channels),
+            "mean and std must have one number, or one for each channel, of which "
+            f"{self.source} has {self.channels}, got {self.mean} and {self.std}.",
         )
         refuse(
             self.info.files and self.image_size is None,

@@ -13,6 +13,8 @@ from experiments.studies.digits import LABEL_NOISE, LONG_TAIL, studies
 from experiments.train.session import Session
 
 RUN = pathlib.Path("run")
+VECTORS = configs.Contents("table", (3,), ("a", "b"))
+COLOURED = configs.Contents("images", (8, 8, 3), ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,14 @@ RUN = pathlib.Path("run")
         (lambda: _data(crop_padding=-1), "crop_padding .* got -1"),
         (lambda: _data(tail_classes=10), "tail_classes .* got 10"),
         (lambda: _data(mean=(0.5,)), "mean and std .* got \\(0.5,\\) and \\(\\)"),
+        (lambda: _data(mean=(0.5, 0.5), std=(1.0, 1.0)), "digits has 1, got .0.5, 0"),
+        (lambda: configs.Data("cifar10", mean=(0.0,) * 4, std=(1.0,) * 4), "has 3"),
+        (lambda: configs.Data(source="imdb", augment_on="device"), "has no augment_on"),
+        (lambda: configs.Data("table", mean=(0.5,), std=(1.0,)), "has no mean, std"),
+        (lambda: configs.Data("arrays", mean=(0.5,), std=(1.0,), contents=VECTORS),
+         "arrays is a table, which has no mean, std"),
+        (lambda: configs.Data("arrays", mean=(0.0,) * 2, std=(1.0,) * 2,
+                              contents=COLOURED), "arrays has 3, got"),
         (lambda: _data(examples_per_class=0), "examples_per_class .* got 0"),
         (lambda: _data(resized_crop=True), "image files, got digits"),
         (lambda: _data(image_size=3), "must divide .* \\(8, 8, 1\\), got 3"),
