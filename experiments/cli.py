@@ -143,6 +143,13 @@ def _overridden(
         )
     except ValueError as error:  # fields that do not go together
         raise configs.BadConfiguration(str(error)) from error
+    _refuse_of_one_run(command, given)
+    first, pretrained = config.run.start_from, config.run.model.pretrained
+    if first is not None and pretrained is not None:
+        raise configs.BadConfiguration(
+            f"All of --model.pretrained {pretrained} would be replaced by --start-from "
+            f"{first}: give one of them."
+        )
     if command == "compare":
         _refuse_of_one_method(given)
     else:
@@ -151,6 +158,28 @@ def _overridden(
             one.refuse_too_late()
     _refuse_without(config, given, compared=command == "compare")
     return config
+
+
+# What the methods of a comparison set, and what no run of a grid does.
+_OF_ONE_RUN = {
+    "compare": {
+        "--data.sampling", "--data.meta-per-class", "--model.head", "--eval-every",
+        "--tensorboard",
+    },
+    "sweep": {
+        "--checkpoints", "--checkpoint-seconds", "--tensorboard", "--workers",
+        "--prefetch",
+    },
+}  # fmt: skip
+
+
+def _refuse_of_one_run(command: str, given: Collection[str]) -> None:
+    """Refuses flags that only `train` reads."""
+    if ignored := _OF_ONE_RUN.get(command, set()) & {*given}:
+        raise configs.BadConfiguration(
+            f"{', '.join(sorted(ignored))} would change nothing: `train` reads that, "
+            f"and `{command}` does not."
+        )
 
 
 # What of loss and method a comparison takes from its run, and the sign of λ.
@@ -262,7 +291,14 @@ _NEEDS = (
         "data.vocabulary data.length",
         "run.data.source",
         "of texts (imdb, text)",
-        lambda source: registry.DATASETS[source].inputs in ("text", ""),
+        lambda source: registry.DATASETS[source].inputs == "text",
+    ),
+    _Need("data.text", "run.data.source", "text", "text".__eq__),
+    _Need(
+        "data.label data.drop",
+        "run.data.source",
+        "table or text",
+        ("table", "text").__contains__,
     ),
     _Need(
         "data.validation_share",
@@ -287,6 +323,12 @@ _NEEDS = (
         "run.model.title",
         "sce_cnn or module:function",
         lambda name: name == "sce_cnn" or ":" in name,
+    ),
+    _Need(
+        "model.norm model.statistics_momentum",
+        "run.model.title",
+        "of images or module:function",
+        lambda name: name not in ("bilstm", "mlp"),
     ),
     _Need("model.statistics_momentum", "run.model.norm", "batch", "batch".__eq__),
     _Need(

@@ -141,6 +141,10 @@ class Compare(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse(not self.rates, "rates must have one at least, got none.")
+        refuse(
+            len({*self.rates}) < len(self.rates),
+            f"rates must differ, got {self.rates}.",
+        )
         _refuse_seed(self.run)
         refuse(
             self.session.distributed or self.session.parallel == "pmap",

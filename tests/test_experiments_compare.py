@@ -211,6 +211,11 @@ def test_methods_are_set_as_their_papers_have_them():
             "--method.max-weight would change nothing: `compare` gives",
         ),
         (["--loss.name", "focal"], "--loss.name would change nothing"),
+        (["--data.sampling=balanced"], "--data.sampling would change nothing: `train`"),
+        (["--data.meta_per_class", "4"], "--data.meta-per-class would change nothing"),
+        (["--eval-every", "2", "--model.head=cosine"], "--eval-every, --model.head wo"),
+        (["--tensorboard"], "--tensorboard would change nothing: `train`"),
+        (["--rates", "1", "0.5", "1"], "rates must differ, got (1.0, 0.5, 1.0)"),
     ],
 )
 def test_what_a_comparison_does_not_read_is_refused(words, said, tmp_path, shell):

@@ -466,6 +466,29 @@ def test_flags_without_what_they_need_are_refused(words, said, shell):
 
 
 @pytest.mark.parametrize(
+    ("preset", "words", "said"),
+    [
+        ("own_table", "--model.norm group", "images or module:function, got mlp"),
+        ("own_text", "--model.statistics-momentum 0", "module:function, got bilstm"),
+        ("own_table", "--data.text a", "--data.source text, got table"),
+        ("own_arrays", "--data.vocabulary 9", "of texts (imdb, text), got arrays"),
+        ("own_arrays", "--data.label y", "--data.source table or text, got arrays"),
+        ("own_images", "--data.drop a", "--data.source table or text, got folder"),
+    ],
+)
+def test_flags_of_other_data_of_your_own_are_refused(preset, words, said, shell):
+    flag, *_ = words = words.split()
+    shell.refused(2, f"{flag} would change nothing: it needs", "train", preset, *words)
+    shell.refused(2, said, "train", preset, *words)
+
+
+def test_weights_that_a_first_stage_replaces_are_refused(shell):
+    words = ("--start-from", "runs/first", "--model.pretrained", "weights.npz")
+    said = "All of --model.pretrained weights.npz would be replaced by --start-from"
+    shell.refused(2, said, "train", "digits_label_noise", *words)
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "train digits_label_noise --data.noise symmetric_sce",
@@ -476,6 +499,8 @@ def test_flags_without_what_they_need_are_refused(words, said, shell):
         "train own_table --data.path x.csv --data.validation-share 0.2",
         "train own_text --data.path x.csv --data.vocabulary 9 --data.length 9",
         "train digits_long_tail --model my:net --optimizer.hidden-weight-decay 0.1",
+        "train own_table --data.path x.csv --model my:net --model.norm group",
+        "train own_text --data.path x.csv --data.text a --data.label b --data.drop c",
         "sweep own_table --data.path x.csv --method.name eg --lams 0.5,1",
         # What the methods of a comparison need they have, and the others do without.
         "compare digits_label_noise --optimizer.b1 0.8 --data.sampling-beta 0.9",

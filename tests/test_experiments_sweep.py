@@ -270,6 +270,12 @@ def test_what_is_missing_is_trained_in_groups(tmp_path, monkeypatch):
     assert seen[2:] == [[(0, 4)]]
 
 
+def test_what_a_sweep_does_not_read_is_refused(tmp_path, shell):
+    words = ("--checkpoints", "5", "--checkpoint-seconds", "1", "--out", tmp_path)
+    said = "--checkpoint-seconds, --checkpoints would change nothing: `train` reads"
+    shell.refused(2, said, "sweep", "digits_long_tail", *words)
+
+
 def test_a_training_that_is_not_finished_is_no_outcome():
     begun = aggregate.Result(None, None, RUN, np.array([]), [{"epoch": 1}])
     outcomes = [
