@@ -412,6 +412,10 @@ class Untuned(Checked):
     out: pathlib.Path = pathlib.Path("runs/untuned.jsonl")
     data: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_page(self.out)
+
 
 @dataclasses.dataclass(frozen=True)
 class AfterFirstStage(Checked):
@@ -428,6 +432,19 @@ class AfterFirstStage(Checked):
     data_dir: pathlib.Path = pathlib.Path("data")
     seeds: Size = 10
     out: pathlib.Path = pathlib.Path("runs/after_first_stage.jsonl")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_page(self.out)
+
+
+def _refuse_page(out: pathlib.Path) -> None:
+    """Refuses records that the page next to them would overwrite."""
+    refuse(
+        out.suffix.lower() == ".md",
+        "out must be a file of JSON lines, such as runs/a.jsonl: its page ends in .md, "
+        f"got {out}.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

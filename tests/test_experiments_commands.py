@@ -1,5 +1,6 @@
 """What can be done with a run after its training, on a tiny one of the digits."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -334,11 +335,44 @@ def test_what_cannot_be_predicted_is_refused(trained, saved, said, tmp_path, she
 def test_predictions_that_cannot_be_written_are_refused(trained, tmp_path, shell):
     said = f"{tmp_path} cannot be written: Is a directory"
     shell.refused(2, said, "predict", trained, "--out", tmp_path)
+    np.save(tmp_path / "a.npy", _test_set(trained).inputs)
+    arguments = ("predict", trained, tmp_path / "a.npy", "--out", tmp_path / "a.npy")
+    shell.refused(2, "a.npy would be overwritten, and it is what is read", *arguments)
     for command in ("predict", "evaluate"):
         shell.refused(2, "devices must be at", command, trained, "--devices", "99")
     shell.refused(2, "There is no directory", "predict", tmp_path / "none")
     (tmp_path / "empty").mkdir()
     shell.refused(3, "has no image", "predict", trained, tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "refused"),
+    [
+        ("table.csv", "table.csv", True),
+        ("table.csv", "link.csv", True),
+        ("table.csv", "folder/../table.csv", True),
+        ("table.csv", "input.csv", True),
+        ("table.csv", "folder/train.csv", False),
+        ("table.csv", "new.csv", False),
+        ("folder", "folder/train.csv", True),
+        ("folder", "folder/test.csv", False),  # is not there
+        ("folder", "folder/other.csv", False),
+        ("folder", "table.csv", False),
+    ],
+)
+def test_what_is_read_is_not_overwritten(data, out, refused, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("table.csv", "folder/train.csv", "folder/other.csv", "input.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    own = configs.Data("table", path=str(tmp_path / data))
+    run = configs.Run(own, configs.Model("mlp"))
+    with contextlib.ExitStack() as stack:
+        if refused:
+            said = f"{re.escape(out)} would be overwritten, and it is what is read"
+            stack.enter_context(pytest.raises(configs.BadConfiguration, match=said))
+        given = tmp_path / "input.csv"
+        evaluation.refuse_overwriting(run, tmp_path / out, source=given)
 
 
 def test_image_files_are_prepared_as_those_of_the_data_set(tmp_path):

@@ -8,6 +8,8 @@ import html
 import io
 import json
 import math
+import os
+import pathlib
 import re
 import statistics
 
@@ -708,6 +710,23 @@ def test_numbers_are_written_as_print_does():
     assert formatting.difference(np.array([-0.01, -0.03])) == "−2.0 ± 1.0"
     lines = formatting.markdown([["a", "bcd"], ["λλ", "e"]])
     assert lines == ["| a  | bcd |", "|----|-----|", "| λλ | e   |"]
+
+
+def test_a_text_is_written_whole_and_to_what_is_no_file(tmp_path, monkeypatch):
+    path, link = tmp_path / "new" / "a.txt", tmp_path / "link"
+    link.symlink_to(path)
+    run_log.save_text(link, "one")
+    assert link.is_symlink()
+    assert path.read_text() == "one"
+    with monkeypatch.context() as patched:
+        patched.delattr("pathlib.Path.replace")  # as if it were killed before
+        with pytest.raises(AttributeError):
+            run_log.save_text(path, "two")
+    assert path.read_text() == "one"
+    run_log.save_text(path, "two")
+    assert {p: p.read_text() for p in path.parent.iterdir()} == {path: "two"}
+    run_log.save_text(pathlib.Path(os.devnull), "three")
+    assert not pathlib.Path(os.devnull).is_file()
 
 
 def test_records_come_back(tmp_path):

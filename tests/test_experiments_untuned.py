@@ -131,6 +131,13 @@ def test_data_that_are_named_twice_are_trained_once(tmp_path, monkeypatch):
     assert trained == ["digits-noise"]
 
 
+@pytest.mark.parametrize("command", ["untuned", "after-first-stage"])
+@pytest.mark.parametrize("name", ["records.md", "RECORDS.MD"])
+def test_records_are_not_overwritten_by_their_page(command, name, tmp_path, shell):
+    said = "out must be a file of JSON lines, such as runs/a.jsonl"
+    shell.refused(2, said, command, "--out", tmp_path / name)
+
+
 def test_only_the_seeds_that_a_data_set_lacks_are_trained(tmp_path, monkeypatch):
     records, measured = run_log.events(DOCS / "after_first_stage.jsonl")[0], []
 

@@ -28,7 +28,7 @@ SPLITS = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
-_SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
+SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})  # cells, lower case
 MISSING_RULE = "Nothing, na, n/a, nan, null, none and ? stand for what is missing."
@@ -264,7 +264,7 @@ def listed(
         classes = _folders(root)
         if not classes:
             raise DamagedData(f"{root} must have a subfolder for each class, got none.")
-        if root == path and {d.name.lower() for d in classes} <= _SPLIT_NAMES:
+        if root == path and {d.name.lower() for d in classes} <= SPLIT_NAMES:
             raise DamagedData(
                 f"{path} has {', '.join(f'{d.name}/' for d in classes)} and no train/: "
                 "training examples are in train/, in a subfolder for each class."
@@ -292,7 +292,7 @@ def _refuse_splits(path: pathlib.Path, classes: Sequence[pathlib.Path]) -> None:
             f"{path} has {', '.join(f'{d.name}/' for d in classes)}, which look like "
             f"splits: all have the same subfolders, {listed_names(sorted(inner[0]))}, "
             f"and no file of their own. The names of splits are "
-            f"{', '.join(sorted(_SPLIT_NAMES))}: rename the folders, or, if they are "
+            f"{', '.join(sorted(SPLIT_NAMES))}: rename the folders, or, if they are "
             "classes, put the files of each into it and not below."
         )
 

@@ -39,11 +39,15 @@ def main(config: commands.Suspects) -> int:
     """Classifies the training set, writes the two files and prints the first rows.
 
     Returns 0, also if the list could not be saved in the run directory. Raises OSError
-    where `out` is given and cannot be written to.
+    where `out` is given and cannot be written to, and BadConfiguration where the data
+    are there under the name of one of the files.
     """
     kept, task, layout, step, state = evaluation.reopen(
         config.dir, config.data_dir, config.devices
     )
+    out = config.out or config.dir
+    outputs = (out / name for name in (LIST, EPOCHS, ARRAYS))
+    evaluation.refuse_overwriting(kept.run, *outputs)
     logits = evaluation.outputs_of("logits", state, task.train, kept.run, layout)
     lam, most = lam_of(kept.run, state), kept.run.method.bound
     suspects = suspicion(logits, task.train.labels, lam, most)
@@ -71,7 +75,6 @@ def main(config: commands.Suspects) -> int:
         arrays["losses"], arrays["weights"] = (
             np.stack(each) for each in zip(*course.values(), strict=True)
         )
-    out = config.out or config.dir
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():

@@ -36,15 +36,23 @@ def to_jsonable(value: Any) -> Any:
 
 
 def save(path: pathlib.Path, value: Any) -> None:
-    """Writes what `to_jsonable` takes as strict JSON.
-
-    By one rename: a kill leaves the old file or the new one. The directory is made if
-    need be.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes what `to_jsonable` takes as strict JSON, as `save_text` does."""
     text = json.dumps(to_jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
+    save_text(path, text + "\n")
+
+
+def save_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file by one rename: a kill leaves the old one or the new one.
+
+    The directory is made if need be. What is no file, such as a pipe, is written to.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()  # a link stays one
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import os
 import pathlib
 import sys
 from collections.abc import Collection, Sequence
@@ -219,17 +220,35 @@ def weights(state: steps.TrainState) -> dict[str, np.ndarray]:
     }
 
 
+def refuse_overwriting(
+    run: configs.Run, *outputs: pathlib.Path, source: pathlib.Path | None = None
+) -> None:
+    """Refuses outputs that are there, and are what a run or a command reads."""
+    paths = (source, run.data.path, run.model.pretrained)
+    read = [path for path in paths if path is not None and os.path.exists(path)]
+    for out in outputs:
+        # A folder may be read that has a file for each split.
+        named = (out, out.parent) if out.stem.lower() in own.SPLIT_NAMES else (out,)
+        if out.exists() and any(path.samefile(r) for path in named for r in read):
+            raise configs.BadConfiguration(
+                f"{out} would be overwritten, and it is what is read: give another "
+                "--out."
+            )
+
+
 def predict(config: commands.Predict) -> int:
     """Writes the probabilities of examples as CSV; returns the exit status 0.
 
-    A BadConfiguration where there is no such run, or the output cannot be written;
-    MissingData without such examples; DamagedData where they are not of the kind that
-    the network was trained on.
+    A BadConfiguration where there is no such run, or the output cannot be written or is
+    what is read; MissingData without such examples; DamagedData where they are not of
+    the kind that the network was trained on.
     """
     kept = run_dir.load(config.dir)
     of_run = config.input is None or str(config.input) == "-"
     data, data_dir = kept.run.data, config.data_dir or kept.data_dir
     task = prepare = paths = rows = None
+    if config.out is not None:
+        refuse_overwriting(kept.run, config.out, source=config.input)
     if not of_run:
         inputs.require(config.input)
     if of_run or (data.info.own and not data.info.files):  # those are prepared by it
@@ -268,8 +287,7 @@ def predict(config: commands.Predict) -> int:
         print(table.getvalue(), end="")
     else:
         try:
-            config.out.parent.mkdir(parents=True, exist_ok=True)
-            config.out.write_text(table.getvalue(), encoding="utf-8")
+            run_log.save_text(config.out, table.getvalue())
         except OSError as error:
             raise configs.BadConfiguration(
                 f"{config.out} cannot be written: {error.strerror}."

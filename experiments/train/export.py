@@ -121,10 +121,13 @@ def main(config: commands.Export) -> int:
     """Writes the network of a run, its weights and how to use them.
 
     Returns the exit status 0. A BadConfiguration where there is no such run, or the
-    output cannot be written.
+    output cannot be written or is what the run reads.
     """
     kept = run_dir.load(config.dir)
     run, data = kept.run, kept.run.data
+    out = config.out or config.dir / "export"
+    outputs = (out / name for name in (NETWORK, WEIGHTS, PREPARE))
+    evaluation.refuse_overwriting(run, *outputs)
     step, state = evaluation.restore(config.dir, kept, sharding.layout(1))
     state = jax.device_get(state)
     dtype = data.info.dtype
@@ -160,7 +163,6 @@ def main(config: commands.Export) -> int:
     )
     about = textwrap.fill(about, 88, break_on_hyphens=False)
     readme = _README.format(about=about, code=_CODE + code, weights=WEIGHTS)
-    out = config.out or config.dir / "export"
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / NETWORK).write_bytes(exported.serialize())
