@@ -432,9 +432,14 @@ def _run(name: str, *arguments: Any) -> int:
 
 
 def _resolved(argument: Any) -> Any:
-    """The configuration of a command, with what its own data have."""
+    """The configuration of a command, with what its own data have and whole paths."""
     run = getattr(argument, "run", None)
-    if not isinstance(run, configs.Run) or not run.data.info.own:
+    if not isinstance(run, configs.Run):
+        return argument
+    started = {"start_from": run.start_from, "model.pretrained": run.model.pretrained}
+    whole = {f"run.{n}": p.resolve() for n, p in started.items() if p is not None}
+    argument = configs.replace(argument, whole)
+    if not run.data.info.own:
         return argument
     from experiments.data import datasets, imbalance
 

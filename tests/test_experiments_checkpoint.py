@@ -107,6 +107,17 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
 # Other configurations.
 
 
+def test_a_path_that_has_moved_is_no_difference(tmp_path):
+    for name in ("here/first", "here/second", "other/first"):
+        (tmp_path / name).mkdir(parents=True)
+    here = {"start_from": str(tmp_path / "here" / "first")}
+    for there in (tmp_path / "gone" / "first", "gone/first", tmp_path / "here/./first"):
+        assert not checkpoint.differences({"start_from": str(there)}, here)
+    for there in (tmp_path / "other" / "first", tmp_path / "here" / "second", "second"):
+        assert checkpoint.differences({"start_from": str(there)}, here)
+    assert checkpoint.differences({"name": "gone/a"}, {"name": "missing/a"})
+
+
 def test_differences_name_the_fields():
     there = {
         "method": {"lam": 0.5, "gamma": 0.9, "name": "absgd"},

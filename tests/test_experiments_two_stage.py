@@ -89,6 +89,31 @@ def test_crt_trains_a_new_head_on_the_old_features(stage_one, tmp_path):
     _train(out, *head, *SECOND)
 
 
+def test_a_first_stage_is_found_from_any_directory(
+    stage_one, tmp_path, monkeypatch, shell
+):
+    whole = tmp_path / "a" / "first"
+    shutil.copytree(stage_one, whole)
+    train = ("train", "digits_long_tail", *TINY, "--start-from")
+    monkeypatch.chdir(tmp_path / "a")
+    shell.printed(*train, "first", "--out", "second")
+    assert run_dir.load(tmp_path / "a" / "second").run.start_from == whole
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    given = (*train, "../a/first", "--out", "../a/second")
+    shell.refused(0, "../a/second is finished", *given)
+    # It stops before its first checkpoint.
+    shutil.rmtree(tmp_path / "a" / "second" / run_dir.CHECKPOINTS)
+    (tmp_path / "a" / "second" / run_dir.RECORDS).unlink()
+    shell.printed("resume", "../a/second")
+    # Both are moved, as a comparison is.
+    moved = tmp_path / "c"
+    (tmp_path / "a").rename(moved)
+    assert run_dir.load(moved / "second").run.start_from == moved / "first"
+    given = (*train, moved / "first", "--out", moved / "second")
+    shell.refused(0, "second is finished", *given)
+
+
 def test_lws_learns_the_factors_alone(stage_one, tmp_path):
     scale = ("--trainable", "scale", "--model.head", "scaled")
     out = _train(tmp_path, "--start-from", str(stage_one), *scale, *SECOND)

@@ -48,8 +48,9 @@ class SavedRun(NamedTuple):
 def load(out: pathlib.Path) -> SavedRun:
     """Loads the configuration of a run directory.
 
-    Raises BadConfiguration where there is no such directory, or no config of a run, or
-    it lacks what was read from your own data.
+    What a second stage starts from is looked for next to it where it has moved. Raises
+    BadConfiguration where there is no such directory, or no config of a run, or it
+    lacks what was read from your own data.
     """
     if not out.is_dir():
         raise configs.BadConfiguration(f"There is no directory {out}.")
@@ -58,6 +59,12 @@ def load(out: pathlib.Path) -> SavedRun:
             f"{out} is not the directory of a run: it has no {CONFIG}."
         )
     kept = load_file(out / CONFIG)
+    first = kept.run.start_from
+    if first is not None and not first.exists():  # both may have moved
+        beside = out.resolve().parent / first.name
+        if (beside / CONFIG).is_file():
+            run = dataclasses.replace(kept.run, start_from=beside)
+            kept = kept._replace(run=run)
     if not kept.run.data.known:
         raise configs.BadConfiguration(
             f"{out / CONFIG} has no run.data.contents, so the classes and the shape of "

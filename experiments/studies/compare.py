@@ -176,7 +176,7 @@ def _trials(setting: _Setting, methods: list[MethodGrid]) -> list[Trial]:
                 if method.stage == 2:
                     of_first = changes if method.classifier else {}
                     trials.append(_first_stage(setting, method, seed, of_first))
-                    start_from = trials[-1].out
+                    start_from = trials[-1].out.resolve()
                 if method.classifier is None:
                     run = dataclasses.replace(run, seed=seed, start_from=start_from)
                     trial = _trial(setting, method, value, run)

@@ -57,7 +57,8 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
     A line for each field, like `method.lam: 0.5 there, 1.0 here`; fields that only one
     of them has are `absent` in the other. What is the same in JSON is equal, so a tuple
-    equals a list and an infinity its name; and so are two paths of one place.
+    equals a list and an infinity its name; and so are two paths of one place, and one
+    of which nothing is left and one of the same name.
     """
     old, new = (
         run_log.flat(run_log.to_jsonable(there)),
@@ -71,10 +72,11 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def _same(there: Any, here: Any) -> bool:
-    texts = isinstance(there, str) and isinstance(here, str)
-    return there == here or (
-        texts and os.path.realpath(there) == os.path.realpath(here)
-    )
+    if there == here or not (isinstance(there, str) and isinstance(here, str)):
+        return there == here
+    moved = not os.path.exists(there) and os.path.exists(here)
+    moved &= os.path.basename(there) == os.path.basename(here)
+    return moved or os.path.realpath(there) == os.path.realpath(here)
 
 
 class Checkpoints:
