@@ -34,9 +34,9 @@ from experiments.data import (
     own_text,
 )
 from experiments.data.task import load_task
-from experiments.data.types import DamagedData
+from experiments.data.types import DamagedData, file_names
 from experiments.results import metrics, run_dir
-from experiments.train import loop, sharding, steps
+from experiments.train import checkpoint, loop, sharding, steps
 from tests import programs
 from tests.outcomes import cells
 from tests.trees import write_csv
@@ -920,6 +920,20 @@ def test_folders_that_look_like_splits_are_refused(here, tmp_path):
         f"Not used, below {tmp_path}: files with the ending .heic (2), none (1).",
     )
     assert loaded.contents.class_names == ("digit 0", "digit 1", "digit 2")
+
+
+@pytest.mark.parametrize("refuse", [
+    lambda path: checkpoint.Checkpoints(path / "a\udcff", keep=2, log=print),
+    lambda path: file_names(["a/1.png", "a/\udcff.png"]),
+    lambda path: own.dataset(
+        {"train": own.Part(np.zeros((4, 2)), ["a\udcff", "b"] * 2, str)},
+        configs.Data("table", path=str(path)), "table",
+    ),
+])  # fmt: skip
+def test_names_that_are_not_utf8_are_refused_where_they_cannot_be(refuse, tmp_path):
+    kinds = (DamagedData, configs.BadConfiguration)
+    with pytest.raises(kinds, match=r"udcff.* is not UTF-8"):
+        refuse(tmp_path)
 
 
 def test_an_image_that_is_none_is_named(here, tmp_path, shell):

@@ -729,6 +729,14 @@ def test_a_text_is_written_whole_and_to_what_is_no_file(tmp_path, monkeypatch):
     assert not pathlib.Path(os.devnull).is_file()
 
 
+def test_names_that_are_not_utf8_come_back(tmp_path):
+    path = pathlib.Path(os.fsdecode(b"bad\xff.csv"))
+    run_log.save(tmp_path / "a.json", {"path": path})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"path": str(path)}
+    run_log.save_csv(tmp_path / "a.csv", [["λ", str(path)]])
+    assert (tmp_path / "a.csv").read_text("utf-8") == "λ,bad\\udcff.csv\n"
+
+
 def test_records_come_back(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("left over from another run\n")

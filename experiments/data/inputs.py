@@ -16,7 +16,13 @@ from experiments.data import (
     own_text,
     text,
 )
-from experiments.data.types import DamagedData, Examples, Files, MissingData
+from experiments.data.types import (
+    DamagedData,
+    Examples,
+    Files,
+    MissingData,
+    file_names,
+)
 
 _ARRAYS = (".npy", ".npz")
 
@@ -99,7 +105,7 @@ def _files(source: pathlib.Path) -> Files:
                 "its subfolders."
             )
     relative = [path.relative_to(root).as_posix() for path in found]
-    return Files(root, np.array(relative, np.dtypes.StringDType()))
+    return Files(root, file_names(relative))
 
 
 def _decoded(files: Files, data: configs.Data) -> np.ndarray:

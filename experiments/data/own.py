@@ -20,7 +20,14 @@ import numpy as np
 
 from experiments import configs, fields
 from experiments.data import split
-from experiments.data.types import DamagedData, Dataset, Examples, Files, MissingData
+from experiments.data.types import (
+    DamagedData,
+    Dataset,
+    Examples,
+    Files,
+    MissingData,
+    file_names,
+)
 
 # Names of a split in files and directories.
 SPLITS = {
@@ -48,7 +55,7 @@ def load(data: configs.Data) -> Dataset:
     parts = {}
     for name, found in listed(path, IMAGES, "image").items():
         paths = [str(file.relative_to(path).as_posix()) for file, _ in found]
-        files = Files(path, np.array(paths, np.dtypes.StringDType()))
+        files = Files(path, file_names(paths))
         labels = [label for _, label in found]
         parts[name] = Part(files, labels, files.where)
     return dataset(parts, data, "images", notes=unused_beside_classes(path, IMAGES))
@@ -183,6 +190,7 @@ def dataset(
             "classes, each with several examples, and not numbers to be predicted."
         )
     names = tuple(map(str, class_names or labels))
+    file_names(names)  # refuses those that figures could not show
     ((name, count),) = collections.Counter(names).most_common(1)
     if count > 1:
         raise DamagedData(

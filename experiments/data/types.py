@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,16 @@ class Files:
             return self.path(index).read_bytes()
         except OSError as error:
             raise DamagedData(f"{self.where(index)}: {error.strerror}.") from error
+
+
+def file_names(paths: Sequence[str]) -> np.ndarray:
+    """The paths of `Files`, `[n]`; DamagedData where one is not UTF-8."""
+    try:
+        return np.array(paths, np.dtypes.StringDType())
+    except UnicodeEncodeError as error:
+        raise DamagedData(
+            f"{error.object!r} is not UTF-8: rename the file, or its folder."
+        ) from error
 
 
 class Examples(NamedTuple):

@@ -18,7 +18,7 @@ from experiments.report import (
     tsne,
     weights,
 )
-from experiments.results import aggregate, run_dir
+from experiments.results import aggregate, run_dir, run_log
 from experiments.results.aggregate import Group
 
 REPORT = "report.md"
@@ -59,9 +59,9 @@ def main(config: commands.Report) -> int:
             names = {g.title: g.run.data.class_names for g in groups}
             tsne.figure(features, out / drawn[-1], counts, names)
         report = text(groups, drawn)
-        (out / REPORT).write_text(report, encoding="utf-8")
+        run_log.save_text(out / REPORT, report)
         if config.html:
-            (out / html.PAGE).write_text(html.page(report, out), encoding="utf-8")
+            run_log.save_text(out / html.PAGE, html.page(report, out))
         if config.tables:
             tables.write(report, out)
     except OSError as error:

@@ -1,6 +1,5 @@
 """The command `suspects`: training examples whose labels are most likely wrong."""
 
-import csv
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import scipy.special
 from experiments import commands, configs
 from experiments.data.types import Examples, Files
 from experiments.report import formatting
-from experiments.results import aggregate, example_losses, run_dir
+from experiments.results import aggregate, example_losses, run_dir, run_log
 from experiments.train import evaluation, steps
 
 LIST, ARRAYS = run_dir.SUSPECTS, run_dir.SUSPECTS_ARRAYS
@@ -78,8 +77,7 @@ def main(config: commands.Suspects) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
-            with (out / name).open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows(table)
+            run_log.save_csv(out / name, table)
         np.savez_compressed(out / ARRAYS, **arrays)
     except OSError as error:
         if config.out is not None:

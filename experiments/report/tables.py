@@ -1,6 +1,5 @@
 """The tables of a report as CSV and JSON."""
 
-import csv
 import pathlib
 import re
 from typing import NamedTuple
@@ -34,9 +33,7 @@ def write(report: str, out: pathlib.Path) -> None:
     tables = tables_of(report)
     for index, table in enumerate(tables, start=1):
         slug = re.sub("[^a-z0-9]+", "-", table.title.lower()).strip("-")[:80].strip("-")
-        path = folder / f"{index:02}-{slug}.csv"
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(table.rows)
+        run_log.save_csv(folder / f"{index:02}-{slug}.csv", table.rows)
     run_log.save(out / JSON, {"tables": [table._asdict() for table in tables]})
 
 

@@ -1,8 +1,10 @@
 """The log of a run: one JSON line per event, and TensorBoard's files."""
 
 import contextlib
+import csv
 import dataclasses
 import functools
+import io
 import json
 import math
 import os
@@ -45,15 +47,24 @@ def save_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file by one rename: a kill leaves the old one or the new one.
 
     The directory is made if need be. What is no file, such as a pipe, is written to.
+    Names of files that are not UTF-8 have escapes, which JSON reads as the names.
     """
+    data = text.encode(errors="backslashreplace")
     if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
         return
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def save_csv(path: pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file, as `save_text` does."""
+    table = io.StringIO()
+    csv.writer(table).writerows(rows)
+    save_text(path, table.getvalue())
 
 
 class Recorder:

@@ -107,6 +107,13 @@ class Checkpoints:
     ) -> None:
         self.failures: list[Failure] = []
         self._directory = pathlib.Path(directory).absolute()
+        try:
+            str(self._directory).encode()
+        except UnicodeEncodeError as error:
+            raise BadConfiguration(
+                f"{str(directory)!r} is not UTF-8, as a path of checkpoints must be: "
+                "give another --out."
+            ) from error
         self._unfinished = self._directory / "unfinished"
         self._keep = keep
         self._log = log
