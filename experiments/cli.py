@@ -494,13 +494,14 @@ ALIASES = {
 
 
 def _spelled_out(config: type, arguments: list[str]) -> list[str]:
-    """The flags of a command with our names in place of `ALIASES`."""
+    """The flags of a command with our names for `ALIASES`, and directories for ~."""
     own, found = {field.name for field in dataclasses.fields(config)}, []
-    for word in arguments:
+    for word in map(os.path.expanduser, arguments):
         flag, *value = word.split("=", 1)
+        value = map(os.path.expanduser, value)  # which no shell does after =
         name = flag.removeprefix("--").replace("_", "-")
         meant = ALIASES.get(name) if flag.startswith("--") and name not in own else None
-        found.append("=".join([f"--{meant}", *value]) if meant else word)
+        found.append("=".join([f"--{meant}" if meant else flag, *value]))
     return found
 
 

@@ -18,9 +18,15 @@ _ERRORS = "experiments.spelled"
 
 
 def spell() -> None:
-    """Lets standard output and error spell out what their encoding lacks."""
+    """Lets standard output and error spell out what their encoding lacks.
+
+    One that is closed takes everything, and shows nothing.
+    """
     codecs.register_error(_ERRORS, _spelled)
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
         if hasattr(stream, "reconfigure"):  # not what replaces them under a notebook
             stream.reconfigure(errors=_ERRORS)
 

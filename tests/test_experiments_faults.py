@@ -360,6 +360,15 @@ def test_other_terminals_get_greek_spelled_out(encoding, monkeypatch):
     assert shown == {"ascii": "rho inf +- ??", "cp1252": "rho inf ± ??"}[encoding]
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_takes_everything(closed, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, closed, None)
+        assert cli.main(["--version"]) == 0
+        assert cli.main(["no-such-command"]) == 2
+        getattr(sys, closed).close()
+
+
 def test_an_interrupt_during_imports_is_quiet(tmp_path):
     """Sent by a module that takes the place of one that is imported."""
     (tmp_path / "tyro.py").write_text(
@@ -414,6 +423,10 @@ def test_a_closed_terminal_saves_as_sigterm_does(shell, programs, tmp_path):
         ("demo", "--output here --num-epochs 3",
          {"out": pathlib.Path("here"), "epochs": 3}),
         ("toy", "--lam 0.3", {"lam": 0.3}),
+        ("train digits_label_noise", "--log-dir=~/a --data-dir ~/b --start-from=~/c",
+         {"session.out": pathlib.Path.home() / "a",
+          "session.data_dir": pathlib.Path.home() / "b",
+          "run.start_from": pathlib.Path.home() / "c"}),
     ],
 )  # fmt: skip
 def test_flags_of_other_programs_are_taken(command, words, fields, monkeypatch):
