@@ -556,6 +556,28 @@ def test_another_comparison_is_not_reused(compared, tmp_path, shell):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["grid.json", "results.json", "costs.json"])
+@pytest.mark.parametrize("damaged", ["", '{"run": ', "[1]"])
+def test_a_damaged_file_of_a_comparison_is_named(name, damaged, tmp_path, shell):
+    (tmp_path / name).write_text(damaged)
+    command = ("compare", "digits_long_tail", *SHORT, "--methods", "absgd")
+    said = f"{tmp_path / name} is damaged ("
+    shell.refused(2, said, *command, "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("command", [("compare", "--methods", "sgd"), ("sweep",)])
+def test_a_directory_is_of_one_run_or_of_many(command, tmp_path, shell):
+    name, *more = command
+    (tmp_path / "config.json").write_text("{}")
+    grid = (name, "digits_long_tail", *more, "--out", tmp_path)
+    shell.refused(2, f"{tmp_path} is the directory of a run", *grid)
+    (tmp_path / "config.json").rename(tmp_path / "grid.json")
+    train = ("train", "digits_long_tail", "--out", tmp_path)
+    shell.refused(2, f"{tmp_path} is the directory of many runs", *train)
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.json"]
+
+
 def test_second_stages_share_the_first(compared):
     seconds = map(aggregate.read, compared.glob("runs/crt-*-seed1"))
     (first,) = {result.run.start_from for result in seconds}

@@ -169,10 +169,34 @@ def test_another_process_does_not_append_the_same_records(
     study, config, tmp_path, monkeypatch
 ):
     out = tmp_path / "study.jsonl"
-    monkeypatch.setattr(run_log, "events", lambda _: pytest.fail("It went on."))
+    monkeypatch.setattr(run_log, "events", lambda *_: pytest.fail("It went on."))
     paths = {"records": out, "out": tmp_path} if study is figures else {"out": out}
     with run_dir.lock(tmp_path, out.name), pytest.raises(run_dir.Locked):
         study.main(config(**paths))
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (("untuned", "--data", "digits-tail", "--out"), "protocol"),
+        (("after-first-stage", "--out"), "wrong"),
+        (("equal-grids", "--data", "digits-tail-groups", "--out"), "method"),
+        (("figures", "--records"), "figure"),
+        (("reproduce", "--list", "--records"), "setting"),
+        (("results", "--records"), "setting"),
+    ],
+)
+def test_other_json_lines_are_refused_with_their_line(
+    words, field, tmp_path, monkeypatch, shell
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "records"
+    folder.mkdir()
+    path = folder / "reproduce.jsonl"
+    path.write_text('torn\n{"data": "a", "seed": 0}\n')
+    given = folder if words[0] == "results" else path
+    said = f"{path}, line 2, is no record of this command: it has no '{field}'."
+    shell.refused(2, said, *words, given)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ except ImportError:  # Windows
 CONFIG, RECORDS, CHECKPOINTS = "config.json", "records.jsonl", "checkpoints"
 TENSORBOARD, EVALUATION, LOCK = "tensorboard", "evaluation.json", "lock"
 SUSPECTS, SUSPECTS_ARRAYS = "suspects.csv", "suspects.npz"  # of the command `suspects`
-TRAININGS = "runs"  # in the directory of a grid: the run directories of its trials
+# In the directory of a grid: what its trials share, and their run directories.
+GRID, TRAININGS = "grid.json", "runs"
 _KEPT = (  # the fields of `CONFIG`
     "preset", "run", "data_dir", "session", "class_counts", "class_names", "devices",
     "versions", "extended",

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import Any, Self
 
+from experiments.configs import BadConfiguration
+
 
 def to_jsonable(value: Any) -> Any:
     """Converts a value for strict JSON: a float that is not finite becomes a string.
@@ -58,6 +60,25 @@ def save_text(path: pathlib.Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def load(path: pathlib.Path) -> dict[str, Any]:
+    """What `save` wrote, of a mapping; {} without a file.
+
+    Raises BadConfiguration where it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(loaded, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
+        raise BadConfiguration(
+            f"{path} is damaged ({error}). Remove it: the command that wrote it writes "
+            "it again."
+        ) from error
+    return loaded
 
 
 def save_csv(path: pathlib.Path, rows: Iterable[Iterable[Any]]) -> None:
@@ -225,20 +246,27 @@ def append(path: pathlib.Path, records: Iterable[Any]) -> None:
             data = data[file.write(data) :]
 
 
-def events(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+def events(path: pathlib.Path, *fields: str) -> tuple[list[dict[str, Any]], int]:
     """The events of a file in order, and how many lines are not one.
 
     The file may not be there yet, may still be written to, or was torn by a crash.
+    Raises BadConfiguration where an event lacks one of the fields.
     """
     parsed = []
     lines = path.read_bytes().splitlines() if path.is_file() else []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
         except ValueError:  # of JSON, or of UTF-8
             event = None
         if isinstance(event, dict):
             parsed.append(event)
+            for field in fields:
+                if field not in event:
+                    raise BadConfiguration(
+                        f"{path}, line {number}, is no record of this command: it has "
+                        f"no {field!r}. Give another file."
+                    )
     return parsed, len(lines) - len(parsed)
 
 

@@ -141,7 +141,8 @@ def main(config: commands.AfterFirstStage) -> int:
     """Trains the runs that are not recorded, and writes the page; returns 0."""
     out = config.out
     with run_dir.lock(out.parent, out.name):
-        known = {(line["data"], line["seed"]) for line in run_log.events(out)[0]}
+        found, _ = run_log.events(out, "data", "seed", "wrong")
+        known = {(line["data"], line["seed"]) for line in found}
         for name in names():
             seeds = [s for s in range(config.seeds) if (name, s) not in known]
             if seeds:

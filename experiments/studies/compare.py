@@ -97,6 +97,8 @@ def main(preset: str, config: commands.Compare) -> int:
     if config.choose_by in OF_TWO_CLASSES and base.data.info.own:  # others have both
         _require_both_classes(base, config)
     out = config.session.out or pathlib.Path(f"runs/compare-{preset}")
+    for name in RESULTS, COSTS:
+        run_log.load(out / name)  # which refuses a damaged one before all is trained
     reused = _reused(preset, base, config.choose_by, config.reuse)
     setting = _Setting(base, out, config, reused)
     trials = _trials(setting, methods)
@@ -119,10 +121,10 @@ def main(preset: str, config: commands.Compare) -> int:
         ended = [c for c in compared if not any(map(missing, c.outcomes.values()))]
         results = run_log.to_jsonable(_results(preset, setting, ended))
         results = _with_earlier(
-            results, _read(out / RESULTS), len(ended) == len(compared)
+            results, run_log.load(out / RESULTS), len(ended) == len(compared)
         )
         run_log.save(out / RESULTS, results)
-        return table(results, _read(out / COSTS))
+        return table(results, run_log.load(out / COSTS))
 
     whole = Grid(out, preset, {"run": base}, trials, config.session, checkpoints=True)
     return grid.main(whole, report, finish)
@@ -291,7 +293,7 @@ def _compared(
         first = found[_first_stage(setting, method, 0, changes).setting]
         name = f"{method.classifier} {value.partition(', η = ')[0]}"
         kept = {
-            seed: _read(result.directory / CLASSIFIED)
+            seed: run_log.load(result.directory / CLASSIFIED)
             for seed, result in first.results.items()
         }
         results = {
@@ -336,7 +338,7 @@ def _classify(setting: _Setting, first: Trial) -> None:
 def _measure(setting: _Setting, chosen: list[MethodGrid]) -> None:
     """Measures time and memory of each method's step, unless they are known."""
     path = setting.out / COSTS
-    measured = _read(path)
+    measured = run_log.load(path)
     missing = [one for one in chosen if one.name not in measured]
     for name, cost in trainer_step.relative_costs(
         missing, setting.base, setting.config.session
@@ -469,7 +471,3 @@ def _results(
             for method, outcomes in compared
         },
     }
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -429,7 +429,7 @@ def main(config: commands.EqualGrids) -> int:
         for name in config.data or TABLES:
             one = study(name, config.data_dir)
             for method in one.methods:
-                recorded = lambda: run_log.events(config.out)[0]
+                recorded = lambda: run_log.events(config.out, *RUN)[0]
                 while jobs := pending(recorded(), one, method, config.seeds):
                     began, count = time.monotonic(), len(jobs)
                     groups: dict[Any, list[Job]] = {}

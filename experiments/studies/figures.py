@@ -22,7 +22,7 @@ from experiments.data.task import load_task
 from experiments.report import formatting, tsne
 from experiments.results import run_dir, run_log
 from experiments.studies import figures_report as report
-from experiments.studies import grid, results_page, toy
+from experiments.studies import grid, reproduce, results_page, toy
 from experiments.studies.digits import LONG_TAIL
 from experiments.studies.figures_report import GAMMAS, LAMS, MOMENTA, NORM_GAMMAS
 from experiments.train import sharding, vmapped
@@ -215,12 +215,14 @@ def main(config: commands.Figures) -> int:
     """Trains the runs of figures that are not recorded, and draws all; returns 0."""
     with run_dir.lock(config.records.parent, config.records.name):
         for name in ("norms", "gamma", "momentum", "weights", "strategies", "tsne"):
-            if name not in {r["figure"] for r in run_log.events(config.records)[0]}:
+            found, _ = run_log.events(config.records, *report.FIELDS)
+            if name not in {r["figure"] for r in found}:
                 seeds = range(1 if name == "tsne" else config.seeds)
                 lines = _norms(seeds) if name == "norms" else _digits(name, seeds)
                 run_log.append(config.records, lines)
                 print(name, flush=True)
-    campaign, _ = run_log.events(config.records.with_name(results_page.REPRODUCE))
+    path = config.records.with_name(results_page.REPRODUCE)
+    campaign, _ = run_log.events(path, *reproduce.FIELDS)
     records = [*run_log.events(config.records)[0], *report.courses(campaign)]
     config.out.mkdir(parents=True, exist_ok=True)
     shown = commands.Toy()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 FOLDER = "figures"  # next to the page
+FIELDS = ("figure", "seed")  # of every record
 LAMS = (0.5, -0.5)  # of the norms
 NORM_GAMMAS = (1.0, 0.1, 0.01, None)  # None is 1/√t
 DIGITS_LAM = 0.5

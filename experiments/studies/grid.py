@@ -7,7 +7,6 @@ directory below the grid's, as `train` writes them, which `report` reads too.
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -25,7 +24,7 @@ from experiments.results.aggregate import Measure, Result
 from experiments.train import evaluation, loop, runs, sharding, vmapped
 from experiments.train.session import Session
 
-GRID, TABLE, TRAININGS = "grid.json", "table.md", run_dir.TRAININGS
+GRID, TABLE, TRAININGS = run_dir.GRID, "table.md", run_dir.TRAININGS
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -210,9 +209,12 @@ def _begin(grid: Grid) -> dict[int, Task]:
     """
     path = grid.out / GRID
     shared = run_log.to_jsonable({"preset": grid.preset, **grid.shared})
-    if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
+    if there := run_log.load(path):
         evaluation.require_same(f"{grid.out} holds a grid", there, shared)
+    elif (grid.out / run_dir.CONFIG).is_file():
+        raise configs.BadConfiguration(
+            f"{grid.out} is the directory of a run: give another --out."
+        )
     tasks: dict[int, Task] = {}
     checked = set()
     for run in (trial.run for trial in grid.trials if trial.known is None):

@@ -135,6 +135,9 @@ class Cell(NamedTuple):
         return f"{self.setting}-{row}-lam{self.lam:g}-{self.split}-seed{self.seed}"
 
 
+FIELDS = (*Cell._fields, "epochs", "accuracy")  # of every record
+
+
 def rows_of(setting: str) -> tuple[Row, ...]:
     """The rows of a table's column, in order of importance."""
     return MISLABELLED_ROWS if setting in MISLABELLED else ROWS
@@ -348,7 +351,7 @@ def main(config: commands.Reproduce) -> int:
 
 def _refuse_other_epochs(config: commands.Reproduce, records: pathlib.Path) -> None:
     """Refuses records of other epochs, which would be taken for those of these."""
-    for record in run_log.events(records)[0]:
+    for record in run_log.events(records, *FIELDS)[0]:
         cell = Cell(record["setting"], record["row"], math.inf, 0, "test")
         epochs = run_of(cell, config.smoke, config.epochs).epochs
         if record["epochs"] != epochs:

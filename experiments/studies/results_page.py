@@ -1,6 +1,5 @@
 """The page of all records in `results/`, in Markdown and HTML."""
 
-import json
 import pathlib
 import textwrap
 from collections.abc import Mapping
@@ -13,11 +12,13 @@ from experiments.results import run_log
 from experiments.studies import (
     claims_report,
     compare,
+    equal_grids,
     equal_grids_report,
     figures_report,
     method_grid,
     overview_report,
     paper_tables_report,
+    reproduce,
     reproduce_report,
 )
 
@@ -69,8 +70,12 @@ def page(folder: pathlib.Path) -> str:
     Raises BadConfiguration where there are no records of `reproduce`, or a line is
     none.
     """
-    names = (REPRODUCE, EQUAL_GRIDS, FIGURES)
-    read = [run_log.events(folder / name) for name in names]
+    fields = {
+        REPRODUCE: reproduce.FIELDS,
+        EQUAL_GRIDS: equal_grids.RUN,
+        FIGURES: figures_report.FIELDS,
+    }
+    read = [run_log.events(folder / name, *fields[name]) for name in fields]
     (campaign, grids, figures), torn = zip(*read, strict=True)
     if any(torn) or not campaign:
         raise configs.BadConfiguration(
@@ -78,12 +83,10 @@ def page(folder: pathlib.Path) -> str:
             "that are none."
         )
     fewer = {
-        path.name: run_log.events(path)[0] for path in sorted(folder.glob(FEWER_EPOCHS))
+        path.name: run_log.events(path, *reproduce.FIELDS)[0]
+        for path in sorted(folder.glob(FEWER_EPOCHS))
     }
-    comparisons = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob(COMPARED))
-    ]
+    comparisons = [run_log.load(path) for path in sorted(folder.glob(COMPARED))]
     with_headings = [(_heading(results), results) for results in comparisons]
     campaigns = [campaign, *fewer.values()]
     sections = [

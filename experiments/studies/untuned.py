@@ -350,7 +350,7 @@ def run(
     steps: int = STAGE,
 ) -> None:
     """Trains the runs that are not recorded, and appends their results."""
-    done = {tuple(r[k] for k in RUNS) for r in run_log.events(out)[0]}
+    done = {tuple(r[k] for k in RUNS) for r in run_log.events(out, *RUNS)[0]}
     for name in names:
         data = task(name, data_dir, seeds)
         for protocol in untuned_report.PROTOCOLS[: 1 if data.params else None]:

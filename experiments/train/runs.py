@@ -82,6 +82,11 @@ def main(
         there = run_dir.load(out)
         evaluation.require_same(f"{out} holds a run", there.run, run)
         extended = there.extended
+    elif (out / run_dir.GRID).is_file() and not (out / run_dir.CONFIG).is_file():
+        raise configs.BadConfiguration(
+            f"{out} is the directory of many runs, by its {run_dir.GRID}: give another "
+            "--out."
+        )
     extended = tuple(extended or ())
     tell = say if first_host and not quiet else lambda message: None
 
