@@ -20,7 +20,7 @@ import tempfile
 
 import pytest
 
-from experiments import cli, configs, terminal
+from experiments import cli, commands, configs, terminal
 from experiments.data import datasets
 from experiments.data.types import DamagedData
 from experiments.report import formatting
@@ -358,6 +358,16 @@ def test_other_terminals_get_greek_spelled_out(encoding, monkeypatch):
     stream.flush()
     shown = stream.buffer.getvalue().decode(encoding).removeprefix(text)
     assert shown == {"ascii": "rho inf +- ??", "cp1252": "rho inf ± ??"}[encoding]
+
+
+def test_what_a_run_starts_from_is_kept_by_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = {"start_from": pathlib.Path("a"), "model.pretrained": pathlib.Path("../b")}
+    run = configs.replace(configs.Run(), paths)
+    whole = cli._resolved(commands.Train(run)).run
+    assert whole.start_from == tmp_path / "a"
+    assert whole.model.pretrained == tmp_path.parent / "b"
+    assert cli._resolved(commands.Train(configs.Run())).run == configs.Run()
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
