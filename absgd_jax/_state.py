@@ -152,6 +152,6 @@ def normalizer(
     seen = jnp.exp(state.tilted_loss / jnp.asarray(lam).astype(state.lam.dtype))
     if init_s is None:
         return seen
-    # Before the first batch F_0 has no meaning and s is s_0.
-    seen = jnp.where(state.log_discount < 0, -jnp.expm1(state.log_discount) * seen, 0.0)
+    # Before the first batch F_0 has no meaning, and no share.
+    seen = -jnp.expm1(state.log_discount) * seen
     return state.discount * jnp.asarray(init_s).astype(seen.dtype) + seen

@@ -204,3 +204,15 @@ def test_the_authors_package_trains_to_the_same_parameters(name, lam, alpha):
         )
         assert np.linalg.norm(end - start) > 0.1
         np.testing.assert_allclose(found, end, rtol=1e-12, atol=1e-12)
+
+
+def test_complex_parameters_have_the_squared_modulus_for_their_second_moment():
+    """As Optax's Adam has it; and a state of 64 bits where they have two of them."""
+    tx = absgd_jax.abadam(1.0, jnp.inf, b1=0.0, b2=0.0, eps=0.0, bias_correction=False)
+    w = jnp.zeros(1, jnp.complex64)
+    dense = jnp.array([[3.0 + 4.0j], [3.0 + 4.0j]])
+    updates, _ = tx.update(dense, tx.init(w), w, losses=jnp.ones(2))
+    np.testing.assert_allclose(updates, [-0.6 - 0.8j], rtol=1e-6)
+    with jax.enable_x64(True):
+        state = absgd_jax.attention().init(jnp.zeros(1, jnp.complex128))
+        assert state.tilted_loss.dtype == jnp.float64

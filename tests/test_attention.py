@@ -26,6 +26,7 @@ def tilt(losses, lam, v):
     return result.T, result.r, result.V
 
 
+whole_tilt = jax.jit(_attention.tilt)
 gradient_of_tilt = jax.jit(jax.grad(lambda *args: tilt(*args)[0]))
 
 
@@ -83,6 +84,22 @@ def test_a_tiny_weight_on_the_extreme_loss_keeps_its_digits(lam):
     v = np.array([1e-10, 1.0, 1e-10], np.float32)
     expected = oracle.tilted_mean(losses, float(np.float32(lam)), v)
     assert tilted(losses, lam, v) == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("lam", [0.5, 10.0, 100.0, -100.0, 1e3])
+def test_the_divergence_is_accurate_also_where_weights_hardly_differ(lam):
+    losses = np.float32(np.random.default_rng(0).exponential(size=64))
+    p = np.exp(losses.astype(np.float64) / lam)
+    p /= p.mean()
+    found = whole_tilt(jnp.asarray(losses), jnp.float32(lam), jnp.ones(64))
+    assert float(found.kl) == pytest.approx(np.mean(p * np.log(p)), rel=2e-3)
+
+
+def test_large_weights_of_losses_far_apart_do_not_overflow():
+    losses = np.linspace(0, 50, 9, dtype=np.float32)
+    mean, r, _ = tilt(losses, jnp.float32(0.7), np.full(9, 1e10, np.float32))
+    assert float(mean) == pytest.approx(tilted(losses, 0.7), rel=1e-6)
+    assert float(jnp.sum(1e10 * r)) == pytest.approx(1.0, rel=1e-6)
 
 
 @given(a_batch, a_lam, some_weights)
@@ -179,6 +196,9 @@ def test_extreme_losses_and_lams_stay_finite(losses, lam):
     losses = np.array(losses, np.float32)
     mean, r, total = tilt(jnp.asarray(losses), jnp.float32(lam), jnp.ones(3))
     chex.assert_tree_all_finite((mean, r, total))
+    assert jnp.isfinite(
+        whole_tilt(jnp.asarray(losses), jnp.float32(lam), jnp.ones(3)).kl
+    )
     assert losses.min() <= mean <= losses.max()
     assert float(jnp.sum(r)) == pytest.approx(1.0, rel=1e-6)
 
@@ -205,6 +225,11 @@ def test_a_weight_of_zero_has_a_derivative_of_zero():
     of = lambda v: tilt(jnp.array([0.0, 1.0, 2.0]), jnp.float32(0.7), v)[0]
     assert jax.grad(of)(jnp.array([1.0, 1.0, 0.0]))[2] == 0.0
     assert jax.grad(of)(jnp.array([1.0, 1.0, 1e-6]))[2] > 1.0
+    shares = lambda v: absgd_jax.attentional_weights(
+        jnp.array([0.0, 1.0, 2.0]), 0.7, sample_weights=v
+    )
+    by_weight = jax.jacrev(shares)(jnp.array([1.0, 1.0, 0.0]))
+    np.testing.assert_array_equal(by_weight[:, 2], 0.0)
 
 
 def test_no_example_at_all_gives_nan_with_a_gradient_of_zero():
@@ -356,13 +381,15 @@ def test_bounded_losses_solve_their_equation(lam, c, gamma):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("lam", [1e34, -1e34, 1e37, -1e37])
+@pytest.mark.parametrize("lam", [1e-3, 1e34, -1e34, 1e37, -1e37])
 def test_bounded_losses_may_differ_by_more_than_the_largest_number(lam):
     losses = jnp.array([1e-3, -3.4e38, 3.4e38, -1.0, 1e30])
     for c in (1.0, 1.5, 3.0):
         got = bound_losses(losses, lam, jnp.ones(5), 0.0, 0.0, 0.5, c)
         assert jnp.isfinite(got).all()
         assert (jnp.sign(lam) * (losses - got) >= 0.0).all()
+        total = lambda x, c=c: bound_losses(x, lam, jnp.ones(5), 0.0, 0.0, 0.5, c).sum()
+        assert jnp.isfinite(jax.grad(total)(losses)).all()
 
 
 def test_an_ample_bound_changes_nothing():

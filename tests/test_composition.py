@@ -93,7 +93,9 @@ def test_an_exported_step_can_be_serialized():
     chex.assert_trees_all_close(read.call(*arguments), step(*arguments), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("route", "gamma"), [("pullback", 0.05), ("value", 1.0)])
+@pytest.mark.parametrize(
+    ("route", "gamma"), [("pullback", 0.05), ("value", 1.0), ("value", 0.05)]
+)
 def test_weights_keep_their_bound_when_gamma_is_changed_by_hand(route, gamma):
     """The gradient of one loss for each parameter is its weight in the mean."""
     losses = jnp.array([0.0, 1.0, 2.0, 9.0])

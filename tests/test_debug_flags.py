@@ -67,7 +67,10 @@ def test_weights_make_no_nan_or_infinity(lam, kwargs):
             chex.assert_tree_all_finite((weights, state))
 
 
-@pytest.mark.parametrize(("sign", "bound"), [(1, {}), (-1, {"max_weight": np.inf})])
+@pytest.mark.parametrize(
+    ("sign", "bound"),
+    [(1, {}), (-1, {"max_weight": np.inf}), (1, {"max_weight": jnp.float32(np.inf)})],
+)
 def test_a_radius_makes_no_nan(sign, bound):
     """`jax.debug_infs` would find the infinite λ that a radius starts from."""
     radius = absgd_jax.kl_radius(0.4, sign)

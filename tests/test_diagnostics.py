@@ -29,6 +29,9 @@ def test_statistics_are_those_of_the_weights_without_padding():
     assert float(got.effective_fraction) == pytest.approx(np.exp(-kl), rel=1e-4)
     shares = np.bincount(GROUPS[MASK], weights=p, minlength=3)
     np.testing.assert_allclose(got.group_shares, shares, rtol=1e-5)
+    right = absgd_jax.weight_statistics(weights, groups=GROUPS == 1, num_groups=2)
+    expected = [shares[0] + shares[2], shares[1]]
+    np.testing.assert_allclose(right.group_shares, expected, rtol=1e-5)
 
 
 def test_uniform_weights_count_in_full_and_padding_alone_not_at_all():
@@ -66,6 +69,10 @@ def test_a_suggested_lam_has_the_effective_fraction_that_it_is_for(sign, scale):
 def test_a_fraction_that_ties_forbid_is_left_out():
     losses = [0.5, 0.5, 0.5, 0.0]
     assert list(absgd_jax.suggest_lam(losses)) == [0.9]
+    for size in range(2, 30):  # also where rounding makes it a little less
+        for ties in range(1, size):
+            tied = np.repeat([0.5, 0.0], [ties, size - ties])
+            assert not absgd_jax.suggest_lam(tied, fractions=(ties / size,))
     with pytest.raises(TypeError, match=r"several, as \(0\.5,\), got a number"):
         absgd_jax.suggest_lam(losses, fractions=0.5)
 

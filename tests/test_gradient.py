@@ -105,6 +105,47 @@ def test_a_microbatch_of_padding_alone_counts_for_nothing():
         )
 
 
+def test_losses_below_zero_have_their_own_extremes_in_microbatches():
+    of = lambda p, x, labels: per_example_losses(p, x, labels) - 100.0
+    found, expected = (in_parts(micro, losses_of=of)(0.7, params, x, labels)[0]
+                       for micro in (4, None))  # fmt: skip
+    chex.assert_trees_all_close(found, expected, rtol=1e-4)
+    assert found.high < 0.0
+
+
+def test_a_batch_of_padding_alone_has_no_mean_loss():
+    value, _ = in_parts(None)(0.7, params, x, labels, where=jnp.zeros(B, bool))
+    assert np.isnan([value.tilted_loss, value.mean_loss]).all()
+
+
+def test_dense_gradients_of_padding_may_be_anything():
+    x, mask = jnp.array([4.0, 0.0, 9.0]), jnp.array([True, False, True])
+    of = lambda w, x: jnp.sqrt(w * x)  # its derivative at 0 is infinite times 0
+    _, grad = in_parts(None, True, of)(1.0, jnp.float32(1.0), x, where=mask)
+    _, expected = in_parts(None, True, of)(1.0, jnp.float32(1.0), x[mask])
+    assert float(grad) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_aux_of_one_example_is_what_the_function_returned():
+    def losses_and_aux(p, x, labels):
+        return per_example_losses(p, x, labels), {"right": labels == 0, "size": x.size}
+
+    call = absgd_jax.tilted_value_and_grad(
+        losses_and_aux, 1.0, has_aux=True, dense=True
+    )
+    (_, aux), _ = call(params, x[:1], labels[:1])
+    assert aux["right"].dtype == bool
+    chex.assert_trees_all_equal(aux, losses_and_aux(params, x[:1], labels[:1])[1])
+
+
+def test_a_batch_of_numpy_is_one_of_jax_in_every_microbatch():
+    """Also in the last, smaller one, which is no part of the loop."""
+    of = lambda p, x, labels: per_example_losses(p, x.at[:, 0].set(0.0), labels)
+    call = absgd_jax.tilted_value_and_grad(of, 1.0, microbatch_size=4)
+    found = call(params, np.asarray(x), np.asarray(labels))
+    chex.assert_trees_all_close(found, call(params, x, labels), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("micro", "dense"), [(None, False), (None, True), (1, False), (7, False), (7, True)]
 )

@@ -434,6 +434,7 @@ HYPERPARAMETERS = [
     (FOCAL, {"focusing": 0.4}),
     (LDAM, {"max_margin": 0.4, "scale": 10.0}),
     (SCE, {"alpha": 0.3, "beta": 0.6, "smallest_probability": 1e-7}),
+    (SCE, {"alpha": 0.3, "beta": 0.6, "smallest_probability": 0.0}),
     (GCE, {"q": 0.4}),
     (TCE, {"q": 0.4, "k": 0.3}),
     (TCE, {"q": 0.4, "k": 0.0}),
@@ -574,7 +575,8 @@ def test_no_dtype_or_rank_is_promoted_implicitly(name):
     weights = jnp.asarray(WEIGHTS, jnp.float16)
     loss = partial(CASES[name][0], class_weights=weights)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        jax.eval_shape(loss, logits, labels)
+        for dtype in (labels.dtype, jnp.uint8):
+            jax.eval_shape(loss, logits, labels.astype(dtype))
 
 
 def test_labels_of_any_integer_type_are_not_wrapped_around():

@@ -153,6 +153,15 @@ def test_a_module_of_equinox_under_jax_is_refused():
     call(value_and_grad=equinox.filter_value_and_grad)
 
 
+def test_a_module_of_equinox_that_is_all_arrays_is_not():
+    model = equinox.nn.Linear(problems.FEATURES, 1, key=jax.random.key(0))
+    losses_of = lambda model, x: jax.vmap(model)(x)[:, 0] ** 2
+    of = lambda **more: absgd_jax.tilted_value_and_grad(losses_of, 1.0, **more)
+    _, expected = of(value_and_grad=equinox.filter_value_and_grad)(model, x)
+    _, found = of()(model, x)
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
+
+
 def test_a_function_that_is_differentiated_already_is_named():
     differentiated = jax.value_and_grad(lambda params: losses_of(params).mean())
     call = absgd_jax.tilted_value_and_grad(differentiated, 1.0)
@@ -227,7 +236,8 @@ def test_every_form_of_a_pullback_is_one():
     expected, _ = tx.update(pull, tx.init(params), params, losses=losses)
     plain = lambda weights: pull(weights)
     wrappers = jax.tree_util.Partial, functools.partial, jax.jit
-    for function in (plain, *(wrapper(plain) for wrapper in wrappers)):
+    method = types.MethodType(lambda self, weights: plain(weights), tx)
+    for function in (plain, method, *(wrapper(plain) for wrapper in wrappers)):
         got, _ = tx.update(function, tx.init(params), params, losses=losses)
         np.testing.assert_allclose(got["w"], expected["w"], rtol=1e-5)
 
@@ -238,6 +248,26 @@ def test_integer_parameters_are_named():
     tx = absgd_jax.absgd(0.1, 1.0)
     with pytest.raises(TypeError, match=r"float0 at \['count'\].*nnx.split"):
         tx.update(pull, tx.init(mixed), mixed, losses=losses)
+
+
+def test_a_leaf_that_is_no_array_is_named():
+    tx = absgd_jax.attentional_aggregate(1.0)
+    for update in (
+        lambda: tx.update({"w": 1.0}, tx.init(params), losses=jnp.ones(5)),
+        lambda: tx.update(lambda weights: ({"w": 1.0},), tx.init(params),
+                          losses=jnp.ones(5)),
+    ):  # fmt: skip
+        message = r"tree of arrays; \['w'\] is a value of type float"
+        with pytest.raises(TypeError, match=message):
+            update()
+
+
+def test_another_kind_of_tree_is_named():
+    tx, pair = absgd_jax.scale_by_attention(1.0), [jnp.ones(2), jnp.ones(3)]
+    with pytest.raises(
+        ValueError, match=r"structure of params: PyTreeDef\(\[.* is not"
+    ):
+        tx.update(tuple(pair), tx.init(pair), pair, value=1.0)
 
 
 def test_a_missing_leaf_is_named():
@@ -263,6 +293,13 @@ def test_a_forgotten_has_aux_is_named():
         call(params)
     call = absgd_jax.tilted_value_and_grad(losses_of, 1.0, has_aux=True)
     with pytest.raises(TypeError, match=r"must return \(losses, aux\), got a value"):
+        call(params)
+    for output, got in (([1.0], "a list of 1"), ({}, "a value of type dict")):
+        call = absgd_jax.tilted_value_and_grad(lambda p, output=output: output, 1.0)
+        with pytest.raises(TypeError, match=f"got {got}. With has_aux=True"):
+            call(params)
+    call = absgd_jax.tilted_value_and_grad(lambda p: 1.0, 1.0)
+    with pytest.raises(TypeError, match="one per example, got a value of type float"):
         call(params)
 
 
@@ -309,6 +346,7 @@ MAKE = (
         ({"lam": absgd_jax.kl_radius(0.1), "init_s": 0.0}, ValueError,
          r"init_s must be None with kl_radius .*got 0\.0"),
         ({"max_weight": 0.5}, ValueError, r"max_weight must be at least 1, .* 0\.5"),
+        ({"max_weight": np.nan}, ValueError, r"max_weight must be at least 1, .* nan"),
         ({"max_weight": "2"}, TypeError, "max_weight must"),
         ({"max_weight": lambda count: 2.0}, TypeError, "max_weight must .* function"),
         ({"init_s": lambda count: 0.0}, TypeError, "init_s must be .* type function"),
@@ -355,6 +393,11 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
          ValueError, r"sum below 3\.4e38.*, got 3.*e\+38 among them"),
         (lambda: absgd_jax.absgd(0.1, absgd_jax.kl_radius),
          TypeError, r"got the function kl_radius itself; give .*, kl_radius\(\.\.\.\)"),
+        *(
+            (functools.partial(absgd_jax.absgd, 0.1, make), TypeError,
+             f"got the function {make.__name__} itself")
+            for make in (absgd_jax.two_stage, absgd_jax.anneal)
+        ),
         # The weights.
         (lambda: weigh(1.0), ValueError, "must have a batch axis, got a scalar"),
         (lambda: absgd_jax.tilted_loss(jnp.ones(2, jnp.float8_e4m3fn), 1.0),
@@ -363,6 +406,11 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
         (lambda: weigh([1.0], where=jnp.ones(2, bool)), ValueError, "where must have"),
         (lambda: weigh([1.0], where=jnp.ones(1)),
          TypeError, r"boolean, got dtype float32: .*mask > 0"),
+        # The normaliser.
+        (lambda: absgd_jax.normalizer(absgd_jax.attention(1.0).init(), init_s=-1.0),
+         ValueError, r"init_s must be .* got -1\.0"),
+        (lambda: absgd_jax.normalizer(absgd_jax.attention(1.0).init(), lam=0.0),
+         ValueError, r"lam must be nonzero .* got 0\.0"),
         # Its gradient.
         (lambda: differentiate(losses_of, lam=lambda step: 1.0),
          TypeError, "tilted_value_and_grad takes λ as a number"),
@@ -381,7 +429,9 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
          ValueError, "before their mean"),
         # A radius.
         (lambda: radius(0.0), ValueError, r"rho must be .*got 0\.0"),
+        (lambda: radius(np.inf), ValueError, r"rho must be .*got inf"),
         (lambda: radius(0.1, 2), ValueError, "must be 1 or -1, got 2"),
+        (lambda: absgd_jax.effective_fraction(0), ValueError, r"in \(0, 1\), got 0\.0"),
         (lambda: absgd_jax.effective_fraction(1), ValueError, r"in \(0, 1\), got 1\.0"),
         (lambda: radius(lambda step: 0.4), TypeError, "rho must be a scalar, got <fun"),
         (lambda: absgd_jax.effective_fraction(jnp.ones(2)),
@@ -411,6 +461,9 @@ radius, of_batch = absgd_jax.kl_radius, problems.per_example_losses
          ValueError, r"got 2\.0"),
         (lambda: absgd_jax.weight_statistics(jnp.ones(3), where=jnp.ones(2, bool)),
          ValueError, r"where must have the shape of weights, \(3,\), got \(2,\)"),
+        (lambda: absgd_jax.weight_statistics(
+            jnp.ones((2, 3)), groups=jnp.zeros(2, int), num_groups=1
+        ), ValueError, r"groups must have the shape of weights, \(2, 3\), got \(2,\)"),
         (lambda: absgd_jax.weight_statistics(jnp.ones(2), groups=jnp.zeros(2, int)),
          ValueError, "groups needs num_groups"),
     ],
@@ -529,6 +582,8 @@ def test_a_schedule_that_ends_beside_zero_keeps_weights_finite(last):
 def test_an_annealed_lam_refuses_steps_in_the_wrong_order():
     with pytest.raises(ValueError, match="must come before end_step, got 5 and 5"):
         absgd_jax.anneal(1.0, 5, 5)
+    with pytest.raises(ValueError, match=r"must not be negative .* got -1 and 5"):
+        absgd_jax.anneal(1.0, -1, 5)
 
 
 # A JAX in which types cannot be read.

@@ -200,6 +200,30 @@ def test_bounded_weights_average_one_also_while_losses_fall(rho, steps):
 
 def test_an_effective_fraction_is_a_radius():
     assert absgd_jax.effective_fraction(0.5) == absgd_jax.kl_radius(np.log(2))
+    traced = jax.jit(lambda fraction: absgd_jax.effective_fraction(fraction).rho)(0.5)
+    assert float(traced) == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("rho", [0.1, 1.0])
+def test_lam_moves_as_the_documentation_says(rho, sign):
+    """(max L − min L) / √(8ρ) first; then by 0.05 clip(K/ρ − 1, −1, 20)."""
+    radius = absgd_jax.kl_radius(rho, sign)
+    losses = np.array([0.0, 0.2, 0.5, 3.0])
+    _, lams, state = follow(radius, [losses] * PIECE)
+    assert lams[1] == pytest.approx(sign * 3.0 / np.sqrt(8 * rho), rel=1e-5)
+    F, lam = float(state.bound.unbounded), float(state.lam)
+    gamma = 0.1 / (1 - 0.9 ** (PIECE + 1))
+    for shift in (-0.3, 0.1, 2.0, 100.0):
+        batch = losses + shift * lam
+        own = np.exp((batch - batch.mean()) / lam)
+        T = batch.mean() + lam * np.log(own.mean())
+        batches = np.exp(min((T - F) / lam, np.log(20.0)))  # average ones
+        p = own / own.mean() * batches / (1 - gamma + gamma * batches)
+        error = np.mean(p * np.log(p) - p + 1) / rho - 1
+        _, lams, _ = follow(radius, [batch] * PIECE, state=state)
+        expected = lam * np.exp(0.05 * np.clip(error, -1, 20))
+        assert lams[1] == pytest.approx(expected, rel=1e-4), shift
 
 
 # Units.
@@ -240,6 +264,9 @@ def test_equal_losses_leave_lam_alone():
     _, lams, _ = follow(radius, np.full((50, 64), 2.3))
     assert np.isinf(lams).all()
     _, _, state = follow(radius, exponential(400))
+    almost = np.resize(np.float32([2.3, np.nextafter(np.float32(2.3), 3)]), (50, 64))
+    _, lams, _ = follow(radius, almost)  # but for rounding
+    assert np.isinf(lams).all()
     weights, after, _ = follow(radius, np.full((200, 64), 0.7), state=state)
     assert (after == after[0]).all()
     np.testing.assert_allclose(weights[-1], 1.0, rtol=1e-3)
@@ -376,6 +403,12 @@ def test_a_value_that_does_not_say_how_weights_spread_is_refused():
     tx = absgd_jax.scale_by_attention(radius, max_weight=np.inf)
     with pytest.raises(TypeError, match="follows a radius, so `value` must be that of"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2), value=1.0)
+    # Each device would follow its own part of the batch.
+    tx = absgd_jax.scale_by_attention(radius, max_weight=np.inf, axis_name="devices")
+    state, w = tx.init(jnp.ones(2)), jnp.ones(2)
+    part, grads = absgd_jax.tilted_value_and_grad(lambda w: w**2, state)(w)
+    with pytest.raises(TypeError, match="With axis_name too: the value of the whole"):
+        tx.update(grads, state, w, value=part)
 
 
 def test_to_a_derivative_the_lam_that_follows_is_a_constant():

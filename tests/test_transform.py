@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import absgd_jax
-from tests import problems
+from tests import oracle, problems
 from tests.problems import ROUTES, compiled, per_example_losses, route_step, transform
 
 params, x, labels, v = problems.start()
@@ -131,6 +131,23 @@ def test_padding_may_have_gradients_that_are_not_finite():
             gradients, tx.init(weights), weights, losses=losses, **absent
         )
         chex.assert_trees_all_close(updates, {"w": jnp.array([1.0, 2.0])})
+
+
+@pytest.mark.parametrize("max_weight", [None, 1.2])
+def test_padding_may_hold_anything_for_a_derivative_in_lam(max_weight):
+    """As of meta-learning, through updates."""
+    losses = jnp.array([1.0, jnp.nan, 2.0, jnp.inf])
+    mask = jnp.array([True, False, True, False])
+
+    def of(lam, losses, **where):
+        tx = absgd_jax.attentional_aggregate(lam, 0.3, max_weight=max_weight)
+        w = jnp.zeros(2)
+        _, state = tx.update(jnp.eye(2), tx.init(w), losses=jnp.array([0.5, 1.0]))
+        return tx.update(jnp.ones(len(losses)), state, losses=losses, **where)[0]
+
+    found = jax.grad(of)(0.7, losses, where=mask)
+    np.testing.assert_allclose(found, jax.grad(of)(0.7, losses[mask]), rtol=1e-5)
+    assert found != 0.0
 
 
 @every_route
@@ -486,6 +503,28 @@ def test_parameters_in_half_precision_have_a_state_under_strict_promotion():
     assert absgd_jax.attention_state(state).tilted_loss.dtype == jnp.float32
 
 
+def test_losses_of_fewer_bits_than_the_parameters_are_weighed_in_theirs():
+    """Else s, which is float64, would be rounded to float32 at every step."""
+    lam, gamma = 0.1, 0.3
+    attention = absgd_jax.attention(lam, gamma)
+    aggregate = absgd_jax.attentional_aggregate(lam, gamma)
+    rescale = absgd_jax.scale_by_attention(lam, gamma)
+    with jax.enable_x64(True):
+        w = jnp.zeros(2, jnp.float64)
+        states = [tx.init(w) for tx in (attention, aggregate, rescale)]
+        by_hand = oracle.Attention(lam, gamma)
+        for losses in (np.float32([0.5, 0.5]), np.float32([0.25, 0.25])):
+            weights, states[0] = attention.weigh(losses, states[0])
+            dense, states[1] = aggregate.update(jnp.eye(2), states[1], losses=losses)
+            scaled, states[2] = rescale.update(
+                w + 0.5, states[2], w, value=jnp.float32(losses[0])
+            )
+            p = by_hand.weights(losses)
+            for found in (weights, 2 * dense, 2 * scaled):
+                assert found.dtype == jnp.float64
+                np.testing.assert_allclose(found, p, rtol=1e-13)
+
+
 def test_state_is_four_scalars_whatever_the_parameters():
     for tree in (params, {"w": jnp.zeros((3, 3), jnp.bfloat16), "n": jnp.arange(3)}):
         state = absgd_jax.attentional_aggregate(2.0).init(tree)
@@ -561,3 +600,9 @@ def test_gradients_given_to_the_wrong_transform_are_refused():
     mask = {"where": jnp.ones(16, bool), "value": 1.0}
     with pytest.raises(TypeError, match=r"takes no where with `value=`.*where=where"):
         tx.update(params, tx.init(params), params, **mask)
+    weighted = {"sample_weights": jnp.ones(16), "value": 1.0}
+    with pytest.raises(TypeError, match=r"takes no sample_weights with `value=`"):
+        tx.update(params, tx.init(params), params, **weighted)
+    of_each = {"total_weight": jnp.ones(16), "value": 1.0}
+    with pytest.raises(ValueError, match=r"total_weight must be a scalar, .* \(16,\)"):
+        tx.update(params, tx.init(params), params, **of_each)

@@ -221,6 +221,32 @@ def test_an_array_of_inf_is_no_bound():
     np.testing.assert_array_equal(got[3:], 0.0)
 
 
+@pytest.mark.parametrize("lam", [0.7, -0.7])
+def test_padding_under_a_bound_is_as_if_it_were_not_there(lam):
+    losses, mask = np.float32([9.0, 0.1, 2.0, -9.0, 0.4]), np.arange(5) % 3 > 0
+    attention = absgd_jax.attention(lam, max_weight=1.5)
+    weights, state = attention.weigh(losses, attention.init(), where=mask)
+    alone, of_alone = attention.weigh(losses[mask], attention.init())
+    np.testing.assert_allclose(weights[mask] * mask.mean(), alone, rtol=1e-6)
+    assert alone.max() == pytest.approx(1.5)
+    chex.assert_trees_all_close(state, of_alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lam", [0.1, -0.1])
+def test_weights_average_one_at_the_first_step_for_every_gamma(lam):
+    """γ / (1 − d) is not always 1 to the last digit, and F_0 is 50 λ away."""
+    losses = jnp.full(4, -50.0 * lam)
+
+    def first(gamma):
+        attention = absgd_jax.attention(lam, gamma)
+        weights, state = attention.weigh(losses, attention.init())
+        return weights, state.tilted_loss
+
+    weights, robust = jax.jit(jax.vmap(first))(jnp.linspace(0.01, 0.99, 99))
+    np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(robust, losses[0], rtol=1e-6)
+
+
 def test_padding_beside_tiny_sample_weights_keeps_its_weight_of_zero():
     got, _ = weigh(jnp.arange(2.0), max_weight=np.inf, sample_weights=[1e-9, 0.0])
     np.testing.assert_allclose(got, [2.0, 0.0], rtol=1e-6)
@@ -246,6 +272,9 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
     spread = absgd_jax.scale_by_attention(0.3, max_weight=2.0, axis_name="devices")
     with pytest.raises(TypeError, match=r"must be that of the whole batch, of tilted"):
         spread.update(grads, spread.init(params), params, value=part)
+    beside_s_0 = absgd_jax.absgd(0.1, 0.3, max_weight=2.0, init_s=0.0)
+    with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
+        beside_s_0.update(grads, beside_s_0.init(params), params, value=part)
 
 
 @pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])

@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import equinox
 import jax
 import jax.numpy as jnp
 import pytest
@@ -136,6 +137,37 @@ def test_microbatches_of_parameters_cut_over_another_axis_than_the_batch(
     chex.assert_trees_all_close(
         *jax.device_get((found, expected)), rtol=1e-4, atol=1e-6
     )
+
+
+def test_microbatches_of_a_module_that_holds_functions():
+    """An activation of Equinox, which does not vary from device to device."""
+    model = equinox.nn.MLP(
+        problems.FEATURES, problems.CLASSES, 4, 1, key=jax.random.key(0)
+    )
+    arrays, rest = equinox.partition(model, equinox.is_array)
+
+    def losses_of(model, x, labels):
+        return per_example_losses(
+            {"w": jnp.eye(problems.CLASSES)}, jax.vmap(model)(x), labels
+        )
+
+    def grads(arrays, x, labels, **more):
+        of = absgd_jax.tilted_value_and_grad(
+            losses_of, 0.5, value_and_grad=equinox.filter_value_and_grad, **more
+        )
+        return of(equinox.combine(arrays, rest), x, labels)[1]
+
+    def on_each(arrays, x, labels):
+        more = {"microbatch_size": 2, "axis_name": "data"}
+        return equinox.filter(grads(arrays, x, labels, **more), equinox.is_array)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spread = P(), P("data"), P("data")
+    mapped = jax.shard_map(on_each, mesh=mesh, in_specs=spread, out_specs=P())
+    x, labels, _ = batches[0]
+    found = jax.tree.leaves(jax.jit(mapped)(arrays, x, labels))
+    expected = jax.tree.leaves(grads(arrays, x, labels))
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def memory(step, params, batch):

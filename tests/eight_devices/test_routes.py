@@ -114,7 +114,14 @@ def by_value(losses_of, tx, part, state):
     return tx.update(grads, state, part, value=value)[0]
 
 
-@pytest.mark.parametrize("make", [pulled, by_value])
+def by_number(losses_of, _, part, state):
+    tx = absgd_jax.scale_by_attention(0.5, axis_name="data")
+    of = jax.value_and_grad(lambda part: absgd_jax.tilted_loss(losses_of(part), 0.5))
+    value, grads = of(part)
+    return tx.update(grads, state, part, value=value)[0]
+
+
+@pytest.mark.parametrize("make", [pulled, by_value, by_number])
 def test_parts_of_parameters_would_be_summed_twice_and_are_refused(make):
     tx = absgd_jax.attentional_aggregate(0.5, axis_name="data")
     with pytest.raises(ValueError, match=r"differs from device.*\(FSDP\).*attention\("):
