@@ -112,20 +112,15 @@ def test_inputs_lie_on_the_device_once(tasks):
             np.testing.assert_array_equal(examples.labels[place], there.labels)
 
 
-def test_runs_with_other_samplers_have_other_orders(tasks):
-    samplers = ("shuffled", "balanced", "class_aware", "shuffled")
-    runs = [configs.replace(RUN, {"data.sampling": name}) for name in samplers]
-    together = vmapped.VmappedRuns(runs, 4 * tasks[:1], LAYOUT)
-    together.begin_epoch(0)
-    index, _ = together._indices
-    for place, run in enumerate(runs):
-        expected, _ = device_loop.epoch_indices(run, tasks[0].train.labels, 0)
-        np.testing.assert_array_equal(index[:, place], expected)
-
-
-def test_runs_of_one_task_have_the_orders_of_their_seeds(tasks):
-    runs = [configs.replace(RUN, {"seed": seed}) for seed in range(2)]
-    together = vmapped.VmappedRuns(runs, 2 * tasks[:1], LAYOUT)
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("data.sampling", ("shuffled", "balanced", "class_aware")), ("seed", (0, 1))],
+)
+def test_runs_of_one_task_have_the_orders_of_their_samplers_and_seeds(
+    tasks, field, values
+):
+    runs = [configs.replace(RUN, {field: value}) for value in (*values, values[0])]
+    together = vmapped.VmappedRuns(runs, len(runs) * tasks[:1], LAYOUT)
     together.begin_epoch(0)
     index, _ = together._indices
     for place, run in enumerate(runs):
