@@ -82,12 +82,12 @@ def vary(params: Any, like: ArrayLike) -> Any:
 def zeros_like(shape: jax.ShapeDtypeStruct, dtype: Any) -> jax.Array:
     """Zeros that vary and are sharded as a result of `jax.eval_shape` is."""
     zeros = jnp.zeros(shape.shape, dtype)
-    spec: Any = getattr(shape.sharding, "spec", ())
-    if any(axis is not None for axis in spec):
-        zeros = jax.sharding.reshard(zeros, spec)
-    kind: Any = getattr(shape, "manual_axis_type", shape)
-    axes = getattr(kind, "varying", None) or getattr(kind, "vma", None) or ()
-    missing = frozenset(axes) - _varying(zeros)
+    if _has_explicit_axes(shape.sharding):
+        zeros = jax.sharding.reshard(zeros, shape.sharding.spec)
+    # `vma` before JAX 0.10; neither where types are not kept.
+    kind: Any = getattr(shape, "manual_axis_type", None)
+    axes = getattr(shape, "vma", None) if kind is None else kind.varying
+    missing = frozenset(axes or ()) - _varying(zeros)
     return _to_varying(zeros, tuple(sorted(missing))) if missing else zeros
 
 
@@ -140,5 +140,9 @@ def spread_as(x: jax.Array, like: jax.Array) -> jax.Array:
 
 def is_spread_explicitly(x: jax.Array) -> bool:
     """Whether an array is sharded over an axis of a mesh that is Explicit."""
-    spec: Any = getattr(jax.typeof(x).sharding, "spec", ())
-    return any(axis is not None for axis in spec)
+    return _has_explicit_axes(jax.typeof(x).sharding)
+
+
+def _has_explicit_axes(sharding: Any) -> bool:
+    """Whether the sharding that a type has, if any, names an axis."""
+    return any(axis is not None for axis in getattr(sharding, "spec", ()))

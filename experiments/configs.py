@@ -26,7 +26,6 @@ from experiments.fields import (
     Count,
     Finite,
     Host,
-    Moderate,
     Nonzero,
     NotCompiled,
     NotNegative,
@@ -35,6 +34,7 @@ from experiments.fields import (
     PositiveShare,
     Share,
     Size,
+    SmallSize,
     T,
     changed,
     refuse,
@@ -151,7 +151,8 @@ class Data(Checked):
         or on the `device`.
       mean: mean of each channel, or of all, for normalisation of pixels in [0, 1]; ()
         for none.
-      std: standard deviation of each channel, or of all, likewise; () for none.
+      std: standard deviation of each channel, or of all, for normalisation; () for
+        none.
       vocabulary: number of words with a token id, the most frequent ones of the
         training text.
       length: tokens of a text that are kept, from its end; shorter ones are padded in
@@ -194,14 +195,14 @@ class Data(Checked):
     crop_padding: Augmentation[Count] = 0
     flip: Augmentation[bool] = False
     rotation: Augmentation[NotNegative] = 0.0
-    image_size: Moderate | None = None
+    image_size: SmallSize | None = None
     resized_crop: Host[bool] = False
     jitter: Host[NotNegative] = 0.0
     augment_on: Literal["host", "device"] = "host"
     mean: tuple[Finite, ...] = ()
     std: tuple[PositiveFinite, ...] = ()
     vocabulary: Size = 20_000
-    length: Moderate = 200
+    length: SmallSize = 200
     # Of no flag: `datasets.resolve` reads it from the data.
     contents: Annotated[Contents | None, tyro.conf.Suppress] = None
 
@@ -371,8 +372,8 @@ class Model(Checked):
         "bilstm",
         "mlp",
     ] = "convnet"
-    widths: tuple[Moderate, ...] = ()
-    blocks: tuple[Moderate, ...] = ()
+    widths: tuple[SmallSize, ...] = ()
+    blocks: tuple[SmallSize, ...] = ()
     head: Literal["linear", "cosine", "scaled", "memory"] = "linear"
     norm: Literal["batch", "group"] = "batch"
     statistics_momentum: BelowOne = 0.9

@@ -30,7 +30,7 @@ _INT32 = _at_most(2**31 - 1)  # what JAX takes for a seed, and an index
 _POSITIVE = Bound("be at least 1", lambda n: n >= 1)
 Count = Annotated[int, Bound("not be negative", lambda n: n >= 0), _INT32]
 Size = Annotated[int, _POSITIVE, _INT32]
-Moderate = Annotated[int, _POSITIVE, _at_most(2**16)]  # all are in memory at once
+SmallSize = Annotated[int, _POSITIVE, _at_most(2**16)]  # all are in memory at once
 AtLeastTwo = Annotated[int, Bound("be at least 2", lambda n: n >= 2), _at_most(2**20)]
 NotNegative = Annotated[
     float, Bound("be finite and not negative", lambda x: 0.0 <= x < math.inf)
@@ -72,8 +72,8 @@ class Checked:
     def __post_init__(self) -> None:
         for name, declared in _declared(type(self)).items():
             value = getattr(self, name)
+            bounds = [each for each in declared if isinstance(each, Bound)]
             for number in value if isinstance(value, tuple) else (value,):
-                bounds = [each for each in declared if isinstance(each, Bound)]
                 for bound in [*bounds, _FLOAT32] if bounds else ():
                     if number is not None:
                         rule = f"{name} must {bound.rule}, got {number}."

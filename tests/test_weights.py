@@ -226,10 +226,10 @@ def test_padding_under_a_bound_is_as_if_it_were_not_there(lam):
     losses, mask = np.float32([9.0, 0.1, 2.0, -9.0, 0.4]), np.arange(5) % 3 > 0
     attention = absgd_jax.attention(lam, max_weight=1.5)
     weights, state = attention.weigh(losses, attention.init(), where=mask)
-    alone, of_alone = attention.weigh(losses[mask], attention.init())
-    np.testing.assert_allclose(weights[mask] * mask.mean(), alone, rtol=1e-6)
-    assert alone.max() == pytest.approx(1.5)
-    chex.assert_trees_all_close(state, of_alone, rtol=1e-6)
+    expected, expected_state = attention.weigh(losses[mask], attention.init())
+    np.testing.assert_allclose(weights[mask] * mask.mean(), expected, rtol=1e-6)
+    assert expected.max() == pytest.approx(1.5)
+    chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
 
 
 @pytest.mark.parametrize("lam", [0.1, -0.1])
@@ -272,9 +272,9 @@ def test_a_bound_that_the_losses_do_not_know_is_refused():
     spread = absgd_jax.scale_by_attention(0.3, max_weight=2.0, axis_name="devices")
     with pytest.raises(TypeError, match=r"must be that of the whole batch, of tilted"):
         spread.update(grads, spread.init(params), params, value=part)
-    beside_s_0 = absgd_jax.absgd(0.1, 0.3, max_weight=2.0, init_s=0.0)
+    with_init_s = absgd_jax.absgd(0.1, 0.3, max_weight=2.0, init_s=0.0)
     with pytest.raises(ValueError, match=r"max_weight=2\.0 .* needs init_s=None"):
-        beside_s_0.update(grads, beside_s_0.init(params), params, value=part)
+        with_init_s.update(grads, with_init_s.init(params), params, value=part)
 
 
 @pytest.mark.parametrize("make", [absgd_jax.absgd, absgd_jax.abadam])

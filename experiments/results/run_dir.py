@@ -62,9 +62,9 @@ def load(out: pathlib.Path) -> SavedRun:
     kept = load_file(out / CONFIG)
     first = kept.run.start_from
     if first is not None and not first.exists():  # both may have moved
-        beside = out.resolve().parent / first.name
-        if (beside / CONFIG).is_file():
-            run = dataclasses.replace(kept.run, start_from=beside)
+        moved = out.resolve().parent / first.name
+        if (moved / CONFIG).is_file():
+            run = dataclasses.replace(kept.run, start_from=moved)
             kept = kept._replace(run=run)
     if not kept.run.data.known:
         raise configs.BadConfiguration(

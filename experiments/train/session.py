@@ -8,10 +8,10 @@ from experiments.fields import (
     AtLeastTwo,
     Checked,
     Count,
-    Moderate,
     NotNegative,
     Positive,
     Size,
+    SmallSize,
     refuse,
 )
 
@@ -65,7 +65,7 @@ class Session(Checked):
     process: Count | None = None
     stall_timeout_seconds: Positive = 3600.0
     workers: Count = 2
-    prefetch: Moderate = 2
+    prefetch: SmallSize = 2
     steps_per_dispatch: Size = 1
     checkpoint_seconds: NotNegative = 300.0
     checkpoints: AtLeastTwo = 2
